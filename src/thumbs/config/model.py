@@ -1,0 +1,33 @@
+"""Which weights to start from and how they are trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from thumbs.config.base import Frozen
+
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class LoraConfig(Frozen):
+    """Low-rank adapters (arXiv:2106.09685): W x + (alpha / rank) · B A x, with W frozen."""
+
+    rank: int = Field(16, ge=1)
+    """Inner width of the adapter."""
+    alpha: float = Field(32.0, gt=0)
+    """Numerator of the scale alpha / rank."""
+    targets: tuple[str, ...] = ADAPTED
+    """Names of the linear layers that get an adapter."""
+
+
+class ModelConfig(Frozen):
+    """A base model and the way it is trained."""
+
+    name: str = "smollm2-135m"
+    """Catalog name (smollm2-135m, byte-tiny, byte-small), a local folder, a .gguf file, or a Hugging Face hub name."""
+    lora: LoraConfig | None = LoraConfig()
+    """Adapters on a frozen base; null trains every weight."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision; auto takes bfloat16 where the processor has matrix units for it."""

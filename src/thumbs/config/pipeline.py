@@ -1,0 +1,34 @@
+"""The whole run in one file."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from thumbs.config.base import Frozen
+from thumbs.config.model import ModelConfig
+from thumbs.config.stages import EvaluationConfig, PpoConfig, PreferenceConfig, RewardConfig, SftConfig
+
+
+class PipelineConfig(Frozen):
+    """SFT → preferences → reward model → PPO → evaluation; a stage that is left out is skipped."""
+
+    run: str = "runs/run"
+    """The run folder."""
+    seed: int = Field(0, ge=0)
+    """The same config and seed give the same numbers on the same machine."""
+    system: str | None = None
+    """A system message put before every conversation that has none; null: what the chat template does by itself."""
+    model: ModelConfig = ModelConfig()
+    """The base model and how it is trained."""
+    sft: SftConfig | None = None
+    """Supervised fine-tuning."""
+    preferences: PreferenceConfig | None = None
+    """Pairs for the reward model."""
+    reward: RewardConfig | None = None
+    """The reward model."""
+    ppo: PpoConfig | None = None
+    """Reinforcement learning."""
+    evaluation: EvaluationConfig | None = None
+    """Held-out evaluation."""
+    fixed_prompts: tuple[str, ...] = ()
+    """Prompts whose replies are kept over time and shown side by side in the report."""

@@ -1,0 +1,101 @@
+"""The engine: eight verbs on model handles. It knows models, datums and named losses; it does not know algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from thumbs.config.losses import LossSpec
+from thumbs.config.model import ModelConfig
+from thumbs.rollout.sampler import Sampler
+from thumbs.types import Datum, ForwardOutput, TrainOutput
+
+Head = Literal["lm", "scalar"]
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A model in an engine. Stages hold this, never a torch module."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What `create` makes: a base, an optional adapter (in `model.lora`), heads, and where the weights come from.
+
+    start: a checkpoint folder or another handle whose trunk weights are copied; None: the base model itself.
+    trainable: False makes a frozen model (reference, reward model at work), which keeps no optimizer state.
+    """
+
+    name: str
+    model: ModelConfig
+    heads: tuple[Head, ...] = ("lm",)
+    start: Path | Handle | None = None
+    trainable: bool = True
+    freeze_trunk: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AdamStep:
+    """One optimizer step: rates are what the schedule gives now; a rate of 0 leaves that group untouched."""
+
+    learning_rate: float
+    head_learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class OptimReport:
+    """grad_norm before clipping (L2 over all trained weights) and the number of optimizer steps so far."""
+
+    grad_norm: float
+    step: int
+
+
+class Engine(Protocol):
+    """create, forward, forward_backward, optim_step, snapshot, save, load, close."""
+
+    def create(self, spec: ModelSpec) -> Handle:
+        """A new model."""
+        ...
+
+    def forward(
+        self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0
+    ) -> list[ForwardOutput]:
+        """Logprobs (at `temperature`) where the column `weights` is not 0, and scalar-head values, without gradients."""
+        ...
+
+    def forward_backward(
+        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec]
+    ) -> TrainOutput:
+        """Adds the gradients of the sum of `losses`; one pass through the trunk serves them all."""
+        ...
+
+    def optim_step(self, handle: Handle, adam: AdamStep) -> OptimReport:
+        """Clips, steps, clears; raises NonFiniteError and steps nothing when a gradient is not finite."""
+        ...
+
+    def snapshot(self, handle: Handle) -> Sampler:
+        """Frozen weights to sample from, stamped with the number of optimizer steps taken."""
+        ...
+
+    def save(self, handle: Handle, path: Path, *, optimizer: bool = False) -> None:
+        """Writes the weights (PEFT or Hugging Face format) and the scalar head to a folder, atomically."""
+        ...
+
+    def load(self, handle: Handle, path: Path) -> None:
+        """Reads what `save` wrote; with optimizer state when it is there."""
+        ...
+
+    def close(self, handle: Handle) -> None:
+        """Frees the model."""
+        ...

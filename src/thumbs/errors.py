@@ -1,0 +1,40 @@
+"""Every error thumbs raises on purpose.
+
+ThumbsError
+├── DataError (ValueError)            a file or a record that the user gave is wrong; names file and line
+├── ConfigError (ValueError)          a setting is unknown, out of range, or does not fit another
+├── ModelError (ValueError)           a model, tokenizer or adapter cannot be found, read or used
+├── CheckpointError (OSError)         a checkpoint is missing, unreadable or of another run
+├── RunError (RuntimeError)           a run folder cannot be used as asked
+└── NonFiniteError (ArithmeticError)  a loss, gradient or score became NaN or infinite; the batch was saved
+
+A message says what was got, what is allowed, and what to do.
+"""
+
+
+class ThumbsError(Exception):
+    """Base of all errors that thumbs raises on purpose; the command line prints its text alone."""
+
+
+class DataError(ThumbsError, ValueError):
+    """A file or record that the user gave is wrong."""
+
+
+class ConfigError(ThumbsError, ValueError):
+    """A setting is unknown, out of range, or does not fit another one."""
+
+
+class ModelError(ThumbsError, ValueError):
+    """A model, tokenizer or adapter cannot be found, read or used."""
+
+
+class CheckpointError(ThumbsError, OSError):
+    """A checkpoint is missing, unreadable or belongs to another run."""
+
+
+class RunError(ThumbsError, RuntimeError):
+    """A run folder cannot be used as asked."""
+
+
+class NonFiniteError(ThumbsError, ArithmeticError):
+    """A loss, gradient or score became NaN or infinite."""
