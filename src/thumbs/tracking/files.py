@@ -1,0 +1,139 @@
+"""Files that are whole or not there: atomic JSON, and logs of one JSON object a line that survive a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from thumbs.errors import CheckpointError, RunError
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON holds it: tuples and arrays as lists, numpy numbers as Python's, NaN and ±∞ as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` to `path` so that a reader finds the old file or the new one, never a part.
+
+    Raises RunError where the disk is full or the folder cannot be written; the old file then still stands.
+    """
+    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """As `write_json`, for text: UTF-8, in a temporary file beside `path`, synced, then renamed."""
+    path = Path(path)
+    # A lone surrogate (half of an emoji from a cut reply) has no UTF-8 form; it becomes "?".
+    content = text.encode("utf-8", errors="replace")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block, which writes `path`, into a RunError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"disk full while writing {path}: {_free_mib(path)} MiB free; nothing was lost, "
+                "make room and run the same command again"
+            ) from error
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; check the folder and its rights"
+        ) from error
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in the JSON file at `path`; raises CheckpointError where it is missing or not JSON."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; was the stage that writes it run?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); delete it and run the stage again"
+        ) from error
+
+
+class StepLog:
+    """A file of JSON objects, one a line, each with a `step`; a line that a kill cut short is ignored."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def append(self, step: int, record: Mapping[str, Any]) -> None:
+        """Add {"step": step, **record} as one line and hand it to the system before returning."""
+        line = json.dumps(plain({"step": step, **record}), ensure_ascii=False) + "\n"
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+") as file:
+                if _is_torn(file):
+                    file.write(b"\n")
+                file.write(line.encode("utf-8", errors="replace"))
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole records in order; empty where there is no file."""
+        return list(self._records())
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the records of steps later than `step`, which a resumed stage will write again."""
+        if not self.path.exists():
+            return
+        kept = [record for record in self._records() if record["step"] <= step]
+        write_text(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    yield record
+
+
+def _is_torn(file: Any) -> bool:
+    """Whether the file, open for reading and appending, ends within a line."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+def _free_mib(path: Path) -> int:
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    return shutil.disk_usage(folder).free // 2**20
