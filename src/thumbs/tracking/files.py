@@ -17,7 +17,7 @@ from thumbs.errors import CheckpointError, RunError
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON holds it: tuples and arrays as lists, numpy numbers as Python's, NaN and ±∞ as None."""
+    """`value` as strict JSON holds it: no tuples, arrays or numpy numbers, and None for NaN and ±∞."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float):

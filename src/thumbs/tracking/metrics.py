@@ -100,8 +100,8 @@ METRICS: dict[str, Metric] = {
 class MetricLog:
     """metrics.jsonl of a stage: one {"step", "wall_s", name: value…} a line, on the disk's way at once.
 
-    `wall_s` (seconds) counts from the making of this object and goes on from the last record of an interrupted
-    run, so it is computing time and not the calendar's.
+    `wall_s` (seconds) counts from the making of this object and goes on from the last record of an
+    interrupted run, so it is computing time and not the calendar's.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -119,9 +119,7 @@ class MetricLog:
         for name in values:
             if name not in METRICS:
                 raise UnknownMetricError(_unknown(name))
-        if self._before_s is None:
-            self._before_s = max((record.get("wall_s", 0.0) for record in self.read()), default=0.0)
-        wall_s = round(self._before_s + time.monotonic() - self._opened_s, 3)
+        wall_s = round(self._earlier_s() + time.monotonic() - self._opened_s, 3)
         self._log.append(step, {"wall_s": wall_s, **{name: float(value) for name, value in values.items()}})
 
     def truncate_after(self, step: int) -> None:
@@ -132,6 +130,12 @@ class MetricLog:
     def read(self) -> list[dict[str, Any]]:
         """All whole records in order; empty where nothing was logged."""
         return self._log.read()
+
+    def _earlier_s(self) -> float:
+        """What earlier processes spent on the steps that are kept, seconds."""
+        if self._before_s is None:
+            self._before_s = max((record.get("wall_s", 0.0) for record in self.read()), default=0.0)
+        return self._before_s
 
 
 def _unknown(name: str) -> str:

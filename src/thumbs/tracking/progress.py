@@ -30,6 +30,7 @@ class Progress:
         interval_s: float = 10.0,
     ) -> None:
         self._title, self._total, self._done = title, total, 0
+        self._written: int | None = None
         self._fields: dict[str, float | str | None] = dict.fromkeys(fields)
         self._stream = stream or sys.stdout
         self._interval_s = interval_s
@@ -47,7 +48,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
-        else:
+        elif self._written != self._done:
             self._write_line()
 
     def advance(self, n: int = 1, **fields: float | str | None) -> None:
@@ -63,7 +64,7 @@ class Progress:
         return "  ".join(f"{k} {_format(v)}" for k, v in self._fields.items() if v is not None)
 
     def _write_line(self) -> None:
-        self._written_s = time.monotonic()
+        self._written, self._written_s = self._done, time.monotonic()
         elapsed_s = self._written_s - self._started_s
         left = elapsed_s / self._done * (self._total - self._done) if 0 < self._done < self._total else 0
         parts = [f"{self._title} {self._done}/{self._total}", self._shown(), f"{_clock(elapsed_s)} spent"]

@@ -17,12 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+import thumbs
 from thumbs.errors import RunError
 from thumbs.tracking.files import StepLog, plain, read_json, write_json, writing
 from thumbs.tracking.metrics import MetricLog
 
 _SHOWN_DIFFERENCES = 5
-_ABSENT = "(not set)"
 
 
 class StageFolder:
@@ -64,9 +64,10 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     def open(self, config: Mapping[str, Any], *, allow_changed: bool = False) -> RunFolder:
-        """Create the folder, or continue it where its config is the same (the key `run` apart); return itself.
+        """Create the folder, or continue it where its config is the same (the key `run` apart); return self.
 
-        Raises RunError where another process uses the folder, and, unless `allow_changed`, where its config differs.
+        Raises RunError where another process uses the folder and, unless `allow_changed`, where the config
+        differs: it then names the first differing keys.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,8 @@ class RunFolder:
             owner = file.read().strip() or "unknown"
             file.close()
             raise RunError(
-                f"run folder {self.path} is in use by process {owner}; wait for it, stop it, or use another folder"
+                f"run folder {self.path} is in use by process {owner}; "
+                "wait for it, stop it, or use another folder"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -138,8 +140,9 @@ class RunFolder:
 
 def versions() -> dict[str, Any]:
     """Versions of what computes the numbers, and the machine; from package metadata, without imports."""
-    packages = ("thumbs", "torch", "transformers", "tokenizers", "numpy")
+    packages = ("torch", "transformers", "tokenizers", "numpy")
     return {
+        "thumbs": thumbs.__version__,
         "python": platform.python_version(),
         **{name: _package_version(name) for name in packages},
         "platform": platform.platform(),
@@ -177,9 +180,9 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for key in dict.fromkeys([*old, *new]):
-        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
-        if before != after:
-            yield f"{key}: {before!r} there, {after!r} now"
+        if key not in old or key not in new or old[key] != new[key]:
+            before, after = (repr(flat[key]) if key in flat else "not set" for flat in (old, new))
+            yield f"{key}: {before} there, {after} now"
 
 
 def _now() -> str:
