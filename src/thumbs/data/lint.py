@@ -1,0 +1,140 @@
+"""What is wrong with a file, line by line, before a run depends on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from thumbs.data.load import CONVERSATIONS, PREFERENCES, PROMPTS, Form, Loaded, read_all
+from thumbs.data.preferences import preferred
+from thumbs.data.sources import Problem, Row, read_rows
+from thumbs.data.tokenizers import ByteTokenizer, Tokenizer
+from thumbs.errors import DataError
+from thumbs.types import Preference
+
+DataKind = Literal["conversations", "preferences", "prompts"]
+
+_FORMS: dict[DataKind, Form[Any]] = {
+    "conversations": CONVERSATIONS,
+    "preferences": PREFERENCES,
+    "prompts": PROMPTS,
+}
+_QUANTILES = {"shortest": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}
+_EXAMPLES = 3
+_VOTERS = 200
+
+
+@dataclass(frozen=True)
+class LintReport:
+    """Findings on one source; `examples` has the first few problems of each kind, `lengths` are in `unit`."""
+
+    source: str
+    kind: DataKind
+    total: int
+    rows_left: int
+    counts: Mapping[str, int]
+    examples: tuple[Problem, ...]
+    lengths: Mapping[str, int]
+    unit: Literal["tokens", "bytes"]
+    ties: float | None
+    """Fraction of the usable pairs whose judgements favour neither reply; None where there are no pairs."""
+
+    def text(self) -> str:
+        """The report for a terminal."""
+        lines = [f"{self.source}: {self.kind}, {self.rows_left} of {self.total} rows usable"]
+        for kind, number in self.counts.items():
+            lines.append(f"  {kind}: {number}")
+            lines += [f"    {problem}" for problem in self.examples if problem.kind == kind]
+        if self.lengths:
+            lengths = ", ".join(f"{name} {length}" for name, length in self.lengths.items())
+            lines.append(f"  length of a row in {self.unit}: {lengths}")
+        if self.ties is not None:
+            lines.append(f"  ties: {self.ties:.1%} of the usable pairs")
+        if not self.counts:
+            lines.append("  nothing is wrong")
+        return "\n".join(lines)
+
+
+def lint(
+    path: str | Path,
+    tokenizer: Tokenizer | None = None,
+    kind: DataKind | Literal["auto"] = "auto",
+    max_tokens: int | None = None,
+) -> LintReport:
+    """Report on a source, as loading it would see it; never raises for what is in it, nor when it is not
+    there.
+
+    kind "auto" takes what most of the first rows look like. Lengths, and max_tokens with them, are tokens of
+    `tokenizer`, or without one UTF-8 bytes.
+    """
+    ruler = tokenizer or ByteTokenizer()
+    try:
+        chosen: DataKind = detect_kind(path) if kind == "auto" else kind
+        loaded: Loaded[Any] = read_all(path, _FORMS[chosen], ruler, None, max_tokens)
+    except DataError as error:
+        chosen = "conversations" if kind == "auto" else kind
+        loaded = Loaded(str(path), [], [], [Problem(str(path), 0, "unreadable", str(error))], 0)
+    seen: Counter[str] = Counter()
+    examples: list[Problem] = []
+    for problem in loaded.problems:
+        seen[problem.kind] += 1
+        if seen[problem.kind] <= _EXAMPLES:
+            examples.append(problem)
+    return LintReport(
+        source=loaded.source,
+        kind=chosen,
+        total=loaded.total,
+        rows_left=len(loaded.rows),
+        counts=dict(seen.most_common()),
+        examples=tuple(examples),
+        lengths=_describe(loaded.lengths),
+        unit="bytes" if tokenizer is None else "tokens",
+        ties=_tie_fraction(loaded.rows),
+    )
+
+
+def detect_kind(path: str | Path) -> DataKind:
+    """What most of the first 200 readable rows look like by their keys; conversations when none tells."""
+    rows = (item.value for item in read_rows(path) if isinstance(item, Row))
+    votes: list[DataKind] = [vote for value in islice(rows, _VOTERS) if (vote := _vote(value))]
+    return max(_FORMS, key=votes.count)
+
+
+def _vote(value: object) -> DataKind | None:
+    if isinstance(value, str):
+        return "prompts"
+    if not isinstance(value, Mapping):
+        return None
+    keys = {key for key, item in value.items() if item is not None}
+    if keys & {"rejected", "replies"}:
+        return "preferences"
+    if keys & {"conversations", "completion", "response", "output", "chosen", "text"}:
+        return "conversations"
+    if "messages" in keys:
+        return "prompts" if _ends_with_user(value["messages"]) else "conversations"
+    return "prompts" if keys & {"prompt", "instruction"} else None
+
+
+def _ends_with_user(messages: object) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, Mapping) and last.get("role") == "user"
+
+
+def _describe(lengths: list[int]) -> dict[str, int]:
+    if not lengths:
+        return {}
+    return {
+        name: int(np.quantile(lengths, quantile, method="inverted_cdf"))
+        for name, quantile in _QUANTILES.items()
+    }
+
+
+def _tie_fraction(rows: list[Any]) -> float | None:
+    pairs = [row for row in rows if isinstance(row, Preference)]
+    return sum(preferred(pair) == 0.5 for pair in pairs) / len(pairs) if pairs else None

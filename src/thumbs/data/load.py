@@ -1,0 +1,187 @@
+"""From a source to rows that a stage can use: read, checked, measured, and counted where left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from thumbs.config.data import DataConfig
+from thumbs.data.conversations import Conversation, read_conversation
+from thumbs.data.preferences import read_preference
+from thumbs.data.prompts import read_prompt
+from thumbs.data.sources import WARNINGS, Problem, Row, RowError, read_rows
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.errors import DataError
+from thumbs.types import Message, Preference, Prompt
+
+T = TypeVar("T")
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[T]):
+    """What came of a source: usable rows with their lengths (tokens), what was wrong, and how many rows there
+    were.
+    """
+
+    source: str
+    rows: list[T]
+    lengths: list[int]
+    problems: list[Problem]
+    total: int
+
+    def counts(self) -> Counter[str]:
+        """How often each kind of problem occurred."""
+        return Counter(problem.kind for problem in self.problems)
+
+    def summary(self) -> str:
+        """Rows left of all, problems by kind, and the first of them with file and line."""
+        counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().most_common())
+        head = f"{self.source}: {len(self.rows)} of {self.total} rows usable" + (
+            f" ({counts})" if counts else ""
+        )
+        # What costs a row is shown before what is merely worth a look.
+        ordered = sorted(self.problems, key=lambda problem: problem.kind in WARNINGS)
+        more = (
+            [f"  … and {len(ordered) - _SHOWN} more; `thumbs lint` counts them"]
+            if len(ordered) > _SHOWN
+            else []
+        )
+        return "\n".join([head, *(f"  {problem}" for problem in ordered[:_SHOWN]), *more])
+
+
+@dataclass(frozen=True)
+class Form(Generic[T]):
+    """One form of training data: how a row is read, given a system message, measured and recognised."""
+
+    read: Callable[[object], T]
+    add_system: Callable[[T, str], T]
+    measure: Callable[[T, Tokenizer], int]
+    key: Callable[[T], Hashable]
+    drop_duplicates: bool
+
+
+def load_conversations(
+    config: DataConfig, tokenizer: Tokenizer, system: str | None = None
+) -> Loaded[Conversation]:
+    """Conversations of a source for supervised fine-tuning.
+
+    `system` goes in front of every conversation that has no system message. Rows that are faulty or longer
+    than config.max_tokens are left out and counted; equal rows are kept and noted. Raises DataError when
+    fewer than min_rows, or less than min_kept of all rows, are usable.
+    """
+    return _load(config, CONVERSATIONS, tokenizer, system)
+
+
+def load_preferences(
+    config: DataConfig, tokenizer: Tokenizer, system: str | None = None
+) -> Loaded[Preference]:
+    """Preference pairs of a source; otherwise as load_conversations, the longer reply of a pair counting."""
+    return _load(config, PREFERENCES, tokenizer, system)
+
+
+def load_prompts(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Prompt]:
+    """Prompts of a source; otherwise as load_conversations, but a prompt that comes again is left out.
+
+    Ids are those of the prompts as written, so `system` does not change them.
+    """
+    return _load(config, PROMPTS, tokenizer, system)
+
+
+def read_all(
+    path: str | Path, form: Form[T], tokenizer: Tokenizer, system: str | None, max_tokens: int | None
+) -> Loaded[T]:
+    """Everything in a source, usable or not; raises DataError only when there is no such source."""
+    loaded: Loaded[T] = Loaded(str(path), [], [], [], 0)
+    seen: dict[Hashable, int] = {}
+    total = 0
+    for item in read_rows(path):
+        total += isinstance(item, Row) or (item.line > 0 and item.kind not in WARNINGS)
+        if isinstance(item, Problem):
+            loaded.problems.append(item)
+            continue
+        try:
+            row, length = _examine(item, form, tokenizer, system, max_tokens)
+        except RowError as error:
+            loaded.problems.append(Problem(item.source, item.line, error.kind, str(error)))
+            continue
+        first = seen.setdefault(form.key(row), item.line)
+        if first != item.line:
+            loaded.problems.append(Problem(item.source, item.line, "duplicate", f"the same as line {first}"))
+            if form.drop_duplicates:
+                continue
+        loaded.rows.append(row)
+        loaded.lengths.append(length)
+    return replace(loaded, total=total)
+
+
+def _examine(
+    item: Row, form: Form[T], tokenizer: Tokenizer, system: str | None, max_tokens: int | None
+) -> tuple[T, int]:
+    row = form.read(item.value)
+    if system is not None:
+        row = form.add_system(row, system)
+    length = form.measure(row, tokenizer)
+    if max_tokens is not None and length > max_tokens:
+        raise RowError("too_long", f"{length} tokens, more than max_tokens = {max_tokens}")
+    return row, length
+
+
+def _load(config: DataConfig, form: Form[T], tokenizer: Tokenizer, system: str | None) -> Loaded[T]:
+    loaded = read_all(config.path, form, tokenizer, system, config.max_tokens)
+    kept = len(loaded.rows)
+    if any(problem.line == 0 for problem in loaded.problems):
+        raise DataError(f"the data cannot be read to its end\n{loaded.summary()}")
+    if kept < config.min_rows:
+        raise DataError(f"{kept} usable rows, min_rows asks for {config.min_rows}\n{loaded.summary()}")
+    if kept < config.min_kept * loaded.total:
+        raise DataError(
+            f"{kept} of {loaded.total} rows are usable, min_kept asks for {config.min_kept:.0%}; mend the "
+            f"data, raise max_tokens, or lower min_kept\n{loaded.summary()}"
+        )
+    return loaded
+
+
+def _with_system(messages: Conversation, system: str) -> Conversation:
+    return messages if messages[0].role == "system" else (Message("system", system), *messages)
+
+
+def _measure_conversation(messages: Conversation, tokenizer: Tokenizer) -> int:
+    tokens, mask = tokenizer.render(messages)
+    if not any(mask):
+        raise RowError(
+            "empty_mask", "the chat template leaves nothing of the assistant's turns to learn from"
+        )
+    return len(tokens)
+
+
+def _measure_preference(preference: Preference, tokenizer: Tokenizer) -> int:
+    replies = (Message("assistant", reply.text) for reply in preference.replies)
+    return max(_measure_conversation((*preference.prompt, reply), tokenizer) for reply in replies)
+
+
+CONVERSATIONS = Form[Conversation](
+    read=read_conversation,
+    add_system=_with_system,
+    measure=_measure_conversation,
+    key=lambda messages: messages,
+    drop_duplicates=False,
+)
+PREFERENCES = Form[Preference](
+    read=read_preference,
+    add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
+    measure=_measure_preference,
+    key=lambda row: (row.prompt, row.replies[0].text, row.replies[1].text, row.judgements),
+    drop_duplicates=False,
+)
+PROMPTS = Form[Prompt](
+    read=read_prompt,
+    add_system=lambda row, system: replace(row, messages=_with_system(row.messages, system)),
+    measure=lambda row, tokenizer: len(tokenizer.render_prompt(row.messages)),
+    key=lambda row: row.id,
+    drop_duplicates=True,
+)

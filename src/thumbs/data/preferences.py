@@ -1,0 +1,250 @@
+"""Preference pairs: what people keep elsewhere, our own format, and the file that labels grow in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from thumbs.data.conversations import (
+    Conversation,
+    join_reply,
+    read_messages,
+    read_prompt_messages,
+    read_transcript,
+)
+from thumbs.data.prompts import check_prompt
+from thumbs.data.sources import RowError, canonical_json, parse_json, read_text
+from thumbs.errors import DataError
+from thumbs.tracking.files import writing
+from thumbs.types import Generator, Judgement, Message, Preference, Reply
+
+_LABELS = {"chosen": 1.0, "rejected": 0.0, "tie": 0.5}
+_KINDS = ("model", "human", "file")
+_STOP_REASONS = ("stop", "length")
+_VERDICTS = ("prefer", "tie", "both_bad", "skip")
+
+
+def read_preference(value: object, source: str = "file") -> Preference:
+    """Preference of one row; `source` names the file as generator and annotator of a pair that names neither.
+
+    Accepted: our own format (an object with `replies`, see preference_from_json), and `chosen` with
+    `rejected` as texts, messages or transcripts, with or without `prompt`. Beside them may stand `margin`
+    (score units), `tie` (true: neither is better) and `label`: 1 or "chosen", 0 or "rejected" (the
+    annotator disagrees with the names), 0.5 or "tie". The first reply of the result is `chosen`. Raises
+    RowError when a reply is empty, both are the same, or they answer different prompts.
+    """
+    if not isinstance(value, Mapping):
+        raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")
+    if value.get("replies") is not None:
+        return _checked(preference_from_json(value))
+    for key in ("chosen", "rejected"):
+        if value.get(key) is None:
+            raise RowError("missing_field", f"no {key!r} (nor 'replies', our own format)")
+    prompt, texts = _split_pair(value)
+    generator = Generator("file", source)
+    return _checked(
+        Preference(
+            id=read_text(str(value["id"]), "id") if value.get("id") is not None else _pair_id(prompt, texts),
+            prompt=prompt,
+            replies=(Reply(texts[0], generator), Reply(texts[1], generator)),
+            judgements=(_read_label(value, source),),
+            margin=_number(value.get("margin") or 0.0, "margin"),
+        )
+    )
+
+
+def preferred(preference: Preference) -> float | None:
+    """Probability that the first reply is the better one: the mean over judgements of 1 (first), 0.5 (tie),
+    0 (second).
+
+    A judgement counts once, whatever its strength; skip and both_bad do not count. None when nothing counts.
+    """
+    votes = [
+        0.5 if judgement.verdict == "tie" else float(judgement.strength < 0)
+        for judgement in preference.judgements
+        if judgement.verdict in ("prefer", "tie")
+    ]
+    return sum(votes) / len(votes) if votes else None
+
+
+def preference_to_json(preference: Preference) -> dict[str, Any]:
+    """Plain data of a preference, one line of our JSONL: id, prompt, replies, judgements, margin."""
+    return asdict(preference)
+
+
+def preference_from_json(value: Mapping[str, Any]) -> Preference:
+    """Inverse of preference_to_json; raises RowError that names the field that is missing or out of range."""
+    try:
+        replies = [_reply_from_json(item) for item in value["replies"]]
+        judgements = tuple(_judgement_from_json(item) for item in value["judgements"])
+        prompt = read_messages(value["prompt"], "prompt")
+        identity = read_text(value["id"], "id")
+    except KeyError as error:
+        raise RowError("missing_field", f"no {error.args[0]!r}") from None
+    except (TypeError, AttributeError) as error:
+        raise RowError("not_an_object", f"a part of the preference has the wrong shape: {error}") from None
+    if len(replies) != 2:
+        raise RowError("missing_field", f"'replies' must hold two replies, got {len(replies)}")
+    margin = _number(value.get("margin", 0.0), "margin")
+    return Preference(identity, prompt, (replies[0], replies[1]), judgements, margin)
+
+
+def _reply_from_json(item: Mapping[str, Any]) -> Reply:
+    maker = item["generator"]
+    generator = Generator(
+        kind=_one_of(maker["kind"], _KINDS, "kind"),
+        name=read_text(maker["name"], "name"),
+        checkpoint=read_text(maker.get("checkpoint", ""), "checkpoint"),
+        sampling=dict(maker.get("sampling") or {}),
+        seed=maker.get("seed"),
+    )
+    return Reply(
+        text=read_text(item["text"], "text"),
+        generator=generator,
+        stop_reason=_one_of(item.get("stop_reason", "stop"), _STOP_REASONS, "stop_reason"),
+    )
+
+
+def _judgement_from_json(item: Mapping[str, Any]) -> Judgement:
+    verdict = _one_of(item["verdict"], _VERDICTS, "verdict")
+    strength = item.get("strength", 0)
+    allowed = (-4, -3, -2, -1, 1, 2, 3, 4) if verdict == "prefer" else (0,)
+    if isinstance(strength, bool) or not isinstance(strength, int) or strength not in allowed:
+        raise RowError(
+            "bad_label",
+            f"strength {reprlib.repr(strength)} does not fit verdict {verdict!r}; use one of {allowed}",
+        )
+    return Judgement(
+        annotator=read_text(item["annotator"], "annotator"),
+        at=read_text(item["at"], "at"),
+        verdict=verdict,
+        strength=strength,
+        reason=read_text(item.get("reason", ""), "reason"),
+    )
+
+
+def _split_pair(value: Mapping[str, Any]) -> tuple[Conversation, tuple[str, str]]:
+    """The shared prompt and the two last assistant turns of a chosen / rejected row."""
+    given = read_prompt_messages(value["prompt"]) if value.get("prompt") is not None else None
+    pair = [_whole(given, value[key], key) for key in ("chosen", "rejected")]
+    for key, messages in zip(("chosen", "rejected"), pair, strict=True):
+        if messages[-1].role != "assistant":
+            raise RowError("no_assistant_turn", f"{key!r} does not end with an assistant turn")
+    if pair[0][:-1] != pair[1][:-1]:
+        raise RowError("different_prompts", "'chosen' and 'rejected' part before their last assistant turn")
+    return pair[0][:-1], (pair[0][-1].content, pair[1][-1].content)
+
+
+def _whole(prompt: Conversation | None, reply: object, field: str) -> Conversation:
+    if prompt is not None:
+        return join_reply(prompt, reply, field)
+    return read_transcript(reply) if isinstance(reply, str) else read_messages(reply, field)
+
+
+def _checked(preference: Preference) -> Preference:
+    check_prompt(preference.prompt)
+    first, second = (reply.text.strip() for reply in preference.replies)
+    if not first or not second:
+        raise RowError("empty_reply", "an empty reply; a pair needs two answers")
+    if first == second:
+        raise RowError("identical_replies", "both replies are the same; nothing can be learned from the pair")
+    return preference
+
+
+def _read_label(value: Mapping[str, Any], source: str) -> Judgement:
+    if value.get("tie") is True:
+        return Judgement(source, "", "tie")
+    label = 1 if value.get("label") is None else value["label"]
+    better = _LABELS.get(label) if isinstance(label, str) else label
+    if better not in (0, 0.5, 1):
+        raise RowError(
+            "bad_label", f"label {reprlib.repr(label)}; use 1 or 'chosen', 0 or 'rejected', 0.5 or 'tie'"
+        )
+    if better == 0.5:
+        return Judgement(source, "", "tie")
+    return Judgement(source, "", "prefer", strength=-1 if better == 1 else 1)
+
+
+def _pair_id(prompt: tuple[Message, ...], texts: tuple[str, str]) -> str:
+    text = canonical_json([[[m.role, m.content] for m in prompt], *texts])
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def _one_of(value: Any, allowed: tuple[str, ...], field: str) -> Any:
+    if value not in allowed:
+        raise RowError("bad_label", f"{field!r} is {reprlib.repr(value)}; use one of {', '.join(allowed)}")
+    return value
+
+
+def _number(value: object, field: str) -> float:
+    # Compared as it is: float() of an integer with 400 digits overflows.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e308 < value < 1e308:
+        raise RowError("bad_label", f"{field!r} must be a finite number, got {reprlib.repr(value)}")
+    return float(value)
+
+
+class PreferenceStore:
+    """Preferences in a JSONL file, one a line, in the order of their arrival; one process writes at a time.
+
+    A line counts once its newline is on disk. What `kill -9` left after the last newline is not counted:
+    `note` says so, and the next append cuts it off, so a resumed labelling run makes that line anew.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens the store, which may not exist yet; raises DataError at a broken line before the last
+        newline.
+        """
+        self.path = Path(path)
+        self.note = ""
+        raw = self.path.read_bytes() if self.path.exists() else b""
+        self._size = raw.rfind(b"\n") + 1
+        if torn := len(raw) - self._size:
+            self.note = f"{self.path}: dropped {torn} bytes of a last line that was never finished"
+        self._preferences = {p.id: p for p in self._parse(raw[: self._size])}
+
+    def __len__(self) -> int:
+        return len(self._preferences)
+
+    def ids(self) -> frozenset[str]:
+        """Ids of all stored preferences."""
+        return frozenset(self._preferences)
+
+    def load(self) -> list[Preference]:
+        """All stored preferences, oldest first."""
+        return list(self._preferences.values())
+
+    def append(self, preferences: Iterable[Preference]) -> int:
+        """Adds the preferences whose id is new and returns how many; they are on disk when this returns."""
+        fresh = {p.id: p for p in reversed(list(preferences)) if p.id not in self._preferences}
+        if not fresh:
+            return 0
+        fresh = dict(reversed(fresh.items()))
+        lines = [
+            json.dumps(preference_to_json(p), ensure_ascii=False, allow_nan=False) for p in fresh.values()
+        ]
+        data = "".join(f"{line}\n" for line in lines).encode("utf-8")
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.truncate(self._size)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        self._size += len(data)
+        self._preferences.update(fresh)
+        return len(fresh)
+
+    def _parse(self, raw: bytes) -> Iterable[Preference]:
+        for number, line in enumerate(raw.split(b"\n")[:-1], start=1):
+            try:
+                yield preference_from_json(parse_json(line.decode("utf-8")))
+            except (RowError, ValueError, TypeError) as error:
+                raise DataError(
+                    f"{self.path}:{number}: not a preference: {error}; mend or delete this line"
+                ) from None

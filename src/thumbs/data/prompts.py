@@ -1,0 +1,52 @@
+"""Prompts: what waits for an answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from thumbs.data.conversations import (
+    Conversation,
+    check_turns,
+    read_instruction,
+    read_messages,
+    read_prompt_messages,
+)
+from thumbs.data.sources import RowError, canonical_json
+from thumbs.types import Message, Prompt
+
+
+def read_prompt(value: object) -> Prompt:
+    """Prompt from text, from an object with `prompt` (text or messages) or `instruction`, or from
+    `messages` that end with the user; its id is a hash of the messages. Raises RowError otherwise.
+    """
+    messages = _find_messages(value)
+    check_prompt(messages)
+    return Prompt(prompt_id(messages), messages)
+
+
+def prompt_id(messages: Sequence[Message]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the messages' canonical JSON: the same in every run."""
+    text = canonical_json([[message.role, message.content] for message in messages])
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def check_prompt(messages: Conversation) -> None:
+    """Raises RowError unless the messages are in order and end with a user turn that says something."""
+    check_turns(messages)
+    if not messages or messages[-1].role != "user":
+        raise RowError("no_user_turn", "a prompt must end with a user turn, which the reply answers")
+
+
+def _find_messages(value: object) -> Conversation:
+    if isinstance(value, str):
+        return read_prompt_messages(value)
+    if not isinstance(value, Mapping):
+        raise RowError("not_an_object", f"expected text or an object, got {type(value).__name__}")
+    if value.get("prompt") is not None:
+        return read_prompt_messages(value["prompt"])
+    if value.get("instruction") is not None:
+        return (read_instruction(value),)
+    if value.get("messages") is not None:
+        return read_messages(value["messages"], "messages")
+    raise RowError("missing_field", "no 'prompt', 'instruction' or 'messages'")

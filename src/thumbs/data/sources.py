@@ -1,0 +1,240 @@
+"""Where rows come from: files, `datasets` names and packaged data, with the line of everything that is wrong.
+
+A row that cannot be read is a Problem in the stream, not an exception: one bad line must not hide the others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any, Literal, NoReturn
+
+from thumbs.errors import DataError
+
+MAX_LINE_BYTES = 16 * 2**20
+"""A longer line is no training row, and reading it whole could exhaust memory."""
+
+Kind = Literal[
+    "bad_json",
+    "bad_label",
+    "bad_role",
+    "bad_text",
+    "blank_line",
+    "different_prompts",
+    "duplicate",
+    "empty_mask",
+    "empty_prompt",
+    "empty_reply",
+    "identical_replies",
+    "missing_field",
+    "no_assistant_turn",
+    "no_user_turn",
+    "not_an_object",
+    "template",
+    "too_long",
+    "unreadable",
+]
+"""What can be wrong with a row."""
+
+WARNINGS: frozenset[Kind] = frozenset({"blank_line", "duplicate"})
+"""Kinds that are worth a look but no fault of a row."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One value of a source; `line` counts from 1 (lines of a text file, items of anything else)."""
+
+    line: int
+    value: object
+    source: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong at one line of a source; line 0 stands for the source as a whole."""
+
+    source: str
+    line: int
+    kind: Kind
+    text: str
+
+    def __str__(self) -> str:
+        where = f"{self.source}:{self.line}" if self.line else self.source
+        return f"{where}: {self.kind}: {self.text}"
+
+
+class RowError(DataError):
+    """A row is not usable; `kind` says why in one word."""
+
+    def __init__(self, kind: Kind, text: str) -> None:
+        super().__init__(text)
+        self.kind: Kind = kind
+
+
+def read_rows(path: str | Path) -> Iterator[Row | Problem]:
+    """Rows of a source in order, and a Problem in the place of each row that cannot be read.
+
+    path: a .jsonl, .json, .txt or .parquet file, `hub:NAME[:SPLIT]` (the `datasets` library; split "train"
+    unless named), or `builtin:NAME` (packaged with thumbs). A .json file holds one list, or one object a
+    line. Raises DataError when there is no such source.
+    """
+    name = str(path)
+    if name.startswith("hub:"):
+        return _hub_rows(name)
+    if name.startswith("builtin:"):
+        return _builtin_rows(name)
+    file = Path(path)
+    reader = _READERS.get(file.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{name}: cannot read {file.suffix!r} files; use {', '.join(_READERS)}, hub:NAME or builtin:NAME"
+        )
+    if not file.is_file():
+        raise DataError(f"{name}: no such file; give a path, hub:NAME or builtin:NAME")
+    return _guarded(name, reader(file, name))
+
+
+def _guarded(source: str, rows: Iterator[Row | Problem]) -> Iterator[Row | Problem]:
+    """The rows, and where a library gives up in the midst of them a Problem in place of its exception."""
+    try:
+        yield from rows
+    except Exception as error:  # pyarrow and datasets raise most of the standard library's errors
+        yield Problem(source, 0, "unreadable", f"reading stopped: {type(error).__name__}: {error}")
+
+
+def _lines(file: IO[bytes], source: str) -> Iterator[tuple[int, str] | Problem]:
+    """Numbered lines without their ends; blank, oversized and undecodable ones as Problems."""
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(raw) > MAX_LINE_BYTES:
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(MAX_LINE_BYTES)
+            yield Problem(source, number, "too_long", f"line of more than {MAX_LINE_BYTES} bytes")
+            continue
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
+        except UnicodeDecodeError as error:
+            yield Problem(source, number, "bad_text", f"not UTF-8: {error.reason} at byte {error.start}")
+            continue
+        if text.strip():
+            yield number, text
+        else:
+            yield Problem(source, number, "blank_line", "blank line, skipped")
+
+
+def _text_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+    with file.open("rb") as stream:
+        for item in _lines(stream, source):
+            yield item if isinstance(item, Problem) else Row(item[0], item[1].strip(), source)
+
+
+def _jsonl_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+    with file.open("rb") as stream:
+        for item in _lines(stream, source):
+            if isinstance(item, Problem):
+                yield item
+                continue
+            try:
+                yield Row(item[0], parse_json(item[1]), source)
+            except ValueError as error:
+                yield Problem(source, item[0], "bad_json", str(error))
+
+
+def _json_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+    with file.open("rb") as stream:
+        is_list = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    if not is_list:
+        yield from _jsonl_rows(file, source)
+        return
+    try:
+        values = parse_json(file.read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
+        yield Problem(source, 0, "bad_json", str(error))
+        return
+    yield from _numbered(values, source)
+
+
+def _parquet_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+    import pyarrow.parquet
+
+    def values() -> Iterator[object]:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+
+    yield from _numbered(values(), source)
+
+
+def _hub_rows(source: str) -> Iterator[Row | Problem]:
+    import datasets
+
+    name, _, split = source.removeprefix("hub:").partition(":")
+    try:
+        values = datasets.load_dataset(name, split=split or "train", streaming=True)
+    except Exception as error:  # network, file and script errors have no common base there
+        raise DataError(f"{source}: cannot load: {error}; write hub:NAME or hub:NAME:SPLIT") from error
+    return _guarded(source, _numbered(values, source))
+
+
+def _builtin_rows(source: str) -> Iterator[Row | Problem]:
+    folder = resources.files("thumbs.data") / "builtin"
+    names = sorted(
+        item.name.removesuffix(".jsonl") for item in folder.iterdir() if item.name.endswith(".jsonl")
+    )
+    name = source.removeprefix("builtin:")
+    if name not in names:
+        raise DataError(f"{source}: no such packaged data; there are {', '.join(names)}")
+    with resources.as_file(folder / f"{name}.jsonl") as file:
+        # Read before the context ends: the file of a zipped package is gone after it.
+        return iter(list(_jsonl_rows(file, source)))
+
+
+def _numbered(values: Iterable[object], source: str) -> Iterator[Row | Problem]:
+    for line, value in enumerate(values, start=1):
+        yield Row(line, value, source)
+
+
+def parse_json(text: str) -> Any:
+    """Value of a JSON text; raises ValueError for anything that RFC 8259 does not allow, NaN and endless
+    nesting too.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON; write a number or null")
+
+
+def canonical_json(value: object) -> str:
+    """The one JSON text of a value (sorted keys, no spaces, ASCII): what ids and splits hash."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_text(value: object, field: str) -> str:
+    """`value` when it is text that can be encoded; raises RowError naming `field` otherwise."""
+    if not isinstance(value, str):
+        raise RowError("bad_text", f"{field!r} must be text, got {type(value).__name__}")
+    if _LONE_SURROGATE.search(value):
+        raise RowError(
+            "bad_text", f"{field!r} holds half of a surrogate pair (an escape such as \\ud83d alone)"
+        )
+    return value
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[Row | Problem]]] = {
+    ".jsonl": _jsonl_rows,
+    ".json": _json_rows,
+    ".txt": _text_rows,
+    ".parquet": _parquet_rows,
+}

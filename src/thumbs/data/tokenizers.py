@@ -1,0 +1,114 @@
+"""Tokenizers: what turns messages into tokens, and tells which of them the assistant wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from thumbs.data.hf_tokenizer import HfTokenizer
+from thumbs.errors import ModelError
+from thumbs.tracking.files import write_json
+from thumbs.types import Message
+
+_BYTE_CLASS = "ThumbsByteTokenizer"
+
+
+class Tokenizer(Protocol):
+    """Text and messages to token ids and back. PAD is never a token that ends a reply."""
+
+    name: str
+    vocab_size: int
+    pad_id: int
+    eos_id: int
+    """The token that ends a reply."""
+    stop_ids: tuple[int, ...]
+    """Every token after which a reply is over; eos_id among them."""
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text; text that spells a special token stays text."""
+        ...
+
+    def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
+        """Text of tokens; never fails."""
+        ...
+
+    def render_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of the messages up to where the assistant's next reply begins."""
+        ...
+
+    def render(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """Tokens of a conversation, and for each 1 where it is assistant content or the token that ends it,
+        else 0.
+        """
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Writes what load_tokenizer needs into `folder`."""
+        ...
+
+
+class ByteTokenizer:
+    """UTF-8 bytes and four marks: vocabulary 260 = 256 bytes, PAD 256, BOS 257, SEP 258, EOS 259.
+
+    A conversation is [BOS]user[SEP]assistant[EOS], repeated; a system message stands on a line before the
+    first user text.
+    """
+
+    PAD, BOS, SEP, EOS = 256, 257, 258, 259
+
+    name: str = "byte"
+    vocab_size: int = 260
+    pad_id: int = PAD
+    eos_id: int = EOS
+    stop_ids: tuple[int, ...] = (EOS,)
+
+    def encode(self, text: str) -> list[int]:
+        """UTF-8 bytes of the text; half surrogate pairs become question marks."""
+        return list(text.encode("utf-8", "replace"))
+
+    def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
+        """Text of the bytes; what is not UTF-8 becomes U+FFFD, marks are left out or written like [EOS]."""
+        marks = {self.PAD: b"[PAD]", self.BOS: b"[BOS]", self.SEP: b"[SEP]", self.EOS: b"[EOS]"}
+        if skip_special:
+            marks = dict.fromkeys(marks, b"")
+        parts = (bytes([token]) if 0 <= token < 256 else marks.get(int(token), b"\xff") for token in tokens)
+        return b"".join(parts).decode("utf-8", "replace")
+
+    def render_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of the messages and the SEP after which the reply begins."""
+        return [*self.render(messages)[0], self.SEP]
+
+    def render(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """Tokens of a conversation, and for each 1 where it is assistant content or its EOS, else 0."""
+        tokens: list[int] = []
+        mask: list[int] = []
+        before = ""
+        for message in messages:
+            body = self.encode(message.content)
+            if message.role == "assistant":
+                turn = [self.SEP, *body, self.EOS]
+                mask += [0] + [1] * (len(body) + 1)
+            else:
+                turn = body if before == "system" else [self.BOS, *body]
+                turn += self.encode("\n") if message.role == "system" else []
+                mask += [0] * len(turn)
+            tokens += turn
+            before = message.role
+        return tokens, mask
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a tokenizer_config.json by which load_tokenizer knows this tokenizer."""
+        write_json(Path(folder) / "tokenizer_config.json", {"tokenizer_class": _BYTE_CLASS})
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Tokenizer of a model folder; raises ModelError when there is none that can be used."""
+    config = Path(folder) / "tokenizer_config.json"
+    try:
+        settings = json.loads(config.read_bytes()) if config.is_file() else {}
+    except ValueError as error:
+        raise ModelError(f"{config} is not JSON: {error}") from None
+    is_byte = isinstance(settings, dict) and settings.get("tokenizer_class") == _BYTE_CLASS
+    return ByteTokenizer() if is_byte else HfTokenizer(folder)
