@@ -64,7 +64,11 @@ _PPO_ROLLOUT = (
     Metric("ppo/length", "tokens", "Mean reply length, EOS included."),
     Metric("ppo/truncated", "fraction", "Replies that the length limit cut."),
     Metric("ppo/repetition", "fraction", "Repeated n-grams in the replies; a rise warns of collapse."),
-    Metric("ppo/sampler_gap", "nats a token", "Mean |sampler − training logprob|; must be almost 0."),
+    Metric(
+        "ppo/sampler_gap",
+        "nats a token",
+        "Mean absolute difference of sampling and training logprobs; almost 0.",
+    ),
     Metric("ppo/advantage_std", "score", "Standard deviation of the advantages before whitening."),
 )
 _PPO_UPDATE = (
@@ -81,7 +85,7 @@ _PPO_UPDATE = (
     Metric(
         "ppo/explained_variance", "fraction", "1 − Var(returns − values)/Var(returns); 1 is a perfect critic."
     ),
-    Metric("ppo/value_error", "score", "Mean |return − value| before the update."),
+    Metric("ppo/value_error", "score", "Mean absolute difference of returns and values before the update."),
     Metric("ppo/grad_norm", "L2 norm", "Policy gradient before clipping, mean over the step."),
     Metric("ppo/critic_grad_norm", "L2 norm", "The same of a critic with weights of its own."),
     Metric("ppo/learning_rate", "per step", "Rate of the policy optimizer at this step."),
@@ -134,7 +138,7 @@ class MetricLog:
     def _earlier_s(self) -> float:
         """What earlier processes spent on the steps that are kept, seconds."""
         if self._before_s is None:
-            self._before_s = max((record.get("wall_s", 0.0) for record in self.read()), default=0.0)
+            self._before_s = max((float(record.get("wall_s", 0.0)) for record in self.read()), default=0.0)
         return self._before_s
 
 

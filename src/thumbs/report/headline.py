@@ -1,0 +1,140 @@
+"""The summary's numbers in words: what each means, what is wanted of it, and whether it is met."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from thumbs.report.record import RunRecord
+
+
+class Row(NamedTuple):
+    """A line of the headline table; `met` is None where nothing is wanted or nothing is known."""
+
+    name: str
+    value: float | None
+    unit: str
+    meaning: str
+    wanted: str = ""
+    met: bool | None = None
+
+
+_MEANINGS = (
+    (
+        "reward.heldout_accuracy",
+        "fraction",
+        "Held-out pairs, ties apart, that the reward model orders as labelled.",
+    ),
+    ("sft.gold", "gold score", "Mean gold score of the SFT model's replies to held-out prompts."),
+    (
+        "ppo.gold",
+        "gold score",
+        "The same after PPO: what all this was for. Training never sees the gold judge.",
+    ),
+    (
+        "best_of_n.gold",
+        "gold score",
+        "The SFT model's best replies by the reward model: a baseline without training.",
+    ),
+    (
+        "ppo.win_rate",
+        "fraction",
+        "Held-out prompts where the gold judge prefers PPO's reply to SFT's; a tie is half.",
+    ),
+    (
+        "ppo.proxy",
+        "score",
+        "What the reward model says of PPO's replies. If it rises and gold does not, it was fooled.",
+    ),
+    ("ppo.kl", "nats a sequence", "How far PPO moved from the SFT model."),
+    ("ppo.length_ratio", "ratio", "Mean reply length over SFT's. Far above 1, length alone may have won."),
+    (
+        "ppo.distinct2_ratio",
+        "ratio",
+        "Distinct word pairs over SFT's. Far below 1, replies repeat each other.",
+    ),
+    ("peak_rss_gib", "GiB", "Most memory that the process held."),
+)
+_LIMITS = {
+    "reward.heldout_accuracy": (0.80, math.inf),
+    "ppo.kl": (-math.inf, 15.0),
+    "ppo.length_ratio": (0.7, 1.3),
+    "ppo.distinct2_ratio": (0.8, math.inf),
+}
+
+
+def headline_rows(run: RunRecord) -> list[Row]:
+    """The rows of the headline table, None for numbers that are not there yet."""
+    limits = _LIMITS | _gold_limit(run)
+    return [
+        Row(name, run.summary.get(name), unit, meaning, *_verdict(run.summary.get(name), limits.get(name)))
+        for name, unit, meaning in _MEANINGS
+    ]
+
+
+def headline_sentence(run: RunRecord) -> str:
+    """What came out, in one or two sentences; empty before the evaluation."""
+    systems: Mapping[str, Any] = run.evaluation.get("systems", {})
+    before, after = systems.get("sft", {}).get("gold"), systems.get("ppo", {}).get("gold")
+    if before is None or after is None:
+        return ""
+    moved = "raised" if after > before else "lowered" if after < before else "left"
+    change = f"from {number(before)} to {number(after)}" if before != after else f"at {number(after)}"
+    text = f"PPO {moved} the mean gold score on held-out prompts {change}"
+    if (kl := systems["ppo"].get("kl")) is not None:
+        text += f", {number(kl)} nats a sequence from the SFT model"
+    if not (win := run.evaluation.get("win_rate")):
+        return f"{text}."
+    interval = (
+        f"95 % interval {percent(win.get('low'))} to {percent(win.get('high'))}, n = {win.get('n', '?')}"
+    )
+    rate = percent(win.get("rate"))
+    return f"{text}. The gold judge prefers its reply to SFT's on {rate} of them ({interval})."
+
+
+def number(value: Any) -> str:
+    """A number for people: three significant digits, thousands apart, a real minus; a dash for none."""
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
+    if value != 0 and abs(value) < 0.001:
+        return f"{value:.1e}".replace("-", "−")
+    digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a whole percentage; a dash for none."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _gold_limit(run: RunRecord) -> dict[str, tuple[float, float]]:
+    """Half of the way from SFT's gold score to 1, or 0.25 above it; for a judge whose best is 1."""
+    before = run.summary.get("sft.gold")
+    if before is None or run.evaluation.get("judge") != "vader":
+        return {}
+    return {"ppo.gold": (before + min(0.25, (1 - before) / 2), math.inf)}
+
+
+def _verdict(value: float | None, limits: tuple[float, float] | None) -> tuple[str, bool | None]:
+    if limits is None:
+        return "", None
+    low, high = limits
+    if math.isinf(high):
+        wanted = f"at least {number(low)}"
+    elif math.isinf(low):
+        wanted = f"at most {number(high)}"
+    else:
+        wanted = f"{number(low)} to {number(high)}"
+    return wanted, None if value is None else low <= value <= high

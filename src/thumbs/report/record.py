@@ -1,0 +1,67 @@
+"""What a run folder holds, read once for the report; whatever is missing is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thumbs.errors import RunError
+from thumbs.tracking import StageFolder, read_json
+
+STAGES = ("sft", "preferences", "reward", "ppo", "evaluation")
+
+Records = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run folder in memory; `done` and `metrics` by stage, empty where the stage left nothing."""
+
+    path: Path
+    config: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    done: Mapping[str, Mapping[str, Any]]
+    finished: frozenset[str]
+    metrics: Mapping[str, Records]
+    samples: Records
+    evaluation: Mapping[str, Any]
+
+    def seconds(self) -> dict[str, float]:
+        """Computing time by stage, from the summary or, while the run goes on, from the metric logs."""
+        told = {k.removeprefix("time_s."): v for k, v in self.summary.items() if k.startswith("time_s.")}
+        logged = {stage: records[-1].get("wall_s", 0.0) for stage, records in self.metrics.items() if records}
+        return told or logged
+
+    def setting(self, dotted: str) -> Any:
+        """A value of the config, None where it is not set."""
+        value: Any = self.config
+        for key in dotted.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+
+def read_run(path: str | Path) -> RunRecord:
+    """The run folder at `path`; raises RunError where there is none, CheckpointError for a garbled file."""
+    path = Path(path)
+    if not (path / "config.json").exists():
+        raise RunError(f"{path} is not a run folder (it has no config.json); name one that `thumbs run` made")
+    folders = {stage: StageFolder(path / stage) for stage in STAGES}
+    return RunRecord(
+        path=path,
+        config=_read(path / "config.json"),
+        versions=_read(path / "versions.json"),
+        summary=_read(path / "summary.json"),
+        done={stage: _read(path / stage / "done.json") for stage in STAGES},
+        finished=frozenset(stage for stage, folder in folders.items() if folder.is_done()),
+        metrics={stage: folder.metrics.read() for stage, folder in folders.items()},
+        samples=folders["ppo"].samples.read(),
+        evaluation=_read(path / "evaluation" / "results.json"),
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    value = read_json(path) if path.exists() else {}
+    return value if isinstance(value, Mapping) else {}
