@@ -1,0 +1,151 @@
+"""Any other Hugging Face causal language model, run by `transformers` behind the interface of our decoder.
+
+Simple and correct before fast: sequences become a padded batch, the cache grows by concatenation, adapters are
+refused. The families that `causal_lm.py` computes itself do not come here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from thumbs.errors import ModelError
+from thumbs.models.lora import Adapter
+
+log = logging.getLogger(__name__)
+
+
+class HfCache:
+    """Keys and values of B rows, padded on the left so that the newest tokens of all rows share one slot.
+
+    mask [B, L]: 1 where a slot holds a token of that row.
+    """
+
+    def __init__(self) -> None:
+        self.past = DynamicCache()
+        self.mask = torch.zeros(0, 0, dtype=torch.long)
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps (or repeats) the given rows, in that order."""
+        self.past.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+
+
+class HfCausalLM(nn.Module):
+    """Tokens to final hidden states; logits are hidden states times `head_weight()` and nothing else."""
+
+    supports_lora = False
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.dtype: torch.dtype = model.dtype
+        self.vocab_size, self.width = self.head_weight().shape
+        # Models whose positions are no table (ALiBi) set no limit.
+        self.context: int = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+        self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+
+    def train(self, mode: bool = True) -> HfCausalLM:
+        """Stays in evaluation mode: dropout would make the first ratio of a PPO step differ from 1."""
+        return super().train(False)
+
+    def head_weight(self) -> Tensor:
+        """Output embedding [V, D]."""
+        return cast(nn.Linear, self.model.get_output_embeddings()).weight
+
+    def forward_packed(self, tokens: Tensor, lengths: list[int], adapter: Adapter | None = None) -> Tensor:
+        """Final hidden states [N, D] of sequences laid end to end in `tokens` [N]; no sequence sees another."""
+        if adapter is not None:
+            name = type(self.model).__name__
+            raise ModelError(
+                f"{name} runs through transformers, without adapters; set `lora: null` to train it"
+            )
+        padded, mask = _pad(tokens.split(lengths), "right")
+        return self._hidden(padded, mask)[mask.bool()]
+
+    def new_cache(self, rows: int, length: int) -> HfCache:
+        """An empty cache. It grows by itself: rows and length are there for the sake of the interface."""
+        return HfCache()
+
+    def prefill(self, prompts: list[list[int]], cache: HfCache) -> Tensor:
+        """Final hidden states [B, D] at the last token of each prompt; fills the cache."""
+        device = self.head_weight().device
+        padded, cache.mask = _pad([torch.tensor(prompt, device=device) for prompt in prompts], "left")
+        return self._hidden(padded, cache.mask, cache)[:, -1]
+
+    def decode(self, tokens: Tensor, cache: HfCache) -> Tensor:
+        """Final hidden states [B, D] of one more token a row; appends to the cache."""
+        cache.mask = torch.cat([cache.mask, torch.ones_like(tokens)[:, None]], dim=1)
+        return self._hidden(tokens[:, None], cache.mask, cache)[:, 0]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes config.json and safetensors, as `transformers` does."""
+        self.model.save_pretrained(folder)
+
+    def _hidden(self, tokens: Tensor, mask: Tensor, cache: HfCache | None = None) -> Tensor:
+        """Final hidden states [B, L, D] of the last L slots that `mask` [B, slots] describes."""
+        extra: dict[str, Any] = {}
+        if self._takes_positions:
+            extra["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+        if cache is not None:
+            extra["past_key_values"] = cache.past
+        trunk = self.model.base_model
+        output = trunk(input_ids=tokens, attention_mask=mask, use_cache=cache is not None, **extra)
+        return output.last_hidden_state
+
+
+def load_hf(folder: Path, dtype: torch.dtype) -> HfCausalLM:
+    """The model in a local folder, through `transformers`; safetensors only, no code from the folder is run.
+
+    Raises ModelError when it cannot be loaded, or when its logits are more than hidden states times the output
+    embedding (a bias, a scale, a cap), which the engine would leave out without a sign.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"transformers cannot load a causal language model from {folder}: {error}"
+        ) from error
+    _refuse_other_heads(model, folder)
+    log.info("%s runs through transformers (%s), without adapters", folder, type(model).__name__)
+    return HfCausalLM(model)
+
+
+@torch.no_grad()
+def _refuse_other_heads(model: PreTrainedModel, folder: Path) -> None:
+    """Compares the model's own logits with hidden states times output embedding, on a few tokens."""
+    name = type(model).__name__
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise ModelError(
+            f"{folder}: the output layer of {name} is missing or has a bias; that is not supported"
+        )
+    weight = cast(nn.Linear, head).weight
+    tokens = torch.arange(8)[None] % len(weight)
+    hidden = model.base_model(input_ids=tokens).last_hidden_state
+    if hidden.shape[-1] == weight.shape[1]:
+        ours, theirs = (hidden @ weight.T).float(), model(input_ids=tokens).logits.float()
+        if (ours - theirs).abs().max() <= 0.02 * theirs.abs().max():
+            return
+    raise ModelError(
+        f"{folder}: {name} scales, caps or projects before its logits; only models whose logits are hidden "
+        "states times the output embedding can be trained"
+    )
+
+
+def _pad(rows: Sequence[Tensor], side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
+    """Tokens [B, L] padded on one side, and their mask [B, L]: 1 for a token, 0 for padding."""
+    padded = pad_sequence(list(rows), batch_first=True, padding_side=side)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)
+    return padded, mask
