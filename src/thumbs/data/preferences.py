@@ -221,10 +221,12 @@ class PreferenceStore:
 
     def append(self, preferences: Iterable[Preference]) -> int:
         """Adds the preferences whose id is new and returns how many; they are on disk when this returns."""
-        fresh = {p.id: p for p in reversed(list(preferences)) if p.id not in self._preferences}
+        fresh: dict[str, Preference] = {}
+        for preference in preferences:
+            if preference.id not in self._preferences:
+                fresh.setdefault(preference.id, preference)
         if not fresh:
             return 0
-        fresh = dict(reversed(fresh.items()))
         lines = [
             json.dumps(preference_to_json(p), ensure_ascii=False, allow_nan=False) for p in fresh.values()
         ]
