@@ -1,0 +1,29 @@
+"""`thumbs export`: a model of a run in the formats that other tools read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
+Stage = Annotated[str, typer.Option(help="The stage whose model is exported.")]
+Merge = Annotated[
+    bool, typer.Option("--merge", help="Fold the adapter into the weights: a model that stands alone.")
+]
+
+
+def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False) -> None:
+    """Write a trained model for other tools.
+
+    A LoRA model is written as a PEFT adapter, or with --merge as a whole Hugging Face model.
+
+    \b
+    Example:
+      thumbs export runs/demo --stage ppo --merge out/
+    """
+    from thumbs.pipeline.artifacts import export as export_model
+
+    typer.echo(str(export_model(run, stage, out, merge)))

@@ -1,0 +1,54 @@
+"""The `thumbs` command. Importing this file loads no torch, so that help answers at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from thumbs import __version__
+from thumbs.cli import evaluate, export, lint, plan, report, run, sample
+from thumbs.cli.shell import Shell, show_log
+
+app = typer.Typer(
+    cls=Shell,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"thumbs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def thumbs(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """RLHF from data to report: SFT, preferences, reward model, PPO, evaluation.
+
+    `thumbs COMMAND --help` explains a command and shows an example.
+    """
+    show_log()
+
+
+for _name, _command in {
+    "run": run.run,
+    "sft": run.sft,
+    "reward": run.reward,
+    "ppo": run.ppo,
+    "plan": plan.plan,
+    "lint": lint.lint,
+    "sample": sample.sample,
+    "eval": evaluate.evaluate,
+    "report": report.report,
+    "export": export.export,
+}.items():
+    app.command(_name)(_command)

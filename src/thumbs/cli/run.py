@@ -1,0 +1,79 @@
+"""`thumbs run`, and `thumbs sft`, `thumbs reward`, `thumbs ppo`, a run that ends after that stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thumbs.config.base import load_config
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.errors import ConfigError
+
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A YAML file with the settings of the run.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file.", show_default=False),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of going on where the run stopped.")]
+
+
+def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Run every stage of a config, evaluate, report.
+
+    Stages that the config leaves out are skipped.
+    A run that was stopped, by Ctrl-C or worse, goes on where it was when the same command is given again.
+
+    \b
+    Example:
+      thumbs run config.yaml ppo.kl.coef=0.05 run=runs/softer
+    """
+    _run_until(None, config, overrides, fresh)
+
+
+def sft(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Run up to supervised fine-tuning.
+
+    \b
+    Example:
+      thumbs sft config.yaml sft.epochs=3
+    """
+    _run_until("sft", config, overrides, fresh)
+
+
+def reward(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Run up to the reward model.
+
+    \b
+    Example:
+      thumbs reward config.yaml reward.freeze_backbone=true
+    """
+    _run_until("reward", config, overrides, fresh)
+
+
+def ppo(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Run up to reinforcement learning with PPO.
+
+    \b
+    Example:
+      thumbs ppo config.yaml ppo.steps=20 seed=1
+    """
+    _run_until("ppo", config, overrides, fresh)
+
+
+def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool) -> None:
+    config = load_config(PipelineConfig, path, overrides or [])
+    if stage is not None and getattr(config, stage) is None:
+        raise ConfigError(
+            f"{path} has no section `{stage}`; add one, or use `thumbs run` for the stages it has"
+        )
+
+    from thumbs.pipeline.run import run_pipeline
+    from thumbs.report.build import build_report
+
+    folder = run_pipeline(config, until=stage, fresh=fresh)
+    typer.echo(f"run folder: {folder}")
+    typer.echo(f"report:     {build_report(folder)}")
