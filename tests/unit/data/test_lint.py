@@ -73,35 +73,16 @@ def test_what_is_not_there_is_a_report(tmp_path):
         assert "unreadable" in report.text()
 
 
+FIELDS = (
+    "messages role content prompt chosen rejected replies label margin id text generator judgements verdict "
+    "conversations from value instruction"
+).split()
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                [
-                    "messages",
-                    "role",
-                    "content",
-                    "prompt",
-                    "chosen",
-                    "rejected",
-                    "replies",
-                    "label",
-                    "margin",
-                    "id",
-                ]
-                + [
-                    "text",
-                    "generator",
-                    "judgements",
-                    "verdict",
-                    "conversations",
-                    "from",
-                    "value",
-                    "instruction",
-                ]
-            ),
+            st.sampled_from(FIELDS),
             inner,
             max_size=4,
         )
