@@ -135,9 +135,8 @@ def _training_figure(run: RunRecord, stage: str, plot: Plot) -> Figure | None:
         return None
     metric = METRICS[plot.metric]
     about = f"{_STAGE_TITLES[stage]}: {plot.title.lower()} by step, in {metric.unit}"
-    return Figure(
-        plot.title, metric.meaning, curve_chart(lines, metric.unit, about, _level(run, plot.metric))
-    )
+    chart = curve_chart(lines, metric.unit, about, _level(run, plot.metric), wide=len(_PLOTS[stage]) < 3)
+    return Figure(plot.title, metric.meaning, chart)
 
 
 def _points(run: RunRecord, stage: str, name: str) -> list[tuple[float, float]]:

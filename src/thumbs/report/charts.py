@@ -43,12 +43,14 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": COLOURS["muted"],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
-    "legend.frameon": False,
+    "legend.facecolor": COLOURS["page"],
+    "legend.edgecolor": "none",
     "legend.fontsize": 8.5,
 }
 _GUIDE: dict[str, Any] = {"color": COLOURS["muted"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
 _MOST_POINTS = 400
-_SIZE_INCHES = (4.0, 2.35)
+_SMALL, _WIDE = (3.1, 2.1), (4.3, 2.5)
+"""Inches: a third and a half of the page, so that text has one size in both."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,12 @@ class Line:
 
 
 def curve_chart(
-    lines: Iterable[Line], unit: str, about: str, level: tuple[str, float] | None = None
+    lines: Iterable[Line],
+    unit: str,
+    about: str,
+    level: tuple[str, float] | None = None,
+    *,
+    wide: bool = False,
 ) -> Markup:
     """Series against the step: raw values faint, running mean strong; `level` is a named horizontal line."""
 
@@ -70,15 +77,17 @@ def curve_chart(
         for line in lines:
             _paint_line(axes, line)
         if level:
-            axes.axhline(level[1], label=level[0], **_GUIDE)
+            axes.axhline(level[1], **_GUIDE)
+            edge = axes.get_yaxis_transform()
+            axes.text(1.02, level[1], level[0], transform=edge, va="center", color=COLOURS["muted"])
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.margins(x=0.02, y=0.1)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         if len(axes.get_legend_handles_labels()[0]) > 1:
             axes.legend(loc="best", handlelength=1.4)
 
-    return _draw(paint, about)
+    return _draw(paint, about, _WIDE if wide else _SMALL)
 
 
 def calibration_chart(bins: Sequence[Mapping[str, Any]], about: str) -> Markup:
@@ -96,7 +105,7 @@ def calibration_chart(bins: Sequence[Mapping[str, Any]], about: str) -> Markup:
         axes.set_xlabel("predicted P(first reply is better)")
         axes.set_ylabel("observed fraction")
 
-    return _draw(paint, about, size=(3.6, 3.0))
+    return _draw(paint, about, _WIDE)
 
 
 def frontier_chart(points: Sequence[Mapping[str, Any]], key: str, unit: str, about: str) -> Markup:
@@ -116,7 +125,7 @@ def frontier_chart(points: Sequence[Mapping[str, Any]], key: str, unit: str, abo
         axes.set_xlabel("KL from the SFT model, nats a sequence")
         axes.set_ylabel(unit)
 
-    return _draw(paint, about, size=(4.0, 3.0))
+    return _draw(paint, about, _WIDE)
 
 
 def _paint_line(axes: Axes, line: Line) -> None:
@@ -137,8 +146,10 @@ def _paint_point(axes: Axes, point: Mapping[str, Any], value: float) -> None:
         axes.plot([point["kl"]] * 2, [point["low"], point["high"]], color=colour, linewidth=1.2)
     axes.scatter([point["kl"]], [value], s=30, color=colour, linewidths=0, zorder=3)
     if point["label"]:
-        place = {"xytext": (6, 5), "textcoords": "offset points"}
-        axes.annotate(point["label"], (point["kl"], value), color=colour, **place)
+        right = point["family"] == "ppo"
+        place = {"xytext": (6 if right else -6, 4), "textcoords": "offset points"}
+        side = "left" if right else "right"
+        axes.annotate(point["label"], (point["kl"], value), color=colour, ha=side, **place)
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
@@ -157,7 +168,7 @@ def _thin(points: np.ndarray) -> np.ndarray:
     return np.array([part.mean(axis=0) for part in np.array_split(points, _MOST_POINTS)])
 
 
-def _draw(paint: Callable[[Axes], None], about: str, size: tuple[float, float] = _SIZE_INCHES) -> Markup:
+def _draw(paint: Callable[[Axes], None], about: str, size: tuple[float, float]) -> Markup:
     with mpl.rc_context({**_STYLE, "svg.hashsalt": about}):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())

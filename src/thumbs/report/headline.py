@@ -30,7 +30,7 @@ _MEANINGS = (
     (
         "ppo.gold",
         "gold score",
-        "The same after PPO: what all this was for. Training never sees the gold judge.",
+        "The same after PPO: what all this was for. PPO itself sees only the reward model.",
     ),
     (
         "best_of_n.gold",
@@ -99,9 +99,11 @@ def number(value: Any) -> str:
         return "–" if value is None else str(value)
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
-    if value != 0 and abs(value) < 0.001:
+    if value == 0:
+        return "0"
+    if abs(value) < 0.001:
         return f"{value:.1e}".replace("-", "−")
-    digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
+    digits = sum(abs(value) < bound for bound in (100, 10, 1))
     return f"{value:.{digits}f}".replace("-", "−")
 
 
