@@ -42,7 +42,7 @@ _DOWNLOAD_S = 1800.0
 
 
 def is_builtin_byte(name: str) -> bool:
-    """True for the from-scratch byte models (byte_lm.py); like elsewhere, a local folder of that name wins."""
+    """True for the from-scratch byte models (byte_lm.py); a local folder of that name wins."""
     return name.startswith("byte-") and not Path(name).is_dir()
 
 
