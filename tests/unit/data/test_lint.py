@@ -73,10 +73,26 @@ def test_what_is_not_there_is_a_report(tmp_path):
         assert "unreadable" in report.text()
 
 
-FIELDS = (
-    "messages role content prompt chosen rejected replies label margin id text generator judgements verdict "
-    "conversations from value instruction"
-).split()
+FIELDS = [
+    "messages",
+    "role",
+    "content",
+    "prompt",
+    "chosen",
+    "rejected",
+    "replies",
+    "label",
+    "margin",
+    "id",
+    "text",
+    "generator",
+    "judgements",
+    "verdict",
+    "conversations",
+    "from",
+    "value",
+    "instruction",
+]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda inner: (
