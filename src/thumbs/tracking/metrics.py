@@ -77,7 +77,7 @@ _PPO_UPDATE = (
         "ppo/value_loss", "score²", "Half the squared error of the values, clipped variant, mean a token."
     ),
     Metric("ppo/ptx_loss", "nats a token", "Cross-entropy of the SFT data that is mixed in."),
-    Metric("ppo/approx_kl", "nats a token", "KL of new from old policy, mean over the last epoch (k3)."),
+    Metric("ppo/approx_kl", "nats a token", "KL of new from old policy in the last minibatch (k3)."),
     Metric("ppo/clip_fraction", "fraction", "Tokens whose ratio the clip bounds."),
     Metric("ppo/value_clip_fraction", "fraction", "Tokens whose value the clip bounds."),
     Metric("ppo/ratio_first", "ratio", "Mean π/π_old in the first minibatch of the first epoch; must be 1."),
