@@ -1,0 +1,28 @@
+"""Advantages and returns from token rewards and values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates, and the returns = advantages + values, all [B, T], score units.
+
+    With δ_t = r_t + γ V_next(t) - V_t:  A_t = δ_t + γ λ A_next(t)   (Schulman et al. 2015,
+    arXiv:1506.02438, eq. 16). next(t) is the next target of the row whose mask is 1: tool text between is
+    skipped, as the policy did not act there. After the last one value and advantage are 0: the reply is
+    over. For a reply that was cut, the caller adds γ · V(what follows) to its last reward, or leaves it.
+    Entries with mask 0 have no influence and come back as 0. Nothing is whitened here.
+    """
+    counts = mask != 0
+    advantages = torch.zeros_like(values)
+    next_value = values.new_zeros(len(values))
+    next_advantage = values.new_zeros(len(values))
+    for t in range(values.shape[1] - 1, -1, -1):
+        here = counts[:, t]
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = torch.where(here, delta + gamma * lam * next_advantage, next_advantage)
+        next_value = torch.where(here, values[:, t], next_value)
+        advantages[:, t] = torch.where(here, next_advantage, 0.0)
+    return advantages, (advantages + values).where(counts, 0.0)
