@@ -20,6 +20,9 @@ class LoraConfig(Frozen):
     """Numerator of the scale alpha / rank."""
     targets: tuple[str, ...] = ADAPTED
     """Names of the linear layers that get an adapter."""
+    layers: int | None = Field(None, ge=1)
+    """Adapt the last n layers only; what lies below is the same for policy, critic, reference and reward model, so it is
+    computed once a sequence and never again. null: all layers."""
 
 
 class ModelConfig(Frozen):

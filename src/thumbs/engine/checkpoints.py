@@ -1,0 +1,96 @@
+"""Checkpoints: a folder that is either complete or not there, read without running anything in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from thumbs.errors import CheckpointError
+
+MANIFEST = "thumbs.json"
+
+
+def write_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], files: dict[str, Any]) -> None:
+    """Writes `tensors` (file name → tensors) and `files` (file name → JSON) to a new folder, then moves it into place.
+
+    A crash at any moment leaves the old folder, the new one, or the old one under `<name>.old`, which reading finds.
+    Every tensor file is read back and compared. Raises CheckpointError, with the old folder untouched, on a full disk.
+    """
+    temporary, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        for name, content in tensors.items():
+            save_file({k: v.detach().cpu().contiguous() for k, v in content.items()}, temporary / name)
+            _compare(load_file(temporary / name), content, temporary / name)
+        for name, content in files.items():
+            (temporary / name).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+        for file in temporary.iterdir():
+            _sync(file)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        free = shutil.disk_usage(path.parent).free / 2**30
+        raise CheckpointError(
+            f"could not write {path}: {error} ({free:.1f} GiB free); the previous checkpoint is untouched"
+        ) from error
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    temporary.rename(path)
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def exists(path: Path) -> bool:
+    """Whether a complete checkpoint is at `path`; finishes a move that a crash interrupted."""
+    old = path.with_name(path.name + ".old")
+    if not path.exists() and old.exists():
+        old.rename(path)
+    return (path / MANIFEST).exists()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint; raises CheckpointError when there is none or it is damaged."""
+    if not exists(path):
+        raise CheckpointError(f"no checkpoint at {path}; run the stage that writes it first")
+    try:
+        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path / MANIFEST} is unreadable: {error}; delete {path} to start the stage over"
+        ) from None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of one safetensors file; raises CheckpointError when it is missing or damaged."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file} is unreadable: {error}; delete {file.parent} to start the stage over"
+        ) from None
+
+
+def _compare(written: dict[str, Tensor], meant: dict[str, Tensor], file: Path) -> None:
+    wrong = [k for k, v in meant.items() if k not in written or not torch.equal(written[k], v.detach().cpu())]
+    if wrong or len(written) != len(meant):
+        raise CheckpointError(
+            f"{file}: read back differently from what was written ({wrong[:3]}); is the disk sound?"
+        )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,149 @@
+"""Where a named loss meets a model: the only file that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thumbs.config.losses import BradleyTerry, CrossEntropy, LossSpec, PpoClip, ValueClip
+from thumbs.engine.batch import Batch
+from thumbs.engine.shared_states import SharedStates
+from thumbs.errors import ConfigError, DataError
+from thumbs.functional.logprobs import target_logprobs
+from thumbs.functional.policy_losses import cross_entropy, ppo_clip
+from thumbs.functional.preference_losses import bradley_terry
+from thumbs.functional.value_losses import value_clip
+from thumbs.models.heads import ScalarHead
+from thumbs.models.lora import Adapter
+from thumbs.models.trunk import Trunk
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trunk, the adapter that makes it this model, and its scalar head."""
+
+    trunk: Trunk
+    adapter: Adapter | None
+    scalar: ScalarHead | None
+    has_lm: bool
+    freeze_trunk: bool = False
+    below: SharedStates | None = None
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Final hidden states [N, D]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_trunk):
+            if self.below is None:
+                return self.trunk.forward_packed(batch.tokens, batch.lengths, self.adapter)
+            states = self.below.of(batch)
+            return self.below.trunk.forward_above(states, batch.lengths, self.below.layer, self.adapter)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Of one micro-batch: the summed loss, logprobs and values [N] (0 where not asked for), metrics and their weight."""
+
+    loss: Tensor
+    logprobs: Tensor
+    values: Tensor
+    metrics: dict[str, Tensor]
+    weight: float
+
+
+def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Logprobs [N] where `weights` is not 0 (nats, at `temperature`) and values [N]; zeros for a head that is absent."""
+    hidden = network.hidden(batch)
+    weights = batch.columns.get("weights", torch.ones_like(batch.tokens, dtype=torch.float32))
+    logprobs, _ = _logprobs(network, batch, hidden, weights, temperature, with_entropy=False)
+    return logprobs, _values(network, hidden)
+
+
+def losses_of(network: Network, batch: Batch, losses: Sequence[LossSpec]) -> Computed:
+    """The sum of `losses` on one pass through the trunk."""
+    for loss in losses:
+        _check_columns(batch, loss)
+    hidden = network.hidden(batch)
+    weights = batch.columns["weights"]
+    policy = next((loss for loss in losses if isinstance(loss, CrossEntropy | PpoClip)), None)
+    temperature = policy.temperature if isinstance(policy, PpoClip) else 1.0
+    with_entropy = isinstance(policy, PpoClip)
+    logprobs, entropy = torch.zeros_like(weights), None
+    if policy is not None:
+        logprobs, entropy = _logprobs(network, batch, hidden, weights, temperature, with_entropy=with_entropy)
+    values = _values(network, hidden)
+    total = torch.zeros((), device=weights.device)
+    metrics: dict[str, Tensor] = {}
+    for loss in losses:
+        value, found = _one(loss, batch, logprobs, values, entropy)
+        total = total + value
+        metrics |= {f"{loss.name}/{name}": metric for name, metric in found.items()} | {
+            f"{loss.name}/loss_sum": value.detach()
+        }
+    share = batch.sequence_columns.get("pair_weight", weights)
+    return Computed(total, logprobs.detach(), values.detach(), metrics, float(share.sum()))
+
+
+def _one(
+    loss: LossSpec, batch: Batch, logprobs: Tensor, values: Tensor, entropy: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    columns = batch.columns
+    weights = columns["weights"]
+    match loss:
+        case CrossEntropy():
+            return cross_entropy(logprobs, weights)
+        case PpoClip():
+            old, advantages = columns["logprobs"], columns["advantages"]
+            return ppo_clip(logprobs, old, advantages, weights, loss.clip_range, entropy, loss.entropy_coef)
+        case ValueClip():
+            value, metrics = value_clip(
+                values, columns["values"], columns["returns"], weights, loss.clip_range
+            )
+            return loss.coef * value, metrics
+        case BradleyTerry():
+            return _pairs(loss, batch, values * weights)
+    raise ConfigError(f"no function for loss {loss.name!r}")
+
+
+def _pairs(loss: BradleyTerry, batch: Batch, values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Bradley–Terry on the sum of each sequence's weighted values; the two sides of a pair stand in datum order."""
+    scores = torch.stack([piece.sum() for piece in batch.split(values)])
+    by_pair: dict[int, list[int]] = {}
+    for place in sorted(range(len(batch.order)), key=batch.order.__getitem__):
+        by_pair.setdefault(int(batch.sequence_columns["pair"][place]), []).append(place)
+    if any(len(places) != 2 for places in by_pair.values()):
+        raise DataError("bradley_terry needs exactly two sequences for each value of the column `pair`")
+    a, b = torch.tensor(list(by_pair.values()), device=scores.device).T
+    of = batch.sequence_columns
+    return bradley_terry(
+        scores[a], scores[b], of["preferred"][a], of["margin"][a], of["pair_weight"][a], loss.center_coef
+    )
+
+
+def _logprobs(
+    network: Network, batch: Batch, hidden: Tensor, weights: Tensor, temperature: float, *, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Logprobs [N] and entropy [N]; logits are made only where a weight is not 0."""
+    out = torch.zeros_like(weights)
+    if not network.has_lm:
+        return out, None
+    wanted = weights.nonzero().squeeze(1)
+    picked, entropy = target_logprobs(
+        hidden[wanted], network.trunk.head_weight(), batch.targets[wanted], temperature, with_entropy
+    )
+    spread = torch.zeros_like(weights).index_put((wanted,), entropy) if entropy is not None else None
+    return out.index_put((wanted,), picked), spread
+
+
+def _values(network: Network, hidden: Tensor) -> Tensor:
+    if network.scalar is None:
+        return torch.zeros(len(hidden), device=hidden.device)
+    return network.scalar(hidden)
+
+
+def _check_columns(batch: Batch, loss: LossSpec) -> None:
+    missing = [name for name in loss.columns if name not in batch.columns]
+    missing += [name for name in getattr(loss, "sequence_columns", ()) if name not in batch.sequence_columns]
+    if missing:
+        raise DataError(f"loss {loss.name!r} needs the columns {missing}; got {sorted(batch.columns)}")

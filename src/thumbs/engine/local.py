@@ -1,0 +1,321 @@
+"""The engine in one process. With adapters, every model of a run shares one frozen copy of the base weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thumbs.config.losses import LossSpec
+from thumbs.config.model import ModelConfig
+from thumbs.engine.base import AdamStep, Handle, ModelSpec, OptimReport
+from thumbs.engine.batch import Batch, micro_batches
+from thumbs.engine.checkpoints import MANIFEST, read_manifest, read_tensors, write_checkpoint
+from thumbs.engine.shared_states import SharedStates
+from thumbs.engine.compute import Computed, Network, losses_of, predict
+from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
+from thumbs.models.causal_lm import CausalLM
+from thumbs.models.decoder_config import write_config
+from thumbs.models.heads import ScalarHead
+from thumbs.models.lora import Adapter
+from thumbs.models.trunk import Trunk, open_trunk
+from thumbs.models.weights import load_state, merged_copy, named_tensors
+from thumbs.rollout.native import NativeSampler
+from thumbs.types import Datum, ForwardOutput, TrainOutput
+
+ADAPTER, MODEL, HEAD, OPTIMIZER = (
+    "adapter_model.safetensors",
+    "model.safetensors",
+    "scalar_head.safetensors",
+    "optimizer.safetensors",
+)
+
+
+@dataclass
+class _Model:
+    """What stands behind a handle."""
+
+    spec: ModelSpec
+    network: Network
+    optimizer: torch.optim.AdamW | None
+    steps: int = 0
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that this model trains, by name."""
+        network = self.network
+        parts: dict[str, nn.Module | None] = {"scalar": network.scalar}
+        if not self.spec.freeze_trunk:
+            parts["trunk"] = network.adapter if network.adapter is not None else network.trunk
+        return {
+            f"{part}.{name}": parameter
+            for part, module in parts.items()
+            if module is not None
+            for name, parameter in module.named_parameters()
+        }
+
+
+class LocalEngine:
+    """One process, one device. `decode_text` lets its samplers see stop strings."""
+
+    def __init__(self, decode_text: Callable[[list[int]], str] | None = None) -> None:
+        self.decode_text = decode_text
+        self._models: dict[int, _Model] = {}
+        self._bases: dict[tuple[str, str, int], Trunk] = {}
+        self._states: dict[tuple[int, int], SharedStates] = {}
+        self._next = 0
+
+    def create(self, spec: ModelSpec) -> Handle:
+        trunk, adapter = self._trunk(spec), None
+        if spec.model.lora is not None:
+            if not isinstance(trunk, CausalLM):
+                raise ConfigError(
+                    f"{spec.model.name} runs through transformers, which has no adapters here; set model.lora=null"
+                )
+            adapter = Adapter(trunk.config, spec.model.lora, spec.seed).to(_device(trunk))
+        scalar = ScalarHead(trunk.width).to(_device(trunk)) if "scalar" in spec.heads else None
+        below = self._shared_states(trunk, adapter)
+        network = Network(trunk, adapter, scalar, "lm" in spec.heads, spec.freeze_trunk, below)
+        model = _Model(spec, network, None)
+        if not spec.trainable:
+            for module in (trunk, adapter, scalar):
+                _ = module.requires_grad_(False) if module is not None else None
+        self._next += 1
+        handle = Handle(self._next, spec.name)
+        self._models[handle.id] = model
+        if isinstance(spec.start, Handle):
+            self._copy(self._models[spec.start.id], model)
+        elif spec.start is not None:
+            self._read(model, spec.start)
+        return handle
+
+    @torch.no_grad()
+    def forward(
+        self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0
+    ) -> list[ForwardOutput]:
+        network = self._models[handle.id].network
+        found: dict[int, ForwardOutput] = {}
+        for batch in micro_batches(data, _device(network.trunk)):
+            logprobs, values = predict(network, batch, temperature)
+            found |= _outputs(batch, logprobs, values)
+        return [found[i] for i in range(len(data))]
+
+    def forward_backward(
+        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec]
+    ) -> TrainOutput:
+        model = self._models[handle.id]
+        found: dict[int, ForwardOutput] = {}
+        done: list[Computed] = []
+        for batch in micro_batches(data, _device(model.network.trunk)):
+            computed = losses_of(model.network, batch, losses)
+            if not torch.isfinite(computed.loss):
+                self._clear(model)
+                raise NonFiniteError(f"{handle.name}: the loss became {float(computed.loss.detach())}")
+            if computed.loss.requires_grad:
+                computed.loss.backward()
+            found |= _outputs(batch, computed.logprobs, computed.values)
+            done.append(
+                Computed(
+                    computed.loss.detach(),
+                    computed.logprobs,
+                    computed.values,
+                    computed.metrics,
+                    computed.weight,
+                )
+            )
+        loss = float(sum(float(c.loss) for c in done))
+        return TrainOutput(loss, tuple(found[i] for i in range(len(data))), _merge(done))
+
+    def optim_step(self, handle: Handle, adam: AdamStep) -> OptimReport:
+        model = self._models[handle.id]
+        parameters = model.trained()
+        if model.optimizer is None:
+            model.optimizer = _optimizer(parameters)
+        rates = {"trunk": adam.learning_rate, "scalar": adam.head_learning_rate}
+        for group in model.optimizer.param_groups:
+            rate = rates[group["name"]]
+            group.update(
+                lr=rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay
+            )
+            if rate == 0:  # untouched: neither weights nor moments move
+                for parameter in group["params"]:
+                    parameter.grad = None
+        norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), adam.max_grad_norm))
+        if not np.isfinite(norm):
+            self._clear(model)
+            raise NonFiniteError(f"{handle.name}: the gradient norm became {norm}")
+        model.optimizer.step()
+        self._clear(model)
+        model.steps += 1
+        return OptimReport(norm, model.steps)
+
+    def snapshot(self, handle: Handle) -> NativeSampler:
+        model = self._models[handle.id]
+        trunk = model.network.trunk
+        if isinstance(trunk, CausalLM):
+            frozen: Trunk = merged_copy(trunk, model.network.adapter, trunk.dtype)
+        else:
+            frozen = copy.deepcopy(trunk).requires_grad_(False)
+        return NativeSampler(frozen, model.steps, self.decode_text)
+
+    def save(self, handle: Handle, path: Path, *, optimizer: bool = False) -> None:
+        model = self._models[handle.id]
+        network, spec = model.network, model.spec
+        tensors: dict[str, dict[str, Tensor]] = {}
+        files: dict[str, Any] = {
+            MANIFEST: {
+                "model": spec.model.model_dump(mode="json"),
+                "heads": list(spec.heads),
+                "seed": spec.seed,
+                "steps": model.steps,
+            }
+        }
+        if network.adapter is not None:
+            tensors[ADAPTER] = network.adapter.peft_state()
+            files["adapter_config.json"] = network.adapter.peft_config(spec.model.name)
+        elif isinstance(network.trunk, CausalLM):
+            tensors[MODEL] = named_tensors(network.trunk)
+            files["config.json"] = write_config(network.trunk.config)
+        else:
+            tensors[MODEL] = {k: v.clone() for k, v in network.trunk.state_dict().items()}
+        if network.scalar is not None:
+            tensors[HEAD] = dict(network.scalar.state_dict())
+        if optimizer and model.optimizer is not None:
+            tensors[OPTIMIZER] = _optimizer_tensors(model)
+        write_checkpoint(path, tensors, files)
+
+    def load(self, handle: Handle, path: Path) -> None:
+        model = self._models[handle.id]
+        model.steps = int(self._read(model, path)["steps"])
+        if (path / OPTIMIZER).exists():
+            model.optimizer = _optimizer(model.trained())
+            _restore_optimizer(model, read_tensors(path / OPTIMIZER))
+
+    def close(self, handle: Handle) -> None:
+        del self._models[handle.id]
+
+    def merged(self, handle: Handle) -> CausalLM:
+        """A frozen decoder with the adapter merged in, for export."""
+        network = self._models[handle.id].network
+        if not isinstance(network.trunk, CausalLM):
+            raise ConfigError("only models that run on our own decoder can be merged")
+        return merged_copy(network.trunk, network.adapter, torch.float32)
+
+    def parameters(self, handle: Handle) -> tuple[int, int]:
+        """(trained, all) parameters of a model, the shared base included."""
+        model = self._models[handle.id]
+        network = model.network
+        parts = [
+            p
+            for m in (network.trunk, network.adapter, network.scalar)
+            if m is not None
+            for p in m.parameters()
+        ]
+        return sum(p.numel() for p in model.trained().values()), sum(p.numel() for p in parts)
+
+    def _trunk(self, spec: ModelSpec) -> Trunk:
+        if spec.model.lora is None:
+            return open_trunk(spec.model, seed=spec.seed)
+        # The base of a byte model is random, so its seed is part of what it is.
+        key = (spec.model.name, spec.model.dtype, spec.seed if spec.model.name.startswith("byte-") else 0)
+        if key not in self._bases:
+            self._bases[key] = open_trunk(spec.model, seed=spec.seed)
+        return self._bases[key]
+
+    def _shared_states(self, trunk: Trunk, adapter: Adapter | None) -> SharedStates | None:
+        if adapter is None or adapter.first == 0 or not isinstance(trunk, CausalLM):
+            return None
+        key = (id(trunk), adapter.first)
+        return self._states.setdefault(key, SharedStates(trunk, adapter.first))
+
+    def _copy(self, source: _Model, target: _Model) -> None:
+        theirs, ours = source.network, target.network
+        if ours.adapter is not None and theirs.adapter is not None:
+            ours.adapter.load_state_dict(theirs.adapter.state_dict())
+        elif ours.adapter is None and theirs.adapter is None:
+            ours.trunk.load_state_dict(theirs.trunk.state_dict())
+        else:
+            raise ConfigError("a model with adapters cannot start from one without, nor the reverse")
+        if ours.scalar is not None and theirs.scalar is not None:
+            ours.scalar.load_state_dict(theirs.scalar.state_dict())
+
+    def _read(self, model: _Model, path: Path) -> dict[str, Any]:
+        manifest = read_manifest(path)
+        network, written = model.network, ModelConfig.model_validate(manifest["model"])
+        if (written.name, written.lora) != (model.spec.model.name, model.spec.model.lora):
+            raise CheckpointError(
+                f"{path} was written for {written.name} with {written.lora}; this model is "
+                f"{model.spec.model.name} with {model.spec.model.lora}. Use the same model settings"
+            )
+        if network.adapter is not None:
+            network.adapter.load_peft_state(read_tensors(path / ADAPTER))
+        elif isinstance(network.trunk, CausalLM):
+            load_state(network.trunk, read_tensors(path / MODEL), network.trunk.embedding.dtype, str(path))
+        else:
+            network.trunk.load_state_dict(read_tensors(path / MODEL))
+        if network.scalar is not None and "scalar" in manifest["heads"]:
+            network.scalar.load_state_dict(read_tensors(path / HEAD))
+        return manifest
+
+    def _clear(self, model: _Model) -> None:
+        for parameter in model.trained().values():
+            parameter.grad = None
+
+
+def _device(trunk: Trunk) -> torch.device:
+    return trunk.head_weight().device
+
+
+def _outputs(batch: Batch, logprobs: Tensor, values: Tensor) -> dict[int, ForwardOutput]:
+    pieces = zip(batch.order, batch.split(logprobs.cpu()), batch.split(values.cpu()), strict=True)
+    return {index: ForwardOutput(l.float().numpy(), v.float().numpy()) for index, l, v in pieces}
+
+
+def _merge(done: Sequence[Computed]) -> dict[str, float]:
+    """Means of the micro-batches' metrics by their weight; sums of `_sum`, maxima of `_max`."""
+    total = sum(c.weight for c in done) or 1.0
+    merged: dict[str, float] = {}
+    for name in done[0].metrics:
+        values = [float(c.metrics[name]) for c in done]
+        if name.endswith("_max"):
+            merged[name] = max(values)
+        elif name.endswith("_sum"):
+            merged[name] = sum(values)
+        else:
+            merged[name] = sum(v * c.weight for v, c in zip(values, done, strict=True)) / total
+    return merged
+
+
+def _optimizer(parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
+    groups = []
+    for part in ("trunk", "scalar"):
+        members = [p for name, p in parameters.items() if name.startswith(part + ".")]
+        if members:
+            groups.append({"params": members, "name": part})
+    if not groups:
+        raise ConfigError("this model has nothing to train")
+    return torch.optim.AdamW(groups, lr=0.0)
+
+
+def _optimizer_tensors(model: _Model) -> dict[str, Tensor]:
+    assert model.optimizer is not None  # noqa: S101
+    tensors = {}
+    for name, parameter in model.trained().items():
+        for key, value in model.optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}:{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def _restore_optimizer(model: _Model, tensors: dict[str, Tensor]) -> None:
+    assert model.optimizer is not None  # noqa: S101
+    for name, parameter in model.trained().items():
+        state = {k.rpartition(":")[2]: v for k, v in tensors.items() if k.rpartition(":")[0] == name}
+        if state:
+            model.optimizer.state[parameter] = {
+                k: v if k == "step" else v.to(parameter.device) for k, v in state.items()
+            }

@@ -1,0 +1,139 @@
+"""Gold and proxy score, KL, length and variety of several policies on the same held-out prompts.
+
+The gold judge is known here and nowhere else but in the simulated annotators; the proxy is the trained reward model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from thumbs.config.stages import EvaluationConfig
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import Engine, Handle
+from thumbs.evaluation.comparison import best_of_n_kl, win_rate
+from thumbs.evaluation.intervals import bootstrap_mean
+from thumbs.evaluation.judges import gold_judge
+from thumbs.evaluation.text import distinct_n
+from thumbs.rewards.base import RewardSource
+from thumbs.rollout.collect import collect, seed_of
+from thumbs.tracking.progress import Progress
+from thumbs.types import Datum, Prompt, Rollout
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """One policy's answers to all prompts with their gold and proxy scores."""
+
+    rollouts: list[Rollout]
+    gold: np.ndarray
+    proxy: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation needs beside the policies."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    config: EvaluationConfig
+    reward: RewardSource
+    prompts: Sequence[Prompt]
+    seed: int
+
+    def run(self, policies: Mapping[str, Handle], reference: str, fixed: Sequence[Prompt]) -> dict[str, Any]:
+        """Results by policy name, best-of-n from the reference, PPO's win rate against it, samples.
+
+        KL is the mean of log π(y) - log π_reference(y) over each policy's own samples (k1, nats a sequence); that of
+        best-of-n is its exact bound.
+        """
+        answers: dict[str, Answers] = {}
+        rounds = self.config.best_of + len(policies) - 1
+        with Progress("evaluation", rounds, ("gold", "proxy")) as bar:
+            for name, handle in policies.items():
+                answers[name] = self.answer(handle, self.prompts, 0)
+                bar.advance(gold=answers[name].gold.mean(), proxy=answers[name].proxy.mean())
+            more = [answers[reference]]
+            for draw in range(1, self.config.best_of):
+                more.append(self.answer(policies[reference], self.prompts, draw))
+                bar.advance()
+        systems = {
+            name: self.describe(a, self.kl(a, policies[name], policies[reference]))
+            for name, a in answers.items()
+        }
+        best = best_of(more)
+        systems["best_of_n"] = self.describe(best, best_of_n_kl(self.config.best_of)) | {
+            "draws": self.config.best_of
+        }
+        return {
+            "judge": self.config.judge,
+            "systems": systems,
+            "win_rate": asdict(win_rate(answers["ppo"].gold, answers[reference].gold, self.seed))
+            if "ppo" in answers
+            else None,
+            "frontier": [
+                {"name": name, "kl": s["kl"], "gold": s["gold"], "proxy": s["proxy"]}
+                for name, s in systems.items()
+            ],
+            "samples": self.side_by_side(policies, fixed),
+        }
+
+    def answer(self, handle: Handle, prompts: Sequence[Prompt], draw: int) -> Answers:
+        """Draw number `draw` of each prompt; all policies get the same random numbers."""
+        seeds = [seed_of(self.seed, "evaluation", draw, prompt.id) for prompt in prompts]
+        sampler = self.engine.snapshot(handle)
+        rollouts = collect(sampler, prompts, self.tokenizer, self.config.sampling, seeds)
+        judge = gold_judge(self.config.judge)
+        gold = [judge(p.messages, r.text) for p, r in zip(prompts, rollouts, strict=True)]
+        proxy = [score.value for score in self.reward.score(rollouts)]
+        return Answers(rollouts, np.array(gold), np.array(proxy))
+
+    def kl(self, answers: Answers, policy: Handle, reference: Handle) -> float:
+        """Mean over sequences of the summed log-ratio (nats)."""
+        if policy == reference:
+            return 0.0
+        data = [Datum.next_token(r.tokens, weights=r.mask) for r in answers.rollouts]
+        temperature = self.config.sampling.temperature or 1.0
+        ours = self.engine.forward(policy, data, temperature=temperature)
+        theirs = self.engine.forward(reference, data, temperature=temperature)
+        return float(np.mean([(o.logprobs - t.logprobs).sum() for o, t in zip(ours, theirs, strict=True)]))
+
+    def describe(self, answers: Answers, kl: float) -> dict[str, float]:
+        """Means over the prompts; the interval of the gold score is a bootstrap over prompts."""
+        low, high = bootstrap_mean(answers.gold, self.seed)
+        rollouts = answers.rollouts
+        return {
+            "gold": float(answers.gold.mean()),
+            "gold_low": low,
+            "gold_high": high,
+            "proxy": float(answers.proxy.mean()),
+            "kl": kl,
+            "length": float(np.mean([r.reply_length for r in rollouts])),
+            "distinct2": distinct_n([r.text for r in rollouts], 2),
+            "truncated": float(np.mean([r.stop_reason == "length" for r in rollouts])),
+            "n": len(rollouts),
+        }
+
+    def side_by_side(self, policies: Mapping[str, Handle], fixed: Sequence[Prompt]) -> list[dict[str, Any]]:
+        """For each fixed prompt, every policy's reply with both scores."""
+        rows: list[dict[str, Any]] = [{"prompt": prompt.messages[-1].content} for prompt in fixed]
+        for name, handle in policies.items() if fixed else ():
+            answers = self.answer(handle, fixed, 0)
+            for row, rollout, gold, proxy in zip(
+                rows, answers.rollouts, answers.gold, answers.proxy, strict=True
+            ):
+                row[name] = {"text": rollout.text, "gold": float(gold), "proxy": float(proxy)}
+        return rows
+
+
+def best_of(draws: Sequence[Answers]) -> Answers:
+    """For each prompt the answer with the highest proxy score."""
+    winners = np.stack([draw.proxy for draw in draws]).argmax(axis=0)
+    return Answers(
+        [draws[w].rollouts[i] for i, w in enumerate(winners)],
+        np.array([draws[w].gold[i] for i, w in enumerate(winners)]),
+        np.array([draws[w].proxy[i] for i, w in enumerate(winners)]),
+    )

@@ -1,0 +1,44 @@
+"""Gold judges: known scoring rules, so that what a reward model learned, and what PPO made of it, can be checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from thumbs.errors import ConfigError
+from thumbs.types import Message
+
+GoldJudge = Callable[[Sequence[Message], str], float]
+
+_WARM, _COLD = {"good", "nice", "happy"}, {"bad", "sad", "grim"}
+
+
+def gold_judge(name: str) -> GoldJudge:
+    """The judge of that name; raises ConfigError that lists the names."""
+    judges: dict[str, GoldJudge] = {"vader": vader, "tiny-mood": tiny_mood}
+    if name not in judges:
+        raise ConfigError(f"no judge {name!r}; there are {', '.join(judges)}")
+    return judges[name]
+
+
+def vader(messages: Sequence[Message], reply: str) -> float:
+    """Compound sentiment of the reply in [-1, 1] by the VADER lexicon (Hutto and Gilbert 2014)."""
+    return float(_analyzer().polarity_scores(reply)["compound"])
+
+
+def tiny_mood(messages: Sequence[Message], reply: str) -> float:
+    """Of "<name>, <word> day.": 1 for a warm word, 0 for a neutral one, -1 for a cold one or any other form."""
+    name = messages[-1].content.strip()
+    match = re.fullmatch(rf"{re.escape(name)}, (\w+) day\.", reply.strip())
+    if match is None or match[1] in _COLD:
+        return -1.0
+    return 1.0 if match[1] in _WARM else 0.0
+
+
+@cache
+def _analyzer() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()

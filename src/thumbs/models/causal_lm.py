@@ -1,0 +1,202 @@
+"""Our decoder for the Llama-shaped family: Llama, SmolLM, Mistral, Qwen2, Qwen3.
+
+Sequences are concatenated without padding, so every product runs on real tokens only; attention alone sees them as
+padded rows (right padding and causality together keep a sequence from its own padding, and rows keep sequences apart).
+Proven equal to `transformers`, logit by logit, in tests/unit/models/test_causal_lm.py. Adapters come in as an argument:
+one set of base weights serves many models. Weights are in `weights.py`, adapters in `lora.py`, the cache in `kv_cache.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thumbs.models.decoder_config import DecoderConfig
+from thumbs.models.kv_cache import KVCache
+from thumbs.models.lora import Adapter, adapted_linear
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where N packed tokens lie in a [B, L] rectangle of right-padded rows."""
+
+    positions: Tensor  # [N] position of each token in its own sequence
+    to_padded: Tensor  # [B, L] packed index of each slot; 0 (any token) in the padding
+    to_packed: Tensor  # [N] slot of each token in the flattened rectangle
+    rectangular: bool
+
+    @staticmethod
+    def of(lengths: list[int], device: torch.device) -> Rows:
+        sizes = torch.tensor(lengths, device=device)
+        longest = int(sizes.max())
+        inside = torch.arange(longest, device=device)[None] < sizes[:, None]
+        to_packed = inside.flatten().nonzero().squeeze(1)
+        to_padded = torch.zeros(inside.numel(), dtype=torch.long, device=device)
+        to_padded[to_packed] = torch.arange(len(to_packed), device=device)
+        return Rows(to_packed % longest, to_padded.view(inside.shape), to_packed, bool(inside.all()))
+
+    def pad(self, x: Tensor) -> Tensor:
+        """[N, H, C] → [B, H, L, C]."""
+        if self.rectangular:
+            return x.view(*self.to_padded.shape, *x.shape[1:]).transpose(1, 2)
+        return x[self.to_padded].transpose(1, 2)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[B, H, L, C] → [N, H·C]."""
+        flat = x.transpose(1, 2).flatten(2).flatten(0, 1)
+        return flat if self.rectangular else flat[self.to_packed]
+
+
+class Layer(nn.Module):
+    """One block. Query, key and value are one product, gate and up are one product."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        c = config
+        width_q, width_kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+        self.config = config
+        self.attention_norm = nn.Parameter(torch.ones(c.width))
+        self.qkv = nn.Parameter(torch.empty(width_q + 2 * width_kv, c.width))
+        self.qkv_bias = nn.Parameter(torch.zeros(width_q + 2 * width_kv)) if c.qkv_bias else None
+        self.query_norm = nn.Parameter(torch.ones(c.head_dim)) if c.qk_norm else None
+        self.key_norm = nn.Parameter(torch.ones(c.head_dim)) if c.qk_norm else None
+        self.output = nn.Parameter(torch.empty(c.width, width_q))
+        self.mlp_norm = nn.Parameter(torch.ones(c.width))
+        self.gate_up = nn.Parameter(torch.empty(2 * c.intermediate, c.width))
+        self.down = nn.Parameter(torch.empty(c.width, c.intermediate))
+
+    def heads(
+        self, x: Tensor, cos: Tensor, sin: Tensor, adapter: dict | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries [N, H, C], rotated keys [N, K, C] and values [N, K, C] of hidden states [N, D]."""
+        c = self.config
+        normed = rms_norm(x, self.attention_norm, c.rms_eps)
+        mixed = adapted_linear(normed, self.qkv, adapter, "qkv", self.qkv_bias).view(len(x), -1, c.head_dim)
+        query, key, value = mixed.split([c.heads, c.kv_heads, c.kv_heads], dim=1)
+        if self.query_norm is not None and self.key_norm is not None:
+            query = rms_norm(query, self.query_norm, c.rms_eps)
+            key = rms_norm(key, self.key_norm, c.rms_eps)
+        return rotate(query, cos, sin), rotate(key, cos, sin), value
+
+    def finish(self, x: Tensor, attended: Tensor, adapter: dict | None) -> Tensor:
+        """Hidden states after the output projection and the feed-forward part."""
+        x = x + adapted_linear(attended, self.output, adapter, "output")
+        normed = rms_norm(x, self.mlp_norm, self.config.rms_eps)
+        gate, up = adapted_linear(normed, self.gate_up, adapter, "gate_up").chunk(2, dim=-1)
+        return x + adapted_linear(F.silu(gate) * up, self.down, adapter, "down")
+
+
+class CausalLM(nn.Module):
+    """Tokens to final hidden states; logits are made elsewhere and only where they are wanted."""
+
+    supports_lora = True
+
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.width, self.vocab_size, self.context = config.width, config.vocab_size, config.context
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.width))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = nn.Parameter(torch.ones(config.width))
+        self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
+
+    def head_weight(self) -> Tensor:
+        """Output embedding [V, D]."""
+        return self.embedding if self.head is None else self.head
+
+    def forward_packed(
+        self, tokens: Tensor, lengths: list[int], adapter: Adapter | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Final hidden states [N, D] of sequences laid end to end; no sequence sees another.
+
+        With a cache, keys and values of sequence i are written to its row i.
+        """
+        x = self.run_layers(self.embed(tokens), lengths, 0, len(self.layers), adapter, cache)
+        return rms_norm(x, self.norm, self.config.rms_eps)
+
+    def forward_above(self, x: Tensor, lengths: list[int], first: int, adapter: Adapter | None) -> Tensor:
+        """Final hidden states [N, D] from the states `x` that enter layer `first`."""
+        x = self.run_layers(x, lengths, first, len(self.layers), adapter, None)
+        return rms_norm(x, self.norm, self.config.rms_eps)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """States that enter layer 0, [N, D]."""
+        return F.embedding(tokens, self.embedding).to(self.dtype)
+
+    def run_layers(
+        self,
+        x: Tensor,
+        lengths: list[int],
+        first: int,
+        stop: int,
+        adapter: Adapter | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """States after the layers first … stop - 1."""
+        rows = Rows.of(lengths, x.device)
+        cos, sin = self.rotary(rows.positions)
+        for index in range(first, stop):
+            layer = self.layers[index]
+            parts = adapter.layer(index, self.dtype) if adapter is not None else None
+            query, key, value = (rows.pad(h) for h in layer.heads(x, cos, sin, parts))
+            if cache is not None:
+                cache.fill(index, key, value)
+            grouped = layer.config.heads != layer.config.kv_heads
+            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+            x = layer.finish(x, rows.pack(attended), parts)
+        return x
+
+    def new_cache(self, rows: int, length: int) -> KVCache:
+        """An empty cache for that many sequences of at most that many tokens."""
+        c = self.config
+        return KVCache(c.layers, rows, c.kv_heads, length, c.head_dim, self.dtype, self.embedding.device)
+
+    def prefill(self, prompts: list[list[int]], cache: KVCache) -> Tensor:
+        """Final hidden states [B, D] at the last token of each prompt; fills the cache."""
+        lengths = [len(prompt) for prompt in prompts]
+        device = self.embedding.device
+        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
+        hidden = self.forward_packed(tokens, lengths, cache=cache)
+        ends = torch.tensor(lengths, device=device)
+        cache.start(ends)
+        return hidden[ends.cumsum(0) - 1]
+
+    def decode(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Final hidden states [B, D] of one more token a row; appends to the cache."""
+        c = self.config
+        cos, sin = self.rotary(cache.lengths)
+        x = self.embed(tokens)
+        mask = cache.step()
+        for index, layer in enumerate(self.layers):
+            query, key, value = layer.heads(x, cos, sin, None)
+            keys, values = cache.append(index, key, value)
+            # The queries that share a key head stand as rows of one small attention: nothing is repeated.
+            grouped = query.view(len(x), c.kv_heads, -1, c.head_dim)
+            attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+            x = layer.finish(x, attended.reshape(len(x), -1), None)
+        return rms_norm(x, self.norm, c.rms_eps)
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of the rotary angles [N, 1, C], the two halves repeated as Hugging Face lays them out."""
+        c = self.config
+        exponent = torch.arange(0, c.head_dim, 2, device=positions.device, dtype=torch.float32) / c.head_dim
+        angles = positions[:, None].float() * (c.rope_theta**-exponent)[None]
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension; the mean is taken in float32 (arXiv:1910.07467)."""
+    wide = x.float()
+    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return normed.to(x.dtype) * weight.to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of [N, H, C], half-split form (arXiv:2104.09864)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin

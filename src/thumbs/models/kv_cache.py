@@ -1,0 +1,58 @@
+"""Keys and values of everything generated so far, one preallocated block a layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Rows of right-padded keys and values [B, K, L, C]; row b holds `lengths[b]` tokens."""
+
+    def __init__(
+        self,
+        layers: int,
+        rows: int,
+        heads: int,
+        length: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (layers, rows, heads, length, width)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self._rows = torch.arange(rows, device=device)
+        self._longest = 0
+
+    def fill(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Writes the keys and values [B, K, L, C] of whole prompts; padding beyond a row's length stays unread."""
+        self.keys[layer][:, :, : key.shape[2]] = key
+        self.values[layer][:, :, : value.shape[2]] = value
+
+    def start(self, lengths: Tensor) -> None:
+        """Declares how many tokens each row holds after `fill`."""
+        self.lengths = lengths.clone()
+        self._longest = int(lengths.max())
+
+    def step(self) -> Tensor:
+        """Makes room for one more token a row; returns which slots may be read, bool [B, 1, 1, L]."""
+        self.lengths = self.lengths + 1
+        self._longest += 1
+        slots = torch.arange(self._longest, device=self.lengths.device)
+        return (slots[None] < self.lengths[:, None])[:, None, None]
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes the newest token's key and value [B, K, C]; returns all keys and values so far [B, K, L, C]."""
+        at = self.lengths - 1
+        self.keys[layer][self._rows, :, at] = key
+        self.values[layer][self._rows, :, at] = value
+        return self.keys[layer][:, :, : self._longest], self.values[layer][:, :, : self._longest]
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps (or repeats) the given rows, in that order."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.lengths = self.lengths[rows]
+        self._rows = torch.arange(len(rows), device=rows.device)
+        self._longest = int(self.lengths.max()) if len(rows) else 0

@@ -1,0 +1,165 @@
+"""Low-rank adapters on the fused products of our decoder, and their PEFT form on disk.
+
+y = x Wᵀ + (alpha / rank) · (x Aᵀ) Bᵀ, with W frozen (arXiv:2106.09685, eq. 3). Weights are kept in float32 and used in
+the trunk's precision. PEFT names one adapter a projection; ours stand side by side in a fused product, so the A matrices
+of query, key and value are one product and their B matrices the blocks of one diagonal.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thumbs.config.model import LoraConfig
+from thumbs.errors import ConfigError
+from thumbs.models.decoder_config import DecoderConfig
+
+Part = tuple[Tensor, Tensor]
+
+FUSED = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "output": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+MODULE = {"qkv": "self_attn", "output": "self_attn", "gate_up": "mlp", "down": "mlp"}
+
+
+class Adapter(nn.Module):
+    """One set of low-rank weights for every adapted projection of a decoder."""
+
+    def __init__(self, shape: DecoderConfig, config: LoraConfig, seed: int) -> None:
+        super().__init__()
+        known = {name for names in FUSED.values() for name in names}
+        unknown = sorted(set(config.targets) - known)
+        if unknown:
+            raise ConfigError(f"model.lora.targets: got {unknown}; allowed are {sorted(known)}")
+        self.shape, self.config = shape, config
+        self.scale = config.alpha / config.rank
+        self.first = shape.layers - min(config.layers or shape.layers, shape.layers)
+        generator = torch.Generator().manual_seed(seed)
+        self.down_maps, self.up_maps = nn.ParameterDict(), nn.ParameterDict()
+        for layer in range(self.first, shape.layers):
+            for fused, (width_in, outs) in projections(shape).items():
+                for name, out in outs.items():
+                    if name not in config.targets:
+                        continue
+                    key = f"{layer}_{fused}_{name}"
+                    # As PEFT: A uniform with Kaiming's bound for a = √5, that is 1/√in; B zero, so training starts at the base.
+                    bound = 1 / math.sqrt(width_in)
+                    a = torch.rand(config.rank, width_in, generator=generator) * 2 * bound - bound
+                    self.down_maps[key] = nn.Parameter(a)
+                    self.up_maps[key] = nn.Parameter(torch.zeros(out, config.rank))
+
+    def layer(self, index: int, dtype: torch.dtype) -> dict[str, Part]:
+        """Fused product → (stacked A [k·r, in], block-diagonal scale · B [out, k·r]) of one layer, in `dtype`."""
+        parts: dict[str, Part] = {}
+        if index < self.first:
+            return parts
+        for fused, (_, outs) in projections(self.shape).items():
+            keys = [f"{index}_{fused}_{name}" for name in outs if name in self.config.targets]
+            if not keys:
+                continue
+            stacked = torch.cat([self.down_maps[key] for key in keys])
+            blocks = [
+                self.up_maps[f"{index}_{fused}_{name}"]
+                if name in self.config.targets
+                else torch.zeros(out, 0)
+                for name, out in outs.items()
+            ]
+            blocks = [block.to(stacked.device) for block in blocks]
+            parts[fused] = (stacked.to(dtype), (self.scale * torch.block_diag(*blocks)).to(dtype))
+        return parts
+
+    def deltas(self, index: int) -> dict[str, Tensor]:
+        """scale · B A of each fused product of one layer, float32, zeros where nothing is adapted."""
+        result: dict[str, Tensor] = {}
+        if index < self.first:
+            return result
+        for fused, (width_in, outs) in projections(self.shape).items():
+            rows = []
+            for name, out in outs.items():
+                key = f"{index}_{fused}_{name}"
+                adapted = name in self.config.targets
+                rows.append(
+                    self.scale * self.up_maps[key] @ self.down_maps[key]
+                    if adapted
+                    else torch.zeros(out, width_in)
+                )
+            result[fused] = torch.cat([row.to(self.device) for row in rows])
+        return result
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def peft_state(self) -> dict[str, Tensor]:
+        """Tensors under PEFT's names."""
+        state = {}
+        for key, a in self.down_maps.items():
+            layer, fused, name = _split(key)
+            stem = f"base_model.model.model.layers.{layer}.{MODULE[fused]}.{name}"
+            state[f"{stem}.lora_A.weight"] = a.detach().contiguous()
+            state[f"{stem}.lora_B.weight"] = self.up_maps[key].detach().contiguous()
+        return state
+
+    def load_peft_state(self, state: dict[str, Tensor]) -> None:
+        """Reads tensors under PEFT's names; raises KeyError for a missing one."""
+        with torch.no_grad():
+            for key in self.down_maps:
+                layer, fused, name = _split(key)
+                stem = f"base_model.model.model.layers.{layer}.{MODULE[fused]}.{name}"
+                self.down_maps[key].copy_(state[f"{stem}.lora_A.weight"])
+                self.up_maps[key].copy_(state[f"{stem}.lora_B.weight"])
+
+    def peft_config(self, base: str) -> dict[str, Any]:
+        """adapter_config.json for PEFT."""
+        return {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "r": self.config.rank,
+            "lora_alpha": self.config.alpha,
+            "lora_dropout": 0.0,
+            "target_modules": list(self.config.targets),
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            "layers_to_transform": list(range(self.first, self.shape.layers)) if self.first else None,
+            "modules_to_save": None,
+            "use_dora": False,
+            "use_rslora": False,
+        }
+
+
+def adapted_linear(
+    x: Tensor, weight: Tensor, adapter: dict[str, Part] | None, name: str, bias: Tensor | None = None
+) -> Tensor:
+    """x Wᵀ (+ bias) plus the adapter's part; `weight` may be held in float32 while x is bfloat16."""
+    y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if adapter is None or name not in adapter:
+        return y
+    stacked, up = adapter[name]
+    return torch.addmm(y, F.linear(x, stacked), up.T)
+
+
+def projections(shape: DecoderConfig) -> dict[str, tuple[int, dict[str, int]]]:
+    """Fused product → (input width, {projection: output width})."""
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return {
+        "qkv": (shape.width, {"q_proj": q, "k_proj": kv, "v_proj": kv}),
+        "output": (q, {"o_proj": shape.width}),
+        "gate_up": (shape.width, {"gate_proj": shape.intermediate, "up_proj": shape.intermediate}),
+        "down": (shape.intermediate, {"down_proj": shape.width}),
+    }
+
+
+def _split(key: str) -> tuple[str, str, str]:
+    layer, rest = key.split("_", 1)
+    fused = next(name for name in FUSED if rest.startswith(name + "_"))
+    return layer, fused, rest.removeprefix(fused + "_")

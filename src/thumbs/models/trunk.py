@@ -1,0 +1,46 @@
+"""Opens a base model by name: the one place that chooses between our decoder, a byte model and `transformers`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from thumbs.config.model import ModelConfig
+from thumbs.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
+from thumbs.models.byte_lm import build_byte_lm
+from thumbs.models.catalog import is_builtin_byte, resolve
+from thumbs.models.causal_lm import CausalLM
+from thumbs.models.decoder_config import why_not_covered
+from thumbs.models.hf import HfCausalLM, load_hf
+from thumbs.models.precision import compute_dtype, device
+from thumbs.models.weights import load_decoder
+
+log = logging.getLogger(__name__)
+
+Trunk = CausalLM | HfCausalLM
+
+
+def open_trunk(config: ModelConfig, *, seed: int) -> Trunk:
+    """The base model of `config`, on this machine's device; frozen when adapters will be trained on it."""
+    dtype = compute_dtype(config)
+    if is_builtin_byte(config.name):
+        trunk: Trunk = build_byte_lm(config.name, seed, dtype)
+    else:
+        trunk = _open_folder(resolve(config.name), dtype, master=config.lora is None)
+    return trunk.to(device()).requires_grad_(config.lora is None)
+
+
+def open_tokenizer(config: ModelConfig) -> Tokenizer:
+    """The tokenizer that belongs to `config.name`."""
+    return ByteTokenizer() if is_builtin_byte(config.name) else load_tokenizer(resolve(config.name))
+
+
+def _open_folder(folder: Path, dtype: torch.dtype, *, master: bool) -> Trunk:
+    reason = why_not_covered(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    if reason is None:
+        return load_decoder(folder, dtype, master=master)
+    log.warning("%s: %s; it runs through transformers, which is slower", folder, reason)
+    return load_hf(folder, torch.float32 if master else dtype)

@@ -1,0 +1,106 @@
+"""A finished (or half-finished) run as something to use: sample from its models, export them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from thumbs.config.base import build_config
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.sampling import SamplingConfig
+from thumbs.data.prompts import read_prompt
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import Handle, ModelSpec
+from thumbs.engine.checkpoints import exists
+from thumbs.engine.local import LocalEngine
+from thumbs.errors import RunError
+from thumbs.models.decoder_config import write_config
+from thumbs.models.trunk import open_tokenizer
+from thumbs.models.weights import named_tensors
+from thumbs.rollout.collect import collect, seed_of
+from thumbs.tracking.files import read_json, write_json
+from thumbs.types import Generator, Message, Prompt, Reply
+
+STAGES = ("base", "sft", "reward", "ppo")
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run's config, tokenizer and an engine that holds its models."""
+
+    path: Path
+    config: PipelineConfig
+    tokenizer: Tokenizer
+    engine: LocalEngine
+
+    def model(self, stage: str) -> Handle:
+        """The frozen model that a stage left; `base` is what the run started from."""
+        if stage not in STAGES:
+            raise RunError(f"no stage {stage!r}; a run has {', '.join(STAGES)}")
+        checkpoint = self.path / stage / "model"
+        if stage != "base" and not exists(checkpoint):
+            raise RunError(f"{self.path} has no model of stage {stage!r}; run that stage first")
+        heads = ("scalar",) if stage == "reward" else ("lm",)
+        start = None if stage == "base" else checkpoint
+        return self.engine.create(
+            ModelSpec(stage, self.config.model, heads, start, trainable=False, seed=self.config.seed)
+        )
+
+
+def open_run(run: Path) -> OpenRun:
+    """Opens a run folder; raises RunError when it is none."""
+    if not (run / "config.json").exists():
+        raise RunError(f"{run} is not a run folder: it has no config.json")
+    config = build_config(PipelineConfig, read_json(run / "config.json"), source=str(run / "config.json"))
+    tokenizer = open_tokenizer(config.model)
+    return OpenRun(run, config, tokenizer, LocalEngine(tokenizer.decode))
+
+
+def sample_text(
+    run: Path, stage: str, prompts: Sequence[str], n: int, sampling: SamplingConfig, seed: int
+) -> list[list[Reply]]:
+    """n replies to each prompt from the model of a stage."""
+    opened = open_run(run)
+    if stage == "reward":
+        raise RunError("the reward model scores and does not write; sample from base, sft or ppo")
+    sampler = opened.engine.snapshot(opened.model(stage))
+    asked = [with_system(read_prompt(text), opened.config.system) for text in prompts]
+    wanted = [prompt for prompt in asked for _ in range(n)]
+    seeds = [seed_of(seed, "sample", prompt.id, draw) for prompt in asked for draw in range(n)]
+    rollouts = collect(sampler, wanted, opened.tokenizer, sampling, seeds)
+    settings = sampling.model_dump(mode="json")
+    replies = [
+        Reply(
+            r.text, Generator("model", opened.config.model.name, f"{stage}/model", settings, s), r.stop_reason
+        )
+        for r, s in zip(rollouts, seeds, strict=True)
+    ]
+    return [replies[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+
+def export(run: Path, stage: str, out: Path, merge: bool) -> Path:
+    """Writes a stage's model for other tools: a PEFT adapter, or with `merge` a whole Hugging Face model."""
+    opened = open_run(run)
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} exists and is not empty; name another folder")
+    handle = opened.model(stage)
+    if merge:
+        out.mkdir(parents=True, exist_ok=True)
+        model = opened.engine.merged(handle)
+        save_file(named_tensors(model), out / "model.safetensors", metadata={"format": "pt"})
+        special = {"eos_token_id": opened.tokenizer.eos_id, "pad_token_id": opened.tokenizer.pad_id}
+        write_json(out / "config.json", write_config(model.config) | special | {"dtype": "float32"})
+    else:
+        opened.engine.save(handle, out)
+    opened.tokenizer.save(out)
+    return out
+
+
+def with_system(prompt: Prompt, system: str | None) -> Prompt:
+    """The prompt with the run's system message in front, as in training."""
+    if system is None or prompt.messages[0].role == "system":
+        return prompt
+    return Prompt(prompt.id, (Message("system", system), *prompt.messages))

@@ -1,0 +1,56 @@
+"""summary.json: the numbers of a run under names that do not change (docs/demo.md explains them)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from thumbs.tracking.files import read_json
+
+
+def summarise(run: Path, peak_rss_kib: int) -> dict[str, Any]:
+    """Flat names → numbers, from what the stages left in the run folder; stages that did not run leave no names."""
+    done = {path.parent.name: read_json(path) for path in sorted(run.glob("*/done.json"))}
+    summary: dict[str, Any] = {}
+    if "sft" in done:
+        summary["sft.heldout_loss"] = done["sft"]["heldout_loss"]
+    if "audit" in done.get("reward", {}):
+        audit = done["reward"]["audit"]
+        summary |= {
+            "reward.heldout_accuracy": audit["accuracy"],
+            "reward.heldout_accuracy_low": audit["accuracy_low"],
+            "reward.heldout_accuracy_high": audit["accuracy_high"],
+            "reward.heldout_pairs": audit["n"],
+            "reward.ece": audit["ece"],
+            "reward.length_correlation": audit["length_correlation"],
+        }
+    if "evaluation" in done:
+        summary |= _evaluation(done["evaluation"])
+    times = {f"time_s.{name}": results["time_s"] for name, results in done.items()}
+    peak = max(peak_rss_kib / 2**20, _previous_peak(run))
+    return summary | times | {"compute_s": sum(times.values()), "peak_rss_gib": peak}
+
+
+def _evaluation(results: dict[str, Any]) -> dict[str, Any]:
+    systems = results["systems"]
+    summary = {
+        f"{name}.{key}": systems[name][key]
+        for name in systems
+        for key in ("gold", "proxy", "kl", "length", "distinct2", "truncated")
+    }
+    if "ppo" in systems:
+        win, ppo, sft = results["win_rate"], systems["ppo"], systems["sft"]
+        summary |= {
+            "ppo.win_rate": win["rate"],
+            "ppo.win_rate_low": win["low"],
+            "ppo.win_rate_high": win["high"],
+            "ppo.length_ratio": ppo["length"] / sft["length"],
+            "ppo.distinct2_ratio": ppo["distinct2"] / sft["distinct2"],
+        }
+    return summary
+
+
+def _previous_peak(run: Path) -> float:
+    """A resumed run keeps the larger peak."""
+    path = run / "summary.json"
+    return float(read_json(path).get("peak_rss_gib", 0.0)) if path.exists() else 0.0

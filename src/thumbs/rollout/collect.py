@@ -1,0 +1,69 @@
+"""From prompts to finished rollouts: render, sample, and record what the policy sampled and what it did not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from thumbs.config.sampling import SamplingConfig
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.errors import ConfigError
+from thumbs.rollout.sampler import Sampler, SamplingParams
+from thumbs.types import Prompt, Rollout
+
+
+def collect(
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    tokenizer: Tokenizer,
+    sampling: SamplingConfig,
+    seeds: Sequence[int],
+) -> list[Rollout]:
+    """One rollout a prompt, in order. mask is 1 on the sampled targets, the end token among them."""
+    rendered = [tokenizer.render_prompt(prompt.messages) for prompt in prompts]
+    samples = sampler.sample(rendered, sampling_params(sampling, tokenizer), seeds)
+    rollouts = []
+    for prompt, head, sample in zip(prompts, rendered, samples, strict=True):
+        unsampled = np.zeros(len(head) - 1, dtype=np.float32)
+        rollouts.append(
+            Rollout(
+                prompt_id=prompt.id,
+                tokens=np.concatenate([np.asarray(head, dtype=np.int64), sample.tokens]),
+                prompt_length=len(head),
+                mask=np.concatenate([unsampled, np.ones(len(sample.tokens), dtype=np.float32)]),
+                logprobs=np.concatenate([unsampled, sample.logprobs]),
+                stop_reason=sample.stop_reason,
+                policy_version=sample.policy_version,
+                text=tokenizer.decode(sample.tokens.tolist()).strip(),
+            )
+        )
+    return rollouts
+
+
+def sampling_params(sampling: SamplingConfig, tokenizer: Tokenizer) -> SamplingParams:
+    """What a sampler needs, with the tokenizer's end tokens."""
+    return SamplingParams(
+        max_new_tokens=sampling.max_new_tokens,
+        stop_tokens=tokenizer.stop_ids,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        stop_strings=sampling.stop,
+    )
+
+
+def require_unwarped(sampling: SamplingConfig) -> None:
+    """Raises ConfigError for sampling whose logprobs must not enter a ratio or a KL."""
+    if sampling.top_k or sampling.top_p < 1 or sampling.temperature == 0:
+        raise ConfigError(
+            f"rollouts got temperature={sampling.temperature}, top_k={sampling.top_k}, top_p={sampling.top_p}; they "
+            "need temperature > 0, top_k=0, top_p=1, because a warped distribution falsifies the ratio and the KL"
+        )
+
+
+def seed_of(*parts: int | str) -> int:
+    """A 63-bit seed from what names a draw (run seed, stage, step, row …): no state to save, none to restore."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,134 @@
+"""What every stage is given, and how it goes on after an interruption."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from thumbs.config.model import ModelConfig
+from thumbs.config.optim import AdamConfig
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import AdamStep, Engine, Handle
+from thumbs.errors import NonFiniteError
+from thumbs.rollout.collect import seed_of
+from thumbs.tracking.files import read_json, write_json
+from thumbs.tracking.run_folder import StageFolder
+from thumbs.types import Datum
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Context:
+    """The engine, the tokenizer, the stage's folder, the model settings and the seed of the run."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    folder: StageFolder
+    model: ModelConfig
+    seed: int
+
+    @property
+    def best(self) -> Path:
+        """Where the stage leaves the weights that the next one takes."""
+        return self.folder.path / "model"
+
+
+class Resume:
+    """Checkpoints of a stage: weights, optimizer and a little state, complete or absent.
+
+    `latest.json` names the newest one and is replaced last, so a crash at any moment leaves a usable checkpoint.
+    """
+
+    def __init__(self, context: Context, models: Mapping[str, Handle]) -> None:
+        self.context, self.models = context, models
+        self.path = context.folder.path / "checkpoints"
+
+    def load(self) -> tuple[int, dict[str, Any]]:
+        """Restores the models; returns the step to go on from and the saved state: (0, {}) for a fresh start.
+
+        What was logged after that step is dropped, since it will be logged again.
+        """
+        step, state = 0, {}
+        if (self.path / "latest.json").exists():
+            latest = read_json(self.path / "latest.json")
+            step, state = int(latest["step"]), latest["state"]
+            for name, handle in self.models.items():
+                self.context.engine.load(handle, self.path / f"step-{step:06d}" / name)
+        self.context.folder.metrics.truncate_after(step)
+        self.context.folder.samples.truncate_after(step)
+        return step, state
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Writes a checkpoint and removes the older ones."""
+        target = self.path / f"step-{step:06d}"
+        for name, handle in self.models.items():
+            self.context.engine.save(handle, target / name, optimizer=True)
+        write_json(self.path / "latest.json", {"step": step, "state": dict(state)})
+        for old in self.path.glob("step-*"):
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Removes all checkpoints of a stage that is done."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def batch_at(rows: Sequence[T], step: int, size: int, *seed: int | str) -> list[T]:
+    """Batch number `step` of an endless stream of shuffled epochs; depends on nothing but its arguments.
+
+    Batches do not cross epochs; the last one of an epoch may be smaller.
+    """
+    per_epoch = math.ceil(len(rows) / size)
+    epoch, place = divmod(step, per_epoch)
+    order = np.random.default_rng(seed_of(*seed, epoch)).permutation(len(rows))
+    return [rows[i] for i in order[place * size : (place + 1) * size]]
+
+
+def adam_at(config: AdamConfig, step: int, steps: int) -> AdamStep:
+    """Optimizer settings at step 0 … steps - 1: linear warm-up from 0, then the schedule down to 0."""
+    warmup = round(config.warmup_fraction * steps)
+    if step < warmup:
+        share = (step + 1) / (warmup + 1)
+    else:
+        progress = (step - warmup) / max(steps - warmup, 1)
+        share = {
+            "constant": 1.0,
+            "linear": 1.0 - progress,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+        }[config.schedule]
+    head = config.learning_rate if config.head_learning_rate is None else config.head_learning_rate
+    return AdamStep(
+        learning_rate=config.learning_rate * share,
+        head_learning_rate=head * share,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+    )
+
+
+@contextmanager
+def saving_batch(context: Context, step: int, data: Sequence[Datum]) -> Iterator[None]:
+    """Where a loss or gradient is not finite, writes the batch beside the metrics and says where."""
+    try:
+        yield
+    except NonFiniteError as error:
+        path = context.folder.path / f"nonfinite-step-{step}.npz"
+        arrays = {f"{i}/inputs": datum.inputs for i, datum in enumerate(data)}
+        arrays |= {
+            f"{i}/{name}": column for i, datum in enumerate(data) for name, column in datum.columns.items()
+        }
+        np.savez(path, allow_pickle=False, **arrays)
+        raise NonFiniteError(
+            f"step {step}: {error}. The batch is in {path}; the last checkpoint is untouched. "
+            "Lower the learning rate, or look for broken rows in the batch"
+        ) from None

@@ -1,0 +1,119 @@
+"""Sets a PPO run up, goes on where it stopped, and keeps its log; the algorithm is in `ppo.py`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from thumbs.config.sampling import SamplingConfig
+from thumbs.config.stages import PpoConfig
+from thumbs.engine.base import ModelSpec
+from thumbs.errors import ConfigError
+from thumbs.rewards.base import RewardSource
+from thumbs.rollout.collect import collect, require_unwarped, seed_of
+from thumbs.rollout.sampler import Sampler
+from thumbs.safety.guards import alarms
+from thumbs.stages.context import Context, Resume
+from thumbs.stages.ppo import Models, Ppo
+from thumbs.tracking.progress import Progress
+from thumbs.types import Datum, Prompt
+
+
+def run_ppo(
+    context: Context,
+    config: PpoConfig,
+    reward: RewardSource,
+    start: Path | None,
+    prompts: Sequence[Prompt],
+    *,
+    reward_checkpoint: Path | None = None,
+    fixed_prompts: Sequence[Prompt] = (),
+    pretraining: Sequence[Datum] = (),
+) -> dict[str, Any]:
+    """Optimises the policy in checkpoint `start` (None: the base model) against `reward`.
+
+    Leaves the last policy in the stage's `model` folder; returns the last step's metrics. `fixed_prompts` are answered
+    every `sample_every` steps for the report.
+    """
+    check(config, prompts)
+    engine = context.engine
+    models = create_models(context, config, start, reward_checkpoint)
+    ppo = Ppo(context, config, models, reward, prompts, pretraining)
+    handles = {"policy": models.policy} | ({} if models.shared_critic else {"critic": models.critic})
+    resume = Resume(context, handles)
+    step, state = resume.load()
+    kl_coef, first = state.get("kl_coef", config.kl.coef), state.get("first", {})
+    metrics: dict[str, float] = state.get("metrics", {})
+    sampler = engine.snapshot(models.policy)
+    if step == 0:
+        keep_samples(context, sampler, reward, fixed_prompts, config.sampling, 0)
+    with Progress("PPO", config.steps, ("score", "KL", "length", "tokens/s")) as bar:
+        bar.advance(step)
+        while step < config.steps:
+            report = ppo.step(step, sampler, kl_coef)
+            step += 1
+            sampler, kl_coef, metrics = report.sampler, report.kl_coef, report.metrics
+            first = first or metrics
+            context.folder.metrics.log(step, metrics)
+            for alarm in alarms(first, metrics):
+                print(f"alarm at PPO step {step}: {alarm}", file=sys.stderr)  # noqa: T201
+            if step % config.sample_every == 0 or step == config.steps:
+                keep_samples(context, sampler, reward, fixed_prompts, config.sampling, step)
+            if step % config.save_every == 0 or step == config.steps:
+                resume.save(step, {"kl_coef": kl_coef, "first": first, "metrics": metrics})
+            shown = {"KL": metrics["ppo/kl"], "tokens/s": metrics["ppo/tokens_per_s"]}
+            bar.advance(score=metrics["ppo/score"], length=metrics["ppo/length"], **shown)
+    engine.save(models.policy, context.best)
+    for handle in {models.policy, models.critic, models.reference}:
+        engine.close(handle)
+    return {"steps": step, "last": metrics}
+
+
+def check(config: PpoConfig, prompts: Sequence[Prompt]) -> None:
+    """Raises ConfigError for settings that do not fit each other."""
+    require_unwarped(config.sampling)
+    if config.batch_size % config.minibatch_size:
+        raise ConfigError(
+            f"ppo.batch_size={config.batch_size} is not a multiple of ppo.minibatch_size={config.minibatch_size}"
+        )
+    if not prompts:
+        raise ConfigError("PPO got no prompts")
+
+
+def create_models(
+    context: Context, config: PpoConfig, start: Path | None, reward_checkpoint: Path | None
+) -> Models:
+    """Policy and reference from `start`; the critic as the config says."""
+    engine, model, seed = context.engine, context.model, context.seed
+    shared = config.critic.init == "shared"
+    heads = ("lm", "scalar") if shared else ("lm",)
+    policy = engine.create(ModelSpec("policy", model, heads, start, seed=seed))
+    reference = engine.create(ModelSpec("reference", model, ("lm",), start, trainable=False, seed=seed))
+    if shared:
+        return Models(policy, policy, reference)
+    if config.critic.init == "reward" and reward_checkpoint is None:
+        raise ConfigError("ppo.critic.init=reward needs a trained reward model; use shared or policy")
+    origin = reward_checkpoint if config.critic.init == "reward" else start
+    return Models(
+        policy, engine.create(ModelSpec("critic", model, ("scalar",), origin, seed=seed)), reference
+    )
+
+
+def keep_samples(
+    context: Context,
+    sampler: Sampler,
+    reward: RewardSource,
+    prompts: Sequence[Prompt],
+    sampling: SamplingConfig,
+    step: int,
+) -> None:
+    """Writes one reply and its score for each fixed prompt, with the same seeds at every step."""
+    if not prompts:
+        return
+    seeds = [seed_of(context.seed, "fixed", row) for row in range(len(prompts))]
+    rollouts = collect(sampler, prompts, context.tokenizer, sampling, seeds)
+    for prompt, rollout, score in zip(prompts, rollouts, reward.score(rollouts), strict=True):
+        record = {"prompt": prompt.messages[-1].content, "text": rollout.text, "score": score.value}
+        context.folder.samples.append(step, record)

@@ -1,0 +1,110 @@
+"""Pairs for the reward model: replies sampled from the SFT model, judged by annotators, kept in a preference store.
+
+The store and its format are those of people's labels. A labelling run that was interrupted goes on with the prompts
+whose pairs are not stored yet.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from thumbs.config.stages import PreferenceConfig
+from thumbs.data.annotators import SimulatedAnnotator
+from thumbs.data.preferences import PreferenceStore, preferred
+from thumbs.engine.base import ModelSpec
+from thumbs.rollout.collect import collect, seed_of
+from thumbs.rollout.sampler import Sampler
+from thumbs.stages.context import Context
+from thumbs.tracking.progress import Progress
+from thumbs.types import Generator, Preference, Prompt, Reply, Rollout
+
+PROMPTS_AT_ONCE = 16
+"""Prompts sampled, judged and stored together; what an interruption can cost."""
+
+
+def collect_preferences(
+    context: Context,
+    config: PreferenceConfig,
+    start: Path,
+    prompts: Sequence[Prompt],
+    annotators: Sequence[SimulatedAnnotator],
+    at: str,
+) -> dict[str, Any]:
+    """Samples, judges and stores pairs for every prompt; returns the counts. `at` stamps the judgements (ISO 8601)."""
+    store = PreferenceStore(store_path(context))
+    policy = context.engine.create(
+        ModelSpec("sft", context.model, ("lm",), start, trainable=False, seed=context.seed)
+    )
+    sampler = context.engine.snapshot(policy)
+    stored = {preference_id.rpartition("/")[0] for preference_id in store.ids()}
+    with Progress("preferences", len(prompts), ("pairs", "ties")) as bar:
+        for begin in range(0, len(prompts), PROMPTS_AT_ONCE):
+            group = list(enumerate(prompts))[begin : begin + PROMPTS_AT_ONCE]
+            todo = [(number, prompt) for number, prompt in group if prompt.id not in stored]
+            if todo:
+                replies = sample_replies(context, config, sampler, start, [prompt for _, prompt in todo])
+                for (number, prompt), answers in zip(todo, replies, strict=True):
+                    pairs = make_pairs(config, prompt, answers, annotators, number, at)
+                    store.append(pairs)
+            bar.advance(len(group), pairs=len(store))
+    context.engine.close(policy)
+    judged = [preferred(preference) for preference in store.load()]
+    return {"pairs": len(judged), "ties": sum(p == 0.5 for p in judged) / max(len(judged), 1)}
+
+
+def store_path(context: Context) -> Path:
+    """Where the stage keeps its preferences."""
+    return context.folder.path / "preferences.jsonl"
+
+
+def sample_replies(
+    context: Context, config: PreferenceConfig, sampler: Sampler, start: Path, prompts: Sequence[Prompt]
+) -> list[list[Reply]]:
+    """replies_per_prompt replies to each prompt, each with the model, checkpoint, settings and seed that made it."""
+    n = config.replies_per_prompt
+    wanted = [prompt for prompt in prompts for _ in range(n)]
+    seeds = [seed_of(context.seed, "preferences", prompt.id, draw) for prompt in prompts for draw in range(n)]
+    rollouts = collect(sampler, wanted, context.tokenizer, config.sampling, seeds)
+    settings = config.sampling.model_dump(mode="json")
+
+    def reply(rollout: Rollout, seed: int) -> Reply:
+        checkpoint = f"{start.parent.name}/{start.name}"
+        return Reply(
+            rollout.text,
+            Generator("model", context.model.name, checkpoint, settings, seed),
+            rollout.stop_reason,
+        )
+
+    made = [reply(rollout, seed) for rollout, seed in zip(rollouts, seeds, strict=True)]
+    return [made[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+
+def make_pairs(
+    config: PreferenceConfig,
+    prompt: Prompt,
+    replies: Sequence[Reply],
+    annotators: Sequence[SimulatedAnnotator],
+    number: int,
+    at: str,
+) -> list[Preference]:
+    """Up to pairs_per_prompt judged pairs of different, non-empty replies; disjoint pairs come first."""
+    places = sorted(
+        itertools.combinations(range(len(replies)), 2), key=lambda ij: (ij[1] - ij[0] - 1 + ij[0] % 2, ij)
+    )
+    usable = [
+        (i, j)
+        for i, j in places
+        if replies[i].text and replies[j].text and replies[i].text != replies[j].text
+    ]
+    pairs = []
+    for place, (i, j) in enumerate(usable[: config.pairs_per_prompt]):
+        item = number * config.pairs_per_prompt + place
+        annotator = annotators[item % len(annotators)]
+        judgement = annotator.judge(prompt.messages, replies[i].text, replies[j].text, item, at)
+        pairs.append(
+            Preference(f"{prompt.id}/{i}-{j}", prompt.messages, (replies[i], replies[j]), (judgement,))
+        )
+    return pairs

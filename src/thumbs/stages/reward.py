@@ -1,0 +1,185 @@
+"""The reward model: Bradley–Terry on a scalar head at the last token, from the SFT weights.
+
+-log σ(score_preferred - score_other - margin), Stiennon et al. 2020, arXiv:2009.01325, eq. 1 (with Llama 2's margin,
+arXiv:2307.09288, eq. 2). Which reply of a pair stands first makes no difference. Scores carry no absolute meaning; their
+mean and deviation over the replies seen in training are stored, and everything downstream uses them normalised.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thumbs.config.losses import BradleyTerry
+from thumbs.config.stages import RewardConfig
+from thumbs.data.preferences import preferred
+from thumbs.engine.base import Handle, ModelSpec
+from thumbs.errors import DataError
+from thumbs.rewards.model import raw_scores
+from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
+from thumbs.stages.sequences import pair_tokens
+from thumbs.tracking.progress import Progress
+from thumbs.types import Datum, Preference
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two tokenised answers, P(first is better), and the margin (score units)."""
+
+    first: np.ndarray
+    second: np.ndarray
+    preferred: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores of the held-out pairs, for the audit: raw scores, P(first is better), reply lengths in tokens."""
+
+    scores_a: list[float]
+    scores_b: list[float]
+    preferred: list[float]
+    lengths_a: list[int]
+    lengths_b: list[int]
+
+
+def run_reward(
+    context: Context,
+    config: RewardConfig,
+    start: Path,
+    train: Sequence[Preference],
+    heldout: Sequence[Preference],
+) -> dict[str, Any]:
+    """Trains from the checkpoint `start`; returns score_mean, score_std, counts and the held-out scores."""
+    engine, log = context.engine, context.folder.metrics
+    spec = ModelSpec(
+        "reward", context.model, ("scalar",), start, freeze_trunk=config.freeze_backbone, seed=context.seed
+    )
+    model = engine.create(spec)
+    pairs, held = read_pairs(context, config, train), read_pairs(context, config, heldout)
+    if not pairs:
+        raise DataError(
+            f"none of {len(train)} preferences says which reply is better; the reward model has nothing to learn"
+        )
+    loss = BradleyTerry(center_coef=config.center_coef)
+    steps = math.ceil(len(pairs) / config.batch_size) * config.epochs
+    resume = Resume(context, {"reward": model})
+    step, state = resume.load()
+    best = state or {"heldout_loss": math.inf, "step": 0, "misses": 0}
+    with Progress("reward model", steps, ("loss", "accuracy", "tokens/s")) as bar:
+        bar.advance(step)
+        while step < steps and best["misses"] < config.patience:
+            started = time.monotonic()
+            data = pair_data(batch_at(pairs, step, config.batch_size, context.seed, "reward"))
+            adam = adam_at(config.optim, step, steps)
+            with saving_batch(context, step, data):
+                output = engine.forward_backward(model, data, [loss])
+                report = engine.optim_step(model, adam)
+            step += 1
+            metrics = {
+                "reward/loss": output.loss,
+                "reward/accuracy": output.metrics["bradley_terry/accuracy"],
+                "reward/score_gap": output.metrics["bradley_terry/score_gap"],
+                "reward/grad_norm": report.grad_norm,
+                "reward/learning_rate": adam.learning_rate,
+                "reward/tokens_per_s": sum(map(len, data)) / (time.monotonic() - started),
+            }
+            due = step % config.eval_every == 0 or step == steps
+            if due:
+                best = keep_best(context, model, held, step, best, metrics)
+            log.log(step, metrics)
+            if due:
+                resume.save(step, best)
+            shown = {"accuracy": metrics["reward/accuracy"], "tokens/s": metrics["reward/tokens_per_s"]}
+            bar.advance(loss=output.loss, **shown)
+    engine.load(model, context.best)
+    seen = raw_scores(engine, model, [tokens for pair in pairs for tokens in (pair.first, pair.second)])
+    audit = heldout_scores(context, model, held)
+    engine.close(model)
+    return {
+        "score_mean": float(seen.mean()),
+        "score_std": max(float(seen.std()), 1e-6),
+        "pairs": len(pairs),
+        "heldout_pairs": len(held),
+        "best_step": best["step"],
+        "heldout": asdict(audit),
+    }
+
+
+def read_pairs(context: Context, config: RewardConfig, preferences: Sequence[Preference]) -> list[Pair]:
+    """Tokenised pairs; those without a usable judgement leave, ties as the config says."""
+    pairs = []
+    for preference in preferences:
+        better = preferred(preference)
+        if better is None or (better == 0.5 and config.ties == "drop"):
+            continue
+        margin = preference.margin if config.use_margin and better != 0.5 else 0.0
+        pairs.append(Pair(*pair_tokens(context.tokenizer, preference), better, margin))
+    return pairs
+
+
+def pair_data(pairs: Sequence[Pair]) -> list[Datum]:
+    """Two datums a pair; each pair weighs 1 / (pairs of the batch), each sequence is read at its last token."""
+    data = []
+    for number, pair in enumerate(pairs):
+        for tokens in (pair.first, pair.second):
+            weights = np.zeros(len(tokens), dtype=np.float32)
+            weights[-1] = 1.0
+            data.append(
+                Datum.whole_sequence(
+                    tokens,
+                    weights=weights,
+                    pair=number,
+                    preferred=pair.preferred,
+                    margin=pair.margin,
+                    pair_weight=1.0 / len(pairs),
+                )
+            )
+    return data
+
+
+def keep_best(
+    context: Context,
+    model: Handle,
+    held: list[Pair],
+    step: int,
+    best: dict[str, Any],
+    metrics: dict[str, float],
+) -> dict[str, Any]:
+    """Saves the weights when the held-out loss is the lowest so far; counts the evaluations without progress."""
+    if held:
+        found = heldout_scores(context, model, held)
+        gap, better = np.subtract(found.scores_a, found.scores_b), np.array(found.preferred)
+        loss = float(np.mean(better * np.logaddexp(0, -gap) + (1 - better) * np.logaddexp(0, gap)))
+        clear = better != 0.5
+        metrics["reward/heldout_loss"] = loss
+        metrics["reward/heldout_accuracy"] = float(np.mean((gap > 0)[clear] == (better > 0.5)[clear]))
+        if loss >= best["heldout_loss"]:
+            return {**best, "misses": best["misses"] + 1}
+        best = {"heldout_loss": loss, "step": step, "misses": 0}
+    else:
+        best = {**best, "step": step}
+    context.engine.save(model, context.best)
+    return best
+
+
+def heldout_scores(context: Context, model: Handle, held: Sequence[Pair]) -> HeldOut:
+    """Raw scores of both sides of each held-out pair."""
+    scores = (
+        raw_scores(context.engine, model, [t for pair in held for t in (pair.first, pair.second)])
+        if held
+        else []
+    )
+    return HeldOut(
+        scores_a=[float(s) for s in scores[0::2]],
+        scores_b=[float(s) for s in scores[1::2]],
+        preferred=[pair.preferred for pair in held],
+        lengths_a=[len(pair.first) for pair in held],
+        lengths_b=[len(pair.second) for pair in held],
+    )
