@@ -1,0 +1,33 @@
+# make demo              installs, runs the demonstration, prints where the report is
+# make demo SIZE=tiny    the same with a from-scratch byte model, under a minute
+# make demo SEED=1       another seed, in a run folder of its own
+# make test | make lint
+
+SIZE ?= full
+SEED ?= 0
+PYTHON ?= python3
+
+BIN := .venv/bin
+NAME := $(if $(filter tiny,$(SIZE)),demo-tiny,demo)
+RUN := runs/$(NAME)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+
+.PHONY: demo test lint
+
+demo: .venv/.ready
+	$(BIN)/thumbs run configs/$(NAME).yaml seed=$(SEED) run=$(RUN)
+
+# Two workers, so one torch thread each: more would fight over two cores.
+test: .venv/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: .venv/.ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("thumbs needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,37 @@
+"""The two commands of the README, as make would run them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MAKE = shutil.which("make") or ""
+
+pytestmark = pytest.mark.skipif(not MAKE, reason="make is not installed")
+
+
+def last_command(*words: str) -> str:
+    result = subprocess.run([MAKE, "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [line for line in result.stdout.splitlines() if not line.startswith("make")][-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "run"),
+    [
+        ((), "configs/demo.yaml", "runs/demo"),
+        (("SIZE=tiny",), "configs/demo-tiny.yaml", "runs/demo-tiny"),
+        (("SEED=2",), "configs/demo.yaml", "runs/demo-seed2"),
+        (("SIZE=tiny", "SEED=1"), "configs/demo-tiny.yaml", "runs/demo-tiny-seed1"),
+    ],
+)
+def test_demo_takes_the_config_of_its_size_and_a_run_folder_of_its_seed(
+    words: tuple[str, ...], config: str, run: str
+):
+    seed = next((word[5:] for word in words if word.startswith("SEED=")), "0")
+    assert last_command("demo", *words) == f".venv/bin/thumbs run {config} seed={seed} run={run}"
+    assert (ROOT / config).exists()
