@@ -46,9 +46,8 @@ def why_not_covered(raw: dict[str, Any]) -> str | None:
         return f"activation {raw['hidden_act']!r}"
     if raw.get("mlp_bias") or (raw.get("attention_bias") and architecture != "Qwen2ForCausalLM"):
         return "biases in the output projections"
-    if architecture == "MistralForCausalLM" and raw.get("sliding_window"):
-        return "sliding-window attention"
-    if raw.get("use_sliding_window"):
+    # Mistral has a window unless its config.json says null.
+    if raw.get("use_sliding_window") or (architecture == "MistralForCausalLM" and raw.get("sliding_window", 4096)):
         return "sliding-window attention"
     return None
 
@@ -77,7 +76,8 @@ def read_config(raw: dict[str, Any]) -> DecoderConfig:
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
     """config.json content that `transformers` reads."""
-    return {
+    no_window = {"sliding_window": None} if config.architecture == "MistralForCausalLM" else {}
+    return no_window | {
         "architectures": [config.architecture],
         "model_type": config.architecture.removesuffix("ForCausalLM").lower(),
         "vocab_size": config.vocab_size,
