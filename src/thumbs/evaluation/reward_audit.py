@@ -58,7 +58,7 @@ def audit(
     gap = np.subtract(scores_a, scores_b).astype(np.float64)
     better = np.asarray(preferred, dtype=np.float64)
     untied = better != 0.5
-    right = (gap > 0)[untied] == (better > 0.5)[untied]
+    right = (gap * (better - 0.5) > 0)[untied]  # equal scores choose nobody, so they are wrong
     n = int(untied.sum())
     low, high = wilson(float(right.sum()), n)
     table = _calibrate(1 / (1 + np.exp(-np.abs(gap[untied]))), right, bins)

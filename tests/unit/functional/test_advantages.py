@@ -1,0 +1,55 @@
+"""gae against the table of the tutorial, the sum in the paper, and its two limits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import oracles.gae
+from thumbs.functional.advantages import gae
+
+
+def test_table_by_hand() -> None:
+    rewards = torch.tensor([[0, -0.01, -0.02, -0.03, 1.2], [0, -0.005, -0.015, -0.025, 0.8]])
+    values = torch.tensor([[0, 0.8, 0.6, 0.4, 0.2], [0, 0.7, 0.5, 0.3, 0.1]])
+    advantages, returns = gae(rewards, values, torch.ones(2, 5), 0.99, 0.95)
+    expected = [[0.9801, 0.2, 0.4423, 0.7085, 1.0], [0.6623, -0.0326, 0.1886, 0.4323, 0.7]]
+    expected_returns = [[0.9801, 1, 1.0423, 1.1085, 1.2], [0.6623, 0.6674, 0.6886, 0.7323, 0.8]]
+    torch.testing.assert_close(advantages, torch.tensor(expected), atol=5.1e-5, rtol=0)
+    torch.testing.assert_close(returns, torch.tensor(expected_returns), atol=5.1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sum_of_the_paper_with_holes_and_padding(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    rewards, values = torch.randn(2, 4, 9, generator=rng, dtype=torch.float64)
+    mask = (torch.rand(4, 9, generator=rng) < 0.6).double()
+    mask[3] = 0
+    advantages, returns = gae(rewards, values, mask, 0.9, 0.8)
+    for b in range(4):
+        expected, expected_returns = oracles.gae.gae_row(
+            rewards[b].tolist(), values[b].tolist(), mask[b].tolist(), 0.9, 0.8
+        )
+        assert advantages[b].tolist() == pytest.approx(expected, abs=1e-12)
+        assert returns[b].tolist() == pytest.approx(expected_returns, abs=1e-12)
+
+
+def test_tool_text_between_does_not_count() -> None:
+    dense = gae(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 0.3]]), torch.ones(1, 2), 0.9, 0.8)
+    nan = float("nan")
+    holes = gae(
+        torch.tensor([[nan, 1.0, 7.0, 2.0, nan]]),
+        torch.tensor([[3.0, 0.5, nan, 0.3, 4.0]]),
+        torch.tensor([[0.0, 1.0, 0.0, 1.0, 0.0]]),
+        0.9,
+        0.8,
+    )
+    for short, long in zip(dense, holes, strict=True):
+        assert long[0, [1, 3]].tolist() == short[0].tolist()
+        assert long[0, [0, 2, 4]].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_lambda_one_is_the_discounted_sum_and_lambda_zero_one_step() -> None:
+    rewards, values, mask = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[3.0, 5.0, 6.0]]), torch.ones(1, 3)
+    assert gae(rewards, values, mask, 0.5, 1.0)[1].tolist() == [[3.0, 4.0, 4.0]]
+    assert gae(rewards, values, mask, 0.5, 0.0)[0].tolist() == [[0.5, 0.0, -2.0]]

@@ -1,0 +1,148 @@
+"""target_logprobs against plain log_softmax and autograd."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import oracles.logprobs
+from thumbs.functional.logprobs import target_logprobs
+
+M, D, V = 13, 6, 29
+
+
+def inputs(dtype: torch.dtype = torch.float32, *, train_weight: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    hidden = torch.randn(M, D, generator=rng, dtype=torch.float64).to(dtype).requires_grad_()
+    weight = torch.randn(V, D, generator=rng, dtype=torch.float64).to(dtype).requires_grad_(train_weight)
+    return hidden, weight, torch.randint(V, (M,), generator=rng)
+
+
+def test_uniform_distribution_by_hand() -> None:
+    logprobs, entropy = target_logprobs(torch.zeros(2, D), torch.randn(V, D), torch.tensor([0, 5]), with_entropy=True)
+    assert logprobs.tolist() == pytest.approx([-math.log(V)] * 2, abs=1e-6)
+    assert entropy is not None
+    assert entropy.tolist() == pytest.approx([math.log(V)] * 2, abs=1e-6)
+
+
+def test_two_words_at_a_temperature_by_hand() -> None:
+    # Logits 2 and 0 at temperature 2: p = (e, 1) / (e + 1).
+    logprobs, _ = target_logprobs(
+        torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([0, 1]), temperature=2.0
+    )
+    assert logprobs.tolist() == pytest.approx([1 - math.log(math.e + 1), -math.log(math.e + 1)], abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 13, 100])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_values_match_log_softmax(chunk: int, temperature: float) -> None:
+    hidden, weight, targets = inputs()
+    logprobs, entropy = target_logprobs(hidden, weight, targets, temperature, with_entropy=True, chunk=chunk)
+    expected, expected_entropy = oracles.logprobs.target_logprobs(hidden, weight, targets, temperature)
+    assert entropy is not None
+    torch.testing.assert_close(logprobs, expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(entropy, expected_entropy, atol=2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("train_weight", [False, True])
+@pytest.mark.parametrize("entropy_in_loss", [False, True])
+def test_gradients_match_autograd(train_weight: bool, entropy_in_loss: bool) -> None:
+    upstream = torch.randn(2, M, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for of in (lambda *a: target_logprobs(*a, with_entropy=True, chunk=4), oracles.logprobs.target_logprobs):
+        hidden, weight, targets = inputs(train_weight=train_weight)
+        logprobs, entropy = of(hidden, weight, targets, 0.7)
+        loss = (upstream[0] * logprobs).sum()
+        if entropy_in_loss:
+            loss = loss + (upstream[1] * entropy).sum()
+        loss.backward()
+        gradients.append((hidden.grad, weight.grad))
+    (ours, ours_weight), (expected, expected_weight) = gradients
+    torch.testing.assert_close(ours, expected, atol=2e-6, rtol=1e-5)
+    assert (ours_weight is None) == (not train_weight)
+    if train_weight:
+        torch.testing.assert_close(ours_weight, expected_weight, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("train_weight", [False, True])
+@pytest.mark.parametrize("with_entropy", [False, True])
+def test_gradcheck_in_double_precision(train_weight: bool, with_entropy: bool) -> None:
+    hidden, weight, targets = inputs(torch.float64, train_weight=train_weight)
+
+    def outputs(h: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x for x in target_logprobs(h, w, targets, 0.7, with_entropy, chunk=5) if x is not None)
+
+    assert torch.autograd.gradcheck(outputs, (hidden, weight))
+
+
+def test_weight_alone_may_be_trained() -> None:
+    hidden, weight, targets = inputs(train_weight=True)
+    target_logprobs(hidden.detach(), weight, targets)[0].sum().backward()
+    ours, weight.grad = weight.grad, None
+    oracles.logprobs.target_logprobs(hidden.detach(), weight, targets, 1.0)[0].sum().backward()
+    torch.testing.assert_close(ours, weight.grad, atol=2e-6, rtol=1e-5)
+
+
+def test_bf16_inputs_lose_nothing_after_the_inputs() -> None:
+    hidden, weight, targets = inputs(torch.bfloat16)
+    logprobs, _ = target_logprobs(hidden, weight, targets)
+    expected, _ = oracles.logprobs.target_logprobs(hidden.double(), weight.double(), targets, 1.0)
+    assert logprobs.dtype == torch.float32
+    torch.testing.assert_close(logprobs.double(), expected, atol=2e-6, rtol=1e-6)
+    logprobs.sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.dtype == torch.bfloat16
+
+
+def test_huge_logits_stay_finite() -> None:
+    hidden = torch.full((1, 1), 1e4, requires_grad=True)
+    logprobs, entropy = target_logprobs(hidden, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]), with_entropy=True)
+    assert logprobs.item() == -2e4
+    assert entropy is not None
+    assert entropy.item() == 0.0
+    (logprobs.sum() + entropy.sum()).backward()
+    assert hidden.grad is not None
+    assert hidden.grad.item() == -2.0
+
+
+def test_no_rows_and_no_gradient() -> None:
+    _, weight, targets = inputs()
+    logprobs, entropy = target_logprobs(torch.zeros(0, D), weight, targets[:0], with_entropy=True)
+    assert entropy is not None
+    assert logprobs.shape == entropy.shape == (0,)
+    hidden, weight, targets = inputs(train_weight=True)
+    with torch.no_grad():
+        logprobs, entropy = target_logprobs(hidden, weight, targets)
+    assert entropy is None
+    assert not logprobs.requires_grad
+
+
+def test_the_whole_table_of_logits_is_never_alive() -> None:
+    rows, vocabulary, chunk = 64, 5000, 4
+    hidden = torch.randn(rows, D, requires_grad=True)
+    weight = torch.randn(vocabulary, D, requires_grad=True)
+    targets = torch.randint(vocabulary, (rows,))
+    largest = _largest_tensor(lambda: target_logprobs(hidden, weight, targets, chunk=chunk)[0].sum().backward())
+    assert chunk * vocabulary <= largest < 2 * vocabulary * D  # and V * D is what the weight itself takes
+
+
+def _largest_tensor(work: object) -> int:
+    """Elements of the largest tensor that any operation made inside `work`."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Watch(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            sizes = [x.numel() for x in tree_leaves(out) if isinstance(x, Tensor)]
+            self.largest = max([self.largest, *sizes])
+            return out
+
+    with Watch() as watch:
+        work()  # type: ignore[operator]
+    return watch.largest
