@@ -81,9 +81,7 @@ def test_every_unit_has_its_layer():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     layers = next(c["layers"] for c in contracts["contracts"] if c["type"] == "layers")
     listed = [unit for layer in layers for unit in re.findall(r"\w+", layer)]
-    units = {
-        path.stem for path in PACKAGE.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"
-    }
+    units = {path.stem for path in PACKAGE.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"}
     assert sorted(listed) == sorted(units - {"__init__"})
 
 
@@ -122,9 +120,7 @@ def test_every_committed_config_loads():
         assert load_config(PipelineConfig, path).run == f"runs/{path.stem}"
 
 
-@pytest.mark.parametrize(
-    "path", [*sorted((PACKAGE / "functional").glob("[!_]*.py")), PACKAGE / "engine" / "base.py"]
-)
+@pytest.mark.parametrize("path", [*sorted((PACKAGE / "functional").glob("[!_]*.py")), PACKAGE / "engine" / "base.py"])
 def test_what_others_call_has_a_docstring(path: Path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     public = public_definitions(tree.body)

@@ -29,9 +29,7 @@ def last_command(*words: str) -> str:
         (("SIZE=tiny", "SEED=1"), "configs/demo-tiny.yaml", "runs/demo-tiny-seed1"),
     ],
 )
-def test_demo_takes_the_config_of_its_size_and_a_run_folder_of_its_seed(
-    words: tuple[str, ...], config: str, run: str
-):
+def test_demo_takes_the_config_of_its_size_and_a_run_folder_of_its_seed(words: tuple[str, ...], config: str, run: str):
     seed = next((word[5:] for word in words if word.startswith("SEED=")), "0")
     assert last_command("demo", *words) == f".venv/bin/thumbs run {config} seed={seed} run={run}"
     assert (ROOT / config).exists()

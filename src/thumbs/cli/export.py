@@ -10,9 +10,7 @@ import typer
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
 Stage = Annotated[str, typer.Option(help="The stage whose model is exported.")]
-Merge = Annotated[
-    bool, typer.Option("--merge", help="Fold the adapter into the weights: a model that stands alone.")
-]
+Merge = Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights: a model that stands alone.")]
 
 
 def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False) -> None:

@@ -11,9 +11,7 @@ from thumbs.config.base import load_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError
 
-ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="A YAML file with the settings of the run.")
-]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file with the settings of the run.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file.", show_default=False),
@@ -67,9 +65,7 @@ def ppo(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -
 def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool) -> None:
     config = load_config(PipelineConfig, path, overrides or [])
     if stage is not None and getattr(config, stage) is None:
-        raise ConfigError(
-            f"{path} has no section `{stage}`; add one, or use `thumbs run` for the stages it has"
-        )
+        raise ConfigError(f"{path} has no section `{stage}`; add one, or use `thumbs run` for the stages it has")
 
     from thumbs.pipeline.run import run_pipeline
     from thumbs.report.build import build_report

@@ -14,9 +14,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to ask; each in quotes.")]
 Stage = Annotated[str, typer.Option(help="The stage whose model answers.")]
 Replies = Annotated[int, typer.Option("-n", min=1, help="Replies to each prompt.")]
-Temperature = Annotated[
-    float, typer.Option(min=0.0, help="Logits are divided by it; 0 takes the likeliest token.")
-]
+Temperature = Annotated[float, typer.Option(min=0.0, help="Logits are divided by it; 0 takes the likeliest token.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="A reply is cut here, tokens.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same replies.")]
 

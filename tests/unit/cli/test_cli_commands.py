@@ -83,9 +83,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 def test_help_lists_every_command():
     result = typed("--help")
     assert result.exit_code == 0
-    listed = [
-        line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()
-    ]
+    listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
     assert sorted(listed) == sorted(COMMANDS)
 
 
