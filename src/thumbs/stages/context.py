@@ -56,14 +56,15 @@ class Resume:
 
         What was logged after that step is dropped, since it will be logged again.
         """
-        step, state = 0, {}
+        step, state, logged = 0, {}, -1  # a fresh start logs its step 0 again
         if (self.path / "latest.json").exists():
             latest = read_json(self.path / "latest.json")
             step, state = int(latest["step"]), latest["state"]
+            logged = step
             for name, handle in self.models.items():
                 self.context.engine.load(handle, self.path / f"step-{step:06d}" / name)
-        self.context.folder.metrics.truncate_after(step)
-        self.context.folder.samples.truncate_after(step)
+        self.context.folder.metrics.truncate_after(logged)
+        self.context.folder.samples.truncate_after(logged)
         return step, state
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
@@ -124,9 +125,7 @@ def saving_batch(context: Context, step: int, data: Sequence[Datum]) -> Iterator
     except NonFiniteError as error:
         path = context.folder.path / f"nonfinite-step-{step}.npz"
         arrays = {f"{i}/inputs": datum.inputs for i, datum in enumerate(data)}
-        arrays |= {
-            f"{i}/{name}": column for i, datum in enumerate(data) for name, column in datum.columns.items()
-        }
+        arrays |= {f"{i}/{name}": column for i, datum in enumerate(data) for name, column in datum.columns.items()}
         np.savez(path, allow_pickle=False, **arrays)
         raise NonFiniteError(
             f"step {step}: {error}. The batch is in {path}; the last checkpoint is untouched. "
