@@ -1,7 +1,7 @@
 """Pairs for the reward model: replies sampled from the SFT model, judged by annotators, kept in a preference store.
 
-The store and its format are those of people's labels. A labelling run that was interrupted goes on with the prompts
-whose pairs are not stored yet.
+The store and its format are those of people's labels. A labelling run that was interrupted goes on with the group of
+prompts in which it stopped.
 """
 
 from __future__ import annotations
@@ -35,24 +35,31 @@ def collect_preferences(
 ) -> dict[str, Any]:
     """Samples, judges and stores pairs for every prompt; returns the counts. `at` stamps the judgements (ISO 8601)."""
     store = PreferenceStore(store_path(context))
-    policy = context.engine.create(
-        ModelSpec("sft", context.model, ("lm",), start, trainable=False, seed=context.seed)
-    )
+    policy = context.engine.create(ModelSpec("sft", context.model, ("lm",), start, trainable=False, seed=context.seed))
     sampler = context.engine.snapshot(policy)
-    stored = {preference_id.rpartition("/")[0] for preference_id in store.ids()}
     with Progress("preferences", len(prompts), ("pairs", "ties")) as bar:
-        for begin in range(0, len(prompts), PROMPTS_AT_ONCE):
-            group = list(enumerate(prompts))[begin : begin + PROMPTS_AT_ONCE]
-            todo = [(number, prompt) for number, prompt in group if prompt.id not in stored]
-            if todo:
-                replies = sample_replies(context, config, sampler, start, [prompt for _, prompt in todo])
-                for (number, prompt), answers in zip(todo, replies, strict=True):
-                    pairs = make_pairs(config, prompt, answers, annotators, number, at)
-                    store.append(pairs)
+        first = first_unfinished(store, prompts)
+        bar.advance(first)
+        for begin in range(first, len(prompts), PROMPTS_AT_ONCE):
+            group = prompts[begin : begin + PROMPTS_AT_ONCE]
+            replies = sample_replies(context, config, sampler, start, group)
+            for number, (prompt, answers) in enumerate(zip(group, replies, strict=True), start=begin):
+                store.append(make_pairs(config, prompt, answers, annotators, number, at))
             bar.advance(len(group), pairs=len(store))
     context.engine.close(policy)
     judged = [preferred(preference) for preference in store.load()]
     return {"pairs": len(judged), "ties": sum(p == 0.5 for p in judged) / max(len(judged), 1)}
+
+
+def first_unfinished(store: PreferenceStore, prompts: Sequence[Prompt]) -> int:
+    """Number of the first prompt of the group where an interrupted run stopped.
+
+    Pairs are stored in the order of the prompts, so the groups before the last stored pair are whole. That group is
+    sampled again as a whole, since a batch of another size may round differently; the store skips the pairs it has.
+    """
+    stored = {preference_id.rpartition("/")[0] for preference_id in store.ids()}
+    last = max((number for number, prompt in enumerate(prompts) if prompt.id in stored), default=0)
+    return last // PROMPTS_AT_ONCE * PROMPTS_AT_ONCE
 
 
 def store_path(context: Context) -> Path:
@@ -91,20 +98,12 @@ def make_pairs(
     at: str,
 ) -> list[Preference]:
     """Up to pairs_per_prompt judged pairs of different, non-empty replies; disjoint pairs come first."""
-    places = sorted(
-        itertools.combinations(range(len(replies)), 2), key=lambda ij: (ij[1] - ij[0] - 1 + ij[0] % 2, ij)
-    )
-    usable = [
-        (i, j)
-        for i, j in places
-        if replies[i].text and replies[j].text and replies[i].text != replies[j].text
-    ]
+    places = sorted(itertools.combinations(range(len(replies)), 2), key=lambda ij: (ij[1] - ij[0] - 1 + ij[0] % 2, ij))
+    usable = [(i, j) for i, j in places if replies[i].text and replies[j].text and replies[i].text != replies[j].text]
     pairs = []
     for place, (i, j) in enumerate(usable[: config.pairs_per_prompt]):
         item = number * config.pairs_per_prompt + place
         annotator = annotators[item % len(annotators)]
         judgement = annotator.judge(prompt.messages, replies[i].text, replies[j].text, item, at)
-        pairs.append(
-            Preference(f"{prompt.id}/{i}-{j}", prompt.messages, (replies[i], replies[j]), (judgement,))
-        )
+        pairs.append(Preference(f"{prompt.id}/{i}-{j}", prompt.messages, (replies[i], replies[j]), (judgement,)))
     return pairs
