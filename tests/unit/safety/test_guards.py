@@ -1,0 +1,56 @@
+"""Each alarm is raised by its own sign, and none by a healthy step."""
+
+from __future__ import annotations
+
+import pytest
+
+from thumbs.safety.guards import KL_LIMIT, alarms
+from thumbs.safety.repetition import repetition
+
+HEALTHY = {
+    "ppo/kl": 3.0,
+    "ppo/length": 20.0,
+    "ppo/repetition": 0.1,
+    "ppo/truncated": 0.2,
+    "ppo/ratio_first": 1.0,
+}
+
+
+def test_a_healthy_step_raises_no_alarm():
+    edge = {
+        "ppo/kl": KL_LIMIT,
+        "ppo/length": 30.0,
+        "ppo/repetition": 0.25,
+        "ppo/truncated": 0.5,
+        "ppo/ratio_first": 1.009,
+    }
+    assert alarms(HEALTHY, HEALTHY) == []
+    assert alarms(HEALTHY, edge) == []
+    assert alarms(HEALTHY, HEALTHY | {"ppo/length": 10.0, "ppo/kl": -1.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ppo/kl", KL_LIMIT + 0.1, "raise ppo.kl.coef"),
+        ("ppo/kl", -1.1, "is negative"),
+        ("ppo/length", 30.1, "length is being gamed"),
+        ("ppo/length", 9.9, "length is being gamed"),
+        ("ppo/repetition", 0.26, "26% of the 3-grams repeat, 10% at first"),
+        ("ppo/truncated", 0.51, "set ppo.missing_eos_penalty"),
+        ("ppo/ratio_first", 1.011, "the first ratio is 1.0110, not 1"),
+        ("ppo/ratio_first", 0.989, "the first ratio is 0.9890, not 1"),
+    ],
+)
+def test_each_sign_raises_its_alarm(name: str, value: float, said: str):
+    found = alarms(HEALTHY, HEALTHY | {name: value})
+    assert len(found) == 1
+    assert said in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("", 0.0), ("one two", 0.0), ("a b c d e", 0.0), ("a b c A B C", 0.25), ("na na na na na", 2 / 3)],
+)
+def test_repetition_is_the_share_of_grams_seen_before(text: str, share: float):
+    assert repetition(text) == pytest.approx(share)

@@ -1,0 +1,182 @@
+"""The reward model learns what the pairs say, whichever reply stands first."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from byte_world import byte_context, pair
+from thumbs.config.losses import BradleyTerry
+from thumbs.config.model import LoraConfig
+from thumbs.config.optim import AdamConfig
+from thumbs.config.stages import RewardConfig
+from thumbs.engine.base import AdamStep, ModelSpec
+from thumbs.errors import DataError
+from thumbs.rewards.model import raw_scores
+from thumbs.stages.context import Context
+from thumbs.stages.reward import Pair, pair_data, read_pairs, run_reward
+from thumbs.types import Preference
+
+GOOD, BAD = ("yes", "sure", "fine", "gladly"), ("no", "never", "bah", "go")
+OPTIM = AdamConfig(learning_rate=1e-3, head_learning_rate=1e-2, warmup_fraction=0.1)
+CONFIG = RewardConfig(epochs=4, batch_size=8, optim=OPTIM, eval_every=4)
+
+
+def toy(questions: str, *, swapped: bool = False) -> list[Preference]:
+    """Every good reply is better than every bad one; every other pair has the bad one in front."""
+    pairs = []
+    for number, question in enumerate(questions):
+        good, bad = GOOD[number % 4], BAD[number // 4 % 4]
+        if (number % 2 == 0) != swapped:
+            pairs.append(pair(question, good, bad, "first"))
+        else:
+            pairs.append(pair(question, bad, good, "second"))
+    return pairs
+
+
+def base(context: Context) -> Path:
+    """A checkpoint of the untrained model."""
+    path = context.folder.path / "start"
+    handle = context.engine.create(ModelSpec("sft", context.model))
+    context.engine.save(handle, path)
+    context.engine.close(handle)
+    return path
+
+
+def trained(folder: Path, config: RewardConfig, train: list[Preference], held: list[Preference]) -> Any:
+    """Results, metric records, and a function from texts to scores."""
+    context = byte_context(folder)
+    results = run_reward(context, config, base(context), train, held)
+    records = context.folder.metrics.read()
+    model = context.engine.create(ModelSpec("r", context.model, ("scalar",), context.best, trainable=False))
+
+    def scores(preferences: list[Preference]) -> np.ndarray:
+        pairs = read_pairs(context, config, preferences)
+        found = raw_scores(context.engine, model, [tokens for p in pairs for tokens in (p.first, p.second)])
+        return found.reshape(-1, 2)
+
+    return results, records, scores
+
+
+def test_it_separates_what_can_be_separated(tmp_path: Path):
+    results, records, scores = trained(tmp_path, CONFIG, toy("abcdefghijklmnop" * 2), toy("uvwxyz"))
+    assert records[-1]["reward/accuracy"] == 1.0
+    assert records[-1]["reward/heldout_accuracy"] == 1.0
+    assert records[0]["reward/loss"] == pytest.approx(np.log(2), abs=1e-6)  # the head starts at zero
+    assert records[-1]["reward/loss"] < 0.1
+    seen = scores(toy("abcdefghijklmnop" * 2))
+    assert results["score_mean"] == pytest.approx(seen.mean(), rel=1e-4, abs=1e-4)
+    assert results["score_std"] == pytest.approx(seen.std(), rel=1e-4)
+    held = scores(toy("uvwxyz"))
+    np.testing.assert_allclose(results["heldout"]["scores_a"], held[:, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(results["heldout"]["scores_b"], held[:, 1], rtol=1e-4, atol=1e-5)
+    assert results["heldout"]["preferred"] == [1.0, 0.0] * 3
+
+
+def test_the_order_of_a_pair_is_immaterial(tmp_path: Path):
+    """Swapped replies with 1 - p train the same model, up to the order in which floats are added."""
+    config = CONFIG.model_copy(update={"epochs": 2})
+    one = trained(tmp_path / "one", config, toy("abcdefghijklmnop"), toy("uvwxyz"))
+    two = trained(tmp_path / "two", config, toy("abcdefghijklmnop", swapped=True), toy("uvwxyz", swapped=True))
+    for name in ("reward/loss", "reward/accuracy", "reward/score_gap", "reward/grad_norm"):
+        np.testing.assert_allclose([r[name] for r in one[1]], [r[name] for r in two[1]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one[0]["heldout"]["scores_a"], two[0]["heldout"]["scores_b"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one[0]["heldout"]["scores_b"], two[0]["heldout"]["scores_a"], rtol=1e-5, atol=1e-6)
+
+
+def first_scores(context: Context, texts: list[Preference], weight: float) -> Any:
+    """A reward model whose head is not zero any more, and the pairs as it sees them."""
+    model = context.engine.create(ModelSpec("r", context.model, ("scalar",)))
+    head = context.engine._models[model.id].network.scalar  # type: ignore[attr-defined]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        head.weight.copy_(weight * torch.randn(head.weight.shape, generator=generator))
+    return model, read_pairs(context, RewardConfig(use_margin=True), texts)
+
+
+def test_a_tie_pulls_the_two_scores_together(tmp_path: Path):
+    context = byte_context(tmp_path)
+    model, pairs = first_scores(context, [pair("q", "yes", "no", "tie")], 1.0)
+    gaps = []
+    for _ in range(5):
+        scores = raw_scores(context.engine, model, [pairs[0].first, pairs[0].second])
+        gaps.append(abs(scores[0] - scores[1]))
+        context.engine.forward_backward(model, pair_data(pairs), [BradleyTerry(center_coef=0.0)])
+        context.engine.optim_step(model, AdamStep(0.0, 1e-3))
+    assert gaps[0] > 0.01
+    assert all(later < before for before, later in itertools.pairwise(gaps)), gaps
+
+
+def logistic(p: float, gap: float, margin: float) -> float:
+    """-p log σ(d - m) - (1 - p) log σ(-d - m)."""
+    return float(p * np.log1p(np.exp(margin - gap)) + (1 - p) * np.log1p(np.exp(margin + gap)))
+
+
+def test_the_loss_is_the_mean_over_pairs_by_hand(tmp_path: Path):
+    context = byte_context(tmp_path)
+    texts = [
+        pair("q", "yes", "no", "first", margin=0.7),
+        pair("q", "never", "sure", "second"),
+        pair("q", "a", "b", "tie", margin=3.0),  # a tie has no margin
+    ]
+    model, pairs = first_scores(context, texts, 0.3)
+    sides = [raw_scores(context.engine, model, [p.first, p.second]) for p in pairs]
+    by_hand = [logistic(p, a - b, m) for p, m, (a, b) in zip([1, 0, 0.5], [0.7, 0, 0], sides, strict=True)]
+    centre = [0.2 * (a + b) ** 2 for a, b in sides]
+    output = context.engine.forward_backward(model, pair_data(pairs), [BradleyTerry(center_coef=0.2)])
+    assert output.loss == pytest.approx(np.mean(by_hand) + np.mean(centre), rel=1e-5)
+
+
+def test_margins_count_only_where_the_config_says_so(tmp_path: Path):
+    context = byte_context(tmp_path)
+    texts = [pair("q", "yes", "no", "first", margin=0.7)]
+    assert read_pairs(context, RewardConfig(use_margin=True), texts)[0].margin == 0.7
+    assert read_pairs(context, RewardConfig(), texts)[0].margin == 0.0
+
+
+def test_ties_can_be_dropped_and_skipped_pairs_always_are(tmp_path: Path):
+    context = byte_context(tmp_path)
+    texts = [pair("q", "a", "b", verdict) for verdict in ("first", "tie", "skip", "second")]
+    assert [p.preferred for p in read_pairs(context, RewardConfig(), texts)] == [1.0, 0.5, 0.0]
+    assert [p.preferred for p in read_pairs(context, RewardConfig(ties="drop"), texts)] == [1.0, 0.0]
+
+
+def test_each_side_is_read_at_its_last_token():
+    data = pair_data(
+        [Pair(np.array([1, 2, 3]), np.array([4, 5]), 1.0, 0.5), Pair(np.array([6]), np.array([7]), 0.0, 0)]
+    )
+    assert [datum.columns["weights"].tolist() for datum in data] == [[0, 0, 1], [0, 1], [1], [1]]
+    assert [float(datum.columns["pair"]) for datum in data] == [0, 0, 1, 1]
+    assert [float(datum.columns["pair_weight"]) for datum in data] == [0.5] * 4
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
+def test_a_frozen_backbone_keeps_its_weights(tmp_path: Path, lora: LoraConfig | None):
+    context = byte_context(tmp_path, lora=lora)
+    config = CONFIG.model_copy(update={"freeze_backbone": True, "epochs": 1})
+    start = base(context)
+    run_reward(context, config, start, toy("abcdefghijklmnop"), [])
+    trunk = next(path.name for path in start.glob("*model.safetensors"))
+    assert (context.best / trunk).read_bytes() == (start / trunk).read_bytes()
+    model = context.engine.create(ModelSpec("r", context.model, ("scalar",), context.best, trainable=False))
+    scored = raw_scores(context.engine, model, [np.array([1, 2]), np.array([3, 4, 5])])
+    assert scored[0] != scored[1]
+
+
+def test_it_stops_when_held_out_pairs_contradict_the_training(tmp_path: Path):
+    contradicting = [replace(p, judgements=pair("q", "a", "b", "second").judgements) for p in toy("uwy" * 2)[::2]]
+    config = CONFIG.model_copy(update={"epochs": 8, "eval_every": 1, "patience": 3})
+    results, records, _ = trained(tmp_path, config, toy("abcdefghijklmnop"), contradicting)
+    assert results["best_step"] + 3 == len(records) < 16
+
+
+def test_without_a_judgement_there_is_nothing_to_learn(tmp_path: Path):
+    context = byte_context(tmp_path)
+    with pytest.raises(DataError, match="none of 1 preferences says which reply is better"):
+        run_reward(context, CONFIG, base(context), [pair("q", "a", "b", "skip")], [])
