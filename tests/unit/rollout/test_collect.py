@@ -1,0 +1,64 @@
+"""From prompts to rollouts with a sampler that says what it is told."""
+
+import numpy as np
+import pytest
+
+from thumbs.config.sampling import SamplingConfig
+from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.errors import ConfigError
+from thumbs.rollout.collect import collect, require_unwarped, sampling_params, seed_of
+from thumbs.types import Message, Prompt, Sample
+
+TOKENIZER = ByteTokenizer()
+
+
+class Echo:
+    """Answers every prompt with "ok" and the end token; the second one is cut before it."""
+
+    policy_version = 3
+
+    def sample(self, prompts, params, seeds):
+        self.asked, self.params, self.seeds = prompts, params, seeds
+        samples = []
+        for i in range(len(prompts)):
+            tokens = np.array([*b" ok", TOKENIZER.EOS][: 3 if i == 1 else 4])
+            logprobs = -np.arange(1, len(tokens) + 1, dtype=np.float32)
+            samples.append(Sample(tokens, logprobs, "length" if i == 1 else "stop", self.policy_version))
+        return samples
+
+
+def test_rollouts_say_what_was_sampled_and_what_was_not():
+    prompts = [Prompt(name, (Message("user", name * 3),)) for name in ("a", "bc")]
+    sampler = Echo()
+    rollouts = collect(sampler, prompts, TOKENIZER, SamplingConfig(max_new_tokens=9), [5, 6])
+    assert sampler.asked == [TOKENIZER.render_prompt(p.messages) for p in prompts]
+    assert (sampler.seeds, sampler.params.max_new_tokens, sampler.params.stop_tokens) == ([5, 6], 9, (TOKENIZER.EOS,))
+    first, second = rollouts
+    assert first.tokens.tolist() == [TOKENIZER.BOS, *b"aaa", TOKENIZER.SEP, *b" ok", TOKENIZER.EOS]
+    assert (first.prompt_id, first.prompt_length, first.reply_length) == ("a", 5, 4)
+    assert first.mask.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]  # entry t belongs to token t + 1
+    assert first.logprobs.tolist() == [0, 0, 0, 0, -1, -2, -3, -4]
+    assert (first.text, first.stop_reason, first.policy_version) == ("ok", "stop", 3)
+    assert second.tokens[-1] == ord("k")
+    assert (second.reply_length, second.stop_reason) == (3, "length")
+
+
+def test_settings_reach_the_sampler():
+    config = SamplingConfig(max_new_tokens=7, temperature=0.5, top_k=3, top_p=0.9, stop=("END",))
+    found = sampling_params(config, TOKENIZER)
+    assert (found.max_new_tokens, found.temperature, found.top_k, found.top_p) == (7, 0.5, 3, 0.9)
+    assert found.stop_strings == ("END",)
+
+
+@pytest.mark.parametrize("warped", [{"top_k": 5}, {"top_p": 0.9}, {"temperature": 0}])
+def test_warped_sampling_is_refused_for_rollouts(warped):
+    with pytest.raises(ConfigError, match="falsifies the ratio"):
+        require_unwarped(SamplingConfig(**warped))
+    require_unwarped(SamplingConfig(temperature=0.7))
+
+
+def test_seeds_come_from_names():
+    assert seed_of(0, "ppo", 3) == 4276648988084510473
+    seeds = {seed_of(*parts) for parts in [(0, "ppo", 3), (0, "ppo", 4), (1, "ppo", 3), (0, "sft", 3)]}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
