@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -94,7 +95,10 @@ def test_unit_imports_without_torch(unit: str):
         "    importlib.import_module(found.name)\n"
         "print(json.dumps([name for name in ('torch', 'transformers') if name in sys.modules]))\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == []
 
