@@ -18,9 +18,7 @@ T = TypeVar("T", bound="Frozen")
 class Frozen(BaseModel):
     """Base of every config: immutable, unknown keys refused, field docstrings are the documentation."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
 
 def load_config(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:

@@ -25,11 +25,11 @@ class PpoClip(Frozen):
 
     columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
     name: Literal["ppo_clip"] = "ppo_clip"
-    clip_range: float = Field(0.2, gt=0)
+    clip_range: float = Field(default=0.2, gt=0)
     """Half-width of the trusted interval of the ratio π/π_old, fraction."""
-    entropy_coef: float = Field(0.0, ge=0)
+    entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of the mean entropy (nats) that is added to the objective."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts; logprobs are taken at it."""
 
 
@@ -38,9 +38,9 @@ class ValueClip(Frozen):
 
     columns: ClassVar[tuple[str, ...]] = ("weights", "values", "returns")
     name: Literal["value_clip"] = "value_clip"
-    clip_range: float | None = Field(0.2, gt=0)
+    clip_range: float | None = Field(default=0.2, gt=0)
     """How far a value may move from its old prediction (score units); null switches clipping off."""
-    coef: float = Field(0.1, ge=0)
+    coef: float = Field(default=0.1, ge=0)
     """Weight of the value loss beside the policy loss."""
 
 
@@ -50,7 +50,7 @@ class BradleyTerry(Frozen):
     columns: ClassVar[tuple[str, ...]] = ("weights",)
     sequence_columns: ClassVar[tuple[str, ...]] = ("pair", "preferred", "margin", "pair_weight")
     name: Literal["bradley_terry"] = "bradley_terry"
-    center_coef: float = Field(0.0, ge=0)
+    center_coef: float = Field(default=0.0, ge=0)
     """Weight of (score_a + score_b)², which keeps scores near zero (arXiv:2312.09244)."""
 
 

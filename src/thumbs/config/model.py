@@ -14,15 +14,15 @@ ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 class LoraConfig(Frozen):
     """Low-rank adapters (arXiv:2106.09685): W x + (alpha / rank) · B A x, with W frozen."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(default=16, ge=1)
     """Inner width of the adapter."""
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """Numerator of the scale alpha / rank."""
     targets: tuple[str, ...] = ADAPTED
     """Names of the linear layers that get an adapter."""
-    layers: int | None = Field(None, ge=1)
-    """Adapt the last n layers only; what lies below is the same for policy, critic, reference and reward model, so it is
-    computed once a sequence and never again. null: all layers."""
+    layers: int | None = Field(default=None, ge=1)
+    """Adapt the last n layers only: what lies below is the same for policy, critic, reference and reward model, and is
+    computed once a sequence. null: all layers."""
 
 
 class ModelConfig(Frozen):

@@ -14,7 +14,7 @@ class PipelineConfig(Frozen):
 
     run: str = "runs/run"
     """The run folder."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """The same config and seed give the same numbers on the same machine."""
     system: str | None = None
     """A system message put before every conversation that has none; null: what the chat template does by itself."""

@@ -10,13 +10,13 @@ from thumbs.config.base import Frozen
 class SamplingConfig(Frozen):
     """One way of drawing replies from a model."""
 
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
     """A reply is cut here and marked as truncated, tokens."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """Logits are divided by it; 0 takes the most likely token."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(default=0, ge=0)
     """Sample among the k most likely tokens only; 0: off. Refused in rollouts, whose logprobs enter a ratio."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample within this probability mass only; 1: off. Refused in rollouts."""
     stop: tuple[str, ...] = ()
     """Strings that end a reply, beside the model's own end token."""

@@ -17,13 +17,13 @@ class SftConfig(Frozen):
 
     data: DataConfig
     """Conversations."""
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(default=2, ge=1)
     """Passes over the data."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Conversations an optimizer step."""
     optim: AdamConfig = AdamConfig(learning_rate=2e-4)
     """Optimizer; about 1e-4 to 5e-4 for LoRA, 1e-5 to 5e-5 for full training."""
-    eval_every: int = Field(10, ge=1)
+    eval_every: int = Field(default=10, ge=1)
     """Steps between held-out losses; the best checkpoint by it is what the next stage takes."""
 
 
@@ -34,32 +34,32 @@ class PreferenceConfig(Frozen):
     """Preferences that exist already; null: sample pairs from the SFT model and ask the annotators."""
     prompts: DataConfig | None = None
     """Prompts to sample replies for."""
-    replies_per_prompt: int = Field(4, ge=2)
+    replies_per_prompt: int = Field(default=4, ge=2)
     """Replies sampled a prompt."""
-    pairs_per_prompt: int = Field(3, ge=1)
+    pairs_per_prompt: int = Field(default=3, ge=1)
     """Pairs made of them."""
     sampling: SamplingConfig = SamplingConfig()
     """How the replies are drawn."""
     judge: str = "vader"
     """The gold judge that the simulated annotators look at."""
-    annotators: int = Field(3, ge=1)
+    annotators: int = Field(default=3, ge=1)
     """Simulated annotators, one a pair in turn."""
-    label_noise: float = Field(0.05, ge=0, lt=0.5)
+    label_noise: float = Field(default=0.05, ge=0, lt=0.5)
     """Probability that an annotator prefers the worse reply."""
-    tie_below: float = Field(0.05, ge=0)
+    tie_below: float = Field(default=0.05, ge=0)
     """Differences of gold scores smaller than this are judged a tie."""
 
 
 class RewardConfig(Frozen):
     """Bradley–Terry reward model: a scalar head on the last token, from the SFT weights."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(default=1, ge=1)
     """Passes over the pairs."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Pairs an optimizer step."""
     optim: AdamConfig = AdamConfig(learning_rate=2e-4, head_learning_rate=1e-3)
     """Optimizer; the head is new, so it takes a higher rate."""
-    center_coef: float = Field(0.01, ge=0)
+    center_coef: float = Field(default=0.01, ge=0)
     """Weight of (score_a + score_b)²."""
     use_margin: bool = False
     """Subtract the margin of each pair inside the sigmoid, as Llama 2 does."""
@@ -67,24 +67,24 @@ class RewardConfig(Frozen):
     """A tie either leaves the data or pulls the two scores together (target probability one half)."""
     freeze_backbone: bool = False
     """Train the head alone."""
-    eval_every: int = Field(10, ge=1)
+    eval_every: int = Field(default=10, ge=1)
     """Steps between held-out accuracies."""
-    patience: int = Field(10, ge=1)
+    patience: int = Field(default=10, ge=1)
     """Stop after this many held-out evaluations without a lower loss."""
 
 
 class KlConfig(Frozen):
     """The price of leaving the reference, and the brakes."""
 
-    coef: float = Field(0.1, ge=0)
+    coef: float = Field(default=0.1, ge=0)
     """Score units a nat, in the token rewards."""
-    target: float | None = Field(6.0, gt=0)
+    target: float | None = Field(default=6.0, gt=0)
     """KL a sequence (nats) that the adaptive controller steers to; null keeps the coefficient fixed."""
-    horizon: int = Field(10_000, ge=1)
+    horizon: int = Field(default=10_000, ge=1)
     """Time constant of the controller, episodes (arXiv:1909.08593, section 2.2)."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
     """Per-token estimator inside the reward; k1 is unbiased, k3 is never negative."""
-    stop_above: float | None = Field(0.1, gt=0)
+    stop_above: float | None = Field(default=0.1, gt=0)
     """Leave the epoch loop when the mean KL a token of new from old policy (nats) passes this; null: never."""
 
 
@@ -93,13 +93,13 @@ class CriticConfig(Frozen):
 
     init: Literal["shared", "reward", "policy"] = "shared"
     """shared: a head on the policy's own trunk; reward, policy: a model of its own from those weights."""
-    learning_rate: float | None = Field(None, gt=0)
-    """Rate of a critic of its own, or of the shared head; null: ten times the policy's for a shared head, else the policy's."""
-    value_coef: float = Field(0.1, ge=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Rate of the critic; null: the policy's for a critic of its own, ten times that for a shared trunk's head."""
+    value_coef: float = Field(default=0.1, ge=0)
     """Weight of the value loss."""
-    value_clip: float | None = Field(0.2, gt=0)
+    value_clip: float | None = Field(default=0.2, gt=0)
     """Values move at most this far from their old prediction in one step (score units); null: no clip."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """First steps in which only the critic learns."""
 
 
@@ -108,13 +108,13 @@ class PpoConfig(Frozen):
 
     prompts: DataConfig
     """Prompts to roll out on."""
-    steps: int = Field(40, ge=1)
+    steps: int = Field(default=40, ge=1)
     """Rollout-and-update rounds."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Rollouts a step."""
-    minibatch_size: int = Field(16, ge=1)
+    minibatch_size: int = Field(default=16, ge=1)
     """Rollouts an optimizer step; must divide batch_size."""
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(default=2, ge=1)
     """Passes over the rollouts of a step; 2 to 4 are usual."""
     optim: AdamConfig = AdamConfig(learning_rate=1e-4, schedule="constant", warmup_fraction=0.0)
     """Policy optimizer; 1e-6 to 1e-5 for full training, about ten times that for LoRA."""
@@ -124,29 +124,29 @@ class PpoConfig(Frozen):
     """KL penalty and brakes."""
     critic: CriticConfig = CriticConfig()
     """Value function."""
-    clip_range: float = Field(0.2, gt=0)
+    clip_range: float = Field(default=0.2, gt=0)
     """Half-width of the trusted interval of the ratio, fraction."""
-    gamma: float = Field(1.0, gt=0, le=1)
+    gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount a token."""
-    lam: float = Field(0.95, ge=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
     """λ of generalised advantage estimation."""
     whiten_advantages: bool = True
     """Advantages of a step get mean 0 and deviation 1 over its sampled tokens."""
     whiten_rewards: bool = False
     """Token rewards get deviation 1, their mean kept."""
     score_scale: bool = True
-    """Divide scores by their running standard deviation."""
-    score_clip: float | None = Field(5.0, gt=0)
+    """Divide scores by their standard deviation over the replies that the reward model was trained on."""
+    score_clip: float | None = Field(default=5.0, gt=0)
     """Bound of the score after scaling (score units); null: none."""
-    missing_eos_penalty: float = Field(0.0, ge=0)
+    missing_eos_penalty: float = Field(default=0.0, ge=0)
     """Subtracted from the score of a reply that the length limit cut (score units)."""
-    entropy_coef: float = Field(0.0, ge=0)
+    entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of an entropy bonus (per nat)."""
-    ptx_coef: float = Field(0.0, ge=0)
+    ptx_coef: float = Field(default=0.0, ge=0)
     """Weight of the SFT loss mixed into each policy step (InstructGPT's PPO-ptx)."""
-    save_every: int = Field(5, ge=1)
+    save_every: int = Field(default=5, ge=1)
     """Steps between checkpoints."""
-    sample_every: int = Field(10, ge=1)
+    sample_every: int = Field(default=10, ge=1)
     """Steps between samples for the fixed prompts."""
 
 
@@ -159,5 +159,5 @@ class EvaluationConfig(Frozen):
     """The gold judge; only the evaluation and the simulated annotators see it."""
     sampling: SamplingConfig = SamplingConfig()
     """How replies are drawn; the same for every model."""
-    best_of: int = Field(4, ge=1)
+    best_of: int = Field(default=4, ge=1)
     """n of the best-of-n baseline from the SFT model, chosen by the reward model."""

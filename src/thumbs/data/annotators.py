@@ -44,9 +44,7 @@ class SimulatedAnnotator:
         """
         difference = self._gold(prompt, reply_b) - self._gold(prompt, reply_a)
         if not math.isfinite(difference):
-            raise NonFiniteError(
-                f"annotator {self.name}, item {item}: the gold scores differ by {difference}"
-            )
+            raise NonFiniteError(f"annotator {self.name}, item {item}: the gold scores differ by {difference}")
         if difference == 0 or abs(difference) < self._tie_below:
             return Judgement(self.name, at, "tie")
         strength = 1 + bisect_right(STRENGTH_STEPS, abs(difference))

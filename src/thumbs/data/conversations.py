@@ -59,9 +59,7 @@ def _find_messages(value: object) -> Conversation:
         if value.get(key) is not None:
             return read_messages(value[key], key)
     keys = reprlib.repr(sorted(map(str, value)))
-    raise RowError(
-        "missing_field", f"no messages, conversations, prompt, instruction or text; the keys are {keys}"
-    )
+    raise RowError("missing_field", f"no messages, conversations, prompt, instruction or text; the keys are {keys}")
 
 
 def _reply_of(value: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[object, str]:
@@ -111,9 +109,7 @@ def read_messages(value: object, field: str, first: Role = "user") -> Conversati
     expected = first
     for turn in value:
         if not isinstance(turn, Mapping):
-            raise RowError(
-                "not_an_object", f"a message in {field!r} must be an object, got {type(turn).__name__}"
-            )
+            raise RowError("not_an_object", f"a message in {field!r} must be an object, got {type(turn).__name__}")
         role = _read_role(turn, expected)
         messages.append(Message(role, _read_content(turn)))
         expected = "assistant" if role == "user" else "user"

@@ -42,9 +42,7 @@ class HfTokenizer:
         self.name = folder.name
         try:
             self._files = {
-                name: (folder / name).read_text(encoding="utf-8")
-                for name in _FILES
-                if (folder / name).is_file()
+                name: (folder / name).read_text(encoding="utf-8") for name in _FILES if (folder / name).is_file()
             }
             if "tokenizer.json" not in self._files:
                 raise ModelError("no tokenizer.json; give the folder of a model with a fast tokenizer")
@@ -92,9 +90,7 @@ class HfTokenizer:
         for piece in replies:
             end = next((i for i, token in enumerate(piece, start=1) if token in self.stop_ids), None)
             if end is None:
-                raise RowError(
-                    "template", "the model's chat template does not end an assistant turn with a stop token"
-                )
+                raise RowError("template", "the model's chat template does not end an assistant turn with a stop token")
             tokens += piece
             mask += [1] * end + [0] * (len(piece) - end)
         return tokens, mask
@@ -148,9 +144,7 @@ class HfTokenizer:
             if message.role == "assistant":
                 opening = self._template.render(messages[:i], opens_reply=True)
                 if not text.startswith(opening):
-                    raise RowError(
-                        "template", "the model's chat template rewrites a prompt once its reply is there"
-                    )
+                    raise RowError("template", "the model's chat template rewrites a prompt once its reply is there")
                 cuts.append(len(opening))
         segments = [text[start:end] for start, end in pairwise([*cuts, len(text)])]
         following = [self._continue(before, segment) for before, segment in pairwise(segments)]

@@ -129,10 +129,7 @@ def _ends_with_user(messages: object) -> bool:
 def _describe(lengths: list[int]) -> dict[str, int]:
     if not lengths:
         return {}
-    return {
-        name: int(np.quantile(lengths, quantile, method="inverted_cdf"))
-        for name, quantile in _QUANTILES.items()
-    }
+    return {name: int(np.quantile(lengths, quantile, method="inverted_cdf")) for name, quantile in _QUANTILES.items()}
 
 
 def _tie_fraction(rows: list[Any]) -> float | None:

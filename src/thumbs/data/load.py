@@ -41,16 +41,10 @@ class Loaded(Generic[T]):
     def summary(self) -> str:
         """Rows left of all, problems by kind, and the first of them with file and line."""
         counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().most_common())
-        head = f"{self.source}: {len(self.rows)} of {self.total} rows usable" + (
-            f" ({counts})" if counts else ""
-        )
+        head = f"{self.source}: {len(self.rows)} of {self.total} rows usable" + (f" ({counts})" if counts else "")
         # What costs a row is shown before what is merely worth a look.
         ordered = sorted(self.problems, key=lambda problem: problem.kind in WARNINGS)
-        more = (
-            [f"  … and {len(ordered) - _SHOWN} more; `thumbs lint` counts them"]
-            if len(ordered) > _SHOWN
-            else []
-        )
+        more = [f"  … and {len(ordered) - _SHOWN} more; `thumbs lint` counts them"] if len(ordered) > _SHOWN else []
         return "\n".join([head, *(f"  {problem}" for problem in ordered[:_SHOWN]), *more])
 
 
@@ -65,9 +59,7 @@ class Form(Generic[T]):
     drop_duplicates: bool
 
 
-def load_conversations(
-    config: DataConfig, tokenizer: Tokenizer, system: str | None = None
-) -> Loaded[Conversation]:
+def load_conversations(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Conversation]:
     """Conversations of a source for supervised fine-tuning.
 
     `system` goes in front of every conversation that has no system message. Rows that are faulty or longer
@@ -77,9 +69,7 @@ def load_conversations(
     return _load(config, CONVERSATIONS, tokenizer, system)
 
 
-def load_preferences(
-    config: DataConfig, tokenizer: Tokenizer, system: str | None = None
-) -> Loaded[Preference]:
+def load_preferences(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Preference]:
     """Preference pairs of a source; otherwise as load_conversations, the longer reply of a pair counting."""
     return _load(config, PREFERENCES, tokenizer, system)
 
@@ -153,9 +143,7 @@ def _with_system(messages: Conversation, system: str) -> Conversation:
 def _measure_conversation(messages: Conversation, tokenizer: Tokenizer) -> int:
     tokens, mask = tokenizer.render(messages)
     if not any(mask):
-        raise RowError(
-            "empty_mask", "the chat template leaves nothing of the assistant's turns to learn from"
-        )
+        raise RowError("empty_mask", "the chat template leaves nothing of the assistant's turns to learn from")
     return len(tokens)
 
 

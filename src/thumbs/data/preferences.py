@@ -163,9 +163,7 @@ def _read_label(value: Mapping[str, Any], source: str) -> Judgement:
     label = 1 if value.get("label") is None else value["label"]
     better = _LABELS.get(label) if isinstance(label, str) else label
     if better not in (0, 0.5, 1):
-        raise RowError(
-            "bad_label", f"label {reprlib.repr(label)}; use 1 or 'chosen', 0 or 'rejected', 0.5 or 'tie'"
-        )
+        raise RowError("bad_label", f"label {reprlib.repr(label)}; use 1 or 'chosen', 0 or 'rejected', 0.5 or 'tie'")
     if better == 0.5:
         return Judgement(source, "", "tie")
     return Judgement(source, "", "prefer", strength=-1 if better == 1 else 1)
@@ -227,9 +225,7 @@ class PreferenceStore:
                 fresh.setdefault(preference.id, preference)
         if not fresh:
             return 0
-        lines = [
-            json.dumps(preference_to_json(p), ensure_ascii=False, allow_nan=False) for p in fresh.values()
-        ]
+        lines = [json.dumps(preference_to_json(p), ensure_ascii=False, allow_nan=False) for p in fresh.values()]
         data = "".join(f"{line}\n" for line in lines).encode("utf-8")
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,6 +243,4 @@ class PreferenceStore:
             try:
                 yield preference_from_json(parse_json(line.decode("utf-8")))
             except (RowError, ValueError, TypeError) as error:
-                raise DataError(
-                    f"{self.path}:{number}: not a preference: {error}; mend or delete this line"
-                ) from None
+                raise DataError(f"{self.path}:{number}: not a preference: {error}; mend or delete this line") from None

@@ -183,9 +183,7 @@ def _hub_rows(source: str) -> Iterator[Row | Problem]:
 
 def _builtin_rows(source: str) -> Iterator[Row | Problem]:
     folder = resources.files("thumbs.data") / "builtin"
-    names = sorted(
-        item.name.removesuffix(".jsonl") for item in folder.iterdir() if item.name.endswith(".jsonl")
-    )
+    names = sorted(item.name.removesuffix(".jsonl") for item in folder.iterdir() if item.name.endswith(".jsonl"))
     name = source.removeprefix("builtin:")
     if name not in names:
         raise DataError(f"{source}: no such packaged data; there are {', '.join(names)}")
@@ -226,9 +224,7 @@ def read_text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise RowError("bad_text", f"{field!r} must be text, got {type(value).__name__}")
     if _LONE_SURROGATE.search(value):
-        raise RowError(
-            "bad_text", f"{field!r} holds half of a surrogate pair (an escape such as \\ud83d alone)"
-        )
+        raise RowError("bad_text", f"{field!r} holds half of a surrogate pair (an escape such as \\ud83d alone)")
     return value
 
 

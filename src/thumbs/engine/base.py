@@ -68,15 +68,11 @@ class Engine(Protocol):
         """A new model."""
         ...
 
-    def forward(
-        self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0
-    ) -> list[ForwardOutput]:
-        """Logprobs (at `temperature`) where the column `weights` is not 0, and scalar-head values, without gradients."""
+    def forward(self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0) -> list[ForwardOutput]:
+        """Without gradients: logprobs (at `temperature`) where `weights` is not 0, and scalar-head values."""
         ...
 
-    def forward_backward(
-        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec]
-    ) -> TrainOutput:
+    def forward_backward(self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec]) -> TrainOutput:
         """Adds the gradients of the sum of `losses`; one pass through the trunk serves them all."""
         ...
 

@@ -49,6 +49,8 @@ def micro_batches(data: Sequence[Datum], device: torch.device, budget: int = TOK
     for index, datum in enumerate(data):
         if len(datum.inputs) == 0 or len(datum.inputs) != len(datum.targets):
             raise DataError(f"datum {index}: {len(datum.inputs)} inputs and {len(datum.targets)} targets")
+        if datum.columns.keys() != data[0].columns.keys():
+            raise DataError(f"datum {index}: columns {sorted(datum.columns)}; datum 0 has {sorted(data[0].columns)}")
         pair = datum.columns.get("pair")
         units.setdefault(("pair", int(pair)) if pair is not None else index, []).append(index)
     ordered = sorted(units.values(), key=lambda unit: -max(len(data[i]) for i in unit))

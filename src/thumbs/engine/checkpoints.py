@@ -75,17 +75,13 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{file} is unreadable: {error}; delete {file.parent} to start the stage over"
-        ) from None
+        raise CheckpointError(f"{file} is unreadable: {error}; delete {file.parent} to start the stage over") from None
 
 
 def _compare(written: dict[str, Tensor], meant: dict[str, Tensor], file: Path) -> None:
     wrong = [k for k, v in meant.items() if k not in written or not torch.equal(written[k], v.detach().cpu())]
     if wrong or len(written) != len(meant):
-        raise CheckpointError(
-            f"{file}: read back differently from what was written ({wrong[:3]}); is the disk sound?"
-        )
+        raise CheckpointError(f"{file}: read back differently from what was written ({wrong[:3]}); is the disk sound?")
 
 
 def _sync(path: Path) -> None:

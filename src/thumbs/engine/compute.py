@@ -43,7 +43,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Computed:
-    """Of one micro-batch: the summed loss, logprobs and values [N] (0 where not asked for), metrics and their weight."""
+    """Of one micro-batch: the summed loss, logprobs and values [N] (0 where absent), metrics and their weight."""
 
     loss: Tensor
     logprobs: Tensor
@@ -53,7 +53,7 @@ class Computed:
 
 
 def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Logprobs [N] where `weights` is not 0 (nats, at `temperature`) and values [N]; zeros for a head that is absent."""
+    """Logprobs [N] where `weights` is not 0 (nats, at `temperature`) and values [N]; 0 for a head that is absent."""
     hidden = network.hidden(batch)
     weights = batch.columns.get("weights", torch.ones_like(batch.tokens, dtype=torch.float32))
     logprobs, _ = _logprobs(network, batch, hidden, weights, temperature, with_entropy=False)
@@ -81,7 +81,9 @@ def losses_of(network: Network, batch: Batch, losses: Sequence[LossSpec]) -> Com
         metrics |= {f"{loss.name}/{name}": metric for name, metric in found.items()} | {
             f"{loss.name}/loss_sum": value.detach()
         }
-    share = batch.sequence_columns.get("pair_weight", weights)
+    of, share = batch.sequence_columns, weights
+    if "pair_weight" in of:  # the metrics of pairs leave ties out
+        share = of["pair_weight"] * (of["preferred"] != 0.5)
     return Computed(total, logprobs.detach(), values.detach(), metrics, float(share.sum()))
 
 
@@ -97,9 +99,7 @@ def _one(
             old, advantages = columns["logprobs"], columns["advantages"]
             return ppo_clip(logprobs, old, advantages, weights, loss.clip_range, entropy, loss.entropy_coef)
         case ValueClip():
-            value, metrics = value_clip(
-                values, columns["values"], columns["returns"], weights, loss.clip_range
-            )
+            value, metrics = value_clip(values, columns["values"], columns["returns"], weights, loss.clip_range)
             return loss.coef * value, metrics
         case BradleyTerry():
             return _pairs(loss, batch, values * weights)

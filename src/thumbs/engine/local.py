@@ -17,8 +17,8 @@ from thumbs.config.model import ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec, OptimReport
 from thumbs.engine.batch import Batch, micro_batches
 from thumbs.engine.checkpoints import MANIFEST, read_manifest, read_tensors, write_checkpoint
-from thumbs.engine.shared_states import SharedStates
 from thumbs.engine.compute import Computed, Network, losses_of, predict
+from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.decoder_config import write_config
@@ -95,9 +95,7 @@ class LocalEngine:
         return handle
 
     @torch.no_grad()
-    def forward(
-        self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0
-    ) -> list[ForwardOutput]:
+    def forward(self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0) -> list[ForwardOutput]:
         network = self._models[handle.id].network
         found: dict[int, ForwardOutput] = {}
         for batch in micro_batches(data, _device(network.trunk)):
@@ -105,9 +103,7 @@ class LocalEngine:
             found |= _outputs(batch, logprobs, values)
         return [found[i] for i in range(len(data))]
 
-    def forward_backward(
-        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec]
-    ) -> TrainOutput:
+    def forward_backward(self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec]) -> TrainOutput:
         model = self._models[handle.id]
         found: dict[int, ForwardOutput] = {}
         done: list[Computed] = []
@@ -139,9 +135,7 @@ class LocalEngine:
         rates = {"trunk": adam.learning_rate, "scalar": adam.head_learning_rate}
         for group in model.optimizer.param_groups:
             rate = rates[group["name"]]
-            group.update(
-                lr=rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay
-            )
+            group.update(lr=rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
             if rate == 0:  # untouched: neither weights nor moments move
                 for parameter in group["params"]:
                     parameter.grad = None
@@ -210,12 +204,7 @@ class LocalEngine:
         """(trained, all) parameters of a model, the shared base included."""
         model = self._models[handle.id]
         network = model.network
-        parts = [
-            p
-            for m in (network.trunk, network.adapter, network.scalar)
-            if m is not None
-            for p in m.parameters()
-        ]
+        parts = [p for m in (network.trunk, network.adapter, network.scalar) if m is not None for p in m.parameters()]
         return sum(p.numel() for p in model.trained().values()), sum(p.numel() for p in parts)
 
     def _trunk(self, spec: ModelSpec) -> Trunk:
@@ -273,7 +262,7 @@ def _device(trunk: Trunk) -> torch.device:
 
 def _outputs(batch: Batch, logprobs: Tensor, values: Tensor) -> dict[int, ForwardOutput]:
     pieces = zip(batch.order, batch.split(logprobs.cpu()), batch.split(values.cpu()), strict=True)
-    return {index: ForwardOutput(l.float().numpy(), v.float().numpy()) for index, l, v in pieces}
+    return {index: ForwardOutput(lp.float().numpy(), v.float().numpy()) for index, lp, v in pieces}
 
 
 def _merge(done: Sequence[Computed]) -> dict[str, float]:

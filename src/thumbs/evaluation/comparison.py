@@ -21,9 +21,7 @@ class WinRate:
     n: int
 
 
-def win_rate(
-    scores_a: Sequence[float] | np.ndarray, scores_b: Sequence[float] | np.ndarray, seed: int
-) -> WinRate:
+def win_rate(scores_a: Sequence[float] | np.ndarray, scores_b: Sequence[float] | np.ndarray, seed: int) -> WinRate:
     """WinRate of a over b, prompt by prompt; the interval is a bootstrap over prompts."""
     difference = np.asarray(scores_a) - np.asarray(scores_b)
     wins = (difference > 0) + 0.5 * (difference == 0)
@@ -31,5 +29,5 @@ def win_rate(
 
 
 def best_of_n_kl(n: int) -> float:
-    """log n - (n - 1) / n: KL of best-of-n from its base policy, nats, an upper bound (arXiv:2009.01325, appendix G.3)."""
+    """log n - (n - 1) / n: KL of best-of-n from its base policy, nats; an upper bound (arXiv:2009.01325, G.3)."""
     return math.log(n) - (n - 1) / n

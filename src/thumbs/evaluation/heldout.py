@@ -61,13 +61,10 @@ class Evaluation:
                 more.append(self.answer(policies[reference], self.prompts, draw))
                 bar.advance()
         systems = {
-            name: self.describe(a, self.kl(a, policies[name], policies[reference]))
-            for name, a in answers.items()
+            name: self.describe(a, self.kl(a, policies[name], policies[reference])) for name, a in answers.items()
         }
         best = best_of(more)
-        systems["best_of_n"] = self.describe(best, best_of_n_kl(self.config.best_of)) | {
-            "draws": self.config.best_of
-        }
+        systems["best_of_n"] = self.describe(best, best_of_n_kl(self.config.best_of)) | {"draws": self.config.best_of}
         return {
             "judge": self.config.judge,
             "systems": systems,
@@ -75,8 +72,7 @@ class Evaluation:
             if "ppo" in answers
             else None,
             "frontier": [
-                {"name": name, "kl": s["kl"], "gold": s["gold"], "proxy": s["proxy"]}
-                for name, s in systems.items()
+                {"name": name, "kl": s["kl"], "gold": s["gold"], "proxy": s["proxy"]} for name, s in systems.items()
             ],
             "samples": self.side_by_side(policies, fixed),
         }
@@ -122,9 +118,7 @@ class Evaluation:
         rows: list[dict[str, Any]] = [{"prompt": prompt.messages[-1].content} for prompt in fixed]
         for name, handle in policies.items() if fixed else ():
             answers = self.answer(handle, fixed, 0)
-            for row, rollout, gold, proxy in zip(
-                rows, answers.rollouts, answers.gold, answers.proxy, strict=True
-            ):
+            for row, rollout, gold, proxy in zip(rows, answers.rollouts, answers.gold, answers.proxy, strict=True):
                 row[name] = {"text": rollout.text, "gold": float(gold), "proxy": float(proxy)}
         return rows
 

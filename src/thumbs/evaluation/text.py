@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different word n-grams over all word n-grams of the whole set, fraction; 0 when there is none (arXiv:1510.03055)."""
+    """Different word n-grams over all word n-grams of the whole set, fraction; 0 for none (arXiv:1510.03055)."""
     grams: list[tuple[str, ...]] = []
     for text in texts:
         words = re.findall(r"\w+", text.lower())

@@ -16,7 +16,7 @@ SIZES = {
 
 
 def build_byte_lm(name: str, seed: int, dtype: torch.dtype) -> CausalLM:
-    """An untrained decoder over 260 symbols (256 bytes, PAD, BOS, SEP, EOS); matrices are normal with deviation 0.02."""
+    """An untrained decoder over 260 symbols (256 bytes, PAD, BOS, SEP, EOS); matrices are normal, deviation 0.02."""
     if name not in SIZES:
         raise ModelError(f"no byte model {name!r}; there are {', '.join(SIZES)}")
     size = SIZES[name]

@@ -90,9 +90,7 @@ def _checked(folder: Path) -> Path:
             f"{folder} has no config.json; a model folder holds config.json, *.safetensors, tokenizer.json"
         )
     if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} has no *.safetensors; pickled weights are not read, save them as safetensors"
-        )
+        raise ModelError(f"{folder} has no *.safetensors; pickled weights are not read, save them as safetensors")
     return folder
 
 
@@ -194,9 +192,7 @@ def _hub_snapshot(name: str) -> Path:
             local_files_only=local_only,
             etag_timeout=5,
         )
-    except (
-        Exception
-    ) as error:  # the hub client raises errors of several libraries, all of which mean the same here
+    except Exception as error:  # the hub client raises errors of several libraries, all of which mean the same here
         why = "the hub does not answer and it is not in the hub cache" if local_only else str(error)
         raise ModelError(f"{name!r} is no local folder, and the hub did not give it: {why}") from error
     return Path(found)

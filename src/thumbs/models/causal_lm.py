@@ -2,8 +2,8 @@
 
 Sequences are concatenated without padding, so every product runs on real tokens only; attention alone sees them as
 padded rows (right padding and causality together keep a sequence from its own padding, and rows keep sequences apart).
-Proven equal to `transformers`, logit by logit, in tests/unit/models/test_causal_lm.py. Adapters come in as an argument:
-one set of base weights serves many models. Weights are in `weights.py`, adapters in `lora.py`, the cache in `kv_cache.py`.
+Proven equal to `transformers`, logit by logit, in tests/unit/models/test_causal_lm.py. Adapters come in as an
+argument: one set of base weights serves many models. Weights: `weights.py`; adapters: `lora.py`; cache: `kv_cache.py`.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ class Layer(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * c.intermediate, c.width))
         self.down = nn.Parameter(torch.empty(c.width, c.intermediate))
 
-    def heads(
-        self, x: Tensor, cos: Tensor, sin: Tensor, adapter: dict | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor, cos: Tensor, sin: Tensor, adapter: dict | None) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [N, H, C], rotated keys [N, K, C] and values [N, K, C] of hidden states [N, D]."""
         c = self.config
         normed = rms_norm(x, self.attention_norm, c.rms_eps)

@@ -106,9 +106,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     _write_json(folder / "config.json", config)
-    _write_json(
-        folder / "generation_config.json", {k: v for k, v in config.items() if k.endswith("token_id")}
-    )
+    _write_json(folder / "generation_config.json", {k: v for k, v in config.items() if k.endswith("token_id")})
 
 
 def read_config(header: _Header) -> dict[str, Any]:
@@ -116,18 +114,12 @@ def read_config(header: _Header) -> dict[str, Any]:
     architecture = header.architecture
     names = {tensor.name for tensor in header.reader.tensors}
     if "rope_freqs.weight" in names or header.find(f"{architecture}.rope.scaling.type", "none") != "none":
-        raise ModelError(
-            f"{header.path}: scaled rotary positions are not converted; use the Hugging Face folder"
-        )
-    width, heads = (
-        header.require(f"{architecture}.{k}") for k in ("embedding_length", "attention.head_count")
-    )
+        raise ModelError(f"{header.path}: scaled rotary positions are not converted; use the Hugging Face folder")
+    width, heads = (header.require(f"{architecture}.{k}") for k in ("embedding_length", "attention.head_count"))
     theta = header.find(f"{architecture}.rope.freq_base", 10_000.0)
     embedding = next((t for t in header.reader.tensors if t.name == "token_embd.weight"), None)
     if embedding is None:
-        raise ModelError(
-            f"{header.path} has no tensor 'token_embd.weight'; it is not a language model's file"
-        )
+        raise ModelError(f"{header.path} has no tensor 'token_embd.weight'; it is not a language model's file")
     return {
         "architectures": [ARCHITECTURES[architecture]],
         "model_type": architecture,
@@ -177,9 +169,7 @@ def _dequantised(tensor: ReaderTensor, path: Path) -> np.ndarray:
     try:
         return np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
     except NotImplementedError:
-        raise ModelError(
-            f"{path}: cannot read tensors of type {tensor.tensor_type.name}; use a Q8_0 file"
-        ) from None
+        raise ModelError(f"{path}: cannot read tensors of type {tensor.tensor_type.name}; use a Q8_0 file") from None
 
 
 def _hugging_face_name(name: str, path: Path) -> str:
@@ -222,9 +212,7 @@ def _pre_tokenizer(name: str, path: Path) -> pre_tokenizers.PreTokenizer:
         split = pre_tokenizers.Split(Regex(_REGEX[name]), behavior="isolated")
         return pre_tokenizers.Sequence([split, byte_level])
     known = ", ".join(sorted(_GPT2 | _DIGITS_THEN_GPT2 | set(_REGEX)))
-    raise ModelError(
-        f"{path} cuts text in the manner of {name!r}; known: {known}. Use the Hugging Face folder."
-    )
+    raise ModelError(f"{path} cuts text in the manner of {name!r}; known: {known}. Use the Hugging Face folder.")
 
 
 def _added(token: str) -> AddedToken:
@@ -251,9 +239,7 @@ def _tokenizer_config(header: _Header, tokens: list[str]) -> dict[str, Any]:
 
 
 def _special_ids(tokenizer: Tokenizer, config: dict[str, Any]) -> dict[str, int | None]:
-    return {
-        f"{k}_token_id": tokenizer.token_to_id(config.get(f"{k}_token", "")) for k in ("bos", "eos", "pad")
-    }
+    return {f"{k}_token_id": tokenizer.token_to_id(config.get(f"{k}_token", "")) for k in ("bos", "eos", "pad")}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -112,9 +112,7 @@ def load_hf(folder: Path, dtype: torch.dtype) -> HfCausalLM:
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"transformers cannot load a causal language model from {folder}: {error}"
-        ) from error
+        raise ModelError(f"transformers cannot load a causal language model from {folder}: {error}") from error
     _refuse_other_heads(model, folder)
     log.info("%s runs through transformers (%s), without adapters", folder, type(model).__name__)
     return HfCausalLM(model)
@@ -126,9 +124,7 @@ def _refuse_other_heads(model: PreTrainedModel, folder: Path) -> None:
     name = type(model).__name__
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:
-        raise ModelError(
-            f"{folder}: the output layer of {name} is missing or has a bias; that is not supported"
-        )
+        raise ModelError(f"{folder}: the output layer of {name} is missing or has a bias; that is not supported")
     weight = cast(nn.Linear, head).weight
     tokens = torch.arange(8)[None] % len(weight)
     hidden = model.base_model(input_ids=tokens).last_hidden_state

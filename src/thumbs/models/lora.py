@@ -1,8 +1,8 @@
 """Low-rank adapters on the fused products of our decoder, and their PEFT form on disk.
 
-y = x Wᵀ + (alpha / rank) · (x Aᵀ) Bᵀ, with W frozen (arXiv:2106.09685, eq. 3). Weights are kept in float32 and used in
-the trunk's precision. PEFT names one adapter a projection; ours stand side by side in a fused product, so the A matrices
-of query, key and value are one product and their B matrices the blocks of one diagonal.
+y = x Wᵀ + (alpha / rank) · (x Aᵀ) Bᵀ, with W frozen (arXiv:2106.09685, eq. 3). Weights are kept in float32 and used
+in the trunk's precision. PEFT names one adapter a projection; ours stand side by side in a fused product, so the A
+matrices of query, key and value are one product and their B matrices the blocks of one diagonal.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Adapter(nn.Module):
                     if name not in config.targets:
                         continue
                     key = f"{layer}_{fused}_{name}"
-                    # As PEFT: A uniform with Kaiming's bound for a = √5, that is 1/√in; B zero, so training starts at the base.
+                    # As PEFT: A uniform within 1/√in (Kaiming with a = √5); B zero, so training starts at the base.
                     bound = 1 / math.sqrt(width_in)
                     a = torch.rand(config.rank, width_in, generator=generator) * 2 * bound - bound
                     self.down_maps[key] = nn.Parameter(a)
@@ -66,9 +66,7 @@ class Adapter(nn.Module):
                 continue
             stacked = torch.cat([self.down_maps[key] for key in keys])
             blocks = [
-                self.up_maps[f"{index}_{fused}_{name}"]
-                if name in self.config.targets
-                else torch.zeros(out, 0)
+                self.up_maps[f"{index}_{fused}_{name}"] if name in self.config.targets else torch.zeros(out, 0)
                 for name, out in outs.items()
             ]
             blocks = [block.to(stacked.device) for block in blocks]
@@ -86,9 +84,7 @@ class Adapter(nn.Module):
                 key = f"{index}_{fused}_{name}"
                 adapted = name in self.config.targets
                 rows.append(
-                    self.scale * self.up_maps[key] @ self.down_maps[key]
-                    if adapted
-                    else torch.zeros(out, width_in)
+                    self.scale * self.up_maps[key] @ self.down_maps[key] if adapted else torch.zeros(out, width_in)
                 )
             result[fused] = torch.cat([row.to(self.device) for row in rows])
         return result

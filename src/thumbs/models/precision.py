@@ -18,9 +18,7 @@ def compute_dtype(config: ModelConfig) -> torch.dtype:
     if config.name.startswith("byte-"):
         return torch.float32  # so small that conversions cost more than the products
     fast = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
-    log.info(
-        "%s: %s", "bfloat16" if fast else "float32", "matrix units" if fast else "no bfloat16 matrix units"
-    )
+    log.info("%s: %s", "bfloat16" if fast else "float32", "matrix units" if fast else "no bfloat16 matrix units")
     return torch.bfloat16 if fast else torch.float32
 
 

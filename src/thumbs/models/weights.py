@@ -34,9 +34,7 @@ def load_state(model: CausalLM, state: dict[str, Tensor], dtype: torch.dtype, so
     try:
         fused = dict(_fuse(model.config, state))
     except KeyError as error:
-        raise ModelError(
-            f"{source}: tensor {error} is missing; the folder does not hold a complete model"
-        ) from None
+        raise ModelError(f"{source}: tensor {error} is missing; the folder does not hold a complete model") from None
     for name, parameter in model.named_parameters():
         if fused[name].shape != parameter.shape:
             got, want = tuple(fused[name].shape), tuple(parameter.shape)

@@ -73,9 +73,7 @@ def sample_text(
     rollouts = collect(sampler, wanted, opened.tokenizer, sampling, seeds)
     settings = sampling.model_dump(mode="json")
     replies = [
-        Reply(
-            r.text, Generator("model", opened.config.model.name, f"{stage}/model", settings, s), r.stop_reason
-        )
+        Reply(r.text, Generator("model", opened.config.model.name, f"{stage}/model", settings, s), r.stop_reason)
         for r, s in zip(rollouts, seeds, strict=True)
     ]
     return [replies[i * n : (i + 1) * n] for i in range(len(prompts))]

@@ -23,12 +23,12 @@ from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, RunError
 from thumbs.evaluation.heldout import Evaluation
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.reward_audit import audit
 from thumbs.models.trunk import open_tokenizer
-from thumbs.pipeline.artifacts import open_run, with_system
+from thumbs.pipeline.artifacts import OpenRun, open_run, with_system
 from thumbs.pipeline.summary import summarise
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.collect import seed_of
@@ -40,7 +40,7 @@ from thumbs.stages.sequences import conversation_tokens
 from thumbs.stages.sft import run_sft
 from thumbs.tracking.files import read_json, write_json
 from thumbs.tracking.run_folder import RunFolder
-from thumbs.types import Datum, Preference, Prompt
+from thumbs.types import Datum, Prompt
 
 ORDER = ("sft", "preferences", "reward", "ppo", "evaluation")
 
@@ -49,9 +49,10 @@ def run_pipeline(config: PipelineConfig, *, until: str | None = None, fresh: boo
     """Runs the stages of `config` (up to and including `until`) and returns the run folder."""
     path = Path(config.run)
     if fresh and path.exists():
-        shutil.rmtree(path)
+        remove_run(path)
     with RunFolder(path).open(config.model_dump(mode="json")) as folder:
-        pipeline = Pipeline(config, folder, open_tokenizer(config.model))
+        tokenizer = open_tokenizer(config.model)
+        pipeline = Pipeline(config, folder, tokenizer, LocalEngine(tokenizer.decode))
         last = ORDER.index(until) if until else len(ORDER) - 1
         for name in ORDER[: last + 1]:
             if getattr(config, name) is not None:
@@ -60,13 +61,18 @@ def run_pipeline(config: PipelineConfig, *, until: str | None = None, fresh: boo
     return path
 
 
+def remove_run(path: Path) -> None:
+    """Deletes a run folder; refuses a folder that no run wrote, such as a mistyped path."""
+    if any(path.iterdir()) and not (path / "config.json").exists():
+        raise RunError(f"{path} holds no run, so --fresh does not delete it; name another folder with run=PATH")
+    shutil.rmtree(path)
+
+
 def evaluate_run(run: Path) -> dict[str, Any]:
     """Evaluates the models of a run again; returns the new summary."""
     config = open_run(run).config
     if config.evaluation is None:
-        raise ConfigError(
-            f"{run} was made without an `evaluation` section; there are no held-out prompts to use"
-        )
+        raise ConfigError(f"{run} was made without an `evaluation` section; there are no held-out prompts to use")
     shutil.rmtree(run / "evaluation", ignore_errors=True)
     return read_json(run_pipeline(config.model_copy(update={"run": str(run)})) / "summary.json")
 
@@ -78,11 +84,7 @@ class Pipeline:
     config: PipelineConfig
     folder: RunFolder
     tokenizer: Tokenizer
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "engine", LocalEngine(self.tokenizer.decode))
-
-    engine: LocalEngine = None  # type: ignore[assignment]
+    engine: LocalEngine
 
     def stage(self, name: str) -> None:
         """Runs one stage unless it is done; prints and records the time it took."""
@@ -106,9 +108,7 @@ class Pipeline:
 
     def context(self, name: str) -> Context:
         """What a stage is given."""
-        return Context(
-            self.engine, self.tokenizer, self.folder.stage(name), self.config.model, self.config.seed
-        )
+        return Context(self.engine, self.tokenizer, self.folder.stage(name), self.config.model, self.config.seed)
 
     def sft(self, context: Context) -> dict[str, Any]:
         c = self.config.sft
@@ -170,11 +170,8 @@ class Pipeline:
         c = self.config.evaluation
         assert c is not None  # noqa: S101
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
-        evaluation = Evaluation(
-            self.engine, self.tokenizer, c, self.reward_source(), prompts, self.config.seed
-        )
-        opened = open_run(self.folder.path)
-        opened = type(opened)(opened.path, opened.config, opened.tokenizer, self.engine)
+        evaluation = Evaluation(self.engine, self.tokenizer, c, self.reward_source(), prompts, self.config.seed)
+        opened = OpenRun(self.folder.path, self.config, self.tokenizer, self.engine)
         names = ["base", "sft", *(["ppo"] if self.config.ppo is not None else [])]
         policies = {name: opened.model(name) for name in names}
         results = evaluation.run(policies, "sft", self.fixed_prompts())
@@ -210,9 +207,7 @@ class Pipeline:
         if c is None:
             raise ConfigError("ppo.ptx_coef mixes in the SFT data, so the config needs the section `sft`")
         rows = load_conversations(c.data, self.tokenizer, self.config.system).rows
-        tokenised = [
-            conversation_tokens(self.tokenizer, row) for row in rows if not is_heldout(row, c.data.holdout)
-        ]
+        tokenised = [conversation_tokens(self.tokenizer, row) for row in rows if not is_heldout(row, c.data.holdout)]
         return [Datum.next_token(tokens, weights=mask) for tokens, mask in tokenised]
 
 

@@ -104,9 +104,7 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "systems": _systems(run),
         "samples": _samples(run),
         "timeline": _timeline(run),
-        "times": [
-            (_STAGE_TITLES.get(k, k), v, v / max(seconds.values())) for k, v in seconds.items() if v > 0
-        ],
+        "times": [(_STAGE_TITLES.get(k, k), v, v / max(seconds.values())) for k, v in seconds.items() if v > 0],
         "total_s": sum(seconds.values()),
         "config": yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
         "versions": run.versions,

@@ -86,9 +86,7 @@ def headline_sentence(run: RunRecord) -> str:
         text += f", {number(kl)} nats a sequence from the SFT model"
     if not (win := run.evaluation.get("win_rate")):
         return f"{text}."
-    interval = (
-        f"95 % interval {percent(win.get('low'))} to {percent(win.get('high'))}, n = {win.get('n', '?')}"
-    )
+    interval = f"95 % interval {percent(win.get('low'))} to {percent(win.get('high'))}, n = {win.get('n', '?')}"
     rate = percent(win.get("rate"))
     return f"{text}. The gold judge prefers its reply to SFT's on {rate} of them ({interval})."
 

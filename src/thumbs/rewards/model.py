@@ -13,8 +13,8 @@ from thumbs.types import Datum, Rollout, Score
 class RewardModel:
     """(value at the last token - mean) / std, with the mean and deviation over the SFT model's replies.
 
-    Stiennon et al. 2020 (arXiv:2009.01325, section 3.4) shift scores so that reference replies have mean 0; the division
-    makes the KL coefficient mean the same for every reward model.
+    Stiennon et al. 2020 (arXiv:2009.01325, section 3.4) shift scores so that reference replies have mean 0; the
+    division makes the KL coefficient mean the same for every reward model.
     """
 
     def __init__(self, engine: Engine, handle: Handle, mean: float = 0.0, std: float = 1.0) -> None:

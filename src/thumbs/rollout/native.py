@@ -50,9 +50,7 @@ class NativeSampler:
         self.model, self.policy_version, self.decode_text = model, policy_version, decode_text
 
     @torch.no_grad()
-    def sample(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
-    ) -> list[Sample]:
+    def sample(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]) -> list[Sample]:
         """One sample a prompt, in order; equal prompts are prefilled once."""
         if params.stop_strings and self.decode_text is None:
             raise ConfigError("stop strings need a sampler that can decode text; give stop tokens instead")
@@ -91,9 +89,7 @@ class NativeSampler:
             if all(reply.stopped for reply in live) or step + 1 == params.max_new_tokens:
                 return
             active = [i for i, reply in enumerate(live) if not reply.stopped]
-            if len(active) <= 0.75 * len(
-                live
-            ):  # moving the cache costs time, so finished rows leave in batches
+            if len(active) <= 0.75 * len(live):  # moving the cache costs time, so finished rows leave in batches
                 keep = torch.tensor(active, device=hidden.device)
                 cache.select(keep)
                 tokens, live = tokens[keep], [live[i] for i in active]

@@ -30,8 +30,6 @@ class Sampler(Protocol):
 
     policy_version: int
 
-    def sample(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
-    ) -> list[Sample]:
+    def sample(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]) -> list[Sample]:
         """One sample a prompt, in order; seeds[i] fixes the draw of prompts[i]."""
         ...

@@ -150,12 +150,10 @@ class Ppo:
         ]
 
     def update(self, number: int, data: list[Datum]) -> tuple[list[dict[str, float]], float]:
-        """Epochs of minibatches; ends early when the policy has moved past kl.stop_above. Returns what each step saw."""
+        """Epochs of minibatches, ended early past kl.stop_above; what each step saw, and the epochs done."""
         c, seen = self.config, []
         for epoch in range(c.epochs):
-            order = np.random.default_rng(seed_of(self.context.seed, "ppo-order", number, epoch)).permutation(
-                len(data)
-            )
+            order = np.random.default_rng(seed_of(self.context.seed, "ppo-order", number, epoch)).permutation(len(data))
             for start in range(0, len(data), c.minibatch_size):
                 batch = token_mean([data[i] for i in order[start : start + c.minibatch_size]])
                 with saving_batch(self.context, number, batch):
@@ -167,9 +165,7 @@ class Ppo:
     def minibatch(self, number: int, batch: list[Datum]) -> dict[str, float]:
         """One optimizer step of policy and critic; during the warm-up of the critic alone."""
         c, engine, models = self.config, self.context.engine, self.models
-        policy_loss = PpoClip(
-            clip_range=c.clip_range, entropy_coef=c.entropy_coef, temperature=c.sampling.temperature
-        )
+        policy_loss = PpoClip(clip_range=c.clip_range, entropy_coef=c.entropy_coef, temperature=c.sampling.temperature)
         value_loss = ValueClip(clip_range=c.critic.value_clip, coef=c.critic.value_coef)
         rates = self.rates(number)
         if models.shared_critic:
@@ -203,9 +199,7 @@ class Ppo:
         """Adds the gradient of ptx_coef times the SFT loss (InstructGPT, eq. 2); nothing when it is off."""
         if not self.config.ptx_coef or not self.pretraining:
             return {}
-        batch = token_mean(
-            batch_at(self.pretraining, number, size, self.context.seed, "ptx"), self.config.ptx_coef
-        )
+        batch = token_mean(batch_at(self.pretraining, number, size, self.context.seed, "ptx"), self.config.ptx_coef)
         output = self.context.engine.forward_backward(self.models.policy, batch, [CrossEntropy()])
         return {"ptx_loss": output.loss / self.config.ptx_coef}
 
@@ -221,15 +215,11 @@ def token_mean(data: Sequence[Datum], coef: float = 1.0) -> list[Datum]:
 
 def pad(rows: Sequence[np.ndarray]) -> Tensor:
     """Ragged float rows → [B, T] with zeros on the right."""
-    return pad_sequence(
-        [torch.from_numpy(np.asarray(row, dtype=np.float32)) for row in rows], batch_first=True
-    )
+    return pad_sequence([torch.from_numpy(np.asarray(row, dtype=np.float32)) for row in rows], batch_first=True)
 
 
 def _with_rates(adam: AdamStep, learning_rate: float, head_learning_rate: float) -> AdamStep:
-    return AdamStep(
-        **{**adam.__dict__, "learning_rate": learning_rate, "head_learning_rate": head_learning_rate}
-    )
+    return AdamStep(**{**adam.__dict__, "learning_rate": learning_rate, "head_learning_rate": head_learning_rate})
 
 
 def _named(policy: TrainOutput, critic: TrainOutput) -> dict[str, float]:

@@ -82,9 +82,7 @@ def check(config: PpoConfig, prompts: Sequence[Prompt]) -> None:
         raise ConfigError("PPO got no prompts")
 
 
-def create_models(
-    context: Context, config: PpoConfig, start: Path | None, reward_checkpoint: Path | None
-) -> Models:
+def create_models(context: Context, config: PpoConfig, start: Path | None, reward_checkpoint: Path | None) -> Models:
     """Policy and reference from `start`; the critic as the config says."""
     engine, model, seed = context.engine, context.model, context.seed
     shared = config.critic.init == "shared"
@@ -96,9 +94,7 @@ def create_models(
     if config.critic.init == "reward" and reward_checkpoint is None:
         raise ConfigError("ppo.critic.init=reward needs a trained reward model; use shared or policy")
     origin = reward_checkpoint if config.critic.init == "reward" else start
-    return Models(
-        policy, engine.create(ModelSpec("critic", model, ("scalar",), origin, seed=seed)), reference
-    )
+    return Models(policy, engine.create(ModelSpec("critic", model, ("scalar",), origin, seed=seed)), reference)
 
 
 def keep_samples(

@@ -1,8 +1,8 @@
 """The reward model: Bradley–Terry on a scalar head at the last token, from the SFT weights.
 
 -log σ(score_preferred - score_other - margin), Stiennon et al. 2020, arXiv:2009.01325, eq. 1 (with Llama 2's margin,
-arXiv:2307.09288, eq. 2). Which reply of a pair stands first makes no difference. Scores carry no absolute meaning; their
-mean and deviation over the replies seen in training are stored, and everything downstream uses them normalised.
+arXiv:2307.09288, eq. 2). Which reply of a pair stands first makes no difference. Scores carry no absolute meaning;
+their mean and deviation over the replies seen in training are stored, and everything downstream uses them normalised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from thumbs.config.losses import BradleyTerry
 from thumbs.config.stages import RewardConfig
 from thumbs.data.preferences import preferred
-from thumbs.engine.base import Handle, ModelSpec
+from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.rewards.model import raw_scores
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
@@ -75,21 +75,9 @@ def run_reward(
     with Progress("reward model", steps, ("loss", "accuracy", "tokens/s")) as bar:
         bar.advance(step)
         while step < steps and best["misses"] < config.patience:
-            started = time.monotonic()
-            data = pair_data(batch_at(pairs, step, config.batch_size, context.seed, "reward"))
-            adam = adam_at(config.optim, step, steps)
-            with saving_batch(context, step, data):
-                output = engine.forward_backward(model, data, [loss])
-                report = engine.optim_step(model, adam)
+            batch = batch_at(pairs, step, config.batch_size, context.seed, "reward")
+            metrics = train_step(context, model, pair_data(batch), loss, adam_at(config.optim, step, steps), step)
             step += 1
-            metrics = {
-                "reward/loss": output.loss,
-                "reward/accuracy": output.metrics["bradley_terry/accuracy"],
-                "reward/score_gap": output.metrics["bradley_terry/score_gap"],
-                "reward/grad_norm": report.grad_norm,
-                "reward/learning_rate": adam.learning_rate,
-                "reward/tokens_per_s": sum(map(len, data)) / (time.monotonic() - started),
-            }
             due = step % config.eval_every == 0 or step == steps
             if due:
                 best = keep_best(context, model, held, step, best, metrics)
@@ -97,18 +85,40 @@ def run_reward(
             if due:
                 resume.save(step, best)
             shown = {"accuracy": metrics["reward/accuracy"], "tokens/s": metrics["reward/tokens_per_s"]}
-            bar.advance(loss=output.loss, **shown)
+            bar.advance(loss=metrics["reward/loss"], **shown)
     engine.load(model, context.best)
-    seen = raw_scores(engine, model, [tokens for pair in pairs for tokens in (pair.first, pair.second)])
-    audit = heldout_scores(context, model, held)
+    results = measure(context, model, pairs, held) | {"best_step": best["step"]}
     engine.close(model)
+    return results
+
+
+def train_step(
+    context: Context, model: Handle, data: list[Datum], loss: BradleyTerry, adam: AdamStep, step: int
+) -> dict[str, float]:
+    """One optimizer step; returns its metrics."""
+    started = time.monotonic()
+    with saving_batch(context, step, data):
+        output = context.engine.forward_backward(model, data, [loss])
+        report = context.engine.optim_step(model, adam)
+    return {
+        "reward/loss": output.loss,
+        "reward/accuracy": output.metrics["bradley_terry/accuracy"],
+        "reward/score_gap": output.metrics["bradley_terry/score_gap"],
+        "reward/grad_norm": report.grad_norm,
+        "reward/learning_rate": adam.learning_rate,
+        "reward/tokens_per_s": sum(map(len, data)) / (time.monotonic() - started),
+    }
+
+
+def measure(context: Context, model: Handle, pairs: Sequence[Pair], held: Sequence[Pair]) -> dict[str, Any]:
+    """What stays of the stage: the scale of the scores on the training replies, and the held-out scores."""
+    seen = raw_scores(context.engine, model, [tokens for pair in pairs for tokens in (pair.first, pair.second)])
     return {
         "score_mean": float(seen.mean()),
         "score_std": max(float(seen.std()), 1e-6),
         "pairs": len(pairs),
         "heldout_pairs": len(held),
-        "best_step": best["step"],
-        "heldout": asdict(audit),
+        "heldout": asdict(heldout_scores(context, model, held)),
     }
 
 
@@ -171,11 +181,7 @@ def keep_best(
 
 def heldout_scores(context: Context, model: Handle, held: Sequence[Pair]) -> HeldOut:
     """Raw scores of both sides of each held-out pair."""
-    scores = (
-        raw_scores(context.engine, model, [t for pair in held for t in (pair.first, pair.second)])
-        if held
-        else []
-    )
+    scores = raw_scores(context.engine, model, [t for pair in held for t in (pair.first, pair.second)]) if held else []
     return HeldOut(
         scores_a=[float(s) for s in scores[0::2]],
         scores_b=[float(s) for s in scores[1::2]],

@@ -26,6 +26,4 @@ def reply_tokens(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) 
 def pair_tokens(tokenizer: Tokenizer, preference: Preference) -> tuple[np.ndarray, np.ndarray]:
     """Both sides of a preference."""
     first, second = preference.replies
-    return reply_tokens(tokenizer, preference.prompt, first), reply_tokens(
-        tokenizer, preference.prompt, second
-    )
+    return reply_tokens(tokenizer, preference.prompt, first), reply_tokens(tokenizer, preference.prompt, second)

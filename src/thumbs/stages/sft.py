@@ -1,7 +1,7 @@
 """Supervised fine-tuning: next-token loss on the assistant's turns.
 
-Each conversation is one datum with weight 1 / (assistant tokens of the batch) on the assistant's targets, so the loss is
-a mean over tokens whatever the micro-batches are. The checkpoint with the lowest held-out loss is what stays.
+Each conversation is one datum with weight 1 / (assistant tokens of the batch) on the assistant's targets, so the loss
+is a mean over tokens whatever the micro-batches are. The checkpoint with the lowest held-out loss is what stays.
 """
 
 from __future__ import annotations

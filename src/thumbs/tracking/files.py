@@ -68,9 +68,7 @@ def writing(path: Path) -> Iterator[None]:
                 f"disk full while writing {path}: {_free_mib(path)} MiB free; nothing was lost, "
                 "make room and run the same command again"
             ) from error
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}; check the folder and its rights"
-        ) from error
+        raise RunError(f"cannot write {path}: {error.strerror or error}; check the folder and its rights") from error
 
 
 def read_json(path: str | Path) -> Any:
@@ -81,9 +79,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; was the stage that writes it run?") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); delete it and run the stage again"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
 
 
 class StepLog:

@@ -43,9 +43,7 @@ _PREFERENCES = (
 _REWARD = (
     Metric("reward/loss", "nats a pair", "Bradley–Terry loss of the batch."),
     Metric("reward/accuracy", "fraction", "Untied pairs of the batch whose preferred reply scores higher."),
-    Metric(
-        "reward/heldout_loss", "nats a pair", "The loss on held-out pairs; its lowest is the checkpoint kept."
-    ),
+    Metric("reward/heldout_loss", "nats a pair", "The loss on held-out pairs; its lowest is the checkpoint kept."),
     Metric("reward/heldout_accuracy", "fraction", "The accuracy on held-out pairs."),
     Metric("reward/score_gap", "score", "Mean score of the preferred reply minus that of the other."),
     Metric("reward/grad_norm", "L2 norm", "Gradient before clipping."),
@@ -55,9 +53,7 @@ _REWARD = (
 _PPO_ROLLOUT = (
     Metric("ppo/score", "score", "Mean score of the reward model, before scaling, clipping and penalties."),
     Metric("ppo/score_std", "score", "Standard deviation of the scores within the step."),
-    Metric(
-        "ppo/reward", "score", "Mean sum of a sequence's token rewards: shaped score minus the KL penalty."
-    ),
+    Metric("ppo/reward", "score", "Mean sum of a sequence's token rewards: shaped score minus the KL penalty."),
     Metric("ppo/kl", "nats a sequence", "Mean log-ratio of policy to reference, summed over the reply (k1)."),
     Metric("ppo/kl_coef", "score a nat", "Price of KL in the token rewards at this step."),
     Metric("ppo/entropy", "nats a token", "Mean entropy of the policy at the sampled tokens."),
@@ -73,18 +69,14 @@ _PPO_ROLLOUT = (
 )
 _PPO_UPDATE = (
     Metric("ppo/policy_loss", "advantage", "Clipped surrogate, mean a token."),
-    Metric(
-        "ppo/value_loss", "score²", "Half the squared error of the values, clipped variant, mean a token."
-    ),
+    Metric("ppo/value_loss", "score²", "Half the squared error of the values, clipped variant, mean a token."),
     Metric("ppo/ptx_loss", "nats a token", "Cross-entropy of the SFT data that is mixed in."),
     Metric("ppo/approx_kl", "nats a token", "KL of new from old policy in the last minibatch (k3)."),
     Metric("ppo/clip_fraction", "fraction", "Tokens whose ratio the clip bounds."),
     Metric("ppo/value_clip_fraction", "fraction", "Tokens whose value the clip bounds."),
     Metric("ppo/ratio_first", "ratio", "Mean π/π_old in the first minibatch of the first epoch; must be 1."),
     Metric("ppo/ratio_max", "ratio", "Largest π/π_old of the step."),
-    Metric(
-        "ppo/explained_variance", "fraction", "1 − Var(returns − values)/Var(returns); 1 is a perfect critic."
-    ),
+    Metric("ppo/explained_variance", "fraction", "1 − Var(returns − values)/Var(returns); 1 is a perfect critic."),
     Metric("ppo/value_error", "score", "Mean absolute difference of returns and values before the update."),
     Metric("ppo/grad_norm", "L2 norm", "Policy gradient before clipping, mean over the step."),
     Metric("ppo/critic_grad_norm", "L2 norm", "The same of a critic with weights of its own."),

@@ -116,8 +116,7 @@ class RunFolder:
             owner = file.read().strip() or "unknown"
             file.close()
             raise RunError(
-                f"run folder {self.path} is in use by process {owner}; "
-                "wait for it, stop it, or use another folder"
+                f"run folder {self.path} is in use by process {owner}; wait for it, stop it, or use another folder"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -129,9 +128,7 @@ class RunFolder:
         if not changes:
             return
         shown = "".join(f"\n  {change}" for change in changes[:_SHOWN_DIFFERENCES])
-        more = (
-            f"\n  and {len(changes) - _SHOWN_DIFFERENCES} more" if len(changes) > _SHOWN_DIFFERENCES else ""
-        )
+        more = f"\n  and {len(changes) - _SHOWN_DIFFERENCES} more" if len(changes) > _SHOWN_DIFFERENCES else ""
         raise RunError(
             f"run folder {self.path} was made with another config:{shown}{more}\n"
             "use another run folder (run=PATH), put the old values back, or start over with --fresh"
