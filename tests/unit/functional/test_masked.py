@@ -19,6 +19,10 @@ def test_statistics_ignore_what_is_masked_even_nan() -> None:
     assert masked_var(X, MASK).item() == pytest.approx(KEPT.var())
 
 
+def test_one_entry_is_its_own_mean() -> None:
+    assert masked_mean(X, torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])).item() == 9.0
+
+
 def test_an_empty_mask_gives_zero() -> None:
     nothing = torch.zeros_like(X)
     assert masked_sum(X, nothing).item() == masked_mean(X, nothing).item() == masked_var(X, nothing).item() == 0.0

@@ -23,5 +23,10 @@ def test_sequence_mean_counts_each_reply_once_and_empty_ones_not_at_all() -> Non
 
 
 @pytest.mark.parametrize("weigh", [token_mean_weights, sequence_mean_weights])
+def test_one_token_weighs_everything(weigh) -> None:  # type: ignore[no-untyped-def]
+    assert [w.tolist() for w in weigh([torch.tensor([0.0, 1.0])])] == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("weigh", [token_mean_weights, sequence_mean_weights])
 def test_nothing_to_weigh(weigh) -> None:  # type: ignore[no-untyped-def]
     assert [w.tolist() for w in weigh([torch.zeros(2)])] == [[0.0, 0.0]]

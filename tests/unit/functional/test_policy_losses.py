@@ -76,7 +76,9 @@ def test_entropy_is_rewarded_and_not_differentiated_for_nothing() -> None:
     plain, _ = ppo_clip(new, old, advantages, weights, 0.2)
     with_bonus, _ = ppo_clip(new, old, advantages, weights, 0.2, entropy, 0.5)
     assert (plain - with_bonus).item() == pytest.approx(0.5 * (weights * entropy).sum().item())
-    assert not ppo_clip(new, old, advantages, weights, 0.2, entropy, 0.0)[0].requires_grad
+    only_measured, _ = ppo_clip(new, old, advantages, weights, 0.2, entropy)
+    assert only_measured.item() == plain.item()
+    assert not only_measured.requires_grad
 
 
 def test_a_token_gone_astray_stays_finite() -> None:
