@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,17 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is unreadable: {error}; delete {file.parent} to start the stage over") from None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Whatever is wrong with what a checkpoint holds becomes a CheckpointError that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold this model ({type(error).__name__}: {error}); delete it to start the stage over"
+        ) from error
 
 
 def _compare(written: dict[str, Tensor], meant: dict[str, Tensor], file: Path) -> None:

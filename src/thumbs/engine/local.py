@@ -16,7 +16,7 @@ from thumbs.config.losses import LossSpec
 from thumbs.config.model import ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec, OptimReport
 from thumbs.engine.batch import Batch, micro_batches
-from thumbs.engine.checkpoints import MANIFEST, read_manifest, read_tensors, write_checkpoint
+from thumbs.engine.checkpoints import MANIFEST, naming, read_manifest, read_tensors, write_checkpoint
 from thumbs.engine.compute import Computed, Network, losses_of, predict
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
@@ -185,10 +185,13 @@ class LocalEngine:
 
     def load(self, handle: Handle, path: Path) -> None:
         model = self._models[handle.id]
-        model.steps = int(self._read(model, path)["steps"])
+        model.steps = self._read(model, path)
+        self._clear(model)
+        model.optimizer = None  # moments belong to the weights beside which they were saved
         if (path / OPTIMIZER).exists():
             model.optimizer = _optimizer(model.trained())
-            _restore_optimizer(model, read_tensors(path / OPTIMIZER))
+            with naming(path / OPTIMIZER):
+                _restore_optimizer(model, read_tensors(path / OPTIMIZER))
 
     def close(self, handle: Handle) -> None:
         del self._models[handle.id]
@@ -233,23 +236,25 @@ class LocalEngine:
         if ours.scalar is not None and theirs.scalar is not None:
             ours.scalar.load_state_dict(theirs.scalar.state_dict())
 
-    def _read(self, model: _Model, path: Path) -> dict[str, Any]:
-        manifest = read_manifest(path)
-        network, written = model.network, ModelConfig.model_validate(manifest["model"])
-        if (written.name, written.lora) != (model.spec.model.name, model.spec.model.lora):
-            raise CheckpointError(
-                f"{path} was written for {written.name} with {written.lora}; this model is "
-                f"{model.spec.model.name} with {model.spec.model.lora}. Use the same model settings"
-            )
-        if network.adapter is not None:
-            network.adapter.load_peft_state(read_tensors(path / ADAPTER))
-        elif isinstance(network.trunk, CausalLM):
-            load_state(network.trunk, read_tensors(path / MODEL), network.trunk.embedding.dtype, str(path))
-        else:
-            network.trunk.load_state_dict(read_tensors(path / MODEL))
-        if network.scalar is not None and "scalar" in manifest["heads"]:
-            network.scalar.load_state_dict(read_tensors(path / HEAD))
-        return manifest
+    def _read(self, model: _Model, path: Path) -> int:
+        """Puts the weights of a checkpoint into a model; returns how many steps they have been trained."""
+        manifest, network = read_manifest(path), model.network
+        with naming(path):
+            written = ModelConfig.model_validate(manifest["model"])
+            if (written.name, written.lora) != (model.spec.model.name, model.spec.model.lora):
+                raise CheckpointError(
+                    f"{path} was written for {written.name} with {written.lora}; this model is "
+                    f"{model.spec.model.name} with {model.spec.model.lora}. Use the same model settings"
+                )
+            if network.adapter is not None:
+                network.adapter.load_peft_state(read_tensors(path / ADAPTER))
+            elif isinstance(network.trunk, CausalLM):
+                load_state(network.trunk, read_tensors(path / MODEL), network.trunk.embedding.dtype, str(path))
+            else:
+                network.trunk.load_state_dict(read_tensors(path / MODEL))
+            if network.scalar is not None and "scalar" in manifest["heads"]:
+                network.scalar.load_state_dict(read_tensors(path / HEAD))
+            return int(manifest["steps"])
 
     def _clear(self, model: _Model) -> None:
         for parameter in model.trained().values():
@@ -302,6 +307,9 @@ def _optimizer_tensors(model: _Model) -> dict[str, Tensor]:
 
 def _restore_optimizer(model: _Model, tensors: dict[str, Tensor]) -> None:
     assert model.optimizer is not None  # noqa: S101
+    unknown = {key.rpartition(":")[0] for key in tensors} - model.trained().keys()
+    if unknown:
+        raise ValueError(f"moments of {sorted(unknown)[:3]}, which this model does not train")
     for name, parameter in model.trained().items():
         state = {k.rpartition(":")[2]: v for k, v in tensors.items() if k.rpartition(":")[0] == name}
         if state:

@@ -39,7 +39,9 @@ def load_state(model: CausalLM, state: dict[str, Tensor], dtype: torch.dtype, so
         if fused[name].shape != parameter.shape:
             got, want = tuple(fused[name].shape), tuple(parameter.shape)
             raise ModelError(f"{source}: {name} has shape {got}, its config.json asks for {want}")
-    model.load_state_dict({name: tensor.to(dtype) for name, tensor in fused.items()}, assign=True)
+    # A live model keeps its parameters, since an optimizer may hold them, and with them its device.
+    fill = model.embedding.is_meta
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in fused.items()}, assign=fill)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -60,10 +62,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def named_tensors(model: CausalLM, adapter: Adapter | None = None) -> dict[str, Tensor]:
     """The weights under Hugging Face names, with `adapter` merged into them in float32 where one is given."""
     dtype = model.embedding.dtype
-    state = {"model.embed_tokens.weight": model.embedding, "model.norm.weight": model.norm}
+    state: dict[str, Tensor] = {"model.embed_tokens.weight": model.embedding, "model.norm.weight": model.norm}
     if model.head is not None:
         state["lm_head.weight"] = model.head
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(model.blocks):
         stem = f"model.layers.{index}"
         deltas = adapter.deltas(index) if adapter is not None else {}
         for fused, (_, outs) in projections(model.config).items():
@@ -76,7 +78,7 @@ def named_tensors(model: CausalLM, adapter: Adapter | None = None) -> dict[str, 
             outs = projections(model.config)["qkv"][1]
             for name, piece in zip(outs, layer.qkv_bias.split(list(outs.values())), strict=True):
                 state[f"{stem}.self_attn.{name}.bias"] = piece
-        if layer.query_norm is not None:
+        if layer.query_norm is not None and layer.key_norm is not None:
             state[f"{stem}.self_attn.q_norm.weight"] = layer.query_norm
             state[f"{stem}.self_attn.k_norm.weight"] = layer.key_norm
         state[f"{stem}.input_layernorm.weight"] = layer.attention_norm
@@ -90,8 +92,8 @@ def merged_copy(model: CausalLM, adapter: Adapter | None, dtype: torch.dtype) ->
     with torch.device("meta"):
         copy = CausalLM(model.config, dtype)
     state = {name: parameter.detach().to(dtype) for name, parameter in model.named_parameters()}
-    for index in range(model.config.layers) if adapter is not None else ():
-        for fused, delta in adapter.deltas(index).items():
+    for index in range(model.config.layers):
+        for fused, delta in (adapter.deltas(index) if adapter is not None else {}).items():
             name = f"layers.{index}.{fused}"
             state[name] = (model.get_parameter(name).float() + delta).to(dtype)
     if adapter is None and dtype == model.embedding.dtype:
