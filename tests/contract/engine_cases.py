@@ -1,0 +1,140 @@
+"""Engines, kinds of models and data for the contract suite. A further engine joins by one entry of ENGINES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from thumbs.config.losses import BradleyTerry, CrossEntropy, LossSpec, PpoClip, ValueClip
+from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec
+from thumbs.engine.local import LocalEngine
+from thumbs.types import Datum
+from tiny_models import random_sequences
+
+ENGINES: dict[str, Callable[[], Engine]] = {"local": LocalEngine}
+KINDS: dict[str, LoraConfig | None] = {
+    "adapters": LoraConfig(rank=4, alpha=8.0),
+    "adapters above": LoraConfig(rank=4, alpha=8.0, layers=1),
+    "full": None,
+}
+
+ADAM = AdamStep(0.01, 0.03)
+# Adam without memory and with an eps far above every gradient moves each weight by minus its gradient (to 1e-5).
+GRADIENT = AdamStep(1e5, 1e5, beta1=0.0, beta2=0.0, eps=1e5, max_grad_norm=1e9)
+
+SEQUENCES = random_sequences(8, [9, 23, 4, 14, 2, 17])
+PPO: list[LossSpec] = [PpoClip(entropy_coef=0.02, temperature=0.7), ValueClip(coef=0.3)]
+
+
+@dataclass
+class Case:
+    """One engine with one kind of model; reads weights by saving them, so it works for every engine."""
+
+    engine: Engine
+    new_engine: Callable[[], Engine]
+    model: ModelConfig
+    folder: Path
+    saved: int = field(default=0)
+
+    def spec(self, **settings: Any) -> ModelSpec:
+        return ModelSpec(**{"name": "policy", "model": self.model, "heads": ("lm", "scalar"), **settings})
+
+    def warm(self) -> Handle:
+        """A model that has left its start: B and the scalar head are no longer zero."""
+        handle = self.engine.create(self.spec())
+        for _ in range(2):
+            step(self.engine, handle, ppo_data(SEQUENCES), PPO)
+        return handle
+
+    def weights(self, handle: Handle) -> dict[str, torch.Tensor]:
+        """All trained weights of a model, by their names on disk."""
+        self.saved += 1
+        path = self.folder / f"weights-{self.saved}"
+        self.engine.save(handle, path)
+        return {k: v for file in sorted(path.glob("*.safetensors")) for k, v in load_file(file).items()}
+
+    def gradients(self, handle: Handle, *calls: tuple[Sequence[Datum], Sequence[LossSpec]]) -> dict[str, torch.Tensor]:
+        """What the forward_backward calls add up to; the model itself stays as it is."""
+        copy = self.engine.create(self.spec(start=handle))
+        for data, losses in calls:
+            self.engine.forward_backward(copy, data, losses)
+        self.engine.optim_step(copy, GRADIENT)
+        before, after = self.weights(handle), self.weights(copy)
+        self.engine.close(copy)
+        return {name: before[name] - after[name] for name in before}
+
+
+def step(engine: Engine, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], adam: AdamStep = ADAM):
+    """forward_backward and optim_step: (loss, report)."""
+    output = engine.forward_backward(handle, data, losses)
+    return output.loss, engine.optim_step(handle, adam)
+
+
+def ppo_data(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Datum]:
+    """Datums with everything that PPO needs; the first third of every sequence is a prompt (weight 0)."""
+    rng = np.random.default_rng(seed)
+    data = []
+    for tokens in sequences:
+        targets = len(tokens) - 1
+        columns = {name: rng.normal(size=targets) for name in ("advantages", "values", "returns")}
+        columns["logprobs"] = rng.normal(-6, 1, size=targets)
+        columns["weights"] = np.where(np.arange(targets) < targets // 3, 0.0, 0.05)
+        data.append(Datum.next_token(tokens, **columns))
+    return data
+
+
+def text_data(sequences: Sequence[Sequence[int]], weight: float = 0.05) -> list[Datum]:
+    """Datums for cross-entropy, every target with one weight."""
+    return [Datum.next_token(tokens, weights=np.full(len(tokens) - 1, weight)) for tokens in sequences]
+
+
+def pair_data(sequences: Sequence[Sequence[int]]) -> list[Datum]:
+    """Three pairs whose two sides are far apart in the list and differ in length; scored at the last token."""
+    data = []
+    for i, tokens in enumerate(sequences):
+        weights = np.zeros(len(tokens))
+        weights[-1] = 1
+        pair, preferred = i % 3, (1.0, 0.0, 0.5)[i % 3]
+        columns = {"pair": pair, "preferred": preferred, "margin": 0.1 * pair, "pair_weight": 1 / 3}
+        data.append(Datum.whole_sequence(tokens, weights=weights, **columns))
+    return data
+
+
+LOSSES: dict[str, tuple[list[Datum], list[LossSpec]]] = {
+    "cross entropy": (text_data(SEQUENCES), [CrossEntropy()]),
+    "ppo": (ppo_data(SEQUENCES), PPO),
+    "pairs": (pair_data(SEQUENCES), [BradleyTerry(center_coef=0.05)]),
+}
+
+
+def assert_equal(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert got.keys() == wanted.keys()
+    different = [name for name in wanted if not torch.equal(got[name], wanted[name])]
+    assert different == []
+
+
+def assert_close(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Every tensor within `tolerance` times the largest entry of all."""
+    assert got.keys() == wanted.keys()
+    largest = max(float(t.abs().max()) for t in wanted.values())
+    assert largest > 1e-3  # otherwise nothing would be compared
+    worst = {name: float((got[name] - wanted[name]).abs().max()) / largest for name in wanted}
+    assert {name: w for name, w in worst.items() if w > tolerance} == {}
+
+
+def norm(tensors: dict[str, torch.Tensor]) -> float:
+    """L2 norm of all entries together."""
+    return float(torch.stack([t.double().pow(2).sum() for t in tensors.values()]).sum().sqrt())
+
+
+def with_column(data: Sequence[Datum], index: int, name: str, value: np.ndarray) -> list[Datum]:
+    """The same data with one column of one datum exchanged."""
+    return [replace(d, columns={**d.columns, name: value}) if i == index else d for i, d in enumerate(data)]
