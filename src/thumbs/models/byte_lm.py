@@ -9,9 +9,24 @@ from thumbs.errors import ModelError
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.decoder_config import DecoderConfig
 
+
+def _shape(width: int, intermediate: int, layers: int, heads: int, context: int) -> DecoderConfig:
+    return DecoderConfig(
+        architecture="LlamaForCausalLM",
+        vocab_size=260,
+        width=width,
+        intermediate=intermediate,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        context=context,
+    )
+
+
 SIZES = {
-    "byte-tiny": {"width": 128, "intermediate": 352, "layers": 4, "heads": 4, "context": 256},
-    "byte-small": {"width": 256, "intermediate": 704, "layers": 6, "heads": 8, "context": 512},
+    "byte-tiny": _shape(width=128, intermediate=352, layers=4, heads=4, context=256),
+    "byte-small": _shape(width=256, intermediate=704, layers=6, heads=8, context=512),
 }
 
 
@@ -19,15 +34,7 @@ def build_byte_lm(name: str, seed: int, dtype: torch.dtype) -> CausalLM:
     """An untrained decoder over 260 symbols (256 bytes, PAD, BOS, SEP, EOS); matrices are normal, deviation 0.02."""
     if name not in SIZES:
         raise ModelError(f"no byte model {name!r}; there are {', '.join(SIZES)}")
-    size = SIZES[name]
-    config = DecoderConfig(
-        architecture="LlamaForCausalLM",
-        vocab_size=260,
-        kv_heads=size["heads"],
-        head_dim=size["width"] // size["heads"],
-        **size,
-    )
-    model = CausalLM(config, dtype)
+    model = CausalLM(SIZES[name], dtype)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.dim() == 2:

@@ -9,6 +9,7 @@ argument: one set of base weights serves many models. Weights: `weights.py`; ada
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,11 @@ class CausalLM(nn.Module):
         self.norm = nn.Parameter(torch.ones(config.width))
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
 
+    @property
+    def blocks(self) -> list[Layer]:
+        """The layers, typed."""
+        return [cast(Layer, layer) for layer in self.layers]
+
     def head_weight(self) -> Tensor:
         """Output embedding [V, D]."""
         return self.embedding if self.head is None else self.head
@@ -138,7 +144,7 @@ class CausalLM(nn.Module):
         rows = Rows.of(lengths, x.device)
         cos, sin = self.rotary(rows.positions)
         for index in range(first, stop):
-            layer = self.layers[index]
+            layer = self.blocks[index]
             parts = adapter.layer(index, self.dtype) if adapter is not None else None
             query, key, value = (rows.pad(h) for h in layer.heads(x, cos, sin, parts))
             if cache is not None:
@@ -169,7 +175,7 @@ class CausalLM(nn.Module):
         cos, sin = self.rotary(cache.lengths)
         x = self.embed(tokens)
         mask = cache.step()
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.blocks):
             query, key, value = layer.heads(x, cos, sin, None)
             keys, values = cache.append(index, key, value)
             # The queries that share a key head stand as rows of one small attention: nothing is repeated.

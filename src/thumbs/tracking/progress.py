@@ -51,7 +51,7 @@ class Progress:
         elif self._written != self._done:
             self._write_line()
 
-    def advance(self, n: int = 1, **fields: float | str | None) -> None:
+    def advance(self, n: int = 1, /, **fields: float | str | None) -> None:
         """Count `n` more steps and show these values; a field that is not given keeps its last one."""
         self._done += n
         self._fields |= fields

@@ -1,0 +1,196 @@
+"""What would go wrong with a config, or is wrong with what comes out, said before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.sampling import SamplingConfig
+from thumbs.data.load import Loaded
+from thumbs.errors import ConfigError
+from thumbs.evaluation.intervals import wilson
+from thumbs.pipeline.workload import Inputs, split_pairs
+from thumbs.rollout.collect import require_unwarped
+from thumbs.tracking.files import plain, read_json
+
+FEW = 50
+"""Held-out pairs or prompts under which an interval says little."""
+
+REACHABLE = 3.0
+"""Deviations by which a mean score can be expected to rise; scores are normalised to deviation 1."""
+
+RATES = {
+    ("sft", "LoRA"): (1e-4, 5e-4),
+    ("sft", "full training"): (1e-5, 5e-5),
+    ("reward", "LoRA"): (1e-5, 1e-3),
+    ("reward", "full training"): (1e-6, 5e-5),
+    ("ppo", "LoRA"): (1e-5, 1e-4),
+    ("ppo", "full training"): (1e-6, 1e-5),
+}
+"""Usual peak learning rates of pretrained models, from the papers and libraries that docs/guides cite."""
+
+
+def pitfalls(config: PipelineConfig, inputs: Inputs, context: int) -> tuple[str, ...]:
+    """Warnings, the ones that stop a run first. `context`: tokens that the model can attend to."""
+    found = (
+        _sections(config),
+        _run_folder(config),
+        _batches(config, inputs),
+        _rollouts(config),
+        _lengths(config, inputs, context),
+        _labels(config, inputs),
+        _overlap(inputs),
+        _kl(config),
+        _rates(config),
+    )
+    return tuple(warning for warnings in found for warning in warnings)
+
+
+def _sections(config: PipelineConfig) -> Iterator[str]:
+    c = config
+    needs: dict[str, tuple[tuple[str, bool], ...]] = {
+        "preferences": (("sft", c.preferences is not None and c.preferences.data is None),),
+        "reward": (("sft", True), ("preferences", True)),
+        "ppo": (("sft", True), ("reward", True)),
+        "evaluation": (("sft", True), ("reward", True)),
+    }
+    for section, needed in needs.items():
+        missing = [name for name, applies in needed if applies and getattr(c, name) is None]
+        if getattr(c, section) is not None and missing:
+            names = " and ".join(f"`{name}`" for name in missing)
+            yield f"section `{section}` needs section {names}; the run will stop there"
+    if c.preferences is not None and c.preferences.data is None and c.preferences.prompts is None:
+        yield "preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for); the run will stop there"
+    if c.ppo is not None and c.ppo.ptx_coef and c.sft is None:
+        yield "ppo.ptx_coef mixes in the SFT data, so the config needs section `sft`"
+
+
+def _run_folder(config: PipelineConfig) -> Iterator[str]:
+    stored = Path(config.run) / "config.json"
+    if stored.exists() and _settings(read_json(stored)) != _settings(plain(config.model_dump(mode="json"))):
+        yield (
+            f"run folder {config.run} holds a run with another config, so this one will be refused; "
+            "name another folder (run=PATH) or start over with --fresh"
+        )
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "run"}
+
+
+def _batches(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
+    c = config.ppo
+    if c is None:
+        return
+    if c.batch_size % c.minibatch_size:
+        yield (
+            f"ppo.batch_size={c.batch_size} is not a multiple of ppo.minibatch_size={c.minibatch_size}; "
+            "the run will stop there"
+        )
+    rows = len(inputs.prompts.rows) if inputs.prompts else 0
+    if 0 < rows < c.batch_size:
+        yield f"ppo.batch_size={c.batch_size}, but there are {rows} prompts: each step has {rows} rollouts"
+
+
+def _rollouts(config: PipelineConfig) -> Iterator[str]:
+    if config.ppo is None:
+        return
+    try:
+        require_unwarped(config.ppo.sampling)
+    except ConfigError as error:
+        yield f"ppo.sampling: {error}; the run will stop there"
+
+
+def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[str]:
+    c = config
+    samplings: dict[str, tuple[Loaded[Any] | None, SamplingConfig | None]] = {
+        "preferences": (inputs.pair_prompts, c.preferences.sampling if c.preferences else None),
+        "ppo": (inputs.prompts, c.ppo.sampling if c.ppo else None),
+        "evaluation": (inputs.evaluation_prompts, c.evaluation.sampling if c.evaluation else None),
+    }
+    for section, (prompts, sampling) in samplings.items():
+        if prompts is None or sampling is None:
+            continue
+        longest = max(prompts.lengths) + sampling.max_new_tokens
+        if longest > context:
+            yield (
+                f"{section}: the longest prompt ({max(prompts.lengths)} tokens) and max_new_tokens="
+                f"{sampling.max_new_tokens} make {longest}, the model's context is {context}; the run will stop there. "
+                f"Lower {section}.sampling.max_new_tokens or {section}.prompts.max_tokens"
+            )
+    for section, key, data in (("sft", "sft", inputs.conversations), ("reward", "preferences", inputs.pairs)):
+        if data is not None and max(data.lengths) > context:
+            yield (
+                f"{section}: the longest row has {max(data.lengths)} tokens, the model's context is {context}; "
+                f"what lies beyond it was never trained. Lower {key}.data.max_tokens"
+            )
+
+
+def _labels(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
+    c = config.preferences
+    if c is not None and c.data is None and c.label_noise:
+        yield (
+            f"preferences.label_noise={c.label_noise}: accuracy on held-out pairs, whose labels are as noisy, "
+            f"cannot be expected above {1 - c.label_noise:.0%}, however good the reward model is"
+        )
+    if config.reward is not None and c is not None:
+        yield from _few(split_pairs(config, inputs)[1], "held-out pairs", "the reward model's accuracy")
+    if inputs.evaluation_prompts is not None:
+        yield from _few(len(inputs.evaluation_prompts.rows), "evaluation prompts", "the win rate")
+
+
+def _few(n: int, what: str, number: str) -> Iterator[str]:
+    if n == 0:
+        yield f"no {what}: {number} cannot be measured, and the last checkpoint stays instead of the best"
+    elif n < FEW:
+        low, high = wilson(0.8 * n, n)
+        yield f"{n} {what}: {number} is known to ±{100 * (high - low) / 2:.0f} points only (95 % interval at 80 %)"
+
+
+def _overlap(inputs: Inputs) -> Iterator[str]:
+    if inputs.evaluation_prompts is None:
+        return
+    evaluated = {prompt.id for prompt in inputs.evaluation_prompts.rows}
+    for section, prompts in (("ppo", inputs.prompts), ("preferences", inputs.pair_prompts)):
+        shared = evaluated & {prompt.id for prompt in prompts.rows} if prompts else set()
+        if shared:
+            yield (
+                f"{len(shared)} of {len(evaluated)} evaluation prompts are also {section} prompts: "
+                "the evaluation would measure memory"
+            )
+
+
+def _kl(config: PipelineConfig) -> Iterator[str]:
+    if config.ppo is None:
+        return
+    kl = config.ppo.kl
+    if kl.coef == 0:
+        yield "ppo.kl.coef=0: nothing holds the policy to the SFT model; expect high scores and broken text"
+    elif not config.ppo.score_scale:
+        yield (
+            f"ppo.score_scale=false: scores have whatever scale the reward model gives them, so ppo.kl.coef={kl.coef} "
+            "means something else for each; compare it with score_std in reward/done.json"
+        )
+    elif kl.target is not None and kl.coef * kl.target > REACHABLE:
+        yield (
+            f"ppo.kl.coef={kl.coef} times ppo.kl.target={kl.target} is a price of {kl.coef * kl.target:.1f}, more than "
+            f"scores of deviation 1 can be expected to gain ({REACHABLE:.0f}): the policy will hardly move; "
+            "lower ppo.kl.coef"
+        )
+
+
+def _rates(config: PipelineConfig) -> Iterator[str]:
+    if config.model.name.startswith("byte-"):
+        return  # from scratch: the usual rates of pretrained models do not apply
+    way = "full training" if config.model.lora is None else "LoRA"
+    sections = {"sft": config.sft, "reward": config.reward, "ppo": config.ppo}
+    for section, settings in sections.items():
+        low, high = RATES[section, way]
+        if settings is None or low <= settings.optim.learning_rate <= high:
+            continue
+        yield (
+            f"{section}.optim.learning_rate={settings.optim.learning_rate:g} is outside the usual "
+            f"{low:g} to {high:g} for {way}"
+        )

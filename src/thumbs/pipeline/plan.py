@@ -1,0 +1,188 @@
+"""What a run would take and what would go wrong with it, before it runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.engine.base import ModelSpec
+from thumbs.engine.local import LocalEngine
+from thumbs.engine.shared_states import CAPACITY
+from thumbs.models.precision import compute_dtype, device
+from thumbs.models.trunk import open_tokenizer
+from thumbs.pipeline.pitfalls import pitfalls
+from thumbs.pipeline.probe import Probe, duration, run_probe
+from thumbs.pipeline.workload import Inputs, Work, mean, read_inputs, work_of
+
+STATE_BYTES = 12
+"""A trained parameter beside itself: gradient and two moments, float32."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The model. trained, parameters: numbers of weights; base_bytes: the base in memory; dtype: what computes;
+    context, width: tokens, channels.
+    """
+
+    trained: int
+    parameters: int
+    base_bytes: int
+    dtype: str
+    context: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A forecast. probe is None where none was made; then there is no time. Memory and disk in bytes."""
+
+    config: PipelineConfig
+    size: Size
+    work: tuple[Work, ...]
+    probe: Probe | None
+    memory: int
+    disk: int
+    warnings: tuple[str, ...]
+
+    def seconds(self, stage: str) -> float | None:
+        """Time of a stage; None without a probe."""
+        return next((self.probe.seconds(w) for w in self.work if w.stage == stage), None) if self.probe else None
+
+    def text(self) -> str:
+        """The forecast for a terminal."""
+        return "\n".join([*self._model(), "", *self._table(), "", *self._machine()])
+
+    def _model(self) -> list[str]:
+        size, lora = self.size, self.config.model.lora
+        way = (
+            "every weight"
+            if lora is None
+            else f"LoRA of rank {lora.rank} on "
+            + ("all layers" if lora.layers is None else f"the last {lora.layers} layers")
+        )
+        return [
+            f"model       {self.config.model.name}, {size.dtype}, context {size.context} tokens",
+            f"parameters  {size.parameters:,} of which {size.trained:,} are trained ({way})",
+            f"base        {amount(size.base_bytes)} in memory",
+        ]
+
+    def _table(self) -> list[str]:
+        columns = ("stage", "rows", "held out", "steps", "tokens/step", "tokens sampled", "time")
+        rows = [columns]
+        for w in self.work:
+            seconds = self.seconds(w.stage)
+            numbers = (w.rows, w.held, w.steps, round(w.step_tokens), round(w.sampled))
+            shown = "" if seconds is None else duration(seconds)
+            rows.append((w.stage, *(f"{n:,}" if n else "-" for n in numbers), shown))
+        if self.probe:
+            rows.append(("total", *[""] * 5, duration(sum(map(self.probe.seconds, self.work)))))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return [
+            "  ".join(
+                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+
+    def _machine(self) -> list[str]:
+        lines = [
+            f"memory      about {amount(self.memory)} at the peak, of {amount(machine_memory())}",
+            f"disk        about {amount(self.disk)} for checkpoints in {self.config.run}",
+        ]
+        if self.probe is None:
+            return [*lines, "speed       not measured"]
+        p = self.probe
+        sampled = [f"{1 / s:,.0f} tokens/s ({rows} rows)" for rows, s in p.sample_s.items() if s]
+        speeds = f"training {1 / p.train_s:,.0f}, reading {1 / p.read_s:,.0f} tokens/s"
+        return [*lines, f"speed       {speeds}" + (f"; sampling {', '.join(sampled)}" if sampled else "")]
+
+
+def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
+    """Forecast of a run: sizes from the model, work from the data, time and memory from a probe of some seconds.
+
+    Opens the model (and fetches it where need be) and reads all data. Raises what the run would raise: ModelError for a
+    model that cannot be had, DataError for data under its thresholds. Times assume replies as long as the
+    demonstrations and a machine as busy as now; expect them to be right within a third.
+    """
+    tokenizer = open_tokenizer(config.model)
+    inputs = read_inputs(config, tokenizer)
+    work = tuple(work_of(config, inputs))
+    engine = LocalEngine(tokenizer.decode)
+    heads = ("lm", "scalar") if config.ppo is not None else ("lm",)
+    handle = engine.create(ModelSpec("plan", config.model, heads, seed=config.seed))
+    trained, parameters = engine.parameters(handle)
+    trunk = engine.snapshot(handle).model
+    dtype = compute_dtype(config.model)
+    size = Size(
+        trained=trained,
+        parameters=parameters,
+        base_bytes=(parameters - trained) * dtype.itemsize if config.model.lora else parameters * 4,
+        dtype=str(dtype).removeprefix("torch."),
+        context=trunk.context,
+        width=trunk.head_weight().shape[1],
+    )
+    found = run_probe(engine, handle, work, *_typical(inputs, size.context)) if probe else None
+    memory, disk = _memory(config, size, work, found), _disk(config, trained)
+    warnings = (*pitfalls(config, inputs, size.context), *_scarce(config, memory, disk))
+    return Plan(config, size, work, found, memory, disk, warnings)
+
+
+def amount(size: float) -> str:
+    """Bytes as a person says it."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(size / 2**20, 0.1):.3g} MiB"
+
+
+def machine_memory() -> int:
+    """Bytes of the device that computes."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _typical(inputs: Inputs, context: int) -> tuple[int, int]:
+    """Tokens of a prompt, and of prompt and reply, in this run's data."""
+    prompts = inputs.prompts or inputs.pair_prompts or inputs.evaluation_prompts
+    whole = inputs.conversations or inputs.pairs
+    reply = inputs.reply_tokens or 64.0
+    prompt = mean(prompts.lengths) if prompts else max(mean(whole.lengths) - reply, 8.0) if whole else 32.0
+    prompt_tokens = min(max(round(prompt), 2), context // 2)
+    return prompt_tokens, min(prompt_tokens + max(round(reply), 2), context)
+
+
+def _memory(config: PipelineConfig, size: Size, work: tuple[Work, ...], probe: Probe | None) -> int:
+    """Peak in bytes: what the probe used (one model in training, one sampler) and what a whole run holds beside it."""
+    weights, own_critic = size.trained * 4, config.ppo is not None and config.ppo.critic.init != "shared"
+    more = 2 * weights if config.ppo is not None else 0  # reference and reward model
+    more += weights + size.trained * STATE_BYTES if own_critic else 0
+    if config.model.lora is not None and config.model.lora.layers is not None:
+        more += round(min(sum(w.new for w in work), CAPACITY)) * size.width * 4
+    if probe is not None:
+        return probe.peak_bytes + more
+    sampler = size.parameters * torch.empty(0, dtype=getattr(torch, size.dtype)).itemsize
+    return size.base_bytes + weights + size.trained * STATE_BYTES + sampler + more
+
+
+def _disk(config: PipelineConfig, trained: int) -> int:
+    """Bytes: a model a training stage, and in one of them weights and two moments, once more while they are replaced."""
+    stages = sum(section is not None for section in (config.sft, config.reward, config.ppo))
+    models = 2 if config.ppo is not None and config.ppo.critic.init != "shared" else 1
+    return 4 * trained * (stages + 2 * 3 * models)
+
+
+def _scarce(config: PipelineConfig, memory: int, disk: int) -> list[str]:
+    found = []
+    if memory > 0.9 * machine_memory():
+        found.append(
+            f"the run needs about {amount(memory)} of memory, {device()} has {amount(machine_memory())}; "
+            "use LoRA, adapt fewer layers (model.lora.layers), or take a smaller model"
+        )
+    folder = next(p for p in (Path(config.run).absolute(), *Path(config.run).absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    if disk > free:
+        found.append(f"checkpoints need about {amount(disk)}, {folder} has {amount(free)} free")
+    return found

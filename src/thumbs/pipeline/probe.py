@@ -1,0 +1,133 @@
+"""What this machine does with this model: a few seconds of the real engine, timed."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from thumbs.config.losses import CrossEntropy
+from thumbs.engine.base import AdamStep, Handle
+from thumbs.engine.batch import TOKEN_BUDGET
+from thumbs.engine.local import LocalEngine
+from thumbs.pipeline.workload import Work
+from thumbs.rollout.native import NativeSampler
+from thumbs.rollout.sampler import SamplingParams
+from thumbs.types import Datum
+
+_DECODED = 8
+"""Decoding steps that are timed."""
+_RATE = 1e-12
+"""Not 0, for which the engine would skip the optimizer."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Seconds: of a token through forward and backward (train_s), through a forward (read_s), and what it takes more
+    when it is seen first (new_s); of an optimizer step and a snapshot; of a sampled token by the number of rows that are
+    sampled together. peak_bytes: the most memory so far.
+    """
+
+    train_s: float
+    read_s: float
+    new_s: float
+    optim_s: float
+    snapshot_s: float
+    sample_s: dict[int, float]
+    peak_bytes: int
+
+    def seconds(self, work: Work) -> float:
+        """Time that the work takes here."""
+        return (
+            work.trained * self.train_s
+            + work.read * self.read_s
+            + work.new * self.new_s
+            + work.steps * self.optim_s
+            + work.snapshots * self.snapshot_s
+            + work.sampled * self.sample_s.get(work.sampling_rows, 0.0)
+        )
+
+
+def run_probe(engine: LocalEngine, handle: Handle, work: Iterable[Work], prompt_tokens: int, tokens: int) -> Probe:
+    """Times a model on sequences of `tokens` tokens, `prompt_tokens` of which are the prompt; it is changed by that.
+
+    The batch is as large as an optimizer step's (one micro-batch at most), so the peak of memory is real.
+    """
+    work = list(work)
+    wanted = max((w.step_tokens for w in work), default=0.0) or 4 * tokens
+    data = _random_data(min(max(round(wanted / tokens), 1), max(TOKEN_BUDGET // tokens, 1)), prompt_tokens, tokens)
+    size = sum(map(len, data))
+    engine.forward(handle, data[:1])  # what a first call allocates is not timed
+    first = _seconds(lambda: engine.forward(handle, data))
+    again = _seconds(lambda: engine.forward(handle, data))
+    # The second step is what counts: the first allocates gradients and the optimizer's moments.
+    train, optim = [], []
+    for _ in range(2):
+        train.append(_seconds(lambda: engine.forward_backward(handle, data, [CrossEntropy()])))
+        optim.append(_seconds(lambda: engine.optim_step(handle, AdamStep(_RATE, _RATE))))
+    sampler = engine.snapshot(handle)
+    snapshot = _seconds(lambda: engine.snapshot(handle))
+    rows = {w.sampling_rows for w in work if w.sampling_rows}
+    return Probe(
+        train_s=min(train) / size,
+        read_s=min(first, again) / size,
+        new_s=max(first - again, 0.0) / size,
+        optim_s=min(optim),
+        snapshot_s=snapshot,
+        sample_s={n: _sample_seconds(sampler, n, prompt_tokens) for n in sorted(rows)},
+        peak_bytes=_peak_bytes(),
+    )
+
+
+def _random_data(count: int, prompt_tokens: int, tokens: int) -> list[Datum]:
+    rng = np.random.default_rng(0)
+    weights = np.zeros(tokens - 1, dtype=np.float32)
+    weights[prompt_tokens - 1 :] = 1.0
+    weights /= weights.sum() * count
+    return [Datum.next_token(rng.integers(0, 256, tokens), weights=weights) for _ in range(count)]
+
+
+def _sample_seconds(sampler: NativeSampler, rows: int, prompt_tokens: int) -> float:
+    """Seconds a sampled token with `rows` sequences decoding together."""
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(0, 256, prompt_tokens).tolist() for _ in range(rows)]
+
+    def sample(count: int) -> float:
+        params = SamplingParams(count, stop_tokens=())
+        return _seconds(lambda: sampler.sample(prompts, params, range(rows)))
+
+    count = min(_DECODED, sampler.model.context - prompt_tokens - 1)
+    return max(sample(1 + count) - sample(1), 0.0) / (rows * max(count, 1))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    _wait()
+    started = time.perf_counter()
+    call()
+    _wait()
+    return time.perf_counter() - started
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says it: 40 s, 12 min, 3.5 h."""
+    if seconds < 99.5:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

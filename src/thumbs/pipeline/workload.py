@@ -1,0 +1,224 @@
+"""How much work a config asks for: its data, and how many tokens each stage trains on, reads and samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from thumbs.config.data import DataConfig
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.sampling import SamplingConfig
+from thumbs.data.conversations import Conversation
+from thumbs.data.load import Loaded, load_conversations, load_preferences, load_prompts
+from thumbs.data.splits import is_heldout
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.rollout.native import MAX_ROWS
+from thumbs.types import Message, Preference, Prompt
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data that a config names; None where it names none. `reply_tokens`: mean length of an assistant's turn."""
+
+    conversations: Loaded[Conversation] | None
+    pairs: Loaded[Preference] | None
+    pair_prompts: Loaded[Prompt] | None
+    prompts: Loaded[Prompt] | None
+    evaluation_prompts: Loaded[Prompt] | None
+    reply_tokens: float | None
+
+    def reply_length(self, sampling: SamplingConfig) -> float:
+        """Tokens a sampled reply is expected to have: as long as the demonstrations, which SFT imitates."""
+        limit = float(sampling.max_new_tokens)
+        return limit if self.reply_tokens is None else min(self.reply_tokens, limit)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage does, tokens unless said otherwise. rows, held: data rows for training and held out (or evaluated).
+
+    trained: through forward and backward; read: through a forward; new: seen for the first time; sampled: decoded,
+    `sampling_rows` sequences at a time; step_tokens: trained in one optimizer step (steps) on average; snapshots:
+    copies of the weights made to sample from.
+    """
+
+    stage: str
+    rows: int
+    held: int = 0
+    steps: int = 0
+    trained: float = 0.0
+    read: float = 0.0
+    new: float = 0.0
+    sampled: float = 0.0
+    sampling_rows: int = 0
+    snapshots: int = 0
+
+    @property
+    def step_tokens(self) -> float:
+        return self.trained / self.steps if self.steps else 0.0
+
+
+def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
+    """Loads all data of a config; raises DataError where a run would refuse to start."""
+
+    def prompts(source: DataConfig | None) -> Loaded[Prompt] | None:
+        return None if source is None else load_prompts(source, tokenizer, config.system)
+
+    preferences = config.preferences
+    pairs = preferences.data if preferences else None
+    conversations = load_conversations(config.sft.data, tokenizer, config.system) if config.sft else None
+    return Inputs(
+        conversations=conversations,
+        pairs=load_preferences(pairs, tokenizer, config.system) if pairs else None,
+        pair_prompts=prompts(preferences.prompts) if preferences and pairs is None else None,
+        prompts=prompts(config.ppo.prompts if config.ppo else None),
+        evaluation_prompts=prompts(config.evaluation.prompts if config.evaluation else None),
+        reply_tokens=_assistant_turn(conversations.rows, tokenizer) if conversations else None,
+    )
+
+
+def work_of(config: PipelineConfig, inputs: Inputs) -> list[Work]:
+    """Work of the stages that the config has, in their order."""
+    stages = (_sft, _preferences, _reward, _ppo, _evaluation)
+    return [work for stage in stages if (work := stage(config, inputs)) is not None]
+
+
+def split_pairs(config: PipelineConfig, inputs: Inputs) -> tuple[int, int]:
+    """(training, held-out) pairs; for pairs still to be sampled the most there can be."""
+    c = config.preferences
+    if c is None:
+        return 0, 0
+    if c.data is not None and inputs.pairs is not None:
+        held = sum(is_heldout(row.prompt, c.data.holdout) for row in inputs.pairs.rows)
+        return len(inputs.pairs.rows) - held, held
+    if c.prompts is None or inputs.pair_prompts is None:
+        return 0, 0
+    held = sum(is_heldout(row.messages, c.prompts.holdout) for row in inputs.pair_prompts.rows)
+    each = min(c.pairs_per_prompt, math.comb(c.replies_per_prompt, 2))
+    return (len(inputs.pair_prompts.rows) - held) * each, held * each
+
+
+def mean(lengths: Sequence[float]) -> float:
+    """The mean, 0 of nothing."""
+    return sum(lengths) / len(lengths) if lengths else 0.0
+
+
+def _sft(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    c, data = config.sft, inputs.conversations
+    if c is None or data is None:
+        return None
+    held = sum(is_heldout(row, c.data.holdout) for row in data.rows)
+    rows, length = len(data.rows) - held, mean(data.lengths)
+    steps = math.ceil(rows / c.batch_size) * c.epochs
+    return Work(
+        "sft",
+        rows,
+        held,
+        steps,
+        trained=rows * c.epochs * length,
+        read=math.ceil(steps / c.eval_every) * held * length,
+        new=(rows + held) * length,
+    )
+
+
+def _preferences(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    c = config.preferences
+    if c is None:
+        return None
+    prompts = inputs.pair_prompts
+    if prompts is None:
+        return Work("preferences", *split_pairs(config, inputs))
+    replies = len(prompts.rows) * c.replies_per_prompt
+    return Work(
+        "preferences",
+        *split_pairs(config, inputs),
+        read=sum(prompts.lengths),
+        new=sum(prompts.lengths),
+        sampled=replies * inputs.reply_length(c.sampling),
+        sampling_rows=min(replies, MAX_ROWS),
+        snapshots=1,
+    )
+
+
+def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    c, source = config.reward, config.preferences
+    if c is None or source is None:
+        return None
+    rows, held = split_pairs(config, inputs)
+    length = _pair_side(config, inputs)
+    steps = math.ceil(rows / c.batch_size) * c.epochs
+    evaluations = math.ceil(steps / c.eval_every)
+    return Work(
+        "reward",
+        rows,
+        held,
+        steps,
+        trained=2 * rows * c.epochs * length,
+        read=2 * (rows + (evaluations + 1) * held) * length,
+        new=2 * (rows + held) * length,
+    )
+
+
+def _pair_side(config: PipelineConfig, inputs: Inputs) -> float:
+    """Tokens of a prompt with one of its two replies."""
+    if inputs.pairs is not None:
+        return mean(inputs.pairs.lengths)  # of the longer side: an upper bound
+    if inputs.pair_prompts is None or config.preferences is None:
+        return 0.0
+    return mean(inputs.pair_prompts.lengths) + inputs.reply_length(config.preferences.sampling)
+
+
+def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    c, prompts = config.ppo, inputs.prompts
+    if c is None or prompts is None:
+        return None
+    # Batches do not cross epochs of the prompts, so the last one of an epoch is smaller.
+    batch = len(prompts.rows) / math.ceil(len(prompts.rows) / c.batch_size)
+    reply, prompt = inputs.reply_length(c.sampling), mean(prompts.lengths)
+    tokens = c.steps * batch * (prompt + reply)
+    own_critic = c.critic.init != "shared"
+    ptx = mean(inputs.conversations.lengths) if c.ptx_coef and inputs.conversations else 0.0
+    steps = c.steps * c.epochs * math.ceil(batch / c.minibatch_size)
+    fixed = len(config.fixed_prompts) * (2 + c.steps // c.sample_every)
+    return Work(
+        "ppo",
+        len(prompts.rows),
+        steps=steps,
+        trained=tokens * c.epochs * (2 if own_critic else 1) + c.steps * c.epochs * batch * ptx,
+        # Policy, reference and reward model; the prompt once more to fill the cache; a critic of its own.
+        read=tokens * (4 if own_critic else 3) + c.steps * batch * prompt,
+        new=tokens,
+        sampled=(c.steps * batch + fixed) * reply,
+        sampling_rows=min(round(batch), MAX_ROWS),
+        snapshots=c.steps + 1,
+    )
+
+
+def _evaluation(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    c, prompts = config.evaluation, inputs.evaluation_prompts
+    if c is None or prompts is None:
+        return None
+    policies = 3 if config.ppo else 2
+    answers = len(prompts.rows) * (policies + c.best_of - 1) + len(config.fixed_prompts) * policies
+    reply, prompt = inputs.reply_length(c.sampling), mean(prompts.lengths)
+    compared = len(prompts.rows) * (policies - 1) * 2  # KL: the policy's and the reference's logprobs
+    return Work(
+        "evaluation",
+        0,
+        len(prompts.rows),
+        read=(answers + compared) * (prompt + reply),
+        new=answers * (prompt + reply),
+        sampled=answers * reply,
+        sampling_rows=min(len(prompts.rows), MAX_ROWS),
+        snapshots=2 * policies + c.best_of - 1,
+    )
+
+
+def _assistant_turn(rows: Sequence[Conversation], tokenizer: Tokenizer) -> float:
+    """Mean tokens of an assistant's turn, its end token included."""
+
+    def turns(messages: Sequence[Message]) -> int:
+        return sum(message.role == "assistant" for message in messages)
+
+    return sum(sum(tokenizer.render(row)[1]) for row in rows) / max(sum(turns(row) for row in rows), 1)
