@@ -1,0 +1,48 @@
+"""How datums are laid end to end."""
+
+import numpy as np
+import pytest
+import torch
+
+from thumbs.engine.batch import micro_batches
+from thumbs.types import Datum
+
+CPU = torch.device("cpu")
+
+
+def datum(length, first=0, **columns):
+    tokens = np.arange(first, first + length + 1)
+    return Datum.next_token(tokens, weights=np.arange(length) + first, **columns)
+
+
+@pytest.mark.parametrize("budget", [1, 10, 16, 1000])
+def test_every_datum_comes_once_and_budgets_are_kept(budget):
+    data = [datum(n, 100 * i) for i, n in enumerate([5, 3, 9, 1, 7, 3])]
+    batches = micro_batches(data, CPU, budget)
+    assert sorted(i for b in batches for i in b.order) == list(range(6))
+    for batch in batches:
+        assert sum(batch.lengths) <= budget or len(batch.order) == 1
+        pieces = zip(batch.order, batch.split(batch.tokens), batch.split(batch.targets), strict=True)
+        for index, tokens, targets in pieces:
+            assert tokens.tolist() == data[index].inputs.tolist()
+            assert targets.tolist() == data[index].targets.tolist()
+        weights = [w.tolist() for w in batch.split(batch.columns["weights"])]
+        assert weights == [data[i].columns["weights"].tolist() for i in batch.order]
+        assert batch.tokens[batch.last].tolist() == [data[i].inputs[-1] for i in batch.order]
+    if budget == 1000:
+        assert len(batches) == 1
+
+
+def test_similar_lengths_stand_together():
+    batches = micro_batches([datum(n) for n in [1, 9, 2, 8]], CPU, 17)
+    assert [b.lengths for b in batches] == [[9, 8], [2, 1]]
+
+
+def test_pairs_stay_together():
+    data = [datum(n, pair=p, score=p + 0.5) for n, p in [(9, 0), (2, 1), (1, 0), (8, 1), (3, 2), (3, 2)]]
+    for budget in (1, 10, 100):
+        for batch in micro_batches(data, CPU, budget):
+            pairs = batch.sequence_columns["pair"].tolist()
+            assert all(pairs.count(p) == 2 for p in pairs)
+            assert batch.sequence_columns["score"].tolist() == [p + 0.5 for p in pairs]
+    assert [sorted(b.order) for b in micro_batches(data, CPU, 1)] == [[0, 2], [1, 3], [4, 5]]
