@@ -73,7 +73,7 @@ class Plan:
 
     def _table(self) -> list[str]:
         columns = ("stage", "rows", "held out", "steps", "tokens/step", "tokens sampled", "time")
-        rows = [columns]
+        rows: list[tuple[str, ...]] = [columns]
         for w in self.work:
             seconds = self.seconds(w.stage)
             numbers = (w.rows, w.held, w.steps, round(w.step_tokens), round(w.sampled))
@@ -82,12 +82,7 @@ class Plan:
         if self.probe:
             rows.append(("total", *[""] * 5, duration(sum(map(self.probe.seconds, self.work)))))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return [
-            "  ".join(
-                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
+        return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
     def _machine(self) -> list[str]:
         lines = [
@@ -168,7 +163,7 @@ def _memory(config: PipelineConfig, size: Size, work: tuple[Work, ...], probe: P
 
 
 def _disk(config: PipelineConfig, trained: int) -> int:
-    """Bytes: a model a training stage, and in one of them weights and two moments, once more while they are replaced."""
+    """Bytes: one model a training stage; in one of them weights and two moments, twice while they are replaced."""
     stages = sum(section is not None for section in (config.sft, config.reward, config.ppo))
     models = 2 if config.ppo is not None and config.ppo.critic.init != "shared" else 1
     return 4 * trained * (stages + 2 * 3 * models)

@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,8 @@ _RATE = 1e-12
 @dataclass(frozen=True)
 class Probe:
     """Seconds: of a token through forward and backward (train_s), through a forward (read_s), and what it takes more
-    when it is seen first (new_s); of an optimizer step and a snapshot; of a sampled token by the number of rows that are
-    sampled together. peak_bytes: the most memory so far.
+    when it is seen first (new_s); of an optimizer step and a snapshot; of a sampled token by the number of rows that
+    are sampled together. peak_bytes: the most memory so far.
     """
 
     train_s: float
@@ -62,24 +62,21 @@ def run_probe(engine: LocalEngine, handle: Handle, work: Iterable[Work], prompt_
     work = list(work)
     wanted = max((w.step_tokens for w in work), default=0.0) or 4 * tokens
     data = _random_data(min(max(round(wanted / tokens), 1), max(TOKEN_BUDGET // tokens, 1)), prompt_tokens, tokens)
-    size = sum(map(len, data))
-    engine.forward(handle, data[:1])  # what a first call allocates is not timed
-    first = _seconds(lambda: engine.forward(handle, data))
-    again = _seconds(lambda: engine.forward(handle, data))
-    # The second step is what counts: the first allocates gradients and the optimizer's moments.
-    train, optim = [], []
-    for _ in range(2):
-        train.append(_seconds(lambda: engine.forward_backward(handle, data, [CrossEntropy()])))
-        optim.append(_seconds(lambda: engine.optim_step(handle, AdamStep(_RATE, _RATE))))
+    part = data[: math.ceil(len(data) / 4)]
+    engine.forward_backward(handle, data[:1], [CrossEntropy()])  # what first calls allocate is not timed
+    engine.optim_step(handle, AdamStep(_RATE, _RATE))
+    first_s = _seconds(lambda: engine.forward(handle, data)) / _tokens(data)
+    read_s = _seconds(lambda: engine.forward(handle, part)) / _tokens(part)
+    train_s = _seconds(lambda: engine.forward_backward(handle, data, [CrossEntropy()])) / _tokens(data)
+    optim_s = _seconds(lambda: engine.optim_step(handle, AdamStep(_RATE, _RATE)))
     sampler = engine.snapshot(handle)
-    snapshot = _seconds(lambda: engine.snapshot(handle))
     rows = {w.sampling_rows for w in work if w.sampling_rows}
     return Probe(
-        train_s=min(train) / size,
-        read_s=min(first, again) / size,
-        new_s=max(first - again, 0.0) / size,
-        optim_s=min(optim),
-        snapshot_s=snapshot,
+        train_s=train_s,
+        read_s=read_s,
+        new_s=max(first_s - read_s, 0.0),
+        optim_s=optim_s,
+        snapshot_s=_seconds(lambda: engine.snapshot(handle)),
         sample_s={n: _sample_seconds(sampler, n, prompt_tokens) for n in sorted(rows)},
         peak_bytes=_peak_bytes(),
     )
@@ -93,14 +90,17 @@ def _random_data(count: int, prompt_tokens: int, tokens: int) -> list[Datum]:
     return [Datum.next_token(rng.integers(0, 256, tokens), weights=weights) for _ in range(count)]
 
 
+def _tokens(data: Sequence[Datum]) -> int:
+    return sum(map(len, data))
+
+
 def _sample_seconds(sampler: NativeSampler, rows: int, prompt_tokens: int) -> float:
     """Seconds a sampled token with `rows` sequences decoding together."""
-    rng = np.random.default_rng(1)
-    prompts = [rng.integers(0, 256, prompt_tokens).tolist() for _ in range(rows)]
+    prompt = np.random.default_rng(1).integers(0, 256, prompt_tokens).tolist()
 
     def sample(count: int) -> float:
         params = SamplingParams(count, stop_tokens=())
-        return _seconds(lambda: sampler.sample(prompts, params, range(rows)))
+        return _seconds(lambda: sampler.sample([prompt] * rows, params, range(rows)))
 
     count = min(_DECODED, sampler.model.context - prompt_tokens - 1)
     return max(sample(1 + count) - sample(1), 0.0) / (rows * max(count, 1))
