@@ -48,9 +48,7 @@ def test_close_and_equal_pairs_are_ties_and_noise_leaves_them():
 def test_noise_turns_its_share_of_verdicts_round():
     flips = [annotator(noise=0.2).judge(PROMPT, "0", "1", item, at="t").strength < 0 for item in range(3000)]
     assert abs(sum(flips) - 600) < 5 * math.sqrt(3000 * 0.2 * 0.8)
-    assert all(
-        annotator(noise=1.0).judge(PROMPT, "0", "1", item, at="t").strength == -4 for item in range(20)
-    )
+    assert all(annotator(noise=1.0).judge(PROMPT, "0", "1", item, at="t").strength == -4 for item in range(20))
 
 
 def test_a_draw_depends_on_seed_name_and_item_only():

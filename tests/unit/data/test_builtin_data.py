@@ -73,9 +73,7 @@ def test_conversations_alternate_and_end_with_the_assistant(name: str) -> None:
         assert set(row) == {"messages"}
         roles = [message["role"] for message in row["messages"]]
         assert roles in (["user", "assistant"], ["user", "assistant"] * 2)
-        assert all(
-            set(m) == {"role", "content"} and m["content"].strip() == m["content"] for m in row["messages"]
-        )
+        assert all(set(m) == {"role", "content"} and m["content"].strip() == m["content"] for m in row["messages"])
 
 
 @pytest.mark.parametrize("name", PROMPTS + TINY_PROMPTS)

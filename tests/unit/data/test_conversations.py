@@ -13,9 +13,7 @@ PAIR = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
 SHAPES = {
     "messages": {"messages": PAIR},
     "messages without roles": {"messages": [{"content": "Hi"}, {"content": "Hello!"}]},
-    "content in parts": {
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, PAIR[1]]
-    },
+    "content in parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, PAIR[1]]},
     "ShareGPT": {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]},
     "prompt and completion": {"prompt": "Hi", "completion": "Hello!"},
     "prompt and completion as messages": {"prompt": PAIR[:1], "completion": PAIR[1:]},
@@ -39,9 +37,7 @@ def test_every_shape_is_the_same_conversation(name):
 
 
 def test_system_more_turns_and_input():
-    value = {
-        "messages": [{"role": "system", "content": "s"}, {"content": "Hi"}, *PAIR[1:], {"content": "Why?"}]
-    }
+    value = {"messages": [{"role": "system", "content": "s"}, {"content": "Hi"}, *PAIR[1:], {"content": "Why?"}]}
     assert read_conversation(value) == (Message("system", "s"), HI, HELLO, Message("user", "Why?"))
     assert read_conversation({"instruction": "Add", "input": "1+1", "output": "2"})[0].content == "Add\n\n1+1"
     text = "\n\nHuman: Hi\n\nAssistant: Hello!\n\nWho says Human: stays.\n\nHuman: x\n\nAssistant: y"

@@ -137,9 +137,7 @@ CONTENT = st.text(max_size=30) | st.sampled_from(
 @given(contents=st.lists(CONTENT, min_size=2, max_size=6))
 def test_prompt_is_a_prefix_and_no_content_forges_special_tokens(chatml, contents):
     roles = ("user", "assistant")
-    messages = [
-        Message(roles[i % 2], content) for i, content in enumerate(contents[: len(contents) // 2 * 2])
-    ]
+    messages = [Message(roles[i % 2], content) for i, content in enumerate(contents[: len(contents) // 2 * 2])]
     tokens, mask = chatml.render(messages)
     prompt = chatml.render_prompt(messages[:-1])
     assert tokens[: len(prompt)] == prompt
@@ -191,9 +189,7 @@ def test_role_colon_template_where_a_folder_has_none(tmp_path):
 
 
 def test_template_file_wins_and_save_keeps_everything(tmp_path):
-    write(
-        tmp_path / "a", byte_level(), "{{ raise_exception('unused') }}", eos="<|im_end|>"
-    ) if False else None
+    write(tmp_path / "a", byte_level(), "{{ raise_exception('unused') }}", eos="<|im_end|>") if False else None
     encoder = byte_level()
     encoder.enable_truncation(4)
     (tmp_path / "a").mkdir()
@@ -205,9 +201,7 @@ def test_template_file_wins_and_save_keeps_everything(tmp_path):
     assert second.render(CHAT) == first.render(CHAT)
     assert (second.pad_id, second.eos_id) == (3, 2)
     assert len(second.encode("Hello there, how are you today?" * 3)) > 4  # truncation of the file is off
-    assert {path.name for path in (tmp_path / "b").iterdir()} == {
-        path.name for path in (tmp_path / "a").iterdir()
-    }
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {path.name for path in (tmp_path / "a").iterdir()}
 
 
 def test_template_refusals_are_data_errors(tmp_path):

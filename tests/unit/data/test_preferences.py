@@ -116,15 +116,11 @@ JUDGEMENTS = st.one_of(
     st.builds(Judgement, TEXT, TEXT, st.just("prefer"), STRENGTHS, TEXT),
     st.builds(Judgement, TEXT, TEXT, st.sampled_from(["tie", "both_bad", "skip"]), st.just(0), TEXT),
 )
-SAMPLING = st.dictionaries(
-    TEXT, st.integers() | TEXT | st.floats(allow_nan=False) | st.booleans(), max_size=2
-)
+SAMPLING = st.dictionaries(TEXT, st.integers() | TEXT | st.floats(allow_nan=False) | st.booleans(), max_size=2)
 KINDS = st.sampled_from(["model", "human", "file"])
 GENERATORS = st.builds(Generator, KINDS, TEXT, TEXT, SAMPLING, st.none() | st.integers())
 REPLIES = st.builds(Reply, TEXT, GENERATORS, st.sampled_from(["stop", "length"]))
-MESSAGES = st.lists(
-    st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXT), min_size=1, max_size=3
-)
+MESSAGES = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXT), min_size=1, max_size=3)
 PREFERENCES = st.builds(
     Preference,
     id=TEXT,

@@ -102,9 +102,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
 
 def test_two_processes_at_once_convert_once(tmp_path):
     path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf")
-    code = (
-        "import logging, sys; logging.basicConfig(level='INFO'); from thumbs.models.catalog import resolve;"
-    )
+    code = "import logging, sys; logging.basicConfig(level='INFO'); from thumbs.models.catalog import resolve;"
     code += "print(resolve(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(path)]
     both = [subprocess.Popen(command, stdout=-1, stderr=-1, text=True) for _ in range(2)]

@@ -10,9 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-TEXT = [
-    "the cat sat on the mat, and the hat of the cat was flat. in 2024 it's there: naïve café\n\n  code"
-] * 20
+TEXT = ["the cat sat on the mat, and the hat of the cat was flat. in 2024 it's there: naïve café\n\n  code"] * 20
 SHAPE = {
     "vocab_size": 300,
     "hidden_size": 32,

@@ -63,9 +63,7 @@ def _write_training(run: RunFolder, rng: random.Random) -> None:
             "sft/loss": 1.4 + 1.5 * math.exp(-i / 12) + rng.gauss(0, 0.09),
             "sft/grad_norm": 1 + rng.random(),
         }
-        sft.metrics.log(
-            i, values | ({"sft/heldout_loss": 1.5 + 1.4 * math.exp(-i / 14)} if i % 10 == 0 else {})
-        )
+        sft.metrics.log(i, values | ({"sft/heldout_loss": 1.5 + 1.4 * math.exp(-i / 14)} if i % 10 == 0 else {}))
     sft.mark_done({})
     run.stage("preferences").mark_done({})
     for i in range(1, 81):
@@ -135,9 +133,7 @@ def _write_evaluation(stage: StageFolder) -> None:
         | {"length": length, "distinct2": d, "truncated": 0.04, "n": 100}
         for name, (g, p, kl, length, d) in numbers.items()
     }
-    frontier = [
-        {"name": name, "kl": s["kl"], "gold": s["gold"], "proxy": s["proxy"]} for name, s in systems.items()
-    ]
+    frontier = [{"name": name, "kl": s["kl"], "gold": s["gold"], "proxy": s["proxy"]} for name, s in systems.items()]
     frontier[3:3] = [
         {"name": f"ppo@{i}", "kl": kl, "gold": g, "proxy": p}
         for i, kl, g, p in ((10, 1.6, 0.47, 1.2), (20, 3.4, 0.58, 1.8), (30, 4.6, 0.645, 2.2))

@@ -13,9 +13,7 @@ from thumbs.report.charts import _MOST_POINTS, Line, _running_mean, _thin, curve
 def test_a_chart_is_well_formed_and_has_no_colour_of_its_own() -> None:
     points = [(i, math.nan if i == 3 else i / 7) for i in range(40)]
     level = ("$target$ <b>", 2.0)
-    svg = str(
-        curve_chart([Line("a & b", "sft", points), Line("$x$", "ppo", points)], "nats", 'a "title"', level)
-    )
+    svg = str(curve_chart([Line("a & b", "sft", points), Line("$x$", "ppo", points)], "nats", 'a "title"', level))
     root = ElementTree.fromstring(svg)  # noqa: S314  made by us
     assert root.get("aria-label") == 'a "title"'
     texts = {"".join(e.itertext()) for e in root.iter("{http://www.w3.org/2000/svg}text")}

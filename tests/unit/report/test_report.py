@@ -55,9 +55,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_page_runs_and_loads_nothing(html: str) -> None:
     page = Page(html)
     assert page.nesting == []
-    assert not {"script", "img", "iframe", "object", "embed", "link", "base", "form", "image"} & set(
-        page.tags
-    )
+    assert not {"script", "img", "iframe", "object", "embed", "link", "base", "form", "image"} & set(page.tags)
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), (tag, name, value)
         if name in ("href", "src", "xlink:href", "action", "srcset"):

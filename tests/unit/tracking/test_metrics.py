@@ -24,9 +24,7 @@ def test_log_writes_one_line_a_step_at_once(tmp_path: Path) -> None:
 
 def test_wall_time_goes_on_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(
-        '{"step": 1, "wall_s": 100.0}\n{"step": 2, "wall_s": 200.0}\n{"step": 3, "wall_s": 300.0}\n'
-    )
+    path.write_text('{"step": 1, "wall_s": 100.0}\n{"step": 2, "wall_s": 200.0}\n{"step": 3, "wall_s": 300.0}\n')
     log = MetricLog(path)
     log.truncate_after(2)
     log.log(3, {"sft/loss": 1.0})

@@ -31,9 +31,7 @@ def test_write_json_survives_a_lone_surrogate(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"text": "?"}
 
 
-def test_full_disk_keeps_the_old_file_and_leaves_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_the_old_file_and_leaves_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})
 

@@ -1,0 +1,108 @@
+"""What a run left can be sampled from and exported, and exports compute what the run's model computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from thumbs.config.sampling import SamplingConfig
+from thumbs.data.tokenizers import ByteTokenizer, load_tokenizer
+from thumbs.errors import RunError
+from thumbs.pipeline.artifacts import export, open_run, sample_text, with_system
+from thumbs.types import Datum, Message, Prompt
+
+TOKENS = [257, 65, 110, 97, 258, 72, 105, 33, 259]
+SAMPLING = SamplingConfig(max_new_tokens=8)
+
+
+def logprobs_of(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        logits = model(torch.tensor([TOKENS])).logits[0, :-1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(TOKENS[1:])[:, None]).squeeze(1)
+
+
+def logprobs_in_run(run: Path, stage: str) -> torch.Tensor:
+    opened = open_run(run)
+    datum = Datum.next_token(TOKENS, weights=[1.0] * (len(TOKENS) - 1))
+    return torch.from_numpy(opened.engine.forward(opened.model(stage), [datum])[0].logprobs)
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "ppo"])
+def test_a_merged_export_computes_the_same_in_transformers(stage: str, tiny_run: Path, tmp_path: Path):
+    out = export(tiny_run, stage, tmp_path / "out", merge=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    torch.testing.assert_close(logprobs_of(model), logprobs_in_run(tiny_run, stage), atol=1e-4, rtol=0)
+    assert isinstance(load_tokenizer(out), ByteTokenizer)
+
+
+def test_training_changed_the_model(tiny_run: Path):
+    base, sft, ppo = (logprobs_in_run(tiny_run, stage) for stage in ("base", "sft", "ppo"))
+    assert (base - sft).abs().max() > 1e-4
+    assert (sft - ppo).abs().max() > 1e-6
+
+
+def test_an_adapter_export_is_read_by_peft(tiny_run: Path, tmp_path: Path):
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        export(tiny_run, "base", tmp_path / "base", merge=True), dtype=torch.float32
+    )
+    out = export(tiny_run, "ppo", tmp_path / "adapter", merge=False)
+    model = PeftModel.from_pretrained(base, str(out))
+    torch.testing.assert_close(logprobs_of(model), logprobs_in_run(tiny_run, "ppo"), atol=1e-4, rtol=0)
+
+
+def test_a_reward_export_keeps_the_scalar_head(tiny_run: Path, tmp_path: Path):
+    out = export(tiny_run, "reward", tmp_path / "out", merge=False)
+    head = load_file(out / "scalar_head.safetensors")
+    assert any(tensor.abs().max() > 0 for tensor in head.values())
+
+
+def test_an_export_never_overwrites(tiny_run: Path, tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
+    with pytest.raises(RunError, match="not empty"):
+        export(tiny_run, "ppo", tmp_path, merge=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_samples_are_the_same_for_the_same_seed_alone_or_in_company(tiny_run: Path):
+    together = sample_text(tiny_run, "ppo", ["Ana", "Ben"], 3, SAMPLING, 5)
+    again = sample_text(tiny_run, "ppo", ["Ana", "Ben"], 3, SAMPLING, 5)
+    alone = sample_text(tiny_run, "ppo", ["Ben"], 3, SAMPLING, 5)
+    other = sample_text(tiny_run, "ppo", ["Ana", "Ben"], 3, SAMPLING, 6)
+    assert [len(replies) for replies in together] == [3, 3]
+    assert together == again
+    assert together[1:] == alone
+    assert together != other
+    generator = together[0][0].generator
+    assert (generator.name, generator.checkpoint) == ("byte-tiny", "ppo/model")
+
+
+def test_the_reward_model_is_not_sampled_from(tiny_run: Path):
+    with pytest.raises(RunError, match="scores and does not write"):
+        sample_text(tiny_run, "reward", ["Ana"], 1, SAMPLING, 0)
+
+
+def test_a_stage_that_is_not_there_is_named(tiny_run: Path, tmp_path: Path):
+    with pytest.raises(RunError, match="no stage 'rlhf'; a run has base, sft, reward, ppo"):
+        open_run(tiny_run).model("rlhf")
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "byte-tiny"}}), encoding="utf-8")
+    with pytest.raises(RunError, match="no model of stage 'ppo'"):
+        open_run(tmp_path).model("ppo")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(RunError, match="not a run folder"):
+        open_run(tmp_path)
+
+
+def test_the_system_message_comes_first_and_once():
+    prompt = Prompt("1", (Message("user", "Hi"),))
+    asked = with_system(prompt, "Be brief.")
+    assert [m.role for m in asked.messages] == ["system", "user"]
+    assert with_system(asked, "Another.") == asked
+    assert with_system(prompt, None) == prompt
