@@ -159,7 +159,8 @@ def _memory(config: PipelineConfig, size: Size, work: tuple[Work, ...], probe: P
     if probe is not None:
         return probe.peak_bytes + more
     sampler = size.parameters * torch.empty(0, dtype=getattr(torch, size.dtype)).itemsize
-    return size.base_bytes + weights + size.trained * STATE_BYTES + sampler + more
+    adapter = 0 if config.model.lora is None else weights
+    return size.base_bytes + adapter + size.trained * STATE_BYTES + sampler + more
 
 
 def _disk(config: PipelineConfig, trained: int) -> int:

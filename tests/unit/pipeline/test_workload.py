@@ -1,0 +1,130 @@
+"""How much work a config asks for, against counts made by hand: with the byte tokenizer a byte is a token."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thumbs.config.base import build_config
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.pipeline.workload import Inputs, Work, read_inputs, split_pairs, work_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    def write(name: str, rows: list[dict[str, Any]]) -> None:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    numbers = [f"{i:02}" for i in range(10)]
+    # [BOS] 2 bytes [SEP] 3 bytes [EOS]: 8 tokens, 4 of them the assistant's
+    write("sft.jsonl", [{"prompt": n, "completion": "yes"} for n in numbers])
+    # [BOS] 2 bytes [SEP]: 4 tokens
+    write("prompts.jsonl", [{"prompt": n} for n in numbers])
+    write("pairs.jsonl", [{"prompt": n, "chosen": "yes", "rejected": "no"} for n in numbers])
+    return tmp_path
+
+
+def data(folder: Path, name: str) -> dict[str, Any]:
+    return {"path": str(folder / f"{name}.jsonl"), "holdout": 0.0}
+
+
+def measure(sections: dict[str, Any]) -> tuple[PipelineConfig, Inputs, dict[str, Work]]:
+    config = build_config(PipelineConfig, {"model": {"name": "byte-tiny", "lora": None}, **sections})
+    inputs = read_inputs(config, ByteTokenizer())
+    return config, inputs, {work.stage: work for work in work_of(config, inputs)}
+
+
+def sft(folder: Path) -> dict[str, Any]:
+    return {"data": data(folder, "sft"), "epochs": 3, "batch_size": 4, "eval_every": 2}
+
+
+def test_sft(folder: Path):
+    _, inputs, work = measure({"sft": sft(folder)})
+    assert inputs.reply_tokens == 4.0
+    # 10 rows in batches of 4: 3 steps an epoch
+    assert work["sft"] == Work("sft", 10, 0, steps=9, trained=240.0, read=0.0, new=80.0)
+    assert work["sft"].step_tokens == pytest.approx(240 / 9)
+
+
+def test_sft_reads_the_held_out_rows_at_every_evaluation(folder: Path):
+    section = {**sft(folder), "data": {**data(folder, "sft"), "holdout": 0.5}}
+    _, _, work = measure({"sft": section})
+    found = work["sft"]
+    assert 0 < found.held < 10
+    assert found.rows == 10 - found.held
+    evaluations = -(-found.steps // 2)
+    assert found.read == evaluations * found.held * 8
+
+
+def test_preferences_sample_replies_as_long_as_the_demonstrations(folder: Path):
+    section = {"prompts": data(folder, "prompts"), "replies_per_prompt": 3, "pairs_per_prompt": 9}
+    _, _, work = measure({"sft": sft(folder), "preferences": section, "reward": {"epochs": 2, "batch_size": 8}})
+    found = work["preferences"]
+    assert found.sampled == 10 * 3 * 4.0
+    assert (found.sampling_rows, found.snapshots) == (30, 1)
+    # three replies make three pairs, whatever pairs_per_prompt says; a side is 4 + 4 tokens
+    assert (work["reward"].rows, work["reward"].steps) == (30, 8)
+    assert work["reward"].trained == 2 * 30 * 2 * 8.0
+
+
+def test_without_demonstrations_a_reply_is_as_long_as_it_may_be(folder: Path):
+    section = {"prompts": data(folder, "prompts"), "sampling": {"max_new_tokens": 7}}
+    _, _, work = measure({"preferences": section})
+    assert work["preferences"].sampled == 10 * 4 * 7
+
+
+def test_pairs_of_a_file_are_split_by_prompt(folder: Path):
+    config, inputs, work = measure({"preferences": {"data": {**data(folder, "pairs"), "holdout": 0.5}}, "reward": {}})
+    train, held = split_pairs(config, inputs)
+    assert train + held == 10
+    assert held > 0
+    assert work["preferences"] == Work("preferences", train, held)
+    assert work["reward"].trained == 2 * train * 8.0
+
+
+@pytest.mark.parametrize(("critic", "trained", "read"), [("shared", 1, 3), ("policy", 2, 4)])
+def test_ppo(critic: str, trained: int, read: int, folder: Path):
+    section = {
+        "prompts": data(folder, "prompts"),
+        "steps": 5,
+        "batch_size": 8,
+        "minibatch_size": 4,
+        "epochs": 2,
+        "critic": {"init": critic},
+    }
+    _, _, work = measure({"sft": sft(folder), "ppo": section})
+    found = work["ppo"]
+    # 10 prompts in batches of 8 and 2: 5 rollouts a step on average, of 4 + 4 tokens
+    tokens = 5 * 5 * 8
+    assert found.trained == tokens * 2 * trained
+    assert found.read == tokens * read + 5 * 5 * 4
+    assert found.new == tokens
+    assert found.sampled == 5 * 5 * 4
+    assert (found.steps, found.snapshots) == (5 * 2 * 2, 6)
+
+
+def test_the_pretraining_mix_is_trained_on_too(folder: Path):
+    section = {"prompts": data(folder, "prompts"), "steps": 1, "batch_size": 10, "minibatch_size": 10, "epochs": 1}
+    _, _, without = measure({"sft": sft(folder), "ppo": section})
+    _, _, mixed = measure({"sft": sft(folder), "ppo": {**section, "ptx_coef": 0.5}})
+    assert mixed["ppo"].trained - without["ppo"].trained == 10 * 8
+
+
+def test_evaluation(folder: Path):
+    ppo = {"prompts": data(folder, "prompts")}
+    section = {"prompts": data(folder, "prompts"), "best_of": 3}
+    _, _, work = measure({"sft": sft(folder), "ppo": ppo, "evaluation": section, "fixed_prompts": ["a"]})
+    # base, sft, ppo, and two more draws of sft; the fixed prompt for each of three policies
+    assert work["evaluation"].sampled == (10 * 5 + 3) * 4
+    # KL of base and of ppo against sft: two passes each
+    assert work["evaluation"].read == (10 * 5 + 3 + 10 * 4) * 8
+
+
+def test_stages_come_in_their_order_and_only_those_that_are_asked_for(folder: Path):
+    _, _, work = measure({"ppo": {"prompts": data(folder, "prompts")}, "sft": sft(folder)})
+    assert list(work) == ["sft", "ppo"]
+    assert measure({})[2] == {}
