@@ -55,6 +55,16 @@ def test_fully_trained_models_have_weights_of_their_own(tiny_llama):
     assert numbers(engine.forward(policy, data)) != before
 
 
+def test_loading_fills_the_weights_that_are_there(tiny_llama, tmp_path):
+    """New tensors would lie on the CPU, whatever the device of the model."""
+    engine = LocalEngine()
+    handle = engine.create(spec(tiny_llama, None))
+    before = [p.data_ptr() for p in trunk_of(engine, handle).parameters()]
+    engine.save(handle, tmp_path / "saved")
+    engine.load(handle, tmp_path / "saved")
+    assert [p.data_ptr() for p in trunk_of(engine, handle).parameters()] == before
+
+
 def test_parameters_are_counted(tiny_llama):
     """Base: 97·32 + 32 + 2·(2·32 + 64·32 + 32·32 + 96·32 + 32·48); adapters of rank 4 on every projection."""
     engine = LocalEngine()

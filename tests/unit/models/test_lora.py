@@ -89,8 +89,10 @@ def test_what_peft_saves_is_read(folder, config, tmp_path):
     write_json(tmp_path / "ours" / "adapter_config.json", adapter.peft_config(str(folder)))
     theirs = PeftModel.from_pretrained(load_reference(folder), str(tmp_path / "ours"))
     theirs.save_pretrained(str(tmp_path / "theirs"))
+    saved = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
+    assert saved.keys() == adapter.peft_state().keys()
     again = Adapter(model.config, config, seed=9)
-    again.load_peft_state(load_file(tmp_path / "theirs" / "adapter_model.safetensors"))
+    again.load_peft_state(saved)
     for name, tensor in adapter.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
 

@@ -111,6 +111,15 @@ def test_the_ends_of_the_unit_interval_never_give_an_impossible_token(size):
     assert tokens.tolist() == [size // 2, size // 2 + 1]
 
 
+def test_rounding_never_points_past_the_last_possible_token():
+    """Where the float32 sum of a block is above the float64 one, u just below 1 aims beyond every token of it."""
+    logits = random_logits(300, 600, seed=4)
+    logits[:, 200:] = -torch.inf
+    tokens, logprobs = draw(logits, torch.full((300,), BELOW_ONE), params())
+    assert tokens.max() < 200
+    assert logprobs.isfinite().all()
+
+
 def test_logits_too_large_for_exp_are_no_matter():
     tokens, logprobs = draw(torch.tensor([[3000.0, 2999.0, -3000.0]]), torch.tensor([0.9]), params())
     assert tokens.tolist() == [1]  # 1 / (1 + 1/e) = 0.73 < 0.9
