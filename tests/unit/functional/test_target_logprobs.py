@@ -129,6 +129,12 @@ def test_the_whole_table_of_logits_is_never_alive() -> None:
     assert chunk * vocabulary <= largest < 2 * vocabulary * D  # and V * D is what the weight itself takes
 
 
+def test_backward_builds_no_logits_when_the_weight_is_frozen_and_the_entropy_only_measured() -> None:
+    hidden, weight, targets = inputs()
+    logprobs, _ = target_logprobs(hidden, weight, targets, with_entropy=True, chunk=M)
+    assert _largest_tensor(lambda: logprobs.sum().backward()) == M * D < M * V
+
+
 def _largest_tensor(work: object) -> int:
     """Elements of the largest tensor that any operation made inside `work`."""
     from torch.utils._python_dispatch import TorchDispatchMode
