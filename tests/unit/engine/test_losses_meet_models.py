@@ -1,0 +1,112 @@
+"""The loss of a batch through the engine's own path, against loops over the numbers of transformers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from thumbs.config.losses import BradleyTerry, CrossEntropy, PpoClip, ValueClip
+from thumbs.engine.batch import micro_batches
+from thumbs.engine.compute import Network, losses_of
+from thumbs.models.heads import ScalarHead
+from thumbs.models.weights import load_decoder
+from thumbs.types import Datum
+from tiny_models import load_reference, random_sequences
+
+SEQUENCES = random_sequences(10, [6, 9, 4, 7])
+TEMPERATURE = 0.7
+
+
+@pytest.fixture(scope="module")
+def head():
+    head = ScalarHead(32)
+    head.weight.data = 0.2 * torch.randn(32, generator=torch.Generator().manual_seed(1))
+    head.bias.data = torch.tensor(0.3)
+    return head
+
+
+@pytest.fixture(scope="module")
+def network(tiny_llama, head):
+    return Network(load_decoder(tiny_llama, torch.float32, master=False), None, head, has_lm=True)
+
+
+@pytest.fixture(scope="module")
+@torch.no_grad()
+def slow(tiny_llama, head):
+    """Of each sequence: logprobs of the next tokens [T][V] at both temperatures, and values [T + 1]."""
+    model, found = load_reference(tiny_llama), []
+    for sequence in SEQUENCES:
+        hidden = model.base_model(input_ids=torch.tensor([sequence])).last_hidden_state[0]
+        logits = hidden @ model.get_output_embeddings().weight.T
+        found.append(
+            {
+                "cold": (logits / TEMPERATURE).log_softmax(-1).double().tolist(),
+                "plain": logits.log_softmax(-1).double().tolist(),
+                "values": [float(h @ head.weight) + 0.3 for h in hidden],
+            }
+        )
+    return found
+
+
+def run(network, data, losses):
+    (batch,) = micro_batches(data, torch.device("cpu"))
+    return losses_of(network, batch, losses)
+
+
+def test_cross_entropy(network, slow):
+    rng = np.random.default_rng(0)
+    data = [Datum.next_token(s, weights=rng.uniform(0, 1, len(s) - 1)) for s in SEQUENCES]
+    wanted = -sum(
+        float(w) * numbers["plain"][t][sequence[t + 1]]
+        for sequence, datum, numbers in zip(SEQUENCES, data, slow, strict=True)
+        for t, w in enumerate(datum.columns["weights"])
+    )
+    assert float(run(network, data, [CrossEntropy()]).loss.detach()) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_ppo(network, slow):
+    rng, data = np.random.default_rng(1), []
+    policy = value = 0.0
+    for sequence, numbers in zip(SEQUENCES, slow, strict=True):
+        rows = []
+        for t, token in enumerate(sequence[1:]):
+            now, v = numbers["cold"][t][token], numbers["values"][t]
+            advantage, weight = rng.normal(), rng.uniform(0.1, 1) * (t > 1)
+            old, old_value, target = now + rng.normal(0, 0.3), v + rng.normal(0, 0.5), rng.normal()
+            rows.append((weight, old, advantage, old_value, target))
+            entropy = -sum(math.exp(x) * x for x in numbers["cold"][t])
+            ratio = math.exp(now - old)
+            gain = min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+            policy += weight * (-gain - 0.05 * entropy)
+            near = min(max(v, old_value - 0.3), old_value + 0.3)
+            value += weight * 0.5 * max((v - target) ** 2, (near - target) ** 2)
+        names = ("weights", "logprobs", "advantages", "values", "returns")
+        data.append(Datum.next_token(sequence, **dict(zip(names, np.array(rows).T, strict=True))))
+    losses = [
+        PpoClip(clip_range=0.2, entropy_coef=0.05, temperature=TEMPERATURE),
+        ValueClip(clip_range=0.3, coef=0.4),
+    ]
+    computed = run(network, data, losses)
+    assert float(computed.metrics["ppo_clip/loss_sum"]) == pytest.approx(policy, rel=1e-4)
+    assert float(computed.metrics["value_clip/loss_sum"]) == pytest.approx(0.4 * value, rel=1e-4)
+    assert float(computed.loss.detach()) == pytest.approx(policy + 0.4 * value, rel=1e-4)
+
+
+def test_pairs(network, slow):
+    """The sides of a pair are in the order of the data, whatever their lengths; a score is the value at the end."""
+    pairs = {0: (0, 2, 1.0, 0.4, 0.7), 1: (1, 3, 0.0, 0.2, 0.3)}  # pair: first, second, preferred, margin, weight
+    scores, wanted, gap = [numbers["values"][-1] for numbers in slow], 0.0, 0.0
+    data = {}
+    for pair, (a, b, preferred, margin, weight) in pairs.items():
+        better, worse = (scores[a], scores[b]) if preferred else (scores[b], scores[a])
+        wanted += weight * (math.log1p(math.exp(margin - (better - worse))) + 0.05 * (scores[a] + scores[b]) ** 2)
+        gap += weight * (better - worse)
+        for i in (a, b):
+            weights = np.zeros(len(SEQUENCES[i]))
+            weights[-1] = 1
+            of = {"pair": pair, "preferred": preferred, "margin": margin, "pair_weight": weight}
+            data[i] = Datum.whole_sequence(SEQUENCES[i], weights=weights, **of)
+    computed = run(network, [data[i] for i in range(4)], [BradleyTerry(center_coef=0.05)])
+    assert float(computed.loss.detach()) == pytest.approx(wanted, rel=1e-5)
+    assert float(computed.metrics["bradley_terry/score_gap"]) == pytest.approx(gap, rel=1e-4)
