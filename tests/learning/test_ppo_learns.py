@@ -117,7 +117,7 @@ def test_ppo_reaches_the_best_policy_and_the_critic_knows_its_worth(tmp_path: Pa
 
 
 def test_adapters_with_a_critic_of_their_own_reach_it_too(tmp_path: Path):
-    """The frozen output matrix keeps answers blunt: β is higher, and even a direct fit to π* leaves a fifth of the way."""
+    """The frozen output matrix keeps answers blunt: β is higher, and even a direct fit to π* leaves a fifth."""
     full = byte_context(tmp_path)
     lora = LoraConfig(rank=16, layers=2)
     base = ModelConfig(name=str(letters_policy(full)), lora=lora, dtype="float32")
