@@ -63,7 +63,7 @@ def run_reward(
     )
     model = engine.create(spec)
     pairs, held = read_pairs(context, config, train), read_pairs(context, config, heldout)
-    if not pairs:
+    if all(pair.preferred == 0.5 for pair in pairs):
         raise DataError(
             f"none of {len(train)} preferences says which reply is better; the reward model has nothing to learn"
         )
@@ -169,7 +169,8 @@ def keep_best(
         loss = float(np.mean(better * np.logaddexp(0, -gap) + (1 - better) * np.logaddexp(0, gap)))
         clear = better != 0.5
         metrics["reward/heldout_loss"] = loss
-        metrics["reward/heldout_accuracy"] = float(np.mean((gap > 0)[clear] == (better > 0.5)[clear]))
+        if clear.any():
+            metrics["reward/heldout_accuracy"] = float(np.mean((gap > 0)[clear] == (better > 0.5)[clear]))
         if loss >= best["heldout_loss"]:
             return {**best, "misses": best["misses"] + 1}
         best = {"heldout_loss": loss, "step": step, "misses": 0}

@@ -176,7 +176,15 @@ def test_it_stops_when_held_out_pairs_contradict_the_training(tmp_path: Path):
     assert results["best_step"] + 3 == len(records) < 16
 
 
-def test_without_a_judgement_there_is_nothing_to_learn(tmp_path: Path):
+@pytest.mark.parametrize("verdict", ["skip", "tie"])
+def test_without_a_verdict_there_is_nothing_to_learn(tmp_path: Path, verdict: str):
     context = byte_context(tmp_path)
-    with pytest.raises(DataError, match="none of 1 preferences says which reply is better"):
-        run_reward(context, CONFIG, base(context), [pair("q", "a", "b", "skip")], [])
+    with pytest.raises(DataError, match="none of 2 preferences says which reply is better"):
+        run_reward(context, CONFIG, base(context), [pair("q", "a", "b", verdict), pair("r", "a", "b", verdict)], [])
+
+
+def test_held_out_ties_have_a_loss_and_no_accuracy(tmp_path: Path):
+    config = CONFIG.model_copy(update={"epochs": 1})
+    _, records, _ = trained(tmp_path, config, toy("abcdefgh"), [pair("u", "yes", "no", "tie")])
+    assert records[-1]["reward/heldout_loss"] >= np.log(2)
+    assert "reward/heldout_accuracy" not in records[-1]
