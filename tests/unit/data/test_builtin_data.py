@@ -91,9 +91,9 @@ def test_about_a_tenth_of_the_demonstrations_has_two_rounds() -> None:
 def test_replies_are_short_and_complete() -> None:
     replies = turns("assistant")
     lengths = [len(reply.split()) for reply in replies]
-    assert min(lengths) >= 15
-    assert max(lengths) <= 45
-    assert 26 <= sum(lengths) / len(lengths) <= 30
+    assert min(lengths) >= 12
+    assert max(lengths) <= 22
+    assert 16 <= sum(lengths) / len(lengths) <= 19
     assert [reply for reply in replies if reply[-1] not in ".!?"] == []
     assert len(set(replies)) == len(replies)
 
@@ -115,14 +115,22 @@ def test_no_request_repeats_or_nearly_repeats_another() -> None:
     assert near == []
 
 
-def test_warmth_of_the_replies_leaves_room_to_learn() -> None:
+def test_replies_are_half_warm_half_plain_and_equally_long() -> None:
     judge = SentimentIntensityAnalyzer()
-    warmth = [judge.polarity_scores(reply)["compound"] for reply in turns("assistant")]
-    total = len(warmth)
-    assert 0.25 <= sum(warmth) / total <= 0.45
-    assert sum(w < 0.2 for w in warmth) / total == pytest.approx(0.43, abs=0.005)
-    assert sum(0.2 <= w < 0.7 for w in warmth) / total == pytest.approx(0.35, abs=0.005)
-    assert sum(w >= 0.7 for w in warmth) / total == pytest.approx(0.22, abs=0.005)
+    replies = turns("assistant")
+    warmth = {reply: judge.polarity_scores(reply)["compound"] for reply in replies}
+    warm = [len(reply.split()) for reply in replies if warmth[reply] >= 0.6]
+    plain = [len(reply.split()) for reply in replies if -0.35 <= warmth[reply] <= 0.2]
+    assert 0.45 <= len(warm) / len(replies) <= 0.55
+    assert len(plain) / len(replies) >= 0.4
+    assert sum(warm) / len(warm) == pytest.approx(sum(plain) / len(plain), rel=0.05)
+
+
+def test_both_rounds_of_a_conversation_are_by_the_same_writer() -> None:
+    judge = SentimentIntensityAnalyzer()
+    for row in read("demonstrations"):
+        replies = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+        assert len({judge.polarity_scores(reply)["compound"] >= 0.6 for reply in replies}) == 1
 
 
 def test_tiny_replies_are_the_name_and_a_mood_balanced_by_hand_counts() -> None:
