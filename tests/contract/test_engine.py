@@ -1,5 +1,7 @@
 """What every engine promises about forward, gradients and optimizer steps, whatever it runs on."""
 
+import itertools
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -26,7 +28,7 @@ from contract.engine_cases import (
 from thumbs.config.losses import BradleyTerry, CrossEntropy, PpoClip, ValueClip
 from thumbs.engine import local
 from thumbs.engine.batch import micro_batches
-from thumbs.errors import DataError, NonFiniteError
+from thumbs.errors import ConfigError, DataError, NonFiniteError
 from thumbs.types import Datum
 from tiny_models import load_reference, logits_of_each
 
@@ -225,6 +227,20 @@ def test_what_has_no_weight_may_be_anything(case):
     assert_equal(case.gradients(handle, (data, PPO)), clean)
 
 
+def test_a_sequence_in_several_pairs_gets_the_sum_of_their_gradients(case):
+    handle, apart = case.warm(), []
+    for pair in itertools.combinations(SEQUENCES[:3], 2):
+        data = pair_data([pair[0], [1], [2], pair[1]])  # of pair_data's three pairs, the first has both its sides
+        apart.append([data[0], data[3]])
+    together = [
+        replace(datum, columns={**datum.columns, "pair": np.float32(number)})
+        for number, data in enumerate(apart)
+        for datum in data
+    ]
+    wanted = case.gradients(handle, *((data, [BradleyTerry()]) for data in apart))
+    assert_close(case.gradients(handle, (together, [BradleyTerry()])), wanted, 1e-4)
+
+
 def test_freeze_trunk_trains_the_head_alone(case):
     start = case.warm()
     handle = case.engine.create(case.spec(start=start, freeze_trunk=True))
@@ -233,6 +249,12 @@ def test_freeze_trunk_trains_the_head_alone(case):
         step(case.engine, handle, pair_data(SEQUENCES), [BradleyTerry()])
     moved = {name for name, weight in case.weights(handle).items() if not torch.equal(weight, before[name])}
     assert moved == {"weight"}  # a bias cancels in the difference of two scores
+
+
+def test_a_frozen_model_takes_no_steps(case):
+    handle = case.engine.create(case.spec(trainable=False))
+    with pytest.raises(ConfigError, match="policy was created with trainable=False"):
+        case.engine.optim_step(handle, ADAM)
 
 
 def test_bad_data_is_named(case):

@@ -31,6 +31,21 @@ class Batch:
         """[N] → one piece a sequence."""
         return list(x.split(self.lengths))
 
+    def distinct(self) -> tuple[Tensor, list[int], Tensor | None]:
+        """Tokens and lengths with equal sequences once, and for each of the N tokens its index among those.
+
+        The index is None where no sequence stands twice. Pairs of replies to one prompt share replies: K replies in
+        all their pairs cost K sequences, not K(K - 1) (Ouyang et al. 2022, arXiv:2203.02155, section 3.5).
+        """
+        pieces = self.split(self.tokens)
+        first: dict[bytes, int] = {}
+        place = [first.setdefault(piece.cpu().numpy().tobytes(), len(first)) for piece in pieces]
+        if len(first) == len(pieces):
+            return self.tokens, self.lengths, None
+        kept = [pieces[place.index(number)] for number in range(len(first))]
+        ranges = torch.arange(sum(map(len, kept)), device=self.tokens.device).split([len(piece) for piece in kept])
+        return torch.cat(kept), [len(piece) for piece in kept], torch.cat([ranges[number] for number in place])
+
     @property
     def last(self) -> Tensor:
         """Packed index of each sequence's last input [B]."""
@@ -38,10 +53,10 @@ class Batch:
 
 
 def micro_batches(data: Sequence[Datum], device: torch.device, budget: int = TOKEN_BUDGET) -> list[Batch]:
-    """Batches of at most `budget` tokens (at least one unit each), similar lengths together.
+    """Batches of at most `budget` distinct tokens (at least one unit each), similar lengths together.
 
-    Sequences that share a value in the column `pair` are one unit and never part. Losses are sums over weighted
-    targets, so the cut changes no gradient.
+    Sequences that share a value in the column `pair` are one unit and never part; equal sequences count once. Losses
+    are sums over weighted targets, so the cut changes no gradient.
     """
     if not data:
         raise DataError("got no data; a batch needs at least one sequence")
@@ -55,14 +70,14 @@ def micro_batches(data: Sequence[Datum], device: torch.device, budget: int = TOK
         units.setdefault(("pair", int(pair)) if pair is not None else index, []).append(index)
     ordered = sorted(units.values(), key=lambda unit: -max(len(data[i]) for i in unit))
     groups: list[list[int]] = []
-    used = budget + 1
+    held: dict[bytes, int] = {}  # length of each distinct sequence of the newest group
     for unit in ordered:
-        size = sum(len(data[i]) for i in unit)
-        if used + size > budget:
+        own = {data[i].inputs.tobytes(): len(data[i]) for i in unit}
+        if not groups or sum((held | own).values()) > budget:
             groups.append([])
-            used = 0
+            held = {}
         groups[-1].extend(unit)
-        used += size
+        held |= own
     return [_pack(data, group, device) for group in groups]
 
 

@@ -67,9 +67,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path / MANIFEST} is unreadable: {error}; delete {path} to start the stage over"
-        ) from None
+        raise CheckpointError(f"{path / MANIFEST} is unreadable: {error}") from None
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -77,7 +75,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is unreadable: {error}; delete {file.parent} to start the stage over") from None
+        raise CheckpointError(f"{file} is unreadable: {error}") from None
 
 
 @contextmanager
@@ -86,9 +84,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} does not hold this model ({type(error).__name__}: {error}); delete it to start the stage over"
-        ) from error
+        raise CheckpointError(f"{path} does not hold this model ({type(error).__name__}: {error})") from error
 
 
 def _compare(written: dict[str, Tensor], meant: dict[str, Tensor], file: Path) -> None:

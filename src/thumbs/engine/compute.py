@@ -33,12 +33,15 @@ class Network:
     below: SharedStates | None = None
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Final hidden states [N, D]."""
+        """Final hidden states [N, D]; equal sequences are computed once."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_trunk):
+            tokens, lengths, places = batch.distinct()
             if self.below is None:
-                return self.trunk.forward_packed(batch.tokens, batch.lengths, self.adapter)
-            states = self.below.of(batch)
-            return self.below.trunk.forward_above(states, batch.lengths, self.below.layer, self.adapter)
+                hidden = self.trunk.forward_packed(tokens, lengths, self.adapter)
+            else:
+                states = self.below.of(tokens, lengths)
+                hidden = self.below.trunk.forward_above(states, lengths, self.below.layer, self.adapter)
+            return hidden if places is None else hidden[places]
 
 
 @dataclass(frozen=True)

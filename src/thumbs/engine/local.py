@@ -129,6 +129,8 @@ class LocalEngine:
 
     def optim_step(self, handle: Handle, adam: AdamStep) -> OptimReport:
         model = self._models[handle.id]
+        if not model.spec.trainable:
+            raise ConfigError(f"{handle.name} was created with trainable=False; it takes no optimizer steps")
         parameters = model.trained()
         if model.optimizer is None:
             model.optimizer = _optimizer(parameters)

@@ -7,7 +7,6 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 
-from thumbs.engine.batch import Batch
 from thumbs.models.causal_lm import CausalLM
 
 CAPACITY = 200_000
@@ -27,9 +26,9 @@ class SharedStates:
         self._tokens = 0
 
     @torch.no_grad()
-    def of(self, batch: Batch) -> Tensor:
-        """States [N, D] of a packed batch."""
-        return torch.cat([self._one(tokens) for tokens in batch.split(batch.tokens)])
+    def of(self, tokens: Tensor, lengths: list[int]) -> Tensor:
+        """States [N, D] of sequences laid end to end."""
+        return torch.cat([self._one(sequence) for sequence in tokens.split(lengths)])
 
     def _one(self, tokens: Tensor) -> Tensor:
         key = tokens.cpu().numpy().tobytes()

@@ -50,20 +50,16 @@ class Evaluation:
         KL is the mean of log π(y) - log π_reference(y) over each policy's own samples (k1, nats a sequence); that of
         best-of-n is its exact bound.
         """
-        answers: dict[str, Answers] = {}
-        rounds = self.config.best_of + len(policies) - 1
-        with Progress("evaluation", rounds, ("gold", "proxy")) as bar:
+        draws: dict[str, list[Answers]] = {}
+        with Progress("evaluation", self.config.best_of + len(policies) - 1, ("gold", "proxy")) as bar:
             for name, handle in policies.items():
-                answers[name] = self.answer(handle, self.prompts, 0)
-                bar.advance(gold=answers[name].gold.mean(), proxy=answers[name].proxy.mean())
-            more = [answers[reference]]
-            for draw in range(1, self.config.best_of):
-                more.append(self.answer(policies[reference], self.prompts, draw))
-                bar.advance()
+                draws[name] = self.answer(handle, self.prompts, self.config.best_of if name == reference else 1)
+                bar.advance(len(draws[name]), gold=draws[name][0].gold.mean(), proxy=draws[name][0].proxy.mean())
+        answers = {name: found[0] for name, found in draws.items()}
         systems = {
             name: self.describe(a, self.kl(a, policies[name], policies[reference])) for name, a in answers.items()
         }
-        best = best_of(more)
+        best = best_of(draws[reference])
         systems["best_of_n"] = self.describe(best, best_of_n_kl(self.config.best_of)) | {"draws": self.config.best_of}
         return {
             "judge": self.config.judge,
@@ -77,15 +73,15 @@ class Evaluation:
             "samples": self.side_by_side(policies, fixed),
         }
 
-    def answer(self, handle: Handle, prompts: Sequence[Prompt], draw: int) -> Answers:
-        """Draw number `draw` of each prompt; all policies get the same random numbers."""
-        seeds = [seed_of(self.seed, "evaluation", draw, prompt.id) for prompt in prompts]
+    def answer(self, handle: Handle, prompts: Sequence[Prompt], draws: int) -> list[Answers]:
+        """That many answers to each prompt; all policies get the same random numbers."""
+        seeds = [seed_of(self.seed, "evaluation", draw, prompt.id) for draw in range(draws) for prompt in prompts]
         sampler = self.engine.snapshot(handle)
-        rollouts = collect(sampler, prompts, self.tokenizer, self.config.sampling, seeds)
-        judge = gold_judge(self.config.judge)
-        gold = [judge(p.messages, r.text) for p, r in zip(prompts, rollouts, strict=True)]
-        proxy = [score.value for score in self.reward.score(rollouts)]
-        return Answers(rollouts, np.array(gold), np.array(proxy))
+        rollouts = collect(sampler, [*prompts] * draws, self.tokenizer, self.config.sampling, seeds)
+        judge, n = gold_judge(self.config.judge), len(prompts)
+        gold = np.array([judge(p.messages, r.text) for p, r in zip([*prompts] * draws, rollouts, strict=True)])
+        proxy = np.array([score.value for score in self.reward.score(rollouts)])
+        return [Answers(rollouts[i : i + n], gold[i : i + n], proxy[i : i + n]) for i in range(0, n * draws, n)]
 
     def kl(self, answers: Answers, policy: Handle, reference: Handle) -> float:
         """Mean over sequences of the summed log-ratio (nats)."""
@@ -117,7 +113,7 @@ class Evaluation:
         """For each fixed prompt, every policy's reply with both scores."""
         rows: list[dict[str, Any]] = [{"prompt": prompt.messages[-1].content} for prompt in fixed]
         for name, handle in policies.items() if fixed else ():
-            answers = self.answer(handle, fixed, 0)
+            (answers,) = self.answer(handle, fixed, 1)
             for row, rollout, gold, proxy in zip(rows, answers.rollouts, answers.gold, answers.proxy, strict=True):
                 row[name] = {"text": rollout.text, "gold": float(gold), "proxy": float(proxy)}
         return rows

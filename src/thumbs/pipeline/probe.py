@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from thumbs.config.losses import CrossEntropy
 from thumbs.engine.base import AdamStep, Handle
 from thumbs.engine.batch import TOKEN_BUDGET
 from thumbs.engine.local import LocalEngine
+from thumbs.pipeline.summary import peak_rss_bytes
 from thumbs.pipeline.workload import Work
 from thumbs.rollout.native import NativeSampler
 from thumbs.rollout.sampler import SamplingParams
@@ -122,8 +121,7 @@ def _wait() -> None:
 def _peak_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_rss_bytes()
 
 
 def duration(seconds: float) -> str:

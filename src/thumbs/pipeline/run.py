@@ -5,7 +5,6 @@ A stage whose done.json is there is skipped, one that was interrupted goes on, s
 
 from __future__ import annotations
 
-import resource
 import shutil
 import sys
 import time
@@ -29,7 +28,7 @@ from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.reward_audit import audit
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import OpenRun, open_run, with_system
-from thumbs.pipeline.summary import summarise
+from thumbs.pipeline.summary import peak_rss_bytes, summarise
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.collect import seed_of
 from thumbs.stages.context import Context, Resume
@@ -57,7 +56,7 @@ def run_pipeline(config: PipelineConfig, *, until: str | None = None, fresh: boo
         for name in ORDER[: last + 1]:
             if getattr(config, name) is not None:
                 pipeline.stage(name)
-        write_json(path / "summary.json", summarise(path, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        write_json(path / "summary.json", summarise(path, peak_rss_bytes()))
     return path
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
 from thumbs.tracking.files import read_json
 
 
-def summarise(run: Path, peak_rss_kib: int) -> dict[str, Any]:
-    """Flat names → numbers, from what the stages left in the run folder; stages that did not run leave no names."""
+def summarise(run: Path, peak_rss: int) -> dict[str, Any]:
+    """Flat names → numbers, from what the stages left in the run folder; stages that did not run leave no names.
+
+    peak_rss: the most memory that the process held, bytes.
+    """
     done = {path.parent.name: read_json(path) for path in sorted(run.glob("*/done.json"))}
     summary: dict[str, Any] = {}
     if "sft" in done:
@@ -27,7 +32,7 @@ def summarise(run: Path, peak_rss_kib: int) -> dict[str, Any]:
     if "evaluation" in done:
         summary |= _evaluation(done["evaluation"])
     times = {f"time_s.{name}": results["time_s"] for name, results in done.items()}
-    peak = max(peak_rss_kib / 2**20, _previous_peak(run))
+    peak = max(peak_rss / 2**30, _previous_peak(run))
     return summary | times | {"compute_s": sum(times.values()), "peak_rss_gib": peak}
 
 
@@ -48,6 +53,12 @@ def _evaluation(results: dict[str, Any]) -> dict[str, Any]:
             "ppo.distinct2_ratio": ppo["distinct2"] / sft["distinct2"],
         }
     return summary
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kibibytes everywhere but on macOS
 
 
 def _previous_peak(run: Path) -> float:

@@ -146,7 +146,7 @@ def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
     if c is None or source is None:
         return None
     rows, held = split_pairs(config, inputs)
-    length = _pair_side(config, inputs)
+    length, sides = _pair_side(config, inputs), _sides_of_a_pair(config, inputs)
     steps = math.ceil(rows / c.batch_size) * c.epochs
     evaluations = math.ceil(steps / c.eval_every)
     return Work(
@@ -154,10 +154,19 @@ def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
         rows,
         held,
         steps,
-        trained=2 * rows * c.epochs * length,
-        read=2 * (rows + (evaluations + 1) * held) * length,
-        new=2 * (rows + held) * length,
+        trained=sides * rows * c.epochs * length,
+        read=sides * (rows + (evaluations + 1) * held) * length,
+        new=sides * (rows + held) * length,
     )
+
+
+def _sides_of_a_pair(config: PipelineConfig, inputs: Inputs) -> float:
+    """Sequences a pair costs: two, or fewer where pairs share replies, which are computed once."""
+    c = config.preferences
+    if c is None or inputs.pair_prompts is None:
+        return 2.0
+    pairs = min(c.pairs_per_prompt, math.comb(c.replies_per_prompt, 2))
+    return min(2 * pairs, c.replies_per_prompt) / pairs
 
 
 def _pair_side(config: PipelineConfig, inputs: Inputs) -> float:
@@ -211,7 +220,7 @@ def _evaluation(config: PipelineConfig, inputs: Inputs) -> Work | None:
         new=answers * (prompt + reply),
         sampled=answers * reply,
         sampling_rows=min(len(prompts.rows), MAX_ROWS),
-        snapshots=2 * policies + c.best_of - 1,
+        snapshots=2 * policies,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, DataError
 from thumbs.rollout.draw import draw, uniforms
 from thumbs.rollout.sampler import SamplingParams
 from thumbs.types import Sample
@@ -54,6 +54,8 @@ class NativeSampler:
         """One sample a prompt, in order; equal prompts are prefilled once."""
         if params.stop_strings and self.decode_text is None:
             raise ConfigError("stop strings need a sampler that can decode text; give stop tokens instead")
+        if not all(len(prompt) for prompt in prompts):
+            raise DataError("an empty prompt cannot be continued; start it with the tokenizer's first token at least")
         longest = max((len(p) for p in prompts), default=0) + params.max_new_tokens
         if longest > self.model.context:
             raise ConfigError(

@@ -16,7 +16,7 @@ from thumbs.config.model import ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import AdamStep, Engine, Handle
-from thumbs.errors import NonFiniteError
+from thumbs.errors import CheckpointError, NonFiniteError
 from thumbs.rollout.collect import seed_of
 from thumbs.tracking.files import read_json, write_json
 from thumbs.tracking.run_folder import StageFolder
@@ -61,8 +61,11 @@ class Resume:
             latest = read_json(self.path / "latest.json")
             step, state = int(latest["step"]), latest["state"]
             logged = step
-            for name, handle in self.models.items():
-                self.context.engine.load(handle, self.path / f"step-{step:06d}" / name)
+            try:
+                for name, handle in self.models.items():
+                    self.context.engine.load(handle, self.path / f"step-{step:06d}" / name)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}; delete {self.path} to start the stage over") from error
         self.context.folder.metrics.truncate_after(logged)
         self.context.folder.samples.truncate_after(logged)
         return step, state
@@ -87,10 +90,17 @@ def batch_at(rows: Sequence[T], step: int, size: int, *seed: int | str) -> list[
 
     Batches do not cross epochs; the last one of an epoch may be smaller.
     """
-    per_epoch = math.ceil(len(rows) / size)
+    return grouped_batch_at([[row] for row in rows], step, size, *seed)
+
+
+def grouped_batch_at(groups: Sequence[Sequence[T]], step: int, size: int, *seed: int | str) -> list[T]:
+    """As `batch_at`, with rows of one group side by side; the groups are shuffled, and each group within itself."""
+    per_epoch = math.ceil(sum(map(len, groups)) / size)
     epoch, place = divmod(step, per_epoch)
-    order = np.random.default_rng(seed_of(*seed, epoch)).permutation(len(rows))
-    return [rows[i] for i in order[place * size : (place + 1) * size]]
+    random = np.random.default_rng(seed_of(*seed, epoch))
+    order = [groups[i] for i in random.permutation(len(groups))]
+    rows = [group[i] for group in order for i in (random.permutation(len(group)) if len(group) > 1 else (0,))]
+    return rows[place * size : (place + 1) * size]
 
 
 def adam_at(config: AdamConfig, step: int, steps: int) -> AdamStep:

@@ -22,7 +22,7 @@ from thumbs.data.preferences import preferred
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.rewards.model import raw_scores
-from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
+from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
 from thumbs.stages.sequences import pair_tokens
 from thumbs.tracking.progress import Progress
 from thumbs.types import Datum, Preference
@@ -30,10 +30,11 @@ from thumbs.types import Datum, Preference
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two tokenised answers, P(first is better), and the margin (score units)."""
+    """Two tokenised answers, where their replies begin, P(first is better), and the margin (score units)."""
 
     first: np.ndarray
     second: np.ndarray
+    start: int
     preferred: float
     margin: float
 
@@ -67,7 +68,7 @@ def run_reward(
         raise DataError(
             f"none of {len(train)} preferences says which reply is better; the reward model has nothing to learn"
         )
-    loss = BradleyTerry(center_coef=config.center_coef)
+    prompts, loss = by_prompt(pairs), BradleyTerry(center_coef=config.center_coef)
     steps = math.ceil(len(pairs) / config.batch_size) * config.epochs
     resume = Resume(context, {"reward": model})
     step, state = resume.load()
@@ -75,12 +76,12 @@ def run_reward(
     with Progress("reward model", steps, ("loss", "accuracy", "tokens/s")) as bar:
         bar.advance(step)
         while step < steps and best["misses"] < config.patience:
-            batch = batch_at(pairs, step, config.batch_size, context.seed, "reward")
+            batch = grouped_batch_at(prompts, step, config.batch_size, context.seed, "reward")
             metrics = train_step(context, model, pair_data(batch), loss, adam_at(config.optim, step, steps), step)
             step += 1
             due = step % config.eval_every == 0 or step == steps
             if due:
-                best = keep_best(context, model, held, step, best, metrics)
+                best = keep_best(context, model, heldout_scores(context, model, held), step, best, metrics)
             log.log(step, metrics)
             if due:
                 resume.save(step, best)
@@ -134,6 +135,14 @@ def read_pairs(context: Context, config: RewardConfig, preferences: Sequence[Pre
     return pairs
 
 
+def by_prompt(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Pairs of one prompt together: they share replies, and the engine computes equal sequences of a batch once."""
+    groups: dict[bytes, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.first[: pair.start].tobytes(), []).append(pair)
+    return list(groups.values())
+
+
 def pair_data(pairs: Sequence[Pair]) -> list[Datum]:
     """Two datums a pair; each pair weighs 1 / (pairs of the batch), each sequence is read at its last token."""
     data = []
@@ -157,14 +166,13 @@ def pair_data(pairs: Sequence[Pair]) -> list[Datum]:
 def keep_best(
     context: Context,
     model: Handle,
-    held: list[Pair],
+    found: HeldOut,
     step: int,
     best: dict[str, Any],
     metrics: dict[str, float],
 ) -> dict[str, Any]:
     """Saves the weights when the held-out loss is the lowest so far; counts the evaluations without progress."""
-    if held:
-        found = heldout_scores(context, model, held)
+    if found.preferred:
         gap, better = np.subtract(found.scores_a, found.scores_b), np.array(found.preferred)
         loss = float(np.mean(better * np.logaddexp(0, -gap) + (1 - better) * np.logaddexp(0, gap)))
         clear = better != 0.5

@@ -110,3 +110,19 @@ def test_pairs(network, slow):
     computed = run(network, [data[i] for i in range(4)], [BradleyTerry(center_coef=0.05)])
     assert float(computed.loss.detach()) == pytest.approx(wanted, rel=1e-5)
     assert float(computed.metrics["bradley_terry/score_gap"]) == pytest.approx(gap, rel=1e-4)
+
+
+def test_replies_in_several_pairs_are_computed_once(network, slow, monkeypatch):
+    """Three replies in all their pairs: three sequences pass the trunk, and the loss is that of the pairs alone."""
+    scores, pairs, data = [numbers["values"][-1] for numbers in slow], [(0, 1), (0, 2), (2, 1)], []
+    for number, pair in enumerate(pairs):
+        for i in pair:
+            weights = np.eye(len(SEQUENCES[i]))[-1]
+            of = {"pair": number, "preferred": 1.0, "margin": 0.0, "pair_weight": 1 / 3}
+            data.append(Datum.whole_sequence(SEQUENCES[i], weights=weights, **of))
+    forward, passed = network.trunk.forward_packed, []
+    monkeypatch.setattr(network.trunk, "forward_packed", lambda t, n, a: passed.append(len(t)) or forward(t, n, a))
+    computed = run(network, data, [BradleyTerry()])
+    wanted = sum(math.log1p(math.exp(scores[b] - scores[a])) / 3 for a, b in pairs)
+    assert float(computed.loss.detach()) == pytest.approx(wanted, rel=1e-5)
+    assert passed == [len(SEQUENCES[0]) + len(SEQUENCES[1]) + len(SEQUENCES[2])]

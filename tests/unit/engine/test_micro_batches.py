@@ -46,3 +46,16 @@ def test_pairs_stay_together():
             assert all(pairs.count(p) == 2 for p in pairs)
             assert batch.sequence_columns["score"].tolist() == [p + 0.5 for p in pairs]
     assert [sorted(b.order) for b in micro_batches(data, CPU, 1)] == [[0, 2], [1, 3], [4, 5]]
+
+
+def test_equal_sequences_count_once():
+    data = [datum(4, first=i, pair=p) for p, (a, b) in enumerate([(0, 1), (1, 2), (2, 0)]) for i in (a, b)]
+    (batch,) = micro_batches(data, CPU, 12)
+    tokens, lengths, places = batch.distinct()
+    assert len(tokens) == 12
+    assert lengths == [4, 4, 4]
+    assert places is not None
+    assert tokens[places].tolist() == batch.tokens.tolist()
+    assert len(micro_batches(data, CPU, 11)) > 1
+    alone = micro_batches(data[:2], CPU)[0]
+    assert alone.distinct()[2] is None

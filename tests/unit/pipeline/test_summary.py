@@ -42,7 +42,7 @@ def run_of(folder: Path, done: dict[str, dict[str, Any]]) -> Path:
 
 
 def test_every_number_has_its_name(tmp_path: Path):
-    summary = summarise(run_of(tmp_path, DONE), peak_rss_kib=3 * 2**20)
+    summary = summarise(run_of(tmp_path, DONE), peak_rss=3 * 2**30)
     expected = {
         "sft.heldout_loss": 1.5,
         "reward.heldout_accuracy": 0.9,
@@ -73,29 +73,29 @@ def test_every_number_has_its_name(tmp_path: Path):
 @pytest.mark.parametrize("until", [0, 1, 2, 3])
 def test_stages_that_did_not_run_leave_no_names(until: int, tmp_path: Path):
     done = dict(list(DONE.items())[:until])
-    summary = summarise(run_of(tmp_path, done), peak_rss_kib=0)
+    summary = summarise(run_of(tmp_path, done), peak_rss=0)
     assert {name.partition(".")[2] for name in summary if name.startswith("time_s.")} == set(done)
     assert not any(name.startswith(("ppo.", "base.", "best_of_n.")) for name in summary)
     assert ("reward.heldout_accuracy" in summary) == ("reward" in done)
 
 
 def test_no_heldout_pairs_leave_no_accuracy(tmp_path: Path):
-    summary = summarise(run_of(tmp_path, {"reward": {"pairs": 3, "time_s": 1.0}}), peak_rss_kib=0)
+    summary = summarise(run_of(tmp_path, {"reward": {"pairs": 3, "time_s": 1.0}}), peak_rss=0)
     assert [name for name in summary if name.startswith("reward.")] == []
 
 
 def test_an_evaluation_without_ppo_has_no_win_rate(tmp_path: Path):
     systems = {name: system for name, system in EVALUATION["systems"].items() if name != "ppo"}
     done = {"evaluation": {"systems": systems, "win_rate": None, "time_s": 1.0}}
-    summary = summarise(run_of(tmp_path, done), peak_rss_kib=0)
+    summary = summarise(run_of(tmp_path, done), peak_rss=0)
     assert summary["best_of_n.gold"] == 0.4
     assert not any(name.startswith("ppo.") for name in summary)
 
 
 def test_a_resumed_run_keeps_the_larger_peak(tmp_path: Path):
     (tmp_path / "summary.json").write_text('{"peak_rss_gib": 2.5}', encoding="utf-8")
-    assert summarise(tmp_path, peak_rss_kib=2**20)["peak_rss_gib"] == 2.5
-    assert summarise(tmp_path, peak_rss_kib=3 * 2**20)["peak_rss_gib"] == 3.0
+    assert summarise(tmp_path, peak_rss=2**30)["peak_rss_gib"] == 2.5
+    assert summarise(tmp_path, peak_rss=3 * 2**30)["peak_rss_gib"] == 3.0
 
 
 def test_a_real_run_has_the_names_that_the_demonstration_promises(tiny_run: Path):

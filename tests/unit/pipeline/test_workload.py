@@ -66,9 +66,9 @@ def test_preferences_sample_replies_as_long_as_the_demonstrations(folder: Path):
     found = work["preferences"]
     assert found.sampled == 10 * 3 * 4.0
     assert (found.sampling_rows, found.snapshots) == (30, 1)
-    # three replies make three pairs, whatever pairs_per_prompt says; a side is 4 + 4 tokens
+    # three replies make three pairs, whatever pairs_per_prompt says, and are computed once; a side is 4 + 4 tokens
     assert (work["reward"].rows, work["reward"].steps) == (30, 8)
-    assert work["reward"].trained == 2 * 30 * 2 * 8.0
+    assert work["reward"].trained == 10 * 3 * 2 * 8.0
 
 
 def test_without_demonstrations_a_reply_is_as_long_as_it_may_be(folder: Path):

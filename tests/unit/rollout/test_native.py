@@ -8,7 +8,7 @@ from thumbs.config.losses import CrossEntropy
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, DataError
 from thumbs.models.weights import load_decoder
 from thumbs.rollout.native import NativeSampler
 from thumbs.rollout.sampler import SamplingParams
@@ -96,6 +96,11 @@ def test_a_stop_string_ends_the_reply_with_the_token_that_completes_it(sampler, 
     (sample,) = sampler.sample([PROMPTS[1]], params(temperature=0, stop_strings=("!", stop)), [0])
     assert letters(sample.tokens) == text[: text.index(stop) + 3]
     assert sample.stop_reason == "stop"
+
+
+def test_an_empty_prompt_is_refused(sampler):
+    with pytest.raises(DataError, match="an empty prompt"):
+        sampler.sample([PROMPTS[0], []], params(), [0, 1])
 
 
 def test_stop_strings_need_text(sampler):

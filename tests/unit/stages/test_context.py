@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from thumbs.config.losses import CrossEntropy
 from thumbs.config.optim import AdamConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import NonFiniteError
-from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
+from thumbs.stages.context import Context, Resume, adam_at, batch_at, grouped_batch_at, saving_batch
 from thumbs.types import Datum
 
 
@@ -25,6 +26,20 @@ def test_batches_cover_each_epoch_exactly_once(rows: int, size: int):
         steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
         seen = [row for step in steps for row in batch_at(range(rows), step, size, 0, "x")]
         assert sorted(seen) == list(range(rows))
+
+
+def test_rows_of_a_group_stay_side_by_side():
+    groups = [[(g, i) for i in range(n)] for g, n in enumerate([3, 1, 4, 2, 6])]
+    orders = []
+    for epoch in range(3):
+        rows = [row for step in range(4) for row in grouped_batch_at(groups, epoch * 4 + step, 4, 0, "x")]
+        assert sorted(rows) == sorted(row for group in groups for row in group)
+        assert [len(list(run)) for _, run in itertools.groupby(rows, key=lambda row: row[0])] == [
+            len(groups[g]) for g in dict.fromkeys(row[0] for row in rows)
+        ]
+        orders.append(rows)
+    assert orders[0] != orders[1] != orders[2]
+    assert any([r for r in rows if r[0] == 4] != groups[4] for rows in orders)  # shuffled inside too
 
 
 def test_a_batch_depends_on_its_arguments_alone():

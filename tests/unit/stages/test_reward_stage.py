@@ -65,7 +65,8 @@ def trained(folder: Path, config: RewardConfig, train: list[Preference], held: l
 
 
 def test_it_separates_what_can_be_separated(tmp_path: Path):
-    results, records, scores = trained(tmp_path, CONFIG, toy("abcdefghijklmnop" * 2), toy("uvwxyz"))
+    config = CONFIG.model_copy(update={"epochs": 6})
+    results, records, scores = trained(tmp_path, config, toy("abcdefghijklmnop" * 2), toy("uvwxyz"))
     assert records[-1]["reward/accuracy"] == 1.0
     assert records[-1]["reward/heldout_accuracy"] == 1.0
     assert records[0]["reward/loss"] == pytest.approx(np.log(2), abs=1e-6)  # the head starts at zero
@@ -149,7 +150,7 @@ def test_ties_can_be_dropped_and_skipped_pairs_always_are(tmp_path: Path):
 
 def test_each_side_is_read_at_its_last_token():
     data = pair_data(
-        [Pair(np.array([1, 2, 3]), np.array([4, 5]), 1.0, 0.5), Pair(np.array([6]), np.array([7]), 0.0, 0)]
+        [Pair(np.array([1, 2, 3]), np.array([4, 5]), 1, 1.0, 0.5), Pair(np.array([6]), np.array([7]), 0, 0.0, 0)]
     )
     assert [datum.columns["weights"].tolist() for datum in data] == [[0, 0, 1], [0, 1], [1], [1]]
     assert [float(datum.columns["pair"]) for datum in data] == [0, 0, 1, 1]
