@@ -1,0 +1,350 @@
+"""InstructGPT in one file: supervised fine-tuning, a reward model, PPO. Needs torch and matplotlib, nothing of thumbs.
+
+    python examples/from_scratch/instructgpt.py --seed 0 --out runs/from-scratch
+
+Read it from top to bottom. The recipe is that of Ouyang et al. (arXiv:2203.02155) at the size of a toy: 0.8M weights on
+bytes, five questions with answers, four preferences. Where it departs from the paper a comment says so.
+Shapes: B rows, N tokens, T = N - 1 targets (entry t belongs to token t + 1), D width. Logprobs and KL are in nats.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+# ---- Data: a byte is a token, [BOS] question [SEP] answer [EOS] -----------------------------------
+
+DEMONSTRATIONS = [
+    ("What is machine learning?", "Software that learns from data."),
+    ("What is a neural network?", "Layers of simple learned units."),
+    ("What is a reward model?", "A judge trained on preferences."),
+    ("Why use a KL penalty?", "It keeps the policy near the start."),
+    ("How do I learn to code?", "Write one small program every day."),
+]
+PREFERENCES = [  # question, better answer, worse answer: garbled twice, empty, cut short
+    ("What is machine learning?", "Software that learns from data.", "Sofware lat thearns frain dat dat."),
+    ("What is a neural network?", "Layers of simple learned units.", ""),
+    ("What is a reward model?", "A judge trained on preferences.", "A jurned one traind prefs."),
+    ("How do I learn to code?", "Write one small program every day.", "Write on"),
+]
+QUESTIONS = [question for question, _ in DEMONSTRATIONS]
+PAD, BOS, SEP, EOS = 256, 257, 258, 259
+VOCABULARY, CONTEXT, LONGEST_ANSWER = 260, 128, 40
+SFT_EPOCHS, SFT_BATCH, SFT_RATE = 60, 2, 3e-3
+REWARD_EPOCHS, REWARD_BATCH, REWARD_RATE = 50, 2, 1e-3
+PPO_STEPS, PPO_EPOCHS, ANSWERS_EACH, POLICY_RATE, CRITIC_RATE = 32, 2, 12, 3e-4, 1e-3
+CLIP, VALUE_CLIP, GAMMA, LAMBDA = 0.2, 0.2, 1.0, 0.95
+CRITIC_WARMUP, KL_COEF, NO_EOS_PENALTY = 5, 0.05, 1.0  # steps; score units a nat; score units
+
+
+def encode(question: str, answer: str | None = None) -> list[int]:
+    """[BOS] question [SEP], and answer [EOS] where there is one."""
+    return [BOS, *question.encode(), SEP, *([*answer.encode(), EOS] if answer is not None else [])]
+
+
+def decode_answer(tokens: list[int]) -> str:
+    """Text behind [SEP]; bytes that are not UTF-8 show as �."""
+    return bytes(token for token in tokens[tokens.index(SEP) :] if token < 256).decode(errors="replace")
+
+
+def pad(rows: list[list[int]]) -> Tensor:
+    """Tokens [B, N], padded on the right: causal attention never looks there, so no attention mask is needed."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD)
+
+
+def answer_mask(tokens: Tensor) -> Tensor:
+    """float [B, T]: 1 where the target belongs to an answer ([EOS] included), 0 in the question and in padding."""
+    after_sep = (tokens == SEP).cumsum(1)[:, :-1] > 0
+    return (after_sep & (tokens[:, 1:] != PAD)).float()
+
+
+def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    return (x * mask).sum(dim) / mask.sum(dim)
+
+
+# ---- Model: a small Llama (RMSNorm before each block, rotary positions, SwiGLU, no biases, no dropout)
+
+WIDTH, LAYERS, HEADS, HALF, INNER, THETA = 128, 4, 4, 16, 352, 10000.0  # HALF: of a head
+ANGLES = torch.arange(CONTEXT)[:, None] * THETA ** (-torch.arange(HALF) / HALF)  # [CONTEXT, HALF], arXiv:2104.09864
+
+
+def rotate(x: Tensor, start: int) -> Tensor:
+    """Turns entries (i, i + HALF) of each head by the angle of their position; the first position is `start`."""
+    cos, sin = (f(ANGLES[start : start + x.shape[2]]) for f in (torch.cos, torch.sin))
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class Block(nn.Module):
+    """Attention, then a gated feed-forward network, each on normed input and added to the stream [B, N, D]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_layernorm, self.post_attention_layernorm = (nn.RMSNorm(WIDTH, eps=1e-5) for _ in range(2))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
+        self.gate_proj, self.up_proj = (nn.Linear(WIDTH, INNER, bias=False) for _ in range(2))
+        self.down_proj = nn.Linear(INNER, WIDTH, bias=False)
+
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        B, N, _ = x.shape
+        y = self.input_layernorm(x)
+        q, k, v = (p(y).view(B, N, HEADS, -1).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        start = past[0].shape[2] if past else 0
+        q, k = rotate(q, start), rotate(k, start)
+        if past:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        # With a cache there is one new token, which may look at everything; without, each looks to its left.
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
+        x = x + self.o_proj(mixed.transpose(1, 2).reshape(B, N, WIDTH))
+        y = self.post_attention_layernorm(x)
+        return x + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y)), (k, v)
+
+
+class GPT(nn.Module):
+    """Byte-level language model; `seed` fixes its first weights. The output layer is the embedding itself (tied)."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.norm = nn.RMSNorm(WIDTH, eps=1e-5)
+        generator = torch.Generator().manual_seed(seed)
+        for weight in self.parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, 0.0, 0.02, generator=generator)
+
+    def hidden(self, tokens: Tensor, past: list | None = None) -> tuple[Tensor, list]:
+        """Final states [B, N, D] of `tokens`, which follow those in `past`, and all keys and values so far."""
+        x, cache = self.embed_tokens(tokens), []
+        for layer, pair in zip(self.layers, past or [None] * LAYERS, strict=True):
+            x, pair = layer(x, pair)
+            cache.append(pair)
+        return self.norm(x), cache
+
+    def logprobs(self, tokens: Tensor) -> Tensor:
+        """[B, T]: log π(token t + 1 | tokens up to t)."""
+        logits = self.hidden(tokens)[0][:, :-1] @ self.embed_tokens.weight.T
+        return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+
+
+class Scorer(nn.Module):
+    """A trunk with a scalar head. The critic reads every token's number, the reward model the mean over the answer."""
+
+    def __init__(self, trunk: GPT) -> None:
+        super().__init__()
+        self.trunk, self.head = copy.deepcopy(trunk), nn.Linear(WIDTH, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # [B, N], entry t has read the tokens up to t
+        return self.head(self.trunk.hidden(tokens)[0]).squeeze(-1)
+
+    def score(self, tokens: Tensor) -> Tensor:  # [B]
+        return masked_mean(self(tokens)[:, 1:], answer_mask(tokens), dim=1)
+
+
+@torch.no_grad()
+def sample(model: GPT, questions: list[str], temperature: float, generator: torch.Generator | None = None) -> Tensor:
+    """Tokens [B, N] of questions with sampled answers, [EOS] kept, padded on the right; temperature 0 is greedy.
+
+    Rows of different lengths go in step without padding on the left: while a row is inside its question, its next
+    token is read from there. Keys and values of earlier tokens are kept, so a step costs one token a row.
+    """
+    prompts, cache = pad([encode(question) for question in questions]), None
+    tokens = new = prompts[:, : min(len(question.encode()) for question in questions)]
+    ended = torch.zeros(len(prompts), dtype=torch.bool)
+    while tokens.shape[1] < min(CONTEXT, prompts.shape[1] + LONGEST_ANSWER) and not ended.all():
+        hidden, cache = model.hidden(new, cache)
+        logits = hidden[:, -1] @ model.embed_tokens.weight.T
+        logits[:, [PAD, BOS, SEP]] = -math.inf  # never part of an answer
+        drawn = torch.multinomial((logits / max(temperature, 1e-6)).softmax(-1), 1, generator=generator).squeeze(1)
+        N = tokens.shape[1]
+        given = prompts[:, N] if prompts.shape[1] > N else torch.full_like(drawn, PAD)
+        new = torch.where(given != PAD, given, drawn.masked_fill(ended, PAD))[:, None]
+        ended |= new.squeeze(1) == EOS
+        tokens = torch.cat([tokens, new], dim=1)
+    return tokens
+
+
+def descend(adam: torch.optim.Adam, loss: Tensor) -> float:
+    """One step down the gradient of `loss`, clipped to norm 1; returns the loss."""
+    adam.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(adam.param_groups[0]["params"], 1.0)
+    adam.step()
+    return loss.item()
+
+
+def fit(model: nn.Module, rate: float, batches: list, steps: int, loss_of: Callable[[list], Tensor]) -> list[float]:
+    """Trains `model` in place, one batch a step; returns the losses. The schedule is laid out for `steps` steps."""
+    # The warm-up and a second moment that forgets fast (0.95) are what lets a fresh model bear a peak of 3e-3.
+    adam, losses, warmup = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95)), [], round(0.1 * steps)
+    for step, batch in enumerate(batches):
+        fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+        adam.param_groups[0]["lr"] = rate * ((step + 1) / (warmup + 1) if step < warmup else fall)
+        losses.append(descend(adam, loss_of(batch)))
+    return losses
+
+
+def shuffled(rows: list, size: int, epochs: int, seed: int) -> list[list]:
+    """The batches of all epochs, each in an order of its own; the last batch of an epoch may be smaller."""
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(len(rows), generator=generator) for _ in range(epochs)]
+    return [[rows[i] for i in part] for order in orders for part in order.split(size)]
+
+
+# ---- Stage 1: supervised fine-tuning -----------------------------------------------------------------------
+
+
+def sft_loss(model: GPT, pairs: list[tuple[str, str]]) -> Tensor:
+    """Mean cross-entropy of the answers' tokens, nats a token; the questions carry no loss."""
+    tokens = pad([encode(*pair) for pair in pairs])
+    return -masked_mean(model.logprobs(tokens), answer_mask(tokens))
+
+
+# ---- Stage 2: the reward model -------------------------------------------------------------------------------
+
+
+def reward_loss(model: Scorer, triples: list[tuple[str, str, str]]) -> tuple[Tensor, Tensor]:
+    """Bradley-Terry, -log sigmoid(score of the better - score of the worse), eq. 1 of Ouyang et al.; and accuracy."""
+    better = model.score(pad([encode(question, answer) for question, answer, _ in triples]))
+    gap = better - model.score(pad([encode(question, answer) for question, _, answer in triples]))
+    return -F.logsigmoid(gap).mean(), (gap > 0).float().mean()
+
+
+# ---- Stage 3: PPO --------------------------------------------------------------------------------------------
+
+
+def gae(rewards: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Advantages and returns [B, T], eq. 11 of arXiv:1506.02438: A_t = δ_t + γλ A_t+1, δ_t = r_t + γ V_t+1 - V_t.
+
+    Rewards and values must be 0 behind an answer's last token, so that nothing flows back from the padding.
+    """
+    advantages, ahead, next_value = torch.zeros_like(rewards), 0.0, 0.0
+    for t in reversed(range(rewards.shape[1])):
+        ahead = rewards[:, t] + GAMMA * next_value - values[:, t] + GAMMA * LAMBDA * ahead
+        advantages[:, t], next_value = ahead, values[:, t]
+    return advantages, advantages + values
+
+
+def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """The clipped objective, eq. 7 of arXiv:1707.06347, with its sign turned; new and old logprobs [B, T]."""
+    ratio = (new - old).exp()  # the gradient flows through here: detach it and nothing is learned
+    return -masked_mean(torch.min(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages), mask)
+
+
+def value_loss(new: Tensor, old: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Half the squared error, the worse of the new value and the one held near the old."""
+    near = old + (new - old).clamp(-VALUE_CLIP, VALUE_CLIP)
+    return 0.5 * masked_mean(torch.max((new - returns) ** 2, (near - returns) ** 2), mask)
+
+
+def train_ppo(policy: GPT, reward_model: Scorer, seed: int, steps: int) -> list[dict[str, float]]:
+    """Trains `policy` in place; returns each step's mean reward and score (score units), KL (nats), length (tokens)."""
+    generator, questions, history = torch.Generator().manual_seed(seed), QUESTIONS * ANSWERS_EACH, []
+    reference, critic = copy.deepcopy(policy), Scorer(reward_model.trunk)
+    policy_adam = torch.optim.Adam(policy.parameters(), lr=POLICY_RATE)
+    critic_adam = torch.optim.Adam(critic.parameters(), lr=CRITIC_RATE)
+    # A trained score has a free constant; as in Stiennon et al. (arXiv:2009.01325) the reference answers get mean 0.
+    with torch.no_grad():
+        scores = reward_model.score(sample(reference, questions * 4, 1.0, generator))
+    for step in range(steps):
+        tokens = sample(policy, questions, 1.0, generator)
+        mask = answer_mask(tokens)
+        with torch.no_grad():
+            old, old_values = policy.logprobs(tokens), critic(tokens)[:, :-1] * mask
+            kl = (old - reference.logprobs(tokens)) * mask
+            score = reward_model.score(tokens) - scores.mean()
+            score -= NO_EOS_PENALTY * (tokens != EOS).all(1).float()
+        last = mask * (mask.cumsum(1) == mask.sum(1, keepdim=True))
+        rewards = last * score[:, None] - KL_COEF * kl  # each token pays for leaving the reference, the last one earns
+        advantages, returns = gae(rewards, old_values)
+        centred = advantages - masked_mean(advantages, mask)
+        advantages = centred / (masked_mean(centred**2, mask).sqrt() + 1e-8)
+        for _ in range(PPO_EPOCHS):
+            if step >= CRITIC_WARMUP:  # a critic that knows nothing yet would only push the policy about
+                descend(policy_adam, policy_loss(policy.logprobs(tokens), old, advantages, mask))
+            descend(critic_adam, value_loss(critic(tokens)[:, :-1], old_values, returns, mask))
+        sums = {"reward": rewards.sum(1), "score": score, "kl": kl.sum(1), "length": mask.sum(1)}
+        history.append({name: x.mean().item() for name, x in sums.items()})
+        if step % 8 == 0:
+            print("    step {:3}  reward {reward:6.2f}  score {score:6.2f}  KL {kl:5.2f}".format(step, **history[-1]))
+    return history
+
+
+# ---- The three stages ------------------------------------------------------------------------------------------
+
+
+def show(title: str, model: GPT) -> list[str]:
+    """Prints the most likely answers and returns them."""
+    said = [decode_answer(row) for row in sample(model, QUESTIONS, 0.0).tolist()]
+    print(title, *(f"    {question:28}{answer}" for question, answer in zip(QUESTIONS, said, strict=True)), sep="\n")
+    return said
+
+
+def run_sft(seed: int, epochs: int, of: int) -> tuple[GPT, dict]:
+    model, batches = GPT(seed), shuffled(DEMONSTRATIONS, SFT_BATCH, epochs, seed)
+    losses = fit(model, SFT_RATE, batches, len(batches) * of // epochs, lambda batch: sft_loss(model, batch))
+    loss = sft_loss(model, DEMONSTRATIONS).item()
+    return model, {"losses": losses, "loss": loss, "answers": show(f"SFT, {epochs} epochs: loss {loss:.3f}", model)}
+
+
+def run_reward(trunk: GPT, seed: int, epochs: int) -> tuple[Scorer, dict]:
+    model, batches = Scorer(trunk), shuffled(PREFERENCES, REWARD_BATCH, epochs, seed)
+    losses = fit(model, REWARD_RATE, batches, len(batches), lambda batch: reward_loss(model, batch)[0])
+    loss, accuracy = (x.item() for x in reward_loss(model, PREFERENCES))
+    print(f"Reward model, {epochs} epochs: loss {loss:.5f}, accuracy {accuracy:.2f}")
+    return model, {"losses": losses, "loss": loss, "accuracy": accuracy}
+
+
+def plot(results: dict, path: Path) -> None:
+    history = results["ppo"]["history"]
+    curves = {
+        "SFT: loss (nats a token)": results["sft"]["losses"],
+        "reward model: loss (nats a pair)": results["reward"]["losses"],
+        "PPO: reward (score units)": [row["reward"] for row in history],
+        "PPO: KL from the reference (nats)": [row["kl"] for row in history],
+    }
+    figure = Figure(figsize=(16, 3.5), layout="constrained")
+    for axis, (title, values) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+        axis.plot(range(1, len(values) + 1), values)
+        axis.set(title=title, xlabel="step")
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="SFT, reward model and PPO of a byte model, from scratch.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/from-scratch"), help="for curves.png and results.json")
+    args, started = parser.parse_args(), time.monotonic()
+    sft_epochs, reward_epochs, ppo_steps = (2, 2, 4) if args.smoke else (SFT_EPOCHS, REWARD_EPOCHS, PPO_STEPS)
+    # The model of all epochs knows its answers by heart and has nothing left to try. PPO needs variety, so its policy
+    # and reference are the model of half of them, which still stumbles; the reward model gets the better trunk.
+    policy, half = run_sft(args.seed, sft_epochs // 2, of=sft_epochs)
+    trunk, sft = run_sft(args.seed, sft_epochs, of=sft_epochs)
+    reward_model, reward = run_reward(trunk, args.seed, reward_epochs)
+    history, quarter = train_ppo(policy, reward_model, args.seed, ppo_steps), ppo_steps // 4
+    rewards = [row["reward"] for row in history]
+    before, after = sum(rewards[:quarter]) / quarter, sum(rewards[-quarter:]) / quarter
+    kl = sum(row["kl"] for row in history[-quarter:]) / quarter
+    said = show(f"PPO: mean reward {before:.2f} in the first quarter, {after:.2f} in the last at {kl:.2f} nats", policy)
+    ppo = {"history": history, "reward_first": before, "reward_last": after, "kl": kl, "answers": said}
+    seconds = time.monotonic() - started
+    results = {"seed": args.seed, "time_s": seconds, "sft_half": half, "sft": sft, "reward": reward, "ppo": ppo}
+    args.out.mkdir(parents=True, exist_ok=True)
+    plot(results, args.out / "curves.png")
+    (args.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    print(f"{seconds:.0f} s; curves.png and results.json are in {args.out}")
+
+
+if __name__ == "__main__":
+    main()
