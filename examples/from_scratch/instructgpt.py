@@ -14,13 +14,14 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-# ---- Data: a byte is a token, [BOS] question [SEP] answer [EOS] -----------------------------------
+# ---- Data: a byte is a token, [BOS] question [SEP] answer [EOS] ------------------------------------------------
 
 DEMONSTRATIONS = [
     ("What is machine learning?", "Software that learns from data."),
@@ -37,12 +38,13 @@ PREFERENCES = [  # question, better answer, worse answer: garbled twice, empty, 
 ]
 QUESTIONS = [question for question, _ in DEMONSTRATIONS]
 PAD, BOS, SEP, EOS = 256, 257, 258, 259
-VOCABULARY, CONTEXT, LONGEST_ANSWER = 260, 128, 40
+VOCABULARY, CONTEXT, LONGEST_ANSWER = 260, 128, 37
 SFT_EPOCHS, SFT_BATCH, SFT_RATE = 60, 2, 3e-3
 REWARD_EPOCHS, REWARD_BATCH, REWARD_RATE = 50, 2, 1e-3
-PPO_STEPS, PPO_EPOCHS, ANSWERS_EACH, POLICY_RATE, CRITIC_RATE = 32, 2, 12, 3e-4, 1e-3
-CLIP, VALUE_CLIP, GAMMA, LAMBDA = 0.2, 0.2, 1.0, 0.95
-CRITIC_WARMUP, KL_COEF, NO_EOS_PENALTY = 5, 0.05, 1.0  # steps; score units a nat; score units
+PPO_STEPS, PPO_EPOCHS, ANSWERS_EACH, MINIBATCH, POLICY_RATE = 28, 2, 12, 20, 2.2e-4
+CRITIC_EPOCHS, CRITIC_RATE = 5, 1e-3  # epochs before PPO; then one a step
+BETAS = (0.9, 0.95)  # Adam's; the second moment forgets fast, since there are only hundreds of steps
+CLIP, GAMMA, LAMBDA, KL_COEF, NO_EOS_PENALTY = 0.2, 1.0, 0.95, 0.05, 1.0  # the last two: score units a nat, score units
 
 
 def encode(question: str, answer: str | None = None) -> list[int]:
@@ -73,12 +75,12 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 # ---- Model: a small Llama (RMSNorm before each block, rotary positions, SwiGLU, no biases, no dropout)
 
 WIDTH, LAYERS, HEADS, HALF, INNER, THETA = 128, 4, 4, 16, 352, 10000.0  # HALF: of a head
-ANGLES = torch.arange(CONTEXT)[:, None] * THETA ** (-torch.arange(HALF) / HALF)  # [CONTEXT, HALF], arXiv:2104.09864
+ANGLES = torch.arange(CONTEXT)[:, None, None] * THETA ** (-torch.arange(HALF) / HALF)  # [CONTEXT, 1, HALF]
 
 
 def rotate(x: Tensor, start: int) -> Tensor:
-    """Turns entries (i, i + HALF) of each head by the angle of their position; the first position is `start`."""
-    cos, sin = (f(ANGLES[start : start + x.shape[2]]) for f in (torch.cos, torch.sin))
+    """Rotary positions (arXiv:2104.09864) for x [B, N, heads, 2 HALF], of which the first position is `start`."""
+    cos, sin = (f(ANGLES[start : start + x.shape[1]]) for f in (torch.cos, torch.sin))
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
@@ -96,13 +98,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         B, N, _ = x.shape
         y = self.input_layernorm(x)
-        q, k, v = (p(y).view(B, N, HEADS, -1).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        start = past[0].shape[2] if past else 0
+        q, k, v = (p(y).view(B, N, HEADS, -1) for p in (self.q_proj, self.k_proj, self.v_proj))
+        start = past[0].shape[1] if past else 0
         q, k = rotate(q, start), rotate(k, start)
         if past:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+            k, v = torch.cat([past[0], k], dim=1), torch.cat([past[1], v], dim=1)
         # With a cache there is one new token, which may look at everything; without, each looks to its left.
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
+        heads_first = (part.transpose(1, 2) for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(*heads_first, is_causal=past is None)
         x = x + self.o_proj(mixed.transpose(1, 2).reshape(B, N, WIDTH))
         y = self.post_attention_layernorm(x)
         return x + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y)), (k, v)
@@ -183,15 +186,16 @@ def descend(adam: torch.optim.Adam, loss: Tensor) -> float:
     return loss.item()
 
 
-def fit(model: nn.Module, rate: float, batches: list, steps: int, loss_of: Callable[[list], Tensor]) -> list[float]:
-    """Trains `model` in place, one batch a step; returns the losses. The schedule is laid out for `steps` steps."""
-    # The warm-up and a second moment that forgets fast (0.95) are what lets a fresh model bear a peak of 3e-3.
-    adam, losses, warmup = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95)), [], round(0.1 * steps)
+def fit(model: nn.Module, rate: float, batches: list, loss_of: Callable[[list], Tensor]) -> tuple[list, nn.Module]:
+    """Trains `model` in place, one batch a step; returns the losses and a copy of the model at half of the way."""
+    adam, losses, steps, half = torch.optim.Adam(model.parameters(), betas=BETAS), [], len(batches), model
+    warmup = round(0.1 * steps)  # without it a fresh model does not bear a peak of 3e-3
     for step, batch in enumerate(batches):
         fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
         adam.param_groups[0]["lr"] = rate * ((step + 1) / (warmup + 1) if step < warmup else fall)
         losses.append(descend(adam, loss_of(batch)))
-    return losses
+        half = copy.deepcopy(model) if step + 1 == steps // 2 else half
+    return losses, half
 
 
 def shuffled(rows: list, size: int, epochs: int, seed: int) -> list[list]:
@@ -202,8 +206,6 @@ def shuffled(rows: list, size: int, epochs: int, seed: int) -> list[list]:
 
 
 # ---- Stage 1: supervised fine-tuning -----------------------------------------------------------------------
-
-
 def sft_loss(model: GPT, pairs: list[tuple[str, str]]) -> Tensor:
     """Mean cross-entropy of the answers' tokens, nats a token; the questions carry no loss."""
     tokens = pad([encode(*pair) for pair in pairs])
@@ -211,8 +213,6 @@ def sft_loss(model: GPT, pairs: list[tuple[str, str]]) -> Tensor:
 
 
 # ---- Stage 2: the reward model -------------------------------------------------------------------------------
-
-
 def reward_loss(model: Scorer, triples: list[tuple[str, str, str]]) -> tuple[Tensor, Tensor]:
     """Bradley-Terry, -log sigmoid(score of the better - score of the worse), eq. 1 of Ouyang et al.; and accuracy."""
     better = model.score(pad([encode(question, answer) for question, answer, _ in triples]))
@@ -221,8 +221,6 @@ def reward_loss(model: Scorer, triples: list[tuple[str, str, str]]) -> tuple[Ten
 
 
 # ---- Stage 3: PPO --------------------------------------------------------------------------------------------
-
-
 def gae(rewards: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Advantages and returns [B, T], eq. 11 of arXiv:1506.02438: A_t = δ_t + γλ A_t+1, δ_t = r_t + γ V_t+1 - V_t.
 
@@ -241,46 +239,48 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> T
     return -masked_mean(torch.min(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages), mask)
 
 
-def value_loss(new: Tensor, old: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """Half the squared error, the worse of the new value and the one held near the old."""
-    near = old + (new - old).clamp(-VALUE_CLIP, VALUE_CLIP)
-    return 0.5 * masked_mean(torch.max((new - returns) ** 2, (near - returns) ** 2), mask)
+def value_loss(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Half the squared error, without PPO's clipping, which helps little (Andrychowicz et al., arXiv:2006.05990)."""
+    return 0.5 * masked_mean((values - returns) ** 2, mask)
 
 
 def train_ppo(policy: GPT, reward_model: Scorer, seed: int, steps: int) -> list[dict[str, float]]:
     """Trains `policy` in place; returns each step's mean reward and score (score units), KL (nats), length (tokens)."""
     generator, questions, history = torch.Generator().manual_seed(seed), QUESTIONS * ANSWERS_EACH, []
-    reference, critic = copy.deepcopy(policy), Scorer(reward_model.trunk)
-    policy_adam = torch.optim.Adam(policy.parameters(), lr=POLICY_RATE)
-    critic_adam = torch.optim.Adam(critic.parameters(), lr=CRITIC_RATE)
-    # A trained score has a free constant; as in Stiennon et al. (arXiv:2009.01325) the reference answers get mean 0.
-    with torch.no_grad():
-        scores = reward_model.score(sample(reference, questions * 4, 1.0, generator))
+    reference, critic = copy.deepcopy(policy), Scorer(policy)
+    tokens = sample(reference, questions * 4, 1.0, generator)
+    scores, mask = reward_model.score(tokens).detach(), answer_mask(tokens)
+    average = scores.mean()  # a score has a free constant: the reference's mean becomes 0
+    # A critic that explains nothing makes PPO a random walk. So it first learns what the reference's answers earn, and
+    # on the policy's trunk: it knows how a beginning may go on, which the paper's (the reward model's) has to relearn.
+    earned, batches = (scores - average)[:, None], shuffled([*range(len(tokens))], MINIBATCH, CRITIC_EPOCHS, seed)
+    fit(critic, CRITIC_RATE, batches, lambda i: value_loss(critic(tokens[i])[:, :-1], earned[i], mask[i]))
+    policy_adam = torch.optim.Adam(policy.parameters(), POLICY_RATE, BETAS)
+    critic_adam = torch.optim.Adam(critic.parameters(), CRITIC_RATE, BETAS)
     for step in range(steps):
         tokens = sample(policy, questions, 1.0, generator)
         mask = answer_mask(tokens)
         with torch.no_grad():
             old, old_values = policy.logprobs(tokens), critic(tokens)[:, :-1] * mask
             kl = (old - reference.logprobs(tokens)) * mask
-            score = reward_model.score(tokens) - scores.mean()
+            score = reward_model.score(tokens) - average
             score -= NO_EOS_PENALTY * (tokens != EOS).all(1).float()
         last = mask * (mask.cumsum(1) == mask.sum(1, keepdim=True))
         rewards = last * score[:, None] - KL_COEF * kl  # each token pays for leaving the reference, the last one earns
         advantages, returns = gae(rewards, old_values)
-        centred = advantages - masked_mean(advantages, mask)
-        advantages = centred / (masked_mean(centred**2, mask).sqrt() + 1e-8)
-        for _ in range(PPO_EPOCHS):
-            if step >= CRITIC_WARMUP:  # a critic that knows nothing yet would only push the policy about
-                descend(policy_adam, policy_loss(policy.logprobs(tokens), old, advantages, mask))
-            descend(critic_adam, value_loss(critic(tokens)[:, :-1], old_values, returns, mask))
+        advantages = advantages - masked_mean(advantages, mask)
+        advantages = advantages / (masked_mean(advantages**2, mask).sqrt() + 1e-8)
+        batches = shuffled([*range(len(tokens))], MINIBATCH, PPO_EPOCHS, seed + step)
+        policy_adam.param_groups[0]["lr"] = POLICY_RATE * (1 - step / steps)
+        for i in batches:
+            descend(policy_adam, policy_loss(policy.logprobs(tokens[i]), old[i], advantages[i], mask[i]))
+        for i in batches[: len(batches) // PPO_EPOCHS]:
+            descend(critic_adam, value_loss(critic(tokens[i])[:, :-1], returns[i], mask[i]))
         sums = {"reward": rewards.sum(1), "score": score, "kl": kl.sum(1), "length": mask.sum(1)}
         history.append({name: x.mean().item() for name, x in sums.items()})
         if step % 8 == 0:
             print("    step {:3}  reward {reward:6.2f}  score {score:6.2f}  KL {kl:5.2f}".format(step, **history[-1]))
     return history
-
-
-# ---- The three stages ------------------------------------------------------------------------------------------
 
 
 def show(title: str, model: GPT) -> list[str]:
@@ -290,16 +290,18 @@ def show(title: str, model: GPT) -> list[str]:
     return said
 
 
-def run_sft(seed: int, epochs: int, of: int) -> tuple[GPT, dict]:
-    model, batches = GPT(seed), shuffled(DEMONSTRATIONS, SFT_BATCH, epochs, seed)
-    losses = fit(model, SFT_RATE, batches, len(batches) * of // epochs, lambda batch: sft_loss(model, batch))
-    loss = sft_loss(model, DEMONSTRATIONS).item()
-    return model, {"losses": losses, "loss": loss, "answers": show(f"SFT, {epochs} epochs: loss {loss:.3f}", model)}
+def run_sft(seed: int, epochs: int) -> tuple[GPT, GPT, dict]:
+    model, results = GPT(seed), {}
+    losses, half = fit(model, SFT_RATE, shuffled(DEMONSTRATIONS, SFT_BATCH, epochs, seed), lambda x: sft_loss(model, x))
+    for name, stage, done in ("half", half, epochs // 2), ("whole", model, epochs):
+        loss = sft_loss(stage, DEMONSTRATIONS).item()
+        results[name] = {"loss": loss, "answers": show(f"SFT, {done} epochs: loss {loss:.3f}", stage)}
+    return model, half, {"losses": losses, **results}
 
 
 def run_reward(trunk: GPT, seed: int, epochs: int) -> tuple[Scorer, dict]:
     model, batches = Scorer(trunk), shuffled(PREFERENCES, REWARD_BATCH, epochs, seed)
-    losses = fit(model, REWARD_RATE, batches, len(batches), lambda batch: reward_loss(model, batch)[0])
+    losses, _ = fit(model, REWARD_RATE, batches, lambda batch: reward_loss(model, batch)[0])
     loss, accuracy = (x.item() for x in reward_loss(model, PREFERENCES))
     print(f"Reward model, {epochs} epochs: loss {loss:.5f}, accuracy {accuracy:.2f}")
     return model, {"losses": losses, "loss": loss, "accuracy": accuracy}
@@ -314,7 +316,7 @@ def plot(results: dict, path: Path) -> None:
         "PPO: KL from the reference (nats)": [row["kl"] for row in history],
     }
     figure = Figure(figsize=(16, 3.5), layout="constrained")
-    for axis, (title, values) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+    for axis, (title, values) in zip(figure.subplots(1, 4), curves.items(), strict=True):
         axis.plot(range(1, len(values) + 1), values)
         axis.set(title=title, xlabel="step")
     figure.savefig(path, dpi=100)
@@ -329,17 +331,15 @@ def main() -> None:
     sft_epochs, reward_epochs, ppo_steps = (2, 2, 4) if args.smoke else (SFT_EPOCHS, REWARD_EPOCHS, PPO_STEPS)
     # The model of all epochs knows its answers by heart and has nothing left to try. PPO needs variety, so its policy
     # and reference are the model of half of them, which still stumbles; the reward model gets the better trunk.
-    policy, half = run_sft(args.seed, sft_epochs // 2, of=sft_epochs)
-    trunk, sft = run_sft(args.seed, sft_epochs, of=sft_epochs)
+    trunk, policy, sft = run_sft(args.seed, sft_epochs)
     reward_model, reward = run_reward(trunk, args.seed, reward_epochs)
-    history, quarter = train_ppo(policy, reward_model, args.seed, ppo_steps), ppo_steps // 4
-    rewards = [row["reward"] for row in history]
-    before, after = sum(rewards[:quarter]) / quarter, sum(rewards[-quarter:]) / quarter
-    kl = sum(row["kl"] for row in history[-quarter:]) / quarter
+    history = train_ppo(policy, reward_model, args.seed, ppo_steps)
+    first, final = history[: ppo_steps // 4], history[-(ppo_steps // 4) :]
+    before, after, kl = (mean(r[k] for r in rows) for rows, k in ((first, "reward"), (final, "reward"), (final, "kl")))
     said = show(f"PPO: mean reward {before:.2f} in the first quarter, {after:.2f} in the last at {kl:.2f} nats", policy)
     ppo = {"history": history, "reward_first": before, "reward_last": after, "kl": kl, "answers": said}
     seconds = time.monotonic() - started
-    results = {"seed": args.seed, "time_s": seconds, "sft_half": half, "sft": sft, "reward": reward, "ppo": ppo}
+    results = {"seed": args.seed, "time_s": seconds, "sft": sft, "reward": reward, "ppo": ppo}
     args.out.mkdir(parents=True, exist_ok=True)
     plot(results, args.out / "curves.png")
     (args.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")

@@ -75,8 +75,6 @@ def test_training_sees_the_numbers_that_forward_gives(case):
 @pytest.mark.parametrize("kind", LOSSES)
 def test_micro_batches_change_nothing(case, kind, monkeypatch):
     """Token by token or all at once: same loss, outputs, metrics and gradients. Pairs stay together."""
-    if not isinstance(case.engine, local.LocalEngine):
-        pytest.skip("only the local engine's token budget can be set from outside")
     data, losses = LOSSES[kind]
     handle, found = case.warm(), []
     for budget in (1, 40, 100_000):

@@ -217,7 +217,8 @@ def test_what_stops_a_run_costs_nothing(whole: dict[str, Any], tmp_path: Path):
     code, log = finish(config)
     assert code == 1
     whole_folder = re.escape(str(run / "sft" / "checkpoints"))
-    assert re.search(rf"error: .*model\.safetensors is unreadable: .*; delete {whole_folder} to start", log)
+    advice = rf"--fresh, or delete {whole_folder} to start this stage alone over"
+    assert re.search(rf"error: .*model\.safetensors is unreadable: .* {advice}", log)
     assert "Traceback" not in log
 
     weights.write_bytes(sound)

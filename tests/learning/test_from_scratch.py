@@ -16,12 +16,12 @@ def test_it_learns(tmp_path: Path):
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     right = [answer for _, answer in load_example("from_scratch/instructgpt.py").DEMONSTRATIONS]
-    assert results["sft_half"]["loss"] <= 0.6
-    assert results["sft"]["answers"] == right
+    assert results["sft"]["half"]["loss"] <= 0.6
+    assert results["sft"]["whole"]["answers"] == right
     assert results["reward"]["accuracy"] == 1.0
     assert results["reward"]["loss"] < 0.0086
     ppo = results["ppo"]
-    assert ppo["reward_last"] >= ppo["reward_first"] + 0.3
+    assert ppo["reward_last"] >= ppo["reward_first"] + 0.5
     assert 0 < max(row["kl"] for row in ppo["history"]) < 10
     # Answers are still text: none is empty, none has bytes that are no UTF-8, and most words are those of the data.
     words = {word for answer in right for word in answer.split()}

@@ -18,6 +18,7 @@ from torch import Tensor
 from thumbs.errors import CheckpointError
 
 MANIFEST = "thumbs.json"
+MEND = "restore it, or start the run over with --fresh"
 
 
 def write_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], files: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is unreadable: {error}") from None
+        raise CheckpointError(f"{path / MANIFEST} is unreadable: {error}; {MEND}") from None
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -75,7 +76,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is unreadable: {error}") from None
+        raise CheckpointError(f"{file} is unreadable: {error}; {MEND}") from None
 
 
 @contextmanager
@@ -84,7 +85,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not hold this model ({type(error).__name__}: {error})") from error
+        raise CheckpointError(f"{path} does not hold this model ({type(error).__name__}: {error}); {MEND}") from error
 
 
 def _compare(written: dict[str, Tensor], meant: dict[str, Tensor], file: Path) -> None:

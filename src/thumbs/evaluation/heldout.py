@@ -57,7 +57,8 @@ class Evaluation:
                 bar.advance(len(draws[name]), gold=draws[name][0].gold.mean(), proxy=draws[name][0].proxy.mean())
         answers = {name: found[0] for name, found in draws.items()}
         systems = {
-            name: self.describe(a, self.kl(a, policies[name], policies[reference])) for name, a in answers.items()
+            name: self.describe(a, self.kl(a, policies[reference]) if name != reference else 0.0)
+            for name, a in answers.items()
         }
         best = best_of(draws[reference])
         systems["best_of_n"] = self.describe(best, best_of_n_kl(self.config.best_of)) | {"draws": self.config.best_of}
@@ -83,15 +84,12 @@ class Evaluation:
         proxy = np.array([score.value for score in self.reward.score(rollouts)])
         return [Answers(rollouts[i : i + n], gold[i : i + n], proxy[i : i + n]) for i in range(0, n * draws, n)]
 
-    def kl(self, answers: Answers, policy: Handle, reference: Handle) -> float:
-        """Mean over sequences of the summed log-ratio (nats)."""
-        if policy == reference:
-            return 0.0
+    def kl(self, answers: Answers, reference: Handle) -> float:
+        """Mean over sequences of the summed log-ratio (nats); the policy's side was kept when it sampled."""
         data = [Datum.next_token(r.tokens, weights=r.mask) for r in answers.rollouts]
         temperature = self.config.sampling.temperature or 1.0
-        ours = self.engine.forward(policy, data, temperature=temperature)
         theirs = self.engine.forward(reference, data, temperature=temperature)
-        return float(np.mean([(o.logprobs - t.logprobs).sum() for o, t in zip(ours, theirs, strict=True)]))
+        return float(np.mean([(r.logprobs - t.logprobs).sum() for r, t in zip(answers.rollouts, theirs, strict=True)]))
 
     def describe(self, answers: Answers, kl: float) -> dict[str, float]:
         """Means over the prompts; the interval of the gold score is a bootstrap over prompts."""

@@ -211,7 +211,7 @@ def _evaluation(config: PipelineConfig, inputs: Inputs) -> Work | None:
     policies = 3 if config.ppo else 2
     answers = len(prompts.rows) * (policies + c.best_of - 1) + len(config.fixed_prompts) * policies
     reply, prompt = inputs.reply_length(c.sampling), mean(prompts.lengths)
-    compared = len(prompts.rows) * (policies - 1) * 2  # KL: the policy's and the reference's logprobs
+    compared = len(prompts.rows) * (policies - 1)  # KL: the reference's logprobs
     return Work(
         "evaluation",
         0,

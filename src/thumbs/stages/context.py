@@ -65,7 +65,7 @@ class Resume:
                 for name, handle in self.models.items():
                     self.context.engine.load(handle, self.path / f"step-{step:06d}" / name)
             except CheckpointError as error:
-                raise CheckpointError(f"{error}; delete {self.path} to start the stage over") from error
+                raise CheckpointError(f"{error}, or delete {self.path} to start this stage alone over") from error
         self.context.folder.metrics.truncate_after(logged)
         self.context.folder.samples.truncate_after(logged)
         return step, state

@@ -25,16 +25,16 @@ from thumbs.rewards.model import raw_scores
 from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
 from thumbs.stages.sequences import pair_tokens
 from thumbs.tracking.progress import Progress
-from thumbs.types import Datum, Preference
+from thumbs.types import Datum, Message, Preference
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two tokenised answers, where their replies begin, P(first is better), and the margin (score units)."""
+    """A prompt, two tokenised answers to it, P(first is better), and the margin (score units)."""
 
+    prompt: tuple[Message, ...]
     first: np.ndarray
     second: np.ndarray
-    start: int
     preferred: float
     margin: float
 
@@ -107,8 +107,13 @@ def train_step(
         "reward/score_gap": output.metrics["bradley_terry/score_gap"],
         "reward/grad_norm": report.grad_norm,
         "reward/learning_rate": adam.learning_rate,
-        "reward/tokens_per_s": sum(map(len, data)) / (time.monotonic() - started),
+        "reward/tokens_per_s": distinct_tokens(data) / (time.monotonic() - started),
     }
+
+
+def distinct_tokens(data: Sequence[Datum]) -> int:
+    """Tokens, a reply that stands in several pairs counted once, as it is computed."""
+    return sum({datum.inputs.tobytes(): len(datum) for datum in data}.values())
 
 
 def measure(context: Context, model: Handle, pairs: Sequence[Pair], held: Sequence[Pair]) -> dict[str, Any]:
@@ -131,15 +136,15 @@ def read_pairs(context: Context, config: RewardConfig, preferences: Sequence[Pre
         if better is None or (better == 0.5 and config.ties == "drop"):
             continue
         margin = preference.margin if config.use_margin and better != 0.5 else 0.0
-        pairs.append(Pair(*pair_tokens(context.tokenizer, preference), better, margin))
+        pairs.append(Pair(preference.prompt, *pair_tokens(context.tokenizer, preference), better, margin))
     return pairs
 
 
 def by_prompt(pairs: Sequence[Pair]) -> list[list[Pair]]:
     """Pairs of one prompt together: they share replies, and the engine computes equal sequences of a batch once."""
-    groups: dict[bytes, list[Pair]] = {}
+    groups: dict[tuple[Message, ...], list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault(pair.first[: pair.start].tobytes(), []).append(pair)
+        groups.setdefault(pair.prompt, []).append(pair)
     return list(groups.values())
 
 

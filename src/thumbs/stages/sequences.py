@@ -23,7 +23,7 @@ def reply_tokens(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) 
     return tokens if reply.stop_reason == "stop" else tokens[:-1]
 
 
-def pair_tokens(tokenizer: Tokenizer, preference: Preference) -> tuple[np.ndarray, np.ndarray, int]:
-    """Both sides of a preference, and where their replies begin."""
-    first, second = (reply_tokens(tokenizer, preference.prompt, reply) for reply in preference.replies)
-    return first, second, len(tokenizer.render_prompt(preference.prompt))
+def pair_tokens(tokenizer: Tokenizer, preference: Preference) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides of a preference."""
+    first, second = preference.replies
+    return reply_tokens(tokenizer, preference.prompt, first), reply_tokens(tokenizer, preference.prompt, second)

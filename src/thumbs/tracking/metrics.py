@@ -48,7 +48,9 @@ _REWARD = (
     Metric("reward/score_gap", "score", "Mean score of the preferred reply minus that of the other."),
     Metric("reward/grad_norm", "L2 norm", "Gradient before clipping."),
     Metric("reward/learning_rate", "per step", "Rate of the trunk or its adapters at this step."),
-    Metric("reward/tokens_per_s", "tokens/s", "Training tokens of both replies, prompts included."),
+    Metric(
+        "reward/tokens_per_s", "tokens/s", "Training tokens, prompts included; a reply in several pairs counts once."
+    ),
 )
 _PPO_ROLLOUT = (
     Metric("ppo/score", "score", "Mean score of the reward model, before scaling, clipping and penalties."),

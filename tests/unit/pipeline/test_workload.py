@@ -121,7 +121,7 @@ def test_evaluation(folder: Path):
     # base, sft, ppo, and two more draws of sft; the fixed prompt for each of three policies
     assert work["evaluation"].sampled == (10 * 5 + 3) * 4
     # KL of base and of ppo against sft: two passes each
-    assert work["evaluation"].read == (10 * 5 + 3 + 10 * 4) * 8
+    assert work["evaluation"].read == (10 * 5 + 3 + 10 * 2) * 8
 
 
 def test_stages_come_in_their_order_and_only_those_that_are_asked_for(folder: Path):

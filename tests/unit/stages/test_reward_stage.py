@@ -150,7 +150,7 @@ def test_ties_can_be_dropped_and_skipped_pairs_always_are(tmp_path: Path):
 
 def test_each_side_is_read_at_its_last_token():
     data = pair_data(
-        [Pair(np.array([1, 2, 3]), np.array([4, 5]), 1, 1.0, 0.5), Pair(np.array([6]), np.array([7]), 0, 0.0, 0)]
+        [Pair((), np.array([1, 2, 3]), np.array([4, 5]), 1.0, 0.5), Pair((), np.array([6]), np.array([7]), 0.0, 0)]
     )
     assert [datum.columns["weights"].tolist() for datum in data] == [[0, 0, 1], [0, 1], [1], [1]]
     assert [float(datum.columns["pair"]) for datum in data] == [0, 0, 1, 1]
