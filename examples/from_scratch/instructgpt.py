@@ -95,20 +95,20 @@ class Block(nn.Module):
         self.gate_proj, self.up_proj = (nn.Linear(WIDTH, INNER, bias=False) for _ in range(2))
         self.down_proj = nn.Linear(INNER, WIDTH, bias=False)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, start: int, cache: Tensor | None) -> Tensor:
         B, N, _ = x.shape
         y = self.input_layernorm(x)
         q, k, v = (p(y).view(B, N, HEADS, -1) for p in (self.q_proj, self.k_proj, self.v_proj))
-        start = past[0].shape[1] if past else 0
         q, k = rotate(q, start), rotate(k, start)
-        if past:
-            k, v = torch.cat([past[0], k], dim=1), torch.cat([past[1], v], dim=1)
-        # With a cache there is one new token, which may look at everything; without, each looks to its left.
+        if cache is not None:
+            cache[0, :, start : start + N], cache[1, :, start : start + N] = k, v
+            k, v = cache[:, :, : start + N]
+        # From the start on, each token looks to its left; behind it there is one new token, which may look everywhere.
         heads_first = (part.transpose(1, 2) for part in (q, k, v))
-        mixed = F.scaled_dot_product_attention(*heads_first, is_causal=past is None)
+        mixed = F.scaled_dot_product_attention(*heads_first, is_causal=start == 0)
         x = x + self.o_proj(mixed.transpose(1, 2).reshape(B, N, WIDTH))
         y = self.post_attention_layernorm(x)
-        return x + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y)), (k, v)
+        return x + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y))
 
 
 class GPT(nn.Module):
@@ -124,17 +124,16 @@ class GPT(nn.Module):
             if weight.dim() == 2:
                 nn.init.normal_(weight, 0.0, 0.02, generator=generator)
 
-    def hidden(self, tokens: Tensor, past: list | None = None) -> tuple[Tensor, list]:
-        """Final states [B, N, D] of `tokens`, which follow those in `past`, and all keys and values so far."""
-        x, cache = self.embed_tokens(tokens), []
-        for layer, pair in zip(self.layers, past or [None] * LAYERS, strict=True):
-            x, pair = layer(x, pair)
-            cache.append(pair)
-        return self.norm(x), cache
+    def hidden(self, tokens: Tensor, start: int = 0, cache: Tensor | None = None) -> Tensor:
+        """Final states [B, N, D] of `tokens`, the first of them at position `start`; keys and values go to `cache`."""
+        x = self.embed_tokens(tokens)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, start, None if cache is None else cache[i])
+        return self.norm(x)
 
     def logprobs(self, tokens: Tensor) -> Tensor:
         """[B, T]: log π(token t + 1 | tokens up to t)."""
-        logits = self.hidden(tokens)[0][:, :-1] @ self.embed_tokens.weight.T
+        logits = self.hidden(tokens)[:, :-1] @ self.embed_tokens.weight.T
         return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
 
@@ -148,7 +147,7 @@ class Scorer(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:  # [B, N], entry t has read the tokens up to t
-        return self.head(self.trunk.hidden(tokens)[0]).squeeze(-1)
+        return self.head(self.trunk.hidden(tokens)).squeeze(-1)
 
     def score(self, tokens: Tensor) -> Tensor:  # [B]
         return masked_mean(self(tokens)[:, 1:], answer_mask(tokens), dim=1)
@@ -161,12 +160,13 @@ def sample(model: GPT, questions: list[str], temperature: float, generator: torc
     Rows of different lengths go in step without padding on the left: while a row is inside its question, its next
     token is read from there. Keys and values of earlier tokens are kept, so a step costs one token a row.
     """
-    prompts, cache = pad([encode(question) for question in questions]), None
+    prompts = pad([encode(question) for question in questions])
+    cache = torch.zeros(LAYERS, 2, len(prompts), CONTEXT, HEADS, WIDTH // HEADS)  # 2: keys and values
     tokens = new = prompts[:, : min(len(question.encode()) for question in questions)]
     ended = torch.zeros(len(prompts), dtype=torch.bool)
     while tokens.shape[1] < min(CONTEXT, prompts.shape[1] + LONGEST_ANSWER) and not ended.all():
-        hidden, cache = model.hidden(new, cache)
-        logits = hidden[:, -1] @ model.embed_tokens.weight.T
+        states = model.hidden(new, tokens.shape[1] - new.shape[1], cache)
+        logits = states[:, -1] @ model.embed_tokens.weight.T
         logits[:, [PAD, BOS, SEP]] = -math.inf  # never part of an answer
         drawn = torch.multinomial((logits / max(temperature, 1e-6)).softmax(-1), 1, generator=generator).squeeze(1)
         N = tokens.shape[1]

@@ -1,0 +1,42 @@
+"""KL of a policy's own samples, against both models' forward passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from thumbs.config.data import DataConfig
+from thumbs.config.model import ModelConfig
+from thumbs.config.sampling import SamplingConfig
+from thumbs.config.stages import EvaluationConfig
+from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.engine.base import ModelSpec
+from thumbs.engine.local import LocalEngine
+from thumbs.evaluation.heldout import Answers, Evaluation
+from thumbs.rewards.model import RewardModel
+from thumbs.rollout.collect import collect
+from thumbs.types import Datum, Message, Prompt
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.7}, {"temperature": 1.3, "top_k": 5}, {"temperature": 0.0}])
+def test_kl_is_the_mean_log_ratio_of_the_samples(sampling):
+    tokenizer = ByteTokenizer()
+    engine, model = LocalEngine(tokenizer.decode), ModelConfig(name="byte-tiny", lora=None, dtype="float32")
+    policy, reference = (engine.create(ModelSpec(name, model, ("lm",), seed=i)) for i, name in enumerate("pr"))
+    scorer = engine.create(ModelSpec("s", model, ("scalar",)))
+    config = EvaluationConfig(prompts=DataConfig(path="unused"), sampling=SamplingConfig(max_new_tokens=6, **sampling))
+    prompts = [Prompt(text, (Message("user", text),)) for text in ("a", "bcd", "efghi")]
+    evaluation = Evaluation(engine, tokenizer, config, RewardModel(engine, scorer), prompts, seed=0)
+    rollouts = collect(engine.snapshot(policy), prompts, tokenizer, config.sampling, [1, 2, 3])
+
+    ratios = []
+    for rollout in rollouts:
+        data = [Datum.next_token(rollout.tokens, weights=rollout.mask)]
+        ours, theirs = (
+            engine.forward(handle, data, temperature=sampling["temperature"] or 1.0)[0].logprobs
+            for handle in (policy, reference)
+        )
+        ratios.append(sum(a - b for a, b, m in zip(ours, theirs, rollout.mask, strict=True) if m))
+    found = evaluation.kl(Answers(rollouts, np.zeros(3), np.zeros(3)), reference)
+    assert abs(np.mean(ratios)) > 0.01
+    assert found == pytest.approx(np.mean(ratios), abs=1e-4)
