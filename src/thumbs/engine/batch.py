@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thumbs.errors import DataError
+from thumbs.models.prefixes import NEVER, WORTH, PrefixTree, lexicographic, prefix_tree, shared_length
 from thumbs.types import Datum
 
 TOKEN_BUDGET = 2048
@@ -31,20 +32,15 @@ class Batch:
         """[N] → one piece a sequence."""
         return list(x.split(self.lengths))
 
-    def distinct(self) -> tuple[Tensor, list[int], Tensor | None]:
-        """Tokens and lengths with equal sequences once, and for each of the N tokens its index among those.
+    def tree(self, *, shares_prefixes: bool) -> PrefixTree:
+        """Its tokens with equal beginnings once, or only equal sequences once.
 
-        The index is None where no sequence stands twice. Pairs of replies to one prompt share replies: K replies in
-        all their pairs cost K sequences, not K(K - 1) (Ouyang et al. 2022, arXiv:2203.02155, section 3.5).
+        K replies in all their pairs cost K replies and one prompt, not K(K - 1) sequences (Ouyang et al. 2022,
+        arXiv:2203.02155, section 3.5, shares the replies).
         """
-        pieces = self.split(self.tokens)
-        first: dict[bytes, int] = {}
-        place = [first.setdefault(piece.cpu().numpy().tobytes(), len(first)) for piece in pieces]
-        if len(first) == len(pieces):
-            return self.tokens, self.lengths, None
-        kept = [pieces[place.index(number)] for number in range(len(first))]
-        ranges = torch.arange(sum(map(len, kept)), device=self.tokens.device).split([len(piece) for piece in kept])
-        return torch.cat(kept), [len(piece) for piece in kept], torch.cat([ranges[number] for number in place])
+        return prefix_tree(
+            [piece.cpu().numpy() for piece in self.split(self.tokens)], worth=WORTH if shares_prefixes else NEVER
+        )
 
     @property
     def last(self) -> Tensor:
@@ -53,10 +49,11 @@ class Batch:
 
 
 def micro_batches(data: Sequence[Datum], device: torch.device, budget: int = TOKEN_BUDGET) -> list[Batch]:
-    """Batches of at most `budget` distinct tokens (at least one unit each), similar lengths together.
+    """Batches of at most `budget` distinct tokens (at least one unit each), families together, then similar lengths.
 
-    Sequences that share a value in the column `pair` are one unit and never part; equal sequences count once. Losses
-    are sums over weighted targets, so the cut changes no gradient.
+    Sequences that share a value in the column `pair` are one unit and never part; a family is units that have most of
+    a sequence in common, as replies to one prompt do. Losses are sums over weighted targets, so the cut changes no
+    gradient.
     """
     if not data:
         raise DataError("got no data; a batch needs at least one sequence")
@@ -68,17 +65,43 @@ def micro_batches(data: Sequence[Datum], device: torch.device, budget: int = TOK
             raise DataError(f"datum {index}: columns {sorted(datum.columns)}; datum 0 has {sorted(data[0].columns)}")
         pair = datum.columns.get("pair")
         units.setdefault(("pair", int(pair)) if pair is not None else index, []).append(index)
-    ordered = sorted(units.values(), key=lambda unit: -max(len(data[i]) for i in unit))
     groups: list[list[int]] = []
-    held: dict[bytes, int] = {}  # length of each distinct sequence of the newest group
-    for unit in ordered:
-        own = {data[i].inputs.tobytes(): len(data[i]) for i in unit}
-        if not groups or sum((held | own).values()) > budget:
+    held: dict[bytes, np.ndarray] = {}  # the distinct sequences of the newest group
+    tokens = 0
+    for unit in _families(data, list(units.values())):
+        own = {data[i].inputs.tobytes(): data[i].inputs for i in unit}
+        added = _added_tokens(held, own)
+        if not groups or tokens + added > budget:
             groups.append([])
-            held = {}
+            held, tokens, added = {}, 0, _added_tokens({}, own)
         groups[-1].extend(unit)
         held |= own
+        tokens += added
     return [_pack(data, group, device) for group in groups]
+
+
+def _families(data: Sequence[Datum], units: list[list[int]]) -> list[list[int]]:
+    """The units, those that begin alike as neighbours, long families first."""
+    heads = [data[unit[0]].inputs for unit in units]
+    families: list[list[int]] = []
+    for place in lexicographic(heads):
+        head = heads[place]
+        if not families or 2 * shared_length(heads[families[-1][-1]], head) < len(head):
+            families.append([])
+        families[-1].append(place)
+    families.sort(key=lambda family: -max(len(data[i]) for place in family for i in units[place]))
+    return [units[place] for family in families for place in family]
+
+
+def _added_tokens(held: dict[bytes, np.ndarray], own: dict[bytes, np.ndarray]) -> int:
+    """Distinct tokens that `own` adds to `held`; of shared beginnings only those of neighbours are seen."""
+    before = next(reversed(held.values()), np.empty(0, dtype=np.int64))
+    added = 0
+    for key, inputs in own.items():
+        if key not in held:
+            added += len(inputs) - shared_length(before, inputs)
+        before = inputs
+    return added
 
 
 def _pack(data: Sequence[Datum], order: list[int], device: torch.device) -> Batch:

@@ -18,6 +18,7 @@ from thumbs.functional.preference_losses import bradley_terry
 from thumbs.functional.value_losses import value_clip
 from thumbs.models.heads import ScalarHead
 from thumbs.models.lora import Adapter
+from thumbs.models.rows import Rows
 from thumbs.models.trunk import Trunk
 
 
@@ -33,15 +34,17 @@ class Network:
     below: SharedStates | None = None
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Final hidden states [N, D]; equal sequences are computed once."""
+        """Final hidden states [N, D]; what sequences have in common is computed once."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_trunk):
-            tokens, lengths, places = batch.distinct()
+            tree = batch.tree(shares_prefixes=self.trunk.shares_prefixes)
+            source, places = (torch.from_numpy(x).to(batch.tokens.device) for x in (tree.source, tree.places))
             if self.below is None:
-                hidden = self.trunk.forward_packed(tokens, lengths, self.adapter)
+                hidden = self.trunk.forward_packed(batch.tokens[source], tree.lengths, self.adapter, tree.parents)
             else:
-                states = self.below.of(tokens, lengths)
-                hidden = self.below.trunk.forward_above(states, lengths, self.below.layer, self.adapter)
-            return hidden if places is None else hidden[places]
+                states = self.below.of(batch.tokens, batch.lengths)[source]
+                rows = Rows.of(tree.lengths, source.device, tree.parents)
+                hidden = self.below.trunk.forward_above(states, rows, self.below.layer, self.adapter)
+            return hidden.index_select(0, places)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thumbs.models.causal_lm import CausalLM
+from thumbs.models.rows import Rows
 
 CAPACITY = 200_000
 """Tokens kept; a token takes 2.3 kB in a 135M model in float32."""
@@ -35,7 +36,8 @@ class SharedStates:
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key]
-        states = self.trunk.run_layers(self.trunk.embed(tokens), [len(tokens)], 0, self.layer)
+        rows = Rows.of([len(tokens)], tokens.device)
+        states = self.trunk.run_layers(self.trunk.embed(tokens), rows, 0, self.layer)
         self._known[key] = states
         self._tokens += len(tokens)
         while self._tokens > CAPACITY and len(self._known) > 1:

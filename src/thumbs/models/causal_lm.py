@@ -8,9 +8,10 @@ argument: one set of base weights serves many models. Weights: `weights.py`; ada
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,37 +19,8 @@ from torch.nn import functional as F
 from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.lora import Adapter, adapted_linear
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Where N packed tokens lie in a [B, L] rectangle of right-padded rows."""
-
-    positions: Tensor  # [N] position of each token in its own sequence
-    to_padded: Tensor  # [B, L] packed index of each slot; 0 (any token) in the padding
-    to_packed: Tensor  # [N] slot of each token in the flattened rectangle
-    rectangular: bool
-
-    @staticmethod
-    def of(lengths: list[int], device: torch.device) -> Rows:
-        sizes = torch.tensor(lengths, device=device)
-        longest = int(sizes.max())
-        inside = torch.arange(longest, device=device)[None] < sizes[:, None]
-        to_packed = inside.flatten().nonzero().squeeze(1)
-        to_padded = torch.zeros(inside.numel(), dtype=torch.long, device=device)
-        to_padded[to_packed] = torch.arange(len(to_packed), device=device)
-        return Rows(to_packed % longest, to_padded.view(inside.shape), to_packed, bool(inside.all()))
-
-    def pad(self, x: Tensor) -> Tensor:
-        """[N, H, C] → [B, H, L, C]."""
-        if self.rectangular:
-            return x.view(*self.to_padded.shape, *x.shape[1:]).transpose(1, 2)
-        return x[self.to_padded].transpose(1, 2)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """[B, H, L, C] → [N, H·C]."""
-        flat = x.transpose(1, 2).flatten(2).flatten(0, 1)
-        return flat if self.rectangular else flat[self.to_packed]
+from thumbs.models.prefixes import prefix_tree
+from thumbs.models.rows import Rows
 
 
 class Layer(nn.Module):
@@ -92,6 +64,7 @@ class CausalLM(nn.Module):
     """Tokens to final hidden states; logits are made elsewhere and only where they are wanted."""
 
     supports_lora = True
+    shares_prefixes = True
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
         super().__init__()
@@ -113,18 +86,18 @@ class CausalLM(nn.Module):
         return self.embedding if self.head is None else self.head
 
     def forward_packed(
-        self, tokens: Tensor, lengths: list[int], adapter: Adapter | None = None, cache: KVCache | None = None
+        self,
+        tokens: Tensor,
+        lengths: list[int],
+        adapter: Adapter | None = None,
+        parents: list[int] | None = None,
     ) -> Tensor:
-        """Final hidden states [N, D] of sequences laid end to end; no sequence sees another.
+        """Final hidden states [N, D] of segments laid end to end; one that continues another sees that one too."""
+        return self.forward_above(self.embed(tokens), Rows.of(lengths, tokens.device, parents), 0, adapter)
 
-        With a cache, keys and values of sequence i are written to its row i.
-        """
-        x = self.run_layers(self.embed(tokens), lengths, 0, len(self.layers), adapter, cache)
-        return rms_norm(x, self.norm, self.config.rms_eps)
-
-    def forward_above(self, x: Tensor, lengths: list[int], first: int, adapter: Adapter | None) -> Tensor:
+    def forward_above(self, x: Tensor, rows: Rows, first: int, adapter: Adapter | None = None) -> Tensor:
         """Final hidden states [N, D] from the states `x` that enter layer `first`."""
-        x = self.run_layers(x, lengths, first, len(self.layers), adapter, None)
+        x = self.run_layers(x, rows, first, len(self.layers), adapter)
         return rms_norm(x, self.norm, self.config.rms_eps)
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -134,23 +107,29 @@ class CausalLM(nn.Module):
     def run_layers(
         self,
         x: Tensor,
-        lengths: list[int],
+        rows: Rows,
         first: int,
         stop: int,
         adapter: Adapter | None = None,
-        cache: KVCache | None = None,
+        keep: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """States after the layers first … stop - 1."""
-        rows = Rows.of(lengths, x.device)
+        """States after the layers first … stop - 1; `keep` is handed each layer's padded keys and values."""
         cos, sin = self.rotary(rows.positions)
         for index in range(first, stop):
             layer = self.blocks[index]
             parts = adapter.layer(index, self.dtype) if adapter is not None else None
-            query, key, value = (rows.pad(h) for h in layer.heads(x, cos, sin, parts))
-            if cache is not None:
-                cache.fill(index, key, value)
-            grouped = layer.config.heads != layer.config.kv_heads
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+            q, k, v = layer.heads(x, cos, sin, parts)
+            query, key, value = rows.pad_queries(q), rows.pad_keys(k), rows.pad_keys(v)
+            if keep is not None:
+                keep(index, key, value)
+            attended = F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=rows.mask,
+                is_causal=rows.mask is None,
+                enable_gqa=layer.config.heads != layer.config.kv_heads,
+            )
             x = layer.finish(x, rows.pack(attended), parts)
         return x
 
@@ -160,14 +139,23 @@ class CausalLM(nn.Module):
         return KVCache(c.layers, rows, c.kv_heads, length, c.head_dim, self.dtype, self.embedding.device)
 
     def prefill(self, prompts: list[list[int]], cache: KVCache) -> Tensor:
-        """Final hidden states [B, D] at the last token of each prompt; fills the cache."""
-        lengths = [len(prompt) for prompt in prompts]
+        """Final hidden states [B, D] at the last token of each prompt; fills the cache. Beginnings are shared."""
         device = self.embedding.device
-        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-        hidden = self.forward_packed(tokens, lengths, cache=cache)
-        ends = torch.tensor(lengths, device=device)
-        cache.start(ends)
-        return hidden[ends.cumsum(0) - 1]
+        sequences = [np.array(prompt) for prompt in prompts]
+        tree = prefix_tree(sequences)
+        tokens = torch.from_numpy(np.concatenate(sequences)[tree.source]).to(device)
+        rows, ends = Rows.of(tree.lengths, device, tree.parents), torch.tensor(tree.ends, device=device)
+        x = self.run_layers(
+            self.embed(tokens),
+            rows,
+            0,
+            len(self.layers),
+            keep=lambda layer, key, value: cache.fill(layer, key[ends], value[ends]),
+        )
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        cache.start(lengths)
+        last = torch.from_numpy(tree.places).to(device)[lengths.cumsum(0) - 1]
+        return rms_norm(x[last], self.norm, self.config.rms_eps)
 
     def decode(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Final hidden states [B, D] of one more token a row; appends to the cache."""

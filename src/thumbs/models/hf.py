@@ -44,6 +44,7 @@ class HfCausalLM(nn.Module):
     """Tokens to final hidden states; logits are hidden states times `head_weight()` and nothing else."""
 
     supports_lora = False
+    shares_prefixes = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -62,8 +63,16 @@ class HfCausalLM(nn.Module):
         """Output embedding [V, D]."""
         return cast(nn.Linear, self.model.get_output_embeddings()).weight
 
-    def forward_packed(self, tokens: Tensor, lengths: list[int], adapter: Adapter | None = None) -> Tensor:
-        """Final hidden states [N, D] of sequences laid end to end; no sequence sees another."""
+    def forward_packed(
+        self,
+        tokens: Tensor,
+        lengths: list[int],
+        adapter: Adapter | None = None,
+        parents: list[int] | None = None,
+    ) -> Tensor:
+        """Final hidden states [N, D] of sequences laid end to end; no sequence sees another (no parent but -1)."""
+        if any(parent >= 0 for parent in parents or ()):
+            raise ModelError(f"{type(self.model).__name__} runs through transformers, which shares no beginnings")
         if adapter is not None:
             name = type(self.model).__name__
             raise ModelError(f"{name} runs through transformers, without adapters; set `lora: null`")

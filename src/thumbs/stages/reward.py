@@ -141,7 +141,7 @@ def read_pairs(context: Context, config: RewardConfig, preferences: Sequence[Pre
 
 
 def by_prompt(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """Pairs of one prompt together: they share replies, and the engine computes equal sequences of a batch once."""
+    """Pairs of one prompt together: they share it and replies, and the engine computes once what is shared."""
     groups: dict[tuple[Message, ...], list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(pair.prompt, []).append(pair)

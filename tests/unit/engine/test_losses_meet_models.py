@@ -121,7 +121,7 @@ def test_replies_in_several_pairs_are_computed_once(network, slow, monkeypatch):
             of = {"pair": number, "preferred": 1.0, "margin": 0.0, "pair_weight": 1 / 3}
             data.append(Datum.whole_sequence(SEQUENCES[i], weights=weights, **of))
     forward, passed = network.trunk.forward_packed, []
-    monkeypatch.setattr(network.trunk, "forward_packed", lambda t, n, a: passed.append(len(t)) or forward(t, n, a))
+    monkeypatch.setattr(network.trunk, "forward_packed", lambda t, *of: passed.append(len(t)) or forward(t, *of))
     computed = run(network, data, [BradleyTerry()])
     wanted = sum(math.log1p(math.exp(scores[b] - scores[a])) / 3 for a, b in pairs)
     assert float(computed.loss.detach()) == pytest.approx(wanted, rel=1e-5)

@@ -34,7 +34,7 @@ def test_every_datum_comes_once_and_budgets_are_kept(budget):
 
 
 def test_similar_lengths_stand_together():
-    batches = micro_batches([datum(n) for n in [1, 9, 2, 8]], CPU, 17)
+    batches = micro_batches([datum(n, first=20 * n) for n in [1, 9, 2, 8]], CPU, 17)
     assert [b.lengths for b in batches] == [[9, 8], [2, 1]]
 
 
@@ -51,11 +51,18 @@ def test_pairs_stay_together():
 def test_equal_sequences_count_once():
     data = [datum(4, first=i, pair=p) for p, (a, b) in enumerate([(0, 1), (1, 2), (2, 0)]) for i in (a, b)]
     (batch,) = micro_batches(data, CPU, 12)
-    tokens, lengths, places = batch.distinct()
-    assert len(tokens) == 12
-    assert lengths == [4, 4, 4]
-    assert places is not None
-    assert tokens[places].tolist() == batch.tokens.tolist()
+    tree = batch.tree(shares_prefixes=False)
+    assert tree.lengths == [4, 4, 4]
+    assert batch.tokens[tree.source][tree.places].tolist() == batch.tokens.tolist()
     assert len(micro_batches(data, CPU, 11)) > 1
-    alone = micro_batches(data[:2], CPU)[0]
-    assert alone.distinct()[2] is None
+
+
+def test_replies_to_one_prompt_stand_together_and_share_its_tokens():
+    prompts = [list(range(10 * k, 10 * k + 8)) for k in range(3)]
+    sequences = [[*prompt, 90 + n, *[7] * n] for n in range(3) for prompt in prompts]
+    data = [Datum(np.array(s), np.array(s)) for s in sequences]
+    batches = micro_batches(data, CPU, 14)  # 8 + 1 + 2 + 3
+    assert [sorted(b.order) for b in batches] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+    assert [sum(b.tree(shares_prefixes=True).lengths) for b in batches] == [14, 14, 14]
+    assert [sum(b.tree(shares_prefixes=False).lengths) for b in batches] == [30, 30, 30]
+    assert len(micro_batches(data, CPU, 13)) > 3

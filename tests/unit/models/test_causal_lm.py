@@ -11,6 +11,7 @@ from thumbs.errors import ModelError
 from thumbs.models.byte_lm import build_byte_lm
 from thumbs.models.catalog import resolve
 from thumbs.models.decoder_config import read_config, why_not_covered, write_config
+from thumbs.models.rows import Rows
 from thumbs.models.weights import load_decoder, named_tensors
 from tiny_models import FAMILIES, SHAPE, load_reference, logits_of_each, random_sequences, save_random
 
@@ -108,8 +109,9 @@ def test_packed_sequences_do_not_see_each_other(model):
 def test_states_taken_up_at_a_higher_layer_give_the_same_result(model):
     tokens, lengths = torch.tensor(SEQUENCES[0] + SEQUENCES[2]), [7, 12]
     whole = model.forward_packed(tokens, lengths)
-    below = model.run_layers(model.embed(tokens), lengths, 0, 1)
-    assert torch.equal(model.forward_above(below, lengths, 1, None), whole)
+    rows = Rows.of(lengths, tokens.device)
+    below = model.run_layers(model.embed(tokens), rows, 0, 1)
+    assert torch.equal(model.forward_above(below, rows, 1), whole)
 
 
 def test_what_is_written_is_read_again_and_loads_in_transformers(model, expected, tmp_path):
