@@ -57,11 +57,11 @@ class Evaluation:
                 bar.advance(len(draws[name]), gold=draws[name][0].gold.mean(), proxy=draws[name][0].proxy.mean())
         answers = {name: found[0] for name, found in draws.items()}
         systems = {
-            name: self.describe(a, self.kl(a, policies[reference]) if name != reference else 0.0)
-            for name, a in answers.items()
+            name: self.describe(found, self.kl(found[0], policies[reference]) if name != reference else 0.0)
+            for name, found in draws.items()
         }
         best = best_of(draws[reference])
-        systems["best_of_n"] = self.describe(best, best_of_n_kl(self.config.best_of)) | {"draws": self.config.best_of}
+        systems["best_of_n"] = self.describe([best], best_of_n_kl(self.config.best_of))
         return {
             "judge": self.config.judge,
             "systems": systems,
@@ -91,20 +91,25 @@ class Evaluation:
         theirs = self.engine.forward(reference, data, temperature=temperature)
         return float(np.mean([(r.logprobs - t.logprobs).sum() for r, t in zip(answers.rollouts, theirs, strict=True)]))
 
-    def describe(self, answers: Answers, kl: float) -> dict[str, float]:
-        """Means over the prompts; the interval of the gold score is a bootstrap over prompts."""
-        low, high = bootstrap_mean(answers.gold, self.seed)
-        rollouts = answers.rollouts
+    def describe(self, draws: Sequence[Answers], kl: float) -> dict[str, float]:
+        """Means over draws and prompts; the interval of the gold score is a bootstrap over prompts.
+
+        distinct-2 falls as a text grows, so it is the mean of that of each draw.
+        """
+        gold = np.stack([draw.gold for draw in draws])
+        rollouts = [r for draw in draws for r in draw.rollouts]
+        low, high = bootstrap_mean(gold.mean(axis=0), self.seed)
         return {
-            "gold": float(answers.gold.mean()),
+            "gold": float(gold.mean()),
             "gold_low": low,
             "gold_high": high,
-            "proxy": float(answers.proxy.mean()),
+            "proxy": float(np.mean([draw.proxy for draw in draws])),
             "kl": kl,
             "length": float(np.mean([r.reply_length for r in rollouts])),
-            "distinct2": distinct_n([r.text for r in rollouts], 2),
+            "distinct2": float(np.mean([distinct_n([r.text for r in draw.rollouts], 2) for draw in draws])),
             "truncated": float(np.mean([r.stop_reason == "length" for r in rollouts])),
-            "n": len(rollouts),
+            "n": gold.shape[1],
+            "draws": len(draws),
         }
 
     def side_by_side(self, policies: Mapping[str, Handle], fixed: Sequence[Prompt]) -> list[dict[str, Any]]:

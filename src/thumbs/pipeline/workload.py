@@ -19,7 +19,10 @@ from thumbs.types import Message, Preference, Prompt
 
 @dataclass(frozen=True)
 class Inputs:
-    """The data that a config names; None where it names none. `reply_tokens`: mean length of an assistant's turn."""
+    """The data that a config names; None where it names none.
+
+    Means in tokens: reply_tokens of an assistant's turn, pair_prompt_tokens of the prompt that a pair's sides share.
+    """
 
     conversations: Loaded[Conversation] | None
     pairs: Loaded[Preference] | None
@@ -27,6 +30,7 @@ class Inputs:
     prompts: Loaded[Prompt] | None
     evaluation_prompts: Loaded[Prompt] | None
     reply_tokens: float | None
+    pair_prompt_tokens: float | None = None
 
     def reply_length(self, sampling: SamplingConfig) -> float:
         """Tokens a sampled reply is expected to have: as long as the demonstrations, which SFT imitates."""
@@ -68,13 +72,17 @@ def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
     preferences = config.preferences
     pairs = preferences.data if preferences else None
     conversations = load_conversations(config.sft.data, tokenizer, config.system) if config.sft else None
+    preferred = load_preferences(pairs, tokenizer, config.system) if pairs else None
     return Inputs(
         conversations=conversations,
-        pairs=load_preferences(pairs, tokenizer, config.system) if pairs else None,
+        pairs=preferred,
         pair_prompts=prompts(preferences.prompts) if preferences and pairs is None else None,
         prompts=prompts(config.ppo.prompts if config.ppo else None),
         evaluation_prompts=prompts(config.evaluation.prompts if config.evaluation else None),
         reply_tokens=_assistant_turn(conversations.rows, tokenizer) if conversations else None,
+        pair_prompt_tokens=mean([len(tokenizer.render_prompt(r.prompt)) for r in preferred.rows])
+        if preferred
+        else None,
     )
 
 
@@ -146,7 +154,7 @@ def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
     if c is None or source is None:
         return None
     rows, held = split_pairs(config, inputs)
-    length, sides = _pair_side(config, inputs), _sides_of_a_pair(config, inputs)
+    seen, computed = _tokens_of_a_pair(config, inputs)
     steps = math.ceil(rows / c.batch_size) * c.epochs
     evaluations = math.ceil(steps / c.eval_every)
     return Work(
@@ -154,28 +162,27 @@ def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
         rows,
         held,
         steps,
-        trained=sides * rows * c.epochs * length,
-        read=sides * (rows + (evaluations + 1) * held) * length,
-        new=sides * (rows + held) * length,
+        trained=computed * rows * c.epochs,
+        read=computed * (rows + (evaluations + 1) * held),
+        new=seen * (rows + held),
     )
 
 
-def _sides_of_a_pair(config: PipelineConfig, inputs: Inputs) -> float:
-    """Sequences a pair costs: two, or fewer where pairs share replies, which are computed once."""
+def _tokens_of_a_pair(config: PipelineConfig, inputs: Inputs) -> tuple[float, float]:
+    """Tokens of the sequences that a pair brings, and those of them that a batch computes.
+
+    Replies that stand in several pairs count once; a batch computes a prompt once for all its replies.
+    """
     c = config.preferences
-    if c is None or inputs.pair_prompts is None:
-        return 2.0
-    pairs = min(c.pairs_per_prompt, math.comb(c.replies_per_prompt, 2))
-    return min(2 * pairs, c.replies_per_prompt) / pairs
-
-
-def _pair_side(config: PipelineConfig, inputs: Inputs) -> float:
-    """Tokens of a prompt with one of its two replies."""
     if inputs.pairs is not None:
-        return mean(inputs.pairs.lengths)  # of the longer side: an upper bound
-    if inputs.pair_prompts is None or config.preferences is None:
-        return 0.0
-    return mean(inputs.pair_prompts.lengths) + inputs.reply_length(config.preferences.sampling)
+        side = mean(inputs.pairs.lengths)  # of the longer side: an upper bound
+        return 2 * side, 2 * side - (inputs.pair_prompt_tokens or 0.0)
+    if c is None or inputs.pair_prompts is None:
+        return 0.0, 0.0
+    pairs = min(c.pairs_per_prompt, math.comb(c.replies_per_prompt, 2))
+    replies = min(2 * pairs, c.replies_per_prompt)
+    prompt, reply = mean(inputs.pair_prompts.lengths), inputs.reply_length(c.sampling)
+    return replies * (prompt + reply) / pairs, (prompt + replies * reply) / pairs
 
 
 def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
@@ -212,11 +219,12 @@ def _evaluation(config: PipelineConfig, inputs: Inputs) -> Work | None:
     answers = len(prompts.rows) * (policies + c.best_of - 1) + len(config.fixed_prompts) * policies
     reply, prompt = inputs.reply_length(c.sampling), mean(prompts.lengths)
     compared = len(prompts.rows) * (policies - 1)  # KL: the reference's logprobs
+    shared = len(prompts.rows) * (c.best_of - 1) * prompt  # one policy's answers to a prompt are scored together
     return Work(
         "evaluation",
         0,
         len(prompts.rows),
-        read=(answers + compared) * (prompt + reply),
+        read=(answers + compared) * (prompt + reply) - shared,
         new=answers * (prompt + reply),
         sampled=answers * reply,
         sampling_rows=min(len(prompts.rows), MAX_ROWS),

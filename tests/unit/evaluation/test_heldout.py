@@ -1,4 +1,4 @@
-"""KL of a policy's own samples, against both models' forward passes."""
+"""What is said of a policy's answers; KL of its own samples, against both models' forward passes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from thumbs.config.model import ModelConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.stages import EvaluationConfig
 from thumbs.data.tokenizers import ByteTokenizer
-from thumbs.engine.base import ModelSpec
+from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.evaluation.heldout import Answers, Evaluation
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.collect import collect
-from thumbs.types import Datum, Message, Prompt
+from thumbs.types import Datum, Message, Prompt, Rollout
+
+CONFIG = EvaluationConfig(prompts=DataConfig(path="unused"))
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.7}, {"temperature": 1.3, "top_k": 5}, {"temperature": 0.0}])
@@ -40,3 +42,31 @@ def test_kl_is_the_mean_log_ratio_of_the_samples(sampling):
     found = evaluation.kl(Answers(rollouts, np.zeros(3), np.zeros(3)), reference)
     assert abs(np.mean(ratios)) > 0.01
     assert found == pytest.approx(np.mean(ratios), abs=1e-4)
+
+
+def test_means_over_two_draws_by_hand():
+    def reply(text, length, stop="stop"):
+        tokens = np.zeros(2 + length, dtype=np.int64)
+        return Rollout("p", tokens, 2, np.ones(length + 1), np.zeros(length + 1), stop, 0, text)
+
+    draws = [
+        Answers([reply("a b c", 4), reply("a b c", 6, "length")], np.array([0.0, 1.0]), np.array([1.0, 3.0])),
+        Answers([reply("d e", 2), reply("f", 4)], np.array([0.0, 0.6]), np.array([0.0, 0.0])),
+    ]
+    engine = LocalEngine()
+    evaluation = Evaluation(engine, ByteTokenizer(), CONFIG, RewardModel(engine, Handle(0, "")), [], seed=0)
+    found = evaluation.describe(draws, kl=2.5)
+    low, high = found.pop("gold_low"), found.pop("gold_high")
+    assert (low, high) == pytest.approx((0.0, 0.8))  # two prompts, of means 0.0 and 0.8
+    assert found == pytest.approx(
+        {
+            "gold": 0.4,
+            "proxy": 1.0,
+            "kl": 2.5,
+            "length": 4.0,
+            "distinct2": (2 / 4 + 1 / 1) / 2,
+            "truncated": 0.25,
+            "n": 2,
+            "draws": 2,
+        }
+    )

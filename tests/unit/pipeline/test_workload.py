@@ -66,9 +66,10 @@ def test_preferences_sample_replies_as_long_as_the_demonstrations(folder: Path):
     found = work["preferences"]
     assert found.sampled == 10 * 3 * 4.0
     assert (found.sampling_rows, found.snapshots) == (30, 1)
-    # three replies make three pairs, whatever pairs_per_prompt says, and are computed once; a side is 4 + 4 tokens
+    # three replies make three pairs, whatever pairs_per_prompt says; they and their prompt are computed once
     assert (work["reward"].rows, work["reward"].steps) == (30, 8)
-    assert work["reward"].trained == 10 * 3 * 2 * 8.0
+    assert work["reward"].trained == 10 * 2 * (4 + 3 * 4.0)
+    assert work["reward"].new == 10 * 3 * 8.0
 
 
 def test_without_demonstrations_a_reply_is_as_long_as_it_may_be(folder: Path):
@@ -83,7 +84,8 @@ def test_pairs_of_a_file_are_split_by_prompt(folder: Path):
     assert train + held == 10
     assert held > 0
     assert work["preferences"] == Work("preferences", train, held)
-    assert work["reward"].trained == 2 * train * 8.0
+    assert work["reward"].trained == pytest.approx(train * (4 + 2 * 4.0))  # the prompt once, two replies
+    assert work["reward"].new == 2 * 10 * 8.0
 
 
 @pytest.mark.parametrize(("critic", "trained", "read"), [("shared", 1, 3), ("policy", 2, 4)])
@@ -120,8 +122,8 @@ def test_evaluation(folder: Path):
     _, _, work = measure({"sft": sft(folder), "ppo": ppo, "evaluation": section, "fixed_prompts": ["a"]})
     # base, sft, ppo, and two more draws of sft; the fixed prompt for each of three policies
     assert work["evaluation"].sampled == (10 * 5 + 3) * 4
-    # KL of base and of ppo against sft: two passes each
-    assert work["evaluation"].read == (10 * 5 + 3 + 10 * 2) * 8
+    # KL of base and of ppo against sft: a pass of sft each; sft's three draws share their prompt
+    assert work["evaluation"].read == (10 * 5 + 3 + 10 * 2) * 8 - 10 * 2 * 4
 
 
 def test_stages_come_in_their_order_and_only_those_that_are_asked_for(folder: Path):
