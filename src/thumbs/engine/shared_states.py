@@ -24,6 +24,8 @@ class SharedStates:
     def __init__(self, trunk: CausalLM, layer: int) -> None:
         self.trunk, self.layer = trunk, layer
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
+        # A reply is scored as a whole and trained without its last token: the same states but one.
+        self._whole: dict[bytes, bytes] = {}
         self._tokens = 0
 
     @torch.no_grad()
@@ -32,14 +34,19 @@ class SharedStates:
         return torch.cat([self._one(sequence) for sequence in tokens.split(lengths)])
 
     def _one(self, tokens: Tensor) -> Tensor:
-        key = tokens.cpu().numpy().tobytes()
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
+        key, size = tokens.cpu().numpy().tobytes(), tokens.element_size()
+        whole = self._whole.get(key, key)
+        if whole in self._known:
+            self._known.move_to_end(whole)
+            return self._known[whole][: len(tokens)]
         rows = Rows.of([len(tokens)], tokens.device)
         states = self.trunk.run_layers(self.trunk.embed(tokens), rows, 0, self.layer)
         self._known[key] = states
+        self._whole[key[:-size]] = key
         self._tokens += len(tokens)
         while self._tokens > CAPACITY and len(self._known) > 1:
-            self._tokens -= len(self._known.popitem(last=False)[1])
+            oldest, freed = self._known.popitem(last=False)
+            self._tokens -= len(freed)
+            if self._whole.get(oldest[:-size]) == oldest:
+                del self._whole[oldest[:-size]]
         return states

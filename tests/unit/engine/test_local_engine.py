@@ -110,6 +110,23 @@ def test_shared_states_forget_the_least_recently_used(tiny_llama, monkeypatch):
     assert list(states._known) == [whole.inputs.tobytes()]
 
 
+def test_a_sequence_without_its_last_token_is_not_computed_again(tiny_llama, monkeypatch):
+    """PPO scores replies as a whole and trains on them without the last token."""
+    engine = LocalEngine()
+    handle = engine.create(spec(tiny_llama, LORA["last layer"]))
+    states, (a, b) = engine._models[handle.id].network.below, random_sequences(3, [11, 7])
+    starts, run_layers = [], states.trunk.run_layers
+    monkeypatch.setattr(states.trunk, "run_layers", lambda x, *of: starts.append(of[1]) or run_layers(x, *of))
+    engine.forward(handle, [Datum.whole_sequence(s) for s in (a, b)])
+    assert starts == [0, 0, 1]  # each sequence below layer 1, both above
+    found = engine.forward(handle, [Datum.next_token(s) for s in (a, b)])
+    assert starts == [0, 0, 1, 1]
+    fresh = LocalEngine()
+    wanted = fresh.forward(fresh.create(spec(tiny_llama, LORA["last layer"])), [Datum.next_token(s) for s in (a, b)])
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
+
+
 def test_states_of_the_shared_part_equal_the_whole_pass(tiny_llama):
     """All layers adapted runs every layer; with B = 0 both are the base."""
     engine, data = LocalEngine(), text_data(SEQUENCES)

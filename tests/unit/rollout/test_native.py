@@ -51,11 +51,11 @@ def test_greedy_is_what_transformers_generates(tiny_llama, greedy):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_a_reply_depends_on_its_own_seed_only(sampler, temperature):
     kinds = random_sequences(7, [3, 8, 1, 20, 8])
-    prompts, seeds = [kinds[i % 5] for i in range(70)], [1000 + i // 2 for i in range(70)]
+    prompts, seeds = [kinds[i % 5] for i in range(140)], [1000 + i // 2 for i in range(140)]
     drawn = params(stop_tokens=range(12), temperature=temperature)  # replies end at many different places
     together = sampler.sample(prompts, drawn, seeds)
     assert len({len(s.tokens) for s in together}) > 8
-    for i in range(0, 70, 3):
+    for i in range(0, 140, 7):
         (alone,) = sampler.sample([prompts[i]], drawn, [seeds[i]])
         assert alone.tokens.tolist() == together[i].tokens.tolist()
         assert alone.stop_reason == together[i].stop_reason
