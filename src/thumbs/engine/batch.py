@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thumbs.errors import DataError
-from thumbs.models.prefixes import NEVER, WORTH, PrefixTree, lexicographic, prefix_tree, shared_length
+from thumbs.models.prefixes import WORTH, PrefixTree, lexicographic, prefix_tree, shared_length
 from thumbs.types import Datum
 
 TOKEN_BUDGET = 2048
@@ -32,15 +32,13 @@ class Batch:
         """[N] → one piece a sequence."""
         return list(x.split(self.lengths))
 
-    def tree(self, *, shares_prefixes: bool) -> PrefixTree:
-        """Its tokens with equal beginnings once, or only equal sequences once.
+    def tree(self, worth: int) -> PrefixTree:
+        """Its tokens with equal beginnings once, where that saves `worth` tokens; equal sequences always.
 
         K replies in all their pairs cost K replies and one prompt, not K(K - 1) sequences (Ouyang et al. 2022,
         arXiv:2203.02155, section 3.5, shares the replies).
         """
-        return prefix_tree(
-            [piece.cpu().numpy() for piece in self.split(self.tokens)], worth=WORTH if shares_prefixes else NEVER
-        )
+        return prefix_tree([piece.numpy() for piece in self.split(self.tokens.cpu())], worth=worth)
 
     @property
     def last(self) -> Tensor:
@@ -48,7 +46,9 @@ class Batch:
         return torch.tensor(self.lengths, device=self.tokens.device).cumsum(0) - 1
 
 
-def micro_batches(data: Sequence[Datum], device: torch.device, budget: int = TOKEN_BUDGET) -> list[Batch]:
+def micro_batches(
+    data: Sequence[Datum], device: torch.device, budget: int = TOKEN_BUDGET, worth: int = WORTH
+) -> list[Batch]:
     """Batches of at most `budget` distinct tokens (at least one unit each), families together, then similar lengths.
 
     Sequences that share a value in the column `pair` are one unit and never part; a family is units that have most of
@@ -70,10 +70,10 @@ def micro_batches(data: Sequence[Datum], device: torch.device, budget: int = TOK
     tokens = 0
     for unit in _families(data, list(units.values())):
         own = {data[i].inputs.tobytes(): data[i].inputs for i in unit}
-        added = _added_tokens(held, own)
+        added = _added_tokens(held, own, worth)
         if not groups or tokens + added > budget:
             groups.append([])
-            held, tokens, added = {}, 0, _added_tokens({}, own)
+            held, tokens, added = {}, 0, _added_tokens({}, own, worth)
         groups[-1].extend(unit)
         held |= own
         tokens += added
@@ -93,13 +93,14 @@ def _families(data: Sequence[Datum], units: list[list[int]]) -> list[list[int]]:
     return [units[place] for family in families for place in family]
 
 
-def _added_tokens(held: dict[bytes, np.ndarray], own: dict[bytes, np.ndarray]) -> int:
+def _added_tokens(held: dict[bytes, np.ndarray], own: dict[bytes, np.ndarray], worth: int) -> int:
     """Distinct tokens that `own` adds to `held`; of shared beginnings only those of neighbours are seen."""
     before = next(reversed(held.values()), np.empty(0, dtype=np.int64))
     added = 0
     for key, inputs in own.items():
         if key not in held:
-            added += len(inputs) - shared_length(before, inputs)
+            shared = shared_length(before, inputs)
+            added += len(inputs) - (shared if shared >= worth else 0)
         before = inputs
     return added
 

@@ -36,7 +36,7 @@ class Network:
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states [N, D]; what sequences have in common is computed once."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_trunk):
-            tree = batch.tree(shares_prefixes=self.trunk.shares_prefixes)
+            tree = batch.tree(self.trunk.prefix_worth)
             source, places = (torch.from_numpy(x).to(batch.tokens.device) for x in (tree.source, tree.places))
             if self.below is None:
                 hidden = self.trunk.forward_packed(batch.tokens[source], tree.lengths, self.adapter, tree.parents)

@@ -98,16 +98,17 @@ class LocalEngine:
     def forward(self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0) -> list[ForwardOutput]:
         network = self._models[handle.id].network
         found: dict[int, ForwardOutput] = {}
-        for batch in micro_batches(data, _device(network.trunk)):
+        for batch in micro_batches(data, _device(network.trunk), worth=network.trunk.prefix_worth):
             logprobs, values = predict(network, batch, temperature)
             found |= _outputs(batch, logprobs, values)
         return [found[i] for i in range(len(data))]
 
     def forward_backward(self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec]) -> TrainOutput:
         model = self._models[handle.id]
+        trunk = model.network.trunk
         found: dict[int, ForwardOutput] = {}
         done: list[Computed] = []
-        for batch in micro_batches(data, _device(model.network.trunk)):
+        for batch in micro_batches(data, _device(trunk), worth=trunk.prefix_worth):
             computed = losses_of(model.network, batch, losses)
             if not torch.isfinite(computed.loss):
                 self._clear(model)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.lora import Adapter, adapted_linear
-from thumbs.models.prefixes import prefix_tree
+from thumbs.models.prefixes import WORTH, prefix_tree
 from thumbs.models.rows import Rows
 
 
@@ -64,7 +64,7 @@ class CausalLM(nn.Module):
     """Tokens to final hidden states; logits are made elsewhere and only where they are wanted."""
 
     supports_lora = True
-    shares_prefixes = True
+    prefix_worth = WORTH
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
         super().__init__()

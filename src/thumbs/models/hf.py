@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from thumbs.errors import ModelError
 from thumbs.models.lora import Adapter
+from thumbs.models.prefixes import NEVER
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class HfCausalLM(nn.Module):
     """Tokens to final hidden states; logits are hidden states times `head_weight()` and nothing else."""
 
     supports_lora = False
-    shares_prefixes = False
+    prefix_worth = NEVER
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()

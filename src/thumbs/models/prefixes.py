@@ -18,7 +18,7 @@ WORTH = 8
 """Tokens that a segment of its own must save: about what its row costs in attention."""
 
 NEVER = sys.maxsize
-"""No segment is worth it: only equal sequences become one."""
+"""What no segment saves: only equal sequences become one."""
 
 
 @dataclass

@@ -23,21 +23,27 @@ class Rows:
     @staticmethod
     def of(lengths: list[int], device: torch.device, parents: list[int] | None = None) -> Rows:
         """Segment i continues segment parents[i] < i; -1, or no parents: it starts a sequence."""
-        own = torch.arange(sum(lengths), device=device).split(lengths)
+        own = torch.arange(sum(lengths)).split(lengths)
         seen: list[Tensor] = []
         for segment, parent in zip(own, parents or [-1] * len(lengths), strict=True):
             seen.append(segment if parent < 0 else torch.cat([seen[parent], segment]))
         queries, keys = pad_sequence(list(own), batch_first=True), pad_sequence(seen, batch_first=True)
-        sizes = torch.tensor(lengths, device=device)
-        slots = torch.arange(queries.shape[1], device=device)
+        sizes = torch.tensor(lengths)
+        slots = torch.arange(queries.shape[1])
         inside = slots < sizes[:, None]
-        before = torch.tensor([len(s) for s in seen], device=device) - sizes
-        positions = before[:, None] + slots
+        positions = (torch.tensor([len(s) for s in seen]) - sizes)[:, None] + slots
+        to_packed = inside.flatten().nonzero().squeeze(1)
         mask = None
         if any(parent >= 0 for parent in parents or ()):
-            mask = (torch.arange(keys.shape[1], device=device) <= positions[..., None])[:, None]
-        to_packed = inside.flatten().nonzero().squeeze(1)
-        return Rows(positions[inside], queries, keys, to_packed, mask, bool(inside.all()))
+            mask = (torch.arange(keys.shape[1]) <= positions[..., None])[:, None].to(device)
+        return Rows(
+            positions=positions[inside].to(device),
+            queries=queries.to(device),
+            keys=keys.to(device),
+            to_packed=to_packed.to(device),
+            mask=mask,
+            rectangular=bool(inside.all()),
+        )
 
     def pad_queries(self, x: Tensor) -> Tensor:
         """[N, H, W] → [B, H, L, W]."""

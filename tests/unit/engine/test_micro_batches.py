@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from thumbs.engine.batch import micro_batches
+from thumbs.models.prefixes import NEVER, WORTH
 from thumbs.types import Datum
 
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def test_pairs_stay_together():
 def test_equal_sequences_count_once():
     data = [datum(4, first=i, pair=p) for p, (a, b) in enumerate([(0, 1), (1, 2), (2, 0)]) for i in (a, b)]
     (batch,) = micro_batches(data, CPU, 12)
-    tree = batch.tree(shares_prefixes=False)
+    tree = batch.tree(NEVER)
     assert tree.lengths == [4, 4, 4]
     assert batch.tokens[tree.source][tree.places].tolist() == batch.tokens.tolist()
     assert len(micro_batches(data, CPU, 11)) > 1
@@ -63,6 +64,8 @@ def test_replies_to_one_prompt_stand_together_and_share_its_tokens():
     data = [Datum(np.array(s), np.array(s)) for s in sequences]
     batches = micro_batches(data, CPU, 14)  # 8 + 1 + 2 + 3
     assert [sorted(b.order) for b in batches] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
-    assert [sum(b.tree(shares_prefixes=True).lengths) for b in batches] == [14, 14, 14]
-    assert [sum(b.tree(shares_prefixes=False).lengths) for b in batches] == [30, 30, 30]
+    assert [sum(b.tree(WORTH).lengths) for b in batches] == [14, 14, 14]
     assert len(micro_batches(data, CPU, 13)) > 3
+    alone = micro_batches(data, CPU, 30, worth=NEVER)
+    assert [sum(b.tree(NEVER).lengths) for b in alone] == [30, 30, 30]
+    assert len(micro_batches(data, CPU, 29, worth=NEVER)) > 3

@@ -130,7 +130,7 @@ def test_a_probe_measures_this_machine(sound: dict[str, Any]):
     found = planned(sound, "ppo.steps=3", probe=True)
     assert found.probe is not None
     assert found.probe.train_s > found.probe.read_s > 0
-    assert set(found.probe.sample_s) == {32, 60, 64}
+    assert set(found.probe.sample_s) == {32, 60, 128}
     assert all(seconds > 0 for seconds in found.probe.sample_s.values())
     assert found.memory >= found.probe.peak_bytes > 100 * 2**20
     assert all(0 < (found.seconds(work.stage) or 0) < 600 for work in found.work)
