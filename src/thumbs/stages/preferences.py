@@ -21,8 +21,9 @@ from thumbs.stages.context import Context
 from thumbs.tracking.progress import Progress
 from thumbs.types import Generator, Preference, Prompt, Reply, Rollout
 
-PROMPTS_AT_ONCE = 16
-"""Prompts sampled, judged and stored together; what an interruption can cost."""
+PROMPTS_AT_ONCE = 32
+"""Prompts sampled, judged and stored together (with four replies each, as many rows as decode at once); what an
+interruption can cost."""
 
 
 def collect_preferences(
