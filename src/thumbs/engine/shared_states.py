@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from thumbs.models.causal_lm import CausalLM
-from thumbs.models.rows import Rows
+from thumbs.models.invariant import invariant_states
 
 CAPACITY = 200_000
 """Tokens kept; a token takes 2.3 kB in a 135M model in float32."""
@@ -17,8 +18,7 @@ CAPACITY = 200_000
 class SharedStates:
     """States that enter layer `layer` of a frozen trunk, by token sequence; the least recently used leave first.
 
-    Each sequence is computed alone, so its numbers do not depend on what else was in a batch or on what was asked
-    before: a resumed run finds the same bits. (At 50 tokens and more a sequence fills the matrix products by itself.)
+    A resumed run starts with nothing remembered and finds the same bits: `invariant_states` does not mind the company.
     """
 
     def __init__(self, trunk: CausalLM, layer: int) -> None:
@@ -28,25 +28,38 @@ class SharedStates:
         self._whole: dict[bytes, bytes] = {}
         self._tokens = 0
 
-    @torch.no_grad()
     def of(self, tokens: Tensor, lengths: list[int]) -> Tensor:
         """States [N, D] of sequences laid end to end."""
-        return torch.cat([self._one(sequence) for sequence in tokens.split(lengths)])
+        sequences = np.split(tokens.cpu().numpy(), np.cumsum(lengths)[:-1])
+        keys = [sequence.tobytes() for sequence in sequences]
+        found: dict[bytes, Tensor] = {}
+        missing: dict[bytes, np.ndarray] = {}
+        for key, sequence in zip(keys, sequences, strict=True):
+            states = self._recall(key)
+            if states is None:
+                missing[key] = sequence
+            else:
+                found[key] = states
+        if missing:
+            computed = invariant_states(self.trunk, list(missing.values()), self.layer)
+            for key, states in zip(missing, computed, strict=True):
+                found[key] = states.clone()  # a view would keep its neighbours in memory
+                self._remember(key, found[key], tokens.element_size())
+        return torch.cat([found[key] for key in keys])
 
-    def _one(self, tokens: Tensor) -> Tensor:
-        key, size = tokens.cpu().numpy().tobytes(), tokens.element_size()
+    def _recall(self, key: bytes) -> Tensor | None:
         whole = self._whole.get(key, key)
-        if whole in self._known:
-            self._known.move_to_end(whole)
-            return self._known[whole][: len(tokens)]
-        rows = Rows.of([len(tokens)], tokens.device)
-        states = self.trunk.run_layers(self.trunk.embed(tokens), rows, 0, self.layer)
+        if whole not in self._known:
+            return None
+        self._known.move_to_end(whole)
+        return self._known[whole] if whole == key else self._known[whole][:-1]
+
+    def _remember(self, key: bytes, states: Tensor, token_size: int) -> None:
         self._known[key] = states
-        self._whole[key[:-size]] = key
-        self._tokens += len(tokens)
+        self._whole[key[:-token_size]] = key
+        self._tokens += len(states)
         while self._tokens > CAPACITY and len(self._known) > 1:
             oldest, freed = self._known.popitem(last=False)
             self._tokens -= len(freed)
-            if self._whole.get(oldest[:-size]) == oldest:
-                del self._whole[oldest[:-size]]
-        return states
+            if self._whole.get(oldest[:-token_size]) == oldest:
+                del self._whole[oldest[:-token_size]]

@@ -1,0 +1,78 @@
+"""States that depend on a token and what stands before it, to the last bit, whatever else is computed with them.
+
+How a product rounds depends on its shape, so here every product has one shape: CHUNK rows, or BLOCK queries of one
+sequence against the blocks up to theirs. So sequences can be computed together, share their beginnings, be remembered
+and be computed again in other company, and a resumed run still finds the numbers of the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from thumbs.models.causal_lm import CausalLM
+from thumbs.models.prefixes import PrefixTree, prefix_tree
+
+CHUNK = 256
+"""Rows of a product: a short last chunk is filled up, and from here on larger ones gain little (docs/log.md)."""
+
+BLOCK = 64
+"""Queries of an attention product; a sequence's blocks begin at its position 0, 64, 128, …"""
+
+
+@torch.no_grad()
+def invariant_states(trunk: CausalLM, sequences: Sequence[np.ndarray], stop: int) -> list[Tensor]:
+    """States [L, D] of each sequence that enter layer `stop`, of the base weights alone."""
+    device = trunk.embedding.device
+    tree = prefix_tree(sequences)
+    blocks = _Blocks(sequences, tree, device)
+    tokens = torch.from_numpy(np.concatenate(sequences)[tree.source]).to(device)
+    padding = -len(tokens) % CHUNK
+    cos, sin = (x.split(CHUNK) for x in trunk.rotary(F.pad(blocks.positions, (0, padding))))
+    chunks = list(trunk.embed(F.pad(tokens, (0, padding))).split(CHUNK))
+    for layer in trunk.blocks[:stop]:
+        heads = [layer.heads(x, *angles, None) for x, *angles in zip(chunks, cos, sin, strict=True)]
+        query, key, value = (torch.cat(parts) for parts in zip(*heads, strict=True))
+        attended = F.pad(blocks.attend(query, key, value), (0, 0, 0, padding)).split(CHUNK)
+        chunks = [layer.finish(x, seen, None) for x, seen in zip(chunks, attended, strict=True)]
+    states = torch.cat(chunks)[torch.from_numpy(tree.places).to(device)]
+    return list(states.split([len(sequence) for sequence in sequences]))
+
+
+class _Blocks:
+    """Where the distinct tokens of a tree lie in its sequences, each padded on the right to whole blocks."""
+
+    def __init__(self, sequences: Sequence[np.ndarray], tree: PrefixTree, device: torch.device) -> None:
+        lengths = np.array([len(sequence) for sequence in sequences])
+        width = -(-lengths.max() // BLOCK) * BLOCK
+        inside = np.arange(width) < lengths[:, None]
+        packed, own = np.zeros(inside.shape, dtype=np.int64), np.zeros(inside.shape, dtype=bool)
+        packed[inside] = tree.places
+        slots = np.flatnonzero(inside)[tree.source]  # of each distinct token, in the sequence that computes it
+        own.flat[slots] = True
+        self.positions = torch.from_numpy(slots % width).to(device)
+        self.packed = torch.from_numpy(packed).to(device)
+        self.slots = torch.from_numpy(slots).to(device)
+        self.needed = torch.from_numpy(own.reshape(len(own), -1, BLOCK).any(2)).to(device)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Causal attention of the distinct tokens: [M, H, C], [M, K, C], [M, K, C] → [M, H·C]."""
+        heads, channels = query.shape[1:]
+        out = query.new_zeros(*self.packed.shape, heads * channels)
+        later = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu(1)
+        for block in range(self.needed.shape[1]):
+            members = self.needed[:, block].nonzero().squeeze(1)
+            begin, end = block * BLOCK, (block + 1) * BLOCK
+            seen = self.packed[members, :end]
+            q, k, v = query[seen[:, begin:]], key[seen], value[seen]
+            # The queries that share a key head stand below each other: [n, K, H/K·BLOCK, C].
+            q = q.view(len(members), BLOCK, k.shape[2], -1, channels).permute(0, 2, 3, 1, 4).flatten(2, 3)
+            scores = (q @ k.permute(0, 2, 3, 1)).float() * channels**-0.5
+            scores.unflatten(2, (-1, BLOCK))[..., begin:].masked_fill_(later, -torch.inf)
+            mixed = scores.softmax(-1).to(v.dtype) @ v.transpose(1, 2)
+            out[members, begin:end] = mixed.unflatten(2, (-1, BLOCK)).permute(0, 3, 1, 2, 4).flatten(2)
+        return out.flatten(0, 1)[self.slots]
