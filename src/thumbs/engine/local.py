@@ -25,7 +25,7 @@ from thumbs.models.decoder_config import write_config
 from thumbs.models.heads import ScalarHead
 from thumbs.models.lora import Adapter
 from thumbs.models.trunk import Trunk, open_trunk
-from thumbs.models.weights import load_state, merged_copy, named_tensors
+from thumbs.models.weights import load_state, merged_copy, named_tensors, prepack_decoder
 from thumbs.rollout.native import NativeSampler
 from thumbs.types import Datum, ForwardOutput, TrainOutput
 
@@ -155,7 +155,9 @@ class LocalEngine:
         model = self._models[handle.id]
         trunk = model.network.trunk
         if isinstance(trunk, CausalLM):
-            frozen: Trunk = merged_copy(trunk, model.network.adapter, trunk.dtype)
+            below = model.network.below
+            copied = merged_copy(trunk, model.network.adapter, trunk.dtype)
+            frozen: Trunk = prepack_decoder(copied, below.lowest if below is not None else ())
         else:
             frozen = copy.deepcopy(trunk).requires_grad_(False)
         return NativeSampler(frozen, model.steps, self.decode_text)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.invariant import invariant_states
+from thumbs.models.weights import prepacked_layer
 
 CAPACITY = 200_000
 """Tokens kept; a token takes 2.3 kB in a 135M model in float32."""
@@ -23,6 +24,7 @@ class SharedStates:
 
     def __init__(self, trunk: CausalLM, layer: int) -> None:
         self.trunk, self.layer = trunk, layer
+        self.lowest = [prepacked_layer(below) for below in trunk.blocks[:layer]]
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
         # A reply is scored as a whole and trained without its last token: the same states but one.
         self._whole: dict[bytes, bytes] = {}
@@ -41,7 +43,7 @@ class SharedStates:
             else:
                 found[key] = states
         if missing:
-            computed = invariant_states(self.trunk, list(missing.values()), self.layer)
+            computed = invariant_states(self.trunk, self.lowest, list(missing.values()))
             for key, states in zip(missing, computed, strict=True):
                 found[key] = states.clone()  # a view would keep its neighbours in memory
                 self._remember(key, found[key], tokens.element_size())

@@ -20,6 +20,7 @@ from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.lora import Adapter, adapted_linear
 from thumbs.models.prefixes import WORTH, prefix_tree
+from thumbs.models.prepacked import linear
 from thumbs.models.rows import Rows
 
 
@@ -75,6 +76,7 @@ class CausalLM(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.Parameter(torch.ones(config.width))
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
+        self.prepacked_head: Tensor | None = None
 
     @property
     def blocks(self) -> list[Layer]:
@@ -84,6 +86,10 @@ class CausalLM(nn.Module):
     def head_weight(self) -> Tensor:
         """Output embedding [V, D]."""
         return self.embedding if self.head is None else self.head
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] in float32 of final hidden states [N, D]."""
+        return linear(hidden, self.head_weight() if self.prepacked_head is None else self.prepacked_head).float()
 
     def forward_packed(
         self,

@@ -64,6 +64,10 @@ class HfCausalLM(nn.Module):
         """Output embedding [V, D]."""
         return cast(nn.Linear, self.model.get_output_embeddings()).weight
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] in float32 of final hidden states [N, D]."""
+        return (hidden @ self.head_weight().T).float()
+
     def forward_packed(
         self,
         tokens: Tensor,

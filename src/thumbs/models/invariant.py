@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thumbs.models.causal_lm import CausalLM
+from thumbs.models.causal_lm import CausalLM, Layer
 from thumbs.models.prefixes import PrefixTree, prefix_tree
 
 CHUNK = 256
@@ -25,8 +25,8 @@ BLOCK = 64
 
 
 @torch.no_grad()
-def invariant_states(trunk: CausalLM, sequences: Sequence[np.ndarray], stop: int) -> list[Tensor]:
-    """States [L, D] of each sequence that enter layer `stop`, of the base weights alone."""
+def invariant_states(trunk: CausalLM, layers: Sequence[Layer], sequences: Sequence[np.ndarray]) -> list[Tensor]:
+    """States [L, D] of each sequence after `layers`, the lowest of `trunk`, without adapters."""
     device = trunk.embedding.device
     tree = prefix_tree(sequences)
     blocks = _Blocks(sequences, tree, device)
@@ -34,7 +34,7 @@ def invariant_states(trunk: CausalLM, sequences: Sequence[np.ndarray], stop: int
     padding = -len(tokens) % CHUNK
     cos, sin = (x.split(CHUNK) for x in trunk.rotary(F.pad(blocks.positions, (0, padding))))
     chunks = list(trunk.embed(F.pad(tokens, (0, padding))).split(CHUNK))
-    for layer in trunk.blocks[:stop]:
+    for layer in layers:
         heads = [layer.heads(x, *angles, None) for x, *angles in zip(chunks, cos, sin, strict=True)]
         query, key, value = (torch.cat(parts) for parts in zip(*heads, strict=True))
         attended = F.pad(blocks.attend(query, key, value), (0, 0, 0, padding)).split(CHUNK)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from thumbs.config.model import LoraConfig
 from thumbs.errors import ConfigError
 from thumbs.models.decoder_config import DecoderConfig
+from thumbs.models.prepacked import linear
 
 Part = tuple[Tensor, Tensor]
 
@@ -137,7 +138,7 @@ def adapted_linear(
     x: Tensor, weight: Tensor, adapter: dict[str, Part] | None, name: str, bias: Tensor | None = None
 ) -> Tensor:
     """x Wᵀ (+ bias) plus the adapter's part; `weight` may be held in float32 while x is bfloat16."""
-    y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    y = linear(x, weight, bias)
     if adapter is None or name not in adapter:
         return y
     stacked, up = adapter[name]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from thumbs.errors import ModelError
-from thumbs.models.causal_lm import CausalLM
+from thumbs.models.causal_lm import CausalLM, Layer
 from thumbs.models.decoder_config import DecoderConfig, read_config
 from thumbs.models.lora import MODULE, Adapter, projections
+from thumbs.models.prepacked import prepack
 
 
 def load_decoder(folder: Path, dtype: torch.dtype, *, master: bool) -> CausalLM:
@@ -100,6 +101,24 @@ def merged_copy(model: CausalLM, adapter: Adapter | None, dtype: torch.dtype) ->
         state = {name: tensor.clone() for name, tensor in state.items()}  # training goes on under the sampler
     copy.load_state_dict(state, assign=True)
     return copy.requires_grad_(False)
+
+
+def prepacked_layer(layer: Layer) -> Layer:
+    """The layer, frozen, with prepacked weights; norms and biases are the layer's own."""
+    with torch.device("meta"):
+        twin = Layer(layer.config)
+    for name, parameter in layer.named_parameters():
+        weight = prepack(parameter) if parameter.ndim == 2 else parameter.detach()
+        setattr(twin, name, nn.Parameter(weight, requires_grad=False))
+    return twin
+
+
+def prepack_decoder(model: CausalLM, lowest: Sequence[Layer] = ()) -> CausalLM:
+    """A frozen decoder that will only be sampled from, its weights prepacked; `lowest`: layers that are so already."""
+    for index, layer in enumerate(model.blocks):
+        model.layers[index] = lowest[index] if index < len(lowest) else prepacked_layer(layer)
+    model.prepacked_head = prepack(model.head_weight())
+    return model
 
 
 def _fuse(config: DecoderConfig, state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -119,7 +119,7 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
         base_bytes=(parameters - trained) * dtype.itemsize if config.model.lora else parameters * 4,
         dtype=str(dtype).removeprefix("torch."),
         context=trunk.context,
-        width=trunk.head_weight().shape[1],
+        width=trunk.width,
     )
     found = run_probe(engine, handle, work, *_typical(inputs, size.context)) if probe else None
     memory, disk = _memory(config, size, work, found), _disk(config, trained)

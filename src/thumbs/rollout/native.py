@@ -26,8 +26,9 @@ class DecodingModel(Protocol):
     """What a model must offer to be sampled from."""
 
     context: int
+    width: int
 
-    def head_weight(self) -> Tensor: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
     def new_cache(self, rows: int, length: int) -> Any: ...
     def prefill(self, prompts: list[list[int]], cache: Any) -> Tensor: ...
     def decode(self, tokens: Tensor, cache: Any) -> Tensor: ...
@@ -78,7 +79,6 @@ class NativeSampler:
 
     def _run(self, prompts: list[list[int]], replies: list[_Reply], params: SamplingParams) -> None:
         """Fills `replies` by decoding all rows together until each has stopped."""
-        head = self.model.head_weight()
         unique = list(dict.fromkeys(tuple(p) for p in prompts))
         cache = self.model.new_cache(len(unique), max(map(len, prompts)) + params.max_new_tokens)
         hidden = self.model.prefill([list(p) for p in unique], cache)
@@ -88,7 +88,7 @@ class NativeSampler:
         hidden, live = hidden[rows], list(replies)
         for step in range(params.max_new_tokens):
             u = torch.from_numpy(np.array([reply.u[step] for reply in live])).to(hidden.device)
-            tokens, logprobs = draw((hidden @ head.to(hidden.dtype).T).float(), u, params)
+            tokens, logprobs = draw(self.model.logits(hidden), u, params)
             for reply, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):
                 if not reply.stopped:
                     self._take(reply, token, logprob, params)

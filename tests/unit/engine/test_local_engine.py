@@ -118,7 +118,7 @@ def test_a_sequence_without_its_last_token_is_not_computed_again(tiny_llama, mon
     monkeypatch.setattr(
         shared_states,
         "invariant_states",
-        lambda trunk, asked, stop: computed.append(asked) or compute(trunk, asked, stop),
+        lambda trunk, layers, asked: computed.append(asked) or compute(trunk, layers, asked),
     )
     a, b = random_sequences(3, [11, 7])
     engine.forward(handle, [Datum.whole_sequence(s) for s in (a, b)])

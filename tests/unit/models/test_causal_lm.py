@@ -11,8 +11,9 @@ from thumbs.errors import ModelError
 from thumbs.models.byte_lm import build_byte_lm
 from thumbs.models.catalog import resolve
 from thumbs.models.decoder_config import read_config, why_not_covered, write_config
+from thumbs.models.prepacked import prepack
 from thumbs.models.rows import Rows
-from thumbs.models.weights import load_decoder, named_tensors
+from thumbs.models.weights import load_decoder, merged_copy, named_tensors, prepack_decoder, prepacked_layer
 from tiny_models import FAMILIES, SHAPE, load_reference, logits_of_each, random_sequences, save_random
 
 SEQUENCES = random_sequences(1, [7, 1, 12, 3, 12])
@@ -39,7 +40,7 @@ def packed_logits(model, sequences):
     """Logits of sequences laid end to end, one tensor a sequence."""
     lengths = [len(s) for s in sequences]
     hidden = model.forward_packed(torch.tensor([t for s in sequences for t in s]), lengths)
-    return list((hidden @ model.head_weight().T).split(lengths))
+    return list(model.logits(hidden).split(lengths))
 
 
 @torch.no_grad()
@@ -47,7 +48,7 @@ def cached_logits(model, sequences, prompts):
     """For each sequence, the logits at the last token of its prompt and at every token after it, with the cache."""
     cache = model.new_cache(len(sequences), max(map(len, sequences)))
     hidden = model.prefill([s[:n] for s, n in zip(sequences, prompts, strict=True)], cache)
-    found = [[row] for row in hidden @ model.head_weight().T]
+    found = [[row] for row in model.logits(hidden)]
     live = list(range(len(sequences)))
     for step in range(max(map(len, sequences))):
         keep = [place for place, i in enumerate(live) if prompts[i] + step < len(sequences[i])]
@@ -56,7 +57,7 @@ def cached_logits(model, sequences, prompts):
         cache.select(torch.tensor(keep))
         live = [live[place] for place in keep]
         hidden = model.decode(torch.tensor([sequences[i][prompts[i] + step] for i in live]), cache)
-        for i, row in zip(live, hidden @ model.head_weight().T, strict=True):
+        for i, row in zip(live, model.logits(hidden), strict=True):
             found[i].append(row)
     return [torch.stack(rows) for rows in found]
 
@@ -84,6 +85,18 @@ def test_prefill_and_decode_give_the_logits_of_a_whole_pass(model, expected):
     assert_same(got, [e[n - 1 :] for e, n in zip(expected, PROMPTS, strict=False)])
 
 
+def test_prepacked_weights_give_the_same_logits(model, expected):
+    """As they are sampled from; the lowest layer is handed over, the other one is prepacked in a copy."""
+    lowest = [prepacked_layer(model.blocks[0])]
+    sampled = prepack_decoder(merged_copy(model, None, torch.float32), lowest)
+    assert sampled.blocks[0] is lowest[0]
+    if prepack(torch.ones(8, 8)).is_mkldnn:
+        assert all(layer.down.is_mkldnn for layer in sampled.blocks)
+    got = cached_logits(sampled, SEQUENCES[:4], PROMPTS)
+    assert_same(got, [e[n - 1 :] for e, n in zip(expected, PROMPTS, strict=False)])
+    assert_same(packed_logits(model, SEQUENCES), expected)  # the copied model is as it was
+
+
 @torch.no_grad()
 def test_a_repeated_row_of_the_cache_goes_its_own_way(model, expected):
     cache = model.new_cache(1, 12)
@@ -92,7 +105,7 @@ def test_a_repeated_row_of_the_cache_goes_its_own_way(model, expected):
     other = (SEQUENCES[2][5] + 1) % 97
     model.decode(torch.tensor([other, SEQUENCES[2][5]]), cache)
     hidden = model.decode(torch.tensor([SEQUENCES[2][6]] * 2), cache)
-    logits = hidden @ model.head_weight().T
+    logits = model.logits(hidden)
     torch.testing.assert_close(logits[1], expected[2][6], atol=1e-4, rtol=0)
     assert (logits[0] - logits[1]).abs().max() > 1e-2
 

@@ -7,6 +7,7 @@ import torch
 from thumbs.config.model import ModelConfig
 from thumbs.models.invariant import BLOCK, CHUNK, invariant_states
 from thumbs.models.trunk import open_trunk
+from thumbs.models.weights import prepacked_layer
 from tiny_models import FAMILIES, load_reference, random_sequences, save_random
 
 LENGTHS = [BLOCK + 1, 3, BLOCK, 1, 2 * BLOCK, BLOCK - 1, 90]  # the tiny models see 2 · BLOCK positions
@@ -37,7 +38,7 @@ def test_states_equal_those_of_transformers(folder, trunk, stop):
     assert sum(map(len, sequences)) > 2 * CHUNK
     reference = load_reference(folder)
     reference.model.norm = torch.nn.Identity()  # which would be part of the last of its hidden states
-    found = invariant_states(trunk, sequences, stop)
+    found = invariant_states(trunk, trunk.blocks[:stop], sequences)
     assert [len(states) for states in found] == [len(s) for s in sequences]
     for sequence, states in zip(sequences, found, strict=True):
         with torch.no_grad():
@@ -46,11 +47,11 @@ def test_states_equal_those_of_transformers(folder, trunk, stop):
 
 
 def test_the_bits_of_a_token_depend_on_what_stands_before_it_alone(trunk):
-    sequences, rng = families(1), np.random.default_rng(0)
-    known = invariant_states(trunk, sequences, 2)
+    sequences, rng, layers = families(1), np.random.default_rng(0), [prepacked_layer(layer) for layer in trunk.blocks]
+    known = invariant_states(trunk, layers, sequences)
     for trial in range(20):
         picked = rng.permutation(len(sequences))[: rng.integers(1, 7)]
         cut = [sequences[i][: rng.integers(1, len(sequences[i]) + 1)] for i in picked]
         others = [np.array(s) for s in random_sequences(trial, rng.integers(1, 129, size=rng.integers(0, 5)).tolist())]
-        for i, states in zip(picked, invariant_states(trunk, cut + others, 2), strict=False):
+        for i, states in zip(picked, invariant_states(trunk, layers, cut + others), strict=False):
             assert torch.equal(states, known[i][: len(states)])
