@@ -201,6 +201,8 @@ def test_warped_sampling_is_refused(tmp_path: Path, warped: dict[str, float]):
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ConfigError, match=r"ppo\.batch_size=8 is not a multiple of ppo\.minibatch_size=3"):
         check(changed(CONFIG, minibatch_size=3), PROMPTS)
+    with pytest.raises(ConfigError, match=r"ppo\.minibatch_size=4 is not a multiple of ppo\.replies_per_prompt=8"):
+        check(changed(CONFIG, replies_per_prompt=8), PROMPTS)
     with pytest.raises(ConfigError, match="PPO got no prompts"):
         check(CONFIG, [])
 
@@ -254,6 +256,22 @@ def test_every_rollout_is_seen_once_an_epoch(tmp_path: Path, minibatch: int):
         assert sorted(tuple(datum.inputs.tolist()) for data in batches for datum in data) == wanted
         for data in batches:
             assert sum(d.columns["weights"].sum() for d in data) == pytest.approx(1.0)
+
+
+def test_replies_to_one_prompt_stay_together(tmp_path: Path):
+    ppo, recording = a_run(tmp_path, changed(CONFIG, replies_per_prompt=2, kl=KlConfig(stop_above=None)))
+    report = step(ppo)
+    asked = [tuple(rollout.tokens[: rollout.prompt_length].tolist()) for rollout in report.rollouts]
+    assert len(asked) == 8
+    assert asked[::2] == asked[1::2]
+    assert len(set(asked)) == 4
+    replies = {tuple(rollout.tokens.tolist()) for rollout in report.rollouts}
+    assert len(replies) == 8  # each is drawn with a seed of its own
+    of_a_prompt = {tuple(r.tokens[:-1].tolist()): prompt for prompt, r in zip(asked, report.rollouts, strict=True)}
+    for epoch in (recording.seen[:2], recording.seen[2:]):
+        seen = [of_a_prompt[tuple(datum.inputs.tolist())] for _, data, _ in epoch for datum in data]
+        assert seen[::2] == seen[1::2]
+        assert sorted(seen) == sorted(asked)
 
 
 def test_whitened_advantages_have_mean_0_and_deviation_1_over_sampled_tokens(tmp_path: Path):

@@ -114,6 +114,8 @@ class PpoConfig(Frozen):
     """Rollouts a step."""
     minibatch_size: int = Field(default=16, ge=1)
     """Rollouts an optimizer step; must divide batch_size."""
+    replies_per_prompt: int = Field(default=1, ge=1)
+    """Rollouts to one prompt, side by side in a minibatch, which compute it once; must divide minibatch_size."""
     epochs: int = Field(default=2, ge=1)
     """Passes over the rollouts of a step; 2 to 4 are usual."""
     optim: AdamConfig = AdamConfig(learning_rate=1e-4, schedule="constant", warmup_fraction=0.0)
@@ -148,6 +150,13 @@ class PpoConfig(Frozen):
     """Steps between checkpoints."""
     sample_every: int = Field(default=10, ge=1)
     """Steps between samples for the fixed prompts."""
+
+    def misfit(self) -> str | None:
+        """What is wrong with the sizes of batch, minibatch and group; None where they fit."""
+        for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", "replies_per_prompt")):
+            if getattr(self, whole) % getattr(self, part):
+                return f"ppo.{whole}={getattr(self, whole)} is not a multiple of ppo.{part}={getattr(self, part)}"
+        return None
 
 
 class EvaluationConfig(Frozen):

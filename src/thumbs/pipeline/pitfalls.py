@@ -84,14 +84,11 @@ def _batches(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
     c = config.ppo
     if c is None:
         return
-    if c.batch_size % c.minibatch_size:
-        yield (
-            f"ppo.batch_size={c.batch_size} is not a multiple of ppo.minibatch_size={c.minibatch_size}; "
-            "the run will stop there"
-        )
-    rows = len(inputs.prompts.rows) if inputs.prompts else 0
+    if misfit := c.misfit():
+        yield f"{misfit}; the run will stop there"
+    rows = len(inputs.prompts.rows) * c.replies_per_prompt if inputs.prompts else 0
     if 0 < rows < c.batch_size:
-        yield f"ppo.batch_size={c.batch_size}, but there are {rows} prompts: each step has {rows} rollouts"
+        yield f"ppo.batch_size={c.batch_size}, but there are prompts for {rows}: each step has {rows} rollouts"
 
 
 def _rollouts(config: PipelineConfig) -> Iterator[str]:

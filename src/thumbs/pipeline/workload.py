@@ -190,9 +190,10 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
     if c is None or prompts is None:
         return None
     # Batches do not cross epochs of the prompts, so the last one of an epoch is smaller.
-    batch = len(prompts.rows) / math.ceil(len(prompts.rows) / c.batch_size)
-    reply, prompt = inputs.reply_length(c.sampling), mean(prompts.lengths)
-    tokens = c.steps * batch * (prompt + reply)
+    n, per_step = c.replies_per_prompt, max(c.batch_size // c.replies_per_prompt, 1)
+    asked = len(prompts.rows) / math.ceil(len(prompts.rows) / per_step)
+    reply, prompt, batch = inputs.reply_length(c.sampling), mean(prompts.lengths), asked * n
+    tokens = c.steps * asked * (prompt + n * reply)
     own_critic = c.critic.init != "shared"
     ptx = mean(inputs.conversations.lengths) if c.ptx_coef and inputs.conversations else 0.0
     steps = c.steps * c.epochs * math.ceil(batch / c.minibatch_size)
@@ -203,7 +204,7 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
         steps=steps,
         trained=tokens * c.epochs * (2 if own_critic else 1) + c.steps * c.epochs * batch * ptx,
         # Policy, reference and reward model; the prompt once more to fill the cache; a critic of its own.
-        read=tokens * (4 if own_critic else 3) + c.steps * batch * prompt,
+        read=tokens * (4 if own_critic else 3) + c.steps * asked * prompt,
         new=tokens,
         sampled=(c.steps * batch + fixed) * reply,
         sampling_rows=min(round(batch), MAX_ROWS),

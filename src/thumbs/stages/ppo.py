@@ -84,8 +84,9 @@ class Ppo:
 
     def step(self, number: int, sampler: Sampler, kl_coef: float) -> StepReport:
         """One round of rollout and update; depends only on its arguments and the weights."""
-        c, started = self.config, time.monotonic()
-        prompts = batch_at(self.prompts, number, c.batch_size, self.context.seed, "ppo-prompts")
+        c, n, started = self.config, self.config.replies_per_prompt, time.monotonic()
+        drawn = batch_at(self.prompts, number, c.batch_size // n, self.context.seed, "ppo-prompts")
+        prompts = [prompt for prompt in drawn for _ in range(n)]
         seeds = [seed_of(self.context.seed, "ppo", number, row) for row in range(len(prompts))]
         rollouts = collect(sampler, prompts, self.context.tokenizer, c.sampling, seeds)
         rollout_s = time.monotonic() - started
@@ -151,9 +152,11 @@ class Ppo:
 
     def update(self, number: int, data: list[Datum]) -> tuple[list[dict[str, float]], float]:
         """Epochs of minibatches, ended early past kl.stop_above; what each step saw, and the epochs done."""
-        c, seen = self.config, []
+        c, n, seen = self.config, self.config.replies_per_prompt, []
         for epoch in range(c.epochs):
-            order = np.random.default_rng(seed_of(self.context.seed, "ppo-order", number, epoch)).permutation(len(data))
+            random = np.random.default_rng(seed_of(self.context.seed, "ppo-order", number, epoch))
+            # Replies to one prompt stay neighbours: a minibatch computes their prompt once.
+            order = (random.permutation(len(data) // n)[:, None] * n + np.arange(n)).ravel()
             for start in range(0, len(data), c.minibatch_size):
                 batch = token_mean([data[i] for i in order[start : start + c.minibatch_size]])
                 with saving_batch(self.context, number, batch):

@@ -74,10 +74,8 @@ def run_ppo(
 def check(config: PpoConfig, prompts: Sequence[Prompt]) -> None:
     """Raises ConfigError for settings that do not fit each other."""
     require_unwarped(config.sampling)
-    if config.batch_size % config.minibatch_size:
-        raise ConfigError(
-            f"ppo.batch_size={config.batch_size} is not a multiple of ppo.minibatch_size={config.minibatch_size}"
-        )
+    if misfit := config.misfit():
+        raise ConfigError(misfit)
     if not prompts:
         raise ConfigError("PPO got no prompts")
 

@@ -109,6 +109,14 @@ def test_ppo(critic: str, trained: int, read: int, folder: Path):
     assert (found.steps, found.snapshots) == (5 * 2 * 2, 6)
 
 
+def test_replies_to_one_prompt_compute_it_once(folder: Path):
+    section = {"prompts": data(folder, "prompts"), "steps": 3, "batch_size": 10, "minibatch_size": 10, "epochs": 2}
+    _, _, work = measure({"sft": sft(folder), "ppo": {**section, "replies_per_prompt": 2}})
+    found, tokens = work["ppo"], 3 * 5 * (4 + 2 * 4)  # 5 of the 10 prompts a step
+    assert (found.trained, found.new, found.read) == (tokens * 2, tokens, tokens * 3 + 3 * 5 * 4)
+    assert found.sampled == 3 * 10 * 4
+
+
 def test_the_pretraining_mix_is_trained_on_too(folder: Path):
     section = {"prompts": data(folder, "prompts"), "steps": 1, "batch_size": 10, "minibatch_size": 10, "epochs": 1}
     _, _, without = measure({"sft": sft(folder), "ppo": section})
