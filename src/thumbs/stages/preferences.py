@@ -21,8 +21,8 @@ from thumbs.stages.context import Context
 from thumbs.tracking.progress import Progress
 from thumbs.types import Generator, Preference, Prompt, Reply, Rollout
 
-PROMPTS_AT_ONCE = 32
-"""Prompts sampled, judged and stored together (with four replies each, as many rows as decode at once); what an
+PROMPTS_AT_ONCE = 25
+"""Prompts sampled, judged and stored together (with five replies each, as many rows as decode at once); what an
 interruption can cost."""
 
 
