@@ -200,11 +200,14 @@ def test_warped_sampling_is_refused(tmp_path: Path, warped: dict[str, float]):
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ConfigError, match=r"ppo\.batch_size=8 is not a multiple of ppo\.minibatch_size=3"):
-        check(changed(CONFIG, minibatch_size=3), PROMPTS)
+        check(changed(CONFIG, minibatch_size=3))
     with pytest.raises(ConfigError, match=r"ppo\.minibatch_size=4 is not a multiple of ppo\.replies_per_prompt=8"):
-        check(changed(CONFIG, replies_per_prompt=8), PROMPTS)
+        check(changed(CONFIG, replies_per_prompt=8))
+
+
+def test_no_prompts_are_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="PPO got no prompts"):
-        check(CONFIG, [])
+        run_ppo(byte_context(tmp_path), CONFIG, CallableReward(vowels), None, [])
 
 
 def test_the_kl_metric_counts_sampled_tokens_alone(tmp_path: Path):

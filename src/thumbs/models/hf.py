@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from thumbs.errors import ModelError
 from thumbs.models.lora import Adapter
 from thumbs.models.prefixes import NEVER
+from thumbs.models.prepacked import linear
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class HfCausalLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] in float32 of final hidden states [N, D]."""
-        return (hidden @ self.head_weight().T).float()
+        return linear(hidden, self.head_weight()).float()
 
     def forward_packed(
         self,

@@ -18,7 +18,7 @@ from thumbs.models.causal_lm import CausalLM, Layer
 from thumbs.models.prefixes import PrefixTree, prefix_tree
 
 CHUNK = 256
-"""Rows of a product: a short last chunk is filled up, and from here on larger ones gain little (docs/log.md)."""
+"""Rows of a product: a short last chunk is filled up, and larger ones waste more on that than they gain."""
 
 BLOCK = 64
 """Queries of an attention product; a sequence's blocks begin at its position 0, 64, 128, …"""

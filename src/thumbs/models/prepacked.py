@@ -1,7 +1,7 @@
 """Frozen weights packed beforehand for the matrix library of the CPU; without that every product packs them again.
 
-That is most of the time where few rows meet a weight: with 8 to 64 rows a product took 0.5 to 0.8 of the time
-that it takes otherwise (docs/log.md). No gradient flows through it.
+Packing counts where few rows meet a weight: with 8 to 64 rows a product takes 0.5 to 0.8 of the time without it
+(benchmarks/products.py). No gradient flows through a prepacked weight.
 """
 
 from __future__ import annotations

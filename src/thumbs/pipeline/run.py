@@ -32,7 +32,7 @@ from thumbs.pipeline.summary import peak_rss_bytes, summarise
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.collect import seed_of
 from thumbs.stages.context import Context, Resume
-from thumbs.stages.ppo_run import run_ppo
+from thumbs.stages.ppo_run import check, run_ppo
 from thumbs.stages.preferences import collect_preferences, store_path
 from thumbs.stages.reward import run_reward
 from thumbs.stages.sequences import conversation_tokens
@@ -46,6 +46,8 @@ ORDER = ("sft", "preferences", "reward", "ppo", "evaluation")
 
 def run_pipeline(config: PipelineConfig, *, until: str | None = None, fresh: bool = False) -> Path:
     """Runs the stages of `config` (up to and including `until`) and returns the run folder."""
+    if config.ppo is not None:
+        check(config.ppo)  # before SFT has run for an hour, and before --fresh deletes anything
     path = Path(config.run)
     if fresh and path.exists():
         remove_run(path)

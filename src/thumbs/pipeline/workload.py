@@ -42,7 +42,8 @@ class Inputs:
 class Work:
     """What a stage does, tokens unless said otherwise. rows, held: data rows for training and held out (or evaluated).
 
-    trained: through forward and backward; read: through a forward; new: seen for the first time; sampled: decoded,
+    trained: through forward and backward; read: through a forward; new: seen for the first time, what the sequences
+    of a batch begin with in common once, as in the other two; sampled: decoded,
     `sampling_rows` sequences at a time; step_tokens: trained in one optimizer step (steps) on average; snapshots:
     copies of the weights made to sample from.
     """
@@ -154,7 +155,7 @@ def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
     if c is None or source is None:
         return None
     rows, held = split_pairs(config, inputs)
-    seen, computed = _tokens_of_a_pair(config, inputs)
+    computed = _tokens_of_a_pair(config, inputs)
     steps = math.ceil(rows / c.batch_size) * c.epochs
     evaluations = math.ceil(steps / c.eval_every)
     return Work(
@@ -164,25 +165,22 @@ def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
         steps,
         trained=computed * rows * c.epochs,
         read=computed * (rows + (evaluations + 1) * held),
-        new=seen * (rows + held),
+        new=computed * (rows + held),
     )
 
 
-def _tokens_of_a_pair(config: PipelineConfig, inputs: Inputs) -> tuple[float, float]:
-    """Tokens of the sequences that a pair brings, and those of them that a batch computes.
-
-    Replies that stand in several pairs count once; a batch computes a prompt once for all its replies.
-    """
+def _tokens_of_a_pair(config: PipelineConfig, inputs: Inputs) -> float:
+    """Tokens that a batch computes for a pair: a prompt once for all its replies, a reply once for all its pairs."""
     c = config.preferences
     if inputs.pairs is not None:
         side = mean(inputs.pairs.lengths)  # of the longer side: an upper bound
-        return 2 * side, 2 * side - (inputs.pair_prompt_tokens or 0.0)
+        return 2 * side - (inputs.pair_prompt_tokens or 0.0)
     if c is None or inputs.pair_prompts is None:
-        return 0.0, 0.0
+        return 0.0
     pairs = min(c.pairs_per_prompt, math.comb(c.replies_per_prompt, 2))
     replies = min(2 * pairs, c.replies_per_prompt)
     prompt, reply = mean(inputs.pair_prompts.lengths), inputs.reply_length(c.sampling)
-    return replies * (prompt + reply) / pairs, (prompt + replies * reply) / pairs
+    return (prompt + replies * reply) / pairs
 
 
 def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
@@ -226,7 +224,7 @@ def _evaluation(config: PipelineConfig, inputs: Inputs) -> Work | None:
         0,
         len(prompts.rows),
         read=(answers + compared) * (prompt + reply) - shared,
-        new=answers * (prompt + reply),
+        new=answers * (prompt + reply) - shared,
         sampled=answers * reply,
         sampling_rows=min(len(prompts.rows), MAX_ROWS),
         snapshots=2 * policies,

@@ -37,7 +37,9 @@ def run_ppo(
     Leaves the last policy in the stage's `model` folder; returns the last step's metrics. `fixed_prompts` are answered
     every `sample_every` steps for the report.
     """
-    check(config, prompts)
+    check(config)
+    if not prompts:
+        raise ConfigError("PPO got no prompts")
     engine = context.engine
     models = create_models(context, config, start, reward_checkpoint)
     ppo = Ppo(context, config, models, reward, prompts, pretraining)
@@ -71,13 +73,11 @@ def run_ppo(
     return {"steps": step, "last": metrics}
 
 
-def check(config: PpoConfig, prompts: Sequence[Prompt]) -> None:
+def check(config: PpoConfig) -> None:
     """Raises ConfigError for settings that do not fit each other."""
     require_unwarped(config.sampling)
     if misfit := config.misfit():
         raise ConfigError(misfit)
-    if not prompts:
-        raise ConfigError("PPO got no prompts")
 
 
 def create_models(context: Context, config: PpoConfig, start: Path | None, reward_checkpoint: Path | None) -> Models:

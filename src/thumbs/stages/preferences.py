@@ -16,14 +16,11 @@ from thumbs.data.annotators import SimulatedAnnotator
 from thumbs.data.preferences import PreferenceStore, preferred
 from thumbs.engine.base import ModelSpec
 from thumbs.rollout.collect import collect, seed_of
+from thumbs.rollout.native import MAX_ROWS
 from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context
 from thumbs.tracking.progress import Progress
 from thumbs.types import Generator, Preference, Prompt, Reply, Rollout
-
-PROMPTS_AT_ONCE = 25
-"""Prompts sampled, judged and stored together (with five replies each, as many rows as decode at once); what an
-interruption can cost."""
 
 
 def collect_preferences(
@@ -39,10 +36,11 @@ def collect_preferences(
     policy = context.engine.create(ModelSpec("sft", context.model, ("lm",), start, trainable=False, seed=context.seed))
     sampler = context.engine.snapshot(policy)
     with Progress("preferences", len(prompts), ("pairs", "ties")) as bar:
-        first = first_unfinished(store, prompts)
+        at_once = max(MAX_ROWS // config.replies_per_prompt, 1)  # all that decode together
+        first = first_unfinished(store, prompts, at_once)
         bar.advance(first)
-        for begin in range(first, len(prompts), PROMPTS_AT_ONCE):
-            group = prompts[begin : begin + PROMPTS_AT_ONCE]
+        for begin in range(first, len(prompts), at_once):
+            group = prompts[begin : begin + at_once]
             replies = sample_replies(context, config, sampler, start, group)
             for number, (prompt, answers) in enumerate(zip(group, replies, strict=True), start=begin):
                 store.append(make_pairs(config, prompt, answers, annotators, number, at))
@@ -52,15 +50,15 @@ def collect_preferences(
     return {"pairs": len(judged), "ties": sum(p == 0.5 for p in judged) / max(len(judged), 1)}
 
 
-def first_unfinished(store: PreferenceStore, prompts: Sequence[Prompt]) -> int:
-    """Number of the first prompt of the group where an interrupted run stopped.
+def first_unfinished(store: PreferenceStore, prompts: Sequence[Prompt], at_once: int) -> int:
+    """Number of the first prompt of the group, of `at_once` prompts, where an interrupted run stopped.
 
     Pairs are stored in the order of the prompts, so the groups before the last stored pair are whole. That group is
     sampled again as a whole, since a batch of another size may round differently; the store skips the pairs it has.
     """
     stored = {preference_id.rpartition("/")[0] for preference_id in store.ids()}
     last = max((number for number, prompt in enumerate(prompts) if prompt.id in stored), default=0)
-    return last // PROMPTS_AT_ONCE * PROMPTS_AT_ONCE
+    return last // at_once * at_once
 
 
 def store_path(context: Context) -> Path:

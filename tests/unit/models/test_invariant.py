@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from thumbs.config.model import ModelConfig
+from thumbs.models.byte_lm import build_byte_lm
 from thumbs.models.invariant import BLOCK, CHUNK, invariant_states
 from thumbs.models.trunk import open_trunk
 from thumbs.models.weights import prepacked_layer
@@ -55,3 +56,14 @@ def test_the_bits_of_a_token_depend_on_what_stands_before_it_alone(trunk):
         others = [np.array(s) for s in random_sequences(trial, rng.integers(1, 129, size=rng.integers(0, 5)).tolist())]
         for i, states in zip(picked, invariant_states(trunk, layers, cut + others), strict=False):
             assert torch.equal(states, known[i][: len(states)])
+
+
+@pytest.mark.parametrize("prepacked", [False, True])
+def test_few_rows_have_the_bits_of_many(prepacked):
+    """Plain products of 1 to 7 rows round otherwise than larger ones here, which is what the fixed shapes are for."""
+    trunk = build_byte_lm("byte-tiny", 0, torch.float32).requires_grad_(False)
+    layers = [prepacked_layer(layer) for layer in trunk.blocks] if prepacked else trunk.blocks
+    sequence = np.random.default_rng(0).integers(0, 256, 200)
+    (whole,) = invariant_states(trunk, layers, [sequence])
+    for length in (*range(1, 10), 63, 64, 65, 150):
+        assert torch.equal(invariant_states(trunk, layers, [sequence[:length]])[0], whole[:length])

@@ -69,7 +69,7 @@ def test_preferences_sample_replies_as_long_as_the_demonstrations(folder: Path):
     # three replies make three pairs, whatever pairs_per_prompt says; they and their prompt are computed once
     assert (work["reward"].rows, work["reward"].steps) == (30, 8)
     assert work["reward"].trained == 10 * 2 * (4 + 3 * 4.0)
-    assert work["reward"].new == 10 * 3 * 8.0
+    assert work["reward"].new == 10 * (4 + 3 * 4.0)
 
 
 def test_without_demonstrations_a_reply_is_as_long_as_it_may_be(folder: Path):
@@ -85,7 +85,7 @@ def test_pairs_of_a_file_are_split_by_prompt(folder: Path):
     assert held > 0
     assert work["preferences"] == Work("preferences", train, held)
     assert work["reward"].trained == pytest.approx(train * (4 + 2 * 4.0))  # the prompt once, two replies
-    assert work["reward"].new == 2 * 10 * 8.0
+    assert work["reward"].new == pytest.approx(10 * (4 + 2 * 4.0))
 
 
 @pytest.mark.parametrize(("critic", "trained", "read"), [("shared", 1, 3), ("policy", 2, 4)])

@@ -19,7 +19,7 @@ PROMPTS = [prompt(name) for name in ("a", "bc", "def", "g", "hi", "jkl", "m")]
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stage, "PROMPTS_AT_ONCE", 3)
+    monkeypatch.setattr(stage, "MAX_ROWS", 14)  # three prompts with four replies each
 
 
 def length_judge(messages: object, reply: str) -> float:

@@ -1,0 +1,31 @@
+"""What a run refuses, before it has done or deleted anything."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from thumbs.config.base import build_config
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.errors import ConfigError
+from thumbs.pipeline.run import run_pipeline
+from thumbs.tracking.files import read_json
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [({"minibatch_size": 3}, "is not a multiple of ppo.minibatch_size=3"), ({"sampling": {"top_k": 5}}, "top_k=5")],
+)
+def test_settings_of_ppo_that_do_not_fit_stop_a_run_before_it_starts(
+    tiny_run: Path, tmp_path: Path, section: dict, reason: str
+):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    settings = read_json(run / "config.json")
+    settings = settings.get("config", settings) | {"run": str(run)}
+    settings["ppo"] |= section
+    before = sorted(run.rglob("*"))
+    with pytest.raises(ConfigError, match=reason):
+        run_pipeline(build_config(PipelineConfig, settings), fresh=True)
+    assert sorted(run.rglob("*")) == before
