@@ -26,7 +26,7 @@ lint: .venv/.ready
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-.venv/.ready: pyproject.toml constraints.txt
+.venv/.ready: pyproject.toml constraints.txt hatch_build.py src/thumbs/models/kernels.cpp
 	$(PYTHON) -c 'import sys; sys.exit("thumbs needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -54,4 +54,17 @@ class BradleyTerry(Frozen):
     """Weight of (score_a + score_b)², which keeps scores near zero (arXiv:2312.09244)."""
 
 
-LossSpec = CrossEntropy | PpoClip | ValueClip | BradleyTerry
+class Dpo(Frozen):
+    """Bradley–Terry on the implicit rewards beta · Σ weights · (logprob - reference logprob) of two replies.
+
+    Rafailov et al. 2023, arXiv:2305.18290, eq. 7; `preferred` other than 1 makes it the conservative form.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("weights", "reference_logprobs")
+    sequence_columns: ClassVar[tuple[str, ...]] = ("pair", "preferred", "margin", "pair_weight")
+    name: Literal["dpo"] = "dpo"
+    beta: float = Field(default=0.1, gt=0)
+    """Price of a nat of distance from the reference (score units)."""
+
+
+LossSpec = CrossEntropy | PpoClip | ValueClip | BradleyTerry | Dpo

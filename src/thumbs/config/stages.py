@@ -159,6 +159,46 @@ class PpoConfig(Frozen):
         return None
 
 
+class DpoConfig(Frozen):
+    """Direct preference optimisation, from pairs to a policy without a reward model."""
+
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the pairs."""
+    batch_size: int = Field(default=16, ge=1)
+    """Pairs an optimizer step."""
+    beta: float = Field(default=0.1, gt=0)
+    """Price of a nat of distance from the reference (score units)."""
+    ties: Literal["drop", "half"] = "drop"
+    """Pairs judged equal: leave them out, or count each side one half."""
+    optim: AdamConfig = AdamConfig(learning_rate=2e-5)
+    """Optimizer; 5e-7 to 5e-6 for full training, about ten times that for LoRA."""
+    save_every: int = Field(default=20, ge=1)
+    """Steps between checkpoints."""
+
+
+class GroupConfig(Frozen):
+    """Group-relative policy optimisation: advantages from the scores of several replies to a prompt, no critic."""
+
+    steps: int = Field(default=40, ge=1)
+    """Rollout-and-update rounds."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rollouts a step."""
+    group_size: int = Field(default=8, ge=2)
+    """Replies to one prompt, which are compared with each other; must divide batch_size."""
+    minibatch_size: int = Field(default=32, ge=1)
+    """Rollouts an optimizer step, whole groups; must divide batch_size."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the rollouts of a step."""
+    optim: AdamConfig = AdamConfig(learning_rate=1e-5, schedule="constant", warmup_fraction=0.0)
+    """Optimizer; 1e-6 for full training, about ten times that for LoRA."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How rollouts are drawn; top-k and top-p are refused, since they falsify the ratio."""
+    clip_range: float = Field(default=0.2, gt=0)
+    """Half-width of the trusted interval of the ratio, fraction."""
+    scale: bool = True
+    """Divide a group's advantages by the deviation of its scores (GRPO); false: only less the mean (Dr. GRPO)."""
+
+
 class EvaluationConfig(Frozen):
     """What is measured on held-out prompts."""
 

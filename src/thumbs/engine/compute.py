@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thumbs.config.losses import BradleyTerry, CrossEntropy, LossSpec, PpoClip, ValueClip
+from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo, LossSpec, PpoClip, ValueClip
 from thumbs.engine.batch import Batch
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import ConfigError, DataError
@@ -72,7 +72,7 @@ def losses_of(network: Network, batch: Batch, losses: Sequence[LossSpec]) -> Com
         _check_columns(batch, loss)
     hidden = network.hidden(batch)
     weights = batch.columns["weights"]
-    policy = next((loss for loss in losses if isinstance(loss, CrossEntropy | PpoClip)), None)
+    policy = next((loss for loss in losses if isinstance(loss, CrossEntropy | PpoClip | Dpo)), None)
     temperature = policy.temperature if isinstance(policy, PpoClip) else 1.0
     with_entropy = isinstance(policy, PpoClip)
     logprobs, entropy = torch.zeros_like(weights), None
@@ -108,23 +108,23 @@ def _one(
             value, metrics = value_clip(values, columns["values"], columns["returns"], weights, loss.clip_range)
             return loss.coef * value, metrics
         case BradleyTerry():
-            return _pairs(loss, batch, values * weights)
+            return _pairs(batch, values * weights, loss.center_coef)
+        case Dpo():
+            return _pairs(batch, loss.beta * (logprobs - columns["reference_logprobs"]) * weights)
     raise ConfigError(f"no function for loss {loss.name!r}")
 
 
-def _pairs(loss: BradleyTerry, batch: Batch, values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Bradley–Terry on the sum of each sequence's weighted values; the two sides of a pair stand in datum order."""
+def _pairs(batch: Batch, values: Tensor, center_coef: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """Bradley–Terry on the sum of each sequence's values [N]; the two sides of a pair stand in datum order."""
     scores = torch.stack([piece.sum() for piece in batch.split(values)])
     by_pair: dict[int, list[int]] = {}
     for place in sorted(range(len(batch.order)), key=batch.order.__getitem__):
         by_pair.setdefault(int(batch.sequence_columns["pair"][place]), []).append(place)
     if any(len(places) != 2 for places in by_pair.values()):
-        raise DataError("bradley_terry needs exactly two sequences for each value of the column `pair`")
+        raise DataError("a loss of pairs needs exactly two sequences for each value of the column `pair`")
     a, b = torch.tensor(list(by_pair.values()), device=scores.device).T
     of = batch.sequence_columns
-    return bradley_terry(
-        scores[a], scores[b], of["preferred"][a], of["margin"][a], of["pair_weight"][a], loss.center_coef
-    )
+    return bradley_terry(scores[a], scores[b], of["preferred"][a], of["margin"][a], of["pair_weight"][a], center_coef)
 
 
 def _logprobs(

@@ -26,3 +26,14 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
         next_value = torch.where(here, values[:, t], next_value)
         advantages[:, t] = torch.where(here, next_advantage, 0.0)
     return advantages, (advantages + values).where(counts, 0.0)
+
+
+def group_advantages(scores: Tensor, *, scale: bool = True, eps: float = 1e-4) -> Tensor:
+    """(score - mean of its group) / (deviation of its group + eps), [P, G] → [P, G], score units or none.
+
+    Shao et al. 2024, arXiv:2402.03300, section 4.1.2, with the sample deviation (divided by G - 1). scale=False leaves
+    the division out (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783): dividing favours prompts whose scores hardly differ.
+    A group whose scores are all equal gets zeros.
+    """
+    centred = scores - scores.mean(dim=1, keepdim=True)
+    return centred / (scores.std(dim=1, keepdim=True) + eps) if scale else centred

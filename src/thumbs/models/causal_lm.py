@@ -1,7 +1,7 @@
 """Our decoder for the Llama-shaped family: Llama, SmolLM, Mistral, Qwen2, Qwen3.
 
-Sequences are concatenated without padding, so every product runs on real tokens only; attention alone sees them as
-padded rows (right padding and causality together keep a sequence from its own padding, and rows keep sequences apart).
+Sequences are concatenated without padding, so every product runs on real tokens only; what lies between the products
+is in `operators.py`.
 Proven equal to `transformers`, logit by logit, in tests/unit/models/test_causal_lm.py. Adapters come in as an
 argument: one set of base weights serves many models. Weights: `weights.py`; adapters: `lora.py`; cache: `kv_cache.py`.
 """
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.lora import Adapter, adapted_linear
+from thumbs.models.operators import Angles, Heads, attend, attend_cached, keys_and_values, rms_norm, swiglu
 from thumbs.models.prefixes import WORTH, prefix_tree
 from thumbs.models.prepacked import linear
 from thumbs.models.rows import Rows
@@ -42,23 +43,23 @@ class Layer(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * c.intermediate, c.width))
         self.down = nn.Parameter(torch.empty(c.width, c.intermediate))
 
-    def heads(self, x: Tensor, cos: Tensor, sin: Tensor, adapter: dict | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries [N, H, C], rotated keys [N, K, C] and values [N, K, C] of hidden states [N, D]."""
+    def mix(self, x: Tensor, adapter: dict | None) -> Tensor:
+        """Queries, keys and values side by side, before their rotation, of hidden states [N, D]."""
         c = self.config
         normed = rms_norm(x, self.attention_norm, c.rms_eps)
-        mixed = adapted_linear(normed, self.qkv, adapter, "qkv", self.qkv_bias).view(len(x), -1, c.head_dim)
-        query, key, value = mixed.split([c.heads, c.kv_heads, c.kv_heads], dim=1)
-        if self.query_norm is not None and self.key_norm is not None:
-            query = rms_norm(query, self.query_norm, c.rms_eps)
-            key = rms_norm(key, self.key_norm, c.rms_eps)
-        return rotate(query, cos, sin), rotate(key, cos, sin), value
+        mixed = adapted_linear(normed, self.qkv, adapter, "qkv", self.qkv_bias)
+        if self.query_norm is None or self.key_norm is None:
+            return mixed
+        parts = mixed.view(len(x), -1, c.head_dim).split([c.heads, c.kv_heads, c.kv_heads], dim=1)
+        query, key = rms_norm(parts[0], self.query_norm, c.rms_eps), rms_norm(parts[1], self.key_norm, c.rms_eps)
+        return torch.cat([query, key, parts[2]], dim=1).flatten(1)
 
     def finish(self, x: Tensor, attended: Tensor, adapter: dict | None) -> Tensor:
         """Hidden states after the output projection and the feed-forward part."""
         x = x + adapted_linear(attended, self.output, adapter, "output")
         normed = rms_norm(x, self.mlp_norm, self.config.rms_eps)
-        gate, up = adapted_linear(normed, self.gate_up, adapter, "gate_up").chunk(2, dim=-1)
-        return x + adapted_linear(F.silu(gate) * up, self.down, adapter, "down")
+        gated = swiglu(adapted_linear(normed, self.gate_up, adapter, "gate_up"))
+        return x + adapted_linear(gated, self.down, adapter, "down")
 
 
 class CausalLM(nn.Module):
@@ -77,6 +78,7 @@ class CausalLM(nn.Module):
         self.norm = nn.Parameter(torch.ones(config.width))
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.prepacked_head: Tensor | None = None
+        self.heads = Heads(config.heads, config.kv_heads, config.head_dim)
 
     @property
     def blocks(self) -> list[Layer]:
@@ -117,26 +119,17 @@ class CausalLM(nn.Module):
         first: int,
         stop: int,
         adapter: Adapter | None = None,
-        keep: Callable[[int, Tensor, Tensor], None] | None = None,
+        keep: Callable[[int, Tensor, Angles], None] | None = None,
     ) -> Tensor:
-        """States after the layers first … stop - 1; `keep` is handed each layer's padded keys and values."""
-        cos, sin = self.rotary(rows.positions)
+        """States after the layers first … stop - 1; `keep` is handed what each layer's attention is."""
+        angles = self.rotary(rows.positions)
         for index in range(first, stop):
             layer = self.blocks[index]
             parts = adapter.layer(index, self.dtype) if adapter is not None else None
-            q, k, v = layer.heads(x, cos, sin, parts)
-            query, key, value = rows.pad_queries(q), rows.pad_keys(k), rows.pad_keys(v)
+            mixed = layer.mix(x, parts)
             if keep is not None:
-                keep(index, key, value)
-            attended = F.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=rows.mask,
-                is_causal=rows.mask is None,
-                enable_gqa=layer.config.heads != layer.config.kv_heads,
-            )
-            x = layer.finish(x, rows.pack(attended), parts)
+                keep(index, mixed, angles)
+            x = layer.finish(x, attend(mixed, angles, rows, self.heads), parts)
         return x
 
     def new_cache(self, rows: int, length: int) -> KVCache:
@@ -151,13 +144,12 @@ class CausalLM(nn.Module):
         tree = prefix_tree(sequences)
         tokens = torch.from_numpy(np.concatenate(sequences)[tree.source]).to(device)
         rows, ends = Rows.of(tree.lengths, device, tree.parents), torch.tensor(tree.ends, device=device)
-        x = self.run_layers(
-            self.embed(tokens),
-            rows,
-            0,
-            len(self.layers),
-            keep=lambda layer, key, value: cache.fill(layer, key[ends], value[ends]),
-        )
+
+        def keep(layer: int, mixed: Tensor, angles: Angles) -> None:
+            key, value = keys_and_values(mixed, angles, self.heads)
+            cache.fill(layer, rows.pad_keys(key)[ends], rows.pad_keys(value)[ends])
+
+        x = self.run_layers(self.embed(tokens), rows, 0, len(self.layers), keep=keep)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         cache.start(lengths)
         last = torch.from_numpy(tree.places).to(device)[lengths.cumsum(0) - 1]
@@ -165,36 +157,17 @@ class CausalLM(nn.Module):
 
     def decode(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Final hidden states [B, D] of one more token a row; appends to the cache."""
-        c = self.config
-        cos, sin = self.rotary(cache.lengths)
+        angles = self.rotary(cache.lengths)
         x = self.embed(tokens)
-        mask = cache.step()
+        cache.step()
         for index, layer in enumerate(self.blocks):
-            query, key, value = layer.heads(x, cos, sin, None)
-            keys, values = cache.append(index, key, value)
-            # The queries that share a key head stand as rows of one small attention: nothing is repeated.
-            grouped = query.view(len(x), c.kv_heads, -1, c.head_dim)
-            attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
-            x = layer.finish(x, attended.reshape(len(x), -1), None)
-        return rms_norm(x, self.norm, c.rms_eps)
+            x = layer.finish(x, attend_cached(layer.mix(x, None), angles, cache, index, self.heads), None)
+        return rms_norm(x, self.norm, self.config.rms_eps)
 
-    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of the rotary angles [N, 1, C], the two halves repeated as Hugging Face lays them out."""
+    def rotary(self, positions: Tensor) -> Angles:
+        """The rotary angles of positions [N]."""
         c = self.config
         exponent = torch.arange(0, c.head_dim, 2, device=positions.device, dtype=torch.float32) / c.head_dim
         angles = positions[:, None].float() * (c.rope_theta**-exponent)[None]
-        angles = torch.cat([angles, angles], dim=-1)[:, None]
-        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · weight over the last dimension; the mean is taken in float32 (arXiv:1910.07467)."""
-    wide = x.float()
-    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return normed.to(x.dtype) * weight.to(x.dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of [N, H, C], half-split form (arXiv:2104.09864)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+        angles = torch.cat([angles, angles], dim=-1)
+        return Angles(angles.cos(), angles.sin())

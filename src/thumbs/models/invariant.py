@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from thumbs.models.causal_lm import CausalLM, Layer
+from thumbs.models.operators import split_heads
 from thumbs.models.prefixes import PrefixTree, prefix_tree
 
 CHUNK = 256
@@ -32,12 +33,11 @@ def invariant_states(trunk: CausalLM, layers: Sequence[Layer], sequences: Sequen
     blocks = _Blocks(sequences, tree, device)
     tokens = torch.from_numpy(np.concatenate(sequences)[tree.source]).to(device)
     padding = -len(tokens) % CHUNK
-    cos, sin = (x.split(CHUNK) for x in trunk.rotary(F.pad(blocks.positions, (0, padding))))
+    angles = trunk.rotary(F.pad(blocks.positions, (0, padding)))
     chunks = list(trunk.embed(F.pad(tokens, (0, padding))).split(CHUNK))
     for layer in layers:
-        heads = [layer.heads(x, *angles, None) for x, *angles in zip(chunks, cos, sin, strict=True)]
-        query, key, value = (torch.cat(parts) for parts in zip(*heads, strict=True))
-        attended = F.pad(blocks.attend(query, key, value), (0, 0, 0, padding)).split(CHUNK)
+        mixed = torch.cat([layer.mix(x, None) for x in chunks])
+        attended = F.pad(blocks.attend(*split_heads(mixed, angles, trunk.heads)), (0, 0, 0, padding)).split(CHUNK)
         chunks = [layer.finish(x, seen, None) for x, seen in zip(chunks, attended, strict=True)]
     states = torch.cat(chunks)[torch.from_numpy(tree.places).to(device)]
     return list(states.split([len(sequence) for sequence in sequences]))

@@ -36,10 +36,14 @@ class KVCache:
         self.lengths = lengths.clone()
         self._longest = int(lengths.max())
 
-    def step(self) -> Tensor:
-        """Makes room for one more token a row; returns which slots may be read, bool [B, 1, 1, L]."""
+    def step(self) -> None:
+        """Makes room for one more token a row."""
         self.lengths = self.lengths + 1
         self._longest += 1
+
+    @property
+    def readable(self) -> Tensor:
+        """Which of the slots that `append` returns hold a row's tokens, bool [B, 1, 1, L]."""
         slots = torch.arange(self._longest, device=self.lengths.device)
         return (slots[None] < self.lengths[:, None])[:, None, None]
 

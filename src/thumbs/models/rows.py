@@ -1,8 +1,9 @@
-"""Packed tokens as the rectangles that attention works on."""
+"""Packed tokens as attention wants them: as a forest of segments for the kernels, as padded rectangles for torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,40 +11,82 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Where N packed tokens lie in right-padded rows: one row a segment, with its own queries and all keys it sees."""
+class Forest:
+    """Segment s holds the packed tokens start[s] … start[s + 1] - 1 and sees the tokens keys[first[s]] …
+    keys[first[s + 1] - 1], its own ones last. Tree t is the segments trees[t] … trees[t + 1] - 1.
+    """
 
-    positions: Tensor  # [N] position of each token in its sequence
-    queries: Tensor  # [B, L] packed index of each query; 0 (any token) in the padding
-    keys: Tensor  # [B, C] the same of the keys: what the segment continues, then its own
-    to_packed: Tensor  # [N] slot of each token in the flattened queries
-    mask: Tensor | None  # [B, 1, L, C] which keys a query sees; None: those up to itself, in a row of its own
-    rectangular: bool
+    start: Tensor  # [S + 1]
+    first: Tensor  # [S + 1]
+    keys: Tensor
+    trees: Tensor  # [number of trees + 1]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N packed tokens in segments; segment i continues segment parents[i], or starts a sequence (-1)."""
+
+    lengths: list[int]
+    parents: list[int]
+    seen: list[Tensor]  # of each segment: the packed tokens before it in its sequence, then its own
+    device: torch.device
 
     @staticmethod
     def of(lengths: list[int], device: torch.device, parents: list[int] | None = None) -> Rows:
-        """Segment i continues segment parents[i] < i; -1, or no parents: it starts a sequence."""
-        own = torch.arange(sum(lengths)).split(lengths)
+        """Segment i continues segment parents[i] < i; the segments of a tree stand together; no parents: all start."""
+        parents = parents or [-1] * len(lengths)
         seen: list[Tensor] = []
-        for segment, parent in zip(own, parents or [-1] * len(lengths), strict=True):
+        for segment, parent in zip(torch.arange(sum(lengths)).split(lengths), parents, strict=True):
             seen.append(segment if parent < 0 else torch.cat([seen[parent], segment]))
-        queries, keys = pad_sequence(list(own), batch_first=True), pad_sequence(seen, batch_first=True)
-        sizes = torch.tensor(lengths)
-        slots = torch.arange(queries.shape[1])
-        inside = slots < sizes[:, None]
-        positions = (torch.tensor([len(s) for s in seen]) - sizes)[:, None] + slots
-        to_packed = inside.flatten().nonzero().squeeze(1)
-        mask = None
-        if any(parent >= 0 for parent in parents or ()):
-            mask = (torch.arange(keys.shape[1]) <= positions[..., None])[:, None].to(device)
-        return Rows(
-            positions=positions[inside].to(device),
-            queries=queries.to(device),
-            keys=keys.to(device),
-            to_packed=to_packed.to(device),
-            mask=mask,
-            rectangular=bool(inside.all()),
+        return Rows(lengths, parents, seen, device)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Position of each token in its sequence, [N]."""
+        own = zip(self.seen, self.lengths, strict=True)
+        return torch.cat([torch.arange(len(seen) - length, len(seen)) for seen, length in own]).to(self.device)
+
+    @cached_property
+    def forest(self) -> Forest:
+        """The same for the kernels."""
+        roots = [segment for segment, parent in enumerate(self.parents) if parent < 0]
+        return Forest(
+            start=torch.tensor([0, *self.lengths]).cumsum(0),
+            first=torch.tensor([0, *map(len, self.seen)]).cumsum(0),
+            keys=torch.cat(self.seen),
+            trees=torch.tensor([*roots, len(self.lengths)]),
         )
+
+    @cached_property
+    def queries(self) -> Tensor:
+        """Packed index of each query in right-padded rows, one a segment, [B, L]; 0 (any token) in the padding."""
+        own = torch.arange(sum(self.lengths)).split(self.lengths)
+        return pad_sequence(list(own), batch_first=True).to(self.device)
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """The same of the keys that a row's queries see, [B, C]."""
+        return pad_sequence(self.seen, batch_first=True).to(self.device)
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Which keys a query sees, [B, 1, L, C]; None: those up to itself, in a row of its own."""
+        if all(parent < 0 for parent in self.parents):
+            return None
+        before = torch.tensor([len(seen) - length for seen, length in zip(self.seen, self.lengths, strict=True)])
+        places = before[:, None] + torch.arange(self.queries.shape[1])
+        return (torch.arange(self.keys.shape[1]) <= places[..., None])[:, None].to(self.device)
+
+    @cached_property
+    def to_packed(self) -> Tensor:
+        """Slot of each token in the flattened queries, [N]."""
+        inside = torch.arange(max(self.lengths)) < torch.tensor(self.lengths)[:, None]
+        return inside.flatten().nonzero().squeeze(1).to(self.device)
+
+    @cached_property
+    def rectangular(self) -> bool:
+        """Whether the queries need no padding."""
+        return len(set(self.lengths)) == 1
 
     def pad_queries(self, x: Tensor) -> Tensor:
         """[N, H, W] → [B, H, L, W]."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thumbs.models import kernels
 from thumbs.rollout.sampler import SamplingParams
 
 
@@ -23,6 +24,8 @@ def draw(logits: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Ten
     if params.temperature == 0:
         tokens = logits.argmax(-1)
         return tokens, logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
+    if not params.top_k and params.top_p == 1 and kernels.usable(logits):
+        return kernels.draw_tokens(logits, u, params.temperature)
     logits = logits / params.temperature
     normaliser = logits.logsumexp(-1)
     kept = restrict(logits, params)

@@ -29,6 +29,7 @@ from thumbs.rollout.collect import collect, seed_of
 from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.ppo_report import experience_metrics, update_metrics
+from thumbs.stages.sequences import token_mean
 from thumbs.types import Datum, Prompt, Rollout, Score, TrainOutput
 
 
@@ -205,15 +206,6 @@ class Ppo:
         batch = token_mean(batch_at(self.pretraining, number, size, self.context.seed, "ptx"), self.config.ptx_coef)
         output = self.context.engine.forward_backward(self.models.policy, batch, [CrossEntropy()])
         return {"ptx_loss": output.loss / self.config.ptx_coef}
-
-
-def token_mean(data: Sequence[Datum], coef: float = 1.0) -> list[Datum]:
-    """The same datums with weights · coef / (sum of all weights): every sampled token of the batch counts the same."""
-    total = sum(float(datum.columns["weights"].sum()) for datum in data)
-    return [
-        Datum(d.inputs, d.targets, {**d.columns, "weights": d.columns["weights"] * np.float32(coef / total)})
-        for d in data
-    ]
 
 
 def pad(rows: Sequence[np.ndarray]) -> Tensor:

@@ -18,25 +18,13 @@ import numpy as np
 
 from thumbs.config.losses import BradleyTerry
 from thumbs.config.stages import RewardConfig
-from thumbs.data.preferences import preferred
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.rewards.model import raw_scores
 from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
-from thumbs.stages.sequences import pair_tokens
+from thumbs.stages.pairs import Pair, by_prompt, distinct_tokens, read_pairs
 from thumbs.tracking.progress import Progress
-from thumbs.types import Datum, Message, Preference
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """A prompt, two tokenised answers to it, P(first is better), and the margin (score units)."""
-
-    prompt: tuple[Message, ...]
-    first: np.ndarray
-    second: np.ndarray
-    preferred: float
-    margin: float
+from thumbs.types import Datum, Preference
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,9 @@ def run_reward(
         "reward", context.model, ("scalar",), start, freeze_trunk=config.freeze_backbone, seed=context.seed
     )
     model = engine.create(spec)
-    pairs, held = read_pairs(context, config, train), read_pairs(context, config, heldout)
+    pairs, held = (
+        read_pairs(context.tokenizer, part, config.ties, use_margin=config.use_margin) for part in (train, heldout)
+    )
     if all(pair.preferred == 0.5 for pair in pairs):
         raise DataError(
             f"none of {len(train)} preferences says which reply is better; the reward model has nothing to learn"
@@ -111,11 +101,6 @@ def train_step(
     }
 
 
-def distinct_tokens(data: Sequence[Datum]) -> int:
-    """Tokens, a reply that stands in several pairs counted once, as it is computed."""
-    return sum({datum.inputs.tobytes(): len(datum) for datum in data}.values())
-
-
 def measure(context: Context, model: Handle, pairs: Sequence[Pair], held: Sequence[Pair]) -> dict[str, Any]:
     """What stays of the stage: the scale of the scores on the training replies, and the held-out scores."""
     seen = raw_scores(context.engine, model, [tokens for pair in pairs for tokens in (pair.first, pair.second)])
@@ -126,26 +111,6 @@ def measure(context: Context, model: Handle, pairs: Sequence[Pair], held: Sequen
         "heldout_pairs": len(held),
         "heldout": asdict(heldout_scores(context, model, held)),
     }
-
-
-def read_pairs(context: Context, config: RewardConfig, preferences: Sequence[Preference]) -> list[Pair]:
-    """Tokenised pairs; those without a usable judgement leave, ties as the config says."""
-    pairs = []
-    for preference in preferences:
-        better = preferred(preference)
-        if better is None or (better == 0.5 and config.ties == "drop"):
-            continue
-        margin = preference.margin if config.use_margin and better != 0.5 else 0.0
-        pairs.append(Pair(preference.prompt, *pair_tokens(context.tokenizer, preference), better, margin))
-    return pairs
-
-
-def by_prompt(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """Pairs of one prompt together: they share it and replies, and the engine computes once what is shared."""
-    groups: dict[tuple[Message, ...], list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.prompt, []).append(pair)
-    return list(groups.values())
 
 
 def pair_data(pairs: Sequence[Pair]) -> list[Datum]:

@@ -1,4 +1,4 @@
-"""A prompt and its answer as tokens, the same way for every stage."""
+"""A prompt and its answer as tokens and datums, the same way for every stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.types import Message, Preference, Reply
+from thumbs.types import Datum, Message, Preference, Reply
 
 
 def conversation_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
@@ -27,3 +27,12 @@ def pair_tokens(tokenizer: Tokenizer, preference: Preference) -> tuple[np.ndarra
     """Both sides of a preference."""
     first, second = preference.replies
     return reply_tokens(tokenizer, preference.prompt, first), reply_tokens(tokenizer, preference.prompt, second)
+
+
+def token_mean(data: Sequence[Datum], coef: float = 1.0) -> list[Datum]:
+    """The same datums with weights · coef / (sum of all weights): every sampled token of the batch counts the same."""
+    total = sum(float(datum.columns["weights"].sum()) for datum in data)
+    return [
+        Datum(d.inputs, d.targets, {**d.columns, "weights": d.columns["weights"] * np.float32(coef / total)})
+        for d in data
+    ]

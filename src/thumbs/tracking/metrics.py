@@ -89,8 +89,32 @@ _PPO_UPDATE = (
     Metric("ppo/update_s", "seconds", "Time for the epochs of policy and critic."),
 )
 
+_DPO = (
+    Metric("dpo/loss", "nats a pair", "Bradley–Terry loss of the implicit rewards."),
+    Metric(
+        "dpo/accuracy", "fraction", "Untied pairs of the batch whose preferred reply has the higher implicit reward."
+    ),
+    Metric("dpo/reward_gap", "score", "Mean implicit reward of the preferred reply minus that of the other."),
+    Metric("dpo/grad_norm", "L2 norm", "Gradient before clipping."),
+    Metric("dpo/learning_rate", "per step", "Rate of the optimizer at this step."),
+    Metric("dpo/tokens_per_s", "tokens/s", "Training tokens, prompts included."),
+)
+_GROUP = (
+    Metric("group/score", "score", "Mean score of the replies."),
+    Metric("group/score_std", "score", "Mean over the groups of the deviation inside one; 0 teaches nothing."),
+    Metric("group/length", "tokens", "Mean reply length, EOS included."),
+    Metric("group/truncated", "fraction", "Replies that the length limit cut."),
+    Metric("group/policy_loss", "advantage", "Clipped surrogate, mean a token."),
+    Metric("group/approx_kl", "nats a token", "KL of the policy from its sampler (k3)."),
+    Metric("group/clip_fraction", "fraction", "Tokens whose ratio the clip bounds."),
+    Metric("group/entropy", "nats a token", "Mean entropy of the policy at the sampled tokens."),
+    Metric("group/grad_norm", "L2 norm", "Gradient before clipping, mean over the step."),
+    Metric("group/rollout_s", "seconds", "Time for sampling."),
+    Metric("group/update_s", "seconds", "Time for the update."),
+)
+
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (*_SFT, *_PREFERENCES, *_REWARD, *_PPO_ROLLOUT, *_PPO_UPDATE)
+    metric.name: metric for metric in (*_SFT, *_PREFERENCES, *_REWARD, *_PPO_ROLLOUT, *_PPO_UPDATE, *_DPO, *_GROUP)
 }
 """Every metric a stage may log, by name; docs/metrics.md shows the same list."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from thumbs.config.losses import BradleyTerry, CrossEntropy, PpoClip, ValueClip
+from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo, PpoClip, ValueClip
 from thumbs.config.model import LoraConfig
 from thumbs.engine.batch import Batch
 from thumbs.engine.compute import Network, losses_of
@@ -27,6 +27,7 @@ LOSSES = {
     "ppo with entropy": [PpoClip(clip_range=0.2, entropy_coef=0.5)],
     "values without clip": [ValueClip(clip_range=None, coef=2.0)],
     "pairs": [BradleyTerry(center_coef=0.1)],
+    "dpo": [Dpo(beta=0.5)],
 }
 
 
@@ -64,7 +65,7 @@ def make_batch(network, losses) -> Batch:
     def column(values):
         return torch.tensor(np.asarray(values), dtype=torch.float64)
 
-    columns = {name: column(rng.normal(size=n)) for name in ("advantages", "values", "returns")}
+    columns = {name: column(rng.normal(size=n)) for name in ("advantages", "values", "returns", "reference_logprobs")}
     columns["weights"] = column(np.where(rng.random(n) < 0.25, 0, rng.uniform(0.1, 1, size=n)))
     columns["logprobs"] = column(np.zeros(n))
     of = {"pair": [0, 1, 1, 0], "preferred": [1, 0.5, 0.5, 1], "margin": [0.3, 0, 0, 0.3], "pair_weight": [0.5] * 4}
@@ -105,7 +106,8 @@ def test_gradients_are_the_slopes_of_the_loss(network, kind):
         if abs(slope) < 1e-4:
             flat.append(name)
     heads = {"head.weight", "head.bias"}
-    trunk_only, head_only = kind in ("cross entropy", "ppo with entropy"), kind in ("values without clip", "pairs")
+    trunk_only = kind in ("cross entropy", "ppo with entropy", "dpo")
+    head_only = kind in ("values without clip", "pairs")
     assert set(flat) == (heads if trunk_only else set()), (flat, head_only)
 
 

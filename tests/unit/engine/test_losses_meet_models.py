@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thumbs.config.losses import BradleyTerry, CrossEntropy, PpoClip, ValueClip
+from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo, PpoClip, ValueClip
 from thumbs.engine.batch import micro_batches
 from thumbs.engine.compute import Network, losses_of
 from thumbs.models.heads import ScalarHead
@@ -110,6 +110,21 @@ def test_pairs(network, slow):
     computed = run(network, [data[i] for i in range(4)], [BradleyTerry(center_coef=0.05)])
     assert float(computed.loss.detach()) == pytest.approx(wanted, rel=1e-5)
     assert float(computed.metrics["bradley_terry/score_gap"]) == pytest.approx(gap, rel=1e-4)
+
+
+@pytest.mark.parametrize("preferred", [1.0, 0.0, 0.5])
+def test_dpo(network, slow, preferred):
+    rng, beta, rewards, data = np.random.default_rng(3), 0.3, [], []
+    for sequence, numbers in zip(SEQUENCES[:2], slow, strict=False):
+        now = np.array([numbers["plain"][t][token] for t, token in enumerate(sequence[1:])])
+        reference, weights = now + rng.normal(0, 1, len(now)), (np.arange(len(now)) > 1).astype(float)
+        rewards.append(sum(beta * w * (a - b) for a, b, w in zip(now, reference, weights, strict=True)))
+        of = {"pair": 0, "preferred": preferred, "margin": 0.0, "pair_weight": 0.5}
+        data.append(Datum.next_token(sequence, weights=weights, reference_logprobs=reference, **of))
+    gap = rewards[0] - rewards[1]
+    wanted = 0.5 * (preferred * math.log1p(math.exp(-gap)) + (1 - preferred) * math.log1p(math.exp(gap)))
+    assert abs(gap) > 0.1
+    assert float(run(network, data, [Dpo(beta=beta)]).loss.detach()) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_replies_in_several_pairs_are_computed_once(network, slow, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import oracles.gae
-from thumbs.functional.advantages import gae
+from thumbs.functional.advantages import gae, group_advantages
 
 
 def test_table_by_hand() -> None:
@@ -53,3 +53,11 @@ def test_lambda_one_is_the_discounted_sum_and_lambda_zero_one_step() -> None:
     rewards, values, mask = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[3.0, 5.0, 6.0]]), torch.ones(1, 3)
     assert gae(rewards, values, mask, 0.5, 1.0)[1].tolist() == [[3.0, 4.0, 4.0]]
     assert gae(rewards, values, mask, 0.5, 0.0)[0].tolist() == [[0.5, 0.0, -2.0]]
+
+
+def test_advantages_in_a_group_by_hand() -> None:
+    scores = torch.tensor([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0]])
+    deviation = (14 / 3) ** 0.5  # of the first group: squares 4 + 1 + 0 + 9, divided by 3
+    centred = torch.tensor([[-2.0, -1.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(group_advantages(scores, scale=False), centred)
+    torch.testing.assert_close(group_advantages(scores), centred / (deviation + 1e-4))

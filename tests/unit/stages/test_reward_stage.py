@@ -20,7 +20,8 @@ from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import DataError
 from thumbs.rewards.model import raw_scores
 from thumbs.stages.context import Context
-from thumbs.stages.reward import Pair, pair_data, read_pairs, run_reward
+from thumbs.stages.pairs import Pair, read_pairs
+from thumbs.stages.reward import pair_data, run_reward
 from thumbs.types import Preference
 
 GOOD, BAD = ("yes", "sure", "fine", "gladly"), ("no", "never", "bah", "go")
@@ -57,7 +58,7 @@ def trained(folder: Path, config: RewardConfig, train: list[Preference], held: l
     model = context.engine.create(ModelSpec("r", context.model, ("scalar",), context.best, trainable=False))
 
     def scores(preferences: list[Preference]) -> np.ndarray:
-        pairs = read_pairs(context, config, preferences)
+        pairs = read_pairs(context.tokenizer, preferences, config.ties)
         found = raw_scores(context.engine, model, [tokens for p in pairs for tokens in (p.first, p.second)])
         return found.reshape(-1, 2)
 
@@ -98,7 +99,7 @@ def first_scores(context: Context, texts: list[Preference], weight: float) -> An
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         head.weight.copy_(weight * torch.randn(head.weight.shape, generator=generator))
-    return model, read_pairs(context, RewardConfig(use_margin=True), texts)
+    return model, read_pairs(context.tokenizer, texts, "half", use_margin=True)
 
 
 def test_a_tie_pulls_the_two_scores_together(tmp_path: Path):
@@ -137,15 +138,15 @@ def test_the_loss_is_the_mean_over_pairs_by_hand(tmp_path: Path):
 def test_margins_count_only_where_the_config_says_so(tmp_path: Path):
     context = byte_context(tmp_path)
     texts = [pair("q", "yes", "no", "first", margin=0.7)]
-    assert read_pairs(context, RewardConfig(use_margin=True), texts)[0].margin == 0.7
-    assert read_pairs(context, RewardConfig(), texts)[0].margin == 0.0
+    assert read_pairs(context.tokenizer, texts, "half", use_margin=True)[0].margin == 0.7
+    assert read_pairs(context.tokenizer, texts, "half")[0].margin == 0.0
 
 
 def test_ties_can_be_dropped_and_skipped_pairs_always_are(tmp_path: Path):
     context = byte_context(tmp_path)
     texts = [pair("q", "a", "b", verdict) for verdict in ("first", "tie", "skip", "second")]
-    assert [p.preferred for p in read_pairs(context, RewardConfig(), texts)] == [1.0, 0.5, 0.0]
-    assert [p.preferred for p in read_pairs(context, RewardConfig(ties="drop"), texts)] == [1.0, 0.0]
+    assert [p.preferred for p in read_pairs(context.tokenizer, texts, "half")] == [1.0, 0.5, 0.0]
+    assert [p.preferred for p in read_pairs(context.tokenizer, texts, "drop")] == [1.0, 0.0]
 
 
 def test_each_side_is_read_at_its_last_token():

@@ -1,0 +1,144 @@
+"""The compiled kernels of `kernels.cpp` as torch functions; `operators.py` says what they compute and when."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from thumbs.models.rows import Forest
+
+log = logging.getLogger(__name__)
+
+VECTOR = 16
+"""Widths must be multiples of it, and so must the halves of a head that rotate against each other."""
+
+SUMS = 16
+"""Partial sums of a norm weight's gradient; a number of its own, so that the bits do not depend on the threads."""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled library where THUMBS_KERNELS=1 asks for it (docs/decisions/0009-compiled-kernels.md)."""
+    return load() if os.environ.get("THUMBS_KERNELS") == "1" else None
+
+
+def load() -> ctypes.CDLL | None:
+    """The library; None where it was not built, or not for this processor."""
+    source = Path(__file__).with_suffix(".cpp")
+    path = source.with_name(f"_kernels-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so")
+    if not path.exists():
+        return None
+    try:  # RTLD_NOW: OpenMP's functions come from torch, and without them the first call would end the process
+        found = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+    except OSError as error:
+        log.warning("%s cannot be used (%s); torch does its work, slower", path, error)
+        return None
+    return found if found.supported() else None
+
+
+def usable(x: Tensor, *widths: int) -> bool:
+    """Whether the kernels take such a tensor, whose rows have these widths."""
+    fits = x.dtype in (torch.float32, torch.bfloat16) and all(width % VECTOR == 0 for width in widths)
+    return fits and x.device.type == "cpu" and library() is not None
+
+
+class RmsNorm(torch.autograd.Function):
+    """`operators.rms_norm` of rows [N, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x, y, scale = x.contiguous(), torch.empty_like(x), x.new_empty(len(x), dtype=torch.float32)
+        _call("rms_norm", x, x, weight, y, scale, *x.shape, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, scale = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        wanted = ctx.needs_input_grad[1]
+        sums = x.new_zeros(SUMS, x.shape[1], dtype=torch.float32) if wanted else None
+        _call("rms_norm_backward", x, grad.contiguous(), x, weight, scale, dx, sums, *x.shape, SUMS)
+        return dx, sums.sum(0).to(weight.dtype) if sums is not None else None, None
+
+
+class SwiGlu(torch.autograd.Function):
+    """`operators.swiglu` of rows [N, 2 D]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.new_empty(len(x), x.shape[1] // 2)
+        _call("swiglu", x, x, y, *y.shape)
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        _call("swiglu_backward", x, grad.contiguous(), x, dx, *grad.shape)
+        return dx
+
+
+class Attention(torch.autograd.Function):
+    """`operators.attend` of mixed rows [N, (H + 2 K) C]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, forest: Forest, heads: tuple[int, int, int]) -> Tensor:
+        y = x.new_empty(len(x), heads[0] * heads[2])
+        _call("attention", x, x, cos, sin, y, *_parts(forest), *heads)
+        ctx.save_for_backward(x, cos, sin)
+        ctx.forest, ctx.heads = forest, heads
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, cos, sin = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        _call("attention_backward", x, grad.contiguous(), x, cos, sin, dx, *_parts(ctx.forest), *ctx.heads)
+        return dx, None, None, None, None
+
+
+def cached_attention(
+    x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: tuple[int, int, int]
+) -> Tensor:
+    """`operators.attend_cached`; puts the new keys and values into the cache [B, K, L, C]."""
+    y = x.new_empty(len(x), heads[0] * heads[2])
+    _call("cached_attention", x, x, cos, sin, keys, values, lengths, y, len(x), keys.shape[2], *heads)
+    return y
+
+
+def draw_tokens(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """`rollout.draw` without top-k and top-p: tokens [B] and logprobs [B]."""
+    tokens, logprobs = logits.new_empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits))
+    _call("draw", logits, logits.contiguous(), u.contiguous(), tokens, logprobs, *logits.shape, temperature)
+    return tokens, logprobs
+
+
+def _parts(forest: Forest) -> tuple[Tensor | int, ...]:
+    return forest.start, forest.first, forest.keys, forest.trees, len(forest.trees) - 1
+
+
+def _call(name: str, like: Tensor, *arguments: Any) -> None:
+    """Calls the kernel for the dtype of `like`."""
+    kernel = getattr(library(), f"{name}_{str(like.dtype).removeprefix('torch.')}")
+    kernel(*map(_plain, arguments))
+
+
+def _plain(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous()  # noqa: S101
+        return ctypes.c_void_p(argument.data_ptr())
+    return {int: ctypes.c_long, float: ctypes.c_float}.get(type(argument), lambda x: x)(argument)

@@ -1,0 +1,60 @@
+"""Preferences as tokens, for the stages that learn from pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from thumbs.data.preferences import preferred
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.stages.sequences import pair_tokens
+from thumbs.types import Datum, Message, Preference
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A prompt, two tokenised answers to it, P(first is better), and the margin (score units).
+
+    reference: the reference's logprobs of both, where a stage needs them.
+    """
+
+    prompt: tuple[Message, ...]
+    first: np.ndarray
+    second: np.ndarray
+    preferred: float
+    margin: float
+    reference: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def read_pairs(
+    tokenizer: Tokenizer,
+    preferences: Sequence[Preference],
+    ties: Literal["drop", "half"],
+    *,
+    use_margin: bool = False,
+) -> list[Pair]:
+    """Tokenised pairs; those without a usable judgement leave, ties as `ties` says."""
+    pairs = []
+    for preference in preferences:
+        better = preferred(preference)
+        if better is None or (better == 0.5 and ties == "drop"):
+            continue
+        margin = preference.margin if use_margin and better != 0.5 else 0.0
+        pairs.append(Pair(preference.prompt, *pair_tokens(tokenizer, preference), better, margin))
+    return pairs
+
+
+def by_prompt(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Pairs of one prompt together: they share it and replies, and the engine computes once what is shared."""
+    groups: dict[tuple[Message, ...], list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.prompt, []).append(pair)
+    return list(groups.values())
+
+
+def distinct_tokens(data: Sequence[Datum]) -> int:
+    """Tokens, a reply that stands in several pairs counted once, as it is computed."""
+    return sum({datum.inputs.tobytes(): len(datum) for datum in data}.values())
