@@ -83,7 +83,7 @@ class Group:
                 with saving_batch(self.context, number, batch):
                     output = self.context.engine.forward_backward(self.policy, batch, [loss])
                     report = self.context.engine.optim_step(self.policy, adam_at(c.optim, number, c.steps))
-                seen.append(output.metrics | {"grad_norm": report.grad_norm})
+                seen.append({**output.metrics, "grad_norm": report.grad_norm})
         names = {"ppo_clip/loss_sum": "policy_loss", "ppo_clip/clip_fraction": "clip_fraction"}
         names |= {"ppo_clip/approx_kl": "approx_kl", "ppo_clip/entropy": "entropy", "grad_norm": "grad_norm"}
         return {f"group/{name}": float(np.mean([step[key] for step in seen])) for key, name in names.items()}
