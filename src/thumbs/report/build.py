@@ -97,7 +97,7 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "rows": headline_rows(run),
         "stages": [(_STAGE_TITLES[stage], _state(run, stage)) for stage in STAGES],
         "figures_by_stage": {stage: _training_figures(run, stage) for stage in _PLOTS},
-        "audit": run.done["reward"],
+        "audit": run.done["reward"].get("audit"),
         "calibration": _calibration(run),
         "frontier": _frontier(run),
         "judge": run.evaluation.get("judge", "gold"),
@@ -149,7 +149,7 @@ def _level(run: RunRecord, metric: str) -> tuple[str, float] | None:
 
 
 def _calibration(run: RunRecord) -> Markup | None:
-    bins = run.done["reward"].get("bins")
+    bins = run.done["reward"].get("audit", {}).get("bins")
     return calibration_chart(bins, "Reward model: observed against predicted preference") if bins else None
 
 

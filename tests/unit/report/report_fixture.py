@@ -75,7 +75,7 @@ def _write_training(run: RunFolder, rng: random.Random) -> None:
         }
         held = {"reward/heldout_loss": 0.69 - 0.29 * rise, "reward/heldout_accuracy": 0.5 + 0.345 * rise}
         reward.metrics.log(i, values | (held if i % 10 == 0 else {}))
-    reward.mark_done(_AUDIT)
+    reward.mark_done({"score_mean": 0.1, "score_std": 1.2, "pairs": 1550, "heldout_pairs": 450, "audit": _AUDIT})
     for i in range(1, 41):
         ppo.metrics.log(i, _ppo_values(i, rng))
         if i % 5 == 0:
