@@ -74,6 +74,7 @@ def command(arguments: list[str], log: Path, file_limit: int | None) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, CI's say, inherits SIG_IGN
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     app(arguments, prog_name="thumbs")
