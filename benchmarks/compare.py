@@ -1,0 +1,239 @@
+"""thumbs and its peers side by side: `make bench`, or `python benchmarks/compare.py --help`.
+
+Each job starts one process for each of those compared, in environments of their own. They get the same batches and take
+turns, so that a machine that is slower for a while is slower for all; the first turn warms up. Ratios are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from environments import python_of
+from jobs import DECODE_PROMPT, GROUP_SIZE, MAX_LENGTH, NEW_TOKENS, Corpus, Job, Worker, jobs
+from machine import decoding_floor, description, rates, training_floor
+
+from thumbs.config.model import ModelConfig
+from thumbs.data.tokenizers import load_tokenizer
+from thumbs.models.catalog import resolve
+from thumbs.models.decoder_config import read_config
+from thumbs.models.precision import compute_dtype
+
+HERE = Path(__file__).parent
+DATA = HERE.parent.parent / "shared" / "data" / "hh-rlhf-harmless" / "train.jsonl"
+
+Figures = dict[str, Any]
+
+
+class Process:
+    """A worker that runs: says when it is ready, works when it is told to."""
+
+    def __init__(self, job: Job, worker: Worker, common: dict[str, Any]) -> None:
+        self.log = HERE / ".logs" / f"{job.name}-{worker.name}.log"
+        self.log.parent.mkdir(exist_ok=True)
+        script = HERE / "workers" / worker.script
+        self.process = subprocess.Popen(  # noqa: S603
+            [python_of(worker.environment), script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log.open("w"),
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(common["threads"]), "HF_HUB_OFFLINE": "1"},
+        )
+        self._write(common | job.settings | worker.settings | {"batches": job.batches})
+        self.versions = self._read()["versions"]
+
+    def turn(self, number: int) -> Figures:
+        """One measurement."""
+        self._write({"turn": number})
+        return self._read()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _write(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None  # noqa: S101
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None  # noqa: S101
+        line = self.process.stdout.readline()
+        if not line:
+            last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise ChildProcessError(f"{self.log.stem} ended: {' '.join(last)} (all of it: {self.log})")
+        return json.loads(line)
+
+
+def measure(job: Job, common: dict[str, Any]) -> dict[str, Figures]:
+    """Figures of each worker of a job, by name; of one that could not run, its error."""
+    running: dict[str, Process] = {}
+    found: dict[str, Figures] = {}
+    try:
+        for worker in job.workers:
+            try:
+                started = time.monotonic()
+                running[worker.name] = Process(job, worker, common)
+                found[worker.name] = {"turns": [], "start_s": time.monotonic() - started}
+            except (ChildProcessError, BrokenPipeError) as error:
+                found[worker.name] = {"error": str(error)}
+                print(f"  {error}", file=sys.stderr)
+        for number, case in enumerate(job.cases):
+            names = list(running) if number % 2 else list(reversed(running))
+            for name in names:
+                try:
+                    report = running[name].turn(number)
+                except (ChildProcessError, BrokenPipeError) as error:
+                    found[name] = {"error": str(error)}
+                    running.pop(name).stop()
+                    continue
+                if case:
+                    amount = report.get("tokens") or job.amount(job.batches[number])
+                    found[name]["turns"].append(report | {"per_s": amount / report["seconds"]})
+        for name, process in running.items():
+            found[name] |= {"versions": process.versions} | summary(found[name]["turns"], job.unit)
+        found["thumbs"]["loss_share"] = loss_share(job)
+    finally:
+        for process in running.values():
+            process.stop()
+    return found
+
+
+def loss_share(job: Job) -> float:
+    """Fraction of the tokens of a job's conversations that carry a loss."""
+    masks = [row["mask"] for batch in job.batches for row in batch if "mask" in row]
+    return sum(map(sum, masks)) / max(sum(map(len, masks)), 1)
+
+
+def summary(turns: list[Figures], unit: str) -> Figures:
+    """Median, smallest and largest rate, and the peak memory."""
+    values = [turn["per_s"] for turn in turns]
+    return {
+        "unit": f"{unit}/s",
+        "median": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "peak_gib": max(turn["peak_bytes"] for turn in turns) / 2**30,
+    }
+
+
+def ratios(job: Job, found: dict[str, Figures]) -> dict[str, float]:
+    """Our rate over each peer's: the median over the turns, in which both had the same batch one after the other."""
+    ours, result = found["thumbs"], {}
+    for peer, figures in found.items():
+        if peer == "thumbs" or "error" in figures or "error" in ours:
+            continue
+        each = [a["per_s"] / b["per_s"] for a, b in zip(ours["turns"], figures["turns"], strict=True)]
+        result[f"{job.name}_{job.unit}_per_s_vs_{peer}"] = statistics.median(each)
+        if job.name.startswith("ppo"):
+            result[f"{job.name}_peak_memory_vs_{peer}"] = ours["peak_gib"] / figures["peak_gib"]
+    return result
+
+
+def main() -> None:
+    options = parse()
+    common = {
+        "model": str(resolve("smollm2-135m")),
+        "pad_token": "<|endoftext|>",
+        "device": "cpu",
+        "dtype": options.dtype,
+        "threads": options.threads,
+        "batch_size": 8,
+        "packed_batch_size": 4,
+        "max_length": MAX_LENGTH,
+        "new_tokens": NEW_TOKENS,
+        "group_size": GROUP_SIZE,
+        "learning_rate": 1e-5,
+        "beta": 0.1,
+        "packing": "",
+    }
+    torch.set_num_threads(options.threads)
+    corpus = Corpus.read(options.data, load_tokenizer(Path(common["model"])))
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
+        "machine": description() | {"dtype": options.dtype},
+        "figures": {},
+        "ratios": {},
+        "limits": {},
+    }
+    dtype = getattr(torch, options.dtype)
+    speeds = [rates(dtype)]
+    for job in jobs(corpus, options.rounds, options.sizes):
+        if options.only and job.name not in options.only:
+            continue
+        print(job.name, file=sys.stderr, flush=True)
+        found = measure(job, common)
+        result["figures"][job.name] = found
+        result["ratios"] |= ratios(job, found)
+        speeds.append(rates(dtype))
+        result["limits"] = limits(result["figures"], speeds, common, dtype)
+        show(job, found, result["ratios"])
+        write(options.out, result)
+    print(json.dumps(result["limits"], indent=1))
+    print(f"written to {options.out}")
+
+
+def limits(
+    figures: dict[str, Any], speeds: list[dict[str, float]], common: dict[str, Any], dtype: torch.dtype
+) -> Figures:
+    """What the machine did in this run, and which fraction of the floors that follow from it we reached."""
+    measured = {key: statistics.median(speed[key] for speed in speeds) for key in speeds[0]}
+    config = read_config(json.loads((Path(common["model"]) / "config.json").read_text(encoding="utf-8")))
+    floors: dict[str, float] = {}
+    for name, ours in ((name, found["thumbs"]) for name, found in figures.items() if "error" not in found["thumbs"]):
+        if name.startswith("sft"):
+            floors[name] = training_floor(config, measured, lora="lora" in name, loss_share=ours["loss_share"])
+        elif name.startswith("decode"):
+            rows, length = int(name.removeprefix("decode")), DECODE_PROMPT + NEW_TOKENS / 2
+            floors[name] = decoding_floor(config, measured, rows, length, dtype.itemsize)
+    fractions = {f"{name}_of_floor": figures[name]["thumbs"]["median"] / floor for name, floor in floors.items()}
+    return {"gemm_gflop_per_s": measured["flops"] / 1e9, "read_gb_per_s": measured["bandwidth"] / 1e9} | fractions
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Runs thumbs and its peers side by side and writes what it measured.")
+    parser.add_argument("--only", nargs="+", default=[], help="names of jobs, such as sft ppo decode64; default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="measured turns of each worker, after one to warm up")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 64, 128], help="rows that decode together")
+    parser.add_argument("--dtype", default=str(compute_dtype(ModelConfig())).removeprefix("torch."))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--data", type=Path, default=DATA, help="JSONL with prompt (messages), chosen and rejected")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "cpu.json")
+    options = parser.parse_args()
+    if not options.data.exists():
+        parser.error(f"{options.data} is missing; pass --data FILE with prompt (messages), chosen and rejected")
+    return options
+
+
+def show(job: Job, found: dict[str, Figures], compared: dict[str, float]) -> None:
+    """One line a worker."""
+    for name, figures in found.items():
+        if "error" in figures:
+            print(f"  {name:10} {figures['error']}")
+            continue
+        ratio = compared.get(f"{job.name}_{job.unit}_per_s_vs_{name}")
+        spread = f"{figures['median']:9.2f} {figures['unit']:10} ({figures['low']:.2f} to {figures['high']:.2f})"
+        against = "" if ratio is None else f"   thumbs is {ratio:.2f} times as fast"
+        print(f"  {name:10} {spread}  {figures['peak_gib']:.1f} GiB{against}", flush=True)
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What is compared: for each job the workers, their settings, and the batches that all of them get."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.types import Message
+
+GROUP_SIZE = 8
+MAX_LENGTH, PROMPT_LENGTH, NEW_TOKENS, DECODE_PROMPT = 512, 256, 64, 64
+"""Tokens: of a row, of a prompt that is continued, of each reply, of a prompt in the comparison of decoding."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of those compared: an environment, the script that runs in it, and settings that differ from the job's."""
+
+    name: str
+    environment: str
+    script: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """`cases` name the batch of each turn; those whose name is "" warm up. amount: units of work in a batch."""
+
+    name: str
+    unit: str
+    workers: tuple[Worker, ...]
+    settings: dict[str, Any]
+    batches: list[list[Row]]
+    cases: list[str]
+    amount: Callable[[list[Row]], float]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokenised pairs of prompt, chosen and rejected, in a fixed random order."""
+
+    rows: list[Row]
+
+    @staticmethod
+    def read(path: Path, tokenizer: Tokenizer, seed: int = 0) -> Corpus:
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            pair = json.loads(line)
+            messages = [Message(m["role"], m["content"]) for m in pair["prompt"]]
+            prompt = tokenizer.render_prompt(messages)
+            sides = {side: [*tokenizer.encode(pair[side]), tokenizer.eos_id] for side in ("chosen", "rejected")}
+            if len(prompt) + max(map(len, sides.values())) <= MAX_LENGTH:
+                rows.append({"prompt": prompt, "text": tokenizer.decode(prompt, skip_special=False)} | sides)
+        np.random.default_rng(seed).shuffle(rows)
+        return Corpus(rows)
+
+    def pairs(self, size: int, count: int) -> list[list[Row]]:
+        """`count` batches of `size` pairs."""
+        return _batches(({k: r[k] for k in ("prompt", "chosen", "rejected")} for r in self.rows), size, count)
+
+    def conversations(self, size: int, count: int) -> list[list[Row]]:
+        """Batches of prompt and chosen reply; mask: 1 on the reply's tokens."""
+        rows = (
+            {"ids": r["prompt"] + r["chosen"], "mask": [0] * len(r["prompt"]) + [1] * len(r["chosen"])}
+            for r in self.rows
+        )
+        return _batches(rows, size, count)
+
+    def prompts(self, size: int, count: int) -> list[list[Row]]:
+        """Batches of prompts that can be continued."""
+        rows = ({"ids": r["prompt"], "text": r["text"]} for r in self.rows if len(r["prompt"]) <= PROMPT_LENGTH)
+        return _batches(rows, size, count)
+
+    def equal_prompts(self, size: int, count: int) -> list[list[Row]]:
+        """Batches of prompts of DECODE_PROMPT tokens each: their ends, so that nobody pays for padding."""
+        rows = ({"ids": r["prompt"][-DECODE_PROMPT:]} for r in self.rows if len(r["prompt"]) >= DECODE_PROMPT)
+        return _batches(rows, size, count)
+
+
+def _batches(rows: Iterator[Row], size: int, count: int) -> list[list[Row]]:
+    found = [[row for _, row in zip(range(size), rows, strict=False)] for _ in range(count)]
+    if len(found[-1]) < size:
+        raise SystemExit(f"the data has too few rows for {count} batches of {size}; pass a larger file with --data")
+    return found
+
+
+OURS = Worker("thumbs", "thumbs", "ours.py")
+TRL = Worker("trl", "trl", "trl_train.py")
+TRL_PPO = Worker("trl", "trl_ppo", "trl_ppo.py")
+
+
+def jobs(corpus: Corpus, rounds: int, sizes: Sequence[int]) -> Iterator[Job]:
+    """Every comparison. rounds: measured turns of a worker, after one to warm up; sizes: rows that decode together."""
+    cases = ["", *["all"] * rounds]
+    turns = len(cases)
+    pairs, conversations = corpus.pairs(8, turns), corpus.conversations(8, turns)
+    prompts = corpus.prompts(8, turns)
+    tokens = _tokens
+    for name, lora in (("sft", False), ("sft_lora", True)):
+        yield Job(name, "tokens", (OURS, TRL), {"kind": "sft", "lora": lora}, conversations, cases, tokens)
+    packed = corpus.conversations(16, turns)
+    yield Job(
+        "sft_packed",
+        "tokens",
+        (OURS, Worker("trl", "trl", "trl_train.py", {"packing": "wrapped"})),
+        {"kind": "sft", "lora": False},
+        packed,
+        cases,
+        tokens,
+    )
+    for kind in ("reward", "dpo"):
+        yield Job(kind, "pairs", (OURS, TRL), {"kind": kind, "lora": False}, pairs, cases, len)
+    for name, lora in (("ppo", True), ("ppo_full", False)):
+        settings = {"kind": "ppo", "lora": lora, "epochs": 4}
+        yield Job(name, "samples", (OURS, TRL_PPO), settings, prompts, cases, len)
+    grouped = corpus.prompts(1, turns)
+    yield Job("grpo", "samples", (OURS, TRL), {"kind": "grpo", "lora": False}, grouped, cases, lambda _: GROUP_SIZE)
+    decoders = (
+        OURS,
+        Worker("hf", "transformers", "hf_generate.py"),
+        Worker("vllm", "vllm", "vllm_generate.py"),
+    )
+    for size in sizes:
+        yield Job(
+            f"decode{size}",
+            "tokens",
+            decoders,
+            {"kind": "decode", "lora": False},
+            corpus.equal_prompts(size, turns),
+            cases,
+            lambda batch: NEW_TOKENS * len(batch),
+        )
+
+
+def _tokens(batch: list[Row]) -> float:
+    return sum(len(row["ids"]) for row in batch)

@@ -1,0 +1,71 @@
+"""What this machine is and what it can do: matrix products, memory bandwidth, and the floors that follow from them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thumbs.models.decoder_config import DecoderConfig
+
+
+def description() -> dict[str, Any]:
+    """Processor, cores, memory, number format."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(found.get("flags", "").split())
+    wide = sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile"})
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return {
+        "processor": found.get("model name", platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": wide,
+        "memory_gib": round(memory, 1),
+        "python": platform.python_version(),
+    }
+
+
+def rates(dtype: torch.dtype) -> dict[str, float]:
+    """FLOP/s of square products and bytes/s of reading memory that no cache holds; medians."""
+    size = 2048
+    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+    large = torch.ones(2**26)
+    return {"flops": 2 * size**3 / _seconds(lambda: a @ b), "bandwidth": large.nbytes / _seconds(lambda: large.sum())}
+
+
+def _seconds(work: Callable[[], object], rounds: int = 7) -> float:
+    taken = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
+def training_floor(c: DecoderConfig, measured: dict[str, float], *, lora: bool, loss_share: float) -> float:
+    """Tokens/s if nothing but the products took time: 2 FLOP a weight forward, as much for the gradient of the inputs
+    and, of trained weights, of the weights; the output embedding only for the `loss_share` of tokens with a loss.
+    """
+    passes = 2 if lora else 3
+    per_token = 2 * passes * (layer_weights(c) + loss_share * c.vocab_size * c.width)
+    return measured["flops"] / per_token
+
+
+def decoding_floor(c: DecoderConfig, measured: dict[str, float], rows: int, length: float, size: int) -> float:
+    """Tokens/s if a step took the longer of reading all weights and keys once, and of multiplying."""
+    weights = layer_weights(c) + c.vocab_size * c.width
+    cache = rows * length * c.layers * 2 * c.kv_heads * c.head_dim
+    return rows / max(2 * weights * rows / measured["flops"], size * (weights + cache) / measured["bandwidth"])
+
+
+def layer_weights(c: DecoderConfig) -> int:
+    """Weights of all layers' products."""
+    attention = c.width * c.head_dim * (2 * c.heads + 2 * c.kv_heads)
+    return c.layers * (attention + 3 * c.width * c.intermediate)

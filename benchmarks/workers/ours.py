@@ -1,0 +1,176 @@
+"""thumbs: the verbs that its stages call, on the batches that the peers get."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from turns import Turns
+
+from thumbs.config.data import DataConfig
+from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo
+from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.optim import AdamConfig
+from thumbs.config.sampling import SamplingConfig
+from thumbs.config.stages import CriticConfig, GroupConfig, KlConfig, PpoConfig
+from thumbs.engine.base import AdamStep, Handle, ModelSpec
+from thumbs.engine.local import LocalEngine
+from thumbs.rewards.base import CallableReward
+from thumbs.rewards.model import RewardModel
+from thumbs.rollout.sampler import SamplingParams
+from thumbs.stages import preference
+from thumbs.stages import reward as reward_stage
+from thumbs.stages.context import Context
+from thumbs.stages.group import Group
+from thumbs.stages.pairs import Pair
+from thumbs.stages.ppo import Models, Ppo
+from thumbs.stages.sft import weighted
+from thumbs.tracking.run_folder import StageFolder
+from thumbs.types import Message, Prompt
+
+turns = Turns("thumbs", "torch")
+job = turns.job
+engine = LocalEngine()
+model = ModelConfig(name=job["model"], lora=LoraConfig(rank=16, alpha=32) if job["lora"] else None, dtype=job["dtype"])
+adam = AdamStep(learning_rate=job["learning_rate"], head_learning_rate=job["learning_rate"])
+
+Batch = list[dict[str, Any]]
+
+
+class TokensAsText:
+    """A tokenizer that hands through prompts that are tokens already, and knows no token that ends a reply."""
+
+    name, vocab_size, pad_id, eos_id, stop_ids = "tokens", 0, 0, -1, ()
+
+    def render_prompt(self, messages: Sequence[Message]) -> list[int]:
+        return [int(token) for token in messages[0].content.split()]
+
+    def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
+        return ""
+
+
+def create(name: str, *heads: str, trainable: bool = True) -> Handle:
+    return engine.create(ModelSpec(name, model, heads, trainable=trainable))
+
+
+def sft() -> Callable[[Batch], dict[str, float]]:
+    policy = create("policy", "lm")
+
+    def step(batch: Batch) -> dict[str, float]:
+        data = weighted([(np.array(r["ids"]), np.array(r["mask"][1:], dtype=np.float32)) for r in batch])
+        output = engine.forward_backward(policy, data, [CrossEntropy()])
+        engine.optim_step(policy, adam)
+        return {"loss": output.loss, "tokens": sum(len(r["ids"]) for r in batch)}
+
+    return step
+
+
+def reward() -> Callable[[Batch], dict[str, float]]:
+    scorer = create("reward", "scalar")
+
+    def step(batch: Batch) -> dict[str, float]:
+        output = engine.forward_backward(scorer, reward_stage.pair_data(pairs_of(batch)), [BradleyTerry()])
+        engine.optim_step(scorer, adam)
+        return {"loss": output.loss}
+
+    return step
+
+
+def dpo() -> Callable[[Batch], dict[str, float]]:
+    reference, policy = create("reference", "lm", trainable=False), create("policy", "lm")
+    # As the peer: the reference's logprobs are taken once, before training.
+    known = {id(batch): preference.with_reference(engine, reference, pairs_of(batch)) for batch in job["batches"]}
+    loss = Dpo(beta=job["beta"])
+
+    def step(batch: Batch) -> dict[str, float]:
+        data = preference.pair_data(known[id(batch)])
+        output = engine.forward_backward(policy, data, [loss])
+        engine.optim_step(policy, adam)
+        return {"loss": output.loss}
+
+    return step
+
+
+def pairs_of(batch: Batch) -> list[Pair]:
+    sides = [[np.array(r["prompt"] + r[side]) for side in ("chosen", "rejected")] for r in batch]
+    return [Pair((), *both, 1.0, 0.0) for both in sides]
+
+
+def ppo() -> Callable[[Batch], dict[str, float]]:
+    shared = bool(job["lora"])
+    policy = create("policy", "lm", "scalar") if shared else create("policy", "lm")
+    critic = policy if shared else create("critic", "scalar")
+    models = Models(policy, critic, create("reference", "lm", trainable=False))
+    config = PpoConfig(
+        prompts=DataConfig(path="the batches"),
+        steps=len(job["batches"]),
+        batch_size=job["batch_size"],
+        minibatch_size=job["batch_size"],
+        epochs=job["epochs"],
+        kl=KlConfig(stop_above=None),
+        critic=CriticConfig(init="shared" if shared else "policy"),
+        sampling=SamplingConfig(max_new_tokens=job["new_tokens"]),
+        optim=AdamConfig(learning_rate=job["learning_rate"]),
+    )
+    scorer = RewardModel(engine, create("reward", "scalar", trainable=False))
+    sampler = engine.snapshot(policy)
+    number = 0
+
+    def step(batch: Batch) -> dict[str, float]:
+        nonlocal sampler, number
+        report = Ppo(context(), config, models, scorer, prompts_of(batch)).step(number, sampler, config.kl.coef)
+        sampler, number = report.sampler, number + 1
+        return {"tokens": sum(int(rollout.mask.sum()) for rollout in report.rollouts)}
+
+    return step
+
+
+def grpo() -> Callable[[Batch], dict[str, float]]:
+    policy = create("policy", "lm")
+    config = GroupConfig(
+        steps=len(job["batches"]),
+        batch_size=len(job["batches"][0]) * job["group_size"],
+        minibatch_size=len(job["batches"][0]) * job["group_size"],
+        group_size=job["group_size"],
+        sampling=SamplingConfig(max_new_tokens=job["new_tokens"]),
+        optim=AdamConfig(learning_rate=job["learning_rate"], schedule="constant"),
+    )
+    scorer = CallableReward(lambda rollout: float(np.mean(rollout.tokens[rollout.prompt_length :] % 2)))
+    sampler, number = engine.snapshot(policy), 0
+
+    def step(batch: Batch) -> dict[str, float]:
+        nonlocal sampler, number
+        report = Group(context(), config, policy, scorer, prompts_of(batch)).step(number, sampler)
+        sampler, number = report.sampler, number + 1
+        return {"tokens": sum(int(rollout.mask.sum()) for rollout in report.rollouts)}
+
+    return step
+
+
+def context() -> Context:
+    return Context(engine, TokensAsText(), StageFolder(Path(tempfile.mkdtemp())), model, 0)
+
+
+def prompts_of(batch: Batch) -> list[Prompt]:
+    return [Prompt(str(i), (Message("user", " ".join(map(str, r["ids"]))),)) for i, r in enumerate(batch)]
+
+
+def decode() -> Callable[[Batch], dict[str, float]]:
+    sampler = engine.snapshot(create("policy", "lm", trainable=False))
+    params = SamplingParams(max_new_tokens=job["new_tokens"], stop_tokens=())
+
+    def step(batch: Batch) -> dict[str, float]:
+        samples = sampler.sample([r["ids"] for r in batch], params, range(len(batch)))
+        return {"tokens": sum(len(sample.tokens) for sample in samples)}
+
+    return step
+
+
+step = {"sft": sft, "reward": reward, "dpo": dpo, "ppo": ppo, "grpo": grpo, "decode": decode}[job["kind"]]()
+turns.ready()
+while True:
+    turn = turns.next()
+    turns.done(**step(job["batches"][turn]))

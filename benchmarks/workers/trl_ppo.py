@@ -1,0 +1,87 @@
+"""PPO of trl 1.12.0, the last release that had it, one step a turn."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import chain
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, inject_adapter_in_model
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    TrainerCallback,
+)
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+from turns import Turns
+
+turns = Turns("trl", "transformers", "torch", "peft", "accelerate", "datasets")
+job = turns.job
+dtype = getattr(torch, job["dtype"])
+tokenizer = AutoTokenizer.from_pretrained(job["model"], padding_side="left")
+tokenizer.pad_token = job["pad_token"]
+lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear") if job["lora"] else None
+
+
+class OneStepATurn(TrainerCallback):
+    """Stops between steps until it is this worker's turn."""
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        turns.ready()
+        turns.next()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        turns.done()
+        turns.next()
+
+
+def language_model() -> Any:
+    return AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype)
+
+
+def scorer() -> Any:
+    model = AutoModelForSequenceClassification.from_pretrained(job["model"], num_labels=1, dtype=dtype)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+critic = scorer()
+if lora is not None:
+    critic = inject_adapter_in_model(lora, critic)
+    critic.score.requires_grad_(True)
+rows = [{"input_ids": r["ids"]} for r in chain(*job["batches"])]
+trainer = PPOTrainer(
+    args=PPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=job["batch_size"],
+        total_episodes=len(rows),
+        num_ppo_epochs=job["epochs"],
+        num_sample_generations=0,
+        response_length=job["new_tokens"],
+        temperature=1.0,
+        learning_rate=job["learning_rate"],
+        report_to=[],
+        save_strategy="no",
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=job["device"] == "cpu",
+    ),
+    processing_class=tokenizer,
+    model=language_model(),
+    ref_model=None,
+    reward_model=scorer(),
+    value_model=critic,
+    train_dataset=Dataset.from_list(rows),
+    callbacks=[OneStepATurn()],
+    peft_config=lora,
+)
+# The rows in their order, as everybody else gets them.
+trainer.dataloader = DataLoader(
+    trainer.train_dataset, batch_size=job["batch_size"], collate_fn=DataCollatorWithPadding(tokenizer)
+)
+trainer.train()
