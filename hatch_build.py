@@ -1,4 +1,4 @@
-"""Compiles the kernels into the package where there is a compiler; the package works without them, slower."""
+"""Compiles the kernels into the package where there is a compiler; torch does the same work without them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class KernelBuild(BuildHookInterface):
         # Named by its source: a library of an older one is never loaded (models/kernels.py looks for this name).
         library = SOURCE.with_name(f"_kernels-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so")
         if reason := compile_kernels(source, Path(self.root) / library):
-            self.app.display_warning(f"thumbs will work without its compiled kernels, slower: {reason}")
+            self.app.display_warning(f"thumbs will work without its compiled kernels: {reason}")
             return
         build_data["artifacts"].append(str(library))
         build_data["pure_python"], build_data["infer_tag"] = False, True

@@ -98,7 +98,9 @@ def measure(job: Job, common: dict[str, Any]) -> dict[str, Figures]:
                     running.pop(name).stop()
                     continue
                 if case:
-                    amount = report.get("tokens") or job.amount(job.batches[number])
+                    amount = job.amount(job.batches[number])
+                    if job.unit == "tokens":  # a packed or padded batch of a peer may hold more or fewer than ours
+                        amount = report.get("tokens", amount)
                     found[name]["turns"].append(report | {"per_s": amount / report["seconds"]})
         for name, process in running.items():
             found[name] |= {"versions": process.versions} | summary(found[name]["turns"], job.unit)

@@ -15,9 +15,9 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    TrainerCallback,
 )
 from trl.experimental.ppo import PPOConfig, PPOTrainer
+from trl_turns import OneStepATurn
 from turns import Turns
 
 turns = Turns("trl", "transformers", "torch", "peft", "accelerate", "datasets")
@@ -26,18 +26,6 @@ dtype = getattr(torch, job["dtype"])
 tokenizer = AutoTokenizer.from_pretrained(job["model"], padding_side="left")
 tokenizer.pad_token = job["pad_token"]
 lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear") if job["lora"] else None
-
-
-class OneStepATurn(TrainerCallback):
-    """Stops between steps until it is this worker's turn."""
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        turns.ready()
-        turns.next()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        turns.done()
-        turns.next()
 
 
 def language_model() -> Any:
@@ -77,7 +65,7 @@ trainer = PPOTrainer(
     reward_model=scorer(),
     value_model=critic,
     train_dataset=Dataset.from_list(rows),
-    callbacks=[OneStepATurn()],
+    callbacks=[OneStepATurn(turns)],
     peft_config=lora,
 )
 # The rows in their order, as everybody else gets them.

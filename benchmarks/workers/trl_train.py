@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch.utils.data import SequentialSampler
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import (
     DPOConfig,
     DPOTrainer,
@@ -24,6 +24,7 @@ from trl import (
     SFTConfig,
     SFTTrainer,
 )
+from trl_turns import OneStepATurn
 from turns import Turns
 
 turns = Turns("trl", "transformers", "torch", "peft", "accelerate", "datasets")
@@ -31,33 +32,18 @@ job = turns.job
 dtype = getattr(torch, job["dtype"])
 tokenizer = AutoTokenizer.from_pretrained(job["model"])
 tokenizer.pad_token = job["pad_token"]
-
-
-class OneStepATurn(TrainerCallback):
-    """Stops between steps until it is this worker's turn."""
-
-    trainer: Any = None
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        turns.ready()
-        turns.next()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        turns.done(loss=self.trainer.seen_loss, tokens=self.trainer.seen_tokens)
-        turns.next()
+callback = OneStepATurn(turns)
 
 
 def watched(trainer_class: type) -> type:
-    """The trainer, in the order of the data, remembering the loss and the tokens of its last step."""
+    """The trainer, in the order of the data, that reports the loss and the tokens of its last step."""
 
     class Watched(trainer_class):
-        seen_loss = seen_tokens = 0.0
-
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss = super().training_step(model, inputs, *args, **kwargs)
-            self.seen_loss = float(loss)
+            callback.figures["loss"] = float(loss)
             if isinstance(inputs, dict) and "input_ids" in inputs:
-                self.seen_tokens = float((inputs["input_ids"] != tokenizer.pad_token_id).sum())
+                callback.figures["tokens"] = float((inputs["input_ids"] != tokenizer.pad_token_id).sum())
             return loss
 
     if trainer_class not in (GRPOTrainer, RLOOTrainer):  # these repeat each prompt by their sampler
@@ -155,11 +141,9 @@ MAKE: dict[str, Callable[[], dict[str, Any]]] = {
 
 made = MAKE[job["kind"]]()
 trainer_class = watched(made.pop("trainer"))
-callback = OneStepATurn()
 if job["lora"]:
     task = "SEQ_CLS" if job["kind"] == "reward" else "CAUSAL_LM"
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type=task)
     made["peft_config"] = lora
 trainer = trainer_class(**made, processing_class=tokenizer, callbacks=[callback])
-callback.trainer = trainer
 trainer.train()

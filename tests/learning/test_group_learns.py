@@ -15,8 +15,9 @@ from thumbs.config.stages import DpoConfig, GroupConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.rewards.base import CallableReward
-from thumbs.stages.group import Group, check
+from thumbs.stages.group import Group
 from thumbs.stages.preference import run_dpo
+from thumbs.tracking.metrics import METRICS
 from thumbs.types import Rollout
 
 BEST = {"x": ord("e"), "y": ord("c")}
@@ -35,7 +36,6 @@ def test_groups_find_the_letter_that_is_paid(tmp_path: Path, scale: bool):
         sampling=SamplingConfig(max_new_tokens=1),
         scale=scale,
     )
-    check(config)
     policy = context.engine.create(ModelSpec("p", context.model, start=letters_policy(context)))
     paid = CallableReward(lambda rollout: float(rollout.tokens[-1] == BEST[rollout.prompt_id]))
     group = Group(context, config, policy, paid, [prompt(question) for question in QUESTIONS] * 8)
@@ -47,6 +47,7 @@ def test_groups_find_the_letter_that_is_paid(tmp_path: Path, scale: bool):
     assert max(before) < 0.25
     assert min(answers(context, policy, question)[letter] for question, letter in BEST.items()) > 0.8
     assert report.metrics["group/score"] > 0.7
+    assert set(report.metrics) <= set(METRICS)
 
 
 def test_equal_scores_change_nothing(tmp_path: Path):
@@ -62,11 +63,17 @@ def test_equal_scores_change_nothing(tmp_path: Path):
     np.testing.assert_array_equal(answers(context, policy, "x"), before)
 
 
-def test_groups_that_do_not_divide_are_refused():
+def test_groups_that_do_not_divide_are_refused(tmp_path: Path):
+    context = byte_context(tmp_path)
+    policy = context.engine.create(ModelSpec("p", context.model))
+
+    def group(config: GroupConfig) -> Group:
+        return Group(context, config, policy, CallableReward(lambda _: 0.0), [prompt("x")])
+
     with pytest.raises(ConfigError, match=r"group\.minibatch_size=12 is not a multiple of group\.group_size=8"):
-        check(GroupConfig(batch_size=24, minibatch_size=12))
+        group(GroupConfig(batch_size=24, minibatch_size=12))
     with pytest.raises(ConfigError, match="top_k=5"):
-        check(GroupConfig(sampling=SamplingConfig(top_k=5)))
+        group(GroupConfig(sampling=SamplingConfig(top_k=5)))
 
 
 def test_dpo_reaches_the_policy_that_its_pairs_describe(tmp_path: Path):

@@ -153,10 +153,7 @@ class PpoConfig(Frozen):
 
     def misfit(self) -> str | None:
         """What is wrong with the sizes of batch, minibatch and group; None where they fit."""
-        for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", "replies_per_prompt")):
-            if getattr(self, whole) % getattr(self, part):
-                return f"ppo.{whole}={getattr(self, whole)} is not a multiple of ppo.{part}={getattr(self, part)}"
-        return None
+        return _misfit(self, "ppo", "replies_per_prompt")
 
 
 class DpoConfig(Frozen):
@@ -184,7 +181,7 @@ class GroupConfig(Frozen):
     batch_size: int = Field(default=32, ge=1)
     """Rollouts a step."""
     group_size: int = Field(default=8, ge=2)
-    """Replies to one prompt, which are compared with each other; must divide batch_size."""
+    """Replies to one prompt, which are compared with each other; must divide minibatch_size."""
     minibatch_size: int = Field(default=32, ge=1)
     """Rollouts an optimizer step, whole groups; must divide batch_size."""
     epochs: int = Field(default=1, ge=1)
@@ -198,6 +195,10 @@ class GroupConfig(Frozen):
     scale: bool = True
     """Divide a group's advantages by the deviation of its scores (GRPO); false: only less the mean (Dr. GRPO)."""
 
+    def misfit(self) -> str | None:
+        """What is wrong with the sizes of batch, minibatch and group; None where they fit."""
+        return _misfit(self, "group", "group_size")
+
 
 class EvaluationConfig(Frozen):
     """What is measured on held-out prompts."""
@@ -210,3 +211,11 @@ class EvaluationConfig(Frozen):
     """How replies are drawn; the same for every model."""
     best_of: int = Field(default=4, ge=1)
     """n of the best-of-n baseline from the SFT model, chosen by the reward model."""
+
+
+def _misfit(config: Frozen, section: str, family: str) -> str | None:
+    for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", family)):
+        a, b = getattr(config, whole), getattr(config, part)
+        if a % b:
+            return f"{section}.{whole}={a} is not a multiple of {section}.{part}={b}"
+    return None

@@ -40,7 +40,7 @@ def load() -> ctypes.CDLL | None:
     try:  # RTLD_NOW: OpenMP's functions come from torch, and without them the first call would end the process
         found = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
     except OSError as error:
-        log.warning("%s cannot be used (%s); torch does its work, slower", path, error)
+        log.warning("%s cannot be used (%s); torch does its work", path, error)
         return None
     return found if found.supported() else None
 

@@ -21,10 +21,10 @@ from thumbs.engine.base import Handle
 from thumbs.errors import ConfigError
 from thumbs.functional.advantages import group_advantages
 from thumbs.rewards.base import RewardSource
-from thumbs.rollout.collect import collect, require_unwarped, seed_of
+from thumbs.rollout.collect import require_unwarped
 from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
-from thumbs.stages.sequences import token_mean
+from thumbs.stages.rollouts import minibatches, roll_out
 from thumbs.types import Datum, Prompt, Rollout
 
 
@@ -39,7 +39,7 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class Group:
-    """One run's fixed parts."""
+    """One run's fixed parts; raises ConfigError for settings that do not fit each other."""
 
     context: Context
     config: GroupConfig
@@ -47,13 +47,16 @@ class Group:
     reward: RewardSource
     prompts: Sequence[Prompt]
 
+    def __post_init__(self) -> None:
+        require_unwarped(self.config.sampling)
+        if misfit := self.config.misfit():
+            raise ConfigError(misfit)
+
     def step(self, number: int, sampler: Sampler) -> GroupReport:
         """One round of rollout and update; depends only on its arguments and the weights."""
         c, n, started = self.config, self.config.group_size, time.monotonic()
         drawn = batch_at(self.prompts, number, c.batch_size // n, self.context.seed, "group-prompts")
-        prompts = [prompt for prompt in drawn for _ in range(n)]
-        seeds = [seed_of(self.context.seed, "group", number, row) for row in range(len(prompts))]
-        rollouts = collect(sampler, prompts, self.context.tokenizer, c.sampling, seeds)
+        rollouts = roll_out(self.context, sampler, drawn, n, c.sampling, "group", number)
         rollout_s = time.monotonic() - started
         scores = torch.tensor([score.value for score in self.reward.score(rollouts)])
         advantages = group_advantages(scores.view(-1, n), scale=c.scale).flatten()
@@ -73,13 +76,11 @@ class Group:
 
     def update(self, number: int, data: list[Datum]) -> dict[str, float]:
         """Epochs of minibatches of whole groups; means over the optimizer steps."""
-        c, n, seen = self.config, self.config.group_size, []
+        c, seen = self.config, []
         loss = PpoClip(clip_range=c.clip_range, temperature=c.sampling.temperature)
         for epoch in range(c.epochs):
-            random = np.random.default_rng(seed_of(self.context.seed, "group-order", number, epoch))
-            order = (random.permutation(len(data) // n)[:, None] * n + np.arange(n)).ravel()
-            for start in range(0, len(data), c.minibatch_size):
-                batch = token_mean([data[i] for i in order[start : start + c.minibatch_size]])
+            order = self.context.seed, "group-order", number, epoch
+            for batch in minibatches(data, c.minibatch_size, c.group_size, *order):
                 with saving_batch(self.context, number, batch):
                     output = self.context.engine.forward_backward(self.policy, batch, [loss])
                     report = self.context.engine.optim_step(self.policy, adam_at(c.optim, number, c.steps))
@@ -87,13 +88,3 @@ class Group:
         names = {"ppo_clip/loss_sum": "policy_loss", "ppo_clip/clip_fraction": "clip_fraction"}
         names |= {"ppo_clip/approx_kl": "approx_kl", "ppo_clip/entropy": "entropy", "grad_norm": "grad_norm"}
         return {f"group/{name}": float(np.mean([step[key] for step in seen])) for key, name in names.items()}
-
-
-def check(config: GroupConfig) -> None:
-    """Raises ConfigError for settings that do not fit each other."""
-    require_unwarped(config.sampling)
-    for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", "group_size")):
-        if getattr(config, whole) % getattr(config, part):
-            raise ConfigError(
-                f"group.{whole}={getattr(config, whole)} is not a multiple of group.{part}={getattr(config, part)}"
-            )

@@ -25,10 +25,10 @@ from thumbs.functional.kl import adapt_coefficient, kl_estimate
 from thumbs.functional.masked import whiten
 from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import shape_scores, token_rewards
-from thumbs.rollout.collect import collect, seed_of
 from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.ppo_report import experience_metrics, update_metrics
+from thumbs.stages.rollouts import minibatches, roll_out
 from thumbs.stages.sequences import token_mean
 from thumbs.types import Datum, Prompt, Rollout, Score, TrainOutput
 
@@ -87,9 +87,7 @@ class Ppo:
         """One round of rollout and update; depends only on its arguments and the weights."""
         c, n, started = self.config, self.config.replies_per_prompt, time.monotonic()
         drawn = batch_at(self.prompts, number, c.batch_size // n, self.context.seed, "ppo-prompts")
-        prompts = [prompt for prompt in drawn for _ in range(n)]
-        seeds = [seed_of(self.context.seed, "ppo", number, row) for row in range(len(prompts))]
-        rollouts = collect(sampler, prompts, self.context.tokenizer, c.sampling, seeds)
+        rollouts = roll_out(self.context, sampler, drawn, n, c.sampling, "ppo", number)
         rollout_s = time.monotonic() - started
         scores = self.reward.score(rollouts)
 
@@ -153,17 +151,14 @@ class Ppo:
 
     def update(self, number: int, data: list[Datum]) -> tuple[list[dict[str, float]], float]:
         """Epochs of minibatches, ended early past kl.stop_above; what each step saw, and the epochs done."""
-        c, n, seen = self.config, self.config.replies_per_prompt, []
+        c, seen = self.config, []
         for epoch in range(c.epochs):
-            random = np.random.default_rng(seed_of(self.context.seed, "ppo-order", number, epoch))
-            # Replies to one prompt stay neighbours: a minibatch computes their prompt once.
-            order = (random.permutation(len(data) // n)[:, None] * n + np.arange(n)).ravel()
-            for start in range(0, len(data), c.minibatch_size):
-                batch = token_mean([data[i] for i in order[start : start + c.minibatch_size]])
+            order = self.context.seed, "ppo-order", number, epoch
+            for batch in minibatches(data, c.minibatch_size, c.replies_per_prompt, *order):
                 with saving_batch(self.context, number, batch):
                     seen.append(self.minibatch(number, batch))
                 if c.kl.stop_above is not None and seen[-1]["approx_kl"] > c.kl.stop_above:
-                    return seen, (epoch * len(data) + start + len(batch)) / len(data)
+                    return seen, len(seen) * c.minibatch_size / len(data)
         return seen, float(c.epochs)
 
     def minibatch(self, number: int, batch: list[Datum]) -> dict[str, float]:

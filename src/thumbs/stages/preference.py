@@ -7,7 +7,6 @@ is the policy before its first step, so its logprobs are taken once, before trai
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,11 @@ import numpy as np
 
 from thumbs.config.losses import Dpo
 from thumbs.config.stages import DpoConfig
-from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec
+from thumbs.engine.base import Engine, Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.models.prefixes import shared_length
-from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
-from thumbs.stages.pairs import Pair, by_prompt, distinct_tokens, read_pairs
+from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at
+from thumbs.stages.pairs import Pair, by_prompt, pair_columns, read_pairs, train_step
 from thumbs.tracking.progress import Progress
 from thumbs.types import Datum, Preference
 
@@ -44,7 +43,9 @@ def run_dpo(context: Context, config: DpoConfig, start: Path | None, train: Sequ
         bar.advance(step)
         while step < steps:
             batch = grouped_batch_at(prompts, step, config.batch_size, context.seed, "dpo")
-            metrics = train_step(context, policy, pair_data(batch), loss, adam_at(config.optim, step, steps), step)
+            metrics = train_step(
+                "dpo", context, policy, pair_data(batch), loss, adam_at(config.optim, step, steps), step
+            )
             step += 1
             log.log(step, metrics)
             if step % config.save_every == 0 or step == steps:
@@ -54,24 +55,6 @@ def run_dpo(context: Context, config: DpoConfig, start: Path | None, train: Sequ
     engine.save(policy, context.best)
     engine.close(policy)
     return {"steps": steps, "pairs": len(pairs), "last": metrics}
-
-
-def train_step(
-    context: Context, policy: Handle, data: list[Datum], loss: Dpo, adam: AdamStep, step: int
-) -> dict[str, float]:
-    """One optimizer step; returns its metrics."""
-    started = time.monotonic()
-    with saving_batch(context, step, data):
-        output = context.engine.forward_backward(policy, data, [loss])
-        report = context.engine.optim_step(policy, adam)
-    return {
-        "dpo/loss": output.loss,
-        "dpo/accuracy": output.metrics["dpo/accuracy"],
-        "dpo/reward_gap": output.metrics["dpo/score_gap"],
-        "dpo/grad_norm": report.grad_norm,
-        "dpo/learning_rate": adam.learning_rate,
-        "dpo/tokens_per_s": distinct_tokens(data) / (time.monotonic() - started),
-    }
 
 
 def with_reference(engine: Engine, reference: Handle, pairs: Sequence[Pair]) -> list[Pair]:
@@ -92,14 +75,5 @@ def pair_data(pairs: Sequence[Pair]) -> list[Datum]:
             columns = {"weights": (np.arange(1, len(tokens)) >= parted).astype(np.float32)}
             if pair.reference is not None:
                 columns["reference_logprobs"] = pair.reference[side]
-            data.append(
-                Datum.next_token(
-                    tokens,
-                    **columns,
-                    pair=number,
-                    preferred=pair.preferred,
-                    margin=0.0,
-                    pair_weight=1.0 / len(pairs),
-                )
-            )
+            data.append(Datum.next_token(tokens, **columns, **pair_columns(number, pair, len(pairs))))
     return data

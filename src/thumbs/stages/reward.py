@@ -8,7 +8,6 @@ their mean and deviation over the replies seen in training are stored, and every
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ import numpy as np
 
 from thumbs.config.losses import BradleyTerry
 from thumbs.config.stages import RewardConfig
-from thumbs.engine.base import AdamStep, Handle, ModelSpec
+from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.rewards.model import raw_scores
-from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
-from thumbs.stages.pairs import Pair, by_prompt, distinct_tokens, read_pairs
+from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at
+from thumbs.stages.pairs import Pair, by_prompt, pair_columns, read_pairs, train_step
 from thumbs.tracking.progress import Progress
 from thumbs.types import Datum, Preference
 
@@ -67,7 +66,9 @@ def run_reward(
         bar.advance(step)
         while step < steps and best["misses"] < config.patience:
             batch = grouped_batch_at(prompts, step, config.batch_size, context.seed, "reward")
-            metrics = train_step(context, model, pair_data(batch), loss, adam_at(config.optim, step, steps), step)
+            metrics = train_step(
+                "reward", context, model, pair_data(batch), loss, adam_at(config.optim, step, steps), step
+            )
             step += 1
             due = step % config.eval_every == 0 or step == steps
             if due:
@@ -81,24 +82,6 @@ def run_reward(
     results = measure(context, model, pairs, held) | {"best_step": best["step"]}
     engine.close(model)
     return results
-
-
-def train_step(
-    context: Context, model: Handle, data: list[Datum], loss: BradleyTerry, adam: AdamStep, step: int
-) -> dict[str, float]:
-    """One optimizer step; returns its metrics."""
-    started = time.monotonic()
-    with saving_batch(context, step, data):
-        output = context.engine.forward_backward(model, data, [loss])
-        report = context.engine.optim_step(model, adam)
-    return {
-        "reward/loss": output.loss,
-        "reward/accuracy": output.metrics["bradley_terry/accuracy"],
-        "reward/score_gap": output.metrics["bradley_terry/score_gap"],
-        "reward/grad_norm": report.grad_norm,
-        "reward/learning_rate": adam.learning_rate,
-        "reward/tokens_per_s": distinct_tokens(data) / (time.monotonic() - started),
-    }
 
 
 def measure(context: Context, model: Handle, pairs: Sequence[Pair], held: Sequence[Pair]) -> dict[str, Any]:
@@ -120,16 +103,7 @@ def pair_data(pairs: Sequence[Pair]) -> list[Datum]:
         for tokens in (pair.first, pair.second):
             weights = np.zeros(len(tokens), dtype=np.float32)
             weights[-1] = 1.0
-            data.append(
-                Datum.whole_sequence(
-                    tokens,
-                    weights=weights,
-                    pair=number,
-                    preferred=pair.preferred,
-                    margin=pair.margin,
-                    pair_weight=1.0 / len(pairs),
-                )
-            )
+            data.append(Datum.whole_sequence(tokens, weights=weights, **pair_columns(number, pair, len(pairs))))
     return data
 
 

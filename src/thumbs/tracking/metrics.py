@@ -94,7 +94,7 @@ _DPO = (
     Metric(
         "dpo/accuracy", "fraction", "Untied pairs of the batch whose preferred reply has the higher implicit reward."
     ),
-    Metric("dpo/reward_gap", "score", "Mean implicit reward of the preferred reply minus that of the other."),
+    Metric("dpo/score_gap", "score", "Mean implicit reward of the preferred reply minus that of the other."),
     Metric("dpo/grad_norm", "L2 norm", "Gradient before clipping."),
     Metric("dpo/learning_rate", "per step", "Rate of the optimizer at this step."),
     Metric("dpo/tokens_per_s", "tokens/s", "Training tokens, prompts included."),
