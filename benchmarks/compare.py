@@ -150,8 +150,8 @@ def main() -> None:
         "device": "cpu",
         "dtype": options.dtype,
         "threads": options.threads,
-        "batch_size": 8,
-        "packed_batch_size": 4,
+        "batch_size": options.batch,
+        "packed_batch_size": options.batch // 2,
         "max_length": MAX_LENGTH,
         "new_tokens": NEW_TOKENS,
         "group_size": GROUP_SIZE,
@@ -171,7 +171,7 @@ def main() -> None:
     }
     dtype = getattr(torch, options.dtype)
     speeds = [rates(dtype)]
-    for job in jobs(corpus, options.rounds, options.sizes):
+    for job in jobs(corpus, options.rounds, options.batch, options.sizes):
         if options.only and job.name not in options.only:
             continue
         print(job.name, file=sys.stderr, flush=True)
@@ -207,12 +207,16 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Runs thumbs and its peers side by side and writes what it measured.")
     parser.add_argument("--only", nargs="+", default=[], help="names of jobs, such as sft ppo decode64; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="measured turns of each worker, after one to warm up")
+    parser.add_argument("--batch", type=int, default=8, help="conversations, pairs or prompts a step")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 64, 128], help="rows that decode together")
+    parser.add_argument("--quick", action="store_true", help="the same as --rounds 1 --batch 2 --sizes 16")
     parser.add_argument("--dtype", default=str(compute_dtype(ModelConfig())).removeprefix("torch."))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data", type=Path, default=DATA, help="JSONL with prompt (messages), chosen and rejected")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "cpu.json")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.batch, options.sizes = 1, 2, [16]
     if not options.data.exists():
         parser.error(f"{options.data} is missing; pass --data FILE with prompt (messages), chosen and rejected")
     return options

@@ -97,16 +97,17 @@ TRL = Worker("trl", "trl", "trl_train.py")
 TRL_PPO = Worker("trl", "trl_ppo", "trl_ppo.py")
 
 
-def jobs(corpus: Corpus, rounds: int, sizes: Sequence[int]) -> Iterator[Job]:
-    """Every comparison. rounds: measured turns of a worker, after one to warm up; sizes: rows that decode together."""
+def jobs(corpus: Corpus, rounds: int, batch: int, sizes: Sequence[int]) -> Iterator[Job]:
+    """Every comparison. rounds: measured turns of a worker, after one to warm up; batch: conversations, pairs or
+    prompts a step; sizes: rows that decode together."""
     cases = ["", *["all"] * rounds]
     turns = len(cases)
-    pairs, conversations = corpus.pairs(8, turns), corpus.conversations(8, turns)
-    prompts = corpus.prompts(8, turns)
+    pairs, conversations = corpus.pairs(batch, turns), corpus.conversations(batch, turns)
+    prompts = corpus.prompts(batch, turns)
     tokens = _tokens
     for name, lora in (("sft", False), ("sft_lora", True)):
         yield Job(name, "tokens", (OURS, TRL), {"kind": "sft", "lora": lora}, conversations, cases, tokens)
-    packed = corpus.conversations(16, turns)
+    packed = corpus.conversations(2 * batch, turns)
     yield Job(
         "sft_packed",
         "tokens",
