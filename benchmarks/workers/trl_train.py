@@ -46,6 +46,8 @@ def watched(trainer_class: type) -> type:
                 callback.figures["tokens"] = float((inputs["input_ids"] != tokenizer.pad_token_id).sum())
             return loss
 
+    if trainer_class is DPOTrainer:  # it would tokenise text; ours is tokens already, the same for everybody
+        Watched._prepare_dataset = lambda self, dataset, *args, **kwargs: dataset
     if trainer_class not in (GRPOTrainer, RLOOTrainer):  # these repeat each prompt by their sampler
         Watched._get_train_sampler = lambda self, dataset=None: SequentialSampler(dataset or self.train_dataset)
     return Watched
@@ -109,6 +111,7 @@ def dpo() -> dict[str, Any]:
 def online(trainer: type, config: Callable[..., Any]) -> dict[str, Any]:
     args = settings(
         config,
+        per_device_train_batch_size=job["group_size"],
         num_generations=job["group_size"],
         max_completion_length=job["new_tokens"],
         generation_kwargs={"min_new_tokens": job["new_tokens"]},

@@ -103,6 +103,20 @@ def test_unit_imports_without_torch(unit: str):
     assert json.loads(result.stdout) == []
 
 
+def test_our_decoder_opens_without_transformers():
+    """Importing it takes several seconds, which every command would wait for."""
+    program = (
+        "import sys\n"
+        "from thumbs.config.model import ModelConfig\n"
+        "from thumbs.engine.base import ModelSpec\n"
+        "from thumbs.engine.local import LocalEngine\n"
+        "LocalEngine().create(ModelSpec('policy', ModelConfig(name='byte-tiny')))\n"
+        "sys.exit('transformers' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
 @pytest.mark.parametrize("cls", config_classes(), ids=lambda cls: cls.__name__)
 def test_config_class_is_frozen_closed_and_documented(cls: type[Frozen]):
     assert cls.model_config.get("frozen") is True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -14,13 +15,15 @@ from thumbs.models.byte_lm import build_byte_lm
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.decoder_config import why_not_covered
-from thumbs.models.hf import HfCausalLM, load_hf
 from thumbs.models.precision import compute_dtype, device
 from thumbs.models.weights import load_decoder
 
+if TYPE_CHECKING:
+    from thumbs.models.hf import HfCausalLM
+
 log = logging.getLogger(__name__)
 
-Trunk = CausalLM | HfCausalLM
+Trunk: TypeAlias = "CausalLM | HfCausalLM"
 
 
 def open_trunk(config: ModelConfig, *, seed: int) -> Trunk:
@@ -42,5 +45,7 @@ def _open_folder(folder: Path, dtype: torch.dtype, *, master: bool) -> Trunk:
     reason = why_not_covered(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     if reason is None:
         return load_decoder(folder, dtype, master=master)
+    from thumbs.models.hf import load_hf  # importing transformers takes seconds, which our decoder does not need
+
     log.warning("%s: %s; it runs through transformers, which is slower", folder, reason)
     return load_hf(folder, torch.float32 if master else dtype)
