@@ -1,6 +1,7 @@
 # make demo              installs, runs the demonstration, prints where the report is
 # make demo SIZE=tiny    the same with a from-scratch byte model, under a minute
 # make demo SEED=1       another seed, in a run folder of its own
+# make bench             thumbs and its peers side by side; QUICK=1: one round, small batches
 # make test | make lint
 
 SIZE ?= full
@@ -11,7 +12,7 @@ BIN := .venv/bin
 NAME := $(if $(filter tiny,$(SIZE)),demo-tiny,demo)
 RUN := runs/$(NAME)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 
 demo: .venv/.ready
 	$(BIN)/thumbs run configs/$(NAME).yaml seed=$(SEED) run=$(RUN)
@@ -19,6 +20,9 @@ demo: .venv/.ready
 # Two workers, so one torch thread each: more would fight over two cores.
 test: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+bench: .venv/.ready
+	$(BIN)/python benchmarks/compare.py $(if $(QUICK),--quick)
 
 lint: .venv/.ready
 	$(BIN)/ruff check

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from thumbs.models.precision import compute_dtype
 HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "shared" / "data" / "hh-rlhf-harmless" / "train.jsonl"
 
+QUICK = ["sft", "sft_lora", "reward", "dpo", "ppo", "grpo", "decode16"]
+
 Figures = dict[str, Any]
 
 
@@ -47,18 +51,25 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self.log.open("w"),
             text=True,
+            start_new_session=True,
             env=os.environ | {"OMP_NUM_THREADS": str(common["threads"]), "HF_HUB_OFFLINE": "1"},
         )
         self._write(common | job.settings | worker.settings | {"batches": job.batches})
-        self.versions = self._read()["versions"]
+        try:
+            self.versions = self._read()["versions"]
+        except ChildProcessError:
+            self.stop()
+            raise
 
     def turn(self, number: int) -> Figures:
         """One measurement."""
         self._write({"turn": number})
-        return self._read()
+        return self._read() | {"peak_bytes": peak_memory(self.process.pid)}
 
     def stop(self) -> None:
-        self.process.kill()
+        """Ends the worker and what it started: engines that are servers leave processes behind."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def _write(self, message: dict[str, Any]) -> None:
@@ -73,6 +84,17 @@ class Process:
             last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
             raise ChildProcessError(f"{self.log.stem} ended: {' '.join(last)} (all of it: {self.log})")
         return json.loads(line)
+
+
+def peak_memory(session: int) -> int:
+    """Bytes: the most that each process of a worker's session ever had in memory, added up."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ProcessLookupError):
+            if os.getsid(int(folder.name)) == session:
+                lines = (folder / "status").read_text(encoding="utf-8").splitlines()
+                total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return total
 
 
 def measure(job: Job, common: dict[str, Any]) -> dict[str, Figures]:
@@ -197,8 +219,8 @@ def limits(
         if name.startswith("sft"):
             floors[name] = training_floor(config, measured, lora="lora" in name, loss_share=ours["loss_share"])
         elif name.startswith("decode"):
-            rows, length = int(name.removeprefix("decode")), DECODE_PROMPT + NEW_TOKENS / 2
-            floors[name] = decoding_floor(config, measured, rows, length, dtype.itemsize)
+            rows = int(name.removeprefix("decode"))
+            floors[name] = decoding_floor(config, measured, rows, DECODE_PROMPT, NEW_TOKENS, dtype.itemsize)
     fractions = {f"{name}_of_floor": figures[name]["thumbs"]["median"] / floor for name, floor in floors.items()}
     return {"gemm_gflop_per_s": measured["flops"] / 1e9, "read_gb_per_s": measured["bandwidth"] / 1e9} | fractions
 
@@ -209,14 +231,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="measured turns of each worker, after one to warm up")
     parser.add_argument("--batch", type=int, default=8, help="conversations, pairs or prompts a step")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 64, 128], help="rows that decode together")
-    parser.add_argument("--quick", action="store_true", help="the same as --rounds 1 --batch 2 --sizes 16")
+    parser.add_argument("--quick", action="store_true", help=f"one round, batches of 2: {' '.join(QUICK)}")
     parser.add_argument("--dtype", default=str(compute_dtype(ModelConfig())).removeprefix("torch."))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data", type=Path, default=DATA, help="JSONL with prompt (messages), chosen and rejected")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "cpu.json")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.batch, options.sizes = 1, 2, [16]
+        options.rounds, options.batch, options.sizes, options.only = 1, 2, [16], options.only or QUICK
     if not options.data.exists():
         parser.error(f"{options.data} is missing; pass --data FILE with prompt (messages), chosen and rejected")
     return options

@@ -58,11 +58,14 @@ def training_floor(c: DecoderConfig, measured: dict[str, float], *, lora: bool, 
     return measured["flops"] / per_token
 
 
-def decoding_floor(c: DecoderConfig, measured: dict[str, float], rows: int, length: float, size: int) -> float:
-    """Tokens/s if a step took the longer of reading all weights and keys once, and of multiplying."""
+def decoding_floor(c: DecoderConfig, measured: dict[str, float], rows: int, prompt: int, new: int, size: int) -> float:
+    """New tokens/s if reading the prompts took nothing but products, and each step after it the longer of reading all
+    weights and keys once (`size` bytes a number) and of multiplying."""
     weights = layer_weights(c) + c.vocab_size * c.width
-    cache = rows * length * c.layers * 2 * c.kv_heads * c.head_dim
-    return rows / max(2 * weights * rows / measured["flops"], size * (weights + cache) / measured["bandwidth"])
+    cache = rows * (prompt + new / 2) * c.layers * 2 * c.kv_heads * c.head_dim
+    prefill = 2 * layer_weights(c) * rows * prompt / measured["flops"]
+    step = max(2 * weights * rows / measured["flops"], size * (weights + cache) / measured["bandwidth"])
+    return rows * new / (prefill + new * step)
 
 
 def layer_weights(c: DecoderConfig) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from importlib import metadata
@@ -40,9 +39,7 @@ class Turns:
 
     def done(self, **figures: float) -> None:
         """Ends the turn that `next` began."""
-        seconds = time.perf_counter() - self._started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._say({"seconds": seconds, "peak_bytes": peak, **figures})
+        self._say({"seconds": time.perf_counter() - self._started, **figures})
 
     def _say(self, message: dict[str, Any]) -> None:
         self._out.write(json.dumps(message) + "\n")
