@@ -35,6 +35,9 @@ DATA = HERE.parent.parent / "shared" / "data" / "hh-rlhf-harmless" / "train.json
 
 QUICK = ["sft", "sft_lora", "reward", "dpo", "ppo", "grpo", "decode16"]
 
+FAILURES = (ChildProcessError, BrokenPipeError, subprocess.CalledProcessError)
+"""Of one worker, its environment included; the others go on without it."""
+
 Figures = dict[str, Any]
 
 
@@ -54,10 +57,10 @@ class Process:
             start_new_session=True,
             env=os.environ | {"OMP_NUM_THREADS": str(common["threads"]), "HF_HUB_OFFLINE": "1"},
         )
-        self._write(common | job.settings | worker.settings | {"batches": job.batches})
         try:
+            self._write(common | job.settings | worker.settings | {"batches": job.batches})
             self.versions = self._read()["versions"]
-        except ChildProcessError:
+        except FAILURES:
             self.stop()
             raise
 
@@ -107,7 +110,7 @@ def measure(job: Job, common: dict[str, Any]) -> dict[str, Figures]:
                 started = time.monotonic()
                 running[worker.name] = Process(job, worker, common)
                 found[worker.name] = {"turns": [], "start_s": time.monotonic() - started}
-            except (ChildProcessError, BrokenPipeError) as error:
+            except FAILURES as error:
                 found[worker.name] = {"error": str(error)}
                 print(f"  {error}", file=sys.stderr)
         for number, case in enumerate(job.cases):
@@ -115,7 +118,7 @@ def measure(job: Job, common: dict[str, Any]) -> dict[str, Figures]:
             for name in names:
                 try:
                     report = running[name].turn(number)
-                except (ChildProcessError, BrokenPipeError) as error:
+                except FAILURES as error:
                     found[name] = {"error": str(error)}
                     running.pop(name).stop()
                     continue
