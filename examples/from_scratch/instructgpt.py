@@ -2,9 +2,9 @@
 
     python examples/from_scratch/instructgpt.py --seed 0 --out runs/from-scratch
 
-Read it from top to bottom. The recipe is that of Ouyang et al. (arXiv:2203.02155) at the size of a toy: 0.8M weights on
-bytes, five questions with answers, four preferences. Where it departs from the paper a comment says so.
-Shapes: B rows, N tokens, T = N - 1 targets (entry t belongs to token t + 1), D width. Logprobs and KL are in nats.
+Read it from top to bottom: the recipe of Ouyang et al. (arXiv:2203.02155) at the size of a toy, 0.8M weights on bytes,
+five questions with answers, four preferences. Where it departs from the paper a comment says so. Shapes: B rows,
+N tokens, T = N - 1 targets (entry t belongs to token t + 1), D width. Logprobs and KL are in nats.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 # ---- Data: a byte is a token, [BOS] question [SEP] answer [EOS] ------------------------------------------------
-
 DEMONSTRATIONS = [
     ("What is machine learning?", "Software that learns from data."),
     ("What is a neural network?", "Layers of simple learned units."),
@@ -40,9 +39,9 @@ QUESTIONS = [question for question, _ in DEMONSTRATIONS]
 PAD, BOS, SEP, EOS = 256, 257, 258, 259
 VOCABULARY, CONTEXT, LONGEST_ANSWER = 260, 128, 37
 SFT_EPOCHS, SFT_BATCH, SFT_RATE = 60, 2, 3e-3
-REWARD_EPOCHS, REWARD_BATCH, REWARD_RATE = 50, 2, 1.5e-3
-PPO_STEPS, PPO_EPOCHS, ANSWERS_EACH, MINIBATCH, POLICY_RATE = 28, 2, 10, 17, 2.2e-4
-CRITIC_EPOCHS, CRITIC_RATE = 6, 1e-3  # epochs before PPO; then one a step
+REWARD_EPOCHS, REWARD_BATCH, REWARD_RATE = 50, 2, 2e-3
+PPO_STEPS, PPO_EPOCHS, ANSWERS_EACH, MINIBATCH, POLICY_RATE = 27, 2, 10, 17, 6e-4
+CRITIC_EPOCHS, CRITIC_RATE, FROZEN = 6, 1e-3, 2  # epochs before PPO (then one a step); layers that PPO leaves alone
 BETAS = (0.9, 0.95)  # Adam's; the second moment forgets fast, since there are only hundreds of steps
 CLIP, GAMMA, LAMBDA, KL_COEF, NO_EOS_PENALTY = 0.2, 1.0, 0.95, 0.09, 1.0  # the last two: score units a nat, score units
 
@@ -73,7 +72,6 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 
 
 # ---- Model: a small Llama (RMSNorm before each block, rotary positions, SwiGLU, no biases, no dropout)
-
 WIDTH, LAYERS, HEADS, HALF, INNER, THETA = 128, 4, 4, 16, 352, 10000.0  # HALF: of a head
 ANGLES = torch.arange(CONTEXT)[:, None, None] * THETA ** (-torch.arange(HALF) / HALF)
 COS, SIN = ANGLES.cos(), ANGLES.sin()  # [CONTEXT, 1, HALF]
@@ -158,8 +156,7 @@ class Scorer(nn.Module):
 def sample(model: GPT, questions: list[str], temperature: float, generator: torch.Generator | None = None) -> Tensor:
     """Tokens [B, N] of questions with sampled answers, [EOS] kept, padded on the right; temperature 0 is greedy.
 
-    Rows of different lengths go in step without padding on the left: while a row is inside its question, its next
-    token is read from there. Keys and values of earlier tokens are kept, so a step costs one token a row.
+    Inside its question a row reads its next token there, so lengths may differ. Cached keys make a step cost one token.
     """
     prompts = pad([encode(question) for question in questions])
     cache = torch.zeros(LAYERS, 2, len(prompts), CONTEXT, HEADS, WIDTH // HEADS)  # 2: keys and values
@@ -249,11 +246,14 @@ def train_ppo(policy: GPT, reward_model: Scorer, seed: int, steps: int) -> list[
     """Trains `policy` in place; returns each step's mean reward and score (score units), KL (nats), length (tokens)."""
     generator, questions, history = torch.Generator().manual_seed(seed), QUESTIONS * ANSWERS_EACH, []
     reference, critic = copy.deepcopy(policy), Scorer(policy)
+    # Adam moves every weight by its rate, noise or not: with all in training KL grows by four nats before the reward.
+    for model in (policy, critic.trunk):
+        nn.ModuleList([model.embed_tokens, model.layers[:FROZEN]]).requires_grad_(False)
     tokens = sample(reference, questions * 4, 1.0, generator)
     scores, mask = reward_model.score(tokens).detach(), answer_mask(tokens)
     average = scores.mean()  # a score has a free constant: the reference's mean becomes 0
-    # A critic that explains nothing makes PPO a random walk. So it first learns what the reference's answers earn, and
-    # on the policy's trunk: it knows how a beginning may go on, which the paper's (the reward model's) has to relearn.
+    # A critic that explains nothing makes PPO a random walk, so it first learns what the reference's answers earn; and
+    # on the policy's trunk, which knows how a beginning may go on: the paper's (the reward model's) has to relearn it.
     earned, batches = (scores - average)[:, None], shuffled([*range(len(tokens))], MINIBATCH, CRITIC_EPOCHS, seed)
     fit(critic, CRITIC_RATE, batches, lambda i: value_loss(critic(tokens[i])[:, :-1], earned[i], mask[i]))
     policy_adam = torch.optim.Adam(policy.parameters(), POLICY_RATE, BETAS, fused=True)
