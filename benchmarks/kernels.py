@@ -1,4 +1,4 @@
-"""The compiled kernels against torch's operators, alternating: `THUMBS_KERNELS=1 python benchmarks/kernels.py`."""
+"""The compiled kernels against torch's operators, alternating: `python benchmarks/kernels.py`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     if kernels.library() is None:
-        raise SystemExit("set THUMBS_KERNELS=1; where it is set, the kernels were not built (no C++ compiler)")
+        raise SystemExit("there are no kernels: THUMBS_KERNELS=0 is set, or they were not built (no C++ compiler)")
     for lora in (None, LoraConfig(rank=16), LoraConfig(rank=16, layers=12)):
         train(lora, 8, 1, (60, 300), rounds)
         train(lora, 16, 4, (40, 40), rounds)

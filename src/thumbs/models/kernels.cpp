@@ -13,33 +13,35 @@ namespace {
 
 constexpr long FEW = 1 << 15;  // numbers that one thread has read before a second one has woken up
 
-constexpr int W = 16;  // floats in a vector: one register of AVX-512, two of AVX2
+#if defined(__AVX512F__)
+constexpr int W = 16;  // floats in a register: with wider vectors than these the compiler goes through memory
+#else
+constexpr int W = 8;
+#endif
 typedef float vec __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * W)));
 typedef uint16_t bf16;
+typedef bf16 halves __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
 inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 inline void store(float* p, vec x) { *reinterpret_cast<vec*>(p) = x; }
 inline vec all(float x) { return vec{} + x; }
 
 inline vec load(const bf16* p) {
-    ints wide;
-    for (int i = 0; i < W; i++) wide[i] = int32_t(uint32_t(p[i]) << 16);
-    return reinterpret_cast<vec>(wide);
+    return reinterpret_cast<vec>(__builtin_convertvector(*reinterpret_cast<const halves*>(p), ints) << 16);
 }
 inline void store(bf16* p, vec x) {
     ints bits = reinterpret_cast<ints>(x);
     ints even = bits + 0x7fff + ((bits >> 16) & 1);  // to the nearest, ties to even
     ints is_number = x == x;
     even = (even & is_number) | (0x7fc00000 & ~is_number);
-    for (int i = 0; i < W; i++) p[i] = bf16(uint32_t(even[i]) >> 16);
+    *reinterpret_cast<halves*>(p) = __builtin_convertvector(even >> 16, halves);
 }
 
 inline float sum(vec x) {
-    x += __builtin_shuffle(x, ints{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
-    x += __builtin_shuffle(x, ints{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
-    x += __builtin_shuffle(x, ints{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
-    return x[0] + x[1];
+    for (int half = W / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
 }
 
 // e^x, relative error below 2e-7; x below -87 gives 0 (Cephes: x = n ln 2 + r, a polynomial in r).
@@ -62,23 +64,51 @@ inline vec exp(vec x) {
     return reinterpret_cast<vec>(reinterpret_cast<ints>(result) & ~tiny);
 }
 
-// C [m, n] (+)= A [m, k] B [k, n]. A has strides of its own; n is a multiple of W.
-template <int R>
-inline void product_rows(const float* a, long row, long col, const float* b, long ldb, float* c, long ldc, int n, int k, bool add) {
-    for (int j = 0; j < n; j += W) {
-        vec acc[R];
-        for (int i = 0; i < R; i++) acc[i] = add ? load(c + i * ldc + j) : vec{};
-        for (int t = 0; t < k; t++) {
-            vec x = load(b + t * ldb + j);
-            for (int i = 0; i < R; i++) acc[i] += all(a[i * row + t * col]) * x;
-        }
-        for (int i = 0; i < R; i++) store(c + i * ldc + j, acc[i]);
+// C [m, n] (+)= A [m, k] B [k, n]. A has strides of its own; n is a multiple of W. R rows by S vectors of C stay in registers.
+template <int R, int S, class T>
+inline void tile(const float* a, long row, long col, const T* b, long ldb, float* c, long ldc, int k, bool add) {
+    vec acc[R][S];
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < S; j++) acc[i][j] = add ? load(c + i * ldc + j * W) : vec{};
+    for (int t = 0; t < k; t++) {
+        vec x[S];
+        for (int j = 0; j < S; j++) x[j] = load(b + t * ldb + j * W);
+        for (int i = 0; i < R; i++)
+            for (int j = 0; j < S; j++) acc[i][j] += all(a[i * row + t * col]) * x[j];
     }
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < S; j++) store(c + i * ldc + j * W, acc[i][j]);
 }
-void product(const float* a, long row, long col, const float* b, long ldb, float* c, long ldc, int m, int n, int k, bool add) {
+template <int R, class T>
+inline void product_rows(const float* a, long row, long col, const T* b, long ldb, float* c, long ldc, int n, int k, bool add) {
+    int j = 0;
+    for (; j + 2 * W <= n; j += 2 * W) tile<R, 2>(a, row, col, b + j, ldb, c + j, ldc, k, add);
+    if (j < n) tile<R, 1>(a, row, col, b + j, ldb, c + j, ldc, k, add);
+}
+template <class T>
+void product(const float* a, long row, long col, const T* b, long ldb, float* c, long ldc, int m, int n, int k, bool add) {
     int i = 0;
     for (; i + 4 <= m; i += 4) product_rows<4>(a + i * row, row, col, b, ldb, c + i * ldc, ldc, n, k, add);
-    for (; i < m; i++) product_rows<1>(a + i * row, row, col, b, ldb, c + i * ldc, ldc, n, k, add);
+    a += i * row, c += i * ldc;
+    if (m - i == 3) product_rows<3>(a, row, col, b, ldb, c, ldc, n, k, add);
+    if (m - i == 2) product_rows<2>(a, row, col, b, ldb, c, ldc, n, k, add);
+    if (m - i == 1) product_rows<1>(a, row, col, b, ldb, c, ldc, n, k, add);
+}
+
+// Softmax of the first `count` of `wide` scores (a multiple of W), in place; the others become 0.
+inline void softmax(float* row, int count, int wide) {
+    for (int j = count; j < wide; j++) row[j] = -INFINITY;
+    vec top = all(-INFINITY), total{};
+    for (int j = 0; j < wide; j += W) top = load(row + j) > top ? load(row + j) : top;
+    float most = -INFINITY;
+    for (int i = 0; i < W; i++) most = std::max(most, top[i]);
+    for (int j = 0; j < wide; j += W) {
+        vec e = exp(load(row + j) - most);
+        store(row + j, e);
+        total += e;
+    }
+    float inverse = 1.0f / sum(total);
+    for (int j = 0; j < wide; j += W) store(row + j, load(row + j) * inverse);
 }
 
 // Rotates one head of C numbers into out: (a, b) → (a cos - b sin, b cos + a sin), the halves as Hugging Face lays them out.
@@ -201,22 +231,7 @@ struct Seen {
 void weights_of(const float* q, const Seen& seen, int rows, int visible, int C, float* p) {
     int wide = (visible + rows - 1 + W - 1) / W * W;
     product(q, C, 1, seen.kt.data(), seen.padded, p, seen.padded, rows, wide, C, false);
-    for (int r = 0; r < rows; r++) {
-        float* row = p + long(r) * seen.padded;
-        for (int j = visible + r; j < wide; j++) row[j] = -INFINITY;
-        vec top = all(-INFINITY);
-        for (int j = 0; j < wide; j += W) top = load(row + j) > top ? load(row + j) : top;
-        float most = -INFINITY;
-        for (int i = 0; i < W; i++) most = std::max(most, top[i]);
-        vec total{};
-        for (int j = 0; j < wide; j += W) {
-            vec e = exp(load(row + j) - most);
-            store(row + j, e);
-            total += e;
-        }
-        float inverse = 1.0f / sum(total);
-        for (int j = 0; j < wide; j += W) store(row + j, load(row + j) * inverse);
-    }
+    for (int r = 0; r < rows; r++) softmax(p + long(r) * seen.padded, visible + r, wide);
 }
 
 template <class T>
@@ -321,9 +336,10 @@ void attend_backward(const T* grad, const T* x, const float* cos, const float* s
 template <class T>
 void decode(const T* x, const float* cos, const float* sin, T* keys, T* values, const int64_t* length, T* out, int B, int L, const Heads& h) {
     float scale = 1.0f / std::sqrt(float(h.C));
+    long padded = (L + W - 1) / W * W;
 #pragma omp parallel if (long(B) * L * h.key * h.C > FEW)
     {
-        std::vector<float> q(h.group() * h.C), k(h.C), p(long(h.group()) * L), o(h.group() * h.C);
+        std::vector<float> q(h.group() * h.C), k(h.C), p(long(h.group()) * padded), o(h.group() * h.C);
 #pragma omp for schedule(static)
         for (int task = 0; task < B * h.key; task++) {
             int b = task / h.key, head = task % h.key, count = int(length[b]);
@@ -341,20 +357,10 @@ void decode(const T* x, const float* cos, const float* sin, T* keys, T* values, 
                 for (int g = 0; g < h.group(); g++) {
                     vec dot{};
                     for (int i = 0; i < h.C; i += W) dot += load(&q[g * h.C + i]) * load(kept_k + long(j) * h.C + i);
-                    p[long(g) * L + j] = sum(dot);
+                    p[g * padded + j] = sum(dot);
                 }
-            for (int g = 0; g < h.group(); g++) {
-                float* w = &p[long(g) * L];
-                float most = *std::max_element(w, w + count), total = 0;
-                for (int j = 0; j < count; j++) total += w[j] = std::exp(w[j] - most);
-                for (int j = 0; j < count; j++) w[j] /= total;
-            }
-            std::fill(o.begin(), o.end(), 0.0f);
-            for (int j = 0; j < count; j++)
-                for (int i = 0; i < h.C; i += W) {
-                    vec v = load(kept_v + long(j) * h.C + i);
-                    for (int g = 0; g < h.group(); g++) store(&o[g * h.C + i], load(&o[g * h.C + i]) + p[long(g) * L + j] * v);
-                }
+            for (int g = 0; g < h.group(); g++) softmax(&p[g * padded], count, (count + W - 1) / W * W);
+            product(p.data(), padded, 1, kept_v, h.C, o.data(), h.C, h.group(), h.C, count, false);
             for (int g = 0; g < h.group(); g++)
                 for (int i = 0; i < h.C; i += W)
                     store(out + (long(b) * h.query + head * h.group() + g) * h.C + i, load(&o[g * h.C + i]));

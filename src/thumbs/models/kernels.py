@@ -27,8 +27,8 @@ SUMS = 16
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library where THUMBS_KERNELS=1 asks for it (docs/decisions/0009-compiled-kernels.md)."""
-    return load() if os.environ.get("THUMBS_KERNELS") == "1" else None
+    """The compiled library, unless THUMBS_KERNELS=0 (docs/decisions/0009-compiled-kernels.md)."""
+    return None if os.environ.get("THUMBS_KERNELS") == "0" else load()
 
 
 def load() -> ctypes.CDLL | None:
