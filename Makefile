@@ -23,6 +23,8 @@ test: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/compare.py $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(BIN)/python benchmarks/growth.py)
+	$(BIN)/python benchmarks/page.py
 
 lint: .venv/.ready
 	$(BIN)/ruff check

@@ -35,6 +35,9 @@ DATA = HERE.parent.parent / "shared" / "data" / "hh-rlhf-harmless" / "train.json
 
 QUICK = ["sft", "sft_lora", "reward", "dpo", "ppo", "grpo", "decode16"]
 
+SAME_START = ("sft", "dpo")
+"""Jobs in which all begin with the same weights, nothing drawn: losses on the same batches must agree at every step."""
+
 FAILURES = (ChildProcessError, BrokenPipeError, subprocess.CalledProcessError)
 """Of one worker, its environment included; the others go on without it."""
 
@@ -164,6 +167,9 @@ def ratios(job: Job, found: dict[str, Figures]) -> dict[str, float]:
         result[f"{job.name}_{job.unit}_per_s_vs_{peer}"] = statistics.median(each)
         if job.name.startswith("ppo"):
             result[f"{job.name}_peak_memory_vs_{peer}"] = ours["peak_gib"] / figures["peak_gib"]
+        if job.name in SAME_START:
+            pairs = [(a["loss"], b["loss"]) for a, b in zip(ours["turns"], figures["turns"], strict=True)]
+            result[f"{job.name}_loss_difference_vs_{peer}"] = max(abs(a - b) / b for a, b in pairs)
     return result
 
 

@@ -127,6 +127,7 @@ def jobs(corpus: Corpus, rounds: int, batch: int, sizes: Sequence[int]) -> Itera
     decoders = (
         OURS,
         Worker("hf", "transformers", "hf_generate.py"),
+        Worker("hf_continuous", "transformers", "hf_generate.py", {"kind": "continuous"}),
         Worker("vllm", "vllm", "vllm_generate.py"),
     )
     for size in sizes:

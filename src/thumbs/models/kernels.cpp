@@ -1,6 +1,6 @@
 // What lies between the decoder's products, for CPUs: norm, SwiGLU, rotary attention, drawing a token.
 //
-// kernels.py holds the same formulas in torch, which tests compare with these. Numbers are read as float or bfloat16 and computed in
+// operators.py holds the same formulas in torch, which tests compare with these. Numbers are read as float or bfloat16 and computed in
 // float. A row's bits depend on that row alone: sums run in one order whatever else is computed, and no two threads add to one number.
 
 #include <algorithm>
@@ -13,10 +13,13 @@ namespace {
 
 constexpr long FEW = 1 << 15;  // numbers that one thread has read before a second one has woken up
 
+// Floats in a register. Never more: gcc does not split a wider vector between registers, it goes through memory.
 #if defined(__AVX512F__)
-constexpr int W = 16;  // floats in a register: with wider vectors than these the compiler goes through memory
-#else
+constexpr int W = 16;
+#elif defined(__AVX2__)
 constexpr int W = 8;
+#else
+constexpr int W = 4;
 #endif
 typedef float vec __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * W)));

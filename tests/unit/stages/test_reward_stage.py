@@ -87,9 +87,9 @@ def test_the_order_of_a_pair_is_immaterial(tmp_path: Path):
     one = trained(tmp_path / "one", config, toy("abcdefghijklmnop"), toy("uvwxyz"))
     two = trained(tmp_path / "two", config, toy("abcdefghijklmnop", swapped=True), toy("uvwxyz", swapped=True))
     for name in ("reward/loss", "reward/accuracy", "reward/score_gap", "reward/grad_norm"):
-        np.testing.assert_allclose([r[name] for r in one[1]], [r[name] for r in two[1]], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(one[0]["heldout"]["scores_a"], two[0]["heldout"]["scores_b"], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(one[0]["heldout"]["scores_b"], two[0]["heldout"]["scores_a"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose([r[name] for r in one[1]], [r[name] for r in two[1]], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(one[0]["heldout"]["scores_a"], two[0]["heldout"]["scores_b"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(one[0]["heldout"]["scores_b"], two[0]["heldout"]["scores_a"], rtol=1e-4, atol=1e-6)
 
 
 def first_scores(context: Context, texts: list[Preference], weight: float) -> Any:

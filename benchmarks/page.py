@@ -1,0 +1,169 @@
+"""Writes the figures into docs/performance.md, between markers, and draws the plots: `python benchmarks/page.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+IMAGES = HERE.parent / "docs" / "images"
+
+TITLES = {
+    "sft": "SFT, full",
+    "sft_lora": "SFT, LoRA of rank 16",
+    "sft_packed": "SFT, full, the peer packed",
+    "reward": "reward model, full",
+    "dpo": "DPO, full",
+    "ppo": "PPO, LoRA, 4 epochs, 64 new tokens",
+    "ppo_full": "PPO, full, 4 epochs, 64 new tokens",
+    "grpo": "GRPO, full, group of 8, 64 new tokens",
+}
+
+Result = dict[str, Any]
+
+
+def title(job: str) -> str:
+    """What a job is called on the page."""
+    return TITLES.get(job) or f"decoding, {job.removeprefix('decode')} rows, 64 new tokens"
+
+
+def comparison(result: Result) -> str:
+    """The figures of a run of compare.py."""
+    m = result["machine"]
+    lines = [
+        f"{result['date']}, {m['processor']}, {m['threads']} threads, {', '.join(m['instructions'])}, {m['dtype']}: "
+        f"`{result['command']}`.",
+        "",
+        "| job | peer | thumbs | peer's | thumbs over peer | GiB, thumbs and peer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for job, found in result["figures"].items():
+        ours = found["thumbs"]
+        for peer, figures in found.items():
+            if peer == "thumbs":
+                continue
+            if "error" in figures or "error" in ours:
+                lines.append(f"| {title(job)} | {peer} | did not run: {one_line(figures, ours)} | | | |")
+                continue
+            unit = ours["unit"].removesuffix("/s")
+            ratio = result["ratios"][f"{job}_{unit}_per_s_vs_{peer}"]
+            memory = f"{ours['peak_gib']:.1f}, {figures['peak_gib']:.1f}"
+            rates = f"{rate(ours)} {ours['unit']} | {rate(figures)}"
+            lines.append(f"| {title(job)} | {peer} | {rates} | {ratio:.2f} | {memory} |")
+    limits = result["limits"]
+    reached = {key.removesuffix("_of_floor"): value for key, value in limits.items() if key.endswith("_of_floor")}
+    lines += [
+        "",
+        f"Fractions of the floor in that run (products at {limits['gemm_gflop_per_s']:.0f} GFLOP/s, reading at "
+        f"{limits['read_gb_per_s']:.0f} GB/s): " + ", ".join(f"{title(k)} {v:.2f}" for k, v in reached.items()) + ".",
+    ]
+    agreed = {key: value for key, value in result["ratios"].items() if "_loss_difference_" in key}
+    for key, value in agreed.items():
+        job, _, peer = key.partition("_loss_difference_vs_")
+        turns = len(result["figures"][job]["thumbs"]["turns"])
+        lines += [
+            "",
+            f"{title(job)}: over {turns} steps our loss and that of {peer} differ by at most {value:.1e}, relative.",
+        ]
+    lines += ["", "Versions: " + "; ".join(versions(result)) + ".", "", "![ratios](images/ratios.svg)"]
+    return "\n".join(lines)
+
+
+def rate(figures: Result) -> str:
+    """Median and spread."""
+    return f"{figures['median']:.3g} ({figures['low']:.3g} to {figures['high']:.3g})"
+
+
+def one_line(*both: Result) -> str:
+    """Why a worker did not run."""
+    return next(figures["error"].splitlines()[0] for figures in both if "error" in figures).replace("|", "/")[:80]
+
+
+def versions(result: Result) -> list[str]:
+    """Each set of versions once, with those who ran with it."""
+    found: dict[str, None] = {}
+    for workers in result["figures"].values():
+        for figures in workers.values():
+            if "versions" in figures:
+                found[", ".join(f"{name} {number}" for name, number in figures["versions"].items())] = None
+    return list(found)
+
+
+def growth(result: Result) -> str:
+    """The tables of a run of growth.py."""
+    m = result["machine"]
+    lines = [
+        f"{result['date']}, {m['processor']}, {m['threads']} threads: `{result['command']}`. Steps of LoRA; "
+        "the group's steps sample first. `seconds / unit` is what one unit of the axis costs over the point before.",
+    ]
+    for axis in result["axes"].values():
+        lines += ["", f"| {axis['title']} | seconds | seconds / unit | peak GiB |", "|---|---|---|---|"]
+        before: Result | None = None
+        for point in axis["points"]:
+            slope = ""
+            if before:
+                slope = f"{(point['seconds'] - before['seconds']) / (point['value'] - before['value']):.4f}"
+            memory = point["peak_bytes"] / 2**30
+            lines.append(f"| {point['value']} | {point['seconds']:.2f} | {slope} | {memory:.2f} |")
+            before = point
+    return "\n".join([*lines, "", "![growth](images/growth.svg)"])
+
+
+def draw_ratios(ratios: dict[str, float], path: Path) -> None:
+    """Bars: how many times as fast as each peer."""
+    found = {key: value for key, value in ratios.items() if "_per_s_vs_" in key}
+    figure = Figure(figsize=(8, 0.35 * len(found) + 1), layout="constrained")
+    axis = figure.subplots()
+    names = [re.sub(r"_(tokens|pairs|samples)_per_s_vs_", " against ", key) for key in found]
+    axis.barh(names[::-1], list(found.values())[::-1], color="#4477aa")
+    axis.axvline(1, color="black", linewidth=1)
+    axis.set(xlabel="times as fast as the peer (1: equal)")
+    save(figure, path)
+
+
+def draw_growth(axes: dict[str, Any], path: Path) -> None:
+    """Seconds (solid) and memory (dashed) of a step along each axis."""
+    figure = Figure(figsize=(4 * len(axes), 3), layout="constrained")
+    panels: Sequence[Any] = figure.subplots(1, len(axes), squeeze=False)[0]
+    for panel, found in zip(panels, axes.values(), strict=True):
+        values = [point["value"] for point in found["points"]]
+        panel.plot(values, [point["seconds"] for point in found["points"]], "o-", color="#4477aa")
+        panel.set(xlabel=found["title"], ylabel="s a step", ylim=(0, None))
+        memory = panel.twinx()
+        memory.plot(values, [point["peak_bytes"] / 2**30 for point in found["points"]], "s--", color="#ee6677")
+        memory.set(ylabel="peak GiB (dashed)", ylim=(0, None))
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with mpl.rc_context({"svg.hashsalt": "thumbs"}):  # the same figures give the same file
+        figure.savefig(path, metadata={"Date": None})
+
+
+def put(page: str, name: str, text: str) -> str:
+    """The page with `text` between the markers of `name`."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, rest = page.split(start)
+    return before + start + "\n\n" + text + "\n\n" + end + rest.split(end)[1]
+
+
+def main() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    compared = json.loads((HERE / "results" / "cpu.json").read_text(encoding="utf-8"))
+    grown = json.loads((HERE / "results" / "growth.json").read_text(encoding="utf-8"))
+    page = put(put(page, "comparison", comparison(compared)), "growth", growth(grown))
+    PAGE.write_text(page, encoding="utf-8")
+    draw_ratios(compared["ratios"], IMAGES / "ratios.svg")
+    draw_growth(grown["axes"], IMAGES / "growth.svg")
+
+
+if __name__ == "__main__":
+    main()
