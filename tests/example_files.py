@@ -1,4 +1,4 @@
-"""The files of `examples/`, which are no package."""
+"""The files of `examples/` and `benchmarks/`, which are no packages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ FOLDER = Path(__file__).parents[1] / "examples"
 
 
 def load_example(name: str) -> ModuleType:
+    """The module in that file of `examples/`."""
+    return load_file(FOLDER / name)
+
+
+def load_file(path: Path) -> ModuleType:
     """The module in that file."""
-    spec = importlib.util.spec_from_file_location(Path(name).stem, FOLDER / name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -62,7 +62,7 @@ def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor,
     """Logprobs [N] where `weights` is not 0 (nats, at `temperature`) and values [N]; 0 for a head that is absent."""
     hidden = network.hidden(batch)
     weights = batch.columns.get("weights", torch.ones_like(batch.tokens, dtype=torch.float32))
-    logprobs, _ = _logprobs(network, batch, hidden, weights, temperature, with_entropy=False)
+    logprobs, _ = _logprobs(network, batch, hidden, weights, temperature)
     return logprobs, _values(network, hidden)
 
 
@@ -74,10 +74,9 @@ def losses_of(network: Network, batch: Batch, losses: Sequence[LossSpec]) -> Com
     weights = batch.columns["weights"]
     policy = next((loss for loss in losses if isinstance(loss, CrossEntropy | PpoClip | Dpo)), None)
     temperature = policy.temperature if isinstance(policy, PpoClip) else 1.0
-    with_entropy = isinstance(policy, PpoClip)
-    logprobs, entropy = torch.zeros_like(weights), None
+    logprobs = entropy = torch.zeros_like(weights)
     if policy is not None:
-        logprobs, entropy = _logprobs(network, batch, hidden, weights, temperature, with_entropy=with_entropy)
+        logprobs, entropy = _logprobs(network, batch, hidden, weights, temperature)
     values = _values(network, hidden)
     total = torch.zeros((), device=weights.device)
     metrics: dict[str, Tensor] = {}
@@ -94,7 +93,7 @@ def losses_of(network: Network, batch: Batch, losses: Sequence[LossSpec]) -> Com
 
 
 def _one(
-    loss: LossSpec, batch: Batch, logprobs: Tensor, values: Tensor, entropy: Tensor | None
+    loss: LossSpec, batch: Batch, logprobs: Tensor, values: Tensor, entropy: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     columns = batch.columns
     weights = columns["weights"]
@@ -128,18 +127,16 @@ def _pairs(batch: Batch, values: Tensor, center_coef: float = 0.0) -> tuple[Tens
 
 
 def _logprobs(
-    network: Network, batch: Batch, hidden: Tensor, weights: Tensor, temperature: float, *, with_entropy: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Logprobs [N] and entropy [N]; logits are made only where a weight is not 0."""
+    network: Network, batch: Batch, hidden: Tensor, weights: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Logprobs [N] and entropy [N]; the vocabulary is met only where a weight is not 0."""
     out = torch.zeros_like(weights)
     if not network.has_lm:
-        return out, None
+        return out, out
     wanted = weights.nonzero().squeeze(1)
-    picked, entropy = target_logprobs(
-        hidden[wanted], network.trunk.head_weight(), batch.targets[wanted], temperature, with_entropy
-    )
-    spread = torch.zeros_like(weights).index_put((wanted,), entropy) if entropy is not None else None
-    return out.index_put((wanted,), picked), spread
+    of = target_logprobs(hidden[wanted], network.trunk.head_weight(), batch.targets[wanted], temperature)
+    logprobs, entropy = (out.index_put((wanted,), x) for x in of)
+    return logprobs, entropy
 
 
 def _values(network: Network, hidden: Tensor) -> Tensor:

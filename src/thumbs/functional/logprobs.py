@@ -17,20 +17,19 @@ def target_logprobs(
     weight: Tensor,
     targets: Tensor,
     temperature: float = 1.0,
-    with_entropy: bool = False,
     chunk: int = CHUNK,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Log softmax(hidden · weightᵀ / temperature) at the targets, and the entropy of that softmax, in nats.
 
-    hidden [M, D], weight [V, D] (taken in the dtype of hidden), targets int64 [M] → logprobs [M] and entropy [M] (None
-    if not asked for), in fp32 or wider: logits are summed in fp32, because rounding them to bf16 biases the gradient.
+    hidden [M, D], weight [V, D] (taken in the dtype of hidden), targets int64 [M] → logprobs [M] and entropy [M], in
+    fp32 or wider: logits are summed in fp32, because rounding them to bf16 biases the gradient.
     Differentiable once in hidden and weight. At most `chunk` rows of logits [chunk, V] exist at a time.
     An entropy that enters no loss costs nothing; one that does costs a second pass over the logits.
     """
     if not torch.is_grad_enabled():  # inside the Function this can no longer be seen
         hidden, weight = hidden.detach(), weight.detach()
     logprobs, entropy = TargetLogprobs.apply(hidden, weight, targets, temperature, chunk)
-    return logprobs, entropy if with_entropy else None
+    return logprobs, entropy
 
 
 class TargetLogprobs(torch.autograd.Function):

@@ -23,9 +23,8 @@ def inputs(dtype: torch.dtype = torch.float32, *, train_weight: bool = False) ->
 
 
 def test_uniform_distribution_by_hand() -> None:
-    logprobs, entropy = target_logprobs(torch.zeros(2, D), torch.randn(V, D), torch.tensor([0, 5]), with_entropy=True)
+    logprobs, entropy = target_logprobs(torch.zeros(2, D), torch.randn(V, D), torch.tensor([0, 5]))
     assert logprobs.tolist() == pytest.approx([-math.log(V)] * 2, abs=1e-6)
-    assert entropy is not None
     assert entropy.tolist() == pytest.approx([math.log(V)] * 2, abs=1e-6)
 
 
@@ -41,9 +40,8 @@ def test_two_words_at_a_temperature_by_hand() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_values_match_log_softmax(chunk: int, temperature: float) -> None:
     hidden, weight, targets = inputs()
-    logprobs, entropy = target_logprobs(hidden, weight, targets, temperature, with_entropy=True, chunk=chunk)
+    logprobs, entropy = target_logprobs(hidden, weight, targets, temperature, chunk=chunk)
     expected, expected_entropy = oracles.logprobs.target_logprobs(hidden, weight, targets, temperature)
-    assert entropy is not None
     torch.testing.assert_close(logprobs, expected, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(entropy, expected_entropy, atol=2e-6, rtol=1e-6)
 
@@ -53,7 +51,7 @@ def test_values_match_log_softmax(chunk: int, temperature: float) -> None:
 def test_gradients_match_autograd(train_weight: bool, entropy_in_loss: bool) -> None:
     upstream = torch.randn(2, M, generator=torch.Generator().manual_seed(1))
     gradients = []
-    for of in (lambda *a: target_logprobs(*a, with_entropy=True, chunk=4), oracles.logprobs.target_logprobs):
+    for of in (lambda *a: target_logprobs(*a, chunk=4), oracles.logprobs.target_logprobs):
         hidden, weight, targets = inputs(train_weight=train_weight)
         logprobs, entropy = of(hidden, weight, targets, 0.7)
         loss = (upstream[0] * logprobs).sum()
@@ -69,12 +67,11 @@ def test_gradients_match_autograd(train_weight: bool, entropy_in_loss: bool) -> 
 
 
 @pytest.mark.parametrize("train_weight", [False, True])
-@pytest.mark.parametrize("with_entropy", [False, True])
-def test_gradcheck_in_double_precision(train_weight: bool, with_entropy: bool) -> None:
+def test_gradcheck_in_double_precision(train_weight: bool) -> None:
     hidden, weight, targets = inputs(torch.float64, train_weight=train_weight)
 
     def outputs(h: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x for x in target_logprobs(h, w, targets, 0.7, with_entropy, chunk=5) if x is not None)
+        return target_logprobs(h, w, targets, 0.7, chunk=5)
 
     assert torch.autograd.gradcheck(outputs, (hidden, weight))
 
@@ -91,10 +88,9 @@ def test_weight_alone_may_be_trained() -> None:
 def test_bf16_inputs_lose_little_after_the_inputs(train_weight: bool) -> None:
     # torch's flash kernel takes exp to 1e-5 for bf16; logits that were rounded to bf16 would be 1e-2 off.
     hidden, weight, targets = inputs(torch.bfloat16, train_weight=train_weight)
-    logprobs, entropy = target_logprobs(hidden, weight, targets, with_entropy=True)
+    logprobs, entropy = target_logprobs(hidden, weight, targets)
     wide, wide_weight = (x.detach().double().requires_grad_(x.requires_grad) for x in (hidden, weight))
     expected, expected_entropy = oracles.logprobs.target_logprobs(wide, wide_weight, targets, 1.0)
-    assert entropy is not None
     assert logprobs.dtype == entropy.dtype == torch.float32
     torch.testing.assert_close(logprobs.double(), expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(entropy.double(), expected_entropy, atol=1e-2, rtol=0)
@@ -142,9 +138,8 @@ def test_numbers_that_are_not_finite_come_out_as_such(bad: float) -> None:
 
 def test_huge_logits_stay_finite() -> None:
     hidden = torch.full((1, 1), 1e4, requires_grad=True)
-    logprobs, entropy = target_logprobs(hidden, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]), with_entropy=True)
+    logprobs, entropy = target_logprobs(hidden, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]))
     assert logprobs.item() == -2e4
-    assert entropy is not None
     assert entropy.item() == 0.0
     (logprobs.sum() + entropy.sum()).backward()
     assert hidden.grad is not None
@@ -153,13 +148,11 @@ def test_huge_logits_stay_finite() -> None:
 
 def test_no_rows_and_no_gradient() -> None:
     _, weight, targets = inputs()
-    logprobs, entropy = target_logprobs(torch.zeros(0, D), weight, targets[:0], with_entropy=True)
-    assert entropy is not None
+    logprobs, entropy = target_logprobs(torch.zeros(0, D), weight, targets[:0])
     assert logprobs.shape == entropy.shape == (0,)
     hidden, weight, targets = inputs(train_weight=True)
     with torch.no_grad():
         logprobs, entropy = target_logprobs(hidden, weight, targets)
-    assert entropy is None
     assert not logprobs.requires_grad
 
 
@@ -174,7 +167,7 @@ def test_the_whole_table_of_logits_is_never_alive() -> None:
 
 def test_backward_builds_no_logits_when_the_weight_is_frozen_and_the_entropy_only_measured() -> None:
     hidden, weight, targets = inputs()
-    logprobs, _ = target_logprobs(hidden, weight, targets, with_entropy=True, chunk=M)
+    logprobs, _ = target_logprobs(hidden, weight, targets, chunk=M)
     assert _largest_tensor(lambda: logprobs.sum().backward()) == M * D < M * V
 
 

@@ -83,13 +83,14 @@ def test_it_separates_what_can_be_separated(tmp_path: Path):
 
 def test_the_order_of_a_pair_is_immaterial(tmp_path: Path):
     """Swapped replies with 1 - p train the same model, up to the order in which floats are added."""
-    config = CONFIG.model_copy(update={"epochs": 2})
+    # Adam with its small eps steps by the full rate also where the gradient is nothing but rounding.
+    config = CONFIG.model_copy(update={"epochs": 2, "optim": OPTIM.model_copy(update={"eps": 1e-4})})
     one = trained(tmp_path / "one", config, toy("abcdefghijklmnop"), toy("uvwxyz"))
     two = trained(tmp_path / "two", config, toy("abcdefghijklmnop", swapped=True), toy("uvwxyz", swapped=True))
     for name in ("reward/loss", "reward/accuracy", "reward/score_gap", "reward/grad_norm"):
-        np.testing.assert_allclose([r[name] for r in one[1]], [r[name] for r in two[1]], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(one[0]["heldout"]["scores_a"], two[0]["heldout"]["scores_b"], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(one[0]["heldout"]["scores_b"], two[0]["heldout"]["scores_a"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose([r[name] for r in one[1]], [r[name] for r in two[1]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one[0]["heldout"]["scores_a"], two[0]["heldout"]["scores_b"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one[0]["heldout"]["scores_b"], two[0]["heldout"]["scores_a"], rtol=1e-5, atol=1e-6)
 
 
 def first_scores(context: Context, texts: list[Preference], weight: float) -> Any:
