@@ -33,4 +33,4 @@ class ModelConfig(Frozen):
     lora: LoraConfig | None = LoraConfig()
     """Adapters on a frozen base; null trains every weight."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision; auto takes bfloat16 where the processor has matrix units for it."""
+    """Compute precision; auto takes bfloat16 where the processor multiplies it."""
