@@ -210,7 +210,7 @@ class EvaluationConfig(Frozen):
     sampling: SamplingConfig = SamplingConfig()
     """How replies are drawn; the same for every model."""
     best_of: int = Field(default=4, ge=1)
-    """n of the best-of-n baseline from the SFT model, chosen by the reward model."""
+    """Answers of SFT and PPO to each prompt; also n of best-of-n from SFT, chosen by the reward model."""
 
 
 def _misfit(config: Frozen, section: str, family: str) -> str | None:

@@ -47,13 +47,16 @@ class Evaluation:
     def run(self, policies: Mapping[str, Handle], reference: str, fixed: Sequence[Prompt]) -> dict[str, Any]:
         """Results by policy name, best-of-n from the reference, PPO's win rate against it, samples.
 
-        KL is the mean of log π(y) - log π_reference(y) over each policy's own samples (k1, nats a sequence); that of
+        The base model answers each prompt once, the trained ones `best_of` times: their difference is what counts, and
+        one answer to each of 100 prompts leaves a standard error of 0.04 in the mean of a score from -1 to 1.
+        KL is the mean of log π(y) - log π_reference(y) over each policy's first samples (k1, nats a sequence); that of
         best-of-n is its exact bound.
         """
+        times = {name: 1 if name == "base" else self.config.best_of for name in policies}
         draws: dict[str, list[Answers]] = {}
-        with Progress("evaluation", self.config.best_of + len(policies) - 1, ("gold", "proxy")) as bar:
+        with Progress("evaluation", sum(times.values()), ("gold", "proxy")) as bar:
             for name, handle in policies.items():
-                draws[name] = self.answer(handle, self.prompts, self.config.best_of if name == reference else 1)
+                draws[name] = self.answer(handle, self.prompts, times[name])
                 bar.advance(len(draws[name]), gold=draws[name][0].gold.mean(), proxy=draws[name][0].proxy.mean())
         answers = {name: found[0] for name, found in draws.items()}
         systems = {

@@ -215,10 +215,11 @@ def _evaluation(config: PipelineConfig, inputs: Inputs) -> Work | None:
     if c is None or prompts is None:
         return None
     policies = 3 if config.ppo else 2
-    answers = len(prompts.rows) * (policies + c.best_of - 1) + len(config.fixed_prompts) * policies
+    again = len(prompts.rows) * (policies - 1) * (c.best_of - 1)  # the base model answers once
+    answers = len(prompts.rows) * policies + again + len(config.fixed_prompts) * policies
     reply, prompt = inputs.reply_length(c.sampling), mean(prompts.lengths)
     compared = len(prompts.rows) * (policies - 1)  # KL: the reference's logprobs
-    shared = len(prompts.rows) * (c.best_of - 1) * prompt  # one policy's answers to a prompt are scored together
+    shared = again * prompt  # one policy's answers to a prompt are scored together
     return Work(
         "evaluation",
         0,
