@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from byte_world import byte_context, prompt
 from thumbs.config.data import DataConfig
@@ -290,3 +292,20 @@ def test_models_of_their_own_are_told_apart():
     policy, critic, reference = Handle(1, "policy"), Handle(2, "critic"), Handle(3, "reference")
     assert Models(policy, policy, reference).shared_critic
     assert not Models(policy, critic, reference).shared_critic
+
+
+def test_a_run_ends_once_its_budget_of_kl_is_spent(tmp_path: Path):
+    """With the weights of a run of so many steps; started again, it is done."""
+    fast = changed(CONFIG, optim={"learning_rate": 3e-3, "schedule": "constant", "warmup_fraction": 0}, steps=6)
+    free = [run_ppo(byte_context(tmp_path / f"free{n}"), changed(fast, steps=n), CallableReward(vowels), None, PROMPTS)
+            for n in (2, 6)]  # fmt: skip
+    kls = [json.loads(line)["ppo/kl"] for line in (tmp_path / "free6" / "metrics.jsonl").read_text().splitlines()]
+    assert abs(kls[0]) < 1e-6 < kls[1]
+    held = changed(fast, kl=KlConfig(budget=kls[1] / 2))
+    for _ in range(2):
+        context = byte_context(tmp_path / "held")
+        report = run_ppo(context, held, CallableReward(vowels), None, PROMPTS)
+        assert report["steps"] == 2
+        assert report["last"]["ppo/kl"] == free[0]["last"]["ppo/kl"] == kls[1]
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("held", "free2")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

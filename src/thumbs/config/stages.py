@@ -86,6 +86,8 @@ class KlConfig(Frozen):
     """Per-token estimator inside the reward; k1 is unbiased, k3 is never negative."""
     stop_above: float | None = Field(default=0.1, gt=0)
     """Leave the epoch loop when the mean KL a token of new from old policy (nats) passes this; null: never."""
+    budget: float | None = Field(default=None, gt=0)
+    """End the run after the step whose replies are farther from the reference than this (nats a sequence)."""
 
 
 class CriticConfig(Frozen):

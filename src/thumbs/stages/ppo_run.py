@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import PpoConfig
+from thumbs.config.stages import KlConfig, PpoConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.rewards.base import RewardSource
@@ -53,7 +53,7 @@ def run_ppo(
         keep_samples(context, sampler, reward, fixed_prompts, config.sampling, 0)
     with Progress("PPO", config.steps, ("score", "KL", "length", "tokens/s")) as bar:
         bar.advance(step)
-        while step < config.steps:
+        while step < config.steps and not is_spent(config.kl, metrics):
             report = ppo.step(step, sampler, kl_coef)
             step += 1
             sampler, kl_coef, metrics = report.sampler, report.kl_coef, report.metrics
@@ -61,16 +61,29 @@ def run_ppo(
             context.folder.metrics.log(step, metrics)
             for alarm in alarms(first, metrics):
                 print(f"alarm at PPO step {step}: {alarm}", file=sys.stderr)  # noqa: T201
-            if step % config.sample_every == 0 or step == config.steps:
+            last = step == config.steps or is_spent(config.kl, metrics)
+            if step % config.sample_every == 0 or last:
                 keep_samples(context, sampler, reward, fixed_prompts, config.sampling, step)
-            if step % config.save_every == 0 or step == config.steps:
+            if step % config.save_every == 0 or last:
                 resume.save(step, {"kl_coef": kl_coef, "first": first, "metrics": metrics})
             shown = {"KL": metrics["ppo/kl"], "tokens/s": metrics["ppo/tokens_per_s"]}
             bar.advance(score=metrics["ppo/score"], length=metrics["ppo/length"], **shown)
+    if step < config.steps:
+        spent = f"KL {metrics['ppo/kl']:.2f} has passed kl.budget {config.kl.budget}"
+        print(f"PPO ends after step {step} of {config.steps}: {spent}", file=sys.stderr)  # noqa: T201
     engine.save(models.policy, context.best)
     for handle in {models.policy, models.critic, models.reference}:
         engine.close(handle)
     return {"steps": step, "last": metrics}
+
+
+def is_spent(kl: KlConfig, metrics: dict[str, float]) -> bool:
+    """Whether the last step's replies were farther from the reference than the run may go.
+
+    A strong reward model gets there in half the steps that a weak one needs; at the same KL their policies are alike
+    in variety (Gao et al. 2022, arXiv:2210.10760, compare at equal KL for that reason).
+    """
+    return kl.budget is not None and metrics.get("ppo/kl", 0.0) > kl.budget
 
 
 def check(config: PpoConfig) -> None:
