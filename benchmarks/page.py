@@ -68,9 +68,10 @@ def comparison(result: Result) -> str:
     for key, value in agreed.items():
         job, _, peer = key.partition("_loss_difference_vs_")
         turns = len(result["figures"][job]["thumbs"]["turns"])
+        steps = "the one step" if turns == 1 else f"{turns} steps"
         lines += [
             "",
-            f"{title(job)}: over {turns} steps our loss and that of {peer} differ by at most {value:.1e}, relative.",
+            f"{title(job)}: over {steps} our loss and that of {peer} differ by at most {value:.1e}, relative.",
         ]
     lines += ["", "Versions: " + "; ".join(versions(result)) + ".", "", "![ratios](images/ratios.svg)"]
     return "\n".join(lines)
