@@ -295,16 +295,19 @@ def test_models_of_their_own_are_told_apart():
 
 
 def test_a_run_ends_once_its_budget_of_kl_is_spent(tmp_path: Path):
-    """With the weights of a run of so many steps; started again, it is done."""
+    """With the weights of a run of so many steps; started again, it is done and scores nothing."""
+
+    def nothing(rollout: Rollout) -> float:
+        raise AssertionError("a run that has ended went on")
+
     fast = changed(CONFIG, optim={"learning_rate": 3e-3, "schedule": "constant", "warmup_fraction": 0}, steps=6)
     free = [run_ppo(byte_context(tmp_path / f"free{n}"), changed(fast, steps=n), CallableReward(vowels), None, PROMPTS)
             for n in (2, 6)]  # fmt: skip
     kls = [json.loads(line)["ppo/kl"] for line in (tmp_path / "free6" / "metrics.jsonl").read_text().splitlines()]
     assert abs(kls[0]) < 1e-6 < kls[1]
     held = changed(fast, kl=KlConfig(budget=kls[1] / 2))
-    for _ in range(2):
-        context = byte_context(tmp_path / "held")
-        report = run_ppo(context, held, CallableReward(vowels), None, PROMPTS)
+    for reward in (vowels, nothing):
+        report = run_ppo(byte_context(tmp_path / "held"), held, CallableReward(reward), None, PROMPTS)
         assert report["steps"] == 2
         assert report["last"]["ppo/kl"] == free[0]["last"]["ppo/kl"] == kls[1]
     weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("held", "free2")]

@@ -44,6 +44,19 @@ def test_kl_is_the_mean_log_ratio_of_the_samples(sampling):
     assert found == pytest.approx(np.mean(ratios), abs=1e-4)
 
 
+def test_the_base_model_answers_once_and_the_trained_ones_as_often_as_best_of_says():
+    tokenizer = ByteTokenizer()
+    engine, model = LocalEngine(tokenizer.decode), ModelConfig(name="byte-tiny", lora=None, dtype="float32")
+    policies = {
+        name: engine.create(ModelSpec(name, model, ("lm",), seed=i)) for i, name in enumerate(("base", "sft", "ppo"))
+    }
+    config = EvaluationConfig(prompts=DataConfig(path="unused"), sampling=SamplingConfig(max_new_tokens=3), best_of=3)
+    scorer = RewardModel(engine, engine.create(ModelSpec("s", model, ("scalar",))))
+    prompts = [Prompt(text, (Message("user", text),)) for text in ("a", "bcd")]
+    found = Evaluation(engine, tokenizer, config, scorer, prompts, seed=0).run(policies, "sft", [])["systems"]
+    assert {name: system["draws"] for name, system in found.items()} == {"base": 1, "sft": 3, "ppo": 3, "best_of_n": 1}
+
+
 def test_means_over_two_draws_by_hand():
     def reply(text, length, stop="stop"):
         tokens = np.zeros(2 + length, dtype=np.int64)
