@@ -12,12 +12,13 @@ from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo, LossSpec, PpoC
 from thumbs.engine.batch import Batch
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import ConfigError, DataError
-from thumbs.functional.logprobs import target_logprobs
+from thumbs.functional.logprobs import measured_logprobs, target_logprobs
 from thumbs.functional.policy_losses import cross_entropy, ppo_clip
 from thumbs.functional.preference_losses import bradley_terry
 from thumbs.functional.value_losses import value_clip
 from thumbs.models.heads import ScalarHead
 from thumbs.models.lora import Adapter
+from thumbs.models.operators import vocabulary
 from thumbs.models.rows import Rows
 from thumbs.models.trunk import Trunk
 
@@ -62,7 +63,10 @@ def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor,
     """Logprobs [N] where `weights` is not 0 (nats, at `temperature`) and values [N]; 0 for a head that is absent."""
     hidden = network.hidden(batch)
     weights = batch.columns.get("weights", torch.ones_like(batch.tokens, dtype=torch.float32))
-    logprobs, _ = _logprobs(network, batch, hidden, weights, temperature)
+    logprobs = torch.zeros_like(weights)
+    if network.has_lm:
+        wanted, *asked = _asked(network, batch, hidden, weights)
+        logprobs[wanted] = measured_logprobs(*asked, temperature, vocabulary(hidden))
     return logprobs, _values(network, hidden)
 
 
@@ -129,14 +133,20 @@ def _pairs(batch: Batch, values: Tensor, center_coef: float = 0.0) -> tuple[Tens
 def _logprobs(
     network: Network, batch: Batch, hidden: Tensor, weights: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Logprobs [N] and entropy [N]; the vocabulary is met only where a weight is not 0."""
+    """Logprobs [N] and entropy [N]; 0 where a weight is 0."""
     out = torch.zeros_like(weights)
     if not network.has_lm:
         return out, out
+    wanted, *asked = _asked(network, batch, hidden, weights)
+    logprobs, entropy = target_logprobs(*asked, temperature, vocabulary(hidden))
+    return out.index_put((wanted,), logprobs), out.index_put((wanted,), entropy)
+
+
+def _asked(network: Network, batch: Batch, hidden: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where the vocabulary is met, which is where a weight is not 0: [M], and there the states, the output embedding
+    (of all), the targets."""
     wanted = weights.nonzero().squeeze(1)
-    of = target_logprobs(hidden[wanted], network.trunk.head_weight(), batch.targets[wanted], temperature)
-    logprobs, entropy = (out.index_put((wanted,), x) for x in of)
-    return logprobs, entropy
+    return wanted, hidden[wanted], network.trunk.head_weight(), batch.targets[wanted]
 
 
 def _values(network: Network, hidden: Tensor) -> Tensor:

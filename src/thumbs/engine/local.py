@@ -18,6 +18,7 @@ from thumbs.engine.base import AdamStep, Handle, ModelSpec, OptimReport
 from thumbs.engine.batch import Batch, micro_batches
 from thumbs.engine.checkpoints import MANIFEST, naming, read_manifest, read_tensors, write_checkpoint
 from thumbs.engine.compute import Computed, Network, losses_of, predict
+from thumbs.engine.memory import keep_freed_memory
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
 from thumbs.models.causal_lm import CausalLM
@@ -64,6 +65,7 @@ class LocalEngine:
     """One process, one device. `decode_text` lets its samplers see stop strings."""
 
     def __init__(self, decode_text: Callable[[list[int]], str] | None = None) -> None:
+        keep_freed_memory()
         self.decode_text = decode_text
         self._models: dict[int, _Model] = {}
         self._bases: dict[tuple[str, str, int], Trunk] = {}

@@ -56,10 +56,10 @@ class Layer(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor, adapter: dict | None) -> Tensor:
         """Hidden states after the output projection and the feed-forward part."""
-        x = x + adapted_linear(attended, self.output, adapter, "output")
+        x = adapted_linear(attended, self.output, adapter, "output", plus=x)
         normed = rms_norm(x, self.mlp_norm, self.config.rms_eps)
         gated = swiglu(adapted_linear(normed, self.gate_up, adapter, "gate_up"))
-        return x + adapted_linear(gated, self.down, adapter, "down")
+        return adapted_linear(gated, self.down, adapter, "down", plus=x)
 
 
 class CausalLM(nn.Module):

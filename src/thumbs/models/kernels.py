@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from thumbs.functional import logprobs
 from thumbs.models.rows import Forest
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def load() -> ctypes.CDLL | None:
     except OSError as error:
         log.warning("%s cannot be used (%s); torch does its work", path, error)
         return None
+    found.find.restype, found.find.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
     return found if found.supported() else None
 
 
@@ -111,6 +113,29 @@ class Attention(torch.autograd.Function):
         return dx, None, None, None, None
 
 
+class Vocabulary(logprobs.Vocabulary):
+    """Its sums in one pass, with the logits of a few rows and tokens at a time."""
+
+    def softmax(
+        self, hidden: Tensor, weight: Tensor, temperature: float, *, mean: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        hidden, weight = hidden.contiguous(), weight.to(hidden.dtype).contiguous()
+        normaliser = hidden.new_empty(len(hidden), dtype=torch.float32)
+        expected = hidden.new_empty(hidden.shape, dtype=torch.float32) if mean else None
+        sizes = (len(hidden), *weight.shape)
+        _call("vocabulary", hidden, hidden, weight, normaliser, expected, *sizes, 1 / temperature)
+        return normaliser, expected
+
+    def weight_gradient(
+        self, hidden: Tensor, weight: Tensor, normaliser: Tensor, slope: Tensor, temperature: float
+    ) -> Tensor:
+        hidden, weight = hidden.contiguous(), weight.to(hidden.dtype).contiguous()
+        gradient = weight.new_empty(weight.shape, dtype=torch.float32)
+        sizes = (len(hidden), *weight.shape)
+        _call("vocabulary_backward", hidden, hidden, weight, normaliser, slope, gradient, *sizes, 1 / temperature)
+        return gradient
+
+
 def cached_attention(
     x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: tuple[int, int, int]
 ) -> Tensor:
@@ -127,18 +152,41 @@ def draw_tokens(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, 
     return tokens, logprobs
 
 
+def packable(weight: Tensor) -> bool:
+    """Whether `pack` takes a weight [out, in]."""
+    found = library()
+    return usable(weight, weight.shape[1]) and found is not None and len(weight) % found.panel() == 0
+
+
+def pack(weight: Tensor) -> Tensor:
+    """The weight in panels of outputs, [out / panel, in, panel] numbers in an order of their own, for `linear`."""
+    weight, panel = weight.detach().contiguous(), library().panel()
+    packed = weight.new_empty(len(weight) // panel, weight.shape[1], panel)
+    _call("pack", weight, weight, packed, *weight.shape)
+    return packed
+
+
+def linear(x: Tensor, packed: Tensor, plus: Tensor | None = None) -> Tensor:
+    """x Wᵀ (+ plus), [N, out], of x [N, in] and a packed weight."""
+    y = x.new_empty(len(x), packed.shape[0] * packed.shape[2])
+    plus = None if plus is None else plus.contiguous()
+    _call("linear", x, x.contiguous(), packed, plus, y, len(x), y.shape[1], x.shape[1])
+    return y
+
+
 def _parts(forest: Forest) -> tuple[Tensor | int, ...]:
     return forest.start, forest.first, forest.keys, forest.trees, len(forest.trees) - 1
 
 
 def _call(name: str, like: Tensor, *arguments: Any) -> None:
-    """Calls the kernel for the dtype of `like`."""
-    kernel = getattr(library(), f"{name}_{str(like.dtype).removeprefix('torch.')}")
-    kernel(*map(_plain, arguments))
+    """Calls the kernel for the dtype of `like`; tensors and None go as pointers, sizes as long, numbers as float."""
+    key = (name, like.dtype)
+    if key not in _KERNELS:
+        types = [{int: ctypes.c_long, float: ctypes.c_float}.get(type(x), ctypes.c_void_p) for x in arguments]
+        found = library().find(name.encode(), like.dtype == torch.bfloat16)
+        _KERNELS[key] = ctypes.CFUNCTYPE(None, *types)(found)
+    assert all(not isinstance(x, Tensor) or x.is_contiguous() for x in arguments)  # noqa: S101
+    _KERNELS[key](*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
 
 
-def _plain(argument: Any) -> Any:
-    if isinstance(argument, Tensor):
-        assert argument.is_contiguous()  # noqa: S101
-        return ctypes.c_void_p(argument.data_ptr())
-    return {int: ctypes.c_long, float: ctypes.c_float}.get(type(argument), lambda x: x)(argument)
+_KERNELS: dict[tuple[str, torch.dtype], Any] = {}

@@ -135,14 +135,19 @@ class Adapter(nn.Module):
 
 
 def adapted_linear(
-    x: Tensor, weight: Tensor, adapter: dict[str, Part] | None, name: str, bias: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    adapter: dict[str, Part] | None,
+    name: str,
+    bias: Tensor | None = None,
+    plus: Tensor | None = None,
 ) -> Tensor:
-    """x Wᵀ (+ bias) plus the adapter's part; `weight` may be held in float32 while x is bfloat16."""
-    y = linear(x, weight, bias)
+    """x Wᵀ (+ bias) (+ plus), and the adapter's part; `weight` may be held in float32 while x is bfloat16."""
     if adapter is None or name not in adapter:
-        return y
+        return linear(x, weight, bias, plus)
     stacked, up = adapter[name]
-    return torch.addmm(y, F.linear(x, stacked), up.T)
+    y = torch.addmm(linear(x, weight, bias), F.linear(x, stacked), up.T)
+    return y if plus is None else plus + y
 
 
 def projections(shape: DecoderConfig) -> dict[str, tuple[int, dict[str, int]]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from thumbs.functional.logprobs import Vocabulary
 from thumbs.models import kernels
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.rows import Rows
@@ -52,6 +53,11 @@ def swiglu(x: Tensor) -> Tensor:
         return kernels.SwiGlu.apply(x)
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def vocabulary(hidden: Tensor) -> Vocabulary:
+    """What does the sums over the vocabulary for such states [M, D]."""
+    return kernels.Vocabulary() if kernels.usable(hidden, hidden.shape[1]) else Vocabulary()
 
 
 def attend(mixed: Tensor, angles: Angles, rows: Rows, heads: Heads) -> Tensor:

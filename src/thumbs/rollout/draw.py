@@ -24,7 +24,7 @@ def draw(logits: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Ten
     if params.temperature == 0:
         tokens = logits.argmax(-1)
         return tokens, logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
-    if not params.top_k and params.top_p == 1 and kernels.usable(logits):
+    if not params.top_k and params.top_p == 1 and kernels.usable(logits, logits.shape[1]):
         return kernels.draw_tokens(logits, u, params.temperature)
     logits = logits / params.temperature
     normaliser = logits.logsumexp(-1)
