@@ -53,13 +53,19 @@ def usable(x: Tensor, *widths: int) -> bool:
     return fits and x.device.type == "cpu" and library() is not None
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`operators.rms_norm` of rows [N, D], and what each row was divided by, inverted [N]; without a gradient."""
+    y, scale = torch.empty_like(x), x.new_empty(x.shape[0], dtype=torch.float32)
+    _call("rms_norm", x, x, weight, y, scale, *x.shape, eps)
+    return y, scale
+
+
 class RmsNorm(torch.autograd.Function):
-    """`operators.rms_norm` of rows [N, D]."""
+    """The same with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        x, y, scale = x.contiguous(), torch.empty_like(x), x.new_empty(len(x), dtype=torch.float32)
-        _call("rms_norm", x, x, weight, y, scale, *x.shape, eps)
+        y, scale = rms_norm(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -74,15 +80,20 @@ class RmsNorm(torch.autograd.Function):
         return dx, sums.sum(0).to(weight.dtype) if sums is not None else None, None
 
 
+def swiglu(x: Tensor) -> Tensor:
+    """`operators.swiglu` of rows [N, 2 D], without a gradient."""
+    y = x.new_empty(x.shape[0], x.shape[1] // 2)
+    _call("swiglu", x, x, y, *y.shape)
+    return y
+
+
 class SwiGlu(torch.autograd.Function):
-    """`operators.swiglu` of rows [N, 2 D]."""
+    """The same with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = x.new_empty(len(x), x.shape[1] // 2)
-        _call("swiglu", x, x, y, *y.shape)
         ctx.save_for_backward(x)
-        return y
+        return swiglu(x)
 
     @staticmethod
     @once_differentiable
@@ -168,9 +179,9 @@ def pack(weight: Tensor) -> Tensor:
 
 def linear(x: Tensor, packed: Tensor, plus: Tensor | None = None) -> Tensor:
     """x Wᵀ (+ plus), [N, out], of x [N, in] and a packed weight."""
-    y = x.new_empty(len(x), packed.shape[0] * packed.shape[2])
+    y = x.new_empty(x.shape[0], packed.shape[0] * packed.shape[2])
     plus = None if plus is None else plus.contiguous()
-    _call("linear", x, x.contiguous(), packed, plus, y, len(x), y.shape[1], x.shape[1])
+    _call("linear", x, x.contiguous(), packed, plus, y, *y.shape, x.shape[1])
     return y
 
 
@@ -185,8 +196,12 @@ def _call(name: str, like: Tensor, *arguments: Any) -> None:
         types = [{int: ctypes.c_long, float: ctypes.c_float}.get(type(x), ctypes.c_void_p) for x in arguments]
         found = library().find(name.encode(), like.dtype == torch.bfloat16)
         _KERNELS[key] = ctypes.CFUNCTYPE(None, *types)(found)
-    assert all(not isinstance(x, Tensor) or x.is_contiguous() for x in arguments)  # noqa: S101
-    _KERNELS[key](*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
+    _KERNELS[key](*[_address(x) if isinstance(x, Tensor) else x for x in arguments])
+
+
+def _address(x: Tensor) -> int:
+    assert x.is_contiguous()  # noqa: S101
+    return x.data_ptr()
 
 
 _KERNELS: dict[tuple[str, torch.dtype], Any] = {}

@@ -41,7 +41,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension; the mean is taken in float32 (arXiv:1910.07467)."""
     weight = weight.to(x.dtype)
     if kernels.usable(x, x.shape[-1]):
-        return kernels.RmsNorm.apply(x.flatten(0, -2), weight, eps).view_as(x)
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        grad = torch.is_grad_enabled()
+        return (kernels.RmsNorm.apply(rows, weight, eps) if grad else kernels.rms_norm(rows, weight, eps)[0]).view_as(x)
     wide = x.float()
     normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return normed.to(x.dtype) * weight
@@ -50,7 +52,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) · up of rows [N, 2 D] that hold gate and up side by side (arXiv:2002.05202, eq. 6)."""
     if kernels.usable(x, x.shape[1] // 2):
-        return kernels.SwiGlu.apply(x)
+        return kernels.SwiGlu.apply(x) if torch.is_grad_enabled() else kernels.swiglu(x)
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
 
