@@ -65,8 +65,9 @@ def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor,
     weights = batch.columns.get("weights", torch.ones_like(batch.tokens, dtype=torch.float32))
     logprobs = torch.zeros_like(weights)
     if network.has_lm:
-        wanted, *asked = _asked(network, batch, hidden, weights)
-        logprobs[wanted] = measured_logprobs(*asked, temperature, vocabulary(hidden))
+        wanted, states, targets = _asked(batch, hidden, weights)
+        head = network.trunk.head_weight()
+        logprobs[wanted] = measured_logprobs(states, head, targets, temperature, vocabulary(hidden))
     return logprobs, _values(network, hidden)
 
 
@@ -137,16 +138,16 @@ def _logprobs(
     out = torch.zeros_like(weights)
     if not network.has_lm:
         return out, out
-    wanted, *asked = _asked(network, batch, hidden, weights)
-    logprobs, entropy = target_logprobs(*asked, temperature, vocabulary(hidden))
+    wanted, states, targets = _asked(batch, hidden, weights)
+    head = network.trunk.head_weight()
+    logprobs, entropy = target_logprobs(states, head, targets, temperature, vocabulary(hidden))
     return out.index_put((wanted,), logprobs), out.index_put((wanted,), entropy)
 
 
-def _asked(network: Network, batch: Batch, hidden: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where the vocabulary is met, which is where a weight is not 0: [M], and there the states, the output embedding
-    (of all), the targets."""
+def _asked(batch: Batch, hidden: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a weight is not 0, which is where the vocabulary is met: places [M], states [M, D] and targets [M]."""
     wanted = weights.nonzero().squeeze(1)
-    return wanted, hidden[wanted], network.trunk.head_weight(), batch.targets[wanted]
+    return wanted, hidden[wanted], batch.targets[wanted]
 
 
 def _values(network: Network, hidden: Tensor) -> Tensor:

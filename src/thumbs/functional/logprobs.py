@@ -68,7 +68,7 @@ def target_logprobs(
     weight: Tensor,
     targets: Tensor,
     temperature: float = 1.0,
-    vocabulary: Vocabulary = Vocabulary(),  # noqa: B008 (frozen)
+    vocabulary: Vocabulary = Vocabulary(),
 ) -> tuple[Tensor, Tensor]:
     """Log softmax(hidden · weightᵀ / temperature) at the targets, and the entropy of that softmax, in nats.
 
@@ -84,7 +84,7 @@ def measured_logprobs(
     weight: Tensor,
     targets: Tensor,
     temperature: float = 1.0,
-    vocabulary: Vocabulary = Vocabulary(),  # noqa: B008
+    vocabulary: Vocabulary = Vocabulary(),
 ) -> Tensor:
     """The logprobs [M] of `target_logprobs` without a gradient, for half of the work."""
     hidden, weight = hidden.detach(), weight.detach()

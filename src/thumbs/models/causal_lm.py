@@ -21,7 +21,7 @@ from thumbs.models.kv_cache import KVCache
 from thumbs.models.lora import Adapter, adapted_linear
 from thumbs.models.operators import Angles, Heads, attend, attend_cached, keys_and_values, rms_norm, swiglu
 from thumbs.models.prefixes import WORTH, prefix_tree
-from thumbs.models.prepacked import linear
+from thumbs.models.prepacked import logits
 from thumbs.models.rows import Rows
 
 
@@ -91,7 +91,7 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] in float32 of final hidden states [N, D]."""
-        return linear(hidden, self.head_weight() if self.prepacked_head is None else self.prepacked_head).float()
+        return logits(hidden, self.head_weight() if self.prepacked_head is None else self.prepacked_head)
 
     def forward_packed(
         self,

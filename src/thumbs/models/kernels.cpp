@@ -167,8 +167,8 @@ void pack(const T* weight, T* packed, long out, long in) {
     for (long o = 0; o < out; o += PANEL) lay_columns(weight + o * in, PANEL, in, packed + o * in, PANEL);
 }
 // y [N, out] = x [N, in] Wᵀ + plus [N, out] (which may be absent); a packed weight is fetched before it is used.
-template <class T>
-void linear(const T* x, const T* packed, const T* plus, T* y, long N, long out, long in) {
+template <class T, class Y = T>
+void linear(const T* x, const T* packed, const Y* plus, Y* y, long N, long out, long in) {
     long blocks = (N + TALL - 1) / TALL;
 #pragma omp parallel
     {
@@ -531,10 +531,10 @@ void vocabulary_backward(const T* hidden, const T* weight, const float* lse, con
     }
 }
 
-// The token where the distribution function of softmax(logits) passes u, and its logprob. Sums run over blocks of 256, then inside one.
+// The token where the distribution function of softmax(logits) passes u, and its logprob. Sums run over pieces, then inside one.
 void draw(const float* logits, const float* u, int64_t* token, float* logprob, long B, long V, float temperature) {
-    constexpr int PIECE = 256;
-    float scale = 1.0f / temperature;
+    const int PIECE = 256;
+    const float scale = 1.0f / temperature;
 #pragma omp parallel for schedule(static) if (B * V > FEW)
     for (long b = 0; b < B; b++) {
         const float* row = logits + b * V;
@@ -556,8 +556,7 @@ void draw(const float* logits, const float* u, int64_t* token, float* logprob, l
         for (int j = chosen; j < std::min<long>(piece * PIECE + PIECE, V); j++) {
             float w = exp(all((row[j] - most) * scale))[0];
             if (w > 0) chosen = j;  // rounding can point past the last token with weight
-            reached += w;
-            if (reached > aim) break;
+            if ((reached += w) > aim) break;
         }
         token[b] = chosen;
         logprob[b] = (row[chosen] - most) * scale - float(std::log(total));
@@ -568,7 +567,8 @@ void draw(const float* logits, const float* u, int64_t* token, float* logprob, l
 #define BOTH(name) {#name, (void*)name<float>, (void*)name<bf16>}
 const struct { const char* name; void *of_float, *of_bf16; } KERNELS[] = {
     BOTH(rms_norm), BOTH(rms_norm_backward), BOTH(swiglu), BOTH(swiglu_backward), BOTH(attention), BOTH(attention_backward),
-    BOTH(cached_attention), BOTH(pack), BOTH(linear), BOTH(vocabulary), BOTH(vocabulary_backward), {"draw", (void*)draw, nullptr},
+    BOTH(cached_attention), BOTH(pack), BOTH(linear), BOTH(vocabulary), BOTH(vocabulary_backward),
+    {"logits", (void*)linear<float, float>, (void*)linear<bf16, float>}, {"draw", (void*)draw, nullptr},
 };
 
 }  // namespace

@@ -171,10 +171,17 @@ def packable(weight: Tensor) -> bool:
 
 def pack(weight: Tensor) -> Tensor:
     """The weight in panels of outputs, [out / panel, in, panel] numbers in an order of their own, for `linear`."""
-    weight, panel = weight.detach().contiguous(), library().panel()
+    weight, panel = weight.detach().contiguous(), _built().panel()
     packed = weight.new_empty(len(weight) // panel, weight.shape[1], panel)
     _call("pack", weight, weight, packed, *weight.shape)
     return packed
+
+
+def logits(x: Tensor, packed: Tensor) -> Tensor:
+    """x Wᵀ, [N, out], in float32 as it is summed, of x [N, in] and a packed weight."""
+    y = x.new_empty(x.shape[0], packed.shape[0] * packed.shape[2], dtype=torch.float32)
+    _call("logits", x, x.contiguous(), packed, None, y, *y.shape, x.shape[1])
+    return y
 
 
 def linear(x: Tensor, packed: Tensor, plus: Tensor | None = None) -> Tensor:
@@ -194,9 +201,15 @@ def _call(name: str, like: Tensor, *arguments: Any) -> None:
     key = (name, like.dtype)
     if key not in _KERNELS:
         types = [{int: ctypes.c_long, float: ctypes.c_float}.get(type(x), ctypes.c_void_p) for x in arguments]
-        found = library().find(name.encode(), like.dtype == torch.bfloat16)
+        found = _built().find(name.encode(), like.dtype == torch.bfloat16)
         _KERNELS[key] = ctypes.CFUNCTYPE(None, *types)(found)
     _KERNELS[key](*[_address(x) if isinstance(x, Tensor) else x for x in arguments])
+
+
+def _built() -> ctypes.CDLL:
+    found = library()
+    assert found is not None  # noqa: S101 (`usable` has said so)
+    return found
 
 
 def _address(x: Tensor) -> int:

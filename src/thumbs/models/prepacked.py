@@ -38,3 +38,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor |
     else:
         y = F.linear(x, weight.to(x.dtype), bias)
     return y if plus is None else plus + y
+
+
+def logits(x: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ in float32; in our layout the sums themselves, else as rounded to x's dtype."""
+    return kernels.logits(x, weight) if weight.ndim == 3 else linear(x, weight).float()

@@ -151,7 +151,8 @@ def test_the_whole_table_of_logits_is_never_alive() -> None:
     hidden = torch.randn(rows, D, requires_grad=True)
     weight = torch.randn(vocabulary, D, requires_grad=True)
     targets = torch.randint(vocabulary, (rows,))
-    largest = _largest_tensor(lambda: target_logprobs(hidden, weight, targets, 1.0, Vocabulary(chunk))[0].sum().backward())
+    in_chunks = Vocabulary(chunk)
+    largest = _largest_tensor(lambda: target_logprobs(hidden, weight, targets, 1.0, in_chunks)[0].sum().backward())
     assert chunk * vocabulary <= largest < 2 * vocabulary * D  # and V * D is what the weight itself takes
 
 

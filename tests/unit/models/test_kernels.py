@@ -11,6 +11,7 @@ import torch
 from thumbs.models import kernels
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.operators import Angles, Heads, attend, attend_cached, rms_norm, swiglu
+from thumbs.models.prepacked import linear, prepack
 from thumbs.models.rows import Rows
 from thumbs.rollout.draw import draw
 from thumbs.rollout.sampler import SamplingParams
@@ -184,6 +185,28 @@ def test_the_bits_of_a_sum_over_the_vocabulary_do_not_depend_on_the_other_rows(d
     alone = kernels.Vocabulary().softmax(hidden[140:147], weight, 1.0)
     assert torch.equal(alone[0], normaliser[140:147])
     assert torch.equal(alone[1], mean[140:147])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_products_with_a_packed_weight(dtype, rows):
+    x, plus = random(rows, 96, dtype=dtype), random(rows, 192, dtype=dtype)
+    weight = random(192, 96, dtype=dtype, seed=1)
+    assert kernels.packable(weight)
+    packed = kernels.pack(weight)
+    exact = x.double() @ weight.double().T
+    assert_near(kernels.linear(x, packed), exact, dtype)
+    assert_near(kernels.linear(x, packed, plus), exact + plus.double(), dtype)
+    assert torch.equal(kernels.linear(x, packed)[-1:], kernels.linear(x[-1:], packed))  # whatever its company
+    torch.testing.assert_close(kernels.logits(x, packed).double(), exact, atol=1e-4, rtol=0)  # not rounded to the dtype
+
+
+@pytest.mark.parametrize(("out", "width"), [(100, 96), (192, 90)])
+def test_a_weight_that_does_not_fill_panels_is_packed_otherwise(out, width):
+    weight = random(out, width, dtype=torch.float32)
+    assert not kernels.packable(weight)
+    x = random(5, width, dtype=torch.float32, seed=1)
+    torch.testing.assert_close(linear(x, prepack(weight)), x @ weight.T, atol=1e-4, rtol=0)
 
 
 def test_drawn_tokens_are_those_of_torch(in_torch):
