@@ -38,6 +38,9 @@ QUICK = ["sft", "sft_lora", "reward", "dpo", "ppo", "grpo", "decode16"]
 SAME_START = ("sft", "dpo")
 """Jobs in which all begin with the same weights, nothing drawn: losses on the same batches must agree at every step."""
 
+LEARNED = ("accuracy", "score")
+"""Figures that tell what has been learned."""
+
 FAILURES = (ChildProcessError, BrokenPipeError, subprocess.CalledProcessError)
 """Of one worker, its environment included; the others go on without it."""
 
@@ -167,10 +170,33 @@ def ratios(job: Job, found: dict[str, Figures]) -> dict[str, float]:
         result[f"{job.name}_{job.unit}_per_s_vs_{peer}"] = statistics.median(each)
         if job.name.startswith("ppo"):
             result[f"{job.name}_peak_memory_vs_{peer}"] = ours["peak_gib"] / figures["peak_gib"]
-        if job.name in SAME_START:
-            pairs = [(a["loss"], b["loss"]) for a, b in zip(ours["turns"], figures["turns"], strict=True)]
-            result[f"{job.name}_loss_difference_vs_{peer}"] = max(abs(a - b) / b for a, b in pairs)
     return result
+
+
+def quality(job: Job, found: dict[str, Figures]) -> dict[str, Figures]:
+    """What was learned, beside each peer: the largest relative difference of the losses, where all begin with the same
+    weights; over the second half of the turns the share of pairs ranked right before they were trained on, or the
+    reward, each as mean and standard error.
+    """
+    result: dict[str, Figures] = {}
+    for peer, figures in found.items():
+        if peer == "thumbs" or "error" in figures or "error" in found["thumbs"]:
+            continue
+        turns = {"thumbs": found["thumbs"]["turns"], peer: figures["turns"]}
+        if job.name in SAME_START:
+            pairs = [(a["loss"], b["loss"]) for a, b in zip(*turns.values(), strict=True)]
+            result[peer] = {"turns": len(pairs), "loss_difference": max(abs(a - b) / b for a, b in pairs)}
+        for name in LEARNED:
+            if all(name in turn for each in turns.values() for turn in each):
+                late = {who: [turn[name] for turn in each[len(each) // 2 :]] for who, each in turns.items()}
+                means = {who: [statistics.fmean(values), error(values)] for who, values in late.items()}
+                result[peer] = {"turns": len(figures["turns"]), name: means}
+    return result
+
+
+def error(values: list[float]) -> float:
+    """Standard error of a mean; infinite of one value."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("inf")
 
 
 def main() -> None:
@@ -178,7 +204,7 @@ def main() -> None:
     common = {
         "model": str(resolve("smollm2-135m")),
         "pad_token": "<|endoftext|>",
-        "device": "cpu",
+        "device": options.device,
         "dtype": options.dtype,
         "threads": options.threads,
         "batch_size": options.batch,
@@ -198,10 +224,11 @@ def main() -> None:
         "machine": description() | {"dtype": options.dtype},
         "figures": {},
         "ratios": {},
+        "quality": {},
         "limits": {},
     }
     dtype = getattr(torch, options.dtype)
-    speeds = [rates(dtype)]
+    speeds = [rates(dtype, options.device)]
     for job in jobs(corpus, options.rounds, options.batch, options.sizes):
         if options.only and job.name not in options.only:
             continue
@@ -209,7 +236,9 @@ def main() -> None:
         found = measure(job, common)
         result["figures"][job.name] = found
         result["ratios"] |= ratios(job, found)
-        speeds.append(rates(dtype))
+        if learned := quality(job, found):
+            result["quality"][job.name] = learned
+        speeds.append(rates(dtype, options.device))
         result["limits"] = limits(result["figures"], speeds, common, dtype)
         show(job, found, result["ratios"])
         write(options.out, result)
@@ -242,10 +271,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 64, 128], help="rows that decode together")
     parser.add_argument("--quick", action="store_true", help=f"one round, batches of 2: {' '.join(QUICK)}")
     parser.add_argument("--dtype", default=str(compute_dtype(ModelConfig())).removeprefix("torch."))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data", type=Path, default=DATA, help="JSONL with prompt (messages), chosen and rejected")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "cpu.json")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/DEVICE.json")
     options = parser.parse_args()
+    options.out = options.out or HERE / "results" / f"{options.device}.json"
     if options.quick:
         options.rounds, options.batch, options.sizes, options.only = 1, 2, [16], options.only or QUICK
     if not options.data.exists():

@@ -129,6 +129,7 @@ def jobs(corpus: Corpus, rounds: int, batch: int, sizes: Sequence[int]) -> Itera
         Worker("hf", "transformers", "hf_generate.py"),
         Worker("hf_continuous", "transformers", "hf_generate.py", {"kind": "continuous"}),
         Worker("vllm", "vllm", "vllm_generate.py"),
+        Worker("llama_cpp", "llama_cpp", "llama_cpp_generate.py"),
     )
     for size in sizes:
         yield Job(

@@ -32,11 +32,11 @@ def description() -> dict[str, Any]:
     }
 
 
-def rates(dtype: torch.dtype) -> dict[str, float]:
+def rates(dtype: torch.dtype, device: str) -> dict[str, float]:
     """FLOP/s of square products and bytes/s of reading memory that no cache holds; medians."""
-    size = 2048
-    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
-    large = torch.ones(2**26)
+    size = 2048 if device == "cpu" else 8192
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    large = torch.ones(2**26, device=device)
     return {"flops": 2 * size**3 / _seconds(lambda: a @ b), "bandwidth": large.nbytes / _seconds(lambda: large.sum())}
 
 
@@ -45,6 +45,8 @@ def _seconds(work: Callable[[], object], rounds: int = 7) -> float:
     for _ in range(rounds):
         start = time.perf_counter()
         work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken[1:])
 

@@ -64,15 +64,6 @@ def comparison(result: Result) -> str:
         f"Fractions of the floor in that run (products at {limits['gemm_gflop_per_s']:.0f} GFLOP/s, reading at "
         f"{limits['read_gb_per_s']:.0f} GB/s): " + ", ".join(f"{title(k)} {v:.2f}" for k, v in reached.items()) + ".",
     ]
-    agreed = {key: value for key, value in result["ratios"].items() if "_loss_difference_" in key}
-    for key, value in agreed.items():
-        job, _, peer = key.partition("_loss_difference_vs_")
-        turns = len(result["figures"][job]["thumbs"]["turns"])
-        steps = "the one step" if turns == 1 else f"{turns} steps"
-        lines += [
-            "",
-            f"{title(job)}: over {steps} our loss and that of {peer} differ by at most {value:.1e}, relative.",
-        ]
     lines += ["", "Versions: " + "; ".join(versions(result)) + ".", "", "![ratios](images/ratios.svg)"]
     return "\n".join(lines)
 
@@ -95,6 +86,21 @@ def versions(result: Result) -> list[str]:
             if "versions" in figures:
                 found[", ".join(f"{name} {number}" for name, number in figures["versions"].items())] = None
     return list(found)
+
+
+def quality(results: Sequence[Result]) -> str:
+    """What was learned in runs of compare.py with many turns."""
+    lines = ["| job | peer | steps | dtype | thumbs and the peer | command |", "|---|---|---|---|---|---|"]
+    for result in results:
+        dtype, command = result["machine"]["dtype"], f"`{result['command']}`"
+        for job, peers in result["quality"].items():
+            for peer, found in peers.items():
+                told = f"losses differ by {found['loss_difference']:.1e} at most" if "loss_difference" in found else ""
+                for name in found.keys() - {"turns", "loss_difference"}:
+                    both = " and ".join(f"{mean:.3f} ± {spread:.3f}" for mean, spread in found[name].values())
+                    told = f"{name} {both}"
+                lines.append(f"| {title(job)} | {peer} | {found['turns']} | {dtype} | {told} | {command} |")
+    return "\n".join(lines)
 
 
 def growth(result: Result) -> str:
@@ -156,11 +162,18 @@ def put(page: str, name: str, text: str) -> str:
     return before + start + "\n\n" + text + "\n\n" + end + rest.split(end)[1]
 
 
+def learned() -> list[Result]:
+    """The runs of compare.py with many turns."""
+    files = sorted((HERE / "results" / "quality").glob("*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
 def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     compared = json.loads((HERE / "results" / "cpu.json").read_text(encoding="utf-8"))
     grown = json.loads((HERE / "results" / "growth.json").read_text(encoding="utf-8"))
     page = put(put(page, "comparison", comparison(compared)), "growth", growth(grown))
+    page = put(page, "quality", quality(learned()))
     PAGE.write_text(page, encoding="utf-8")
     draw_ratios(compared["ratios"], IMAGES / "ratios.svg")
     draw_growth(grown["axes"], IMAGES / "growth.svg")

@@ -74,7 +74,7 @@ def reward() -> Callable[[Batch], dict[str, float]]:
     def step(batch: Batch) -> dict[str, float]:
         output = engine.forward_backward(scorer, reward_stage.pair_data(pairs_of(batch)), [BradleyTerry()])
         engine.optim_step(scorer, adam)
-        return {"loss": output.loss}
+        return {"loss": output.loss, "accuracy": output.metrics["bradley_terry/accuracy"]}
 
     return step
 
@@ -145,7 +145,8 @@ def grpo() -> Callable[[Batch], dict[str, float]]:
         nonlocal sampler, number
         report = Group(context(), config, policy, scorer, prompts_of(batch)).step(number, sampler)
         sampler, number = report.sampler, number + 1
-        return {"tokens": sum(int(rollout.mask.sum()) for rollout in report.rollouts)}
+        tokens = sum(int(rollout.mask.sum()) for rollout in report.rollouts)
+        return {"tokens": tokens, "score": report.metrics["group/score"]}
 
     return step
 

@@ -42,6 +42,9 @@ def watched(trainer_class: type) -> type:
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss = super().training_step(model, inputs, *args, **kwargs)
             callback.figures["loss"] = float(loss)
+            for theirs, ours in (("accuracy", "accuracy"), ("reward", "score")):
+                if values := self._metrics["train"].get(theirs):
+                    callback.figures[ours] = values[-1]
             if isinstance(inputs, dict) and "input_ids" in inputs:
                 callback.figures["tokens"] = float((inputs["input_ids"] != tokenizer.pad_token_id).sum())
             return loss
@@ -125,13 +128,13 @@ def online(trainer: type, config: Callable[..., Any]) -> dict[str, Any]:
         "model": language_model(),
         "args": args,
         "train_dataset": rows,
-        "reward_funcs": letters,
+        "reward_funcs": odd_tokens,
     }
 
 
-def letters(completions: list[str], **columns: Any) -> list[float]:
-    """A reward that costs nothing: how many of the characters are the letter e."""
-    return [text.count("e") / max(len(text), 1) for text in completions]
+def odd_tokens(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    """A reward that costs nothing, the same as ours: which share of the tokens is odd."""
+    return [sum(token % 2 for token in ids) / len(ids) for ids in completion_ids]
 
 
 MAKE: dict[str, Callable[[], dict[str, Any]]] = {
