@@ -219,7 +219,7 @@ class LocalEngine:
 
     def _trunk(self, spec: ModelSpec) -> Trunk:
         if spec.model.lora is None:
-            return open_trunk(spec.model, seed=spec.seed)
+            return open_trunk(spec.model, seed=spec.seed, trained=spec.trainable)
         # The base of a byte model is random, so its seed is part of what it is.
         key = (spec.model.name, spec.model.dtype, spec.seed if spec.model.name.startswith("byte-") else 0)
         if key not in self._bases:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thumbs.models.decoder_config import DecoderConfig
+from thumbs.models.decoding import DecodingPlan
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.lora import Adapter, adapted_linear
 from thumbs.models.operators import Angles, Heads, attend, attend_cached, keys_and_values, rms_norm, swiglu
@@ -160,6 +161,10 @@ class CausalLM(nn.Module):
         angles = self.rotary(cache.lengths)
         x = self.embed(tokens)
         cache.step()
+        if cache.plan is None and DecodingPlan.fits(self):
+            cache.plan = DecodingPlan(self, cache)
+        if cache.plan is not None:
+            return cache.plan.step(x, angles, cache.lengths)
         for index, layer in enumerate(self.blocks):
             x = layer.finish(x, attend_cached(layer.mix(x, None), angles, cache, index, self.heads), None)
         return rms_norm(x, self.norm, self.config.rms_eps)

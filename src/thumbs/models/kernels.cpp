@@ -172,7 +172,7 @@ void linear(const T* x, const T* packed, const Y* plus, Y* y, long N, long out, 
     long blocks = (N + TALL - 1) / TALL;
 #pragma omp parallel
     {
-        std::vector<float> c(TALL * PANEL);
+        std::vector<float> c(std::min<long>(N, TALL) * PANEL);
 #pragma omp for collapse(2) schedule(static)
         for (long block = 0; block < blocks; block++)
             for (long o = 0; o < out; o += PANEL) {

@@ -6,7 +6,8 @@ import ctypes
 import hashlib
 import logging
 import os
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -196,14 +197,25 @@ def _parts(forest: Forest) -> tuple[Tensor | int, ...]:
     return forest.start, forest.first, forest.keys, forest.trees, len(forest.trees) - 1
 
 
+def bind(name: str, like: Tensor, *arguments: Any) -> Callable[[], None]:
+    """A call of the kernel for the dtype of `like` on tensors that it keeps, with what they hold when it is called."""
+    call = partial(_kernel(name, like, arguments), *map(_plain, arguments))
+    call.kept = arguments  # pyright: ignore[reportAttributeAccessIssue] (a pointer alone keeps no tensor)
+    return call
+
+
 def _call(name: str, like: Tensor, *arguments: Any) -> None:
-    """Calls the kernel for the dtype of `like`; tensors and None go as pointers, sizes as long, numbers as float."""
+    _kernel(name, like, arguments)(*map(_plain, arguments))
+
+
+def _kernel(name: str, like: Tensor, arguments: Sequence[Any]) -> Any:
+    """The kernel for the dtype of `like`; tensors and None go as pointers, sizes as long, numbers as float."""
     key = (name, like.dtype)
     if key not in _KERNELS:
         types = [{int: ctypes.c_long, float: ctypes.c_float}.get(type(x), ctypes.c_void_p) for x in arguments]
         found = _built().find(name.encode(), like.dtype == torch.bfloat16)
         _KERNELS[key] = ctypes.CFUNCTYPE(None, *types)(found)
-    _KERNELS[key](*[_address(x) if isinstance(x, Tensor) else x for x in arguments])
+    return _KERNELS[key]
 
 
 def _built() -> ctypes.CDLL:
@@ -212,7 +224,9 @@ def _built() -> ctypes.CDLL:
     return found
 
 
-def _address(x: Tensor) -> int:
+def _plain(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
     assert x.is_contiguous()  # noqa: S101
     return x.data_ptr()
 

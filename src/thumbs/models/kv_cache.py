@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self.plan: Any = None  # what `CausalLM.decode` prepared for these tensors (decoding.py)
         self._rows = torch.arange(rows, device=device)
         self._longest = 0
 
@@ -57,6 +60,6 @@ class KVCache:
     def select(self, rows: Tensor) -> None:
         """Keeps (or repeats) the given rows, in that order."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.lengths = self.lengths[rows]
+        self.lengths, self.plan = self.lengths[rows], None
         self._rows = torch.arange(len(rows), device=rows.device)
         self._longest = int(self.lengths.max()) if len(rows) else 0

@@ -26,14 +26,18 @@ log = logging.getLogger(__name__)
 Trunk: TypeAlias = "CausalLM | HfCausalLM"
 
 
-def open_trunk(config: ModelConfig, *, seed: int) -> Trunk:
-    """The base model of `config`, on this machine's device; frozen when adapters will be trained on it."""
-    dtype = compute_dtype(config)
+def open_trunk(config: ModelConfig, *, seed: int, trained: bool = True) -> Trunk:
+    """The base model of `config`, on this machine's device.
+
+    One that will be trained itself, without adapters, holds its weights in float32; any other is frozen and holds them
+    in the format in which it computes, which takes half the memory in bfloat16.
+    """
+    dtype, master = compute_dtype(config), trained and config.lora is None
     if is_builtin_byte(config.name):
         trunk: Trunk = build_byte_lm(config.name, seed, dtype)
     else:
-        trunk = _open_folder(resolve(config.name), dtype, master=config.lora is None)
-    return trunk.to(device()).requires_grad_(config.lora is None)
+        trunk = _open_folder(resolve(config.name), dtype, master=master)
+    return trunk.to(device()).requires_grad_(master)
 
 
 def open_tokenizer(config: ModelConfig) -> Tokenizer:
