@@ -70,7 +70,8 @@ def comparison(result: Result) -> str:
 
 def rate(figures: Result) -> str:
     """Median and spread."""
-    return f"{figures['median']:.3g} ({figures['low']:.3g} to {figures['high']:.3g})"
+    median, low, high = (f"{figures[key]:.4g}" for key in ("median", "low", "high"))
+    return f"{median} ({low} to {high})"
 
 
 def one_line(*both: Result) -> str:

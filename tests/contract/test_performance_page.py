@@ -15,3 +15,4 @@ def test_the_page_was_written_from_the_results():
     for name, of in (("cpu", page.comparison), ("growth", page.growth)):
         result = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8"))
         assert of(result) in text, "run `python benchmarks/page.py`"
+    assert page.quality(page.learned()) in text, "run `python benchmarks/page.py`"
