@@ -229,7 +229,8 @@ def main() -> None:
     }
     dtype = getattr(torch, options.dtype)
     speeds = [rates(dtype, options.device)]
-    for job in jobs(corpus, options.rounds, options.batch, options.sizes):
+    sizes = [size for size in options.sizes if not options.only or f"decode{size}" in options.only]
+    for job in jobs(corpus, options.rounds, options.batch, sizes):
         if options.only and job.name not in options.only:
             continue
         print(job.name, file=sys.stderr, flush=True)

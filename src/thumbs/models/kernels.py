@@ -160,7 +160,7 @@ def cached_attention(
 def draw_tokens(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """`rollout.draw` without top-k and top-p: tokens [B] and logprobs [B]."""
     tokens, logprobs = logits.new_empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits))
-    _call("draw", logits, logits.contiguous(), u.contiguous(), tokens, logprobs, *logits.shape, temperature)
+    _call("draw", logits, logits.contiguous(), u.contiguous(), tokens, logprobs, *logits.shape, float(temperature))
     return tokens, logprobs
 
 

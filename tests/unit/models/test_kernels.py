@@ -211,7 +211,7 @@ def test_a_weight_that_does_not_fill_panels_is_packed_otherwise(out, width):
 
 def test_drawn_tokens_are_those_of_torch(in_torch):
     logits, u = random(200, 1008, dtype=torch.float32) * 3, torch.rand(200, generator=torch.Generator().manual_seed(3))
-    for temperature in (1.0, 0.7):
+    for temperature in (2, 1.0, 0.7):  # whole numbers too: a kernel's float must not get one as an integer
         params = SamplingParams(max_new_tokens=1, stop_tokens=(), temperature=temperature)
         tokens, logprobs = draw(logits, u, params)
         expected, expected_logprobs = in_torch(draw, logits, u, params)
