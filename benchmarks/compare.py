@@ -38,8 +38,11 @@ QUICK = ["sft", "sft_lora", "reward", "dpo", "ppo", "grpo", "decode16"]
 SAME_START = ("sft", "dpo")
 """Jobs in which all begin with the same weights, nothing drawn: losses on the same batches must agree at every step."""
 
-LEARNED = ("accuracy", "score")
-"""Figures that tell what has been learned."""
+LEARNED, ENOUGH = ("accuracy", "score"), 20
+"""Figures that tell what has been learned, and turns of which their means tell anything."""
+
+CPU_ONLY = ("vllm", "llama_cpp")
+"""Peers that are built for the CPU, and stay away from a comparison on a GPU."""
 
 FAILURES = (ChildProcessError, BrokenPipeError, subprocess.CalledProcessError)
 """Of one worker, its environment included; the others go on without it."""
@@ -61,7 +64,9 @@ class Process:
             stderr=self.log.open("w"),
             text=True,
             start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(common["threads"]), "HF_HUB_OFFLINE": "1"},
+            env=os.environ
+            | {"OMP_NUM_THREADS": str(common["threads"]), "HF_HUB_OFFLINE": "1"}
+            | ({"CUDA_VISIBLE_DEVICES": ""} if common["device"] == "cpu" else {}),  # ours takes a GPU that it sees
         )
         try:
             self._write(common | job.settings | worker.settings | {"batches": job.batches})
@@ -106,19 +111,27 @@ def peak_memory(session: int) -> int:
     return total
 
 
+def start(job: Job, common: dict[str, Any], running: dict[str, Process]) -> dict[str, Figures]:
+    """Adds a process for each worker of a job; returns how long each took to be ready, or the error of one."""
+    found: dict[str, Figures] = {}
+    for worker in job.workers:
+        if common["device"] == "cuda" and worker.name in CPU_ONLY:
+            continue
+        try:
+            started = time.monotonic()
+            running[worker.name] = Process(job, worker, common)
+            found[worker.name] = {"turns": [], "start_s": time.monotonic() - started}
+        except FAILURES as error:
+            found[worker.name] = {"error": str(error)}
+            print(f"  {error}", file=sys.stderr)
+    return found
+
+
 def measure(job: Job, common: dict[str, Any]) -> dict[str, Figures]:
     """Figures of each worker of a job, by name; of one that could not run, its error."""
     running: dict[str, Process] = {}
-    found: dict[str, Figures] = {}
     try:
-        for worker in job.workers:
-            try:
-                started = time.monotonic()
-                running[worker.name] = Process(job, worker, common)
-                found[worker.name] = {"turns": [], "start_s": time.monotonic() - started}
-            except FAILURES as error:
-                found[worker.name] = {"error": str(error)}
-                print(f"  {error}", file=sys.stderr)
+        found = start(job, common, running)
         for number, case in enumerate(job.cases):
             names = list(running) if number % 2 else list(reversed(running))
             for name in names:
@@ -187,16 +200,14 @@ def quality(job: Job, found: dict[str, Figures]) -> dict[str, Figures]:
             pairs = [(a["loss"], b["loss"]) for a, b in zip(*turns.values(), strict=True)]
             result[peer] = {"turns": len(pairs), "loss_difference": max(abs(a - b) / b for a, b in pairs)}
         for name in LEARNED:
-            if all(name in turn for each in turns.values() for turn in each):
+            if len(figures["turns"]) >= ENOUGH and all(name in turn for each in turns.values() for turn in each):
                 late = {who: [turn[name] for turn in each[len(each) // 2 :]] for who, each in turns.items()}
-                means = {who: [statistics.fmean(values), error(values)] for who, values in late.items()}
+                means = {
+                    who: [statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5]
+                    for who, values in late.items()
+                }
                 result[peer] = {"turns": len(figures["turns"]), name: means}
     return result
-
-
-def error(values: list[float]) -> float:
-    """Standard error of a mean; infinite of one value."""
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("inf")
 
 
 def main() -> None:
@@ -277,6 +288,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DATA, help="JSONL with prompt (messages), chosen and rejected")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/DEVICE.json")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device")
     options.out = options.out or HERE / "results" / f"{options.device}.json"
     if options.quick:
         options.rounds, options.batch, options.sizes, options.only = 1, 2, [16], options.only or QUICK

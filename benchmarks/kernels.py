@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from thumbs.config.losses import CrossEntropy
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.models import kernels
+from thumbs.functional.logprobs import target_logprobs
+from thumbs.models import kernels, operators
 from thumbs.rollout.sampler import SamplingParams
 from thumbs.types import Datum
 
@@ -55,6 +57,18 @@ def train(lora: LoraConfig | None, prompts: int, each: int, lengths: tuple[int, 
     compare(f"training, {name}, {prompts} x {each}", step, sum(map(len, data)), rounds)
 
 
+def vocabulary(states: int, rounds: int, *, dtype: torch.dtype) -> None:
+    """Logprobs of as many tokens and their gradients, of the output embedding too, in a vocabulary of 49,152."""
+    hidden = torch.randn(states, 576, dtype=dtype).requires_grad_()
+    weight = (torch.randn(49_152, 576, dtype=dtype) / 5).requires_grad_()
+    targets = torch.arange(states)
+
+    def step() -> None:
+        target_logprobs(hidden, weight, targets, 1.0, operators.vocabulary(hidden))[0].sum().backward()
+
+    compare(f"vocabulary, {states} states, {str(dtype).removeprefix('torch.')}", step, states, rounds)
+
+
 def decode(sizes: list[int], rounds: int) -> None:
     engine, random = LocalEngine(), np.random.default_rng(0)
     sampler = engine.snapshot(engine.create(ModelSpec("policy", ModelConfig(name="smollm2-135m"), trainable=False)))
@@ -72,6 +86,9 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     if kernels.library() is None:
         raise SystemExit("there are no kernels: THUMBS_KERNELS=0 is set, or they were not built (no C++ compiler)")
+    for dtype in (torch.bfloat16, torch.float32):
+        for states in (64, 512):
+            vocabulary(states, rounds, dtype=dtype)
     for lora in (None, LoraConfig(rank=16), LoraConfig(rank=16, layers=12)):
         train(lora, 8, 1, (60, 300), rounds)
         train(lora, 16, 4, (40, 40), rounds)

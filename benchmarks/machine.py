@@ -25,6 +25,7 @@ def description() -> dict[str, Any]:
     return {
         "processor": found.get("model name", platform.processor()),
         "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "instructions": wide,
         "memory_gib": round(memory, 1),

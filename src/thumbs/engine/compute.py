@@ -65,9 +65,8 @@ def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor,
     weights = batch.columns.get("weights", torch.ones_like(batch.tokens, dtype=torch.float32))
     logprobs = torch.zeros_like(weights)
     if network.has_lm:
-        wanted, states, targets = _asked(batch, hidden, weights)
-        head = network.trunk.head_weight()
-        logprobs[wanted] = measured_logprobs(states, head, targets, temperature, vocabulary(hidden))
+        wanted, asked = _asked(network, batch, hidden, weights)
+        logprobs[wanted] = measured_logprobs(*asked, temperature, vocabulary(hidden))
     return logprobs, _values(network, hidden)
 
 
@@ -138,16 +137,19 @@ def _logprobs(
     out = torch.zeros_like(weights)
     if not network.has_lm:
         return out, out
-    wanted, states, targets = _asked(batch, hidden, weights)
-    head = network.trunk.head_weight()
-    logprobs, entropy = target_logprobs(states, head, targets, temperature, vocabulary(hidden))
+    wanted, asked = _asked(network, batch, hidden, weights)
+    logprobs, entropy = target_logprobs(*asked, temperature, vocabulary(hidden))
     return out.index_put((wanted,), logprobs), out.index_put((wanted,), entropy)
 
 
-def _asked(batch: Batch, hidden: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a weight is not 0, which is where the vocabulary is met: places [M], states [M, D] and targets [M]."""
+def _asked(
+    network: Network, batch: Batch, hidden: Tensor, weights: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Where a weight is not 0, which is where the vocabulary is met: the places [M], and there the states [M, D], the
+    output embedding [V, D] and the targets [M].
+    """
     wanted = weights.nonzero().squeeze(1)
-    return wanted, hidden[wanted], batch.targets[wanted]
+    return wanted, (hidden[wanted], network.trunk.head_weight(), batch.targets[wanted])
 
 
 def _values(network: Network, hidden: Tensor) -> Tensor:

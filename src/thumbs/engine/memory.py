@@ -10,6 +10,8 @@ from functools import cache
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Parameters of mallopt(3)."""
 
+VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
 
 @cache
 def keep_freed_memory() -> None:
@@ -19,7 +21,7 @@ def keep_freed_memory() -> None:
     fills each page with zeros at its first touch: a fifth of the time of full training on two cores (docs/log.md).
     glibc's own variables, where they are set, go before; other C libraries are left as they are.
     """
-    if sys.platform != "linux" or any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")):
+    if sys.platform != "linux" or any(name in os.environ for name in VARIABLES):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -44,20 +44,28 @@ class Vocabulary:
             gradient += probs.mul_(slope[rows, None]).to(hidden.dtype).T @ hidden[rows]
         return gradient
 
-    def entropy_gradients(
-        self, hidden: Tensor, weight: Tensor, normaliser: Tensor, grad: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of the states [M, D] and of the weight [V, D] from those of the entropies, grad [M]."""
+    def add_entropy_gradients(
+        self,
+        of_hidden: Tensor,
+        of_weight: Tensor | None,
+        hidden: Tensor,
+        weight: Tensor,
+        normaliser: Tensor,
+        grad: Tensor,
+        temperature: float,
+    ) -> None:
+        """Adds what the gradients of the entropies, grad [M], make of those of the states [M, D] and, where it is
+        trained, of the weight [V, D].
+        """
         wide = _wide(weight.to(hidden.dtype))
-        of_hidden, of_weight = wide.new_empty(hidden.shape), torch.zeros_like(wide)
         for rows in self._slices(len(hidden)):
             logp = _logits(hidden[rows], wide, temperature).sub_(normaliser[rows, None])
             probs = logp.exp()
             entropy = -(probs * logp).sum(1, keepdim=True)  # d H / d z = -p (log p + H)
             slope = logp.add_(entropy).mul_(probs).mul_(-grad[rows, None] / temperature)
-            of_hidden[rows] = slope @ wide
-            of_weight += slope.to(hidden.dtype).T @ hidden[rows]
-        return of_hidden, of_weight
+            of_hidden[rows] += slope @ wide
+            if of_weight is not None:
+                of_weight += slope.to(hidden.dtype).T @ hidden[rows]
 
     def _slices(self, n: int) -> list[slice]:
         return [slice(i, i + self.chunk) for i in range(0, n, self.chunk)]
@@ -128,9 +136,8 @@ class TargetLogprobs(torch.autograd.Function):
             grad_weight = ctx.vocabulary.weight_gradient(hidden, weight, normaliser, slope, ctx.temperature)
             grad_weight.index_add_(0, targets, -slope[:, None] * _wide(hidden))
         if grad_entropy is not None:
-            more = ctx.vocabulary.entropy_gradients(hidden, weight, normaliser, grad_entropy, ctx.temperature)
-            grad_hidden += more[0]
-            grad_weight = None if grad_weight is None else grad_weight.add_(more[1])
+            of = (hidden, weight, normaliser, grad_entropy, ctx.temperature)
+            ctx.vocabulary.add_entropy_gradients(grad_hidden, grad_weight, *of)
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden.to(hidden.dtype), grad_weight, None, None, None
 

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from thumbs.errors import ModelError
 from thumbs.models.lora import Adapter
 from thumbs.models.prefixes import NEVER
-from thumbs.models.prepacked import linear
+from thumbs.models.prepacked import logits
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class HfCausalLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] in float32 of final hidden states [N, D]."""
-        return linear(hidden, self.head_weight()).float()
+        return logits(hidden, self.head_weight())
 
     def forward_packed(
         self,

@@ -180,6 +180,7 @@ def pack(weight: Tensor) -> Tensor:
 
 def logits(x: Tensor, packed: Tensor) -> Tensor:
     """x Wᵀ, [N, out], in float32 as it is summed, of x [N, in] and a packed weight."""
+    assert x.dtype == packed.dtype  # noqa: S101
     y = x.new_empty(x.shape[0], packed.shape[0] * packed.shape[2], dtype=torch.float32)
     _call("logits", x, x.contiguous(), packed, None, y, *y.shape, x.shape[1])
     return y
@@ -187,6 +188,7 @@ def logits(x: Tensor, packed: Tensor) -> Tensor:
 
 def linear(x: Tensor, packed: Tensor, plus: Tensor | None = None) -> Tensor:
     """x Wᵀ (+ plus), [N, out], of x [N, in] and a packed weight."""
+    assert x.dtype == packed.dtype  # noqa: S101
     y = x.new_empty(x.shape[0], packed.shape[0] * packed.shape[2])
     plus = None if plus is None else plus.contiguous()
     _call("linear", x, x.contiguous(), packed, plus, y, *y.shape, x.shape[1])

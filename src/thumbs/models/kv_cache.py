@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from thumbs.models.decoding import DecodingPlan
 
 
 class KVCache:
@@ -25,7 +28,7 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        self.plan: Any = None  # what `CausalLM.decode` prepared for these tensors (decoding.py)
+        self.plan: DecodingPlan | None = None  # made by `CausalLM.decode` for these tensors
         self._rows = torch.arange(rows, device=device)
         self._longest = 0
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-
 import pytest
 import torch
 
+from compiled_kernels import NEEDS_COMPILER, assert_built
 from thumbs.models import kernels
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.operators import Angles, Heads, attend, attend_cached, rms_norm, swiglu
@@ -24,15 +22,12 @@ FORESTS = {
     "replies to two prompts": ([37, 3, 70, 8, 9, 2, 31], [-1, 0, 0, 2, -1, 4, 4]),
 }
 
-BUILT = kernels.load()
-COMPILER = (shutil.which("c++") or shutil.which("g++")) and sys.platform == "linux"
-pytestmark = pytest.mark.skipif(BUILT is None and not COMPILER, reason="no C++ compiler to build the kernels with")
+pytestmark = NEEDS_COMPILER
 
 
 @pytest.fixture(autouse=True)
 def _compiled(monkeypatch: pytest.MonkeyPatch):
-    assert BUILT is not None, "there is a compiler, but the installed kernels are missing or stale: run `make`"
-    monkeypatch.setattr(kernels, "library", lambda: BUILT)
+    assert_built(monkeypatch)
 
 
 @pytest.fixture

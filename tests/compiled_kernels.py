@@ -1,0 +1,20 @@
+"""For tests of the compiled kernels: they are there wherever there is a compiler, whatever THUMBS_KERNELS says."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+
+from thumbs.models import kernels
+
+BUILT = kernels.load()
+COMPILER = (shutil.which("c++") or shutil.which("g++")) and sys.platform == "linux"
+NEEDS_COMPILER = pytest.mark.skipif(BUILT is None and not COMPILER, reason="no C++ compiler to build the kernels with")
+
+
+def assert_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses the installed kernels in a test; fails where they are missing or older than their source."""
+    assert BUILT is not None, "there is a compiler, but the installed kernels are missing or stale: run `make`"
+    monkeypatch.setattr(kernels, "library", lambda: BUILT)
