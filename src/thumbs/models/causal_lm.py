@@ -1,7 +1,7 @@
 """Our decoder for the Llama-shaped family: Llama, SmolLM, Mistral, Qwen2, Qwen3.
 
-Sequences are concatenated without padding, so every product runs on real tokens only; what lies between the products
-is in `operators.py`.
+Sequences are concatenated without padding, so the products run on real tokens (and a few rows at the end, see
+`Rows.filled`); what lies between the products is in `operators.py`.
 Proven equal to `transformers`, logit by logit, in tests/unit/models/test_causal_lm.py. Adapters come in as an
 argument: one set of base weights serves many models. Weights: `weights.py`; adapters: `lora.py`; cache: `kv_cache.py`.
 """
@@ -123,15 +123,17 @@ class CausalLM(nn.Module):
         keep: Callable[[int, Tensor, Angles], None] | None = None,
     ) -> Tensor:
         """States after the layers first … stop - 1; `keep` is handed what each layer's attention is."""
+        count, rows = len(x), rows.filled()
+        x = F.pad(x, (0, 0, 0, rows.count - count))
         angles = self.rotary(rows.positions)
         for index in range(first, stop):
             layer = self.blocks[index]
             parts = adapter.layer(index, self.dtype) if adapter is not None else None
             mixed = layer.mix(x, parts)
             if keep is not None:
-                keep(index, mixed, angles)
+                keep(index, mixed[:count], Angles(*(angle[:count] for angle in angles)))
             x = layer.finish(x, attend(mixed, angles, rows, self.heads), parts)
-        return x
+        return x[:count]
 
     def new_cache(self, rows: int, length: int) -> KVCache:
         """An empty cache for that many sequences of at most that many tokens."""

@@ -40,6 +40,21 @@ class Rows:
             seen.append(segment if parent < 0 else torch.cat([seen[parent], segment]))
         return Rows(lengths, parents, seen, device)
 
+    @property
+    def count(self) -> int:
+        """N."""
+        return sum(self.lengths)
+
+    def filled(self) -> Rows:
+        """With a segment at the end that no other sees, so that few different N occur: 16 in each doubling.
+
+        For each shape of a product oneDNN keeps code of its own, half a megabyte of it, for a thousand shapes; and
+        tensors of ever new sizes leave holes in the heap that fit no other (docs/log.md).
+        """
+        step = max(2 ** (self.count - 1).bit_length() // 32, 16)
+        missing = -self.count % step
+        return Rows.of([*self.lengths, missing], self.device, [*self.parents, -1]) if missing else self
+
     @cached_property
     def positions(self) -> Tensor:
         """Position of each token in its sequence, [N]."""
@@ -60,7 +75,7 @@ class Rows:
     @cached_property
     def queries(self) -> Tensor:
         """Packed index of each query in right-padded rows, one a segment, [B, L]; 0 (any token) in the padding."""
-        own = torch.arange(sum(self.lengths)).split(self.lengths)
+        own = torch.arange(self.count).split(self.lengths)
         return pad_sequence(list(own), batch_first=True).to(self.device)
 
     @cached_property

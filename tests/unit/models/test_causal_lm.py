@@ -128,6 +128,12 @@ def test_states_taken_up_at_a_higher_layer_give_the_same_result(model):
     assert torch.equal(model.forward_above(below, rows, 1), whole)
 
 
+def test_products_see_few_different_numbers_of_rows():
+    seen = {n: Rows.of([n], torch.device("cpu"), [-1]).filled().count for n in range(1, 2049)}
+    assert all(0 <= count - n < max(n // 16, 16) for n, count in seen.items())
+    assert [sum(low < count <= 2 * low for count in set(seen.values())) for low in (256, 512, 1024)] == [16, 16, 16]
+
+
 def test_what_is_written_is_read_again_and_loads_in_transformers(model, expected, tmp_path):
     config = write_config(model.config)
     assert why_not_covered(config) is None
