@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -116,13 +117,10 @@ def ppo() -> Callable[[Batch], dict[str, float]]:
         optim=AdamConfig(learning_rate=job["learning_rate"]),
     )
     scorer = RewardModel(engine, create("reward", "scalar", trainable=False))
-    sampler = engine.snapshot(policy)
-    number = 0
+    numbers = itertools.count()
 
     def step(batch: Batch) -> dict[str, float]:
-        nonlocal sampler, number
-        report = Ppo(context(), config, models, scorer, prompts_of(batch)).step(number, sampler, config.kl.coef)
-        sampler, number = report.sampler, number + 1
+        report = Ppo(context(), config, models, scorer, prompts_of(batch)).step(next(numbers), config.kl.coef)
         return {"tokens": sum(int(rollout.mask.sum()) for rollout in report.rollouts)}
 
     return step
@@ -139,12 +137,10 @@ def grpo() -> Callable[[Batch], dict[str, float]]:
         optim=AdamConfig(learning_rate=job["learning_rate"], schedule="constant"),
     )
     scorer = CallableReward(lambda rollout: float(np.mean(rollout.tokens[rollout.prompt_length :] % 2)))
-    sampler, number = engine.snapshot(policy), 0
+    numbers = itertools.count()
 
     def step(batch: Batch) -> dict[str, float]:
-        nonlocal sampler, number
-        report = Group(context(), config, policy, scorer, prompts_of(batch)).step(number, sampler)
-        sampler, number = report.sampler, number + 1
+        report = Group(context(), config, policy, scorer, prompts_of(batch)).step(next(numbers))
         tokens = sum(int(rollout.mask.sum()) for rollout in report.rollouts)
         return {"tokens": tokens, "score": report.metrics["group/score"]}
 

@@ -85,7 +85,7 @@ def a_run(
 
 
 def step(ppo: Ppo, number: int = 0, kl_coef: float = 0.1) -> StepReport:
-    return ppo.step(number, ppo.context.engine.snapshot(ppo.models.policy), kl_coef)
+    return ppo.step(number, kl_coef)
 
 
 def logprobs(context: Context, handle: Handle) -> np.ndarray:

@@ -34,11 +34,11 @@ def test_memory_stays_flat_over_two_hundred_steps_of_ppo(tmp_path: Path):
     reward = CallableReward(lambda rollout: float(rollout.reply_length))
     models = create_models(context, config, None, None)
     ppo = Ppo(context, config, models, reward, [prompt(letter) for letter in "abcdefgh"])
-    sampler, kl_coef, used = context.engine.snapshot(models.policy), config.kl.coef, []
+    kl_coef, used = config.kl.coef, []
     for step in range(config.steps):
-        report = ppo.step(step, sampler, kl_coef)
+        report = ppo.step(step, kl_coef)
         context.folder.metrics.log(step, report.metrics)
-        sampler, kl_coef = report.sampler, report.kl_coef
+        kl_coef = report.kl_coef
         used.append(resident())
     # The first steps fill the allocator's pools.
     early, late = max(used[40:60]), min(used[-20:])

@@ -90,10 +90,9 @@ def trained(context: Context, config: PpoConfig, start: Path | None) -> Models:
     models = create_models(context, config, start, None)
     reward = CallableReward(lambda rollout: letter_scores(rollout.prompt_id)[rollout.tokens[-1]])
     ppo = Ppo(context, config, models, reward, [prompt(question) for question in QUESTIONS] * 16)
-    sampler, kl_coef = context.engine.snapshot(models.policy), config.kl.coef
+    kl_coef = config.kl.coef
     for step in range(config.steps):
-        report = ppo.step(step, sampler, kl_coef)
-        sampler, kl_coef = report.sampler, report.kl_coef
+        kl_coef = ppo.step(step, kl_coef).kl_coef
     return models
 
 

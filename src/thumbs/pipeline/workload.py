@@ -195,7 +195,7 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
     own_critic = c.critic.init != "shared"
     ptx = mean(inputs.conversations.lengths) if c.ptx_coef and inputs.conversations else 0.0
     steps = c.steps * c.epochs * math.ceil(batch / c.minibatch_size)
-    fixed = len(config.fixed_prompts) * (2 + c.steps // c.sample_every)
+    looks = 2 + c.steps // c.sample_every if config.fixed_prompts else 0  # at the fixed prompts
     return Work(
         "ppo",
         len(prompts.rows),
@@ -204,9 +204,9 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
         # Policy, reference and reward model; the prompt once more to fill the cache; a critic of its own.
         read=tokens * (4 if own_critic else 3) + c.steps * asked * prompt,
         new=tokens,
-        sampled=(c.steps * batch + fixed) * reply,
+        sampled=(c.steps * batch + looks * len(config.fixed_prompts)) * reply,
         sampling_rows=min(round(batch), MAX_ROWS),
-        snapshots=c.steps + 1,
+        snapshots=c.steps + looks,
     )
 
 

@@ -1,6 +1,6 @@
 """Group-relative policy optimisation (GRPO, arXiv:2402.03300): PPO's loss with advantages from a group's own scores.
 
-    roll out groups → score → advantages within each group → epochs of minibatches → publish
+    roll out groups → score → advantages within each group → epochs of minibatches
 
 No critic, no reference: the ratio's clip alone keeps the policy near its sampler. The ratio's old logprobs are the
 sampler's own, so nothing is computed twice. Every sampled token weighs the same (DAPO, arXiv:2503.14476, eq. 8).
@@ -22,7 +22,6 @@ from thumbs.errors import ConfigError
 from thumbs.functional.advantages import group_advantages
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.collect import require_unwarped
-from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.rollouts import minibatches, roll_out
 from thumbs.types import Datum, Prompt, Rollout
@@ -30,11 +29,10 @@ from thumbs.types import Datum, Prompt, Rollout
 
 @dataclass(frozen=True, eq=False)
 class GroupReport:
-    """The step's metrics and rollouts, and the next sampler."""
+    """The step's metrics and rollouts."""
 
     metrics: dict[str, float]
     rollouts: list[Rollout]
-    sampler: Sampler
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,11 @@ class Group:
         if misfit := self.config.misfit():
             raise ConfigError(misfit)
 
-    def step(self, number: int, sampler: Sampler) -> GroupReport:
+    def step(self, number: int) -> GroupReport:
         """One round of rollout and update; depends only on its arguments and the weights."""
         c, n, started = self.config, self.config.group_size, time.monotonic()
         drawn = batch_at(self.prompts, number, c.batch_size // n, self.context.seed, "group-prompts")
-        rollouts = roll_out(self.context, sampler, drawn, n, c.sampling, "group", number)
+        rollouts = roll_out(self.context, self.policy, drawn, n, c.sampling, "group", number)
         rollout_s = time.monotonic() - started
         scores = torch.tensor([score.value for score in self.reward.score(rollouts)])
         advantages = group_advantages(scores.view(-1, n), scale=c.scale).flatten()
@@ -72,7 +70,7 @@ class Group:
             "group/rollout_s": rollout_s,
             "group/update_s": time.monotonic() - started - rollout_s,
         }
-        return GroupReport(metrics, rollouts, self.context.engine.snapshot(self.policy))
+        return GroupReport(metrics, rollouts)
 
     def update(self, number: int, data: list[Datum]) -> dict[str, float]:
         """Epochs of minibatches of whole groups; means over the optimizer steps."""

@@ -1,6 +1,6 @@
 """PPO with a critic (arXiv:1707.06347, arXiv:2203.02155): the spine. `Ppo.step` is the algorithm, top to bottom.
 
-    roll out → score → reference logprobs and values → token rewards → advantages → epochs of minibatches → publish
+    roll out → score → reference logprobs and values → token rewards → advantages → epochs of minibatches
 
 Policy, critic, reference and reward model are handles in one engine; with adapters they share one frozen base.
 What the numbers mean: docs/metrics.md. Where each formula is: the import lines. Setting up and resuming: `ppo_run.py`.
@@ -25,7 +25,6 @@ from thumbs.functional.kl import adapt_coefficient, kl_estimate
 from thumbs.functional.masked import whiten
 from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import shape_scores, token_rewards
-from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.ppo_report import experience_metrics, update_metrics
 from thumbs.stages.rollouts import minibatches, roll_out
@@ -64,11 +63,10 @@ class Experience:
 
 @dataclass(frozen=True, eq=False)
 class StepReport:
-    """The step's metrics and rollouts, the next sampler and the next KL coefficient."""
+    """The step's metrics and rollouts, and the next KL coefficient."""
 
     metrics: dict[str, float]
     rollouts: list[Rollout]
-    sampler: Sampler
     kl_coef: float
 
 
@@ -83,11 +81,11 @@ class Ppo:
     prompts: Sequence[Prompt]
     pretraining: Sequence[Datum] = ()
 
-    def step(self, number: int, sampler: Sampler, kl_coef: float) -> StepReport:
+    def step(self, number: int, kl_coef: float) -> StepReport:
         """One round of rollout and update; depends only on its arguments and the weights."""
         c, n, started = self.config, self.config.replies_per_prompt, time.monotonic()
         drawn = batch_at(self.prompts, number, c.batch_size // n, self.context.seed, "ppo-prompts")
-        rollouts = roll_out(self.context, sampler, drawn, n, c.sampling, "ppo", number)
+        rollouts = roll_out(self.context, self.models.policy, drawn, n, c.sampling, "ppo", number)
         rollout_s = time.monotonic() - started
         scores = self.reward.score(rollouts)
 
@@ -119,7 +117,7 @@ class Ppo:
         metrics["ppo/update_s"] = elapsed - rollout_s
         if c.kl.target is not None:
             kl_coef = adapt_coefficient(kl_coef, metrics["ppo/kl"], c.kl.target, c.kl.horizon, len(rollouts))
-        return StepReport(metrics, rollouts, self.context.engine.snapshot(self.models.policy), kl_coef)
+        return StepReport(metrics, rollouts, kl_coef)
 
     def look(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logprobs and values of the policy before the update, reference logprobs, and mask, [B, T] each."""
@@ -167,15 +165,12 @@ class Ppo:
         policy_loss = PpoClip(clip_range=c.clip_range, entropy_coef=c.entropy_coef, temperature=c.sampling.temperature)
         value_loss = ValueClip(clip_range=c.critic.value_clip, coef=c.critic.value_coef)
         rates = self.rates(number)
-        if models.shared_critic:
-            output = engine.forward_backward(models.policy, batch, [policy_loss, value_loss])
-            critic_output = output
-        else:
-            output = engine.forward_backward(models.policy, batch, [policy_loss])
-            critic_output = engine.forward_backward(models.critic, batch, [value_loss])
+        shared = [value_loss] if models.shared_critic else []
+        output = critic_output = engine.forward_backward(models.policy, batch, [policy_loss, *shared])
         ptx = self.mix_pretraining(number, len(batch))
         seen = {"grad_norm": engine.optim_step(models.policy, rates["policy"]).grad_norm}
-        if not models.shared_critic:
+        if not models.shared_critic:  # after the policy's step, whose gradients are no longer in memory
+            critic_output = engine.forward_backward(models.critic, batch, [value_loss])
             seen["critic_grad_norm"] = engine.optim_step(models.critic, rates["critic"]).grad_norm
         return seen | ptx | _named(output, critic_output) | {"learning_rate": rates["policy"].learning_rate}
 

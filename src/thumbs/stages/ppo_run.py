@@ -9,11 +9,10 @@ from typing import Any
 
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.stages import KlConfig, PpoConfig
-from thumbs.engine.base import ModelSpec
+from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.collect import collect, require_unwarped, seed_of
-from thumbs.rollout.sampler import Sampler
 from thumbs.safety.guards import alarms
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.ppo import Models, Ppo
@@ -48,22 +47,21 @@ def run_ppo(
     step, state = resume.load()
     kl_coef, first = state.get("kl_coef", config.kl.coef), state.get("first", {})
     metrics: dict[str, float] = state.get("metrics", {})
-    sampler = engine.snapshot(models.policy)
     if step == 0:
-        keep_samples(context, sampler, reward, fixed_prompts, config.sampling, 0)
+        keep_samples(context, models.policy, reward, fixed_prompts, config.sampling, 0)
     with Progress("PPO", config.steps, ("score", "KL", "length", "tokens/s")) as bar:
         bar.advance(step)
         while step < config.steps and not is_spent(config.kl, metrics):
-            report = ppo.step(step, sampler, kl_coef)
+            report = ppo.step(step, kl_coef)
             step += 1
-            sampler, kl_coef, metrics = report.sampler, report.kl_coef, report.metrics
+            kl_coef, metrics = report.kl_coef, report.metrics
             first = first or metrics
             context.folder.metrics.log(step, metrics)
             for alarm in alarms(first, metrics):
                 print(f"alarm at PPO step {step}: {alarm}", file=sys.stderr)  # noqa: T201
             last = step == config.steps or is_spent(config.kl, metrics)
             if step % config.sample_every == 0 or last:
-                keep_samples(context, sampler, reward, fixed_prompts, config.sampling, step)
+                keep_samples(context, models.policy, reward, fixed_prompts, config.sampling, step)
             if step % config.save_every == 0 or last:
                 resume.save(step, {"kl_coef": kl_coef, "first": first, "metrics": metrics})
             shown = {"KL": metrics["ppo/kl"], "tokens/s": metrics["ppo/tokens_per_s"]}
@@ -110,7 +108,7 @@ def create_models(context: Context, config: PpoConfig, start: Path | None, rewar
 
 def keep_samples(
     context: Context,
-    sampler: Sampler,
+    policy: Handle,
     reward: RewardSource,
     prompts: Sequence[Prompt],
     sampling: SamplingConfig,
@@ -120,7 +118,7 @@ def keep_samples(
     if not prompts:
         return
     seeds = [seed_of(context.seed, "fixed", row) for row in range(len(prompts))]
-    rollouts = collect(sampler, prompts, context.tokenizer, sampling, seeds)
+    rollouts = collect(context.engine.snapshot(policy), prompts, context.tokenizer, sampling, seeds)
     for prompt, rollout, score in zip(prompts, rollouts, reward.score(rollouts), strict=True):
         record = {"prompt": prompt.messages[-1].content, "text": rollout.text, "score": score.value}
         context.folder.samples.append(step, record)

@@ -7,20 +7,23 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from thumbs.config.sampling import SamplingConfig
+from thumbs.engine.base import Handle
 from thumbs.rollout.collect import collect, seed_of
-from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context
 from thumbs.stages.sequences import token_mean
 from thumbs.types import Datum, Prompt, Rollout
 
 
 def roll_out(
-    context: Context, sampler: Sampler, prompts: Sequence[Prompt], each: int, sampling: SamplingConfig, *key: int | str
+    context: Context, policy: Handle, prompts: Sequence[Prompt], each: int, sampling: SamplingConfig, *key: int | str
 ) -> list[Rollout]:
-    """`each` rollouts, side by side, to every prompt; `key` names the round; each rollout has a seed of its own."""
+    """`each` rollouts of the policy as it is, side by side, to every prompt; `key` names the round.
+
+    Each rollout has a seed of its own. The sampler, a copy of the weights, is gone when the update begins.
+    """
     asked = [prompt for prompt in prompts for _ in range(each)]
     seeds = [seed_of(context.seed, *key, row) for row in range(len(asked))]
-    return collect(sampler, asked, context.tokenizer, sampling, seeds)
+    return collect(context.engine.snapshot(policy), asked, context.tokenizer, sampling, seeds)
 
 
 def minibatches(data: Sequence[Datum], size: int, family: int, *seed: int | str) -> Iterator[list[Datum]]:
