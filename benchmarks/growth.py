@@ -39,13 +39,18 @@ REPLY = 32
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement: tokens a sequence, sequences a step (or replies of a group), rank of LoRA, layers."""
+    """One measurement: tokens a sequence, sequences a step (or replies of a group), rank of LoRA, layers, and steps.
+
+    varied: every step draws new lengths, of 3/4 to 2 times `length`.
+    """
 
     length: int = 256
     batch: int = 4
     rank: int = 16
     layers: int = 30
     replies: bool = False
+    varied: bool = False
+    steps: int = 4
 
 
 AXES: dict[str, tuple[str, list[Point]]] = {
@@ -56,6 +61,10 @@ AXES: dict[str, tuple[str, list[Point]]] = {
     "group": (
         f"replies of {REPLY} tokens to a prompt of 256",
         [Point(batch=n, replies=True) for n in (2, 4, 8, 16, 32)],
+    ),
+    "steps": (
+        "steps of 8 sequences of 192 to 511 tokens, other lengths at each",
+        [Point(batch=8, varied=True, steps=n) for n in (5, 10, 20, 40)],
     ),
 }
 
@@ -73,9 +82,16 @@ def step_of(point: Point, engine: LocalEngine, model: Handle) -> Callable[[], ob
         engine.forward_backward(model, data, [CrossEntropy()])
         engine.optim_step(model, AdamStep(1e-6, 1e-6))
 
+    first = point.length * 3 // 4
+
+    def draw(lengths: np.ndarray) -> list[np.ndarray]:
+        return [random.integers(0, 49_000, length) for length in lengths]
+
+    if point.varied:
+        return lambda: train(draw(random.integers(first + 1, 2 * point.length, point.batch)), first)
     if not point.replies:
-        sequences = [random.integers(0, 49_000, point.length) for _ in range(point.batch)]
-        return lambda: train(sequences, point.length * 3 // 4)
+        sequences = draw(np.full(point.batch, point.length))
+        return lambda: train(sequences, first)
     prompt = random.integers(0, 49_000, point.length).tolist()
     params = SamplingParams(max_new_tokens=REPLY, stop_tokens=())
 
@@ -92,8 +108,9 @@ def resized(layers: int, folder: Path) -> str:
     config = json.loads((original / "config.json").read_text(encoding="utf-8"))
     if layers == config["num_hidden_layers"]:
         return "smollm2-135m"
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, logging
 
+    logging.set_verbosity_error()  # it would list the layers that were left out or added
     model = AutoModelForCausalLM.from_pretrained(original, num_hidden_layers=layers)
     model.save_pretrained(folder)
     for file in original.glob("tokenizer*"):
@@ -102,12 +119,12 @@ def resized(layers: int, folder: Path) -> str:
 
 
 def measure(point: Point, name: str) -> dict[str, float]:
-    """Seconds of a step (median of three after one to warm up) and the process's peak memory."""
+    """Seconds of a step (median after one to warm up) and the process's peak memory."""
     engine = LocalEngine()
     lora = LoraConfig(rank=point.rank, alpha=2 * point.rank)
     model = engine.create(ModelSpec("policy", ModelConfig(name=name, lora=lora), ("lm",)))
     step, taken = step_of(point, engine, model), []
-    for _ in range(4):
+    for _ in range(point.steps):
         start = time.perf_counter()
         step()
         taken.append(time.perf_counter() - start)
