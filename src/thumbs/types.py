@@ -124,6 +124,7 @@ class Datum:
     """What an engine trains on: T model inputs, T targets, and the columns that the named loss needs.
 
     A column is either one float per target (length T) or, where the loss says so, one number a sequence (0-d).
+    For cross-entropy there may be K targets at each place, [T, K], and then so are its weights.
     """
 
     inputs: np.ndarray
@@ -152,7 +153,9 @@ class Datum:
 
 @dataclass(frozen=True, eq=False)
 class ForwardOutput:
-    """Per sequence: logprobs float32 [T] (nats; 0 where no weight asked for one) and values float32 [T] (score)."""
+    """Per sequence: logprobs float32 as its targets, [T] or [T, K] (nats; 0 where none was asked for), and values
+    float32 [T] (score).
+    """
 
     logprobs: np.ndarray
     values: np.ndarray

@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from thumbs.config.losses import BradleyTerry, CrossEntropy, LossSpec, PpoClip, ValueClip
+from thumbs.config.losses import (
+    BradleyTerry,
+    Cispo,
+    CrossEntropy,
+    Dro,
+    Gspo,
+    ImportanceSampling,
+    LossSpec,
+    PpoClip,
+    ValueClip,
+)
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
@@ -86,6 +96,7 @@ def ppo_data(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Datum]:
         columns = {name: rng.normal(size=targets) for name in ("advantages", "values", "returns")}
         columns["logprobs"] = rng.normal(-6, 1, size=targets)
         columns["weights"] = np.where(np.arange(targets) < targets // 3, 0.0, 0.05)
+        columns["ratio_mask"] = np.arange(targets) >= targets // 3
         data.append(Datum.next_token(tokens, **columns))
     return data
 
@@ -93,6 +104,17 @@ def ppo_data(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Datum]:
 def text_data(sequences: Sequence[Sequence[int]], weight: float = 0.05) -> list[Datum]:
     """Datums for cross-entropy, every target with one weight."""
     return [Datum.next_token(tokens, weights=np.full(len(tokens) - 1, weight)) for tokens in sequences]
+
+
+def several_targets(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Datum]:
+    """Datums for cross-entropy with three targets at each place, some weights 0 and some negative."""
+    rng = np.random.default_rng(seed)
+    data = []
+    for tokens in sequences:
+        targets = rng.integers(0, 90, (len(tokens) - 1, 3))
+        weights = rng.normal(size=targets.shape) * (rng.random(targets.shape) < 0.5)
+        data.append(Datum(np.array(tokens[:-1]), targets, {"weights": weights.astype(np.float32)}))
+    return data
 
 
 def pair_data(sequences: Sequence[Sequence[int]]) -> list[Datum]:
@@ -110,6 +132,11 @@ def pair_data(sequences: Sequence[Sequence[int]]) -> list[Datum]:
 LOSSES: dict[str, tuple[list[Datum], list[LossSpec]]] = {
     "cross entropy": (text_data(SEQUENCES), [CrossEntropy()]),
     "ppo": (ppo_data(SEQUENCES), PPO),
+    "importance sampling": (ppo_data(SEQUENCES), [ImportanceSampling()]),
+    "cispo": (ppo_data(SEQUENCES), [Cispo(low=0.5, high=1.5)]),
+    "dro": (ppo_data(SEQUENCES), [Dro()]),
+    "gspo": (ppo_data(SEQUENCES), [Gspo(clip_range_high=0.4)]),
+    "several targets": (several_targets(SEQUENCES), [CrossEntropy()]),
     "pairs": (pair_data(SEQUENCES), [BradleyTerry(center_coef=0.05)]),
 }
 

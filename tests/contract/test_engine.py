@@ -21,6 +21,7 @@ from contract.engine_cases import (
     norm,
     pair_data,
     ppo_data,
+    several_targets,
     step,
     text_data,
     with_column,
@@ -54,6 +55,38 @@ def test_forward_leaves_out_what_has_no_weight(case):
         np.testing.assert_allclose(some.logprobs, np.where(counts, all_.logprobs, 0), atol=1e-5)
         np.testing.assert_allclose(some.values, all_.values, atol=1e-5)
         assert np.abs(all_.values).max() > 1e-3
+
+
+def test_logprobs_are_given_everywhere_if_asked_for_and_change_no_gradient(case):
+    handle, data = case.warm(), ppo_data(SEQUENCES)
+    whole = case.engine.forward(handle, [Datum.next_token(s) for s in SEQUENCES], temperature=0.7)
+    given = case.engine.forward_backward(handle, data, PPO[:1], logprobs_everywhere=True)
+    for ours, theirs in zip(given.outputs, whole, strict=True):
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
+    case.engine.optim_step(handle, AdamStep(0.0, 0.0))  # clears
+    found = []
+    for everywhere in (False, True):
+        case.engine.forward_backward(handle, data, PPO[:1], logprobs_everywhere=everywhere)
+        copy = case.engine.create(case.spec(start=handle))
+        case.engine.optim_step(handle, GRADIENT)
+        found.append({name: case.weights(copy)[name] - weight for name, weight in case.weights(handle).items()})
+        handle = copy
+    assert_close(found[1], found[0], 1e-6)
+
+
+def test_several_targets_at_a_place_are_several_sequences(case):
+    """Each of K targets against a call of its own, with the weights of that target."""
+    handle, data = case.warm(), several_targets(SEQUENCES)
+    given = case.engine.forward(handle, data)
+    calls = []
+    for k in range(3):
+        one = [Datum(d.inputs, d.targets[:, k], {"weights": d.columns["weights"][:, k]}) for d in data]
+        calls.append((one, [CrossEntropy()]))
+        everywhere = [Datum(d.inputs, d.targets) for d in one]
+        for ours, theirs, datum in zip(given, case.engine.forward(handle, everywhere), data, strict=True):
+            asked = datum.columns["weights"].any(1)
+            np.testing.assert_allclose(ours.logprobs[:, k], np.where(asked, theirs.logprobs, 0), atol=1e-5)
+    assert_close(case.gradients(handle, (data, [CrossEntropy()])), case.gradients(handle, *calls), 1e-5)
 
 
 def test_training_sees_the_numbers_that_forward_gives(case):

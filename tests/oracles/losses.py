@@ -26,6 +26,42 @@ def ppo_clip(logprobs: Row, old: Row, advantages: Row, weights: Row, c: float) -
     return total
 
 
+def importance_sampling(logprobs: Row, old: Row, advantages: Row, weights: Row) -> float:
+    """The probability ratio times the advantage, negated."""
+    rows = zip(logprobs, old, advantages, weights, strict=True)
+    return -sum(w * math.exp(new) / math.exp(q) * a for new, q, a, w in rows)
+
+
+def cispo(logprobs: Row, old: Row, advantages: Row, weights: Row, low: float, high: float) -> float:
+    """arXiv:2506.13585 eq. 4 without its normaliser, negated."""
+    rows = zip(logprobs, old, advantages, weights, strict=True)
+    return -sum(w * clip(math.exp(new) / math.exp(q), low, high) * a * new for new, q, a, w in rows)
+
+
+def dro(logprobs: Row, old: Row, advantages: Row, weights: Row, beta: float) -> float:
+    """The gain less half the squared log-ratio, negated."""
+    rows = zip(logprobs, old, advantages, weights, strict=True)
+    return -sum(w * (a * new - beta / 2 * (new - q) ** 2) for new, q, a, w in rows)
+
+
+def gspo(
+    sequences: Sequence[tuple[Row, Row, Row, Row, Row]], low: float, high: float, frozen: Sequence[Row] | None = None
+) -> float:
+    """arXiv:2507.18071 eq. 14 over (logprobs, old, advantages, weights, mask) of each sequence, negated.
+
+    `frozen`: the logprobs that the stop-gradient holds; by default the logprobs themselves.
+    """
+    total = 0.0
+    for number, (logprobs, old, advantages, weights, mask) in enumerate(sequences):
+        held = logprobs if frozen is None else frozen[number]
+        counted = [new - q for new, q, m in zip(held, old, mask, strict=True) if m]
+        log_s = sum(counted) / len(counted) if counted else 0.0
+        for new, fixed, a, w in zip(logprobs, held, advantages, weights, strict=True):
+            ratio = math.exp(log_s) * math.exp(new) / math.exp(fixed)
+            total -= w * min(ratio * a, clip(ratio, low, high) * a)
+    return total
+
+
 def value_clip(values: Row, old: Row, returns: Row, weights: Row, c: float) -> float:
     """The PPO2 value loss."""
     total = 0.0

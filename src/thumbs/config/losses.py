@@ -26,9 +26,57 @@ class PpoClip(Frozen):
     columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
     name: Literal["ppo_clip"] = "ppo_clip"
     clip_range: float = Field(default=0.2, gt=0)
-    """Half-width of the trusted interval of the ratio π/π_old, fraction."""
+    """How far the ratio π/π_old is trusted below 1 (and above it), fraction."""
+    clip_range_high: float | None = Field(default=None, gt=0)
+    """The same above 1 where it differs (clip-higher, arXiv:2503.14476, eq. 10), fraction."""
     entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of the mean entropy (nats) that is added to the objective."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the rollouts; logprobs are taken at it."""
+
+
+class ImportanceSampling(Frozen):
+    """The policy gradient of another policy's samples: - Σ weights · π/π_old · advantages, nothing clipped."""
+
+    columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
+    name: Literal["importance_sampling"] = "importance_sampling"
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the rollouts; logprobs are taken at it."""
+
+
+class Cispo(Frozen):
+    """Policy gradient with clipped importance weights: every token keeps its gradient (arXiv:2506.13585, eq. 4)."""
+
+    columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
+    name: Literal["cispo"] = "cispo"
+    low: float = Field(default=0.0, ge=0)
+    """Smallest weight that a ratio π/π_old gives."""
+    high: float = Field(default=4.0, gt=0)
+    """Largest weight that a ratio π/π_old gives."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the rollouts; logprobs are taken at it."""
+
+
+class Dro(Frozen):
+    """Policy gradient with a square penalty on the distance from the sampler, off-policy (arXiv:2405.19107)."""
+
+    columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
+    name: Literal["dro"] = "dro"
+    beta: float = Field(default=0.05, ge=0)
+    """Weight of half the squared log-ratio (score units a nat²)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the rollouts; logprobs are taken at it."""
+
+
+class Gspo(Frozen):
+    """PPO's clip on one ratio a sequence, the geometric mean of its tokens' (arXiv:2507.18071, eq. 13 to 15)."""
+
+    columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages", "ratio_mask")
+    name: Literal["gspo"] = "gspo"
+    clip_range: float = Field(default=0.2, gt=0)
+    """How far the ratio is trusted below 1, fraction."""
+    clip_range_high: float = Field(default=0.2, gt=0)
+    """How far the ratio is trusted above 1, fraction."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts; logprobs are taken at it."""
 
@@ -67,4 +115,7 @@ class Dpo(Frozen):
     """Price of a nat of distance from the reference (score units)."""
 
 
-LossSpec = CrossEntropy | PpoClip | ValueClip | BradleyTerry | Dpo
+RatioLoss = PpoClip | ImportanceSampling | Cispo | Dro | Gspo
+"""Losses of sampled tokens, at a temperature, against the logprobs of their sampler."""
+
+LossSpec = CrossEntropy | RatioLoss | ValueClip | BradleyTerry | Dpo

@@ -72,8 +72,13 @@ class Engine(Protocol):
         """Without gradients: logprobs (at `temperature`) where `weights` is not 0, and scalar-head values."""
         ...
 
-    def forward_backward(self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec]) -> TrainOutput:
-        """Adds the gradients of the sum of `losses`; one pass through the trunk serves them all."""
+    def forward_backward(
+        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
+    ) -> TrainOutput:
+        """Adds the gradients of the sum of `losses`; one pass through the trunk serves them all.
+
+        Logprobs come back where `weights` is not 0, or everywhere if that is asked for (half as much work a place).
+        """
         ...
 
     def optim_step(self, handle: Handle, adam: AdamStep) -> OptimReport:

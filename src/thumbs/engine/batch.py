@@ -19,7 +19,7 @@ TOKEN_BUDGET = 2048
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences laid end to end: tokens, targets [N]; per-target columns [N]; per-sequence columns [B]."""
+    """Sequences laid end to end: tokens [N]; targets and their columns [N] or [N, K]; per-sequence columns [B]."""
 
     order: list[int]  # which datum each sequence is
     lengths: list[int]
@@ -39,6 +39,11 @@ class Batch:
         arXiv:2203.02155, section 3.5, shares the replies).
         """
         return prefix_tree([piece.numpy() for piece in self.split(self.tokens.cpu())], worth=worth)
+
+    @property
+    def sequence(self) -> Tensor:
+        """Which sequence each target belongs to [N]."""
+        return torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths)).to(self.tokens.device)
 
     @property
     def last(self) -> Tensor:

@@ -8,12 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo, LossSpec, PpoClip, ValueClip
+from thumbs.config.losses import (
+    BradleyTerry,
+    Cispo,
+    CrossEntropy,
+    Dpo,
+    Dro,
+    Gspo,
+    ImportanceSampling,
+    LossSpec,
+    PpoClip,
+    RatioLoss,
+    ValueClip,
+)
 from thumbs.engine.batch import Batch
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import ConfigError, DataError
 from thumbs.functional.logprobs import measured_logprobs, target_logprobs
-from thumbs.functional.policy_losses import cross_entropy, ppo_clip
+from thumbs.functional.policy_losses import cispo, cross_entropy, dro, gspo, importance_sampling, ppo_clip
 from thumbs.functional.preference_losses import bradley_terry
 from thumbs.functional.value_losses import value_clip
 from thumbs.models.heads import ScalarHead
@@ -50,7 +62,9 @@ class Network:
 
 @dataclass(frozen=True)
 class Computed:
-    """Of one micro-batch: the summed loss, logprobs and values [N] (0 where absent), metrics and their weight."""
+    """Of one micro-batch: the summed loss, logprobs as the targets, values [N] (0 where absent), metrics and their
+    weight.
+    """
 
     loss: Tensor
     logprobs: Tensor
@@ -62,25 +76,28 @@ class Computed:
 def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
     """Logprobs [N] where `weights` is not 0 (nats, at `temperature`) and values [N]; 0 for a head that is absent."""
     hidden = network.hidden(batch)
-    weights = batch.columns.get("weights", torch.ones_like(batch.tokens, dtype=torch.float32))
+    weights = batch.columns.get("weights", torch.ones_like(batch.targets, dtype=torch.float32))
     logprobs = torch.zeros_like(weights)
     if network.has_lm:
-        wanted, asked = _asked(network, batch, hidden, weights)
-        logprobs[wanted] = measured_logprobs(*asked, temperature, vocabulary(hidden))
+        places = _weighted(weights).nonzero().squeeze(1)
+        logprobs[places] = measured_logprobs(*_asked(network, batch, hidden, places), temperature, vocabulary(hidden))
     return logprobs, _values(network, hidden)
 
 
-def losses_of(network: Network, batch: Batch, losses: Sequence[LossSpec]) -> Computed:
-    """The sum of `losses` on one pass through the trunk."""
+def losses_of(
+    network: Network, batch: Batch, losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
+) -> Computed:
+    """The sum of `losses` on one pass through the trunk; logprobs only where a weight is not 0, unless asked for."""
     for loss in losses:
         _check_columns(batch, loss)
     hidden = network.hidden(batch)
     weights = batch.columns["weights"]
-    policy = next((loss for loss in losses if isinstance(loss, CrossEntropy | PpoClip | Dpo)), None)
-    temperature = policy.temperature if isinstance(policy, PpoClip) else 1.0
+    policy = next((loss for loss in losses if isinstance(loss, CrossEntropy | RatioLoss | Dpo)), None)
+    temperature = policy.temperature if isinstance(policy, RatioLoss) else 1.0
     logprobs = entropy = torch.zeros_like(weights)
     if policy is not None:
-        logprobs, entropy = _logprobs(network, batch, hidden, weights, temperature)
+        everywhere = logprobs_everywhere
+        logprobs, entropy = _logprobs(network, batch, hidden, weights, temperature, everywhere=everywhere)
     values = _values(network, hidden)
     total = torch.zeros((), device=weights.device)
     metrics: dict[str, Tensor] = {}
@@ -104,9 +121,8 @@ def _one(
     match loss:
         case CrossEntropy():
             return cross_entropy(logprobs, weights)
-        case PpoClip():
-            old, advantages = columns["logprobs"], columns["advantages"]
-            return ppo_clip(logprobs, old, advantages, weights, loss.clip_range, entropy, loss.entropy_coef)
+        case PpoClip() | ImportanceSampling() | Cispo() | Dro() | Gspo():
+            return _against_sampler(loss, batch, logprobs, entropy)
         case ValueClip():
             value, metrics = value_clip(values, columns["values"], columns["returns"], weights, loss.clip_range)
             return loss.coef * value, metrics
@@ -115,6 +131,26 @@ def _one(
         case Dpo():
             return _pairs(batch, loss.beta * (logprobs - columns["reference_logprobs"]) * weights)
     raise ConfigError(f"no function for loss {loss.name!r}")
+
+
+def _against_sampler(
+    loss: RatioLoss, batch: Batch, logprobs: Tensor, entropy: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    columns = batch.columns
+    given = (logprobs, columns["logprobs"], columns["advantages"], columns["weights"])
+    match loss:
+        case PpoClip():
+            high = loss.clip_range_high
+            return ppo_clip(*given, loss.clip_range, entropy, loss.entropy_coef, clip_range_high=high)
+        case ImportanceSampling():
+            return importance_sampling(*given)
+        case Cispo():
+            return cispo(*given, loss.low, loss.high)
+        case Dro():
+            return dro(*given, loss.beta)
+        case Gspo():
+            low, high = 1 - loss.clip_range, 1 + loss.clip_range_high
+            return gspo(*given, columns["ratio_mask"], batch.sequence, low, high)
 
 
 def _pairs(batch: Batch, values: Tensor, center_coef: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -131,25 +167,33 @@ def _pairs(batch: Batch, values: Tensor, center_coef: float = 0.0) -> tuple[Tens
 
 
 def _logprobs(
-    network: Network, batch: Batch, hidden: Tensor, weights: Tensor, temperature: float
+    network: Network, batch: Batch, hidden: Tensor, weights: Tensor, temperature: float, *, everywhere: bool
 ) -> tuple[Tensor, Tensor]:
-    """Logprobs [N] and entropy [N]; 0 where a weight is 0."""
-    out = torch.zeros_like(weights)
-    if not network.has_lm:
-        return out, out
-    wanted, asked = _asked(network, batch, hidden, weights)
-    logprobs, entropy = target_logprobs(*asked, temperature, vocabulary(hidden))
-    return out.index_put((wanted,), logprobs), out.index_put((wanted,), entropy)
-
-
-def _asked(
-    network: Network, batch: Batch, hidden: Tensor, weights: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Where a weight is not 0, which is where the vocabulary is met: the places [M], and there the states [M, D], the
-    output embedding [V, D] and the targets [M].
+    """Logprobs as the targets, and entropy [N]; where a weight is 0 an entropy is 0, and a logprob is so too or, if
+    they are asked for everywhere, a number without a gradient.
     """
-    wanted = weights.nonzero().squeeze(1)
-    return wanted, (hidden[wanted], network.trunk.head_weight(), batch.targets[wanted])
+    out, entropies = torch.zeros_like(weights), torch.zeros(len(weights), device=weights.device)
+    if not network.has_lm:
+        return out, entropies
+    weighted = _weighted(weights)
+    places = weighted.nonzero().squeeze(1)
+    logprobs, entropy = target_logprobs(*_asked(network, batch, hidden, places), temperature, vocabulary(hidden))
+    out, entropies = out.index_put((places,), logprobs), entropies.index_put((places,), entropy)
+    if everywhere:
+        rest = (~weighted).nonzero().squeeze(1)
+        measured = measured_logprobs(*_asked(network, batch, hidden, rest), temperature, vocabulary(hidden))
+        out = out.index_put((rest,), measured)
+    return out, entropies
+
+
+def _weighted(weights: Tensor) -> Tensor:
+    """Where the vocabulary is met: the places [N] with a weight that is not 0."""
+    return weights.reshape(len(weights), -1).any(1)
+
+
+def _asked(network: Network, batch: Batch, hidden: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The states [M, D] at the places [M], the output embedding [V, D] and the targets there."""
+    return hidden[places], network.trunk.head_weight(), batch.targets[places]
 
 
 def _values(network: Network, hidden: Tensor) -> Tensor:

@@ -105,13 +105,15 @@ class LocalEngine:
             found |= _outputs(batch, logprobs, values)
         return [found[i] for i in range(len(data))]
 
-    def forward_backward(self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec]) -> TrainOutput:
+    def forward_backward(
+        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
+    ) -> TrainOutput:
         model = self._models[handle.id]
         trunk = model.network.trunk
         found: dict[int, ForwardOutput] = {}
         done: list[Computed] = []
         for batch in micro_batches(data, _device(trunk), worth=trunk.prefix_worth):
-            computed = losses_of(model.network, batch, losses)
+            computed = losses_of(model.network, batch, losses, logprobs_everywhere=logprobs_everywhere)
             if not torch.isfinite(computed.loss):
                 self._clear(model)
                 raise NonFiniteError(f"{handle.name}: the loss became {float(computed.loss.detach())}")

@@ -11,6 +11,7 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Parameters of mallopt(3)."""
 
 VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""By which a user sets the same, so that ours stays away."""
 
 
 @cache

@@ -81,7 +81,8 @@ def target_logprobs(
     """Log softmax(hidden · weightᵀ / temperature) at the targets, and the entropy of that softmax, in nats.
 
     hidden [M, D], weight [V, D] (taken in the dtype of hidden), targets int64 [M] → logprobs [M] and entropy [M], in
-    fp32 or wider. Differentiable once in hidden and weight. `vocabulary` does the sums over V.
+    fp32 or wider; targets [M, K] → logprobs [M, K], of K tokens at each place for one softmax. Differentiable once in
+    hidden and weight. `vocabulary` does the sums over V.
     An entropy that enters no loss costs nothing; one that does costs another pass over the logits.
     """
     return TargetLogprobs.apply(hidden, weight, targets, temperature, vocabulary)
@@ -94,10 +95,11 @@ def measured_logprobs(
     temperature: float = 1.0,
     vocabulary: Vocabulary = Vocabulary(),
 ) -> Tensor:
-    """The logprobs [M] of `target_logprobs` without a gradient, for half of the work."""
+    """The logprobs of `target_logprobs` without a gradient, for half of the work."""
     hidden, weight = hidden.detach(), weight.detach()
     normaliser, _ = vocabulary.softmax(hidden, weight, temperature, mean=False)
-    return (_wide(hidden) * _at(targets, weight, hidden)).sum(1) / temperature - normaliser
+    logits = (_wide(hidden)[:, None] * _at(targets, weight, hidden)).sum(2) / temperature
+    return (logits - normaliser[:, None]).view(targets.shape)
 
 
 class TargetLogprobs(torch.autograd.Function):
@@ -115,12 +117,12 @@ class TargetLogprobs(torch.autograd.Function):
         normaliser, expected = vocabulary.softmax(hidden, weight, temperature)
         assert expected is not None  # noqa: S101
         wide, at_target = _wide(hidden), _at(targets, weight, hidden)
-        logprobs = (wide * at_target).sum(1) / temperature - normaliser
+        logprobs = (wide[:, None] * at_target).sum(2) / temperature - normaliser[:, None]
         entropy = normaliser - (wide * expected).sum(1) / temperature  # Σ_v p_v z_v = h · Σ_v p_v w_v / temperature
-        ctx.save_for_backward(hidden, weight, targets, normaliser, (at_target - expected).div_(temperature))
+        ctx.save_for_backward(hidden, weight, targets, normaliser, (at_target - expected[:, None]).div_(temperature))
         ctx.temperature, ctx.vocabulary = temperature, vocabulary
         ctx.set_materialize_grads(False)
-        return logprobs, entropy
+        return logprobs.view(targets.shape), entropy
 
     @staticmethod
     @once_differentiable
@@ -129,12 +131,17 @@ class TargetLogprobs(torch.autograd.Function):
     ) -> tuple[Any, ...]:
         grad_logprobs, grad_entropy = grad_outputs
         hidden, weight, targets, normaliser, direction = ctx.saved_tensors
-        g = direction.new_zeros(len(direction)) if grad_logprobs is None else grad_logprobs
-        grad_hidden, grad_weight = g[:, None] * direction, None
+        g = (
+            direction.new_zeros(direction.shape[:2])
+            if grad_logprobs is None
+            else grad_logprobs.view(direction.shape[:2])
+        )
+        grad_hidden, grad_weight = (g[:, :, None] * direction).sum(1), None
         if ctx.needs_input_grad[1]:  # d log p_y / d z = onehot(y) - p
             slope = -g / ctx.temperature
-            grad_weight = ctx.vocabulary.weight_gradient(hidden, weight, normaliser, slope, ctx.temperature)
-            grad_weight.index_add_(0, targets, -slope[:, None] * _wide(hidden))
+            grad_weight = ctx.vocabulary.weight_gradient(hidden, weight, normaliser, slope.sum(1), ctx.temperature)
+            of_targets = -slope[:, :, None] * _wide(hidden)[:, None]
+            grad_weight.index_add_(0, targets.flatten(), of_targets.flatten(0, 1))
         if grad_entropy is not None:
             of = (hidden, weight, normaliser, grad_entropy, ctx.temperature)
             ctx.vocabulary.add_entropy_gradients(grad_hidden, grad_weight, *of)
@@ -143,7 +150,9 @@ class TargetLogprobs(torch.autograd.Function):
 
 
 def _at(targets: Tensor, weight: Tensor, hidden: Tensor) -> Tensor:
-    return _wide(weight[targets].to(hidden.dtype))
+    """[M, K, D]; K is 1 for targets [M]."""
+    several = targets if targets.ndim > 1 else targets[:, None]
+    return _wide(weight[several].to(hidden.dtype))
 
 
 def _logits(hidden: Tensor, wide: Tensor, temperature: float) -> Tensor:

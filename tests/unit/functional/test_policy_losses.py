@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 import oracles.losses
-from thumbs.functional.policy_losses import cross_entropy, ppo_clip
+from thumbs.functional.policy_losses import cispo, cross_entropy, dro, gspo, importance_sampling, ppo_clip
 
 
 def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -55,6 +56,68 @@ def test_gradient_of_each_case(ratio: float, advantage: float, slope: float) -> 
     loss.backward()
     assert new.grad is not None
     assert new.grad.item() == pytest.approx(slope, abs=1e-6)
+
+
+def test_the_upper_bound_may_differ_from_the_lower_one() -> None:
+    new = torch.log(torch.tensor([1.25, 1.35, 0.75]))
+    loss, metrics = ppo_clip(new, torch.zeros(3), torch.ones(3), torch.ones(3), 0.2, clip_range_high=0.3)
+    assert loss.item() == pytest.approx(-(1.25 + 1.3 + 0.75))
+    assert metrics["clip_fraction"].item() == pytest.approx(2 / 3)
+
+
+PLAIN = {
+    "importance_sampling": (importance_sampling, ()),
+    "cispo": (cispo, (0.8, 1.2)),
+    "dro": (dro, (0.3,)),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("seed", range(3))
+def test_losses_by_token_match_their_formulas(name: str, seed: int) -> None:
+    data, (function, settings) = batch(seed), PLAIN[name]
+    oracle = getattr(oracles.losses, name)
+    loss, metrics = function(*data, *settings)
+    assert loss.item() == pytest.approx(oracle(*(x.tolist() for x in data), *settings), abs=1e-12)
+    assert set(metrics) == {"approx_kl", "clip_fraction", "ratio", "ratio_max"}
+
+
+@pytest.mark.parametrize("name", ["importance_sampling", "dro"])
+def test_gradients_by_token_are_the_differences(name: str) -> None:
+    (function, settings), (new, *rest) = PLAIN[name], batch()
+    assert torch.autograd.gradcheck(lambda x: function(x, *rest, *settings)[0], new.requires_grad_())
+
+
+def test_cispo_holds_its_weight_fixed() -> None:
+    """d loss / d logprob = -w · clip(r) · A, for tokens outside of the bounds too."""
+    new, old, advantages, weights = batch()
+    new.requires_grad_()
+    cispo(new, old, advantages, weights, 0.8, 1.2)[0].backward()
+    ratios = (new.detach() - old).exp()
+    assert (weights * (ratios > 1.2)).sum() > 0
+    expected = -weights * torch.tensor([min(max(r, 0.8), 1.2) for r in ratios.tolist()]).double() * advantages
+    assert new.grad is not None
+    torch.testing.assert_close(new.grad, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_gspo_has_one_ratio_a_sequence() -> None:
+    new, old, advantages, weights = batch()
+    mask, ends = (torch.arange(40) % 3 != 0).double(), [0, 7, 8, 30, 40]
+    spans = list(itertools.pairwise(ends))
+    sequence = torch.cat([torch.full((b - a,), i) for i, (a, b) in enumerate(spans)])
+    rows = [tuple(x[a:b].tolist() for x in (new, old, advantages, weights, mask)) for a, b in spans]
+    new.requires_grad_()
+    loss, _ = gspo(new, old, advantages, weights, mask, sequence, 0.95, 1.1)
+    assert loss.item() == pytest.approx(oracles.losses.gspo(rows, 0.95, 1.1), abs=1e-12)
+    loss.backward()
+    assert new.grad is not None
+    frozen, step = [row[0] for row in rows], 1e-6
+    for place in (1, 10, 33):  # of different sequences
+        number = int(sequence[place])
+        moved = [(list(row[0]), *row[1:]) for row in rows]
+        moved[number][0][place - ends[number]] += step
+        slope = (oracles.losses.gspo(moved, 0.95, 1.1, frozen) - loss.item()) / step
+        assert new.grad[place].item() == pytest.approx(slope, abs=1e-4)
 
 
 def test_metrics_by_hand() -> None:

@@ -179,3 +179,20 @@ def _largest_tensor(work: object) -> int:
     with Watch() as watch:
         work()  # type: ignore[operator]
     return watch.largest
+
+
+@pytest.mark.parametrize("train_weight", [False, True])
+def test_several_targets_at_a_place_are_that_many_places(train_weight: bool) -> None:
+    upstream = torch.randn(M, 3, generator=torch.Generator().manual_seed(1))
+    several = torch.randint(V, (M, 3), generator=torch.Generator().manual_seed(2))
+    several[0, 1] = several[0, 0]  # the same token twice
+    gradients = []
+    for of, spread in ((lambda *a: target_logprobs(*a, Vocabulary(4)), 1), (oracles.logprobs.target_logprobs, 3)):
+        hidden, weight, _ = inputs(train_weight=train_weight)
+        logprobs, _ = of(hidden.repeat_interleave(spread, 0), weight, several.view(-1) if spread == 3 else several, 0.7)
+        (upstream * logprobs.view(M, 3)).sum().backward()
+        gradients.append([logprobs.detach().view(M, 3), hidden.grad, *([weight.grad] if train_weight else [])])
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    hidden, weight, _ = inputs()
+    torch.testing.assert_close(measured_logprobs(hidden, weight, several, 0.7), gradients[1][0], atol=1e-5, rtol=1e-5)
