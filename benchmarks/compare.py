@@ -225,7 +225,9 @@ def main() -> None:
         "group_size": GROUP_SIZE,
         "learning_rate": 1e-5,
         "beta": 0.1,
+        "kl_coef": 0.05,
         "packing": "",
+        "odd_reward": False,
     }
     torch.set_num_threads(options.threads)
     corpus = Corpus.read(options.data, load_tokenizer(Path(common["model"])))
@@ -242,7 +244,7 @@ def main() -> None:
     speeds = [rates(dtype, options.device)]
     sizes = [size for size in options.sizes if not options.only or f"decode{size}" in options.only]
     for job in jobs(corpus, options.rounds, options.batch, sizes):
-        if options.only and job.name not in options.only:
+        if job.name not in options.only and (options.only or job.on_request):
             continue
         print(job.name, file=sys.stderr, flush=True)
         found = measure(job, common)

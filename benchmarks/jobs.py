@@ -32,7 +32,8 @@ class Worker:
 
 @dataclass(frozen=True)
 class Job:
-    """`cases` name the batch of each turn; those whose name is "" warm up. amount: units of work in a batch."""
+    """`cases` name the batch of each turn; those whose name is "" warm up. amount: units of work in a batch.
+    on_request: it runs only when `--only` names it."""
 
     name: str
     unit: str
@@ -41,6 +42,7 @@ class Job:
     batches: list[list[Row]]
     cases: list[str]
     amount: Callable[[list[Row]], float]
+    on_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,10 @@ def jobs(corpus: Corpus, rounds: int, batch: int, sizes: Sequence[int]) -> Itera
     for name, lora in (("ppo", True), ("ppo_full", False)):
         settings = {"kind": "ppo", "lora": lora, "epochs": 4}
         yield Job(name, "samples", (OURS, TRL_PPO), settings, prompts, cases, len)
+    # Reward models begin with heads of their own, so the question whether PPO learns as much needs a reward that both
+    # can compute; the rate is one at which sixty steps show something.
+    learning = {"kind": "ppo", "lora": True, "epochs": 4, "odd_reward": True, "learning_rate": 1e-4}
+    yield Job("ppo_odd", "samples", (OURS, TRL_PPO), learning, prompts, cases, len, on_request=True)
     grouped = corpus.prompts(1, turns)
     yield Job("grpo", "samples", (OURS, TRL), {"kind": "grpo", "lora": False}, grouped, cases, lambda _: GROUP_SIZE)
     decoders = (

@@ -23,6 +23,7 @@ TITLES = {
     "dpo": "DPO, full",
     "ppo": "PPO, LoRA, 4 epochs, 64 new tokens",
     "ppo_full": "PPO, full, 4 epochs, 64 new tokens",
+    "ppo_odd": "PPO, LoRA, 4 epochs, 64 new tokens",
     "grpo": "GRPO, full, group of 8, 64 new tokens",
 }
 

@@ -30,7 +30,7 @@ from thumbs.stages.pairs import Pair
 from thumbs.stages.ppo import Models, Ppo
 from thumbs.stages.sft import weighted
 from thumbs.tracking.run_folder import StageFolder
-from thumbs.types import Message, Prompt
+from thumbs.types import Message, Prompt, Rollout
 
 turns = Turns("thumbs", "torch")
 job = turns.job
@@ -111,19 +111,26 @@ def ppo() -> Callable[[Batch], dict[str, float]]:
         batch_size=job["batch_size"],
         minibatch_size=job["batch_size"],
         epochs=job["epochs"],
-        kl=KlConfig(stop_above=None),
-        critic=CriticConfig(init="shared" if shared else "policy"),
+        kl=KlConfig(coef=job["kl_coef"], target=None, stop_above=None),
+        critic=CriticConfig(init="shared" if shared else "policy", learning_rate=job["learning_rate"]),
         sampling=SamplingConfig(max_new_tokens=job["new_tokens"]),
-        optim=AdamConfig(learning_rate=job["learning_rate"]),
+        optim=AdamConfig(learning_rate=job["learning_rate"], schedule="constant"),
     )
-    scorer = RewardModel(engine, create("reward", "scalar", trainable=False))
+    odd = job["odd_reward"]
+    scorer = CallableReward(odd_share) if odd else RewardModel(engine, create("reward", "scalar", trainable=False))
     numbers = itertools.count()
 
     def step(batch: Batch) -> dict[str, float]:
         report = Ppo(context(), config, models, scorer, prompts_of(batch)).step(next(numbers), config.kl.coef)
-        return {"tokens": sum(int(rollout.mask.sum()) for rollout in report.rollouts)}
+        tokens = sum(int(rollout.mask.sum()) for rollout in report.rollouts)
+        return {"tokens": tokens} | ({"score": report.metrics["ppo/score"]} if odd else {})
 
     return step
+
+
+def odd_share(rollout: Rollout) -> float:
+    """Which share of the sampled tokens is odd."""
+    return float(np.mean(rollout.tokens[rollout.prompt_length :] % 2))
 
 
 def grpo() -> Callable[[Batch], dict[str, float]]:
@@ -136,7 +143,7 @@ def grpo() -> Callable[[Batch], dict[str, float]]:
         sampling=SamplingConfig(max_new_tokens=job["new_tokens"]),
         optim=AdamConfig(learning_rate=job["learning_rate"], schedule="constant"),
     )
-    scorer = CallableReward(lambda rollout: float(np.mean(rollout.tokens[rollout.prompt_length :] % 2)))
+    scorer = CallableReward(odd_share)
     numbers = itertools.count()
 
     def step(batch: Batch) -> dict[str, float]:

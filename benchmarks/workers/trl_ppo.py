@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -38,6 +39,28 @@ def scorer() -> Any:
     return model
 
 
+class OddShare(torch.nn.Module):
+    """A reward model in the form that the trainer asks for: at every position the share of odd tokens in the reply."""
+
+    base_model_prefix = "shares"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = torch.nn.Identity()
+
+    def shares(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        share = (input_ids[:, -job["new_tokens"] :] % 2).float().mean(dim=1)
+        return SimpleNamespace(hidden_states=[share[:, None, None].expand(*input_ids.shape, 1)])
+
+
+class WithScore(OneStepATurn):
+    """Reports the mean score of the step too, where it can be compared."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        if job["odd_reward"]:
+            self.figures["score"] = logs["objective/scores"]
+
+
 critic = scorer()
 if lora is not None:
     critic = inject_adapter_in_model(lora, critic)
@@ -53,6 +76,8 @@ trainer = PPOTrainer(
         response_length=job["new_tokens"],
         temperature=1.0,
         learning_rate=job["learning_rate"],
+        lr_scheduler_type="constant",
+        kl_coef=job["kl_coef"],
         report_to=[],
         save_strategy="no",
         bf16=False,
@@ -62,10 +87,10 @@ trainer = PPOTrainer(
     processing_class=tokenizer,
     model=language_model(),
     ref_model=None,
-    reward_model=scorer(),
+    reward_model=OddShare() if job["odd_reward"] else scorer(),
     value_model=critic,
     train_dataset=Dataset.from_list(rows),
-    callbacks=[OneStepATurn(turns)],
+    callbacks=[WithScore(turns)],
     peft_config=lora,
 )
 # The rows in their order, as everybody else gets them.
