@@ -43,13 +43,14 @@ def test_training_goes_on_bit_for_bit_after_save_and_load(case, tmp_path, where)
     assert_equal(case.weights(handle), wanted)
 
 
-def test_without_its_optimizer_a_checkpoint_starts_adam_afresh(case, tmp_path):
-    """Also in a model that has moments of its own: they belong to weights that are gone."""
+@pytest.mark.parametrize("saved", [False, True])
+def test_without_its_optimizer_a_checkpoint_starts_adam_afresh(case, tmp_path, saved):
+    """Not saved or not wanted; also in a model that has moments of its own: they belong to weights that are gone."""
     handle, data = case.warm(), ppo_data(SEQUENCES)
-    case.engine.save(handle, tmp_path / "saved")
+    case.engine.save(handle, tmp_path / "saved", optimizer=saved)
     fresh = case.engine.create(case.spec(start=tmp_path / "saved"))
     step(case.engine, handle, data, PPO)
-    case.engine.load(handle, tmp_path / "saved")
+    case.engine.load(handle, tmp_path / "saved", optimizer=False)
     for _ in range(2):
         step(case.engine, handle, data, PPO)
         step(case.engine, fresh, data, PPO)

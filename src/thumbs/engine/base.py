@@ -27,6 +27,7 @@ class Handle:
 class ModelSpec:
     """What `create` makes: a base, an optional adapter (in `model.lora`), heads, and where the weights come from.
 
+    adapter_seed: of a fresh adapter, where it differs from `seed`, which the base of a byte model is made from.
     start: a checkpoint folder or another handle whose trunk weights are copied; None: the base model itself.
     trainable: False makes a frozen model (reference, reward model at work), which keeps no optimizer state.
     """
@@ -38,6 +39,7 @@ class ModelSpec:
     trainable: bool = True
     freeze_trunk: bool = False
     seed: int = 0
+    adapter_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Engine(Protocol):
         """Writes the weights (PEFT or Hugging Face format) and the scalar head to a folder, atomically."""
         ...
 
-    def load(self, handle: Handle, path: Path) -> None:
-        """Reads what `save` wrote; with optimizer state when it is there."""
+    def load(self, handle: Handle, path: Path, *, optimizer: bool = True) -> None:
+        """Reads what `save` wrote, with optimizer state when it is there and wanted; gradients are forgotten."""
         ...
 
     def close(self, handle: Handle) -> None:

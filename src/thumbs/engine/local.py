@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.decoder_config import write_config
 from thumbs.models.heads import ScalarHead
-from thumbs.models.lora import Adapter
+from thumbs.models.lora import Adapter, FrozenAdapter
 from thumbs.models.trunk import Trunk, open_trunk
 from thumbs.models.weights import load_state, merged_copy, named_tensors, prepack_decoder
 from thumbs.rollout.native import NativeSampler
@@ -69,6 +69,7 @@ class LocalEngine:
         self.decode_text = decode_text
         self._models: dict[int, _Model] = {}
         self._bases: dict[tuple[str, str, int], Trunk] = {}
+        self._frozen: dict[tuple[str, str, int], CausalLM] = {}
         self._states: dict[tuple[int, int], SharedStates] = {}
         self._next = 0
 
@@ -79,7 +80,8 @@ class LocalEngine:
                 raise ConfigError(
                     f"{spec.model.name} runs through transformers, which has no adapters here; set model.lora=null"
                 )
-            adapter = Adapter(trunk.config, spec.model.lora, spec.seed).to(_device(trunk))
+            seed = spec.seed if spec.adapter_seed is None else spec.adapter_seed
+            adapter = Adapter(trunk.config, spec.model.lora, seed).to(_device(trunk))
         scalar = ScalarHead(trunk.width).to(_device(trunk)) if "scalar" in spec.heads else None
         below = self._shared_states(trunk, adapter)
         network = Network(trunk, adapter, scalar, "lm" in spec.heads, spec.freeze_trunk, below)
@@ -108,27 +110,54 @@ class LocalEngine:
     def forward_backward(
         self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
     ) -> TrainOutput:
+        return _finish(self._passes(handle, data, losses, everywhere=logprobs_everywhere))
+
+    def in_parts(
+        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], *, backward: bool = True
+    ) -> Generator[None, None, TrainOutput]:
+        """`forward_backward` for those who serve others too: it gives way after each micro-batch, takes back its
+        gradients when it fails, and with backward=False adds none. Logprobs come back everywhere.
+        """
+        parameters = self._models[handle.id].trained().values()
+        before = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        failed = True
+        try:
+            output = yield from self._passes(handle, data, losses, everywhere=True, backward=backward)
+            failed = False
+        finally:
+            for parameter, grad in zip(parameters, before, strict=True):
+                if failed or parameter.grad is None:
+                    parameter.grad = grad
+                elif grad is not None:
+                    parameter.grad += grad
+        return output
+
+    def _passes(
+        self,
+        handle: Handle,
+        data: Sequence[Datum],
+        losses: Sequence[LossSpec],
+        *,
+        everywhere: bool,
+        backward: bool = True,
+    ) -> Generator[None, None, TrainOutput]:
         model = self._models[handle.id]
         trunk = model.network.trunk
         found: dict[int, ForwardOutput] = {}
         done: list[Computed] = []
         for batch in micro_batches(data, _device(trunk), worth=trunk.prefix_worth):
-            computed = losses_of(model.network, batch, losses, logprobs_everywhere=logprobs_everywhere)
+            with torch.set_grad_enabled(backward):
+                computed = losses_of(model.network, batch, losses, logprobs_everywhere=everywhere)
             if not torch.isfinite(computed.loss):
                 self._clear(model)
                 raise NonFiniteError(f"{handle.name}: the loss became {float(computed.loss.detach())}")
             if computed.loss.requires_grad:
                 computed.loss.backward()
             found |= _outputs(batch, computed.logprobs, computed.values)
-            done.append(
-                Computed(
-                    computed.loss.detach(),
-                    computed.logprobs,
-                    computed.values,
-                    computed.metrics,
-                    computed.weight,
-                )
-            )
+            done.append(replace(computed, loss=computed.loss.detach()))
+            yield
         loss = float(sum(float(c.loss) for c in done))
         return TrainOutput(loss, tuple(found[i] for i in range(len(data))), _merge(done))
 
@@ -192,18 +221,36 @@ class LocalEngine:
             tensors[OPTIMIZER] = _optimizer_tensors(model)
         write_checkpoint(path, tensors, files)
 
-    def load(self, handle: Handle, path: Path) -> None:
+    def load(self, handle: Handle, path: Path, *, optimizer: bool = True) -> None:
         model = self._models[handle.id]
-        model.steps = self._read(model, path)
+        steps = self._read(model, path)
+        model.steps = steps if optimizer else 0
         self._clear(model)
         model.optimizer = None  # moments belong to the weights beside which they were saved
-        if (path / OPTIMIZER).exists():
+        if optimizer and (path / OPTIMIZER).exists():
             model.optimizer = _optimizer(model.trained())
             with naming(path / OPTIMIZER):
                 _restore_optimizer(model, read_tensors(path / OPTIMIZER))
 
     def close(self, handle: Handle) -> None:
         del self._models[handle.id]
+
+    def frozen_base(self, model: ModelConfig) -> CausalLM:
+        """The base that adapters share, prepacked, to sample from; the same one at every call."""
+        key = _base_key(model, 0)
+        if key not in self._frozen:
+            trunk = self._base(model, 0)
+            if not isinstance(trunk, CausalLM):
+                raise ConfigError(f"{model.name} runs through transformers, which has no adapters here")
+            self._frozen[key] = prepack_decoder(merged_copy(trunk, None, trunk.dtype))
+        return self._frozen[key]
+
+    def frozen_adapter(self, handle: Handle) -> FrozenAdapter:
+        """The model's adapter as it is now, to sample from on `frozen_base`."""
+        network = self._models[handle.id].network
+        if network.adapter is None:
+            raise ConfigError(f"{handle.name} has no adapter; take a snapshot of it")
+        return FrozenAdapter(network.adapter, network.trunk.dtype)
 
     def merged(self, handle: Handle) -> CausalLM:
         """A frozen decoder with the adapter merged in, for export."""
@@ -222,10 +269,12 @@ class LocalEngine:
     def _trunk(self, spec: ModelSpec) -> Trunk:
         if spec.model.lora is None:
             return open_trunk(spec.model, seed=spec.seed, trained=spec.trainable)
-        # The base of a byte model is random, so its seed is part of what it is.
-        key = (spec.model.name, spec.model.dtype, spec.seed if spec.model.name.startswith("byte-") else 0)
+        return self._base(spec.model, spec.seed)
+
+    def _base(self, model: ModelConfig, seed: int) -> Trunk:
+        key = _base_key(model, seed)
         if key not in self._bases:
-            self._bases[key] = open_trunk(spec.model, seed=spec.seed)
+            self._bases[key] = open_trunk(model, seed=seed)
         return self._bases[key]
 
     def _shared_states(self, trunk: Trunk, adapter: Adapter | None) -> SharedStates | None:
@@ -268,6 +317,19 @@ class LocalEngine:
     def _clear(self, model: _Model) -> None:
         for parameter in model.trained().values():
             parameter.grad = None
+
+
+def _base_key(model: ModelConfig, seed: int) -> tuple[str, str, int]:
+    """The base of a byte model is random, so its seed is part of what it is."""
+    return model.name, model.dtype, seed if model.name.startswith("byte-") else 0
+
+
+def _finish(work: Generator[None, None, TrainOutput]) -> TrainOutput:
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            return stop.value
 
 
 def _device(trunk: Trunk) -> torch.device:

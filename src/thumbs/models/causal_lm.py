@@ -8,7 +8,7 @@ argument: one set of base weights serves many models. Weights: `weights.py`; ada
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.decoding import DecodingPlan
 from thumbs.models.kv_cache import KVCache
-from thumbs.models.lora import Adapter, adapted_linear
+from thumbs.models.lora import Adapter, FrozenAdapter, Parts, RowParts, adapted_linear
 from thumbs.models.operators import Angles, Heads, attend, attend_cached, keys_and_values, rms_norm, swiglu
 from thumbs.models.prefixes import WORTH, prefix_tree
 from thumbs.models.prepacked import logits
@@ -44,7 +44,7 @@ class Layer(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * c.intermediate, c.width))
         self.down = nn.Parameter(torch.empty(c.width, c.intermediate))
 
-    def mix(self, x: Tensor, adapter: dict | None) -> Tensor:
+    def mix(self, x: Tensor, adapter: Parts | RowParts | None) -> Tensor:
         """Queries, keys and values side by side, before their rotation, of hidden states [N, D]."""
         c = self.config
         normed = rms_norm(x, self.attention_norm, c.rms_eps)
@@ -55,7 +55,7 @@ class Layer(nn.Module):
         query, key = rms_norm(parts[0], self.query_norm, c.rms_eps), rms_norm(parts[1], self.key_norm, c.rms_eps)
         return torch.cat([query, key, parts[2]], dim=1).flatten(1)
 
-    def finish(self, x: Tensor, attended: Tensor, adapter: dict | None) -> Tensor:
+    def finish(self, x: Tensor, attended: Tensor, adapter: Parts | RowParts | None) -> Tensor:
         """Hidden states after the output projection and the feed-forward part."""
         x = adapted_linear(attended, self.output, adapter, "output", plus=x)
         normed = rms_norm(x, self.mlp_norm, self.config.rms_eps)
@@ -98,13 +98,15 @@ class CausalLM(nn.Module):
         self,
         tokens: Tensor,
         lengths: list[int],
-        adapter: Adapter | None = None,
+        adapter: Adapter | FrozenAdapter | None = None,
         parents: list[int] | None = None,
     ) -> Tensor:
         """Final hidden states [N, D] of segments laid end to end; one that continues another sees that one too."""
         return self.forward_above(self.embed(tokens), Rows.of(lengths, tokens.device, parents), 0, adapter)
 
-    def forward_above(self, x: Tensor, rows: Rows, first: int, adapter: Adapter | None = None) -> Tensor:
+    def forward_above(
+        self, x: Tensor, rows: Rows, first: int, adapter: Adapter | FrozenAdapter | None = None
+    ) -> Tensor:
         """Final hidden states [N, D] from the states `x` that enter layer `first`."""
         x = self.run_layers(x, rows, first, len(self.layers), adapter)
         return rms_norm(x, self.norm, self.config.rms_eps)
@@ -119,7 +121,7 @@ class CausalLM(nn.Module):
         rows: Rows,
         first: int,
         stop: int,
-        adapter: Adapter | None = None,
+        adapter: Adapter | FrozenAdapter | None = None,
         keep: Callable[[int, Tensor, Angles], None] | None = None,
     ) -> Tensor:
         """States after the layers first … stop - 1; `keep` is handed what each layer's attention is."""
@@ -140,7 +142,7 @@ class CausalLM(nn.Module):
         c = self.config
         return KVCache(c.layers, rows, c.kv_heads, length, c.head_dim, self.dtype, self.embedding.device)
 
-    def prefill(self, prompts: list[list[int]], cache: KVCache) -> Tensor:
+    def prefill(self, prompts: list[list[int]], cache: KVCache, adapter: FrozenAdapter | None = None) -> Tensor:
         """Final hidden states [B, D] at the last token of each prompt; fills the cache. Beginnings are shared."""
         device = self.embedding.device
         sequences = [np.array(prompt) for prompt in prompts]
@@ -152,23 +154,29 @@ class CausalLM(nn.Module):
             key, value = keys_and_values(mixed, angles, self.heads)
             cache.fill(layer, rows.pad_keys(key)[ends], rows.pad_keys(value)[ends])
 
-        x = self.run_layers(self.embed(tokens), rows, 0, len(self.layers), keep=keep)
+        x = self.run_layers(self.embed(tokens), rows, 0, len(self.layers), adapter, keep)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         cache.start(lengths)
         last = torch.from_numpy(tree.places).to(device)[lengths.cumsum(0) - 1]
         return rms_norm(x[last], self.norm, self.config.rms_eps)
 
-    def decode(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Final hidden states [B, D] of one more token a row; appends to the cache."""
+    def decode(
+        self, tokens: Tensor, cache: KVCache, adapters: Sequence[tuple[slice | Tensor, FrozenAdapter]] = ()
+    ) -> Tensor:
+        """Final hidden states [B, D] of one more token a row; appends to the cache.
+
+        adapters: of the rows that have one, each for the rows that it comes with.
+        """
         angles = self.rotary(cache.lengths)
         x = self.embed(tokens)
         cache.step()
-        if cache.plan is None and DecodingPlan.fits(self):
+        if not adapters and cache.plan is None and DecodingPlan.fits(self):
             cache.plan = DecodingPlan(self, cache)
-        if cache.plan is not None:
+        if not adapters and cache.plan is not None:
             return cache.plan.step(x, angles, cache.lengths)
         for index, layer in enumerate(self.blocks):
-            x = layer.finish(x, attend_cached(layer.mix(x, None), angles, cache, index, self.heads), None)
+            parts = [(rows, adapter.parts[index]) for rows, adapter in adapters] or None
+            x = layer.finish(x, attend_cached(layer.mix(x, parts), angles, cache, index, self.heads), parts)
         return rms_norm(x, self.norm, self.config.rms_eps)
 
     def rotary(self, positions: Tensor) -> Angles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,6 +60,38 @@ class KVCache:
         self.keys[layer][self._rows, :, at] = key
         self.values[layer][self._rows, :, at] = value
         return self.keys[layer][:, :, : self._longest], self.values[layer][:, :, : self._longest]
+
+    @property
+    def room(self) -> int:
+        """Tokens that a row can hold."""
+        return self.keys.shape[3]
+
+    @staticmethod
+    def joined(caches: Sequence[KVCache], room: int) -> KVCache:
+        """The rows of all, in order, each with room for so many tokens."""
+        first = caches[0]
+        layers, _, heads, _, width = first.keys.shape
+        rows, like = sum(len(cache.lengths) for cache in caches), first.keys
+        whole = KVCache(layers, rows, heads, room, width, like.dtype, like.device)
+        begin = 0
+        for cache in caches:
+            end, longest = begin + len(cache.lengths), cache._longest
+            for ours, theirs in ((whole.keys, cache.keys), (whole.values, cache.values)):
+                ours[:, begin:end, :, :longest] = theirs[:, :, :, :longest]
+            begin = end
+        whole.start(torch.cat([cache.lengths for cache in caches]))
+        return whole
+
+    def put(self, places: Tensor, caches: Sequence[KVCache]) -> None:
+        """Overwrites the rows at `places` by those of `caches`, in order."""
+        begin = 0
+        for cache in caches:
+            own, longest = places[begin : begin + len(cache.lengths)], cache._longest
+            self.keys[:, own, :, :longest] = cache.keys[:, :, :, :longest]
+            self.values[:, own, :, :longest] = cache.values[:, :, :, :longest]
+            self.lengths[own] = cache.lengths
+            begin += len(own)
+        self._longest = int(self.lengths.max())
 
     def select(self, rows: Tensor) -> None:
         """Keeps (or repeats) the given rows, in that order."""

@@ -1,0 +1,276 @@
+"""Continuous batching for many clients: one frozen base, an adapter a request, rows that come and go at every step.
+
+`NativeSampler` serves a stage, which has one policy and all its prompts at once; this serves whoever asks whenever.
+A sample depends on its own prompt, settings and seed; in other company its numbers may differ in their last bits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thumbs.functional.logprobs import measured_logprobs
+from thumbs.models.causal_lm import CausalLM
+from thumbs.models.kv_cache import KVCache
+from thumbs.models.lora import FrozenAdapter
+from thumbs.models.operators import vocabulary
+from thumbs.rollout.draw import draw, uniforms
+from thumbs.rollout.native import CACHE_TOKENS, MAX_ROWS
+from thumbs.rollout.sampler import SamplingParams
+
+ROOM = 128
+"""Tokens by which a cache grows."""
+
+PREFILL_TOKENS = 2048
+"""Prompt tokens that are read between two steps of the rows that decode already (one prompt at least)."""
+
+Top = list[tuple[int, float]]
+"""Likeliest tokens with their logprobs, descending."""
+
+
+@dataclass(eq=False)
+class Reply:
+    """One sample in progress; top: the likeliest tokens where each of its tokens was drawn."""
+
+    request: Request
+    u: np.ndarray
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top: list[Top] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether no token will follow."""
+        long = len(self.tokens) >= self.request.params.max_new_tokens
+        return self.stopped or long or self.request.cancelled
+
+
+@dataclass(eq=False)
+class Request:
+    """`len(seeds)` samples of one prompt. client: with whom others take turns; top, prompt_top: how many likeliest
+    tokens to tell.
+
+    `replies` hold the samples. Where they were asked for, prompt_logprobs are those of the prompt's tokens after the
+    first (nats, at temperature 1), and prompt_alternatives the likeliest tokens in the place of each.
+    """
+
+    client: Hashable
+    prompt: list[int]
+    params: SamplingParams
+    seeds: Sequence[int]
+    adapter: FrozenAdapter | None = None
+    wants_prompt_logprobs: bool = False
+    prompt_top: int = 0
+    top: int = 0
+    prompt_logprobs: np.ndarray | None = None
+    prompt_alternatives: list[Top] = field(default_factory=list)
+    cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        self.replies = [Reply(self, uniforms(seed, self.params.max_new_tokens)) for seed in self.seeds]
+        self.begun = 0  # replies that have been let in
+
+    @property
+    def reach(self) -> int:
+        """Tokens of prompt and reply together, at most."""
+        return len(self.prompt) + self.params.max_new_tokens
+
+    @property
+    def finished(self) -> bool:
+        """Whether every sample is complete."""
+        return all(reply.done for reply in self.replies)
+
+
+class SamplingPool:
+    """Requests wait in a queue for each client, and the clients take turns; `step` moves everybody by one token."""
+
+    def __init__(self, model: CausalLM, decode_text: Callable[[list[int]], str]) -> None:
+        self.model, self.decode_text = model, decode_text
+        self.waiting: dict[Hashable, deque[Request]] = {}
+        self._rows: list[Reply] = []
+        self._cache: KVCache | None = None
+        self._hidden = torch.empty(0)
+
+    def add(self, request: Request) -> None:
+        """Queues a request."""
+        self.waiting.setdefault(request.client, deque()).append(request)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._rows and not self.waiting
+
+    @property
+    def live(self) -> int:
+        """Rows that decode together now."""
+        return len(self._rows)
+
+    @torch.no_grad()
+    def step(self) -> list[Request]:
+        """One token for every row, new rows among them; returns the requests that are finished."""
+        self._admit()
+        before = [reply for reply in self._rows if not reply.done]
+        tokens = self._draw() if before else torch.empty(0, dtype=torch.long)
+        self._advance(tokens)
+        touched = dict.fromkeys(reply.request for reply in before)
+        return [request for request in touched if request.finished]
+
+    def clear(self) -> list[Request]:
+        """Forgets everything, as after an error; returns the requests that were in it."""
+        requests = [reply.request for reply in self._rows] + [r for queue in self.waiting.values() for r in queue]
+        self.waiting, self._rows, self._cache = {}, [], None
+        return list(dict.fromkeys(requests))
+
+    def _admit(self) -> None:
+        """Lets in what fits, reads its prompts and puts its rows below the others."""
+        new: list[Reply] = []
+        read = 0
+        while self.waiting and (not new or read < PREFILL_TOKENS):
+            client = next(iter(self.waiting))
+            request = self.waiting[client][0]
+            count = self._fitting(request, new)
+            if count == 0:
+                break
+            new += request.replies[request.begun : request.begun + count]
+            request.begun += count
+            read += len(request.prompt)
+            queue = self.waiting.pop(client)  # to the end: the next client's turn
+            if request.begun == len(request.replies):
+                queue.popleft()
+            if queue:
+                self.waiting[client] = queue
+        if new:
+            self._join(new)
+
+    def _fitting(self, request: Request, new: list[Reply]) -> int:
+        """How many more samples of a request can be let in."""
+        rows = [*new, *(reply for reply in self._rows if not reply.done)]
+        reach = max([request.reach, *(reply.request.reach for reply in rows)])
+        free = max(min(MAX_ROWS, CACHE_TOKENS // reach), 1) - len(rows)
+        return max(min(free, len(request.replies) - request.begun), 0)
+
+    def _join(self, new: list[Reply]) -> None:
+        """Reads the prompts of new rows, which take the places of rows that are done, or stand below the others."""
+        by_adapter: dict[int, list[Reply]] = {}
+        for reply in new:
+            by_adapter.setdefault(id(reply.request.adapter), []).append(reply)
+        read = [self._prefill(replies) for replies in by_adapter.values()]
+        caches, hidden = [cache for cache, _ in read], torch.cat([states for _, states in read])
+        new = [reply for replies in by_adapter.values() for reply in replies]
+        longest = max(int(cache.lengths.max()) for cache in caches)
+        done = [place for place, reply in enumerate(self._rows) if reply.done]
+        if self._cache is not None and len(done) >= len(new) and longest < self._cache.room:
+            places = torch.tensor(done[: len(new)], device=hidden.device)
+            self._cache.put(places, caches)
+            self._hidden = self._hidden.index_copy(0, places, hidden)
+            for place, reply in zip(done, new, strict=False):
+                self._rows[place] = reply
+            return
+        if self._cache is not None:
+            self._drop([i for i, reply in enumerate(self._rows) if not reply.done])
+            caches, hidden = [self._cache, *caches], torch.cat([self._hidden, hidden])
+        self._cache = KVCache.joined(caches, max(int(cache.lengths.max()) for cache in caches) + ROOM)
+        self._hidden, self._rows = hidden, [*self._rows, *new]
+
+    def _drop(self, kept: list[int]) -> None:
+        """Leaves only the rows at the places that are kept."""
+        assert self._cache is not None  # noqa: S101
+        places = torch.tensor(kept, dtype=torch.long, device=self._hidden.device)
+        self._cache.select(places)
+        self._hidden, self._rows = self._hidden[places], [self._rows[i] for i in kept]
+
+    def _prefill(self, replies: list[Reply]) -> tuple[KVCache, Tensor]:
+        """Cache and last states [B, D] of replies with one adapter; equal prompts are read once."""
+        adapter = replies[0].request.adapter
+        prompts = list(dict.fromkeys(tuple(reply.request.prompt) for reply in replies))
+        cache = self.model.new_cache(len(prompts), max(map(len, prompts)))
+        hidden = self.model.prefill([list(prompt) for prompt in prompts], cache, adapter)
+        place = {prompt: i for i, prompt in enumerate(prompts)}
+        rows = torch.tensor([place[tuple(reply.request.prompt)] for reply in replies], device=hidden.device)
+        cache.select(rows)
+        for request in dict.fromkeys(reply.request for reply in replies):
+            if request.wants_prompt_logprobs and request.prompt_logprobs is None:
+                self._read_prompt(request)
+        return cache, hidden[rows]
+
+    def _read_prompt(self, request: Request) -> None:
+        tokens = torch.tensor(request.prompt, device=self.model.embedding.device)
+        hidden = self.model.forward_packed(tokens, [len(tokens)], request.adapter)[:-1]
+        weight = self.model.head_weight()
+        request.prompt_logprobs = measured_logprobs(hidden, weight, tokens[1:], 1.0, vocabulary(hidden)).cpu().numpy()
+        if request.prompt_top:
+            for piece in hidden.split(ROOM):
+                request.prompt_alternatives += likeliest(self.model.logits(piece), request.prompt_top)
+
+    def _draw(self) -> Tensor:
+        """The next token of each row [B]; rows with equal settings draw together."""
+        logits = self.model.logits(self._hidden)
+        tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        groups: dict[tuple[float, int, float], list[int]] = {}
+        for place, reply in enumerate(self._rows):
+            p = reply.request.params
+            if not reply.done:
+                groups.setdefault((p.temperature, p.top_k, p.top_p), []).append(place)
+        for places in groups.values():
+            replies = [self._rows[i] for i in places]
+            at, params = torch.tensor(places, device=logits.device), replies[0].request.params
+            u = torch.tensor([reply.u[len(reply.tokens)] for reply in replies], device=logits.device)
+            own = logits[at]
+            drawn, logprobs = draw(own, u, params)
+            tokens[at] = drawn
+            self._take(replies, own, drawn.tolist(), logprobs.tolist())
+        return tokens
+
+    def _take(self, replies: list[Reply], logits: Tensor, tokens: list[int], logprobs: list[float]) -> None:
+        for i, (reply, token, logprob) in enumerate(zip(replies, tokens, logprobs, strict=True)):
+            params, top = reply.request.params, reply.request.top
+            if top:
+                reply.top += likeliest(logits[i : i + 1] / (params.temperature or 1.0), top)
+            reply.tokens.append(token)
+            reply.logprobs.append(logprob)
+            reply.stopped = token in params.stop_tokens
+            if params.stop_strings and not reply.stopped:
+                text = self.decode_text(reply.tokens)
+                reply.stopped = any(stop in text for stop in params.stop_strings)
+
+    def _advance(self, tokens: Tensor) -> None:
+        """Reads the tokens of the rows that go on; the others are dropped in batches, since that moves the cache."""
+        kept = [i for i, reply in enumerate(self._rows) if not reply.done]
+        if not kept:
+            self._rows, self._cache = [], None
+            return
+        assert self._cache is not None  # noqa: S101
+        if len(kept) <= 0.75 * len(self._rows) and not self.waiting:
+            tokens = tokens[kept]
+            self._drop(kept)
+        if int(self._cache.lengths.max()) == self._cache.room:
+            self._cache = KVCache.joined([self._cache], self._cache.room + ROOM)
+        self._hidden = self.model.decode(tokens, self._cache, self._adapters())
+
+    def _adapters(self) -> list[tuple[slice | Tensor, FrozenAdapter]]:
+        """Each adapter with its rows."""
+        places: dict[int, list[int]] = {}
+        for place, reply in enumerate(self._rows):
+            if reply.request.adapter is not None:
+                places.setdefault(id(reply.request.adapter), []).append(place)
+        if len(places) == 1 and len(next(iter(places.values()))) == len(self._rows):
+            adapter = self._rows[0].request.adapter
+            return [(slice(None), adapter)] if adapter is not None else []
+        found: list[tuple[slice | Tensor, FrozenAdapter]] = []
+        for own in places.values():
+            adapter = self._rows[own[0]].request.adapter
+            if adapter is not None:
+                found.append((torch.tensor(own, device=self._hidden.device), adapter))
+        return found
+
+
+def likeliest(logits: Tensor, count: int) -> list[Top]:
+    """The `count` likeliest tokens of each row of logits [N, V]."""
+    values, ids = logits.log_softmax(-1).topk(min(count, logits.shape[-1]), dim=-1)
+    return [list(zip(i, v, strict=True)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)]
