@@ -252,6 +252,17 @@ class LocalEngine:
             raise ConfigError(f"{handle.name} has no adapter; take a snapshot of it")
         return FrozenAdapter(network.adapter, network.trunk.dtype)
 
+    def read_adapter(self, path: Path) -> FrozenAdapter:
+        """The adapter of a checkpoint, to sample from on the `frozen_base` of its model."""
+        with naming(path):
+            model = ModelConfig.model_validate(read_manifest(path)["model"])
+            trunk = self._base(model, 0)
+            if model.lora is None or not isinstance(trunk, CausalLM):
+                raise ConfigError(f"{path} holds a whole model, no adapter")
+            adapter = Adapter(trunk.config, model.lora, 0)
+            adapter.load_peft_state(read_tensors(path / ADAPTER))
+        return FrozenAdapter(adapter.to(_device(trunk)), trunk.dtype)
+
     def merged(self, handle: Handle) -> CausalLM:
         """A frozen decoder with the adapter merged in, for export."""
         network = self._models[handle.id].network

@@ -30,11 +30,16 @@ SIZES = {
 }
 
 
-def build_byte_lm(name: str, seed: int, dtype: torch.dtype) -> CausalLM:
-    """An untrained decoder over 260 symbols (256 bytes, PAD, BOS, SEP, EOS); matrices are normal, deviation 0.02."""
+def byte_shape(name: str) -> DecoderConfig:
+    """The shape of a byte model; raises ModelError for an unknown name."""
     if name not in SIZES:
         raise ModelError(f"no byte model {name!r}; there are {', '.join(SIZES)}")
-    model = CausalLM(SIZES[name], dtype)
+    return SIZES[name]
+
+
+def build_byte_lm(name: str, seed: int, dtype: torch.dtype) -> CausalLM:
+    """An untrained decoder over 260 symbols (256 bytes, PAD, BOS, SEP, EOS); matrices are normal, deviation 0.02."""
+    model = CausalLM(byte_shape(name), dtype)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.dim() == 2:

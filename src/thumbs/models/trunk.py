@@ -11,10 +11,11 @@ import torch
 
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
-from thumbs.models.byte_lm import build_byte_lm
+from thumbs.errors import ModelError
+from thumbs.models.byte_lm import build_byte_lm, byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
-from thumbs.models.decoder_config import why_not_covered
+from thumbs.models.decoder_config import DecoderConfig, read_config, why_not_covered
 from thumbs.models.precision import compute_dtype, device
 from thumbs.models.weights import load_decoder
 
@@ -38,6 +39,16 @@ def open_trunk(config: ModelConfig, *, seed: int, trained: bool = True) -> Trunk
     else:
         trunk = _open_folder(resolve(config.name), dtype, master=master)
     return trunk.to(device()).requires_grad_(master)
+
+
+def decoder_shape(config: ModelConfig) -> DecoderConfig:
+    """Shape of a model that our decoder computes, without its weights; raises ModelError for any other."""
+    if is_builtin_byte(config.name):
+        return byte_shape(config.name)
+    raw = json.loads((resolve(config.name) / "config.json").read_text(encoding="utf-8"))
+    if reason := why_not_covered(raw):
+        raise ModelError(f"{config.name}: {reason}, so it runs through transformers, without adapters")
+    return read_config(raw)
 
 
 def open_tokenizer(config: ModelConfig) -> Tokenizer:

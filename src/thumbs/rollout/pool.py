@@ -134,12 +134,14 @@ class SamplingPool:
         while self.waiting and (not new or read < PREFILL_TOKENS):
             client = next(iter(self.waiting))
             request = self.waiting[client][0]
-            count = self._fitting(request, new)
-            if count == 0:
-                break
-            new += request.replies[request.begun : request.begun + count]
+            count = len(request.replies) - request.begun
+            if not request.cancelled:
+                count = self._fitting(request, new)
+                if count == 0:
+                    break
+                new += request.replies[request.begun : request.begun + count]
+                read += len(request.prompt)
             request.begun += count
-            read += len(request.prompt)
             queue = self.waiting.pop(client)  # to the end: the next client's turn
             if request.begun == len(request.replies):
                 queue.popleft()

@@ -1,0 +1,1 @@
+"""The training and sampling clients: the Tinker surface, in process."""

@@ -1,0 +1,361 @@
+"""What stands behind every client, in process or over HTTP: the engine, its models, samplers and checkpoints.
+
+Methods may be called from any thread and return futures for what takes long; one worker thread computes. Errors that
+are the caller's are `ThumbsError`s; anything else is ours.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thumbs.clients import translate, types
+from thumbs.clients.bases import Base, Bases
+from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
+from thumbs.clients.lanes import Work
+from thumbs.clients.sampling import Sampler, Sampling
+from thumbs.clients.store import Store
+from thumbs.clients.worker import Worker
+from thumbs.config.losses import CrossEntropy, LossSpec
+from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.engine.base import AdamStep, Handle, ModelSpec
+from thumbs.engine.local import LocalEngine
+from thumbs.errors import DataError, ThumbsError
+from thumbs.types import Datum
+
+ALPHA = 32.0
+"""Numerator of the scale of every adapter: the protocol does not carry it."""
+
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(eq=False)
+class _Model:
+    """A model under training. handle: None while it is on disk; dirty: it holds gradients that no step has used."""
+
+    base: Base
+    spec: ModelSpec
+    handle: Handle | None = None
+    dirty: bool = False
+
+
+class Backend(Sampling):
+    """See the module. models: the bases by the names that clients use; closed: no others can be asked for.
+
+    Adapters beyond `max_models` under training, and as many samplers, wait on disk until they are used again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        models: Mapping[str, ModelConfig],
+        *,
+        closed: bool = True,
+        max_models: int = 64,
+        max_queued_samples: int = 4096,
+        gap_grace_s: float = 30.0,
+    ) -> None:
+        bases, worker = Bases(models, closed=closed), Worker(gap_grace_s)
+        super().__init__(store, bases, LocalEngine(), worker, max_models, max_queued_samples)
+        self.max_models = max_models
+        self._models: OrderedDict[str, _Model] = OrderedDict()
+
+    # what there is
+
+    def supported_models(self) -> list[types.SupportedModel]:
+        """The bases that are offered; the context is in tokens."""
+        found = []
+        for name in self.bases.names:
+            context = self.bases[name].shape.context
+            found.append(
+                types.SupportedModel(model_name=name, max_context_length=context, trainable=True, sampleable=True)
+            )
+        return found
+
+    def tokenizer_folder(self, base_model: str) -> Path | None:
+        """A folder with the tokenizer's files; None for a byte model."""
+        return self.bases[base_model].folder
+
+    def tokenizer(self, base_model: str) -> Any:
+        """The tokenizer of a base as transformers loads it; of a byte model, ours."""
+        base = self.bases[base_model]
+        if base.folder is None:
+            return base.tokenizer
+        from transformers import AutoTokenizer  # takes seconds, and not every client asks
+
+        return AutoTokenizer.from_pretrained(base.folder)
+
+    def info(self, run_id: str) -> types.GetInfoResponse:
+        """Of a run, in memory or not."""
+        run = self.store.run(run_id)
+        if run is None:
+            raise DataError(f"there is no model {run_id!r}")
+        folder = self.tokenizer_folder(run.base_model)
+        data = types.ModelData(
+            arch="llama", model_name=run.base_model, tokenizer_id=None if folder is None else str(folder)
+        )
+        return types.GetInfoResponse(
+            type="get_info",
+            model_id=run_id,
+            model_data=data,
+            is_lora=True,
+            lora_rank=run.rank,
+            model_name=run.base_model,
+        )
+
+    def waiting(self) -> dict[str, Any]:
+        """For a status page: operations by lane, samples, models and samplers in memory, tokens sampled so far."""
+        return {
+            "operations": self._worker.waiting(),
+            "samples": self._worker.samples,
+            "models": sum(model.handle is not None for model in list(self._models.values())),
+            "samplers": sum(sampler.adapter is not None for sampler in list(self._samplers.values())),
+            "sampled_tokens": self._worker.sampled_tokens,
+        }
+
+    # training
+
+    def create_model(
+        self,
+        run_id: str,
+        session_id: str,
+        owner: str,
+        base_model: str,
+        lora: types.LoraConfig,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> Future[None]:
+        """A fresh adapter: its logprobs are the base model's."""
+        base = self.bases[base_model]
+        targets = (ATTENTION if lora.train_attn else ()) + (MLP if lora.train_mlp else ())
+        if not targets or lora.rank < 1:
+            raise DataError("lora_config: needed are a rank of 1 or more, and train_attn or train_mlp")
+        config = base.config.model_copy(update={"lora": LoraConfig(rank=lora.rank, alpha=ALPHA, targets=targets)})
+        seed = secrets.randbits(31) if lora.seed is None else lora.seed
+        model = _Model(base, ModelSpec(run_id, config, adapter_seed=seed))
+        self.store.add_run(
+            run_id,
+            session_id,
+            owner,
+            base_model,
+            rank=lora.rank,
+            seed=lora.seed,
+            train_unembed=lora.train_unembed,
+            train_mlp=lora.train_mlp,
+            train_attn=lora.train_attn,
+            user_metadata=user_metadata,
+        )
+        self._models[run_id] = model
+        return self._submit(run_id, None, lambda: self._create(model))
+
+    def create_from(
+        self,
+        run_id: str,
+        session_id: str,
+        owner: str,
+        path: str,
+        optimizer: bool,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> Future[None]:
+        """A model like the one that a checkpoint is of, with its weights."""
+        record = self._checkpoint(path)
+        run = self.store.run(record.run_id)
+        assert run is not None  # noqa: S101 (the store keeps no checkpoint without its run)
+        lora = types.LoraConfig(
+            rank=run.rank,
+            seed=run.seed,
+            train_unembed=run.train_unembed,
+            train_mlp=run.train_mlp,
+            train_attn=run.train_attn,
+        )
+        self.create_model(run_id, session_id, owner, run.base_model, lora, user_metadata)
+        return self.load(run_id, None, path, optimizer)
+
+    def forward_backward(
+        self,
+        run_id: str,
+        seq_id: int | None,
+        data: list[types.Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+        forward_only: bool = False,
+    ) -> Future[types.ForwardBackwardOutput]:
+        """Loss and logprobs; adds gradients unless it is forward only. Nothing of a failed pass stays."""
+
+        shape = self._known(run_id).base.shape
+        try:  # here, since the caller may go on to use its arrays for something else
+            spec = translate.loss_spec(loss_fn, loss_fn_config or {})
+            records = translate.engine_data(data, loss_fn, shape.vocab_size, shape.context)
+        except ThumbsError as error:
+            return self._submit(run_id, seq_id, lambda bad=error: _failing(bad))
+        return self._submit(run_id, seq_id, lambda: self._pass(run_id, records, spec, forward_only))
+
+    def forward_backward_custom(
+        self, run_id: str, data: list[types.Datum], loss_fn: CustomLoss
+    ) -> Future[types.ForwardBackwardOutput]:
+        """The same with a function of the logprobs; for clients of this process, whose code it runs."""
+
+        shape = self._known(run_id).base.shape
+
+        def run(data: list[types.Datum], forward_only: bool) -> Work:
+            records = translate.engine_data(data, "cross_entropy", shape.vocab_size, shape.context)
+            return self._pass(run_id, records, CrossEntropy(), forward_only)
+
+        return self._submit(run_id, None, lambda: custom_loss_pass(data, loss_fn, run))
+
+    def optim_step(self, run_id: str, seq_id: int | None, adam: types.AdamParams) -> Future[types.OptimStepResponse]:
+        """One AdamW step with what has been added up; without gradients nothing moves."""
+
+        def work() -> Work:
+            model, handle = self._in_memory(run_id)
+            yield
+            report = self._engine.optim_step(handle, _adam(adam))
+            model.dirty = False
+            metrics = {"grad_norm": report.grad_norm, "step": float(report.step), "learning_rate": adam.learning_rate}
+            return types.OptimStepResponse(metrics=metrics)
+
+        return self._submit(run_id, seq_id, work)
+
+    def save(
+        self,
+        run_id: str,
+        seq_id: int | None,
+        kind: str,
+        name: str,
+        *,
+        overwrite: bool = False,
+        ttl_seconds: float | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> Future[str]:
+        """The tinker:// path of what was saved: weights, with the optimizer's state where the kind is `weights`."""
+
+        def work() -> Work:
+            _, handle = self._in_memory(run_id)
+            yield
+            options = {"overwrite": overwrite, "ttl_seconds": ttl_seconds, "user_metadata": user_metadata}
+            with self.store.writing(run_id, kind, name, **options) as folder:
+                self._engine.save(handle, folder, optimizer=kind == "weights")
+            return f"tinker://{run_id}/{kind}/{name}"
+
+        return self._submit(run_id, seq_id, work)
+
+    def load(self, run_id: str, seq_id: int | None, path: str, optimizer: bool) -> Future[None]:
+        """Weights of a checkpoint, with the optimizer's state if asked for; pending gradients are dropped."""
+
+        def work() -> Work:
+            model, handle = self._in_memory(run_id)
+            yield
+            self._engine.load(handle, self._checkpoint(path).folder, optimizer=optimizer)
+            model.dirty = False
+
+        return self._submit(run_id, seq_id, work)
+
+    def skip(self, run_id: str, seq_id: int, error: Exception) -> Future[Any]:
+        """Takes the number of a submission that was no use; the future fails with `error` when its turn comes."""
+
+        return self._submit(run_id, seq_id, lambda: _failing(error))
+
+    def snapshot(self, run_id: str, seq_id: int | None, sampler_id: str) -> Future[str]:
+        """A sampler of the weights as they are when its turn comes; returns its id."""
+
+        def work() -> Work:
+            model, handle = self._in_memory(run_id)
+            yield
+            folder = self._spill(sampler_id)
+            self._engine.save(handle, folder)  # from where it comes back after others have taken its place
+            client = run_id.partition(":train:")[0]
+            self._add(sampler_id, Sampler(model.base, client, folder, self._engine.frozen_adapter(handle)))
+            return sampler_id
+
+        return self._submit(run_id, seq_id, work)
+
+    def unload(self, run_id: str) -> None:
+        """Forgets a model after what has been asked of it; its checkpoints stay."""
+
+        def work() -> Work:
+            yield
+            model = self._models.pop(run_id, None)
+            if model is not None and model.handle is not None:
+                self._engine.close(model.handle)
+            shutil.rmtree(self._spill(run_id), ignore_errors=True)
+
+        if run_id in self._models:
+            self._submit(run_id, None, work).add_done_callback(lambda _: self._worker.forget(run_id))
+
+    def close(self) -> None:
+        """Ends the worker; what waits fails."""
+        self._worker.close()
+        self._spilled.cleanup()
+
+    # on the worker's thread
+
+    def _known(self, run_id: str) -> _Model:
+        model = self._models.get(run_id)
+        if model is None:
+            raise DataError(
+                f"model {run_id!r} is not loaded: the server was restarted or its session ended. Resume with "
+                "create_training_client_from_state_with_optimizer and the path of a checkpoint"
+            )
+        return model
+
+    def _submit(self, run_id: str, seq_id: int | None, work: Callable[[], Work]) -> Future[Any]:
+        self._known(run_id)
+        return self._worker.submit(run_id, work, seq_id)
+
+    def _pass(self, run_id: str, records: list[Datum], spec: LossSpec, forward_only: bool) -> Work:
+        model, handle = self._in_memory(run_id)
+        model.dirty = model.dirty or not forward_only
+        output = yield from self._engine.in_parts(handle, records, [spec], backward=not forward_only)
+        return translate.train_output(output, records)
+
+    def _create(self, model: _Model) -> Work:
+        yield
+        model.handle = self._engine.create(model.spec)
+        self._make_room()
+
+    def _in_memory(self, run_id: str) -> tuple[_Model, Handle]:
+        """The model, brought back from disk if need be."""
+        model = self._models[run_id]
+        self._models.move_to_end(run_id)
+        if model.handle is None:
+            model.handle = self._engine.create(model.spec)
+            self._engine.load(model.handle, self._spill(run_id))
+            self._make_room()
+        return model, model.handle
+
+    def _make_room(self) -> None:
+        """Moves what has not been used for longest to disk."""
+        loaded = [(run_id, model) for run_id, model in self._models.items() if model.handle is not None]
+        busy = self._worker.waiting()
+        for run_id, model in loaded[: max(len(loaded) - self.max_models, 0)]:
+            if model.handle is not None and not model.dirty and run_id not in busy:
+                self._engine.save(model.handle, self._spill(run_id), optimizer=True)
+                self._engine.close(model.handle)
+                model.handle = None
+
+
+def _failing(error: Exception) -> Work:
+    yield
+    raise error
+
+
+def _adam(adam: types.AdamParams) -> AdamStep:
+    numbers = [adam.learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.grad_clip_norm]
+    fits = adam.learning_rate >= 0 and 0 <= adam.beta1 < 1 and 0 <= adam.beta2 < 1 and min(numbers[3:]) >= 0
+    if not fits or not all(map(math.isfinite, numbers)):
+        raise DataError(f"adam_params {adam}: rates are 0 or more, betas in [0, 1), all of them finite")
+    return AdamStep(
+        adam.learning_rate,
+        adam.learning_rate,
+        adam.beta1,
+        adam.beta2,
+        adam.eps,
+        adam.weight_decay,
+        adam.grad_clip_norm or math.inf,
+    )

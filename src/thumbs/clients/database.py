@@ -1,0 +1,144 @@
+"""A SQLite file or a PostgreSQL database, its tables up to date, and the few ways in which the store asks it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Delete,
+    Engine,
+    Select,
+    Table,
+    Update,
+    create_engine,
+    event,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from thumbs.errors import ConfigError, ThumbsError
+
+BUSY_TIMEOUT_S = 30
+
+R = TypeVar("R")
+
+
+class StoreError(ThumbsError, ValueError):
+    """The caller asked the store for something that it does not have or does not allow."""
+
+
+class Database:
+    """Thread-safe. A record class has a field for each column of the query that it is made from.
+
+    A transaction must begin with a write: SQLite then waits for its turn, and does not find out in the middle that
+    another process was faster. Raises ConfigError where the database cannot be opened.
+    """
+
+    def __init__(self, url: str | URL) -> None:
+        try:
+            self._engine = create_engine(url)
+        except (SQLAlchemyError, ImportError, ValueError) as error:
+            raise ConfigError(
+                f"the database URL is of no use: {error}\nallowed: sqlite:///FILE, or "
+                "postgresql+psycopg://USER@HOST/NAME with the package psycopg installed"
+            ) from error
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
+        if self._is_sqlite:
+            event.listen(self._engine, "connect", _prepare)
+        _migrate(self._engine, self._is_sqlite)
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._engine.dispose()
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[Connection]:
+        """All of the block or nothing. It survives a kill of the process; if `durable`, a power cut too."""
+        with self._engine.begin() as connection:
+            if self._is_sqlite:
+                # FULL waits for the disk at each commit (milliseconds), NORMAL leaves that to the system.
+                connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            yield connection
+
+    def execute(self, statement: Update | Delete, *, durable: bool = False) -> int:
+        """Update or delete; how many rows it touched."""
+        with self.transaction(durable=durable) as connection:
+            return connection.execute(statement).rowcount
+
+    def insert(self, table: Table, record: Any) -> None:
+        """Add a record, its id the first field; raises StoreError where it is there or its session is not."""
+        try:
+            with self.transaction() as connection:
+                connection.execute(insert(table).values(vars(record)))
+        except IntegrityError as error:
+            record_id = next(iter(vars(record).values()))
+            raise StoreError(
+                f"cannot add {record_id!r} to the {table.name}: it is there already, or its session does not exist"
+            ) from error
+
+    def all(self, record: Callable[..., R], query: Select[Any]) -> list[R]:
+        """Every row as a record."""
+        with self._engine.connect() as connection:
+            return [record(**row._asdict()) for row in connection.execute(query)]
+
+    def one(self, record: Callable[..., R], query: Select[Any]) -> R | None:
+        """The row as a record; None where there is none."""
+        return next(iter(self.all(record, query)), None)
+
+    def page(self, record: Callable[..., R], query: Select[Any], limit: int, offset: int) -> tuple[list[R], int]:
+        """Some rows as records, and how many rows the whole query has."""
+        count = select(func.count()).select_from(query.order_by(None).subquery())
+        return self.all(record, query.limit(limit).offset(offset)), self.values(count)[0]
+
+    def values(self, query: Select[Any]) -> list[Any]:
+        """The first column of every row."""
+        with self._engine.connect() as connection:
+            return list(connection.scalars(query))
+
+
+def oldest_first(table: Table) -> Select[Any]:
+    """All rows in the order of their creation."""
+    return select(table).order_by(table.c.created, table.c.id)
+
+
+def newest_first(table: Table) -> Select[Any]:
+    """All rows against the order of their creation."""
+    return select(table).order_by(table.c.created.desc(), table.c.id.desc())
+
+
+def _prepare(connection: Any, _: object) -> None:
+    """Set up a new SQLite connection."""
+    connection.isolation_level = "IMMEDIATE"  # the driver's BEGIN, before a write; a read needs none
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _migrate(engine: Engine, is_sqlite: bool) -> None:
+    """Bring the tables up to date, all of it or nothing."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports its import, and each opening, as news
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    try:
+        with engine.begin() as connection:
+            if is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins none by itself for a CREATE TABLE
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except (SQLAlchemyError, CommandError) as error:
+        raise ConfigError(
+            f"cannot open the database {engine.url!r}: {error}\nit must be reachable and writable, and not written "
+            "by a newer thumbs"
+        ) from error

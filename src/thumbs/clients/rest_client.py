@@ -1,0 +1,133 @@
+"""What the store holds, as a hosted service's REST interface tells it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from thumbs.clients import types
+from thumbs.clients.futures import APIFuture
+from thumbs.clients.listings import checkpoint_of, training_run_of, weights_info_of
+from thumbs.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from thumbs.clients.backend import Backend
+
+
+class RestClient:
+    """Runs, checkpoints and sessions of one owner."""
+
+    def __init__(self, backend: Backend, owner: str) -> None:
+        self._backend, self._store, self._owner = backend, backend.store, owner
+
+    def get_server_capabilities(self) -> APIFuture[types.GetServerCapabilitiesResponse]:
+        """The base models that are offered by name."""
+        return APIFuture.of(types.GetServerCapabilitiesResponse(supported_models=self._backend.supported_models()))
+
+    def get_training_run(self, training_run_id: str, access_scope: str = "owned") -> APIFuture[types.TrainingRun]:
+        """One run."""
+        run = self._store.run(training_run_id)
+        if run is None:
+            raise DataError(f"there is no training run {training_run_id!r}")
+        return APIFuture.of(training_run_of(self._store, run))
+
+    def get_training_run_by_tinker_path(
+        self, tinker_path: str, access_scope: str = "owned"
+    ) -> APIFuture[types.TrainingRun]:
+        """The run that a checkpoint is of."""
+        return self.get_training_run(types.ParsedCheckpointTinkerPath.from_tinker_path(tinker_path).training_run_id)
+
+    def get_weights_info_by_tinker_path(self, tinker_path: str) -> APIFuture[types.WeightsInfoResponse]:
+        """The base model and the adapter's settings of a checkpoint."""
+        record = self._store.checkpoint(tinker_path)
+        run = None if record is None else self._store.run(record.run_id)
+        if run is None:
+            raise CheckpointError(f"there is no checkpoint {tinker_path!r}; it may have expired or been deleted")
+        return APIFuture.of(weights_info_of(run))
+
+    def list_training_runs(
+        self, limit: int = 20, offset: int = 0, access_scope: str = "owned", project_id: str | None = None
+    ) -> APIFuture[types.TrainingRunsResponse]:
+        """Runs, newest first."""
+        runs, total = self._store.runs(self._owner, limit, offset)
+        cursor = types.Cursor(offset=offset, limit=limit, total_count=total)
+        listed = [training_run_of(self._store, run) for run in runs]
+        return APIFuture.of(types.TrainingRunsResponse(training_runs=listed, cursor=cursor))
+
+    def list_checkpoints(self, training_run_id: str) -> APIFuture[types.CheckpointsListResponse]:
+        """Checkpoints of a run, newest first."""
+        found = [checkpoint_of(record) for record in self._store.checkpoints_of(training_run_id)]
+        return APIFuture.of(types.CheckpointsListResponse(checkpoints=found))
+
+    def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> APIFuture[types.CheckpointsListResponse]:
+        """Checkpoints of all runs, newest first."""
+        records, total = self._store.checkpoints(self._owner, limit, offset)
+        cursor = types.Cursor(offset=offset, limit=limit, total_count=total)
+        found = [checkpoint_of(record) for record in records]
+        return APIFuture.of(types.CheckpointsListResponse(checkpoints=found, cursor=cursor))
+
+    def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> APIFuture[None]:
+        """Deletes a checkpoint by its run and its kind/name."""
+        return self.delete_checkpoint_from_tinker_path(f"tinker://{training_run_id}/{checkpoint_id}")
+
+    def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
+        """Deletes a checkpoint."""
+        return APIFuture.of(self._store.delete_checkpoint(tinker_path))
+
+    def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
+        """Lets others read a checkpoint."""
+        return APIFuture.of(self._store.publish(tinker_path, True))
+
+    def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
+        """Keeps it to its owner again."""
+        return APIFuture.of(self._store.publish(tinker_path, False))
+
+    def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> APIFuture[None]:
+        """Lets a checkpoint expire after that many seconds; None: never."""
+        return APIFuture.of(self._store.set_ttl(tinker_path, ttl_seconds))
+
+    def list_sessions(
+        self, limit: int = 20, offset: int = 0, access_scope: str = "owned"
+    ) -> APIFuture[types.ListSessionsResponse]:
+        """Ids of sessions, newest first."""
+        sessions, _ = self._store.sessions(self._owner, limit, offset)
+        return APIFuture.of(types.ListSessionsResponse(sessions=[session.id for session in sessions]))
+
+    def get_session(self, session_id: str, access_scope: str = "owned") -> APIFuture[types.GetSessionResponse]:
+        """The runs and samplers of a session."""
+        session = self._store.session(session_id)
+        if session is None:
+            raise DataError(f"there is no session {session_id!r}")
+        return APIFuture.of(
+            types.GetSessionResponse(
+                training_run_ids=[run.id for run in self._store.runs_of(session_id)],
+                sampler_ids=[sampler.id for sampler in self._store.samplers_of(session_id)],
+                user_metadata=session.user_metadata,
+                display_name=session.display_name,
+            )
+        )
+
+    def get_sampler(self, sampler_id: str) -> APIFuture[types.GetSamplerResponse]:
+        """What a sampler samples from."""
+        sampler = self._store.sampler(sampler_id)
+        if sampler is None:
+            raise DataError(f"there is no sampler {sampler_id!r}")
+        return APIFuture.of(
+            types.GetSamplerResponse(
+                sampler_id=sampler.id, base_model=sampler.base_model, model_path=sampler.model_path
+            )
+        )
+
+    get_training_run_async = get_training_run
+    get_training_run_by_tinker_path_async = get_training_run_by_tinker_path
+    get_weights_info_by_tinker_path_async = get_weights_info_by_tinker_path
+    list_training_runs_async = list_training_runs
+    list_checkpoints_async = list_checkpoints
+    list_user_checkpoints_async = list_user_checkpoints
+    delete_checkpoint_async = delete_checkpoint
+    delete_checkpoint_from_tinker_path_async = delete_checkpoint_from_tinker_path
+    publish_checkpoint_from_tinker_path_async = publish_checkpoint_from_tinker_path
+    unpublish_checkpoint_from_tinker_path_async = unpublish_checkpoint_from_tinker_path
+    set_checkpoint_ttl_from_tinker_path_async = set_checkpoint_ttl_from_tinker_path
+    list_sessions_async = list_sessions
+    get_session_async = get_session
+    get_sampler_async = get_sampler

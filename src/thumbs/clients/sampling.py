@@ -1,0 +1,146 @@
+"""The half of the backend that samples: frozen adapters on shared bases, all of one base in one pool."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from thumbs.clients import translate, types
+from thumbs.clients.bases import Base, Bases
+from thumbs.clients.store import Store
+from thumbs.clients.tables import CheckpointRecord
+from thumbs.clients.worker import Worker
+from thumbs.engine.local import OPTIMIZER, LocalEngine
+from thumbs.errors import CheckpointError, DataError, ThumbsError
+from thumbs.models.lora import FrozenAdapter
+from thumbs.rollout.pool import Request, SamplingPool
+
+
+class FullError(ThumbsError, RuntimeError):
+    """Too many requests wait already; come back later."""
+
+
+@dataclass(eq=False)
+class Sampler:
+    """Weights to sample from. client: with whom others take turns; folder: of its adapter, None for the bare base."""
+
+    base: Base
+    client: str
+    folder: Path | None = None
+    adapter: FrozenAdapter | None = None
+
+
+class Sampling:
+    """Samplers by id; of those with adapters the `max_samplers` that were used last are in memory."""
+
+    def __init__(
+        self, store: Store, bases: Bases, engine: LocalEngine, worker: Worker, max_samplers: int, max_queued: int
+    ) -> None:
+        self.store, self.bases, self.max_samplers, self.max_queued = store, bases, max_samplers, max_queued
+        self._engine, self._worker = engine, worker
+        self._samplers: OrderedDict[str, Sampler] = OrderedDict()
+        self._pools: dict[str, SamplingPool] = {}
+        self._lock = threading.Lock()
+        self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-")
+
+    def open_sampler(
+        self, sampler_id: str, session_id: str, owner: str, *, base_model: str | None = None, path: str | None = None
+    ) -> None:
+        """A sampler of a checkpoint, or of a bare base model; raises ThumbsError where there is no such thing."""
+        folder = None
+        if path is not None:
+            record = self._checkpoint(path)
+            run = self.store.run(record.run_id)
+            assert run is not None  # noqa: S101 (the store keeps no checkpoint without its run)
+            base_model, folder = run.base_model, self._spill(sampler_id)
+            # A copy, since the checkpoint may be deleted or overwritten while the sampler is in use.
+            shutil.copytree(record.folder, folder, ignore=shutil.ignore_patterns(OPTIMIZER), dirs_exist_ok=True)
+        if base_model is None:
+            raise DataError("a sampler needs a base_model or a model_path")
+        base = self.bases[base_model]
+        self.store.add_sampler(sampler_id, session_id, owner, base_model, path)
+        self._add(sampler_id, Sampler(base, session_id, folder))
+
+    def sample(
+        self,
+        sampler_id: str,
+        prompt: types.ModelInput,
+        num_samples: int,
+        params: types.SamplingParams,
+        *,
+        prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        prompt_logprobs_last_n: int | None = None,
+    ) -> Future[types.SampleResponse]:
+        """Samples. The same seed gives the same samples, which differ from each other; cancelling ends them.
+
+        Raises FullError where too much waits already, DataError for a prompt or settings that cannot be.
+        """
+        sampler = self._samplers.get(sampler_id)
+        if sampler is None:
+            raise DataError(f"sampler {sampler_id!r} is gone; make a new one from a checkpoint or the training client")
+        if self._worker.samples >= self.max_queued:
+            raise FullError(f"{self._worker.samples} requests for samples wait already")
+        if num_samples < 1:
+            raise DataError(f"num_samples is {num_samples}; it must be 1 or more")
+        shape = sampler.base.shape
+        tokens = translate.prompt_tokens(prompt, shape.vocab_size)
+        settings = translate.sampling_params(params, len(tokens), shape.context, sampler.base.tokenizer.stop_ids)
+        seed = secrets.randbits(62) if params.seed is None else params.seed % 2**62
+        request = Request(
+            sampler.client,
+            tokens.tolist(),
+            settings,
+            range(seed, seed + num_samples),
+            wants_prompt_logprobs=prompt_logprobs or topk_prompt_logprobs > 0,
+            prompt_top=topk_prompt_logprobs,
+            top=topk_sample_logprobs,
+        )
+        return self._worker.sample(
+            lambda: self._pool(sampler_id, sampler, request),
+            request,
+            lambda done: translate.sample_response(done, prompt_logprobs_last_n),
+        )
+
+    def close_sampler(self, sampler_id: str) -> None:
+        """Forgets a sampler; what is being sampled goes on."""
+        with self._lock:
+            self._samplers.pop(sampler_id, None)
+        shutil.rmtree(self._spill(sampler_id), ignore_errors=True)
+
+    def _add(self, sampler_id: str, sampler: Sampler) -> None:
+        with self._lock:
+            self._samplers[sampler_id] = sampler
+            loaded = [each for each in self._samplers.values() if each.adapter is not None]
+            for each in loaded[: max(len(loaded) - self.max_samplers, 0)]:
+                each.adapter = None
+
+    def _pool(self, sampler_id: str, sampler: Sampler, request: Request) -> SamplingPool:
+        """The pool of the sampler's base, after the request has got the sampler's adapter."""
+        base = sampler.base
+        if sampler.folder is not None and sampler.adapter is None:
+            sampler.adapter = self._engine.read_adapter(sampler.folder)
+        request.adapter = sampler.adapter
+        if sampler_id in self._samplers:
+            self._samplers.move_to_end(sampler_id)
+            self._add(sampler_id, sampler)
+        if base.name not in self._pools:
+            model = self._engine.frozen_base(base.config)
+            self._pools[base.name] = SamplingPool(model, lambda tokens: base.tokenizer.decode(tokens, False))
+        return self._pools[base.name]
+
+    def _checkpoint(self, path: str) -> CheckpointRecord:
+        record = self.store.checkpoint(path)
+        if record is None:
+            raise CheckpointError(f"there is no checkpoint {path!r}; it may have expired or been deleted")
+        return record
+
+    def _spill(self, name: str) -> Path:
+        return Path(self._spilled.name) / name.replace(":", "_")

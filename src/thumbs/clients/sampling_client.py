@@ -1,0 +1,77 @@
+"""Sampling from weights that stay as they are."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from thumbs.clients import types
+from thumbs.clients.futures import APIFuture, Ready, after
+
+if TYPE_CHECKING:
+    from thumbs.clients.service_client import ServiceClient
+
+
+class SamplingClient(Ready):
+    """A sampler. `made`: of one whose weights are still to be taken, when a training client's turn comes."""
+
+    def __init__(
+        self, service: ServiceClient, sampler_id: str, base_model: str, made: Future[Any] | None = None
+    ) -> None:
+        self.service, self.sampler_id, self.base_model, self._made = service, sampler_id, base_model, made
+        self._backend = service.backend
+
+    def sample(
+        self,
+        prompt: types.ModelInput,
+        num_samples: int = 1,
+        sampling_params: types.SamplingParams | None = None,
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        prompt_logprobs_last_n: int | None = None,
+    ) -> APIFuture[types.SampleResponse]:
+        """`num_samples` continuations of the prompt, with the logprob of each token at the sampling temperature."""
+        params = sampling_params or types.SamplingParams()
+
+        def begin() -> Future[types.SampleResponse]:
+            return self._backend.sample(
+                self.sampler_id,
+                prompt,
+                num_samples,
+                params,
+                prompt_logprobs=include_prompt_logprobs,
+                topk_prompt_logprobs=topk_prompt_logprobs,
+                topk_sample_logprobs=topk_sample_logprobs,
+                prompt_logprobs_last_n=prompt_logprobs_last_n,
+            )
+
+        return APIFuture(begin() if self._made is None else after(self._made, begin))
+
+    def compute_logprobs(
+        self, prompt: types.ModelInput, prompt_logprobs_last_n: int | None = None
+    ) -> APIFuture[list[float | None]]:
+        """The logprob of each token of the prompt after those before it, at temperature 1; None for the first."""
+        asked = self.sample(
+            prompt,
+            1,
+            types.SamplingParams(max_tokens=1),
+            include_prompt_logprobs=True,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
+        )
+        return APIFuture(asked.future(), lambda response: response.prompt_logprobs)
+
+    def get_tokenizer(self) -> Any:
+        """The tokenizer of the base model, as transformers loads it."""
+        return self._backend.tokenizer(self.base_model)
+
+    def get_base_model(self) -> str:
+        """The name of the base model."""
+        return self.base_model
+
+    async def get_base_model_async(self) -> str:
+        """As `get_base_model`."""
+        return self.base_model
+
+    sample_async = sample
+    compute_logprobs_async = compute_logprobs

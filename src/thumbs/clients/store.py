@@ -1,0 +1,267 @@
+"""What outlives a process: tokens, sessions, runs, samplers, checkpoints and the futures of the service.
+
+Rows are in a database, checkpoints in folders beside it. Every method is one short transaction, so threads and
+processes can share a store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import secrets
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, ColumnElement, and_, delete, insert, select, true, update
+
+from thumbs.clients.checkpoint_folders import locked
+from thumbs.clients.checkpoint_store import CheckpointStore
+from thumbs.clients.database import Database, StoreError, newest_first, oldest_first
+from thumbs.clients.tables import (
+    FUTURES,
+    RUNS,
+    SAMPLERS,
+    SESSIONS,
+    TOKENS,
+    FutureRecord,
+    RunRecord,
+    SamplerRecord,
+    SessionRecord,
+    TokenRecord,
+)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Store(CheckpointStore):
+    """The records and checkpoints under one folder; safe to share between threads and processes.
+
+    `url` is a SQLAlchemy URL, by default that of the SQLite file store.db in the folder; checkpoints are in the
+    folder always, so a database belongs to one folder. Opening brings the tables up to date and deletes what a crash
+    left. `clock` says what time it is. Raises ConfigError where the database cannot be opened.
+    """
+
+    def __init__(self, folder: Path, url: str | None = None, *, clock: Callable[[], datetime] = _utc_now) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(folder / ".opening", fcntl.LOCK_EX):
+            database = Database(url or URL.create("sqlite", database=str(folder / "store.db")))
+            super().__init__(folder, database, clock)
+
+    def close(self) -> None:
+        """Let go of the database's connections."""
+        self._db.close()
+
+    # tokens
+
+    def add_token(self, owner: str) -> str:
+        """A new token of `owner`. It cannot be shown again: only its hash is kept."""
+        token = f"tml-{secrets.token_urlsafe(32)}"
+        row = {"id": uuid.uuid4().hex, "owner": owner, "digest": _digest(token), "created": self._now()}
+        with self._db.transaction(durable=True) as db:
+            db.execute(insert(TOKENS).values(row))
+        return token
+
+    def owner_of(self, token: str) -> str | None:
+        """Whose token it is; None for one that is unknown or revoked."""
+        return next(iter(self._db.values(select(TOKENS.c.owner).where(TOKENS.c.digest == _digest(token)))), None)
+
+    def tokens(self) -> list[TokenRecord]:
+        """All tokens, oldest first, without their secrets."""
+        return self._db.all(TokenRecord, oldest_first(TOKENS).with_only_columns(*TOKENS.c["id", "owner", "created"]))
+
+    def revoke(self, token_id: str) -> None:
+        """Make a token unknown; raises StoreError where it is unknown already."""
+        if not self._db.execute(delete(TOKENS).where(TOKENS.c.id == token_id), durable=True):
+            raise StoreError(f"no token has the id {token_id!r}; list the tokens to see their ids")
+
+    # sessions
+
+    def add_session(
+        self,
+        owner: str,
+        *,
+        tags: Sequence[str] = (),
+        user_metadata: Mapping[str, Any] | None = None,
+        project_id: str | None = None,
+        display_name: str | None = None,
+        sdk_version: str = "",
+    ) -> str:
+        """The id of a new session, a UUID."""
+        now = self._now()
+        session = SessionRecord(
+            id=str(uuid.uuid4()),
+            owner=owner,
+            tags=list(tags),
+            user_metadata=dict(user_metadata or {}),
+            project_id=project_id,
+            display_name=display_name,
+            sdk_version=sdk_version,
+            created=now,
+            last_seen=now,
+            finished=None,
+            reason=None,
+        )
+        self._db.insert(SESSIONS, session)
+        return session.id
+
+    def session(self, session_id: str) -> SessionRecord | None:
+        """The session of that id, finished or not."""
+        return self._db.one(SessionRecord, select(SESSIONS).where(SESSIONS.c.id == session_id))
+
+    def sessions(self, owner: str, limit: int, offset: int) -> tuple[list[SessionRecord], int]:
+        """A page of the owner's sessions, newest first, and how many there are."""
+        return self._db.page(SessionRecord, newest_first(SESSIONS).where(SESSIONS.c.owner == owner), limit, offset)
+
+    def touch_session(self, session_id: str) -> None:
+        """Note that the session's client lives."""
+        self._db.execute(update(SESSIONS).where(SESSIONS.c.id == session_id).values(last_seen=self._now()))
+
+    def finish_session(self, session_id: str, reason: str) -> None:
+        """End a session; the first reason stays."""
+        unfinished = and_(SESSIONS.c.id == session_id, SESSIONS.c.finished.is_(None))
+        self._db.execute(update(SESSIONS).where(unfinished).values(finished=self._now(), reason=reason))
+
+    def stale_sessions(self, older_than_s: float) -> list[str]:
+        """Ids of the unfinished sessions that were not touched for longer than that."""
+        silent = SESSIONS.c.last_seen < self._ago(older_than_s)
+        return self._db.values(select(SESSIONS.c.id).where(silent, SESSIONS.c.finished.is_(None)))
+
+    # runs and samplers
+
+    def add_run(
+        self,
+        run_id: str,
+        session_id: str,
+        owner: str,
+        base_model: str,
+        *,
+        rank: int,
+        seed: int | None,
+        train_unembed: bool,
+        train_mlp: bool,
+        train_attn: bool,
+        user_metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep how a run was created; raises StoreError where the id is taken or the session is unknown."""
+        now = self._now()
+        run = RunRecord(
+            id=run_id,
+            session_id=session_id,
+            owner=owner,
+            base_model=base_model,
+            rank=rank,
+            seed=seed,
+            train_unembed=train_unembed,
+            train_mlp=train_mlp,
+            train_attn=train_attn,
+            user_metadata=dict(user_metadata or {}),
+            created=now,
+            last_request=now,
+        )
+        self._db.insert(RUNS, run)
+
+    def run(self, run_id: str) -> RunRecord | None:
+        """The run of that id."""
+        return self._db.one(RunRecord, select(RUNS).where(RUNS.c.id == run_id))
+
+    def runs(self, owner: str, limit: int, offset: int) -> tuple[list[RunRecord], int]:
+        """A page of the owner's runs, newest first, and how many there are."""
+        return self._db.page(RunRecord, newest_first(RUNS).where(RUNS.c.owner == owner), limit, offset)
+
+    def runs_of(self, session_id: str) -> list[RunRecord]:
+        """The session's runs, oldest first."""
+        return self._db.all(RunRecord, oldest_first(RUNS).where(RUNS.c.session_id == session_id))
+
+    def touch_run(self, run_id: str) -> None:
+        """Note that the run was asked for something."""
+        self._db.execute(update(RUNS).where(RUNS.c.id == run_id).values(last_request=self._now()))
+
+    def add_sampler(
+        self, sampler_id: str, session_id: str, owner: str, base_model: str, model_path: str | None = None
+    ) -> None:
+        """Keep what a sampler samples from; raises StoreError where the id is taken or the session is unknown."""
+        self._db.insert(SAMPLERS, SamplerRecord(sampler_id, session_id, owner, base_model, model_path, self._now()))
+
+    def sampler(self, sampler_id: str) -> SamplerRecord | None:
+        """The sampler of that id."""
+        return self._db.one(SamplerRecord, select(SAMPLERS).where(SAMPLERS.c.id == sampler_id))
+
+    def samplers_of(self, session_id: str) -> list[SamplerRecord]:
+        """The session's samplers, oldest first."""
+        return self._db.all(SamplerRecord, oldest_first(SAMPLERS).where(SAMPLERS.c.session_id == session_id))
+
+    # futures of the service
+
+    def add_future(
+        self,
+        request_id: str,
+        owner: str,
+        kind: str,
+        *,
+        session_id: str | None = None,
+        key: tuple[str, int] | None = None,
+        body_hash: str = "",
+    ) -> FutureRecord:
+        """A new pending future or, where the key is taken, the one that has it: compare the `body_hash`.
+
+        `key` is a scope (a model, a session) and a number within it, below 2⁶³. Raises StoreError where the request
+        id is taken or the session is unknown.
+        """
+        scope, seq = key or (None, None)
+        future = FutureRecord(request_id, owner, kind, session_id, scope, seq, body_hash, created=self._now())
+        try:
+            self._db.insert(FUTURES, future)
+        except StoreError:
+            same_key = select(FUTURES).where(FUTURES.c.scope == scope, FUTURES.c.seq == seq)
+            original = self._db.one(FutureRecord, same_key) if key else None
+            if original is None:
+                raise
+            return original
+        return future
+
+    def finish_future(
+        self,
+        request_id: str,
+        *,
+        result: bytes | None = None,
+        content_type: str = "",
+        error: str | None = None,
+        category: str | None = None,
+    ) -> None:
+        """Keep how an operation ended; one that has ended, or was dropped, stays as it is."""
+        self._finish(
+            FUTURES.c.request_id == request_id, result=result, content_type=content_type, error=error, category=category
+        )
+
+    def future(self, request_id: str) -> FutureRecord | None:
+        """The future of that request."""
+        return self._db.one(FutureRecord, select(FUTURES).where(FUTURES.c.request_id == request_id))
+
+    def drop_futures(self, session_id: str) -> None:
+        """Forget the futures of a session, pending ones too."""
+        self._db.execute(delete(FUTURES).where(FUTURES.c.session_id == session_id))
+
+    def sweep_futures(self, older_than_s: float) -> int:
+        """Forget the futures that ended longer ago than that; how many."""
+        return self._db.execute(delete(FUTURES).where(FUTURES.c.finished < self._ago(older_than_s)))
+
+    def fail_pending(self, error: str, category: str) -> int:
+        """End every pending future with an error, for a server that starts after a crash; how many there were."""
+        return self._finish(true(), error=error, category=category)
+
+    def _finish(self, which: ColumnElement[bool], **values: Any) -> int:
+        pending = and_(which, FUTURES.c.finished.is_(None))
+        return self._db.execute(update(FUTURES).where(pending).values(finished=self._now(), **values))
+
+    def _ago(self, seconds: float) -> datetime:
+        return self._now() - timedelta(seconds=seconds)
+
+
+def _digest(token: str) -> str:
+    # A fast hash without salt is enough: a token is 256 random bits, so there is no guess to try against the digest.
+    return hashlib.sha256(token.encode()).hexdigest()

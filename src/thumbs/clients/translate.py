@@ -1,0 +1,222 @@
+"""The only converter between the clients' types and the engine's records, and the only judge of what clients send.
+
+Losses, their inputs and their settings as in Tinker's protocol: a loss is a sum over tokens and datums, target t is
+the label of position t, bounds of a ratio are absolute. See config/losses.py for what each computes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from thumbs.clients import types
+from thumbs.clients.types.sampling import UNUSED_LOGPROB
+from thumbs.config.losses import Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, LossSpec, PpoClip
+from thumbs.errors import DataError
+from thumbs.rollout.pool import Reply, Request, Top
+from thumbs.rollout.sampler import SamplingParams
+from thumbs.types import Datum, TrainOutput
+
+log = logging.getLogger(__name__)
+
+Settings = Mapping[str, float | str]
+RATIO_INPUTS = ("logprobs", "advantages")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """inputs: what each datum must bring beside its targets; defaults: settings that may be given."""
+
+    inputs: tuple[str, ...]
+    defaults: Mapping[str, float]
+    spec: Callable[[Mapping[str, float]], LossSpec]
+
+
+CLIP = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
+
+
+def _below_and_above(s: Mapping[str, float]) -> tuple[float, float]:
+    return 1 - s["clip_low_threshold"], s["clip_high_threshold"] - 1
+
+
+def _ppo(s: Mapping[str, float]) -> LossSpec:
+    below, above = _below_and_above(s)
+    return PpoClip(clip_range=below, clip_range_high=above)
+
+
+def _gspo(s: Mapping[str, float]) -> LossSpec:
+    below, above = _below_and_above(s)
+    return Gspo(clip_range=below, clip_range_high=above)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": Loss((), {}, lambda s: CrossEntropy()),
+    "importance_sampling": Loss(RATIO_INPUTS, {}, lambda s: ImportanceSampling()),
+    "ppo": Loss(RATIO_INPUTS, CLIP, _ppo),
+    "cispo": Loss(
+        RATIO_INPUTS,
+        {"clip_low_threshold": 0.0, "clip_high_threshold": 4.0},
+        lambda s: Cispo(low=s["clip_low_threshold"], high=s["clip_high_threshold"]),
+    ),
+    "dro": Loss(RATIO_INPUTS, {"beta": 0.05}, lambda s: Dro(beta=s["beta"])),
+    "gspo": Loss((*RATIO_INPUTS, "sequence_ratio_mask"), CLIP, _gspo),
+}
+
+
+def loss_spec(name: str, settings: Settings) -> LossSpec:
+    """The engine's loss; raises DataError for an unknown name or setting, or one out of range."""
+    if name not in LOSSES:
+        raise DataError(f"unknown loss_fn {name!r}; allowed are {', '.join(LOSSES)}")
+    known = LOSSES[name].defaults
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise DataError(f"loss_fn_config of {name!r}: unknown {unknown}; allowed are {sorted(known) or 'none'}")
+    try:
+        return LOSSES[name].spec({key: float(value) for key, value in {**known, **settings}.items()})
+    except ValueError as error:
+        raise DataError(f"loss_fn_config of {name!r}, {dict(settings)}: {error}") from None
+
+
+def engine_data(data: Sequence[types.Datum], loss: str, vocab_size: int, context: int) -> list[Datum]:
+    """What the engine trains on; raises DataError that names the datum and the input."""
+    if not data:
+        raise DataError("got no data; forward_backward needs at least one datum")
+    found = []
+    for index, datum in enumerate(data):
+        try:
+            found.append(_engine_datum(datum, loss, vocab_size, context))
+        except DataError as error:
+            raise DataError(f"datum {index}: {error}") from None
+    return found
+
+
+def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) -> Datum:
+    tokens = prompt_tokens(datum.model_input, vocab_size)
+    if len(tokens) > context:
+        raise DataError(f"{len(tokens)} tokens; the model's context is {context}")
+    given = {key: tensor.to_numpy() for key, tensor in datum.loss_fn_inputs.items()}
+    needed = ("target_tokens", *LOSSES[loss].inputs)
+    if missing := [key for key in needed if key not in given]:
+        raise DataError(f"{loss} needs the loss_fn_inputs {missing}; got {sorted(given)}")
+    targets = given["target_tokens"]
+    several = loss == "cross_entropy" and targets.ndim == 2
+    if len(targets) != len(tokens) or not (targets.ndim == 1 or several):
+        raise DataError(f"target_tokens of shape {list(targets.shape)} for {len(tokens)} tokens")
+    if datum.loss_fn_inputs["target_tokens"].dtype != "int64":
+        raise DataError("target_tokens are float32; they must be int64")
+    _check_ids(targets, vocab_size, "target_tokens")
+    columns = {key: _column(key, given[key], targets.shape) for key in LOSSES[loss].inputs}
+    columns["weights"] = _weights(loss, given, columns, targets)
+    if "sequence_ratio_mask" in columns:
+        columns["ratio_mask"] = columns.pop("sequence_ratio_mask")
+    return Datum(tokens, targets.copy(), columns)
+
+
+def _weights(
+    loss: str, given: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray], targets: np.ndarray
+) -> np.ndarray:
+    if loss == "cross_entropy":
+        return (
+            _column("weights", given["weights"], targets.shape)
+            if "weights" in given
+            else np.ones(targets.shape, np.float32)
+        )
+    if clips := sorted(given.keys() & CLIP.keys()):
+        raise DataError(f"bounds for each token ({clips}) are not supported; give them in loss_fn_config")
+    if loss == "dro":
+        return np.ones(targets.shape, np.float32)
+    # Where the advantage is 0 the loss and its gradient are, so the vocabulary need not be met there.
+    return (columns["advantages"] != 0).astype(np.float32)
+
+
+def _column(key: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if key == "advantages" and values.size == 1 and shape != values.shape:
+        log.warning("loss_fn_inputs['advantages'] has one element for %d tokens; every token gets it", shape[0])
+        values = np.full(shape, values.reshape(()), np.float32)
+    if values.shape != shape:
+        raise DataError(f"{key} of shape {list(values.shape)}; target_tokens have {list(shape)}")
+    if not np.isfinite(values).all():
+        raise DataError(f"{key} holds NaN or infinite numbers")
+    return values.astype(
+        np.float32
+    )  # a copy: the caller's array may be used for something else by the time of the pass
+
+
+def prompt_tokens(model_input: types.ModelInput, vocab_size: int) -> np.ndarray:
+    """Token ids int64 [N]; raises DataError where there are none, or some that the model does not know."""
+    tokens = model_input.to_numpy()
+    if not len(tokens):
+        raise DataError("the model input is empty; it needs one token at least")
+    _check_ids(tokens, vocab_size, "model_input")
+    return tokens
+
+
+def _check_ids(ids: np.ndarray, vocab_size: int, name: str) -> None:
+    if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
+        raise DataError(
+            f"{name} holds token {int(ids.min() if ids.min() < 0 else ids.max())}; ids are 0 to {vocab_size - 1}"
+        )
+
+
+def train_output(output: TrainOutput, data: Sequence[Datum]) -> types.ForwardBackwardOutput:
+    """Logprobs of every target, `loss:sum`, and the targets that carried a weight as `tokens:sum`."""
+    outputs = [{"logprobs": types.TensorData.from_numpy(each.logprobs)} for each in output.outputs]
+    tokens = sum(int((datum.columns["weights"] != 0).sum()) for datum in data)
+    return types.ForwardBackwardOutput("scalar", outputs, {"loss:sum": output.loss, "tokens:sum": float(tokens)})
+
+
+def sampling_params(params: types.SamplingParams, prompt: int, context: int, stop_ids: Sequence[int]) -> SamplingParams:
+    """The sampler's settings. A reply ends at the context's end; without `stop` the model's own end tokens end it."""
+    if prompt >= context:
+        raise DataError(f"the prompt has {prompt} tokens; the model's context of {context} leaves no room for a reply")
+    room = context - prompt
+    count = room if params.max_tokens is None else min(params.max_tokens, room)
+    top_k = max(params.top_k, 0)
+    if count < 1 or not params.temperature >= 0 or not 0 < params.top_p <= 1 or not np.isfinite(params.temperature):
+        raise DataError(
+            f"max_tokens {params.max_tokens}, temperature {params.temperature}, top_p {params.top_p}: needed are "
+            "max_tokens of 1 or more, a temperature of 0 or more, and top_p above 0 and at most 1"
+        )
+    tokens, texts = stop_ids, ()
+    if params.stop is not None:
+        stops = [params.stop] if isinstance(params.stop, str) else list(params.stop)
+        tokens = [stop for stop in stops if isinstance(stop, int)]
+        texts = tuple(stop for stop in stops if isinstance(stop, str) and stop)
+    return SamplingParams(count, tuple(tokens), params.temperature, top_k, params.top_p, texts)
+
+
+def sample_response(request: Request, last: int | None = None) -> types.SampleResponse:
+    """What a client gets of a finished request; `last`: prompt logprobs of so many last tokens only."""
+    count = len(request.prompt)
+    logprobs = top = None
+    hidden = 1 if last is None else max(count - last, 1)
+    if request.prompt_logprobs is not None:
+        logprobs = np.concatenate([[np.nan], request.prompt_logprobs]).astype(np.float32)
+        logprobs[:hidden] = np.nan
+    if request.prompt_top:
+        top = _top(
+            [[] if i < hidden else row for i, row in enumerate([[], *request.prompt_alternatives])], request.prompt_top
+        )
+    return types.SampleResponse(
+        [_sequence(reply) for reply in request.replies], prompt_logprobs_np=logprobs, topk_prompt_logprobs_np=top
+    )
+
+
+def _sequence(reply: Reply) -> types.SampledSequence:
+    return types.SampledSequence(
+        "stop" if reply.stopped else "length",
+        tokens_np=np.array(reply.tokens, np.int32),
+        logprobs_np=np.array(reply.logprobs, np.float32),
+        topk_logprobs_np=_top(reply.top, reply.request.top) if reply.request.top else None,
+    )
+
+
+def _top(rows: Sequence[Top], k: int) -> types.TopkLogprobs:
+    ids = np.zeros((len(rows), k), np.int32)
+    logprobs = np.full((len(rows), k), UNUSED_LOGPROB, np.float32)
+    for i, row in enumerate(rows):
+        for j, (token, logprob) in enumerate(row):
+            ids[i, j], logprobs[i, j] = token, logprob
+    return types.TopkLogprobs(ids, logprobs)

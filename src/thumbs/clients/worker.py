@@ -1,0 +1,196 @@
+"""The one thread that computes: models take turns by micro-batches, and samplers get as much time as they."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from thumbs.clients.lanes import Lane, Operation, Work
+from thumbs.errors import ThumbsError
+from thumbs.rollout.pool import Request, SamplingPool
+
+log = logging.getLogger(__name__)
+
+
+class ClosedError(ThumbsError, RuntimeError):
+    """The work was asked for when, or had not been done before, its worker ended."""
+
+
+class Worker:
+    """Runs what is submitted to lanes, and the pools. Methods may be called from any thread."""
+
+    def __init__(self, gap_grace_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.grace_s, self.clock = gap_grace_s, clock
+        self.sampled_tokens = 0
+        self._lanes: dict[str, Lane] = {}
+        self._pools: list[SamplingPool] = []
+        self._incoming: deque[tuple[Callable[[], SamplingPool], Request]] = deque()
+        self._sampling: dict[Request, tuple[Future[Any], Callable[[Request], Any]]] = {}
+        self._wakeup = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="thumbs-worker", daemon=True)
+        self._thread.start()
+
+    def submit(self, lane: str, begin: Callable[[], Work], number: int | None = None) -> Future[Any]:
+        """The result of `begin()`, run in its lane; raises DataError for a number that cannot be taken."""
+        operation = Operation(begin)
+        with self._wakeup:
+            if self._closed:
+                raise ClosedError("the service is closed")
+            found = self._lanes.setdefault(lane, Lane(lane, self.grace_s, self.clock))
+            found.add(operation, number)
+            self._wakeup.notify()
+        return operation.future
+
+    def sample(
+        self, find: Callable[[], SamplingPool], request: Request, answer: Callable[[Request], Any]
+    ) -> Future[Any]:
+        """What `answer` makes of the request when it has left the pool that `find` gives.
+
+        Both are called by the worker's thread. Cancelling the future ends the request.
+        """
+        future: Future[Any] = Future()
+        with self._wakeup:
+            if self._closed:
+                raise ClosedError("the service is closed")
+            self._sampling[request] = future, answer
+            self._incoming.append((find, request))
+            self._wakeup.notify()
+        future.add_done_callback(lambda done: setattr(request, "cancelled", done.cancelled()))
+        return future
+
+    def forget(self, lane: str) -> None:
+        """Lets go of a lane without work; one that works keeps its place until it has done it."""
+        with self._wakeup:
+            if not len(self._lanes.get(lane, ())):
+                self._lanes.pop(lane, None)
+
+    def waiting(self) -> dict[str, int]:
+        """Operations that wait or run, by lane."""
+        with self._wakeup:
+            return {name: len(lane) for name, lane in self._lanes.items() if len(lane)}
+
+    @property
+    def samples(self) -> int:
+        """Requests for samples that have not been answered."""
+        return len(self._sampling)
+
+    def close(self) -> None:
+        """Ends the thread after the part it is at; what waits fails with ClosedError."""
+        with self._wakeup:
+            self._closed = True
+            self._wakeup.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed:
+            lane = self._next()
+            self._let_in()
+            started = self.clock()
+            if lane is not None:
+                self._advance(lane)
+            self._sample_for(self.clock() - started)
+        self._end()
+
+    def _next(self) -> Lane | None:
+        """Waits for something to do; returns whose turn it is to train."""
+        with self._wakeup:
+            lane = self._turn()
+            while not self._closed and lane is None and self._quiet():
+                patience = [p for x in self._lanes.values() if (p := x.patience_s()) is not None]
+                self._wakeup.wait(min(patience, default=None))
+                lane = self._turn()
+            return lane
+
+    def _let_in(self) -> None:
+        while self._incoming:
+            find, request = self._incoming.popleft()
+            try:
+                pool = find()
+            except Exception as error:  # it belongs to the caller
+                self._answer(request, error)
+                continue
+            pool.add(request)
+            if pool not in self._pools:
+                self._pools.append(pool)
+
+    def _quiet(self) -> bool:
+        return not self._incoming and all(pool.idle for pool in self._pools)
+
+    def _turn(self) -> Lane | None:
+        """The next lane that has something to do; it goes to the end of the row."""
+        for name, lane in list(self._lanes.items()):
+            if lane.running is None:
+                lane.running = lane.take()
+            if lane.running is not None:
+                self._lanes[name] = self._lanes.pop(name)
+                return lane
+        return None
+
+    def _advance(self, lane: Lane) -> None:
+        """One part of the lane's operation."""
+        operation = lane.running
+        assert operation is not None  # noqa: S101
+        try:
+            if lane.work is None:
+                if not operation.future.set_running_or_notify_cancel():
+                    lane.running = None
+                    return
+                lane.work = operation.begin()
+            next(lane.work)
+        except StopIteration as stop:
+            lane.running = lane.work = None
+            operation.future.set_result(stop.value)
+        except Exception as error:  # whatever it is, it belongs to the caller, and the others go on
+            if not isinstance(error, ThumbsError):
+                log.exception("%s: an operation failed", lane.name)
+            lane.running = lane.work = None
+            operation.future.set_exception(error)
+
+    def _sample_for(self, seconds: float) -> None:
+        """Steps of all pools that have something to do: one each, more while `seconds` last."""
+        until = self.clock() + seconds
+        while any(self._step(pool) for pool in self._pools) and self.clock() < until:
+            pass
+
+    def _step(self, pool: SamplingPool) -> bool:
+        """One step of a pool; whether it has something left to do."""
+        if pool.idle:
+            return False
+        try:
+            finished = pool.step()
+        except Exception as error:  # the pool starts afresh, and those who were in it hear of it
+            log.exception("sampling failed")
+            for request in pool.clear():
+                self._answer(request, error)
+            return False
+        self.sampled_tokens += pool.live
+        for request in finished + [request for request in list(self._sampling) if request.cancelled]:
+            self._answer(request, None)
+        return not pool.idle
+
+    def _answer(self, request: Request, error: BaseException | None) -> None:
+        future, answer = self._sampling.pop(request, (None, None))
+        if future is None or answer is None or not future.set_running_or_notify_cancel():
+            return
+        try:
+            if error is not None:
+                raise error
+            future.set_result(answer(request))
+        except Exception as failure:  # it belongs to the caller
+            future.set_exception(failure)
+
+    def _end(self) -> None:
+        error = ClosedError("the service was closed before this was done")
+        for lane in list(self._lanes.values()):  # callbacks of what fails may forget lanes
+            for operation in [*([lane.running] if lane.running else []), *lane.drain()]:
+                if operation.future.running() or operation.future.set_running_or_notify_cancel():
+                    operation.future.set_exception(error)
+        for request in list(self._sampling):
+            self._answer(request, error)
