@@ -18,7 +18,7 @@ demo: .venv/.ready
 	$(BIN)/thumbs run configs/$(NAME).yaml seed=$(SEED) run=$(RUN)
 
 # Two workers, so one torch thread each: more would fight over two cores.
-test: .venv/.ready
+test: .venv/.ready .sdks/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 bench: .venv/.ready
@@ -36,4 +36,9 @@ lint: .venv/.ready
 	$(PYTHON) -c 'import sys; sys.exit("thumbs needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Environments in which the real SDKs run against our server.
+.sdks/.ready: .venv/.ready tests/service/conformance.py $(wildcard tests/service/sdks/*.txt)
+	$(BIN)/python tests/service/conformance.py build
 	touch $@

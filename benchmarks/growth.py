@@ -29,8 +29,8 @@ from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.models.catalog import resolve
+from thumbs.records import Datum
 from thumbs.rollout.sampler import SamplingParams
-from thumbs.types import Datum
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
 REPLY = 32

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.types import Message
+from thumbs.records import Message
 
 GROUP_SIZE = 8
 MAX_LENGTH, PROMPT_LENGTH, NEW_TOKENS, DECODE_PROMPT = 512, 256, 64, 64

@@ -16,8 +16,8 @@ from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.functional.logprobs import target_logprobs
 from thumbs.models import kernels, operators
+from thumbs.records import Datum
 from thumbs.rollout.sampler import SamplingParams
-from thumbs.types import Datum
 
 COMPILED = kernels.usable
 REPLY, PROMPT, NEW = 25, 64, 32

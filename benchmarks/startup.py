@@ -14,7 +14,7 @@ from thumbs.config.losses import CrossEntropy
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.types import Datum
+from thumbs.records import Datum
 
 engine = LocalEngine()
 model = engine.create(ModelSpec("policy", ModelConfig(name="smollm2-135m", lora={lora})))

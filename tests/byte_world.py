@@ -7,9 +7,9 @@ from pathlib import Path
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.local import LocalEngine
+from thumbs.records import Generator, Judgement, Message, Preference, Prompt, Reply
 from thumbs.stages.context import Context
 from thumbs.tracking.run_folder import StageFolder
-from thumbs.types import Generator, Judgement, Message, Preference, Prompt, Reply
 
 MAKER = Generator("file", "test")
 

@@ -19,6 +19,7 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.config.stages import CriticConfig, GroupConfig, KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
+from thumbs.records import Message, Prompt, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.sampler import SamplingParams
@@ -30,7 +31,6 @@ from thumbs.stages.pairs import Pair
 from thumbs.stages.ppo import Models, Ppo
 from thumbs.stages.sft import weighted
 from thumbs.tracking.run_folder import StageFolder
-from thumbs.types import Message, Prompt, Rollout
 
 turns = Turns("thumbs", "torch")
 job = turns.job

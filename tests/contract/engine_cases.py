@@ -25,7 +25,7 @@ from thumbs.config.losses import (
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.types import Datum
+from thumbs.records import Datum
 from tiny_models import random_sequences
 
 ENGINES: dict[str, Callable[[], Engine]] = {"local": LocalEngine}

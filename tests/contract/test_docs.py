@@ -27,7 +27,7 @@ from thumbs.config.stages import (
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "reference" / "config.md"
-GUIDES = ("evaluation.md", "ppo.md", "preferences.md", "resume.md", "reward.md", "sft.md")
+GUIDES = ("evaluation.md", "ppo.md", "preferences.md", "recipes.md", "resume.md", "reward.md", "sft.md")
 CLASSES = (
     PipelineConfig, ModelConfig, LoraConfig, DataConfig, AdamConfig, SamplingConfig, SftConfig, PreferenceConfig,
     RewardConfig, PpoConfig, KlConfig, CriticConfig, EvaluationConfig,
@@ -81,7 +81,7 @@ def test_there_is_a_guide_for_each_capability():
 def test_the_settings_that_a_guide_shows_are_accepted(name: str):
     text = (DOCS / "guides" / name).read_text(encoding="utf-8")
     shown = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert shown or name == "resume.md"
+    assert shown or name in ("recipes.md", "resume.md")
     for block in shown:
         build_config(PipelineConfig, yaml.safe_load(block), source=name)
 

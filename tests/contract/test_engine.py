@@ -30,7 +30,7 @@ from thumbs.config.losses import BradleyTerry, CrossEntropy, PpoClip, ValueClip
 from thumbs.engine import local
 from thumbs.engine.batch import micro_batches
 from thumbs.errors import ConfigError, DataError, NonFiniteError
-from thumbs.types import Datum
+from thumbs.records import Datum
 from tiny_models import load_reference, logits_of_each
 
 

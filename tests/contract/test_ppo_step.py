@@ -21,12 +21,12 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.config.stages import CriticConfig, KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.errors import ConfigError
+from thumbs.records import Datum, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages import ppo as spine
 from thumbs.stages.context import Context
 from thumbs.stages.ppo import Models, Ppo, StepReport
 from thumbs.stages.ppo_run import check, create_models, run_ppo
-from thumbs.types import Datum, Rollout
 
 PROMPTS = [prompt(word) for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
 CONFIG = PpoConfig(

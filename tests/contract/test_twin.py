@@ -21,10 +21,10 @@ from thumbs.config.optim import AdamConfig
 from thumbs.config.stages import SftConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.local import LocalEngine
+from thumbs.records import Message
 from thumbs.stages.context import Context, batch_at
 from thumbs.stages.sft import run_sft
 from thumbs.tracking.run_folder import StageFolder
-from thumbs.types import Message
 
 EPOCHS, STEPS = 4, 10
 

@@ -24,13 +24,13 @@ from thumbs.config.stages import KlConfig, PpoConfig, RewardConfig, SftConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle
 from thumbs.engine.local import LocalEngine
+from thumbs.records import Message, Rollout, Sample
 from thumbs.rewards.base import CallableReward
 from thumbs.rollout.sampler import SamplingParams
 from thumbs.stages.context import Context
 from thumbs.stages.ppo_run import run_ppo
 from thumbs.stages.reward import run_reward
 from thumbs.stages.sft import run_sft
-from thumbs.types import Message, Rollout, Sample
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))

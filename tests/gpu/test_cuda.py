@@ -10,8 +10,8 @@ from thumbs.config.losses import CrossEntropy, PpoClip, ValueClip
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
+from thumbs.records import Datum
 from thumbs.rollout.sampler import SamplingParams
-from thumbs.types import Datum
 
 GPU = "cuda"
 

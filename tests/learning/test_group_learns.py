@@ -14,11 +14,11 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.config.stages import DpoConfig, GroupConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError
+from thumbs.records import Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.group import Group
 from thumbs.stages.preference import run_dpo
 from thumbs.tracking.metrics import METRICS
-from thumbs.types import Rollout
 
 BEST = {"x": ord("e"), "y": ord("c")}
 

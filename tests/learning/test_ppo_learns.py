@@ -21,11 +21,11 @@ from thumbs.config.optim import AdamConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.stages import CriticConfig, KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
+from thumbs.records import Datum, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.context import Context
 from thumbs.stages.ppo import Models, Ppo
 from thumbs.stages.ppo_run import create_models, run_ppo
-from thumbs.types import Datum, Rollout
 
 LETTERS = np.frombuffer(b"abcdefgh", dtype=np.uint8).astype(np.int64)
 QUESTIONS = ("x", "y")

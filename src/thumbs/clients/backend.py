@@ -28,7 +28,7 @@ from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import DataError, ThumbsError
-from thumbs.types import Datum
+from thumbs.records import Datum
 
 ALPHA = 32.0
 """Numerator of the scale of every adapter: the protocol does not carry it."""

@@ -16,9 +16,9 @@ from thumbs.clients import types
 from thumbs.clients.types.sampling import UNUSED_LOGPROB
 from thumbs.config.losses import Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, LossSpec, PpoClip
 from thumbs.errors import DataError
+from thumbs.records import Datum, TrainOutput
 from thumbs.rollout.pool import Reply, Request, Top
 from thumbs.rollout.sampler import SamplingParams
-from thumbs.types import Datum, TrainOutput
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from thumbs.errors import NonFiniteError
-from thumbs.types import Judgement, Message
+from thumbs.records import Judgement, Message
 
 STRENGTH_STEPS = (0.25, 0.5, 1.0)
 """Gold differences (score units) at which strength becomes 2, 3 and 4; below the first it is 1."""

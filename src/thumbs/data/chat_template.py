@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from thumbs.data.sources import RowError
 from thumbs.errors import ModelError
-from thumbs.types import Message
+from thumbs.records import Message
 
 ROLE_COLON = (
     "{{ bos_token }}{% for message in messages %}"

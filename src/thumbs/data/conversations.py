@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thumbs.data.sources import RowError, read_text
-from thumbs.types import Message, Role
+from thumbs.records import Message, Role
 
 Conversation = tuple[Message, ...]
 

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer as Encoder
 from thumbs.data.chat_template import ROLE_COLON, ChatTemplate
 from thumbs.data.sources import RowError
 from thumbs.errors import ModelError
+from thumbs.records import Message
 from thumbs.tracking.files import write_text
-from thumbs.types import Message
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _GUARD = "\ufdd0"  # a Unicode noncharacter: no text may hold it, so it can mark places in one

@@ -16,7 +16,7 @@ from thumbs.data.preferences import preferred
 from thumbs.data.sources import Problem, Row, read_rows
 from thumbs.data.tokenizers import ByteTokenizer, Tokenizer
 from thumbs.errors import DataError
-from thumbs.types import Preference
+from thumbs.records import Preference
 
 DataKind = Literal["conversations", "preferences", "prompts"]
 

@@ -15,7 +15,7 @@ from thumbs.data.prompts import read_prompt
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, read_rows
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import DataError
-from thumbs.types import Message, Preference, Prompt
+from thumbs.records import Message, Preference, Prompt
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from thumbs.data.conversations import (
 from thumbs.data.prompts import check_prompt
 from thumbs.data.sources import RowError, canonical_json, parse_json, read_text
 from thumbs.errors import DataError
+from thumbs.records import Generator, Judgement, Message, Preference, Reply
 from thumbs.tracking.files import writing
-from thumbs.types import Generator, Judgement, Message, Preference, Reply
 
 _LABELS = {"chosen": 1.0, "rejected": 0.0, "tie": 0.5}
 _KINDS = ("model", "human", "file")

@@ -13,7 +13,7 @@ from thumbs.data.conversations import (
     read_prompt_messages,
 )
 from thumbs.data.sources import RowError, canonical_json
-from thumbs.types import Message, Prompt
+from thumbs.records import Message, Prompt
 
 
 def read_prompt(value: object) -> Prompt:

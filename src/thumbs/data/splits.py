@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from thumbs.types import Message
+from thumbs.records import Message
 
 
 def is_heldout(messages: Sequence[Message], fraction: float) -> bool:

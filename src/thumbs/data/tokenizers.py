@@ -9,8 +9,8 @@ from typing import Protocol
 
 from thumbs.data.hf_tokenizer import HfTokenizer
 from thumbs.errors import ModelError
+from thumbs.records import Message
 from thumbs.tracking.files import write_json
-from thumbs.types import Message
 
 _BYTE_CLASS = "ThumbsByteTokenizer"
 

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 
 from thumbs.config.losses import LossSpec
 from thumbs.config.model import ModelConfig
+from thumbs.records import Datum, ForwardOutput, TrainOutput
 from thumbs.rollout.sampler import Sampler
-from thumbs.types import Datum, ForwardOutput, TrainOutput
 
 Head = Literal["lm", "scalar"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thumbs.errors import DataError
 from thumbs.models.prefixes import WORTH, PrefixTree, lexicographic, prefix_tree, shared_length
-from thumbs.types import Datum
+from thumbs.records import Datum
 
 TOKEN_BUDGET = 2048
 """Tokens of one micro-batch; activations take about 1 MB a token in a 135M model."""

@@ -172,7 +172,7 @@ def _logprobs(
     """Logprobs as the targets, and entropy [N]; where a weight is 0 an entropy is 0, and a logprob is so too or, if
     they are asked for everywhere, a number without a gradient.
     """
-    out, entropies = torch.zeros_like(weights), torch.zeros(len(weights), device=weights.device)
+    out, entropies = torch.zeros_like(weights), weights.new_zeros(len(weights))
     if not network.has_lm:
         return out, entropies
     weighted = _weighted(weights)

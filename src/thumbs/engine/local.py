@@ -27,8 +27,8 @@ from thumbs.models.heads import ScalarHead
 from thumbs.models.lora import Adapter, FrozenAdapter
 from thumbs.models.trunk import Trunk, open_trunk
 from thumbs.models.weights import load_state, merged_copy, named_tensors, prepack_decoder
+from thumbs.records import Datum, ForwardOutput, TrainOutput
 from thumbs.rollout.native import NativeSampler
-from thumbs.types import Datum, ForwardOutput, TrainOutput
 
 ADAPTER, MODEL, HEAD, OPTIMIZER = (
     "adapter_model.safetensors",

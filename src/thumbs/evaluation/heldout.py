@@ -18,10 +18,10 @@ from thumbs.evaluation.comparison import best_of_n_kl, win_rate
 from thumbs.evaluation.intervals import bootstrap_mean
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.text import distinct_n
+from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.collect import collect, seed_of
 from thumbs.tracking.progress import Progress
-from thumbs.types import Datum, Prompt, Rollout
 
 
 @dataclass(frozen=True, eq=False)

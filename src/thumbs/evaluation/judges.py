@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from thumbs.errors import ConfigError
-from thumbs.types import Message
+from thumbs.records import Message
 
 GoldJudge = Callable[[Sequence[Message], str], float]
 

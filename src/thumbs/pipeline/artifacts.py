@@ -20,9 +20,9 @@ from thumbs.errors import RunError
 from thumbs.models.decoder_config import write_config
 from thumbs.models.trunk import open_tokenizer
 from thumbs.models.weights import named_tensors
+from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rollout.collect import collect, seed_of
 from thumbs.tracking.files import read_json, write_json
-from thumbs.types import Generator, Message, Prompt, Reply
 
 STAGES = ("base", "sft", "reward", "ppo")
 

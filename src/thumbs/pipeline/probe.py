@@ -16,9 +16,9 @@ from thumbs.engine.batch import TOKEN_BUDGET
 from thumbs.engine.local import LocalEngine
 from thumbs.pipeline.summary import peak_rss_bytes
 from thumbs.pipeline.workload import Work
+from thumbs.records import Datum
 from thumbs.rollout.native import NativeSampler
 from thumbs.rollout.sampler import SamplingParams
-from thumbs.types import Datum
 
 _DECODED = 8
 """Decoding steps that are timed."""

@@ -29,6 +29,7 @@ from thumbs.evaluation.reward_audit import audit
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import OpenRun, open_run, with_system
 from thumbs.pipeline.summary import peak_rss_bytes, summarise
+from thumbs.records import Datum, Prompt
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.collect import seed_of
 from thumbs.stages.context import Context, Resume
@@ -39,7 +40,6 @@ from thumbs.stages.sequences import conversation_tokens
 from thumbs.stages.sft import run_sft
 from thumbs.tracking.files import read_json, write_json
 from thumbs.tracking.run_folder import RunFolder
-from thumbs.types import Datum, Prompt
 
 ORDER = ("sft", "preferences", "reward", "ppo", "evaluation")
 

@@ -13,8 +13,8 @@ from thumbs.data.conversations import Conversation
 from thumbs.data.load import Loaded, load_conversations, load_preferences, load_prompts
 from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import Tokenizer
+from thumbs.records import Message, Preference, Prompt
 from thumbs.rollout.native import MAX_ROWS
-from thumbs.types import Message, Preference, Prompt
 
 
 @dataclass(frozen=True)

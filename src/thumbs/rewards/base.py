@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from thumbs.types import Rollout, Score
+from thumbs.records import Rollout, Score
 
 
 class RewardSource(Protocol):

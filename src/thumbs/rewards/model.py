@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from thumbs.engine.base import Engine, Handle
-from thumbs.types import Datum, Rollout, Score
+from thumbs.records import Datum, Rollout, Score
 
 
 class RewardModel:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thumbs.config.stages import PpoConfig
-from thumbs.types import Rollout, Score
+from thumbs.records import Rollout, Score
 
 
 def shape_scores(scores: Sequence[Score], rollouts: Sequence[Rollout], config: PpoConfig) -> Tensor:

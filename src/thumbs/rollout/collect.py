@@ -10,8 +10,8 @@ import numpy as np
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import ConfigError
+from thumbs.records import Prompt, Rollout
 from thumbs.rollout.sampler import Sampler, SamplingParams
-from thumbs.types import Prompt, Rollout
 
 
 def collect(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from thumbs.errors import ConfigError, DataError
+from thumbs.records import Sample
 from thumbs.rollout.draw import draw, uniforms
 from thumbs.rollout.sampler import SamplingParams
-from thumbs.types import Sample
 
 MAX_ROWS = 128
 """Sequences decoded together; on two cores 128 gave 1.1 to 1.4 times the tokens/s of 64 (docs/log.md)."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from thumbs.types import Sample
+from thumbs.records import Sample
 
 
 @dataclass(frozen=True)

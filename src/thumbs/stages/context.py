@@ -17,10 +17,10 @@ from thumbs.config.optim import AdamConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import AdamStep, Engine, Handle
 from thumbs.errors import CheckpointError, NonFiniteError
+from thumbs.records import Datum
 from thumbs.rollout.collect import seed_of
 from thumbs.tracking.files import read_json, write_json
 from thumbs.tracking.run_folder import StageFolder
-from thumbs.types import Datum
 
 T = TypeVar("T")
 

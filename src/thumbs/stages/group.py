@@ -20,11 +20,11 @@ from thumbs.config.stages import GroupConfig
 from thumbs.engine.base import Handle
 from thumbs.errors import ConfigError
 from thumbs.functional.advantages import group_advantages
+from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.collect import require_unwarped
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.rollouts import minibatches, roll_out
-from thumbs.types import Datum, Prompt, Rollout
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,9 @@ from thumbs.config.losses import BradleyTerry, Dpo
 from thumbs.data.preferences import preferred
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import AdamStep, Handle
+from thumbs.records import Datum, Message, Preference
 from thumbs.stages.context import Context, saving_batch
 from thumbs.stages.sequences import pair_tokens
-from thumbs.types import Datum, Message, Preference
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,13 +23,13 @@ from thumbs.engine.base import AdamStep, Handle
 from thumbs.functional.advantages import gae
 from thumbs.functional.kl import adapt_coefficient, kl_estimate
 from thumbs.functional.masked import whiten
+from thumbs.records import Datum, Prompt, Rollout, Score, TrainOutput
 from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import shape_scores, token_rewards
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.ppo_report import experience_metrics, update_metrics
 from thumbs.stages.rollouts import minibatches, roll_out
 from thumbs.stages.sequences import token_mean
-from thumbs.types import Datum, Prompt, Rollout, Score, TrainOutput
 
 
 @dataclass(frozen=True)

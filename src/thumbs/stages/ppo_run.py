@@ -11,13 +11,13 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.config.stages import KlConfig, PpoConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError
+from thumbs.records import Datum, Prompt
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.collect import collect, require_unwarped, seed_of
 from thumbs.safety.guards import alarms
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.ppo import Models, Ppo
 from thumbs.tracking.progress import Progress
-from thumbs.types import Datum, Prompt
 
 
 def run_ppo(

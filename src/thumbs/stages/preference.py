@@ -19,10 +19,10 @@ from thumbs.config.stages import DpoConfig
 from thumbs.engine.base import Engine, Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.models.prefixes import shared_length
+from thumbs.records import Datum, Preference
 from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at
 from thumbs.stages.pairs import Pair, by_prompt, pair_columns, read_pairs, train_step
 from thumbs.tracking.progress import Progress
-from thumbs.types import Datum, Preference
 
 
 def run_dpo(context: Context, config: DpoConfig, start: Path | None, train: Sequence[Preference]) -> dict[str, Any]:

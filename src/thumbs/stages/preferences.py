@@ -15,12 +15,12 @@ from thumbs.config.stages import PreferenceConfig
 from thumbs.data.annotators import SimulatedAnnotator
 from thumbs.data.preferences import PreferenceStore, preferred
 from thumbs.engine.base import ModelSpec
+from thumbs.records import Generator, Preference, Prompt, Reply, Rollout
 from thumbs.rollout.collect import collect, seed_of
 from thumbs.rollout.native import MAX_ROWS
 from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context
 from thumbs.tracking.progress import Progress
-from thumbs.types import Generator, Preference, Prompt, Reply, Rollout
 
 
 def collect_preferences(

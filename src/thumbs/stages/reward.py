@@ -19,11 +19,11 @@ from thumbs.config.losses import BradleyTerry
 from thumbs.config.stages import RewardConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import DataError
+from thumbs.records import Datum, Preference
 from thumbs.rewards.model import raw_scores
 from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at
 from thumbs.stages.pairs import Pair, by_prompt, pair_columns, read_pairs, train_step
 from thumbs.tracking.progress import Progress
-from thumbs.types import Datum, Preference
 
 
 @dataclass(frozen=True)

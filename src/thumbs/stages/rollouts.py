@@ -8,10 +8,10 @@ import numpy as np
 
 from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import Handle
+from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rollout.collect import collect, seed_of
 from thumbs.stages.context import Context
 from thumbs.stages.sequences import token_mean
-from thumbs.types import Datum, Prompt, Rollout
 
 
 def roll_out(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.types import Datum, Message, Preference, Reply
+from thumbs.records import Datum, Message, Preference, Reply
 
 
 def conversation_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:

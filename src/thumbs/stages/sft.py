@@ -15,10 +15,10 @@ from thumbs.config.losses import CrossEntropy
 from thumbs.config.stages import SftConfig
 from thumbs.data.conversations import Conversation
 from thumbs.engine.base import Handle, ModelSpec
+from thumbs.records import Datum
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
 from thumbs.stages.sequences import conversation_tokens
 from thumbs.tracking.progress import Progress
-from thumbs.types import Datum
 
 
 def run_sft(

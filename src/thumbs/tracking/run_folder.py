@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-import thumbs
 from thumbs.errors import RunError
 from thumbs.tracking.files import StepLog, plain, read_json, write_json, writing
 from thumbs.tracking.metrics import MetricLog
@@ -139,7 +138,7 @@ def versions() -> dict[str, Any]:
     """Versions of what computes the numbers, and the machine; from package metadata, without imports."""
     packages = ("torch", "transformers", "tokenizers", "numpy")
     return {
-        "thumbs": thumbs.__version__,
+        "thumbs": _package_version("thumbs"),
         "python": platform.python_version(),
         **{name: _package_version(name) for name in packages},
         "platform": platform.platform(),

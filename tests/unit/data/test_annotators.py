@@ -6,7 +6,7 @@ import pytest
 
 from thumbs.data.annotators import SimulatedAnnotator
 from thumbs.errors import NonFiniteError
-from thumbs.types import Judgement, Message
+from thumbs.records import Judgement, Message
 
 PROMPT = (Message("user", "Q"),)
 

@@ -5,7 +5,7 @@ import pytest
 from thumbs.data.conversations import read_conversation
 from thumbs.data.prompts import prompt_id, read_prompt
 from thumbs.data.sources import RowError
-from thumbs.types import Message
+from thumbs.records import Message
 
 HI, HELLO = Message("user", "Hi"), Message("assistant", "Hello!")
 PAIR = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]

@@ -12,7 +12,7 @@ from thumbs.data.hf_tokenizer import HfTokenizer
 from thumbs.data.sources import RowError
 from thumbs.data.tokenizers import ByteTokenizer, load_tokenizer
 from thumbs.errors import DataError, ModelError
-from thumbs.types import Message
+from thumbs.records import Message
 
 CORPUS = [
     "Hello there, how are you today?",

@@ -9,7 +9,7 @@ from thumbs.data.load import load_conversations, load_preferences, load_prompts
 from thumbs.data.sources import RowError
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import DataError
-from thumbs.types import Message
+from thumbs.records import Message
 
 BYTES = ByteTokenizer()
 SYSTEM = Message("system", "Be kind.")

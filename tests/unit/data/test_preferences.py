@@ -16,7 +16,7 @@ from thumbs.data.preferences import (
 )
 from thumbs.data.sources import RowError
 from thumbs.errors import DataError
-from thumbs.types import Generator, Judgement, Message, Preference, Reply
+from thumbs.records import Generator, Judgement, Message, Preference, Reply
 
 Q = {"role": "user", "content": "Q"}
 GOOD, BAD = "good", "bad"

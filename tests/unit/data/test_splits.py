@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thumbs.data.splits import is_heldout
-from thumbs.types import Message
+from thumbs.records import Message
 
 
 def ask(text):

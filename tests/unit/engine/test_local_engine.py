@@ -11,7 +11,7 @@ from thumbs.engine import shared_states
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError
-from thumbs.types import Datum
+from thumbs.records import Datum
 from tiny_models import random_sequences, save_random
 
 LORA = {"all layers": LoraConfig(rank=4), "last layer": LoraConfig(rank=4, layers=1)}

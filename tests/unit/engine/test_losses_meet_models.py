@@ -11,7 +11,7 @@ from thumbs.engine.batch import micro_batches
 from thumbs.engine.compute import Network, losses_of
 from thumbs.models.heads import ScalarHead
 from thumbs.models.weights import load_decoder
-from thumbs.types import Datum
+from thumbs.records import Datum
 from tiny_models import load_reference, random_sequences
 
 SEQUENCES = random_sequences(10, [6, 9, 4, 7])

@@ -6,7 +6,7 @@ import torch
 
 from thumbs.engine.batch import micro_batches
 from thumbs.models.prefixes import NEVER, WORTH
-from thumbs.types import Datum
+from thumbs.records import Datum
 
 CPU = torch.device("cpu")
 

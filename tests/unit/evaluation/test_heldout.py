@@ -13,9 +13,9 @@ from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.evaluation.heldout import Answers, Evaluation
+from thumbs.records import Datum, Message, Prompt, Rollout
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.collect import collect
-from thumbs.types import Datum, Message, Prompt, Rollout
 
 CONFIG = EvaluationConfig(prompts=DataConfig(path="unused"))
 

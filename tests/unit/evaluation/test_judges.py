@@ -6,7 +6,7 @@ import pytest
 
 from thumbs.errors import ConfigError
 from thumbs.evaluation.judges import gold_judge
-from thumbs.types import Message
+from thumbs.records import Message
 
 ANA = (Message("user", "Ana"),)
 

@@ -14,8 +14,8 @@ from thumbs.errors import ConfigError
 from thumbs.models.decoder_config import read_config, write_config
 from thumbs.models.lora import Adapter
 from thumbs.models.weights import load_decoder, merged_copy, named_tensors
+from thumbs.records import Datum
 from thumbs.tracking.files import write_json
-from thumbs.types import Datum
 from tiny_models import FAMILIES, load_reference, logits_of_each, random_sequences, save_random
 
 SEQUENCES = random_sequences(5, [9, 4, 12])

@@ -15,7 +15,7 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import ByteTokenizer, load_tokenizer
 from thumbs.errors import RunError
 from thumbs.pipeline.artifacts import export, open_run, sample_text, with_system
-from thumbs.types import Datum, Message, Prompt
+from thumbs.records import Datum, Message, Prompt
 
 TOKENS = [257, 65, 110, 97, 258, 72, 105, 33, 259]
 SAMPLING = SamplingConfig(max_new_tokens=8)

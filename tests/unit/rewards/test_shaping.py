@@ -15,10 +15,10 @@ from byte_world import byte_context
 from thumbs.config.data import DataConfig
 from thumbs.config.stages import PpoConfig
 from thumbs.engine.base import ModelSpec
+from thumbs.records import Rollout, Score, StopReason
 from thumbs.rewards.base import CallableReward
 from thumbs.rewards.model import RewardModel, raw_scores
 from thumbs.rewards.shaping import shape_scores, token_rewards
-from thumbs.types import Rollout, Score, StopReason
 
 PPO = PpoConfig(prompts=DataConfig(path="unused"))
 

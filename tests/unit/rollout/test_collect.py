@@ -6,8 +6,8 @@ import pytest
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import ConfigError
+from thumbs.records import Message, Prompt, Sample
 from thumbs.rollout.collect import collect, require_unwarped, sampling_params, seed_of
-from thumbs.types import Message, Prompt, Sample
 
 TOKENIZER = ByteTokenizer()
 

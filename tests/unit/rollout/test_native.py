@@ -10,9 +10,9 @@ from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError
 from thumbs.models.weights import load_decoder
+from thumbs.records import Datum
 from thumbs.rollout.native import NativeSampler
 from thumbs.rollout.sampler import SamplingParams
-from thumbs.types import Datum
 from tiny_models import VOCABULARY, load_reference, random_sequences
 
 PROMPTS = random_sequences(6, [5, 1, 9, 3, 14])

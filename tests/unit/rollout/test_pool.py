@@ -11,10 +11,10 @@ from thumbs.config.losses import CrossEntropy
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
+from thumbs.records import Datum
 from thumbs.rollout import pool as pools
 from thumbs.rollout.pool import Request, SamplingPool
 from thumbs.rollout.sampler import SamplingParams
-from thumbs.types import Datum
 
 PARAMS = SamplingParams(max_new_tokens=12, stop_tokens=(5,), temperature=0.9)
 

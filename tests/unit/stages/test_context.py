@@ -15,8 +15,8 @@ from thumbs.config.losses import CrossEntropy
 from thumbs.config.optim import AdamConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import NonFiniteError
+from thumbs.records import Datum
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, grouped_batch_at, saving_batch
-from thumbs.types import Datum
 
 
 @pytest.mark.parametrize(("rows", "size"), [(10, 5), (10, 3), (3, 8), (1, 1)])

@@ -18,11 +18,11 @@ from thumbs.config.optim import AdamConfig
 from thumbs.config.stages import RewardConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import DataError
+from thumbs.records import Preference
 from thumbs.rewards.model import raw_scores
 from thumbs.stages.context import Context
 from thumbs.stages.pairs import Pair, read_pairs
 from thumbs.stages.reward import pair_data, run_reward
-from thumbs.types import Preference
 
 GOOD, BAD = ("yes", "sure", "fine", "gladly"), ("no", "never", "bah", "go")
 OPTIM = AdamConfig(learning_rate=1e-3, head_learning_rate=1e-2, warmup_fraction=0.1)

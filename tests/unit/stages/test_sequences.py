@@ -10,10 +10,10 @@ import pytest
 from byte_world import MAKER, pair, prompt, user
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.records import Message, Reply, Sample
 from thumbs.rollout.collect import collect
 from thumbs.rollout.sampler import SamplingParams
 from thumbs.stages.sequences import conversation_tokens, pair_tokens, reply_tokens
-from thumbs.types import Message, Reply, Sample
 
 BYTES = ByteTokenizer()
 BOS, SEP, EOS = BYTES.BOS, BYTES.SEP, BYTES.EOS

@@ -51,7 +51,7 @@ from thumbs.clients.types.training import (
     ModelID,
     OptimStepResponse,
 )
-from thumbs.types import StopReason
+from thumbs.records import StopReason
 
 __all__ = [
     "AdamParams",

@@ -10,7 +10,7 @@ import numpy as np
 
 from thumbs.clients.types.base import Response
 from thumbs.clients.types.tensors import TensorData
-from thumbs.types import StopReason
+from thumbs.records import StopReason
 
 UNUSED_LOGPROB = -99999.0
 """Logprob of a cell of `TopkLogprobs` that holds no token; its token id is 0."""

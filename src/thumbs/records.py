@@ -1,0 +1,170 @@
+"""The records that cross borders between parts: frozen, complete, numpy, no torch.
+
+Conventions (docs/concepts.md): every per-token array is indexed by its *target*. A sequence of N tokens has
+T = N - 1 targets; entry t belongs to token t + 1. `mask[t] == 1` exactly when the policy sampled that target and
+it counts. Arrays are ragged here; `engine/batch.py` is the only place that packs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Role = Literal["system", "user", "assistant"]
+StopReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Messages that await an answer; `id` is stable across runs and splits."""
+
+    id: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Who made a reply: provenance that travels with every preference."""
+
+    kind: Literal["model", "human", "file"]
+    name: str
+    checkpoint: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer to a prompt and where it came from."""
+
+    text: str
+    generator: Generator
+    stop_reason: StopReason = "stop"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One annotator's verdict on a pair.
+
+    verdict "prefer": strength is -4..-1 (first reply better) or +1..+4 (second better), in steps, never 0.
+    verdict "tie" or "both_bad" or "skip": strength is 0.
+    """
+
+    annotator: str
+    at: str
+    verdict: Literal["prefer", "tie", "both_bad", "skip"]
+    strength: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A prompt, two replies and every judgement passed on them (several annotators, ties kept)."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    replies: tuple[Reply, Reply]
+    judgements: tuple[Judgement, ...]
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sampler answer: the sampled tokens (EOS kept) and their logprobs (nats, at the sampling temperature)."""
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    stop_reason: StopReason
+    policy_version: int
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """A finished conversation as tokens.
+
+    tokens int64 [N]; prompt_length: how many of them the policy did not sample; mask, logprobs float32 [N - 1].
+    """
+
+    prompt_id: str
+    tokens: np.ndarray
+    prompt_length: int
+    mask: np.ndarray
+    logprobs: np.ndarray
+    stop_reason: StopReason
+    policy_version: int
+    text: str
+
+    @property
+    def reply_length(self) -> int:
+        """Number of sampled tokens, EOS included."""
+        return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number a rollout (score units) and the named parts that made it."""
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Datum:
+    """What an engine trains on: T model inputs, T targets, and the columns that the named loss needs.
+
+    A column is either one float per target (length T) or, where the loss says so, one number a sequence (0-d).
+    For cross-entropy there may be K targets at each place, [T, K], and then so are its weights.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @staticmethod
+    def next_token(tokens: Sequence[int] | np.ndarray, **columns: Any) -> Datum:
+        """Datum whose targets are the sequence shifted by one: inputs tokens[:-1], targets tokens[1:]."""
+        array = np.asarray(tokens, dtype=np.int64)
+        return Datum(array[:-1], array[1:], {k: np.asarray(v, dtype=np.float32) for k, v in columns.items()})
+
+    @staticmethod
+    def whole_sequence(tokens: Sequence[int] | np.ndarray, **columns: Any) -> Datum:
+        """Datum that reads every token, for heads that score a finished sequence at its last token.
+
+        The last target has no meaning (it repeats the last token) and carries no weight in any language-model loss.
+        """
+        array = np.asarray(tokens, dtype=np.int64)
+        targets = np.append(array[1:], array[-1])
+        return Datum(array, targets, {k: np.asarray(v, dtype=np.float32) for k, v in columns.items()})
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardOutput:
+    """Per sequence: logprobs float32 as its targets, [T] or [T, K] (nats; 0 where none was asked for), and values
+    float32 [T] (score).
+    """
+
+    logprobs: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class TrainOutput:
+    """Result of one forward_backward: the summed loss, per-sequence outputs, and masked metrics by name."""
+
+    loss: float
+    outputs: tuple[ForwardOutput, ...]
+    metrics: Mapping[str, float]
