@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from thumbs import __version__
-from thumbs.cli import evaluate, export, lint, plan, report, run, sample
+from thumbs.cli import evaluate, export, lint, plan, report, run, sample, serve
 from thumbs.cli.shell import Shell, show_log
 
 app = typer.Typer(
@@ -50,5 +50,6 @@ for _name, _command in {
     "eval": evaluate.evaluate,
     "report": report.report,
     "export": export.export,
+    "serve": serve.serve,
 }.items():
     app.command(_name)(_command)

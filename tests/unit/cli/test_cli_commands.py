@@ -17,9 +17,9 @@ from thumbs.cli.main import app
 from thumbs.cli.shell import printable
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import CheckpointError, ConfigError, DataError, RunError
-from thumbs.types import Generator, Reply
+from thumbs.records import Generator, Reply
 
-COMMANDS = ("run", "sft", "reward", "ppo", "plan", "lint", "sample", "eval", "report", "export")
+COMMANDS = ("run", "sft", "reward", "ppo", "plan", "lint", "sample", "eval", "report", "export", "serve")
 CONFIG = """
 run: runs/mine
 sft: {data: {path: demonstrations.jsonl}}

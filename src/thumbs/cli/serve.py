@@ -1,0 +1,176 @@
+"""`thumbs serve`: train and sample for clients over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thumbs.cli.shell import printable
+from thumbs.config.model import ModelConfig
+from thumbs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from thumbs.clients.backend import Backend
+    from thumbs.clients.store import Store
+
+Models = Annotated[
+    list[str],
+    typer.Option("--model", help="A base model: catalog name, folder, .gguf file, hub name. May be repeated."),
+]
+Aliases = Annotated[
+    list[str] | None,
+    typer.Option("--alias", metavar="NAME=MODEL", help="Serve MODEL under the NAME that client code asks for."),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on. Others than this machine can reach 0.0.0.0.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Folder = Annotated[Path, typer.Option(help="Where checkpoints and records are kept.")]
+Database = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Keep the records elsewhere: postgresql+psycopg://user@host/name."),
+]
+AddToken = Annotated[
+    str | None, typer.Option("--add-token", metavar="OWNER", help="Print a new key of OWNER, and end.")
+]
+Tokens = Annotated[bool, typer.Option("--tokens", help="List the keys' ids and owners, and end.")]
+Revoke = Annotated[str | None, typer.Option("--revoke", metavar="ID", help="Make a key invalid, and end.")]
+SessionTimeout = Annotated[
+    float, typer.Option(min=30.0, help="A client that is silent for so long loses its models in memory, seconds.")
+]
+MaxModels = Annotated[int, typer.Option(min=1, help="Models in training that are kept in memory; others wait on disk.")]
+MaxQueued = Annotated[int, typer.Option(min=1, help="Requests for samples that may wait; further ones get a 429.")]
+
+
+def serve(
+    models: Models = ["smollm2-135m"],  # noqa: B006  # typer copies it
+    alias: Aliases = None,
+    *,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    folder: Folder = Path("thumbs-serve"),
+    database: Database = None,
+    add_token: AddToken = None,
+    tokens: Tokens = False,
+    revoke: Revoke = None,
+    session_timeout: SessionTimeout = 600.0,
+    max_models: MaxModels = 64,
+    max_queued: MaxQueued = 4096,
+) -> None:
+    """Serve the Tinker / MinT protocol and an OpenAI-compatible API.
+
+    Without keys every program on this machine may use the server, as one user. Once a key was made, callers need one,
+    each sees what is theirs, and the server may listen beyond this machine.
+
+    \b
+    Example:
+      thumbs serve --model smollm2-135m
+      thumbs serve --model smollm2-135m --alias Qwen/Qwen3-0.6B=smollm2-135m
+      thumbs serve --add-token alice
+      thumbs serve --host 0.0.0.0 --port 8000
+    """
+    from thumbs.clients.store import Store
+
+    store = Store(folder, database)
+    try:
+        if add_token is not None or tokens or revoke is not None:
+            _manage(store, add_token, revoke)
+            return
+        needs_token = bool(store.tokens())
+        if not needs_token and not _is_loopback(host):
+            raise ConfigError(
+                f"--host {host} lets other machines in, and there is no key yet; make one with "
+                f"`thumbs serve --add-token NAME --folder {folder}`, or listen on 127.0.0.1"
+            )
+        with _listen(host, port) as listener:
+            backend = _backend(store, models, alias or [], max_models, max_queued)
+            try:
+                _run(backend, listener, host, folder, session_timeout, needs_token)
+            finally:
+                backend.close()
+    finally:
+        store.close()
+
+
+def _manage(store: Store, owner: str | None, revoked: str | None) -> None:
+    if owner is not None:
+        typer.echo(f"{store.add_token(owner)}\nThis key of {printable(owner)} cannot be shown again.")
+    if revoked is not None:
+        store.revoke(revoked)
+    for token in store.tokens():
+        typer.echo(f"{token.id}  {token.created:%Y-%m-%d}  {printable(token.owner)}", err=owner is not None)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; raises ConfigError where there can be none."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
+
+
+def _backend(store: Store, models: list[str], aliases: list[str], max_models: int, max_queued: int) -> Backend:
+    from thumbs.clients.backend import Backend
+    from thumbs.clients.bases import parse_aliases
+
+    names = {name: name for name in models} | parse_aliases(",".join(aliases))
+    configs = {name: ModelConfig(name=model) for name, model in names.items()}
+    backend = Backend(store, configs, max_models=max_models, max_queued_samples=max_queued)
+    for model in backend.supported_models():  # a model that cannot be read is found now
+        typer.echo(f"{model.model_name}: context of {model.max_context_length} tokens")
+    return backend
+
+
+def _run(
+    backend: Backend, listener: socket.socket, host: str, folder: Path, session_timeout: float, needs_token: bool
+) -> None:
+    import uvicorn
+
+    from thumbs.service.app import create_app
+    from thumbs.service.auth import load_key
+    from thumbs.service.state import Settings
+
+    loopback = _is_loopback(host)
+    settings = Settings(
+        session_timeout_s=session_timeout,
+        compress=not loopback,
+        local_paths=loopback,
+        hosts=("localhost", "127.0.0.1", "[", host) if loopback else ("*",),
+    )
+    app = create_app(backend, load_key(folder), needs_token=needs_token, settings=settings)
+    # The SDKs keep connections for long; one that closes under a request costs them a retry.
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_keep_alive=120, timeout_graceful_shutdown=3, server_header=False
+    )
+    typer.echo(_advice(_url(listener, host), folder, needs_token))
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _url(listener: socket.socket, host: str) -> str:
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
+    return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
+
+
+def _advice(url: str, folder: Path, needs_token: bool) -> str:
+    """What to set for clients, to be copied into a shell."""
+    secret = "..." if needs_token else "local"
+    keys = "a key of --add-token; MinT writes sk- for its tml-" if needs_token else "any key will do"
+    return f"""
+serving on {url}, records and checkpoints in {folder}
+
+export TINKER_BASE_URL={url} TINKER_API_KEY=tml-{secret}   # {keys}
+export MINT_BASE_URL={url} MINT_API_KEY=sk-{secret}
+export HF_ENDPOINT={url}   # tokenizers of models that are only here
+
+OpenAI-compatible: {url}/v1      status: {url}/      metrics: {url}/metrics
+"""

@@ -1,0 +1,183 @@
+"""The training service as a Starlette application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from urllib.parse import urlsplit
+
+from sqlalchemy.exc import OperationalError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from thumbs.clients.backend import Backend
+from thumbs.errors import CheckpointError, ThumbsError
+from thumbs.service.auth import Authentication, Callers, Signer
+from thumbs.service.downloads import DownloadRoutes
+from thumbs.service.hub import HubRoutes
+from thumbs.service.mint import MintRoutes
+from thumbs.service.models import ModelRoutes
+from thumbs.service.openai import PREFIXES, OpenAIRoutes
+from thumbs.service.promises import LOST, LOST_ERROR, Promises
+from thumbs.service.requests import answer
+from thumbs.service.rest import RestRoutes
+from thumbs.service.retrieval import RetrievalRoutes
+from thumbs.service.sampling import SamplingRoutes
+from thumbs.service.sessions import SessionRoutes, sweep
+from thumbs.service.state import Service, Settings
+from thumbs.service.status import Meter, Observation, StatusRoutes
+from thumbs.service.threads import Threads
+from thumbs.service.training import TrainingRoutes
+from thumbs.service.uploads import UploadRoutes
+
+log = logging.getLogger(__name__)
+
+API = "/api/v1"
+_UPLOAD = f"{API}/checkpoints/upload"
+_PAUSE_S = 1.0
+
+
+def create_app(backend: Backend, key: bytes, *, needs_token: bool, settings: Settings | None = None) -> Starlette:
+    """The application. `key` signs links and credentials; without `needs_token` all callers are one.
+
+    The backend and its store are the caller's to close, after the application has ended.
+    """
+    settings = settings or Settings()
+    threads, signer = Threads(), Signer(key)
+    service = Service(
+        backend=backend,
+        settings=settings,
+        threads=threads,
+        callers=Callers(backend.store, threads, signer, required=needs_token),
+        signer=signer,
+        promises=Promises(backend.store, threads, settings.poll_s),
+    )
+    meter = Meter(service)
+    return Starlette(
+        routes=_routes(service, meter),
+        middleware=[
+            Middleware(Observation, meter=meter),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts), www_redirect=False),
+            Middleware(SameOrigin),
+            Middleware(BodyLimit, settings=settings),
+        ],
+        exception_handlers={
+            HTTPException: _explain,
+            ThumbsError: _explain,
+            OperationalError: _explain,
+            Exception: _fail,
+        },
+        lifespan=lambda _: _life(service),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _life(service: Service) -> AsyncIterator[None]:
+    """Ends what an earlier process left open, and looks after what expires while the server lives."""
+    lost = await service.threads.record(service.backend.store.fail_pending, LOST_ERROR, LOST)
+    if lost:
+        log.warning("%d operations were cut off when the server last stopped; their clients are told", lost)
+    sweeper = asyncio.create_task(sweep(service))
+    try:
+        yield
+    finally:
+        sweeper.cancel()
+        service.threads.close()
+
+
+def _routes(service: Service, meter: Meter) -> list[BaseRoute]:
+    """First those that need no key."""
+    downloads, status, hub = DownloadRoutes(service), StatusRoutes(service, meter), HubRoutes(service)
+    parts = (
+        SessionRoutes(service),
+        ModelRoutes(service),
+        TrainingRoutes(service),
+        SamplingRoutes(service),
+        RetrievalRoutes(service),
+        RestRoutes(service),
+        UploadRoutes(service),
+        MintRoutes(service),
+        downloads,
+    )
+    api = [route for part in parts for route in part.routes()]
+    keyed = [Mount(API, routes=api), *OpenAIRoutes(service).routes(), *status.routes()]
+    return [
+        *status.open_routes(),
+        Mount("/download", routes=downloads.open_routes()),
+        *hub.open_routes(),
+        Mount("", routes=keyed, middleware=[Middleware(Authentication, callers=service.callers)]),
+    ]
+
+
+class SameOrigin:
+    """Middleware: refuses what a page of another site sends from somebody's browser."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on requests without an Origin, as programs send them, and those of this server's own pages."""
+        if scope["type"] == "http":
+            headers = HTTPConnection(scope).headers
+            origin = headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+                await _refusal(scope["path"], 403, "requests from pages of other sites are refused")(
+                    scope, receive, send
+                )
+                return
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Middleware: ends a request whose body is too long, whatever its headers say."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Counts what arrives."""
+        most = self._settings.upload_bytes if scope.get("path") == _UPLOAD else self._settings.body_bytes
+        left = most
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"the body is longer than {most} bytes; send less at a time")
+            return message
+
+        await self._app(scope, counted if scope["type"] == "http" else receive, send)
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    """A refusal in one sentence. Clients repeat 408, 409, 429 and 5xx, so those stand for what may pass alone."""
+    if isinstance(error, HTTPException):
+        return _refusal(request.url.path, error.status_code, error.detail, error.headers)
+    if isinstance(error, OperationalError):
+        log.error("the database does not answer: %s", error)
+        await asyncio.sleep(_PAUSE_S)  # some calls are repeated without a pause
+        return _refusal(request.url.path, 503, "the server's database does not answer; try again")
+    return _refusal(request.url.path, 404 if isinstance(error, CheckpointError) else 400, str(error))
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    """A bug of ours. It will not pass, so that its status is none that clients repeat for minutes."""
+    text = f"the server failed ({type(error).__name__}); its log tells more"
+    return _refusal(request.url.path, 422, text)
+
+
+def _refusal(path: str, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    if path.startswith(PREFIXES):
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        return answer({"error": {"message": detail, "type": kind, "code": status}}, status, headers)
+    return answer({"detail": detail}, status, headers)

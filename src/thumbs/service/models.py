@@ -1,0 +1,158 @@
+"""Models: making them, from a base or a checkpoint, and asking about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from thumbs.clients import types
+from thumbs.clients.listings import weights_info_of
+from thumbs.errors import DataError
+from thumbs.service.promises import Operation
+from thumbs.service.requests import Body, Int64, answer, owner_of, parse, read
+from thumbs.service.state import Service
+from thumbs.service.submissions import Numbered, Optimizer, encode_json, submit
+
+
+class _Lora(Body):
+    rank: int = Field(default=32, ge=1, le=1024)
+    seed: int | None = None
+    train_unembed: bool = True
+    train_mlp: bool = True
+    train_attn: bool = True
+
+
+class _New(Body):
+    session_id: str
+    model_seq_id: Int64
+    user_metadata: dict[str, str] | None = None
+    optimizer_config: Optimizer = Optimizer()
+
+
+class _NewFromBase(_New):
+    base_model: str
+    lora_config: _Lora = _Lora()
+
+
+class _NewFromCheckpoint(_New):
+    path: str
+    optimizer: bool = False
+
+
+class _Load(Numbered):
+    path: str
+    optimizer: bool = False
+
+
+class _Target(Body):
+    model_id: str | None = None
+
+
+class _Path(Body):
+    tinker_path: str
+
+
+class ModelRoutes:
+    """What a ServiceClient calls to get a TrainingClient."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._backend = service.backend
+
+    def routes(self) -> list[Route]:
+        """The routes, below /api/v1."""
+        return [
+            Route("/create_model", self.create_model, methods=["POST"]),
+            Route("/load_weights", self.load_weights, methods=["POST"]),
+            Route("/get_info", self.get_info, methods=["POST"]),
+            Route("/weights_info", self.weights_info, methods=["POST"]),
+            Route("/unload_model", self.unload_model, methods=["POST"]),
+        ]
+
+    async def create_model(self, request: Request) -> Response:
+        """A new adapter on a base model."""
+        raw = await request.body()
+        body = parse(_NewFromBase, raw)
+
+        def start(run_id: str) -> Future[Any]:
+            lora = types.LoraConfig(**body.lora_config.model_dump())
+            owner = owner_of(request)
+            return self._backend.create_model(run_id, body.session_id, owner, body.base_model, lora, body.user_metadata)
+
+        return await self._create(request, "create_model", body, raw, start)
+
+    async def load_weights(self, request: Request) -> Response:
+        """Weights of a checkpoint: into a model that is there (load_state; SDK 0.22), or a new model (SDK 0.38)."""
+        raw = await request.body()
+        if parse(_Target, raw).model_id is not None:
+            return await self._load(request, raw)
+        body = parse(_NewFromCheckpoint, raw)
+
+        def start(run_id: str) -> Future[Any]:
+            owner = owner_of(request)
+            path = self._service.find_checkpoint(body.path, owner).path
+            return self._backend.create_from(run_id, body.session_id, owner, path, body.optimizer, body.user_metadata)
+
+        return await self._create(request, "load_weights", body, raw, start)
+
+    async def get_info(self, request: Request) -> Response:
+        """What a model is made of, and where its tokenizer is."""
+        body = await read(request, Numbered)
+        await self._service.run(body.model_id, owner_of(request))
+        info = (await self._service.threads.work(self._backend.info, body.model_id)).model_dump(exclude_none=True)
+        if not self._service.settings.local_paths:
+            info["model_data"].pop("tokenizer_id", None)
+        return answer({**info, "type": "get_info"})
+
+    async def weights_info(self, request: Request) -> Response:
+        """What a checkpoint was trained from, and how."""
+        body = await read(request, _Path)
+        record = await self._service.checkpoint(body.tinker_path, owner_of(request))
+        run = await self._service.threads.record(self._backend.store.run, record.run_id)
+        if run is None:
+            raise DataError(f"nothing is known about the training run of {body.tinker_path!r}")
+        return answer(weights_info_of(run).model_dump())
+
+    async def unload_model(self, request: Request) -> Response:
+        """Takes a model out of memory; its checkpoints stay."""
+        raw = await request.body()
+        body = parse(Numbered, raw)
+
+        def start() -> Future[Any]:
+            self._backend.unload(body.model_id)
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+
+        encode = encode_json(lambda _: {"model_id": body.model_id, "type": "unload_model"})
+        return await submit(self._service, request, "unload_model", body, raw, start, encode)
+
+    async def _create(
+        self, request: Request, kind: str, body: _New, raw: bytes, start: Callable[[str], Future[Any]]
+    ) -> Response:
+        """The promise of a new model. Clients work out the name {session}:train:{number} by themselves."""
+        owner = owner_of(request)
+        await self._service.live_session(body.session_id, owner)
+        body.optimizer_config.check()
+        run_id = f"{body.session_id}:train:{body.model_seq_id}"
+        encode = encode_json(lambda _: {"model_id": run_id, "type": kind})
+        key = (f"models of {body.session_id}", body.model_seq_id)
+        operation = Operation(kind, owner, body.session_id, key, raw, lambda: start(run_id), encode)
+        return answer({"request_id": await self._service.promises.submit(operation), "model_id": run_id})
+
+    async def _load(self, request: Request, raw: bytes) -> Response:
+        numbered = parse(Numbered, raw)
+
+        def start() -> Future[Any]:
+            body = parse(_Load, raw)
+            path = self._service.find_checkpoint(body.path, owner_of(request)).path
+            return self._backend.load(body.model_id, body.seq_id, path, body.optimizer)
+
+        encode = encode_json(lambda _: {"model_id": numbered.model_id, "type": "load_weights"})
+        return await submit(self._service, request, "load_weights", numbered, raw, start, encode)

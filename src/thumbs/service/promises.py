@@ -1,0 +1,208 @@
+"""Promises: operations that were accepted, and what became of them.
+
+A promise is a row of the store from before its operation starts, so that a repeated submission finds the first one and
+a restart can tell what was lost. Waiting costs a coroutine, not a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import uuid
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from thumbs.clients.sampling import FullError
+from thumbs.clients.store import Store
+from thumbs.clients.tables import FutureRecord
+from thumbs.clients.worker import ClosedError
+from thumbs.errors import ThumbsError
+from thumbs.service.threads import Threads
+
+log = logging.getLogger(__name__)
+
+LOST = "lost"
+"""Category of what a restart interrupted."""
+LOST_ERROR = (
+    "the server stopped before this operation ended; its model is no longer in memory: create a training client from"
+    " the last saved state (create_training_client_from_state_with_optimizer) and go on from there"
+)
+Encode = Callable[[Any], tuple[bytes, str]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What is promised, and how to do it."""
+
+    kind: str
+    owner: str
+    session_id: str | None
+    key: tuple[str, int] | None
+    """Scope and number that name the submission: the same again is the same operation."""
+    body: bytes
+    start: Callable[[], Future[Any]]
+    """Runs in a worker thread; raises FullError where there is no room."""
+    encode: Encode
+    """Body and content type of the result."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an operation ended: a result, or an error with its category."""
+
+    kind: str
+    result: bytes = b""
+    content_type: str = ""
+    error: str | None = None
+    category: str = "server"
+
+
+@dataclass
+class _Pending:
+    """An operation that runs; without its body, which may be long."""
+
+    kind: str
+    owner: str
+    encode: Encode
+    done: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    running: Future[Any] | None = None
+    cancelled: bool = False
+
+
+class Promises:
+    """Starts operations and keeps their outcomes."""
+
+    def __init__(self, store: Store, threads: Threads, poll_s: float) -> None:
+        self._store = store
+        self._threads = threads
+        self._poll_s = poll_s
+        self._pending: dict[str, _Pending] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    async def submit(self, operation: Operation) -> str:
+        """The id of the promise; of the first one where the same operation was submitted before.
+
+        Raises HTTPException 400 where another body came under the same key, 429 where there is no room.
+        """
+        request_id, digest = uuid.uuid4().hex, hashlib.sha256(operation.body).hexdigest()
+        pending = self._pending[request_id] = _Pending(operation.kind, operation.owner, operation.encode)
+        try:
+            record = await self._threads.record(
+                self._store.add_future,
+                request_id,
+                operation.owner,
+                operation.kind,
+                session_id=operation.session_id,
+                key=operation.key,
+                body_hash=digest,
+            )
+        except BaseException:
+            del self._pending[request_id]
+            raise
+        if record.request_id != request_id:
+            del self._pending[request_id]
+            if record.body_hash != digest:
+                raise HTTPException(400, f"another request was already accepted as {_named(operation.key)}")
+            if record.request_id in self._pending or record.finished is not None:
+                return record.request_id
+            # Accepted once and turned away because the queue was full: this is its second chance.
+            request_id = record.request_id
+            self._pending[request_id] = pending
+        await self._start(request_id, operation.start, pending)
+        return request_id
+
+    async def wait(self, request_id: str, owner: str) -> Outcome | None:
+        """How the operation ended, or None where it has not within the time of one poll.
+
+        Raises LookupError where `owner` has no such promise.
+        """
+        pending = self._pending.get(request_id)
+        if pending is None:
+            return await self._stored(request_id, owner)
+        if pending.owner != owner:
+            raise LookupError(request_id)
+        await asyncio.wait((pending.done,), timeout=self._poll_s)
+        return pending.done.result() if pending.done.done() else None
+
+    def cancel(self, request_id: str, owner: str) -> None:
+        """Ends the operation where it has not ended; of no consequence for others."""
+        pending = self._pending.get(request_id)
+        if pending is not None and pending.owner == owner:
+            pending.cancelled = True
+            if pending.running is not None:
+                pending.running.cancel()
+
+    async def _stored(self, request_id: str, owner: str) -> Outcome | None:
+        record = await self._threads.record(self._store.future, request_id)
+        if record is None or record.owner != owner:
+            raise LookupError(request_id)
+        if record.finished is None:
+            await asyncio.sleep(min(1.0, self._poll_s))
+            return None
+        return _kept(record)
+
+    async def _start(self, request_id: str, start: Callable[[], Future[Any]], pending: _Pending) -> None:
+        try:
+            running = await self._threads.work(start)
+        except FullError as error:
+            del self._pending[request_id]
+            raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
+        except Exception as error:
+            running = Future()
+            running.set_exception(error)
+        pending.running = running
+        if pending.cancelled:
+            running.cancel()
+        loop = asyncio.get_running_loop()
+        running.add_done_callback(lambda done: self._threads.spawn(self._settle, request_id, pending, done, loop))
+
+    def _settle(self, request_id: str, pending: _Pending, done: Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+        """Keeps the outcome, then tells those who wait; in that order, so that what was told survives a crash."""
+        outcome = _outcome_of(request_id, pending, done)
+        try:
+            self._store.finish_future(
+                request_id,
+                result=outcome.result,
+                content_type=outcome.content_type,
+                error=outcome.error,
+                category=outcome.category if outcome.error is not None else None,
+            )
+        except Exception:
+            log.exception("the outcome of %s could not be kept", request_id)
+        loop.call_soon_threadsafe(self._deliver, request_id, outcome)
+
+    def _deliver(self, request_id: str, outcome: Outcome) -> None:
+        pending = self._pending.pop(request_id, None)
+        if pending is not None:
+            pending.done.set_result(outcome)
+
+
+def _outcome_of(request_id: str, pending: _Pending, done: Future[Any]) -> Outcome:
+    try:
+        body, content_type = pending.encode(done.result())
+    except CancelledError:
+        return Outcome(pending.kind, error="the operation was cancelled", category="user")
+    except ClosedError:
+        return Outcome(pending.kind, error=LOST_ERROR, category=LOST)
+    except ThumbsError as error:
+        return Outcome(pending.kind, error=str(error), category="user")
+    except Exception as error:
+        log.exception("%s %s failed", pending.kind, request_id)
+        text = f"the server failed ({type(error).__name__}); its log tells more under {request_id}"
+        return Outcome(pending.kind, error=text)
+    return Outcome(pending.kind, body, content_type)
+
+
+def _kept(record: FutureRecord) -> Outcome:
+    return Outcome(record.kind, record.result or b"", record.content_type, record.error, record.category or "server")
+
+
+def _named(key: tuple[str, int] | None) -> str:
+    return f"number {key[1]} of {key[0]}" if key else "this one"

@@ -1,0 +1,104 @@
+"""Sampling sessions and samples."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from thumbs.clients import types
+from thumbs.errors import DataError
+from thumbs.service import wire
+from thumbs.service.promises import Operation
+from thumbs.service.requests import Body, Int64, answer, owner_of, parse, read
+from thumbs.service.state import Service
+from thumbs.service.submissions import encode_binary
+
+
+class _NewSampler(Body):
+    session_id: str
+    sampling_session_seq_id: Int64
+    base_model: str | None = None
+    model_path: str | None = None
+
+
+class _Sample(Body):
+    sampling_session_id: str
+    seq_id: Int64 | None = None
+    num_samples: int = Field(default=1, ge=1, le=4096)
+    prompt: dict[str, Any]
+    sampling_params: types.SamplingParams = types.SamplingParams()
+    prompt_logprobs: bool = False
+    topk_prompt_logprobs: int = Field(default=0, ge=0)
+    topk_sample_logprobs: int = Field(default=0, ge=0)
+    prompt_logprobs_last_n: int | None = Field(default=None, ge=1)
+    target_prompt_logprobs: dict[str, Any] | None = None
+    prompt_alt_tokens_k: int = 0
+
+
+class SamplingRoutes:
+    """What a SamplingClient calls."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._backend = service.backend
+
+    def routes(self) -> list[Route]:
+        """The routes, below /api/v1."""
+        return [
+            Route("/create_sampling_session", self.create_sampling_session, methods=["POST"]),
+            Route("/samplers/{sampler_id}", self.sampler, methods=["GET"]),
+            Route("/asample", self.asample, methods=["POST"]),
+        ]
+
+    async def create_sampling_session(self, request: Request) -> Response:
+        """A sampler on a checkpoint, or on a base model; the same again is the same sampler."""
+        body = await read(request, _NewSampler)
+        owner = owner_of(request)
+        await self._service.live_session(body.session_id, owner)
+        path = (await self._service.checkpoint(body.model_path, owner)).path if body.model_path else None
+        sampler_id = f"{body.session_id}:sample:{body.sampling_session_seq_id}"
+        known = await self._service.threads.record(self._backend.store.sampler, sampler_id)
+        if known is None:
+            await self._service.threads.work(
+                self._backend.open_sampler, sampler_id, body.session_id, owner, base_model=body.base_model, path=path
+            )
+        elif known.model_path != path or (path is None and known.base_model != body.base_model):
+            raise DataError(f"sampler {sampler_id} was already created from something else")
+        return answer({"type": "create_sampling_session", "sampling_session_id": sampler_id})
+
+    async def sampler(self, request: Request) -> Response:
+        """What a sampler samples from."""
+        record = await self._service.sampler(request.path_params["sampler_id"], owner_of(request))
+        return answer({"sampler_id": record.id, "base_model": record.base_model, "model_path": record.model_path})
+
+    async def asample(self, request: Request) -> Response:
+        """The promise of samples of one prompt; 429, on which clients slow down, where too many wait."""
+        raw = await request.body()
+        body = parse(_Sample, raw)
+        owner = owner_of(request)
+        sampler = await self._service.sampler(body.sampling_session_id, owner)
+        key = None if body.seq_id is None else (sampler.id, body.seq_id)
+        operation = Operation("sample", owner, sampler.session_id, key, raw, partial(self._sample, body), encode_binary)
+        request_id = await self._service.promises.submit(operation)
+        names = [f"{request_id}-{i}" for i in range(body.num_samples)]
+        return answer({"request_id": request_id, "sample_sequence_ids": names})
+
+    def _sample(self, body: _Sample) -> Future[Any]:
+        if body.target_prompt_logprobs is not None or body.prompt_alt_tokens_k:
+            raise DataError("target_prompt_logprobs and prompt_alt_tokens_k are not served; use topk_prompt_logprobs")
+        return self._backend.sample(
+            body.sampling_session_id,
+            wire.decode_model_input(body.prompt),
+            body.num_samples,
+            body.sampling_params,
+            prompt_logprobs=body.prompt_logprobs,
+            topk_prompt_logprobs=body.topk_prompt_logprobs,
+            topk_sample_logprobs=body.topk_sample_logprobs,
+            prompt_logprobs_last_n=body.prompt_logprobs_last_n,
+        )

@@ -1,0 +1,103 @@
+"""What all routes share: the backend, the store, the promises, and whose is what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+
+from thumbs.clients.backend import Backend
+from thumbs.clients.tables import CheckpointRecord, RunRecord, SamplerRecord, SessionRecord
+from thumbs.errors import CheckpointError
+from thumbs.service import wire
+from thumbs.service.auth import Callers, Signer
+from thumbs.service.promises import Promises
+from thumbs.service.threads import Threads
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the server is to behave."""
+
+    poll_s: float = 35.0
+    """How long a request for a result is held open, seconds; the SDKs give up at 45."""
+    session_timeout_s: float = 600.0
+    """A session without a heartbeat for so long is over, seconds, and its models leave memory."""
+    promise_ttl_s: float = 3600.0
+    """How long an outcome is kept, seconds."""
+    sweep_s: float = 15.0
+    """Time between two looks for what has expired, seconds."""
+    body_bytes: int = wire.MAX_BODY_BYTES
+    """Largest request body, bytes."""
+    upload_bytes: int = 8 << 30
+    """Largest checkpoint archive that may be uploaded, bytes, and largest sum of the files in it."""
+    compress: bool = False
+    """Ask newer SDKs to compress training data; pays on a network, not on one machine."""
+    local_paths: bool = True
+    """Tell clients the folder of a model's tokenizer; right where clients share this machine's files."""
+    hosts: tuple[str, ...] = ("*",)
+    """Values of the Host header that are served. On loopback only its own names, or any page in a browser could reach
+    the server under a name of its own."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One server's parts."""
+
+    backend: Backend
+    settings: Settings
+    threads: Threads
+    callers: Callers
+    signer: Signer
+    promises: Promises
+
+    async def session(self, session_id: str, owner: str) -> SessionRecord:
+        """The session; raises HTTPException 404 unless it is the owner's."""
+        record = await self.threads.record(self.backend.store.session, session_id)
+        if record is None or record.owner != owner:
+            raise HTTPException(404, f"there is no session {session_id!r} of yours")
+        return record
+
+    async def live_session(self, session_id: str, owner: str) -> SessionRecord:
+        """The session; raises HTTPException 404 unless it is the owner's, 400 where it has ended."""
+        record = await self.session(session_id, owner)
+        if record.finished is not None:
+            raise HTTPException(400, f"session {session_id} has ended; create a new client")
+        return record
+
+    async def run(self, run_id: str, owner: str) -> RunRecord:
+        """The training run; raises HTTPException 404 unless it is the owner's."""
+        record = await self.threads.record(self.backend.store.run, run_id)
+        if record is None or record.owner != owner:
+            raise HTTPException(404, f"there is no model {run_id!r} of yours")
+        return record
+
+    async def sampler(self, sampler_id: str, owner: str) -> SamplerRecord:
+        """The sampler; raises HTTPException 404 unless it is the owner's."""
+        record = await self.threads.record(self.backend.store.sampler, sampler_id)
+        if record is None or record.owner != owner:
+            raise HTTPException(404, f"there is no sampler {sampler_id!r} of yours")
+        return record
+
+    async def checkpoint(self, path: str, owner: str, *, own: bool = False) -> CheckpointRecord:
+        """As `find_checkpoint`."""
+        return await self.threads.record(self.find_checkpoint, path, owner, own=own)
+
+    def find_checkpoint(self, path: str, owner: str, *, own: bool = False) -> CheckpointRecord:
+        """The checkpoint; raises CheckpointError unless it is the owner's, or published where `own` is false.
+
+        For worker threads; a checkpoint of somebody else is as unknown as one that never was.
+        """
+        record = self.backend.store.checkpoint(path)
+        if record is None or (record.owner != owner and (own or not record.public)):
+            raise CheckpointError(f"there is no checkpoint {path!r}; it may have expired or been deleted")
+        return record
+
+    async def end_session(self, session_id: str, reason: str) -> None:
+        """Marks the session as over and gives its memory back, after what it has asked for; its checkpoints stay."""
+        store = self.backend.store
+        await self.threads.record(store.finish_session, session_id, reason)
+        for sampler in await self.threads.record(store.samplers_of, session_id):
+            await self.threads.work(self.backend.close_sampler, sampler.id)
+        for run in await self.threads.record(store.runs_of, session_id):
+            await self.threads.work(self.backend.unload, run.id)

@@ -1,0 +1,193 @@
+"""How the server is: for probes, for Prometheus, and for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import jinja2
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from thumbs.service.requests import owner_of
+from thumbs.service.state import Service
+
+log = logging.getLogger("thumbs.service.requests")
+
+_QUIET = {"retrieve", "heartbeat", "telemetry", "health", "metrics"}
+"""Endpoints that are called all the time; logged at level DEBUG."""
+_BUCKETS_S = (0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 20.0, 45.0)
+
+
+class Meter:
+    """Counts and times requests by endpoint, never by path: paths hold what clients chose."""
+
+    def __init__(self, service: Service) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter("thumbs_requests", "Requests.", ["endpoint", "status"], registry=self.registry)
+        self._seconds = Histogram(
+            "thumbs_request_seconds", "Time to answer.", ["endpoint"], buckets=_BUCKETS_S, registry=self.registry
+        )
+        self.registry.register(_Gauges(service))
+        ProcessCollector(registry=self.registry)
+        self._tokens = time.monotonic(), 0
+
+    def count(self, endpoint: str, status: int, seconds: float) -> None:
+        """Note one request."""
+        self._requests.labels(endpoint, str(status)).inc()
+        self._seconds.labels(endpoint).observe(seconds)
+
+    def memory_mib(self) -> float:
+        """Memory of this process, MiB; 0 where the system does not tell."""
+        return (self.registry.get_sample_value("process_resident_memory_bytes") or 0.0) / 2**20
+
+    def tokens_per_s(self, sampled: int) -> float:
+        """Rate since this was last asked, with the number of tokens `sampled` so far."""
+        (then, before), now = self._tokens, time.monotonic()
+        self._tokens = now, sampled
+        return (sampled - before) / max(now - then, 1e-3)
+
+
+class _Gauges(Collector):
+    """What the backend says of itself, asked when somebody looks."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> list[Metric]:
+        """One metric a number."""
+        found = numbers(self._service)
+        tokens = CounterMetricFamily("thumbs_sampled_tokens", "Tokens sampled.", value=found.pop("sampled_tokens"))
+        gauges = [
+            GaugeMetricFamily(f"thumbs_{name}", f"{name.replace('_', ' ').capitalize()}.", value=value)
+            for name, value in found.items()
+        ]
+        return [tokens, *gauges]
+
+
+def numbers(service: Service) -> dict[str, int]:
+    """The numbers of the backend by name, and how many promises are open."""
+    found = service.backend.waiting()
+    return {"open_promises": len(service.promises), **found, "operations": sum(found["operations"].values())}
+
+
+class Observation:
+    """Middleware: one structured log line and one measurement a request."""
+
+    def __init__(self, app: ASGIApp, meter: Meter) -> None:
+        self._app = app
+        self._meter = meter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on and notes how it was answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.monotonic(), 500
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            seconds = time.monotonic() - start
+            endpoint = getattr(scope.get("endpoint"), "__name__", "none")
+            self._meter.count(endpoint, status, seconds)
+            _log(scope, endpoint, status, seconds)
+
+
+def _log(scope: Scope, endpoint: str, status: int, seconds: float) -> None:
+    level = logging.DEBUG if endpoint in _QUIET and status < 500 else logging.INFO
+    if log.isEnabledFor(level):
+        owner = scope.get("state", {}).get("owner")
+        # A download's path is its permission, so it is not for the log.
+        path = "" if endpoint == "download" else scope["path"][:200]
+        line = {"endpoint": endpoint, "method": scope["method"], "path": path, "owner": owner}
+        log.log(level, json.dumps({**line, "status": status, "ms": round(seconds * 1000, 1)}))
+
+
+class StatusRoutes:
+    """Probes, measurements and the page."""
+
+    def __init__(self, service: Service, meter: Meter) -> None:
+        self._service = service
+        self._meter = meter
+
+    def open_routes(self) -> list[Route]:
+        """The routes that need no key."""
+        return [Route(path, self.health, methods=["GET"]) for path in ("/healthz", "/health", "/api/v1/healthz")]
+
+    def routes(self) -> list[Route]:
+        """The routes that need one."""
+        return [Route("/metrics", self.metrics, methods=["GET"]), Route("/", self.page, methods=["GET"])]
+
+    async def health(self, request: Request) -> Response:
+        """Says that the server answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(self, request: Request) -> Response:
+        """The measurements in Prometheus' text format."""
+        text = await self._service.threads.work(generate_latest, self._meter.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    async def page(self, request: Request) -> Response:
+        """Queues, memory and the caller's own runs, for a browser."""
+        content = await self._service.threads.work(self._render, owner_of(request))
+        headers = {
+            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+            "Cache-Control": "no-store",
+        }
+        return HTMLResponse(content, headers=headers)
+
+    def _render(self, owner: str) -> str:
+        backend = self._service.backend
+        runs, total = backend.store.runs(owner, 20, 0)
+        found = numbers(self._service)
+        measured = {"sampled_tokens_per_s": self._meter.tokens_per_s(found["sampled_tokens"])}
+        shown: dict[str, Any] = {
+            "models": [model.model_name for model in backend.supported_models()],
+            "numbers": {**found, **measured, "memory_MiB": self._meter.memory_mib()},
+            "runs": runs,
+            "total": total,
+            "owner": owner,
+        }
+        return _PAGE.render(shown)
+
+
+# Names of models, owners and metadata are what clients chose, so everything is escaped.
+_PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+    """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="5">
+<title>thumbs serve</title>
+<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}
+table{border-collapse:collapse;width:100%}
+td,th{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8884}
+td{overflow-wrap:anywhere}@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}}</style>
+<h1>thumbs serve</h1>
+<p>Base models: {{ models | join(", ") }}</p>
+<h2>Now</h2>
+<table>{% for name, value in numbers.items() %}
+<tr><th scope="row">{{ name | replace("_", " ") }}</th><td>{{ "%.7g" | format(value) }}</td></tr>{% endfor %}</table>
+<h2>Training runs of {{ owner }} ({{ total }})</h2>
+<table><tr><th>run</th><th>base model</th><th>rank</th><th>last request</th><th>metadata</th></tr>{% for run in runs %}
+<tr><td>{{ run.id }}</td><td>{{ run.base_model }}</td><td>{{ run.rank }}</td>
+<td>{{ run.last_request.strftime("%Y-%m-%d %H:%M:%S") }}</td><td>{{ run.user_metadata }}</td></tr>{% endfor %}
+</table></html>"""
+)

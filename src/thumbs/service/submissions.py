@@ -1,0 +1,79 @@
+"""Operations of one model, in the order of their numbers.
+
+A submission that could be read takes its place in that order even where it is wrong: it then fails by itself, and those
+after it do not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from thumbs.errors import ConfigError, ThumbsError
+from thumbs.service import wire
+from thumbs.service.promises import Encode, Operation
+from thumbs.service.requests import Body, Int64, answer, owner_of, to_json
+from thumbs.service.state import Service
+
+
+class Numbered(Body):
+    """What every operation of a model carries; without a number it is ordered by its arrival."""
+
+    model_id: str
+    seq_id: Int64 | None = None
+
+
+class Optimizer(Body):
+    """Which optimizer a client wants."""
+
+    type: str = "adamw"
+
+    def check(self) -> None:
+        """Raises ConfigError unless it is the one that is served."""
+        if self.type != "adamw":
+            raise ConfigError(f"optimizer {self.type!r} is not served; use adamw")
+
+
+async def submit(
+    service: Service,
+    request: Request,
+    kind: str,
+    numbered: Numbered,
+    raw: bytes,
+    start: Callable[[], Future[Any]],
+    encode: Encode,
+) -> Response:
+    """The promise of an operation; raises HTTPException 404 unless the model is the caller's.
+
+    `start` runs in a worker thread. Where it raises an error of the user, the number is used up all the same.
+    """
+    owner = owner_of(request)
+    run = await service.run(numbered.model_id, owner)
+    await service.threads.record(service.backend.store.touch_run, run.id)
+
+    def start_or_skip() -> Future[Any]:
+        try:
+            return start()
+        except ThumbsError as error:
+            if numbered.seq_id is None:
+                raise
+            return service.backend.skip(run.id, numbered.seq_id, error)
+
+    key = None if numbered.seq_id is None else (run.id, numbered.seq_id)
+    operation = Operation(kind, owner, run.session_id, key, raw, start_or_skip, encode)
+    request_id = await service.promises.submit(operation)
+    return answer({"request_id": request_id, "model_id": run.id})
+
+
+def encode_json(describe: Callable[[Any], Mapping[str, Any]]) -> Encode:
+    """Writes a result as the JSON object that `describe` makes of it."""
+    return lambda result: (to_json(describe(result)), "application/json")
+
+
+def encode_binary(result: Any) -> tuple[bytes, str]:
+    """Writes the output of a pass or a sample as protobuf, which every SDK reads."""
+    return wire.encode_result(result, wire.PROTOBUF)

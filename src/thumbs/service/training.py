@@ -1,0 +1,152 @@
+"""Training: passes, optimizer steps and checkpoints of a model. Every operation answers with a promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from thumbs.clients import types
+from thumbs.errors import ConfigError
+from thumbs.service import wire
+from thumbs.service.requests import Body, Int64, owner_of, parse
+from thumbs.service.state import Service
+from thumbs.service.submissions import Numbered, Optimizer, encode_binary, encode_json, submit
+
+
+class _Adam(Body):
+    learning_rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-12
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+
+
+class _OptimStep(Numbered):
+    adam_params: _Adam = _Adam()
+    optimizer_params: Optimizer = Optimizer()
+
+
+class _Save(Numbered):
+    path: str | None = None
+    ttl_seconds: int | None = None
+    overwrite: bool = False
+    user_metadata: dict[str, str] | None = None
+    age_encryption_recipients: list[str] | None = None
+
+
+class _Ephemeral(Numbered):
+    path: str | None = None
+    sampling_session_seq_id: Int64 | None = None
+
+
+class TrainingRoutes:
+    """What a TrainingClient calls."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._backend = service.backend
+
+    def routes(self) -> list[Route]:
+        """The routes, below /api/v1."""
+        return [
+            Route("/forward_backward", self.forward_backward, methods=["POST"]),
+            Route("/forward", self.forward_backward, methods=["POST"]),
+            Route("/optim_step", self.optim_step, methods=["POST"]),
+            Route("/save_weights", self.save_weights, methods=["POST"]),
+            Route("/save_weights_for_sampler", self.save_weights_for_sampler, methods=["POST"]),
+            Route("/save_weights_external", self.save_weights_external, methods=["POST"]),
+        ]
+
+    async def forward_backward(self, request: Request) -> Response:
+        """One pass over a chunk of data, with gradients unless the body says otherwise."""
+        raw = await request.body()
+        content = request.headers.get("content-type", ""), request.headers.get("content-encoding", "")
+        numbered, start = await self._service.threads.work(self._read_pass, raw, *content)
+        return await submit(self._service, request, "forward_backward", numbered, raw, start, encode_binary)
+
+    async def optim_step(self, request: Request) -> Response:
+        """Applies the gradients and clears them."""
+        raw = await request.body()
+
+        def start() -> Future[Any]:
+            body = parse(_OptimStep, raw)
+            body.optimizer_params.check()
+            adam = types.AdamParams(**body.adam_params.model_dump())
+            return self._backend.optim_step(body.model_id, body.seq_id, adam)
+
+        encode = encode_json(lambda result: {"metrics": dict(result.metrics or {})})
+        return await submit(self._service, request, "optim_step", parse(Numbered, raw), raw, start, encode)
+
+    async def save_weights(self, request: Request) -> Response:
+        """A checkpoint to train on from: weights and optimizer."""
+        return await self._save(request, "save_weights", "weights")
+
+    async def save_weights_external(self, request: Request) -> Response:
+        """A checkpoint for download."""
+        return await self._save(request, "save_weights_external", "external_weights")
+
+    async def save_weights_for_sampler(self, request: Request) -> Response:
+        """A checkpoint to sample from; without a name, a sampler that lives as long as its session."""
+        raw = await request.body()
+        body = parse(_Ephemeral, raw)
+        if body.path is not None or body.sampling_session_seq_id is None:
+            return await self._save(request, "save_weights_for_sampler", "sampler_weights")
+        run = await self._service.run(body.model_id, owner_of(request))
+        sampler_id = f"{run.session_id}:sample:{body.sampling_session_seq_id}"
+
+        def start() -> Future[Any]:
+            self._backend.store.add_sampler(sampler_id, run.session_id, run.owner, run.base_model)
+            return self._backend.snapshot(body.model_id, body.seq_id, sampler_id)
+
+        encode = encode_json(lambda _: {"sampling_session_id": sampler_id, "type": "save_weights_for_sampler"})
+        return await submit(self._service, request, "save_weights_for_sampler", body, raw, start, encode)
+
+    async def _save(self, request: Request, operation: str, kind: str) -> Response:
+        raw = await request.body()
+
+        def start() -> Future[Any]:
+            body = parse(_Save, raw)
+            if body.age_encryption_recipients:
+                raise ConfigError("encrypted checkpoints are not served; leave age_encryption_recipients out")
+            return self._backend.save(
+                body.model_id,
+                body.seq_id,
+                kind,
+                body.path if body.path is not None else f"step-{body.seq_id}",
+                overwrite=body.overwrite,
+                ttl_seconds=body.ttl_seconds,
+                user_metadata=body.user_metadata,
+            )
+
+        encode = encode_json(lambda path: {"path": path, "type": operation})
+        return await submit(self._service, request, operation, parse(Numbered, raw), raw, start, encode)
+
+    def _read_pass(self, raw: bytes, kind: str, encoding: str) -> tuple[Numbered, Callable[[], Future[Any]]]:
+        """Model and number of a pass, and what starts it; raises WireError where not even those can be read."""
+        try:
+            body = wire.decode_forward_backward(raw, kind, encoding)
+        except wire.WireError as error:
+            if not error.model_id:
+                raise
+            return Numbered(model_id=error.model_id, seq_id=error.seq_id), partial(_fail, error)
+        start = partial(
+            self._backend.forward_backward,
+            body.model_id,
+            body.seq_id,
+            body.data,
+            body.loss_fn,
+            body.loss_fn_config,
+            forward_only=body.forward_only,
+        )
+        return Numbered(model_id=body.model_id, seq_id=body.seq_id), start
+
+
+def _fail(error: Exception) -> Future[Any]:
+    raise error

@@ -1,0 +1,157 @@
+"""Runs the conformance cases with the real SDKs, each in an environment of its own, against a server of ours.
+
+python tests/service/conformance.py build    makes the environments under .sdks (`make test` does)
+python tests/service/conformance.py table    runs all cases and writes the table of docs/service.md
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ROOT / "tests" / "service"
+PAGE = ROOT / "docs" / "service.md"
+MODEL = "tiny/chat"
+GAP_S = 3.0
+"""How long this server waits for a submission that never comes, seconds; 30 by default."""
+
+
+@dataclass(frozen=True)
+class Sdk:
+    """An SDK: its environment's name, the file of its cases, and what the table calls it."""
+
+    name: str
+    cases: str
+    title: str
+
+    @property
+    def python(self) -> Path:
+        """The environment's interpreter."""
+        return ROOT / ".sdks" / self.name / "bin" / "python"
+
+
+TINKER = Sdk("tinker", "sdk038_cases.py", "tinker 0.38.0")
+MINT = Sdk("mint", "sdk022_cases.py", "mint 0.2.0, tinker 0.22.0")
+SDKS = (TINKER, MINT)
+
+
+def build(sdk: Sdk) -> None:
+    """Makes the environment; beside the SDK it has what this project's environment has."""
+    folder = ROOT / ".sdks" / sdk.name
+    venv.create(folder, with_pip=True, clear=True)
+    ours, theirs = (next(Path(prefix).glob("lib/python3*/site-packages")) for prefix in (sys.prefix, folder))
+    (theirs / "thumbs-environment.pth").write_text(f"{ours}\n", encoding="utf-8")
+    install = [sdk.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, "-r", HERE / "sdks" / f"{sdk.name}.txt", "-c", ROOT / "constraints.txt"], check=True)
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The URL of a server of a tiny chat model, in this process."""
+    import uvicorn
+
+    from service.tiny_chat_model import save_tiny_chat_model
+    from thumbs.clients.backend import Backend
+    from thumbs.clients.store import Store
+    from thumbs.config.model import ModelConfig
+    from thumbs.service.app import create_app
+
+    model = save_tiny_chat_model(folder / "model")
+    store = Store(folder / "store")
+    backend = Backend(store, {MODEL: ModelConfig(name=str(model))}, gap_grace_s=GAP_S)
+    config = uvicorn.Config(create_app(backend, b"key" * 11, needs_token=False), log_config=None, port=0)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        backend.close()
+        store.close()
+
+
+def environment(url: str, home: Path) -> dict[str, str]:
+    """What a user of a server at `url` sets, and what the cases want to know."""
+    return os.environ | {
+        "TINKER_BASE_URL": url,
+        "TINKER_API_KEY": "tml-local",
+        "MINT_BASE_URL": url,
+        "MINT_API_KEY": "sk-local",
+        "HF_ENDPOINT": url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(home),
+        "THUMBS_CASE_MODEL": MODEL,
+        "THUMBS_CASE_GAP_S": str(GAP_S),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def outcomes(sdk: Sdk, url: str, folder: Path) -> tuple[dict[str, bool], str]:
+    """Whether each case passed, by its name, and what the run printed."""
+    report = folder / f"{sdk.name}.xml"
+    command = [sdk.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-c", os.devnull]
+    done = subprocess.run(
+        [*command, "--rootdir=.", f"--junitxml={report}", sdk.cases],
+        cwd=HERE / "sdk_cases",
+        env=environment(url, folder / "hf"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    cases = ElementTree.parse(report).getroot().iter("testcase")  # noqa: S314 (pytest wrote it just now)
+    return {case.attrib["name"]: len(case) == 0 for case in cases}, done.stdout + done.stderr
+
+
+def table(found: dict[str, dict[str, bool]]) -> str:
+    """One row a case: its number, what it shows, and whether it passed with each SDK."""
+    names = sorted({re.sub(r"\[.*", "", name) for cases in found.values() for name in cases})
+    lines = ["| case | what it shows | " + " | ".join(sdk.title for sdk in SDKS) + " |", "|---|---|---|---|"]
+    for name in names:
+        match = re.fullmatch(r"test_((?:\d+_)(?:and_\d+_)?)?(.*)", name)
+        assert match is not None
+        number = (match[1] or "").strip("_").replace("_and_", ", ")
+        marks = []
+        for sdk in SDKS:
+            own = [passed for case, passed in found[sdk.name].items() if re.sub(r"\[.*", "", case) == name]
+            marks.append("–" if not own else "passes" if all(own) else "**fails**")
+        lines.append(f"| {number} | {match[2].replace('_', ' ')} | {' | '.join(marks)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    if sys.argv[1:] == ["build"]:
+        for sdk in SDKS:
+            build(sdk)
+        return
+    if sys.argv[1:] != ["table"]:
+        raise SystemExit(__doc__)
+    sys.path.insert(0, str(HERE.parent))
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as url:
+        found = {sdk.name: outcomes(sdk, url, Path(folder))[0] for sdk in SDKS}
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = "<!-- conformance -->", "<!-- end of conformance -->"
+    head, _, rest = page.partition(begin)
+    PAGE.write_text(f"{head}{begin}\n\n{table(found)}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+    failed = {name: [case for case, passed in cases.items() if not passed] for name, cases in found.items()}
+    raise SystemExit(json.dumps(failed) if any(failed.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""A server of toy numbers and a client of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_backend import FakeBackend
+from service_caller import Caller, Serve
+from starlette.testclient import TestClient
+
+from thumbs.clients.store import Store
+from thumbs.service.app import create_app
+from thumbs.service.state import Settings
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts a server on the same store; `needs_token` and settings as given."""
+    with ExitStack() as stack:
+
+        def start(*, needs_token: bool = False, tokenizer: Path | None = None, **settings: Any) -> Caller:
+            store = Store(tmp_path / "store")
+            stack.callback(store.close)
+            backend = FakeBackend(store, tokenizer)
+            chosen = Settings(**{"poll_s": 0.2, "sweep_s": 3600.0, **settings})
+            app = create_app(backend.as_backend(), b"k" * 32, needs_token=needs_token, settings=chosen)
+            http = stack.enter_context(TestClient(app, raise_server_exceptions=False))
+            return Caller(http, backend)
+
+        yield start
+
+
+@pytest.fixture
+def caller(serve: Serve) -> Caller:
+    """The one user of a server without keys."""
+    return serve()

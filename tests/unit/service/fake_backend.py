@@ -1,0 +1,168 @@
+"""A backend of toy numbers, so that the routes can be tested without a model.
+
+Logprobs of a target t are -t / 100; a sampler says the prompt's last token again. `hold` keeps operations pending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from thumbs.clients import types
+from thumbs.clients.backend import Backend
+from thumbs.clients.sampling import FullError
+from thumbs.clients.store import Store
+from thumbs.config.model import ModelConfig
+from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.errors import DataError, ModelError
+
+MODEL = "org/toy"
+
+
+class _Base:
+    tokenizer = ByteTokenizer()
+    config = ModelConfig(name=MODEL)
+
+
+class _Bases(dict[str, _Base]):
+    def __missing__(self, name: str) -> _Base:
+        raise ModelError(f"unknown base model {name!r}; supported: {MODEL}")
+
+    names = (MODEL,)
+
+
+class FakeBackend:
+    """Notes what was asked of it in `calls`."""
+
+    def __init__(self, store: Store, tokenizer: Path | None = None) -> None:
+        self.store = store
+        self.bases = _Bases({MODEL: _Base()})
+        self.calls: list[tuple[Any, ...]] = []
+        self.held: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self.hold = False
+        self.full = False
+        self._tokenizer = tokenizer
+
+    def as_backend(self) -> Backend:
+        """Itself, for the type checker."""
+        return cast(Backend, self)
+
+    def release(self) -> None:
+        """Ends every operation that is held."""
+        held, self.held = self.held, []
+        for future, work in held:
+            _finish(future, work)
+
+    def supported_models(self) -> list[types.SupportedModel]:
+        return [types.SupportedModel(model_name=MODEL, max_context_length=64, trainable=True, sampleable=True)]
+
+    def tokenizer_folder(self, base_model: str) -> Path | None:
+        return self._tokenizer
+
+    def info(self, run_id: str) -> types.GetInfoResponse:
+        data = types.ModelData(model_name=MODEL, tokenizer_id="/folder/of/tokenizer")
+        return types.GetInfoResponse(model_id=run_id, model_data=data, is_lora=True, lora_rank=8)
+
+    def waiting(self) -> dict[str, Any]:
+        return {"operations": {"a": len(self.held)}, "samples": 0, "sampled_tokens": 5}
+
+    def create_model(
+        self, run_id: str, session_id: str, owner: str, base_model: str, lora: Any, user_metadata: Any
+    ) -> Future[None]:
+        _ = self.bases[base_model]
+        parts = {"train_unembed": lora.train_unembed, "train_mlp": lora.train_mlp, "train_attn": lora.train_attn}
+        self.store.add_run(
+            run_id, session_id, owner, base_model, rank=lora.rank, seed=lora.seed, user_metadata=user_metadata, **parts
+        )
+        return self._do(("create_model", run_id), lambda: None)
+
+    def create_from(
+        self, run_id: str, session_id: str, owner: str, path: str, optimizer: bool, user_metadata: Any
+    ) -> Future[None]:
+        self.create_model(run_id, session_id, owner, MODEL, types.LoraConfig(rank=8), user_metadata)
+        return self._do(("create_from", run_id, path, optimizer), lambda: None)
+
+    def forward_backward(
+        self, run_id: str, seq_id: int, data: list[types.Datum], loss_fn: str, config: Any, forward_only: bool
+    ) -> Future[Any]:
+        def work() -> types.ForwardBackwardOutput:
+            logprobs = [-np.asarray(d.loss_fn_inputs["target_tokens"].to_numpy(), np.float32) / 100 for d in data]
+            outputs = [{"logprobs": types.TensorData.from_numpy(values)} for values in logprobs]
+            return types.ForwardBackwardOutput("toy", outputs, {"loss:sum": float(-np.concatenate(logprobs).sum())})
+
+        return self._do(("forward_backward", run_id, seq_id, len(data), loss_fn, dict(config), forward_only), work)
+
+    def optim_step(self, run_id: str, seq_id: int, adam: types.AdamParams) -> Future[Any]:
+        return self._do(
+            ("optim_step", run_id, seq_id, adam.learning_rate), lambda: types.OptimStepResponse(metrics={"step": 1.0})
+        )
+
+    def save(self, run_id: str, seq_id: int, kind: str, name: str, **options: Any) -> Future[str]:
+        def work() -> str:
+            with self.store.writing(run_id, kind, name, **options) as folder:
+                (folder / "adapter_config.json").write_text('{"r": 8}')
+                (folder / "adapter_model.safetensors").write_bytes(b"weights")
+            return f"tinker://{run_id}/{kind}/{name}"
+
+        return self._do(("save", run_id, seq_id, kind, name), work)
+
+    def load(self, run_id: str, seq_id: int, path: str, optimizer: bool) -> Future[None]:
+        return self._do(("load", run_id, seq_id, path, optimizer), lambda: None)
+
+    def snapshot(self, run_id: str, seq_id: int, sampler_id: str) -> Future[str]:
+        return self._do(("snapshot", run_id, seq_id, sampler_id), lambda: sampler_id)
+
+    def skip(self, run_id: str, seq_id: int, error: Exception) -> Future[Any]:
+        def work() -> None:
+            raise error
+
+        return self._do(("skip", run_id, seq_id), work)
+
+    def open_sampler(
+        self, sampler_id: str, session_id: str, owner: str, *, base_model: str | None = None, path: str | None = None
+    ) -> None:
+        _ = self.bases[base_model or MODEL]
+        self.store.add_sampler(sampler_id, session_id, owner, base_model or MODEL, path)
+        self.calls.append(("open_sampler", sampler_id, path))
+
+    def sample(
+        self, sampler_id: str, prompt: types.ModelInput, num_samples: int, params: types.SamplingParams, **wanted: Any
+    ) -> Future[Any]:
+        if self.full:
+            raise FullError("3 requests for samples wait already")
+        tokens = prompt.to_ints()
+        if len(tokens) > 64:
+            raise DataError("the prompt is too long")
+        drawn = np.array([tokens[-1]] * (params.max_tokens or 1), np.int32)
+        sequence = types.SampledSequence(
+            "length", tokens_np=drawn, logprobs_np=np.full(len(drawn), -0.5, np.float32), topk_logprobs_np=None
+        )
+        self.calls.append(("sample", sampler_id, tokens, params, wanted))
+        return self._do(("sampled",), lambda: types.SampleResponse([sequence] * num_samples))
+
+    def unload(self, run_id: str) -> None:
+        self.calls.append(("unload", run_id))
+
+    def close_sampler(self, sampler_id: str) -> None:
+        self.calls.append(("close_sampler", sampler_id))
+
+    def _do(self, call: tuple[Any, ...], work: Callable[[], Any]) -> Future[Any]:
+        self.calls.append(call)
+        future: Future[Any] = Future()
+        if self.hold:
+            self.held.append((future, work))
+        else:
+            _finish(future, work)
+        return future
+
+
+def _finish(future: Future[Any], work: Callable[[], Any]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)

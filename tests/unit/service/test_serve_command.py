@@ -1,0 +1,68 @@
+"""`thumbs serve`, as far as it goes without listening."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from thumbs.cli.serve import serve
+from thumbs.cli.shell import Shell
+from thumbs.clients.store import Store
+
+app = typer.Typer(cls=Shell)
+app.command("serve")(serve)
+app.command("other")(lambda: None)
+
+
+def _run(folder: Path, *arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["serve", "--folder", str(folder), "--model", "byte-tiny", *arguments])
+    return result.exit_code, result.output
+
+
+def test_a_key_is_shown_once_listed_and_revoked(tmp_path: Path) -> None:
+    code, output = _run(tmp_path, "--add-token", "alice\x1b[31m")
+    assert code == 0
+    key = re.search(r"tml-\S+", output)
+    assert key is not None
+    assert "\x1b" not in output
+    store = Store(tmp_path)
+    assert store.owner_of(key[0]) == "alice\x1b[31m"
+    code, output = _run(tmp_path, "--tokens")
+    assert key[0] not in output
+    assert store.tokens()[0].id in output
+    assert _run(tmp_path, "--revoke", store.tokens()[0].id)[0] == 0
+    assert store.owner_of(key[0]) is None
+    assert _run(tmp_path, "--revoke", "nothing")[0] == 1
+    store.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])  # noqa: S104
+def test_other_machines_are_let_in_only_with_keys(tmp_path: Path, host: str) -> None:
+    code, output = _run(tmp_path, "--host", host)
+    assert code == 2
+    assert "--add-token" in output
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, output = _run(tmp_path, "--port", str(taken.getsockname()[1]))
+    assert code == 2
+    assert "--port" in output
+
+
+def test_an_alias_without_a_name(tmp_path: Path) -> None:
+    code, output = _run(tmp_path, "--port", "0", "--alias", "nothing")
+    assert code == 2
+    assert "NAME=MODEL" in output
+
+
+def test_help_shows_how_to_start(tmp_path: Path) -> None:
+    code, output = _run(tmp_path, "--help")
+    assert code == 0
+    for word in ("--alias", "--add-token", "thumbs serve --model smollm2-135m"):
+        assert word in output

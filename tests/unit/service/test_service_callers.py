@@ -1,0 +1,145 @@
+"""Keys, owners, and what comes from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_backend import MODEL
+from service_caller import Caller, Serve
+
+from thumbs.service.auth import Signer, load_key
+
+
+@pytest.fixture
+def two(serve: Serve) -> tuple[Caller, Caller]:
+    """Alice and Bob on one server."""
+    alice = serve(needs_token=True)
+    alice.key = alice.backend.store.add_token("alice")
+    return alice, Caller(alice.http, alice.backend, alice.backend.store.add_token("bob"))
+
+
+@pytest.mark.parametrize("key", ["", "tml-wrong", "sk-wrong", "eyJ.wrong.jwt", "eyJ"])
+def test_a_wrong_key_is_a_401_on_every_route_of_the_api(two: tuple[Caller, Caller], key: str) -> None:
+    http = two[0].http
+    for method, path in (("POST", "client/config"), ("POST", "create_session"), ("GET", "training_runs")):
+        refused = http.request(method, f"/api/v1/{path}", json={}, headers={"X-API-Key": key})
+        assert refused.status_code == 401
+        assert refused.json()["detail"]
+    for path in ("/", "/metrics", "/v1/models", "/oai/api/v1/models"):
+        assert http.get(path, headers={"X-API-Key": key}).status_code == 401
+    assert http.get("/healthz").json() == {"status": "ok"}
+
+
+def test_nothing_of_alice_is_there_for_bob(two: tuple[Caller, Caller]) -> None:
+    alice, bob = two
+    model, sampler, path = alice.model(), alice.sampler(), alice.checkpoint()
+    session = model.partition(":")[0]
+    run = path.split("/")[2]
+    for operation, body in (
+        ("optim_step", {"model_id": model, "seq_id": 1, "adam_params": {}}),
+        ("get_info", {"model_id": model}),
+        ("unload_model", {"model_id": model}),
+        ("asample", {"sampling_session_id": sampler, "prompt": {"chunks": []}}),
+        ("weights_info", {"tinker_path": path}),
+        ("create_model", {"session_id": session, "model_seq_id": 1, "base_model": MODEL}),
+        ("create_sampling_session", {"session_id": bob.session(), "sampling_session_seq_id": 0, "model_path": path}),
+        ("session_heartbeat", {"session_id": session}),
+        (f"sessions/{session}/finish", {}),
+        (f"training_runs/{run}/checkpoints/weights/a/publish", {}),
+    ):
+        assert bob.post(operation, body).status_code == 404, operation
+    for address in (f"sessions/{session}", f"samplers/{sampler}", f"training_runs/{run}"):
+        assert bob.request("GET", f"/api/v1/{address}").status_code == 404, address
+    for change in ("", "/publish"):
+        assert bob.request("DELETE", f"/api/v1/training_runs/{run}/checkpoints/weights/a{change}").status_code == 404
+    load = {"session_id": bob.session(), "model_seq_id": 0, "path": path}
+    assert bob.result(bob.post("load_weights", load)).json()["category"] == "user"
+    promise = alice.post("optim_step", {"model_id": model, "seq_id": 1, "adam_params": {}})
+    assert "no such promise" in bob.result(promise).json()["error"]
+    assert bob.request("GET", "/api/v1/checkpoints").json()["checkpoints"] == []
+
+
+def test_a_published_checkpoint_can_be_read_and_not_changed(two: tuple[Caller, Caller]) -> None:
+    alice, bob = two
+    path = alice.checkpoint("sampler_weights")
+    run = path.split("/")[2]
+    alice.post(f"training_runs/{run}/checkpoints/sampler_weights/a/publish")
+    assert bob.post("weights_info", {"tinker_path": path}).status_code == 200
+    opened = bob.post(
+        "create_sampling_session", {"session_id": bob.session(), "sampling_session_seq_id": 0, "model_path": path}
+    )
+    assert opened.status_code == 200
+    assert bob.request("GET", f"/api/v1/training_runs/{run}").status_code == 200
+    assert bob.request("DELETE", f"/api/v1/training_runs/{run}/checkpoints/sampler_weights/a").status_code == 404
+
+
+def test_a_key_of_mint_and_what_it_is_exchanged_for(two: tuple[Caller, Caller]) -> None:
+    alice, bob = two
+    alice.key = "sk-" + alice.key.removeprefix("tml-")
+    session = alice.session()
+    jwt = alice.post("auth/token").json()["jwt"]
+    payload = jwt.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert claims["exp"] - claims["iat"] == 600
+    alice.key = jwt
+    assert alice.post("session_heartbeat", {"session_id": session}).status_code == 200
+    assert bob.post("session_heartbeat", {"session_id": session}).status_code == 404
+    head, body, signature = jwt.split(".")
+    forged = base64.urlsafe_b64encode(json.dumps({**claims, "sub": "bob"}).encode()).decode().rstrip("=")
+    for wrong in (f"{head}.{forged}.{signature}", f"{head}.{body}.", f"{head}..{signature}"):
+        alice.key = wrong
+        assert alice.post("create_session").status_code == 401
+
+
+def test_bearer_and_basic(two: tuple[Caller, Caller]) -> None:
+    alice, _ = two
+    basic = base64.b64encode(f"any:{alice.key}".encode()).decode()
+    for value in (f"Bearer {alice.key}", f"Basic {basic}"):
+        assert alice.http.get("/v1/models", headers={"Authorization": value}).status_code == 200
+    assert alice.http.get("/v1/models", headers={"Authorization": "Basic !"}).status_code == 401
+
+
+def test_a_revoked_key_soon_stops(two: tuple[Caller, Caller], monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, _ = two
+    monkeypatch.setattr("thumbs.service.auth._REMEMBERED_S", 0.0)
+    assert alice.post("create_session").status_code == 200
+    alice.backend.store.revoke(alice.backend.store.tokens()[0].id)
+    assert alice.post("create_session").status_code == 401
+
+
+def test_pages_of_other_sites_are_refused(serve: Serve) -> None:
+    caller = serve(hosts=("testserver",))
+    for origin, status in (("http://testserver", 200), ("https://evil.example", 403), ("null", 403)):
+        assert caller.post("create_session", {}, Origin=origin).status_code == status
+    assert caller.post("create_session", {}, Host="evil.example").status_code == 400
+
+
+def test_a_body_that_is_too_long(serve: Serve) -> None:
+    caller = serve(body_bytes=1000, upload_bytes=5000)
+    body: dict[str, Any] = {"tags": ["x" * 2000]}
+    assert caller.post("create_session", body).status_code == 413
+    stream = caller.http.post("/api/v1/create_session", content=(b"x" * 100 for _ in range(20)))
+    assert stream.status_code == 413
+    assert caller.post("create_session").status_code == 200
+
+
+def test_the_servers_key_stays_and_is_private(tmp_path: Path) -> None:
+    first = load_key(tmp_path / "new")
+    assert len(first) == 32
+    assert load_key(tmp_path / "new") == first
+    assert ((tmp_path / "new" / "server.key").stat().st_mode & 0o777) == 0o600
+
+
+def test_links_hold_for_one_subject_until_they_end() -> None:
+    signer = Signer(b"k" * 32)
+    signature = signer.link("a/b", 2**40)
+    assert signer.allows("a/b", str(2**40), signature)
+    assert not signer.allows("a/c", str(2**40), signature)
+    assert not signer.allows("a/b", str(2**40 + 1), signature)
+    assert not signer.allows("a/b", "5", signer.link("a/b", 5))
+    for nonsense in ("", "-1", "1e9", "²", "9" * 5000):
+        assert not signer.allows("a/b", nonsense, signature)
