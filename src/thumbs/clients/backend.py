@@ -6,7 +6,7 @@ are the caller's are `ThumbsError`s; anything else is ours.
 
 from __future__ import annotations
 
-import math
+import logging
 import secrets
 import shutil
 from collections import OrderedDict
@@ -20,18 +20,23 @@ from thumbs.clients import translate, types
 from thumbs.clients.bases import Base, Bases
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.lanes import Work
-from thumbs.clients.sampling import Sampler, Sampling
+from thumbs.clients.sampling import FullError, Sampler, Sampling
 from thumbs.clients.store import Store
 from thumbs.clients.worker import Worker
 from thumbs.config.losses import CrossEntropy, LossSpec
 from thumbs.config.model import LoraConfig, ModelConfig
-from thumbs.engine.base import AdamStep, Handle, ModelSpec
+from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.errors import DataError, ThumbsError
+from thumbs.errors import CheckpointError, DataError, ThumbsError
 from thumbs.records import Datum
+
+log = logging.getLogger(__name__)
 
 ALPHA = 32.0
 """Numerator of the scale of every adapter: the protocol does not carry it."""
+
+MAX_QUEUED_TOKENS = 2**23
+"""Tokens of passes that may wait, some 300 MB; a single pass is taken at any size."""
 
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 
@@ -65,6 +70,7 @@ class Backend(Sampling):
         bases, worker = Bases(models, closed=closed), Worker(gap_grace_s)
         super().__init__(store, bases, LocalEngine(), worker, max_models, max_queued_samples)
         self.max_models = max_models
+        self._queued_tokens = 0
         self._models: OrderedDict[str, _Model] = OrderedDict()
 
     # what there is
@@ -186,7 +192,10 @@ class Backend(Sampling):
         loss_fn_config: Mapping[str, float | str] | None = None,
         forward_only: bool = False,
     ) -> Future[types.ForwardBackwardOutput]:
-        """Loss and logprobs; adds gradients unless it is forward only. Nothing of a failed pass stays."""
+        """Loss and logprobs; adds gradients unless it is forward only. Nothing of a failed pass stays.
+
+        Raises FullError where too much waits already; the number has not been taken then.
+        """
 
         shape = self._known(run_id).base.shape
         try:  # here, since the caller may go on to use its arrays for something else
@@ -194,7 +203,18 @@ class Backend(Sampling):
             records = translate.engine_data(data, loss_fn, shape.vocab_size, shape.context)
         except ThumbsError as error:
             return self._submit(run_id, seq_id, lambda bad=error: _failing(bad))
-        return self._submit(run_id, seq_id, lambda: self._pass(run_id, records, spec, forward_only))
+        tokens = sum(map(len, records))
+        with self._lock:
+            if self._queued_tokens and self._queued_tokens + tokens > MAX_QUEUED_TOKENS:
+                raise FullError(f"{self._queued_tokens} tokens wait for training already; collect some results first")
+            self._queued_tokens += tokens
+        try:
+            future = self._submit(run_id, seq_id, lambda: self._pass(run_id, records, spec, forward_only))
+        except ThumbsError:
+            self._unqueue(tokens)
+            raise
+        future.add_done_callback(lambda _: self._unqueue(tokens))
+        return future
 
     def forward_backward_custom(
         self, run_id: str, data: list[types.Datum], loss_fn: CustomLoss
@@ -215,7 +235,7 @@ class Backend(Sampling):
         def work() -> Work:
             model, handle = self._in_memory(run_id)
             yield
-            report = self._engine.optim_step(handle, _adam(adam))
+            report = self._engine.optim_step(handle, translate.adam_step(adam))
             model.dirty = False
             metrics = {"grad_norm": report.grad_norm, "step": float(report.step), "learning_rate": adam.learning_rate}
             return types.OptimStepResponse(metrics=metrics)
@@ -251,7 +271,7 @@ class Backend(Sampling):
         def work() -> Work:
             model, handle = self._in_memory(run_id)
             yield
-            self._engine.load(handle, self._checkpoint(path).folder, optimizer=optimizer)
+            self._read(model, handle, path, optimizer=optimizer)
             model.dirty = False
 
         return self._submit(run_id, seq_id, work)
@@ -295,6 +315,10 @@ class Backend(Sampling):
 
     # on the worker's thread
 
+    def _unqueue(self, tokens: int) -> None:
+        with self._lock:
+            self._queued_tokens -= tokens
+
     def _known(self, run_id: str) -> _Model:
         model = self._models.get(run_id)
         if model is None:
@@ -313,6 +337,25 @@ class Backend(Sampling):
         model.dirty = model.dirty or not forward_only
         output = yield from self._engine.in_parts(handle, records, [spec], backward=not forward_only)
         return translate.train_output(output, records)
+
+    def _read(self, model: _Model, handle: Handle, path: str, *, optimizer: bool) -> None:
+        record = self._checkpoint(path)
+        run = self.store.run(record.run_id)
+        own = self.store.run(handle.name)
+        assert run is not None  # noqa: S101 (the store keeps no checkpoint without its run)
+        assert own is not None  # noqa: S101
+        kinds = [(r.base_model, r.rank, r.train_attn, r.train_mlp) for r in (run, own)]
+        if kinds[0] != kinds[1]:
+            told = "base model {}, rank {}, train_attn {}, train_mlp {}"
+            raise DataError(
+                f"{path} is of another kind ({told.format(*kinds[0])}) than this model ({told.format(*kinds[1])}); "
+                "create_training_client_from_state makes one that fits"
+            )
+        try:
+            self._engine.load(handle, record.folder, optimizer=optimizer)
+        except CheckpointError as error:  # it speaks of folders, which are none of the client's business
+            log.warning("%s: %s", path, error)
+            raise CheckpointError(f"{path} cannot be read; it is damaged or incomplete") from None
 
     def _create(self, model: _Model) -> Work:
         yield
@@ -343,19 +386,3 @@ class Backend(Sampling):
 def _failing(error: Exception) -> Work:
     yield
     raise error
-
-
-def _adam(adam: types.AdamParams) -> AdamStep:
-    numbers = [adam.learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.grad_clip_norm]
-    fits = adam.learning_rate >= 0 and 0 <= adam.beta1 < 1 and 0 <= adam.beta2 < 1 and min(numbers[3:]) >= 0
-    if not fits or not all(map(math.isfinite, numbers)):
-        raise DataError(f"adam_params {adam}: rates are 0 or more, betas in [0, 1), all of them finite")
-    return AdamStep(
-        adam.learning_rate,
-        adam.learning_rate,
-        adam.beta1,
-        adam.beta2,
-        adam.eps,
-        adam.weight_decay,
-        adam.grad_clip_norm or math.inf,
-    )

@@ -7,6 +7,7 @@ the label of position t, bounds of a ratio are absolute. See config/losses.py fo
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 from thumbs.clients import types
 from thumbs.clients.types.sampling import UNUSED_LOGPROB
 from thumbs.config.losses import Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, LossSpec, PpoClip
+from thumbs.engine.base import AdamStep
 from thumbs.errors import DataError
 from thumbs.records import Datum, TrainOutput
 from thumbs.rollout.pool import Reply, Request, Top
@@ -165,6 +167,23 @@ def train_output(output: TrainOutput, data: Sequence[Datum]) -> types.ForwardBac
     outputs = [{"logprobs": types.TensorData.from_numpy(each.logprobs)} for each in output.outputs]
     tokens = sum(int((datum.columns["weights"] != 0).sum()) for datum in data)
     return types.ForwardBackwardOutput("scalar", outputs, {"loss:sum": output.loss, "tokens:sum": float(tokens)})
+
+
+def adam_step(adam: types.AdamParams) -> AdamStep:
+    """The engine's step; a clipping norm of 0 is none. Raises DataError for what is out of range."""
+    numbers = [adam.learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.grad_clip_norm]
+    fits = adam.learning_rate >= 0 and 0 <= adam.beta1 < 1 and 0 <= adam.beta2 < 1 and min(numbers[3:]) >= 0
+    if not fits or not all(map(math.isfinite, numbers)):
+        raise DataError(f"adam_params {adam}: rates are 0 or more, betas in [0, 1), all of them finite")
+    return AdamStep(
+        adam.learning_rate,
+        adam.learning_rate,
+        adam.beta1,
+        adam.beta2,
+        adam.eps,
+        adam.weight_decay,
+        adam.grad_clip_norm or math.inf,
+    )
 
 
 def sampling_params(params: types.SamplingParams, prompt: int, context: int, stop_ids: Sequence[int]) -> SamplingParams:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from service.tiny_chat_model import save_tiny_chat_model
+from thumbs.clients import backend as backends
 from thumbs.clients import types
 from thumbs.clients.backend import Backend
 from thumbs.clients.service_client import ServiceClient
@@ -356,3 +357,33 @@ def test_arrays_may_be_used_again_after_the_call(client):
     tokens[:], weights[:] = 7, 0
     for future in futures:
         assert future.result().metrics == expected.metrics
+
+
+def test_a_checkpoint_of_another_kind_is_refused_in_words(service, client):
+    other = service.create_lora_training_client("tiny", rank=8)
+    path = other.save_state("other").result().path
+    with pytest.raises(ThumbsError, match=r"rank 8, .* than this model \(.*rank 4"):
+        client.load_state(path).result()
+
+
+def test_a_damaged_checkpoint_is_named_as_the_client_knows_it(service, client, backend):
+    path = client.save_state("damaged").result().path
+    folder = backend.store.checkpoint(path).folder
+    (folder / "adapter_model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ThumbsError, match="damaged") as caught:
+        client.load_state(path).result()
+    assert str(folder) not in str(caught.value)
+
+
+def test_passes_that_wait_are_bounded(client, monkeypatch):
+    monkeypatch.setattr(backends, "MAX_QUEUED_TOKENS", 100)
+    taken, refused = [], 0
+    for _ in range(40):
+        try:
+            taken.append(client.forward_backward([datum(1, 60)], "cross_entropy"))
+        except backends.FullError:
+            refused += 1
+    assert refused > 0
+    for future in taken:
+        future.result()
+    assert client.forward_backward([datum(1, 60), datum(2, 60)], "cross_entropy").result().loss > 0
