@@ -233,7 +233,7 @@ class Store(CheckpointStore):
         error: str | None = None,
         category: str | None = None,
     ) -> None:
-        """Keep how an operation ended; one that has ended, or was dropped, stays as it is."""
+        """Keep how an operation ended; one that has ended stays as it is."""
         self._finish(
             FUTURES.c.request_id == request_id, result=result, content_type=content_type, error=error, category=category
         )
@@ -241,10 +241,6 @@ class Store(CheckpointStore):
     def future(self, request_id: str) -> FutureRecord | None:
         """The future of that request."""
         return self._db.one(FutureRecord, select(FUTURES).where(FUTURES.c.request_id == request_id))
-
-    def drop_futures(self, session_id: str) -> None:
-        """Forget the futures of a session, pending ones too."""
-        self._db.execute(delete(FUTURES).where(FUTURES.c.session_id == session_id))
 
     def sweep_futures(self, older_than_s: float) -> int:
         """Forget the futures that ended longer ago than that; how many."""

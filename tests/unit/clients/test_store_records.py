@@ -239,15 +239,6 @@ def test_a_future_needs_a_new_id_and_a_known_session(store: Store):
         store.add_future("r2", "ann", "Sample", session_id="unknown", key=("m", 1))
 
 
-def test_futures_are_dropped_with_their_session(store: Store):
-    mine, other = store.add_session("ann"), store.add_session("ann")
-    store.add_future("r1", "ann", "Sample", session_id=mine)
-    store.add_future("r2", "ann", "Sample", session_id=other)
-    store.drop_futures(mine)
-    assert store.future("r1") is None
-    assert store.future("r2") is not None
-
-
 def test_only_what_ended_long_ago_is_swept(store: Store, clock: Clock):
     for name in ("pending", "old", "young"):
         store.add_future(name, "ann", "Sample")
