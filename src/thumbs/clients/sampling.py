@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +79,11 @@ class Sampling:
         topk_prompt_logprobs: int = 0,
         topk_sample_logprobs: int = 0,
         prompt_logprobs_last_n: int | None = None,
+        heard: Callable[[int, int], None] | None = None,
     ) -> Future[types.SampleResponse]:
         """Samples. The same seed gives the same samples, which differ from each other; cancelling ends them.
 
+        `heard` is told the number of a sample and each of its tokens as it is drawn, on the worker's thread.
         Raises FullError where too much waits already, DataError for a prompt or settings that cannot be.
         """
         sampler = self._samplers.get(sampler_id)
@@ -102,6 +105,7 @@ class Sampling:
             wants_prompt_logprobs=prompt_logprobs or topk_prompt_logprobs > 0,
             prompt_top=topk_prompt_logprobs,
             top=topk_sample_logprobs,
+            heard=heard,
         )
         return self._worker.sample(
             lambda: self._pool(sampler_id, sampler, request),

@@ -38,6 +38,7 @@ class Reply:
     """One sample in progress; top: the likeliest tokens where each of its tokens was drawn."""
 
     request: Request
+    number: int
     u: np.ndarray
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -57,7 +58,8 @@ class Request:
     tokens to tell.
 
     `replies` hold the samples. Where they were asked for, prompt_logprobs are those of the prompt's tokens after the
-    first (nats, at temperature 1), and prompt_alternatives the likeliest tokens in the place of each.
+    first (nats, at temperature 1), and prompt_alternatives the likeliest tokens in the place of each. `heard` is told
+    the number of a sample and each token that it gets, at once.
     """
 
     client: Hashable
@@ -70,10 +72,12 @@ class Request:
     top: int = 0
     prompt_logprobs: np.ndarray | None = None
     prompt_alternatives: list[Top] = field(default_factory=list)
+    heard: Callable[[int, int], None] | None = None
     cancelled: bool = False
 
     def __post_init__(self) -> None:
-        self.replies = [Reply(self, uniforms(seed, self.params.max_new_tokens)) for seed in self.seeds]
+        count = self.params.max_new_tokens
+        self.replies = [Reply(self, number, uniforms(seed, count)) for number, seed in enumerate(self.seeds)]
         self.begun = 0  # replies that have been let in
 
     @property
@@ -236,6 +240,8 @@ class SamplingPool:
                 reply.top += likeliest(logits[i : i + 1] / (params.temperature or 1.0), top)
             reply.tokens.append(token)
             reply.logprobs.append(logprob)
+            if reply.request.heard is not None:
+                reply.request.heard(reply.number, token)
             reply.stopped = token in params.stop_tokens
             if params.stop_strings and not reply.stopped:
                 text = self.decode_text(reply.tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,37 +42,23 @@ class Shape:
             choices.append({"index": index, **content, "logprobs": self._logprobs(sequence), **_end(sequence)})
         return {**self._head(), "choices": choices, "usage": usage}
 
-    def pieces(self, sequences: Sequence[SampledSequence]) -> Iterator[bytes]:
-        """The same as server-sent events, about a token each."""
-        for index, sequence in enumerate(sequences):
-            if self.chat:
-                yield self._event(index, {"delta": {"role": "assistant", "content": ""}})
-            for piece in self._split(sequence):
-                yield self._event(index, {"delta": {"content": piece}} if self.chat else {"text": piece})
-            yield self._event(index, {**({"delta": {}} if self.chat else {"text": ""}), **_end(sequence)})
-        yield b"data: [DONE]\n\n"
+    def begin(self, index: int) -> bytes:
+        """The event that opens a choice; empty where there is none."""
+        return self._event(index, {"delta": {"role": "assistant", "content": ""}}) if self.chat else b""
+
+    def said(self, index: int, piece: str) -> bytes:
+        """The event of a piece of text; empty for none."""
+        return self._event(index, {"delta": {"content": piece}} if self.chat else {"text": piece}) if piece else b""
+
+    def end(self, index: int, sequence: SampledSequence) -> bytes:
+        """The event that closes a choice."""
+        return self._event(index, {**({"delta": {}} if self.chat else {"text": ""}), **_end(sequence)})
 
     def text(self, sequence: SampledSequence) -> str:
         """What was said, up to the first stop."""
         text = self.tokenizer.decode(sequence.tokens)
         cuts = [at for stop in self.stop if stop and (at := text.find(stop)) >= 0]
         return text[: min(cuts)] if cuts else text
-
-    def _split(self, sequence: SampledSequence) -> Iterator[str]:
-        """The text in pieces that end where a token does and hold no half characters.
-
-        Each token is decoded with those of the piece before it, since some tokenizers write a first token differently.
-        """
-        text, tokens, decode = self.text(sequence), sequence.tokens, self.tokenizer.decode
-        told = before = start = 0
-        for end in range(1, len(tokens) + 1):
-            piece = decode(tokens[before:end])[len(decode(tokens[before:start])) :]
-            if not piece or piece.endswith("\ufffd") or not text.startswith(piece, told):
-                continue
-            yield piece
-            told, before, start = told + len(piece), start, end
-        if told < len(text):
-            yield text[told:]
 
     def _head(self) -> dict[str, Any]:
         kind = "chat.completion" if self.chat else "text_completion"
@@ -106,6 +92,50 @@ class Shape:
 
     def _token(self, token: int) -> str:
         return self.tokenizer.decode([token], skip_special=False)
+
+
+class Speech:
+    """The text of one reply while its tokens come: no half characters, and nothing that may become a stop."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._tokens: list[int] = []
+        self._before = self._start = 0
+        self._heard, self._told = "", 0
+
+    def add(self, token: int) -> str:
+        """What can be told now.
+
+        Each token is decoded with those of the piece before it, since some tokenizers write a first token differently.
+        """
+        self._tokens.append(token)
+        decode, before, start = self._shape.tokenizer.decode, self._before, self._start
+        piece = decode(self._tokens[before:])[len(decode(self._tokens[before:start])) :]
+        if not piece or piece.endswith("\ufffd"):
+            return ""
+        self._before, self._start = start, len(self._tokens)
+        self._heard += piece
+        return self._tell(self._safe())
+
+    def end(self, sequence: SampledSequence) -> str:
+        """The rest, when the reply is complete."""
+        text = self._shape.text(sequence)
+        told = self._heard[: self._told]
+        return text[len(told) :] if text.startswith(told) else ""
+
+    def _safe(self) -> int:
+        """How much of the text belongs to the reply, whatever comes."""
+        safe = len(self._heard)
+        for stop in filter(None, self._shape.stop):
+            at = self._heard.find(stop)
+            overlaps = (n for n in range(min(len(stop) - 1, len(self._heard)), 0, -1) if self._heard.endswith(stop[:n]))
+            safe = min(safe, at if at >= 0 else len(self._heard) - next(overlaps, 0))
+        return safe
+
+    def _tell(self, until: int) -> str:
+        piece = self._heard[self._told : max(until, self._told)]
+        self._told += len(piece)
+        return piece
 
 
 def _named(token: str, logprob: float) -> dict[str, Any]:

@@ -1,14 +1,13 @@
-"""OpenAI's completion API, so that any chat program can talk to a base model or to a policy in training.
-
-A stream starts when the whole reply has been sampled, and then sends it in pieces.
-"""
+"""OpenAI's completion API, so that any chat program can talk to a base model or to a policy in training."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
@@ -20,10 +19,10 @@ from starlette.routing import Route
 from thumbs.clients import types
 from thumbs.clients.sampling import FullError
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.errors import DataError
+from thumbs.errors import DataError, ThumbsError
 from thumbs.records import Message
-from thumbs.service.completions import Shape
-from thumbs.service.requests import Body, answer, owner_of, read
+from thumbs.service.completions import Shape, Speech
+from thumbs.service.requests import Body, answer, owner_of, read, to_json
 from thumbs.service.state import Service
 
 PREFIXES = ("/v1", "/oai/api/v1")
@@ -155,17 +154,15 @@ class OpenAIRoutes:
             top_k=body.top_k,
         )
         futures: list[Future[types.SampleResponse]] = []
+        news = _News(body.n)
         try:
-            for prompt in prompts:
+            for number, prompt in enumerate(prompts):
                 tokens, top = types.ModelInput.from_ints(prompt), shape.logprobs or 0
-                sample = self._backend.sample
-                futures.append(
-                    await self._service.threads.work(
-                        sample, sampler_id, tokens, body.n, params, topk_sample_logprobs=top
-                    )
-                )
+                told = partial(news.tell, number) if body.stream else None
+                sample = partial(self._backend.sample, topk_sample_logprobs=top, heard=told)
+                futures.append(await self._service.threads.work(sample, sampler_id, tokens, body.n, params))
             if body.stream:
-                return StreamingResponse(_stream(futures, shape), media_type="text/event-stream")
+                return StreamingResponse(_stream(futures, shape, news), media_type="text/event-stream")
             sequences = await _all(futures, request)
         except BaseException as error:
             for future in futures:
@@ -220,13 +217,55 @@ async def _all(futures: Sequence[Future[types.SampleResponse]], request: Request
     return [sequence for future in waiting for sequence in future.result().sequences]
 
 
-async def _stream(futures: Sequence[Future[types.SampleResponse]], shape: Shape) -> AsyncIterator[bytes]:
-    waiting = [asyncio.wrap_future(future) for future in futures]
+class _News:
+    """Tokens on their way from the worker's thread to the stream; n: samples of each prompt."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[tuple[int, int | None]]()
+
+    def tell(self, prompt: int, sample: int, token: int) -> None:
+        """A token of a sample of a prompt."""
+        self._put(prompt * self.n + sample, token)
+
+    def finished(self, prompt: int) -> None:
+        """All samples of a prompt are complete, or will not be."""
+        self._put(prompt, None)
+
+    async def next(self) -> tuple[int, int | None]:
+        """A choice and its new token, or a prompt that is finished and None; raises TimeoutError after a while."""
+        return await asyncio.wait_for(self._queue.get(), _ALIVE_S)
+
+    def _put(self, which: int, token: int | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the server has stopped, and its loop with it
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, (which, token))
+
+
+async def _stream(futures: Sequence[Future[types.SampleResponse]], shape: Shape, news: _News) -> AsyncIterator[bytes]:
+    """Server-sent events, a token's text in each as it is drawn."""
+    speeches = [Speech(shape) for _ in range(len(futures) * news.n)]
+    for number, future in enumerate(futures):
+        future.add_done_callback(lambda _, number=number: news.finished(number))
+    left = len(futures)
     try:
-        while (await asyncio.wait(waiting, timeout=_ALIVE_S))[1]:
-            yield b": sampling\n\n"
-        for piece in shape.pieces([sequence for future in waiting for sequence in future.result().sequences]):
-            yield piece
+        for index in range(len(speeches)):
+            yield shape.begin(index)
+        while left:
+            try:
+                which, token = await news.next()
+            except TimeoutError:
+                yield b": sampling\n\n"
+                continue
+            if token is not None:
+                yield shape.said(which, speeches[which].add(token))
+                continue
+            left -= 1
+            for index, sequence in enumerate(futures[which].result().sequences, which * news.n):
+                yield shape.said(index, speeches[index].end(sequence))
+                yield shape.end(index, sequence)
+        yield b"data: [DONE]\n\n"
+    except ThumbsError as error:
+        yield b"data: " + to_json({"error": {"message": str(error), "type": "server_error"}}) + b"\n\n"
     finally:
         for future in futures:
             future.cancel()

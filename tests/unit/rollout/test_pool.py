@@ -139,6 +139,18 @@ def test_prompt_logprobs_are_those_of_training(engine, tiny_llama):
         assert dict(top).get(token, logprob) == pytest.approx(logprob, abs=1e-5)
 
 
+def test_tokens_are_told_as_they_are_drawn(engine, tiny_llama):
+    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    pool, told = SamplingPool(engine.frozen_base(model), lambda tokens: ""), []
+    request = Request(0, [7], PARAMS, range(3), heard=lambda number, token: told.append((number, token)))
+    pool.add(request)
+    pool.step()
+    assert len(told) == 3
+    run(pool)
+    for number, tokens in enumerate(tokens_of(request)):
+        assert [token for each, token in told if each == number] == tokens
+
+
 def test_clients_take_turns(engine, tiny_llama, monkeypatch):
     """One that asked for far more first does not make the other wait for all of it."""
     monkeypatch.setattr(pools, "MAX_ROWS", 4)

@@ -141,7 +141,11 @@ class FakeBackend:
         sequence = types.SampledSequence(
             "length", tokens_np=drawn, logprobs_np=np.full(len(drawn), -0.5, np.float32), topk_logprobs_np=None
         )
+        heard = wanted.pop("heard", None)
         self.calls.append(("sample", sampler_id, tokens, params, wanted))
+        for number in range(num_samples if heard else 0):
+            for token in drawn.tolist():
+                heard(number, token)
         return self._do(("sampled",), lambda: types.SampleResponse([sequence] * num_samples))
 
     def unload(self, run_id: str) -> None:

@@ -12,7 +12,7 @@ from service_caller import Caller
 
 from thumbs.clients.types import SampledSequence, TopkLogprobs
 from thumbs.data.tokenizers import ByteTokenizer
-from thumbs.service.completions import Shape
+from thumbs.service.completions import Shape, Speech
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -43,14 +43,41 @@ def test_a_reply_ends_before_its_stop() -> None:
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("text", ["wörld 😀!", "", "\ufffd", "a" * 50])
 def test_the_pieces_of_a_stream_are_the_reply(chat: bool, text: str) -> None:
-    sequence = _sequence(text.encode(), stop=False)
-    events = b"".join(_shape(chat).pieces([sequence])).decode().split("\n\n")
-    assert events[-2:] == ["data: [DONE]", ""]
-    choices = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-2]]
+    sequence, shape = _sequence(text.encode(), stop=False), _shape(chat)
+    speech = Speech(shape)
+    said = [shape.said(0, speech.add(token)) for token in sequence.tokens]
+    told = [shape.begin(0), *said, shape.said(0, speech.end(sequence)), shape.end(0, sequence)]
+    events = b"".join(told).decode().split("\n\n")
+    choices = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-1]]
     parts = [choice["delta"].get("content", "") if chat else choice["text"] for choice in choices]
     assert "".join(parts) == text
     assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["length"]
     assert len(parts) >= len(text)
+
+
+@pytest.mark.parametrize("stop", [["!"], ["lo th"], ["lo thing", "there"], ["nowhere"], ["llo", "hello"]])
+def test_a_stream_never_tells_what_becomes_a_stop(stop: list[str]) -> None:
+    """Token by token, what has been told is the beginning of the reply that the other way of asking gives."""
+    sequence, shape = _sequence(b"hello there! and on"), _shape(stop=stop)
+    whole = shape.whole([sequence], 1)["choices"][0]["message"]["content"]
+    speech, told = Speech(shape), ""
+    for token in sequence.tokens:
+        told += speech.add(token)
+        assert whole.startswith(told)
+    assert told + speech.end(sequence) == whole
+
+
+def test_a_stream_tells_tokens_before_the_reply_is_complete(caller: Caller) -> None:
+    body = {"model": MODEL, "prompt": "ab", "max_tokens": 5, "n": 2, "stream": True}
+    events = caller.http.post("/v1/completions", json=body).text.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    choices = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-2]]
+    assert [(c["index"], c["text"], c["finish_reason"]) for c in choices] == [
+        *[(0, "b", None)] * 5,
+        *[(1, "b", None)] * 5,
+        (0, "", "length"),
+        (1, "", "length"),
+    ]
 
 
 def test_logprobs_in_both_shapes() -> None:
