@@ -46,7 +46,7 @@ class Sampling:
         self.store, self.bases, self.max_samplers, self.max_queued = store, bases, max_samplers, max_queued
         self._engine, self._worker = engine, worker
         self._samplers: OrderedDict[str, Sampler] = OrderedDict()
-        self._pools: dict[str, SamplingPool] = {}
+        self._pools: dict[int, SamplingPool] = {}
         self._lock = threading.Lock()
         self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-")
 
@@ -135,10 +135,10 @@ class Sampling:
         if sampler_id in self._samplers:
             self._samplers.move_to_end(sampler_id)
             self._add(sampler_id, sampler)
-        if base.name not in self._pools:
-            model = self._engine.frozen_base(base.config)
-            self._pools[base.name] = SamplingPool(model, lambda tokens: base.tokenizer.decode(tokens, False))
-        return self._pools[base.name]
+        model = self._engine.frozen_base(base.config)
+        if id(model) not in self._pools:  # one for all names of a base
+            self._pools[id(model)] = SamplingPool(model, lambda tokens: base.tokenizer.decode(tokens, False))
+        return self._pools[id(model)]
 
     def _checkpoint(self, path: str) -> CheckpointRecord:
         record = self.store.checkpoint(path)
