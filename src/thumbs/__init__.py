@@ -49,6 +49,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # Here only when it is asked for: the clients bring torch along, which `thumbs --help` does not wait for.
+    if name in ("recipe", "types"):  # what `import thumbs as tinker` leads on to
+        return importlib.import_module(f"thumbs.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'thumbs' has no attribute {name!r}")
     return getattr(importlib.import_module(f"thumbs.{_HOMES.get(name, 'clients.types')}"), name)
