@@ -12,7 +12,7 @@ import thumbs
 
 def test_types_are_the_clients_types():
     """In a process that has imported nothing else: submodules are attributes only once they were imported."""
-    code = "import thumbs as mint; print(mint.types.Datum.__module__, mint.types.Datum is mint.Datum, mint.recipe.__name__)"
+    code = "import thumbs as mint; D = mint.types.Datum; print(D.__module__, D is mint.Datum, mint.recipe.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["thumbs.clients.types.training", "True", "thumbs.recipe"]
 
