@@ -106,7 +106,9 @@ class TrainingRoutes:
             return self._backend.snapshot(body.model_id, body.seq_id, sampler_id)
 
         encode = encode_json(lambda _: {"sampling_session_id": sampler_id, "type": "save_weights_for_sampler"})
-        return await submit(self._service, request, "save_weights_for_sampler", body, raw, start, encode)
+        # Where the answer was lost, the SDKs send the same operation again under another name for the sampler.
+        same = body.model_dump_json(exclude={"sampling_session_seq_id"}).encode()
+        return await submit(self._service, request, "save_weights_for_sampler", body, same, start, encode)
 
     async def _save(self, request: Request, operation: str, kind: str) -> Response:
         raw = await request.body()

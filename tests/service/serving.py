@@ -1,0 +1,65 @@
+"""Servers in threads of this process, for the tests that need more of them than conformance does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from service.conformance import MODEL, ROOT, Sdk, environment
+from service.tiny_chat_model import save_tiny_chat_model
+from thumbs.clients.backend import Backend
+from thumbs.clients.store import Store
+from thumbs.config.model import ModelConfig
+from thumbs.service.app import create_app
+
+
+@contextlib.contextmanager
+def running(app: ASGIApp) -> Iterator[str]:
+    """The URL at which `app` answers."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, port=0, timeout_graceful_shutdown=3))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def served_by(kind: type[Backend], folder: Path, **options: Any) -> Iterator[str]:
+    """The URL of a server of the tiny chat model with a backend of this kind."""
+    store = Store(folder / "store")
+    backend = kind(store, {MODEL: ModelConfig(name=str(save_tiny_chat_model(folder / "model")))}, **options)
+    try:
+        with running(create_app(backend, b"key" * 11, needs_token=False)) as url:
+            yield url
+    finally:
+        backend.close()
+        store.close()
+
+
+def seen_by(sdk: Sdk, script: str, url: str, folder: Path) -> Any:
+    """What a script of this folder prints as JSON, run with the SDK against the server."""
+    done = subprocess.run(
+        [sdk.python, "-W", "ignore", f"tests/service/{script}"],
+        cwd=ROOT,
+        env=environment(url, folder / "hf"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return json.loads(done.stdout)

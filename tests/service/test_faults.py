@@ -1,0 +1,71 @@
+"""The real SDKs against a server of ours while connections, queues and the engine fail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.conformance import SDKS, Sdk, outcomes
+from service.fault_proxy import FaultProxy
+from service.serving import running, served_by
+from service.test_conformance import environment_of
+from thumbs.clients.backend import Backend
+from thumbs.clients.sampling import Sampler
+from thumbs.engine.base import Handle, TrainOutput
+from thumbs.engine.local import LocalEngine
+from thumbs.records import Datum
+from thumbs.rollout.pool import Request, SamplingPool
+
+
+def begins(tokens: Iterable[int], text: str) -> bool:
+    return list(tokens)[: len(text)] == list(text.encode())
+
+
+class FaultyEngine(LocalEngine):
+    """Slow or broken where the first datum says so."""
+
+    def _passes(
+        self, handle: Handle, data: Sequence[Datum], *args: Any, **how: Any
+    ) -> Generator[None, None, TrainOutput]:
+        parts = super()._passes(handle, data, *args, **how)
+        if begins(data[0].inputs, "slow"):
+            time.sleep(2.0)
+        if begins(data[0].inputs, "crash"):
+            next(parts)  # its gradients are there now
+            raise RuntimeError("the device is lost")
+        return (yield from parts)
+
+
+class FaultyBackend(Backend):
+    """Breaks where the text that it trains on or samples from says so."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._engine = FaultyEngine()
+
+    def _pool(self, sampler_id: str, sampler: Sampler, request: Request) -> SamplingPool:
+        pool = super()._pool(sampler_id, sampler, request)
+        if begins(request.prompt, "crash"):
+            pool.step = lambda: self._break(pool)
+        return pool
+
+    def _break(self, pool: SamplingPool) -> list[Request]:
+        del pool.step
+        pool.step()
+        raise RuntimeError("the device is lost")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: sdk.name)
+def test_the_sdk_gets_over_what_fails(sdk: Sdk, tmp_path: Path):
+    """Every case of fault_cases.py passes."""
+    environment_of(sdk)
+    with served_by(FaultyBackend, tmp_path, max_queued_samples=24) as server, running(FaultProxy(server)) as url:
+        found, printed = outcomes(replace(sdk, cases="fault_cases.py"), url, tmp_path)
+    assert [case for case, passed in found.items() if not passed] == [], printed[-5000:]
+    assert len(found) == 7
