@@ -54,19 +54,14 @@ class Sampling:
         self, sampler_id: str, session_id: str, owner: str, *, base_model: str | None = None, path: str | None = None
     ) -> None:
         """A sampler of a checkpoint, or of a bare base model; raises ThumbsError where there is no such thing."""
-        folder = None
         if path is not None:
-            record = self._checkpoint(path)
-            run = self.store.run(record.run_id)
-            assert run is not None  # noqa: S101 (the store keeps no checkpoint without its run)
-            base_model, folder = run.base_model, self._spill(sampler_id)
-            # A copy, since the checkpoint may be deleted or overwritten while the sampler is in use.
-            shutil.copytree(record.folder, folder, ignore=shutil.ignore_patterns(OPTIMIZER), dirs_exist_ok=True)
+            run = self.store.run(self._checkpoint(path).run_id)
+            base_model = None if run is None else run.base_model
         if base_model is None:
             raise DataError("a sampler needs a base_model or a model_path")
-        base = self.bases[base_model]
+        sampler = self._made(sampler_id, session_id, base_model, path)
         self.store.add_sampler(sampler_id, session_id, owner, base_model, path)
-        self._add(sampler_id, Sampler(base, session_id, folder))
+        self._add(sampler_id, sampler)
 
     def sample(
         self,
@@ -86,9 +81,7 @@ class Sampling:
         `heard` is told the number of a sample and each of its tokens as it is drawn, on the worker's thread.
         Raises FullError where too much waits already, DataError for a prompt or settings that cannot be.
         """
-        sampler = self._samplers.get(sampler_id)
-        if sampler is None:
-            raise DataError(f"sampler {sampler_id!r} is gone; make a new one from a checkpoint or the training client")
+        sampler = self._samplers.get(sampler_id) or self._reopened(sampler_id)
         if self._worker.samples >= self.max_queued:
             raise FullError(f"{self._worker.samples} requests for samples wait already")
         if num_samples < 1:
@@ -118,6 +111,25 @@ class Sampling:
         with self._lock:
             self._samplers.pop(sampler_id, None)
         shutil.rmtree(self._spill(sampler_id), ignore_errors=True)
+
+    def _made(self, sampler_id: str, session_id: str, base_model: str, path: str | None) -> Sampler:
+        folder = None
+        if path is not None:
+            folder = self._spill(sampler_id)
+            # A copy, since the checkpoint may be deleted or overwritten while the sampler is in use.
+            unwanted = shutil.ignore_patterns(OPTIMIZER)
+            shutil.copytree(self._checkpoint(path).folder, folder, ignore=unwanted, dirs_exist_ok=True)
+        return Sampler(self.bases[base_model], session_id, folder)
+
+    def _reopened(self, sampler_id: str) -> Sampler:
+        """A sampler of a checkpoint that an earlier process opened; of other weights nothing was kept."""
+        record = self.store.sampler(sampler_id)
+        session = None if record is None else self.store.session(record.session_id)
+        if record is None or record.model_path is None or session is None or session.finished is not None:
+            raise DataError(f"sampler {sampler_id!r} is gone; make a new one from a checkpoint or the training client")
+        sampler = self._made(sampler_id, record.session_id, record.base_model, record.model_path)
+        self._add(sampler_id, sampler)
+        return sampler
 
     def _add(self, sampler_id: str, sampler: Sampler) -> None:
         with self._lock:

@@ -387,3 +387,28 @@ def test_passes_that_wait_are_bounded(client, monkeypatch):
     for future in taken:
         future.result()
     assert client.forward_backward([datum(1, 60), datum(2, 60)], "cross_entropy").result().loss > 0
+
+
+def test_samplers_of_checkpoints_outlive_the_process(tmp_path):
+    folder = save_tiny_chat_model(tmp_path / "model")
+    models, prompt = {"tiny": ModelConfig(name=str(folder), dtype="float32")}, types.ModelInput.from_ints([7, 8])
+    params, drawn = types.SamplingParams(max_tokens=5, seed=1), []
+    first = Backend(Store(tmp_path / "store"), models)
+    service = ServiceClient(backend=first)
+    client = service.create_lora_training_client("tiny", rank=4)
+    client.forward_backward([datum(1)], "cross_entropy")
+    client.optim_step(ADAM)
+    saved = service.create_sampling_client(client.save_weights_for_sampler("s").result().path)
+    unsaved = client.save_weights_and_get_sampling_client()
+    drawn.append(saved.sample(prompt, 2, params).result())
+    first.close()
+    second = Backend(Store(tmp_path / "store"), models)
+    drawn.append(second.sample(saved.sampler_id, prompt, 2, params).result())
+    assert [[s.tokens for s in each.sequences] for each in drawn[:1]] == [[s.tokens for s in drawn[1].sequences]]
+    with pytest.raises(ThumbsError, match="is gone"):
+        second.sample(unsaved.sampler_id, prompt, 1, params)
+    second.store.finish_session(service.session_id, "success")
+    second.close_sampler(saved.sampler_id)
+    with pytest.raises(ThumbsError, match="is gone"):
+        second.sample(saved.sampler_id, prompt, 1, params)
+    second.close()
