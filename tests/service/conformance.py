@@ -13,10 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import venv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -58,33 +55,21 @@ def build(sdk: Sdk) -> None:
     subprocess.run([*install, "-r", HERE / "sdks" / f"{sdk.name}.txt", "-c", ROOT / "constraints.txt"], check=True)
 
 
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path) -> contextlib.AbstractContextManager[str]:
     """The URL of a server of a tiny chat model, in this process."""
-    import uvicorn
-
-    from service.tiny_chat_model import save_tiny_chat_model
+    from service.serving import served_by  # `build` does without
     from thumbs.clients.backend import Backend
-    from thumbs.clients.store import Store
-    from thumbs.config.model import ModelConfig
-    from thumbs.service.app import create_app
 
-    model = save_tiny_chat_model(folder / "model")
-    store = Store(folder / "store")
-    backend = Backend(store, {MODEL: ModelConfig(name=str(model))}, gap_grace_s=GAP_S)
-    config = uvicorn.Config(create_app(backend, b"key" * 11, needs_token=False), log_config=None, port=0)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        backend.close()
-        store.close()
+    return served_by(Backend, folder, gap_grace_s=GAP_S)
+
+
+def environment_of(sdk: Sdk) -> Sdk:
+    """The SDK; skips the test where it is not installed."""
+    if not sdk.python.exists():
+        import pytest
+
+        pytest.skip(f"no environment with the SDK {sdk.title}: run `python tests/service/conformance.py build`")
+    return sdk
 
 
 def environment(url: str, home: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Servers in threads of this process, for the tests that need more of them than conformance does."""
+"""Servers in threads of this process, and scripts that run against them with an SDK."""
 
 from __future__ import annotations
 

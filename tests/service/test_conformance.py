@@ -9,13 +9,7 @@ import sys
 
 import pytest
 
-from service.conformance import MODEL, PAGE, SDKS, TINKER, Sdk, environment, outcomes, served
-
-
-def environment_of(sdk: Sdk) -> Sdk:
-    if not sdk.python.exists():
-        pytest.skip(f"no environment with the SDK {sdk.title}: run `python tests/service/conformance.py build`")
-    return sdk
+from service.conformance import MODEL, PAGE, SDKS, TINKER, Sdk, environment, environment_of, outcomes, served
 
 
 @pytest.mark.timeout(900)

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from service.conformance import SDKS, Sdk, outcomes
+from service.conformance import SDKS, Sdk, environment_of, outcomes
 from service.fault_proxy import FaultProxy
 from service.serving import running, served_by
-from service.test_conformance import environment_of
 from thumbs.clients.backend import Backend
 from thumbs.clients.sampling import Sampler
 from thumbs.engine.base import Handle, TrainOutput

@@ -15,8 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.conformance import MODEL, ROOT, TINKER, environment
-from service.test_conformance import environment_of
+from service.conformance import MODEL, ROOT, TINKER, environment, environment_of
 from service.tiny_chat_model import save_tiny_chat_model
 
 RESUME = "create_training_client_from_state_with_optimizer"

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.conformance import TINKER
+from service.conformance import TINKER, environment_of
 from service.serving import seen_by, served_by
-from service.test_conformance import environment_of
 from thumbs.clients.backend import Backend
 from thumbs.engine.base import TrainOutput
 from thumbs.engine.local import LocalEngine

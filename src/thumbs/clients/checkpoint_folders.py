@@ -17,6 +17,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from thumbs.tracking.files import sync
+
 
 @contextlib.contextmanager
 def locked(file: Path, how: int) -> Iterator[None]:
@@ -54,10 +56,10 @@ class CheckpointFolders:
         """Put a partial folder among the whole ones, first every byte of it on the disk, then the move."""
         for folder, _, files in os.walk(partial):
             for file in files:
-                _sync(Path(folder, file))
-            _sync(Path(folder))
+                sync(Path(folder, file))
+            sync(Path(folder))
         partial.rename(self.path(partial.name))
-        _sync(self._whole)
+        sync(self._whole)
 
     def remove(self, checkpoint_id: str) -> None:
         """Delete a whole folder that no row names any more; one that is gone is no error."""
@@ -83,11 +85,3 @@ class CheckpointFolders:
 def size_of(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -56,19 +56,22 @@ def after(made: Future[Any], begin: Callable[[], Future[T]]) -> Future[T]:
     result: Future[T] = Future()
 
     def hand_over(done: Future[Any]) -> None:
+        if not result.set_running_or_notify_cancel():
+            return
         try:
-            value = done.result()
-        except BaseException as error:  # whatever it was, it is for the one who waits
+            result.set_result(done.result())
+        except Exception as error:  # whatever it was, it is for the one who waits
             result.set_exception(error)
-        else:
-            result.set_result(value)
 
     def go_on(done: Future[Any]) -> None:
         try:
             done.result()
-            begin().add_done_callback(hand_over)
-        except BaseException as error:
-            result.set_exception(error)
+            begun = begin()
+        except Exception as error:
+            begun = Future()
+            begun.set_exception(error)
+        begun.add_done_callback(hand_over)
+        result.add_done_callback(lambda ended: begun.cancel() if ended.cancelled() else None)
 
     made.add_done_callback(go_on)
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thumbs.errors import CheckpointError
+from thumbs.tracking.files import sync
 
 MANIFEST = "thumbs.json"
 MEND = "restore it, or start the run over with --fresh"
@@ -38,7 +38,7 @@ def write_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], files: d
         for name, content in files.items():
             (temporary / name).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
         for file in temporary.iterdir():
-            _sync(file)
+            sync(file)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         free = shutil.disk_usage(path.parent).free / 2**30
@@ -49,7 +49,7 @@ def write_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], files: d
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     temporary.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -92,11 +92,3 @@ def _compare(written: dict[str, Tensor], meant: dict[str, Tensor], file: Path) -
     wrong = [k for k, v in meant.items() if k not in written or not torch.equal(written[k], v.detach().cpu())]
     if wrong or len(written) != len(meant):
         raise CheckpointError(f"{file}: read back differently from what was written ({wrong[:3]}); is the disk sound?")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from pydantic import ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,18 +15,15 @@ from starlette.routing import Route
 from thumbs.clients import types
 from thumbs.errors import ConfigError
 from thumbs.service import wire
-from thumbs.service.requests import Body, Int64, owner_of, parse
+from thumbs.service.requests import Int64, owner_of, parse
 from thumbs.service.state import Service
 from thumbs.service.submissions import Numbered, Optimizer, encode_binary, encode_json, submit
 
 
-class _Adam(Body):
-    learning_rate: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-12
-    weight_decay: float = 0.0
-    grad_clip_norm: float = 0.0
+class _Adam(types.AdamParams):
+    """As it comes: newer SDKs may send more."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class _OptimStep(Numbered):
@@ -78,8 +76,7 @@ class TrainingRoutes:
         def start() -> Future[Any]:
             body = parse(_OptimStep, raw)
             body.optimizer_params.check()
-            adam = types.AdamParams(**body.adam_params.model_dump())
-            return self._backend.optim_step(body.model_id, body.seq_id, adam)
+            return self._backend.optim_step(body.model_id, body.seq_id, body.adam_params)
 
         encode = encode_json(lambda result: {"metrics": dict(result.metrics or {})})
         return await submit(self._service, request, "optim_step", parse(Numbered, raw), raw, start, encode)

@@ -29,6 +29,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` to `path` so that a reader finds the old file or the new one, never a part.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,18 +12,6 @@ from store_cases import START, Clock, add_run, on_disk, save, texts, write_twice
 
 from thumbs.clients.checkpoint_store import LONGEST_TTL_S
 from thumbs.clients.store import Store, StoreError
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    opened = Store(tmp_path, clock=clock)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import uuid
-from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -14,18 +13,6 @@ import pytest
 from store_cases import START, Clock, add_run
 
 from thumbs.clients.store import Store, StoreError
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    opened = Store(tmp_path, clock=clock)
-    yield opened
-    opened.close()
 
 
 def test_a_token_tells_its_owner_until_it_is_revoked(store: Store, clock: Clock):
