@@ -12,11 +12,12 @@ import numpy as np
 from turns import Turns
 
 from thumbs.config.data import DataConfig
+from thumbs.config.group import GroupConfig
 from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
+from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import CriticConfig, GroupConfig, KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Message, Prompt, Rollout

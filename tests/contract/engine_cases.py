@@ -124,7 +124,7 @@ def pair_data(sequences: Sequence[Sequence[int]]) -> list[Datum]:
         weights = np.zeros(len(tokens))
         weights[-1] = 1
         pair, preferred = i % 3, (1.0, 0.0, 0.5)[i % 3]
-        columns = {"pair": pair, "preferred": preferred, "margin": 0.1 * pair, "pair_weight": 1 / 3}
+        columns = {"unit": pair, "preferred": preferred, "margin": 0.1 * pair, "unit_weight": 1 / 3}
         data.append(Datum.whole_sequence(tokens, weights=weights, **columns))
     return data
 

@@ -10,20 +10,16 @@ import yaml
 
 from thumbs.config.base import Frozen, build_config
 from thumbs.config.data import DataConfig
+from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
+from thumbs.config.preferences import PreferenceConfig
 from thumbs.config.reference import reference
+from thumbs.config.reward import RewardConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import (
-    CriticConfig,
-    EvaluationConfig,
-    KlConfig,
-    PpoConfig,
-    PreferenceConfig,
-    RewardConfig,
-    SftConfig,
-)
+from thumbs.config.sft import SftConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "reference" / "config.md"

@@ -264,7 +264,7 @@ def test_a_sequence_in_several_pairs_gets_the_sum_of_their_gradients(case):
         data = pair_data([pair[0], [1], [2], pair[1]])  # of pair_data's three pairs, the first has both its sides
         apart.append([data[0], data[3]])
     together = [
-        replace(datum, columns={**datum.columns, "pair": np.float32(number)})
+        replace(datum, columns={**datum.columns, "unit": np.float32(number)})
         for number, data in enumerate(apart)
         for datum in data
     ]
@@ -294,7 +294,7 @@ def test_bad_data_is_named(case):
         ([], [CrossEntropy()], "got no data"),
         ([Datum.next_token([5])], [CrossEntropy()], "datum 0: 0 inputs"),
         (text_data(SEQUENCES), [PpoClip()], r"'ppo_clip' needs the columns \['logprobs', 'advantages'\]"),
-        (text_data(SEQUENCES), [BradleyTerry()], r"needs the columns \['pair', 'preferred', 'margin', 'pair_weight'\]"),
+        (text_data(SEQUENCES), [BradleyTerry()], r"needs the columns \['unit', 'preferred', 'margin', 'unit_weight'\]"),
         (with_column(ppo_data(SEQUENCES), 2, "returns", np.zeros(9)), [ValueClip()], "datum 2: column 'returns'"),
         ([*ppo_data(SEQUENCES), *text_data(SEQUENCES)], [ValueClip()], "datum 6: columns"),
     ):

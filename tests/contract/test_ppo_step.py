@@ -17,8 +17,8 @@ from byte_world import byte_context, prompt
 from thumbs.config.data import DataConfig
 from thumbs.config.model import LoraConfig
 from thumbs.config.optim import AdamConfig
+from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import CriticConfig, KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.records import Datum, Rollout

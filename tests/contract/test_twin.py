@@ -18,7 +18,7 @@ from example_files import load_example
 from thumbs.config.data import DataConfig
 from thumbs.config.model import ModelConfig
 from thumbs.config.optim import AdamConfig
-from thumbs.config.stages import SftConfig
+from thumbs.config.sft import SftConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Message

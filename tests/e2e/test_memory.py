@@ -9,8 +9,8 @@ import pytest
 
 from byte_world import byte_context, prompt
 from thumbs.config.data import DataConfig
+from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import CriticConfig, KlConfig, PpoConfig
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.ppo import Ppo
 from thumbs.stages.ppo_run import create_models

@@ -19,8 +19,10 @@ import numpy as np
 
 from thumbs.config.data import DataConfig
 from thumbs.config.optim import AdamConfig
+from thumbs.config.ppo import KlConfig, PpoConfig
+from thumbs.config.reward import RewardConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import KlConfig, PpoConfig, RewardConfig, SftConfig
+from thumbs.config.sft import SftConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle
 from thumbs.engine.local import LocalEngine

@@ -9,9 +9,10 @@ import pytest
 from test_ppo_learns import LETTERS, QUESTIONS, answers, letters_policy
 
 from byte_world import byte_context, pair, prompt
+from thumbs.config.group import GroupConfig
 from thumbs.config.optim import AdamConfig
+from thumbs.config.preference import DpoConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import DpoConfig, GroupConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.records import Rollout

@@ -18,8 +18,8 @@ from thumbs.config.data import DataConfig
 from thumbs.config.losses import CrossEntropy
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
+from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import CriticConfig, KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.records import Datum, Rollout
 from thumbs.rewards.base import CallableReward

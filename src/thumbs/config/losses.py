@@ -1,7 +1,8 @@
 """The single source of loss names, the columns each needs, and their settings.
 
-An algorithm is data preparation plus one of these. `engine/compute.py` joins a spec to its function; nothing else does.
-The engine sums over targets; `weights` (and `pair_weight`) carry the normaliser.
+An algorithm is data preparation plus one of these. `engine/token_losses.py` and `engine/sequence_losses.py` join each
+spec to its function; nothing else does. The engine sums over targets; `weights` (and `unit_weight`) carry the
+normaliser. `reads`: what of the model a loss looks at, the logprobs of the targets or the values of the scalar head.
 """
 
 from __future__ import annotations
@@ -16,14 +17,23 @@ from thumbs.config.base import Frozen
 class CrossEntropy(Frozen):
     """- Σ weights · logprob(target): supervised fine-tuning, and the pretraining mix of PPO."""
 
+    reads: ClassVar[str] = "logprobs"
     columns: ClassVar[tuple[str, ...]] = ("weights",)
     name: Literal["cross_entropy"] = "cross_entropy"
 
 
-class PpoClip(Frozen):
+class RatioLoss(Frozen):
+    """Losses of sampled tokens against the logprobs of their sampler."""
+
+    reads: ClassVar[str] = "logprobs"
+    columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the rollouts; logprobs are taken at it."""
+
+
+class PpoClip(RatioLoss):
     """The clipped policy objective of PPO, eq. 7 of arXiv:1707.06347."""
 
-    columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
     name: Literal["ppo_clip"] = "ppo_clip"
     clip_range: float = Field(default=0.2, gt=0)
     """How far the ratio π/π_old is trusted below 1 (and above it), fraction."""
@@ -31,44 +41,33 @@ class PpoClip(Frozen):
     """The same above 1 where it differs (clip-higher, arXiv:2503.14476, eq. 10), fraction."""
     entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of the mean entropy (nats) that is added to the objective."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the rollouts; logprobs are taken at it."""
 
 
-class ImportanceSampling(Frozen):
+class ImportanceSampling(RatioLoss):
     """The policy gradient of another policy's samples: - Σ weights · π/π_old · advantages, nothing clipped."""
 
-    columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
     name: Literal["importance_sampling"] = "importance_sampling"
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the rollouts; logprobs are taken at it."""
 
 
-class Cispo(Frozen):
+class Cispo(RatioLoss):
     """Policy gradient with clipped importance weights: every token keeps its gradient (arXiv:2506.13585, eq. 4)."""
 
-    columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
     name: Literal["cispo"] = "cispo"
     low: float = Field(default=0.0, ge=0)
     """Smallest weight that a ratio π/π_old gives."""
     high: float = Field(default=4.0, gt=0)
     """Largest weight that a ratio π/π_old gives."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the rollouts; logprobs are taken at it."""
 
 
-class Dro(Frozen):
+class Dro(RatioLoss):
     """Policy gradient with a square penalty on the distance from the sampler, off-policy (arXiv:2405.19107)."""
 
-    columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages")
     name: Literal["dro"] = "dro"
     beta: float = Field(default=0.05, ge=0)
     """Weight of half the squared log-ratio (score units a nat²)."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the rollouts; logprobs are taken at it."""
 
 
-class Gspo(Frozen):
+class Gspo(RatioLoss):
     """PPO's clip on one ratio a sequence, the geometric mean of its tokens' (arXiv:2507.18071, eq. 13 to 15)."""
 
     columns: ClassVar[tuple[str, ...]] = ("weights", "logprobs", "advantages", "ratio_mask")
@@ -77,13 +76,12 @@ class Gspo(Frozen):
     """How far the ratio is trusted below 1, fraction."""
     clip_range_high: float = Field(default=0.2, gt=0)
     """How far the ratio is trusted above 1, fraction."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the rollouts; logprobs are taken at it."""
 
 
 class ValueClip(Frozen):
     """Half the squared error of the values, with the clipped variant of the PPO2 code (maximum of the two)."""
 
+    reads: ClassVar[str] = "values"
     columns: ClassVar[tuple[str, ...]] = ("weights", "values", "returns")
     name: Literal["value_clip"] = "value_clip"
     clip_range: float | None = Field(default=0.2, gt=0)
@@ -95,8 +93,9 @@ class ValueClip(Frozen):
 class BradleyTerry(Frozen):
     """Pairwise logistic loss on the scores of two replies; `preferred` = P(first is better), 0.5 for a tie."""
 
+    reads: ClassVar[str] = "values"
     columns: ClassVar[tuple[str, ...]] = ("weights",)
-    sequence_columns: ClassVar[tuple[str, ...]] = ("pair", "preferred", "margin", "pair_weight")
+    sequence_columns: ClassVar[tuple[str, ...]] = ("unit", "preferred", "margin", "unit_weight")
     name: Literal["bradley_terry"] = "bradley_terry"
     center_coef: float = Field(default=0.0, ge=0)
     """Weight of (score_a + score_b)², which keeps scores near zero (arXiv:2312.09244)."""
@@ -108,14 +107,12 @@ class Dpo(Frozen):
     Rafailov et al. 2023, arXiv:2305.18290, eq. 7; `preferred` other than 1 makes it the conservative form.
     """
 
+    reads: ClassVar[str] = "logprobs"
     columns: ClassVar[tuple[str, ...]] = ("weights", "reference_logprobs")
-    sequence_columns: ClassVar[tuple[str, ...]] = ("pair", "preferred", "margin", "pair_weight")
+    sequence_columns: ClassVar[tuple[str, ...]] = ("unit", "preferred", "margin", "unit_weight")
     name: Literal["dpo"] = "dpo"
     beta: float = Field(default=0.1, gt=0)
     """Price of a nat of distance from the reference (score units)."""
 
 
-RatioLoss = PpoClip | ImportanceSampling | Cispo | Dro | Gspo
-"""Losses of sampled tokens, at a temperature, against the logprobs of their sampler."""
-
-LossSpec = CrossEntropy | RatioLoss | ValueClip | BradleyTerry | Dpo
+LossSpec = CrossEntropy | PpoClip | ImportanceSampling | Cispo | Dro | Gspo | ValueClip | BradleyTerry | Dpo

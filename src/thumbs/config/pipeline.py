@@ -5,8 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from thumbs.config.base import Frozen
+from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.model import ModelConfig
-from thumbs.config.stages import EvaluationConfig, PpoConfig, PreferenceConfig, RewardConfig, SftConfig
+from thumbs.config.ppo import PpoConfig
+from thumbs.config.preferences import PreferenceConfig
+from thumbs.config.reward import RewardConfig
+from thumbs.config.sft import SftConfig
 
 
 class PipelineConfig(Frozen):

@@ -56,7 +56,7 @@ def micro_batches(
 ) -> list[Batch]:
     """Batches of at most `budget` distinct tokens (at least one unit each), families together, then similar lengths.
 
-    Sequences that share a value in the column `pair` are one unit and never part; a family is units that have most of
+    Sequences that share a value in the column `unit` are one unit and never part; a family is units that have most of
     a sequence in common, as replies to one prompt do. Losses are sums over weighted targets, so the cut changes no
     gradient.
     """
@@ -68,8 +68,8 @@ def micro_batches(
             raise DataError(f"datum {index}: {len(datum.inputs)} inputs and {len(datum.targets)} targets")
         if datum.columns.keys() != data[0].columns.keys():
             raise DataError(f"datum {index}: columns {sorted(datum.columns)}; datum 0 has {sorted(data[0].columns)}")
-        pair = datum.columns.get("pair")
-        units.setdefault(("pair", int(pair)) if pair is not None else index, []).append(index)
+        unit = datum.columns.get("unit")
+        units.setdefault(("unit", int(unit)) if unit is not None else index, []).append(index)
     groups: list[list[int]] = []
     held: dict[bytes, np.ndarray] = {}  # the distinct sequences of the newest group
     tokens = 0

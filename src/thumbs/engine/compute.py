@@ -1,4 +1,4 @@
-"""Where a named loss meets a model: the only file that knows both."""
+"""Where a named loss meets a model: one pass through the trunk, then each loss of what the pass gave."""
 
 from __future__ import annotations
 
@@ -8,31 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thumbs.config.losses import (
-    BradleyTerry,
-    Cispo,
-    CrossEntropy,
-    Dpo,
-    Dro,
-    Gspo,
-    ImportanceSampling,
-    LossSpec,
-    PpoClip,
-    RatioLoss,
-    ValueClip,
-)
+from thumbs.config.losses import LossSpec, RatioLoss
 from thumbs.engine.batch import Batch
+from thumbs.engine.sequence_losses import SEQUENCE_LOSSES
 from thumbs.engine.shared_states import SharedStates
-from thumbs.errors import ConfigError, DataError
+from thumbs.engine.token_losses import TOKEN_LOSSES, Pass
+from thumbs.errors import DataError
 from thumbs.functional.logprobs import measured_logprobs, target_logprobs
-from thumbs.functional.policy_losses import cispo, cross_entropy, dro, gspo, importance_sampling, ppo_clip
-from thumbs.functional.preference_losses import bradley_terry
-from thumbs.functional.value_losses import value_clip
 from thumbs.models.heads import ScalarHead
 from thumbs.models.lora import Adapter
 from thumbs.models.operators import vocabulary
 from thumbs.models.rows import Rows
 from thumbs.models.trunk import Trunk
+
+LOSSES = {**TOKEN_LOSSES, **SEQUENCE_LOSSES}
+"""What each loss spec computes of a pass."""
 
 
 @dataclass(frozen=True)
@@ -92,78 +82,24 @@ def losses_of(
         _check_columns(batch, loss)
     hidden = network.hidden(batch)
     weights = batch.columns["weights"]
-    policy = next((loss for loss in losses if isinstance(loss, CrossEntropy | RatioLoss | Dpo)), None)
-    temperature = policy.temperature if isinstance(policy, RatioLoss) else 1.0
+    temperature = next((loss.temperature for loss in losses if isinstance(loss, RatioLoss)), 1.0)
     logprobs = entropy = torch.zeros_like(weights)
-    if policy is not None:
+    if any(loss.reads == "logprobs" for loss in losses):
         everywhere = logprobs_everywhere
         logprobs, entropy = _logprobs(network, batch, hidden, weights, temperature, everywhere=everywhere)
     values = _values(network, hidden)
     total = torch.zeros((), device=weights.device)
     metrics: dict[str, Tensor] = {}
     for loss in losses:
-        value, found = _one(loss, batch, logprobs, values, entropy)
+        value, found = LOSSES[type(loss)](loss, Pass(batch, logprobs, values, entropy))
         total = total + value
         metrics |= {f"{loss.name}/{name}": metric for name, metric in found.items()} | {
             f"{loss.name}/loss_sum": value.detach()
         }
     of, share = batch.sequence_columns, weights
-    if "pair_weight" in of:  # the metrics of pairs leave ties out
-        share = of["pair_weight"] * (of["preferred"] != 0.5)
+    if "unit_weight" in of:  # the metrics of pairs leave ties out
+        share = of["unit_weight"] * (of["preferred"] != 0.5 if "preferred" in of else 1.0)
     return Computed(total, logprobs.detach(), values.detach(), metrics, float(share.sum()))
-
-
-def _one(
-    loss: LossSpec, batch: Batch, logprobs: Tensor, values: Tensor, entropy: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    columns = batch.columns
-    weights = columns["weights"]
-    match loss:
-        case CrossEntropy():
-            return cross_entropy(logprobs, weights)
-        case PpoClip() | ImportanceSampling() | Cispo() | Dro() | Gspo():
-            return _against_sampler(loss, batch, logprobs, entropy)
-        case ValueClip():
-            value, metrics = value_clip(values, columns["values"], columns["returns"], weights, loss.clip_range)
-            return loss.coef * value, metrics
-        case BradleyTerry():
-            return _pairs(batch, values * weights, loss.center_coef)
-        case Dpo():
-            return _pairs(batch, loss.beta * (logprobs - columns["reference_logprobs"]) * weights)
-    raise ConfigError(f"no function for loss {loss.name!r}")
-
-
-def _against_sampler(
-    loss: RatioLoss, batch: Batch, logprobs: Tensor, entropy: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    columns = batch.columns
-    given = (logprobs, columns["logprobs"], columns["advantages"], columns["weights"])
-    match loss:
-        case PpoClip():
-            high = loss.clip_range_high
-            return ppo_clip(*given, loss.clip_range, entropy, loss.entropy_coef, clip_range_high=high)
-        case ImportanceSampling():
-            return importance_sampling(*given)
-        case Cispo():
-            return cispo(*given, loss.low, loss.high)
-        case Dro():
-            return dro(*given, loss.beta)
-        case Gspo():
-            low, high = 1 - loss.clip_range, 1 + loss.clip_range_high
-            return gspo(*given, columns["ratio_mask"], batch.sequence, low, high)
-
-
-def _pairs(batch: Batch, values: Tensor, center_coef: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """Bradley–Terry on the sum of each sequence's values [N]; the two sides of a pair stand in datum order."""
-    scores = torch.stack([piece.sum() for piece in batch.split(values)])
-    by_pair: dict[int, list[int]] = {}
-    for place in sorted(range(len(batch.order)), key=batch.order.__getitem__):
-        by_pair.setdefault(int(batch.sequence_columns["pair"][place]), []).append(place)
-    if any(len(places) != 2 for places in by_pair.values()):
-        raise DataError("a loss of pairs needs exactly two sequences for each value of the column `pair`")
-    a, b = torch.tensor(list(by_pair.values()), device=scores.device).T
-    of = batch.sequence_columns
-    return bradley_terry(scores[a], scores[b], of["preferred"][a], of["margin"][a], of["pair_weight"][a], center_coef)
 
 
 def _logprobs(

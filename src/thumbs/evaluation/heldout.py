@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from thumbs.config.stages import EvaluationConfig
+from thumbs.config.evaluation import EvaluationConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle
 from thumbs.evaluation.comparison import best_of_n_kl, win_rate

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thumbs.config.stages import PpoConfig
+from thumbs.config.ppo import PpoConfig
 from thumbs.records import Rollout, Score
 
 

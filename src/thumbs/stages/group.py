@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from thumbs.config.group import GroupConfig
 from thumbs.config.losses import PpoClip
-from thumbs.config.stages import GroupConfig
 from thumbs.engine.base import Handle
 from thumbs.errors import ConfigError
 from thumbs.functional.advantages import group_advantages

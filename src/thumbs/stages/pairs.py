@@ -53,7 +53,7 @@ def read_pairs(
 
 def pair_columns(number: int, pair: Pair, of: int) -> dict[str, float]:
     """What both losses read of pair `number` of a batch `of` so many; each pair weighs the same."""
-    return {"pair": number, "preferred": pair.preferred, "margin": pair.margin, "pair_weight": 1.0 / of}
+    return {"unit": number, "preferred": pair.preferred, "margin": pair.margin, "unit_weight": 1.0 / of}
 
 
 def train_step(

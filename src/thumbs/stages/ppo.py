@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from thumbs.config.losses import CrossEntropy, PpoClip, ValueClip
-from thumbs.config.stages import PpoConfig
+from thumbs.config.ppo import PpoConfig
 from thumbs.engine.base import AdamStep, Handle
 from thumbs.functional.advantages import gae
 from thumbs.functional.kl import adapt_coefficient, kl_estimate

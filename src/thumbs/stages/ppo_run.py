@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from thumbs.config.ppo import KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import KlConfig, PpoConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.records import Datum, Prompt

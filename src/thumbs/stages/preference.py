@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from thumbs.config.losses import Dpo
-from thumbs.config.stages import DpoConfig
+from thumbs.config.preference import DpoConfig
 from thumbs.engine.base import Engine, Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.models.prefixes import shared_length

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thumbs.config.stages import PreferenceConfig
+from thumbs.config.preferences import PreferenceConfig
 from thumbs.data.annotators import SimulatedAnnotator
 from thumbs.data.preferences import PreferenceStore, preferred
 from thumbs.engine.base import ModelSpec

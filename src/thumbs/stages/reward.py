@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from thumbs.config.losses import BradleyTerry
-from thumbs.config.stages import RewardConfig
+from thumbs.config.reward import RewardConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.records import Datum, Preference

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from thumbs.config.losses import CrossEntropy
-from thumbs.config.stages import SftConfig
+from thumbs.config.sft import SftConfig
 from thumbs.data.conversations import Conversation
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.records import Datum

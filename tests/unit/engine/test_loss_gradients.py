@@ -71,7 +71,7 @@ def make_batch(network, losses) -> Batch:
     columns = {name: column(rng.normal(size=n)) for name in ("advantages", "values", "returns", "reference_logprobs")}
     columns["weights"] = column(np.where(rng.random(n) < 0.25, 0, rng.uniform(0.1, 1, size=n)))
     columns["logprobs"] = column(np.zeros(n))
-    of = {"pair": [0, 1, 1, 0], "preferred": [1, 0.5, 0.5, 1], "margin": [0.3, 0, 0, 0.3], "pair_weight": [0.5] * 4}
+    of = {"unit": [0, 1, 1, 0], "preferred": [1, 0.5, 0.5, 1], "margin": [0.3, 0, 0, 0.3], "unit_weight": [0.5] * 4}
     assert pairs == 2
     batch = Batch(
         list(range(4)), LENGTHS, tokens, tokens.roll(-1), columns, {name: column(v) for name, v in of.items()}

@@ -105,7 +105,7 @@ def test_pairs(network, slow):
         for i in (a, b):
             weights = np.zeros(len(SEQUENCES[i]))
             weights[-1] = 1
-            of = {"pair": pair, "preferred": preferred, "margin": margin, "pair_weight": weight}
+            of = {"unit": pair, "preferred": preferred, "margin": margin, "unit_weight": weight}
             data[i] = Datum.whole_sequence(SEQUENCES[i], weights=weights, **of)
     computed = run(network, [data[i] for i in range(4)], [BradleyTerry(center_coef=0.05)])
     assert float(computed.loss.detach()) == pytest.approx(wanted, rel=1e-5)
@@ -119,7 +119,7 @@ def test_dpo(network, slow, preferred):
         now = np.array([numbers["plain"][t][token] for t, token in enumerate(sequence[1:])])
         reference, weights = now + rng.normal(0, 1, len(now)), (np.arange(len(now)) > 1).astype(float)
         rewards.append(sum(beta * w * (a - b) for a, b, w in zip(now, reference, weights, strict=True)))
-        of = {"pair": 0, "preferred": preferred, "margin": 0.0, "pair_weight": 0.5}
+        of = {"unit": 0, "preferred": preferred, "margin": 0.0, "unit_weight": 0.5}
         data.append(Datum.next_token(sequence, weights=weights, reference_logprobs=reference, **of))
     gap = rewards[0] - rewards[1]
     wanted = 0.5 * (preferred * math.log1p(math.exp(-gap)) + (1 - preferred) * math.log1p(math.exp(gap)))
@@ -133,7 +133,7 @@ def test_replies_in_several_pairs_are_computed_once(network, slow, monkeypatch):
     for number, pair in enumerate(pairs):
         for i in pair:
             weights = np.eye(len(SEQUENCES[i]))[-1]
-            of = {"pair": number, "preferred": 1.0, "margin": 0.0, "pair_weight": 1 / 3}
+            of = {"unit": number, "preferred": 1.0, "margin": 0.0, "unit_weight": 1 / 3}
             data.append(Datum.whole_sequence(SEQUENCES[i], weights=weights, **of))
     forward, passed = network.trunk.forward_packed, []
     monkeypatch.setattr(network.trunk, "forward_packed", lambda t, *of: passed.append(len(t)) or forward(t, *of))

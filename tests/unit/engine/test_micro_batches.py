@@ -40,17 +40,17 @@ def test_similar_lengths_stand_together():
 
 
 def test_pairs_stay_together():
-    data = [datum(n, pair=p, score=p + 0.5) for n, p in [(9, 0), (2, 1), (1, 0), (8, 1), (3, 2), (3, 2)]]
+    data = [datum(n, unit=p, score=p + 0.5) for n, p in [(9, 0), (2, 1), (1, 0), (8, 1), (3, 2), (3, 2)]]
     for budget in (1, 10, 100):
         for batch in micro_batches(data, CPU, budget):
-            pairs = batch.sequence_columns["pair"].tolist()
+            pairs = batch.sequence_columns["unit"].tolist()
             assert all(pairs.count(p) == 2 for p in pairs)
             assert batch.sequence_columns["score"].tolist() == [p + 0.5 for p in pairs]
     assert [sorted(b.order) for b in micro_batches(data, CPU, 1)] == [[0, 2], [1, 3], [4, 5]]
 
 
 def test_equal_sequences_count_once():
-    data = [datum(4, first=i, pair=p) for p, (a, b) in enumerate([(0, 1), (1, 2), (2, 0)]) for i in (a, b)]
+    data = [datum(4, first=i, unit=p) for p, (a, b) in enumerate([(0, 1), (1, 2), (2, 0)]) for i in (a, b)]
     (batch,) = micro_batches(data, CPU, 12)
     tree = batch.tree(NEVER)
     assert tree.lengths == [4, 4, 4]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from thumbs.config.data import DataConfig
+from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.model import ModelConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import EvaluationConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.local import LocalEngine

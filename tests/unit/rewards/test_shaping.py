@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from byte_world import byte_context
 from thumbs.config.data import DataConfig
-from thumbs.config.stages import PpoConfig
+from thumbs.config.ppo import PpoConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.records import Rollout, Score, StopReason
 from thumbs.rewards.base import CallableReward

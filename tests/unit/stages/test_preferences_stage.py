@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from byte_world import byte_context, prompt
+from thumbs.config.preferences import PreferenceConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.config.stages import PreferenceConfig
 from thumbs.data.annotators import SimulatedAnnotator
 from thumbs.engine.base import ModelSpec
 from thumbs.stages import preferences as stage

@@ -15,7 +15,7 @@ from byte_world import byte_context, pair
 from thumbs.config.losses import BradleyTerry
 from thumbs.config.model import LoraConfig
 from thumbs.config.optim import AdamConfig
-from thumbs.config.stages import RewardConfig
+from thumbs.config.reward import RewardConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import DataError
 from thumbs.records import Preference
@@ -155,8 +155,8 @@ def test_each_side_is_read_at_its_last_token():
         [Pair((), np.array([1, 2, 3]), np.array([4, 5]), 1.0, 0.5), Pair((), np.array([6]), np.array([7]), 0.0, 0)]
     )
     assert [datum.columns["weights"].tolist() for datum in data] == [[0, 0, 1], [0, 1], [1], [1]]
-    assert [float(datum.columns["pair"]) for datum in data] == [0, 0, 1, 1]
-    assert [float(datum.columns["pair_weight"]) for datum in data] == [0.5] * 4
+    assert [float(datum.columns["unit"]) for datum in data] == [0, 0, 1, 1]
+    assert [float(datum.columns["unit_weight"]) for datum in data] == [0.5] * 4
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])

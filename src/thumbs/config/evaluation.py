@@ -1,0 +1,22 @@
+"""Settings of the held-out evaluation."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from thumbs.config.base import Frozen
+from thumbs.config.data import DataConfig
+from thumbs.config.sampling import SamplingConfig
+
+
+class EvaluationConfig(Frozen):
+    """What is measured on held-out prompts."""
+
+    prompts: DataConfig
+    """Prompts that no stage trained on."""
+    judge: str = "vader"
+    """The gold judge; only the evaluation and the simulated annotators see it."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How replies are drawn; the same for every model."""
+    best_of: int = Field(default=4, ge=1)
+    """Answers of SFT and PPO to each prompt; also n of best-of-n from SFT, chosen by the reward model."""
