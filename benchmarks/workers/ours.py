@@ -137,6 +137,7 @@ def odd_share(rollout: Rollout) -> float:
 def grpo() -> Callable[[Batch], dict[str, float]]:
     policy = create("policy", "lm")
     config = GroupConfig(
+        prompts=DataConfig(path="unused"),
         steps=len(job["batches"]),
         batch_size=len(job["batches"][0]) * job["group_size"],
         minibatch_size=len(job["batches"][0]) * job["group_size"],

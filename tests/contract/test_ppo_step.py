@@ -26,7 +26,8 @@ from thumbs.rewards.base import CallableReward
 from thumbs.stages import ppo as spine
 from thumbs.stages.context import Context
 from thumbs.stages.ppo import Models, Ppo, StepReport
-from thumbs.stages.ppo_run import check, create_models, run_ppo
+from thumbs.stages.ppo_run import create_models, run_ppo
+from thumbs.stages.rollouts import check_rounds
 
 PROMPTS = [prompt(word) for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
 CONFIG = PpoConfig(
@@ -202,9 +203,9 @@ def test_warped_sampling_is_refused(tmp_path: Path, warped: dict[str, float]):
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ConfigError, match=r"ppo\.batch_size=8 is not a multiple of ppo\.minibatch_size=3"):
-        check(changed(CONFIG, minibatch_size=3))
+        check_rounds(changed(CONFIG, minibatch_size=3))
     with pytest.raises(ConfigError, match=r"ppo\.minibatch_size=4 is not a multiple of ppo\.replies_per_prompt=8"):
-        check(changed(CONFIG, replies_per_prompt=8))
+        check_rounds(changed(CONFIG, replies_per_prompt=8))
 
 
 def test_no_prompts_are_refused(tmp_path: Path):

@@ -9,6 +9,7 @@ import pytest
 from test_ppo_learns import LETTERS, QUESTIONS, answers, letters_policy
 
 from byte_world import byte_context, pair, prompt
+from thumbs.config.data import DataConfig
 from thumbs.config.group import GroupConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.preference import DpoConfig
@@ -21,6 +22,7 @@ from thumbs.stages.group import Group
 from thumbs.stages.preference import run_dpo
 from thumbs.tracking.metrics import METRICS
 
+PROMPTS = DataConfig(path="unused")
 BEST = {"x": ord("e"), "y": ord("c")}
 
 
@@ -29,6 +31,7 @@ def test_groups_find_the_letter_that_is_paid(tmp_path: Path, scale: bool):
     """Without a price on distance the best policy always answers the paid letter."""
     context = byte_context(tmp_path)
     config = GroupConfig(
+        prompts=PROMPTS,
         steps=25,
         batch_size=64,
         minibatch_size=32,
@@ -51,7 +54,9 @@ def test_groups_find_the_letter_that_is_paid(tmp_path: Path, scale: bool):
 
 def test_equal_scores_change_nothing(tmp_path: Path):
     context = byte_context(tmp_path)
-    config = GroupConfig(batch_size=8, minibatch_size=8, group_size=8, sampling=SamplingConfig(max_new_tokens=2))
+    config = GroupConfig(
+        prompts=PROMPTS, batch_size=8, minibatch_size=8, group_size=8, sampling=SamplingConfig(max_new_tokens=2)
+    )
     policy = context.engine.create(ModelSpec("p", context.model, start=letters_policy(context)))
 
     def same(rollout: Rollout) -> float:
@@ -70,9 +75,9 @@ def test_groups_that_do_not_divide_are_refused(tmp_path: Path):
         return Group(context, config, policy, CallableReward(lambda _: 0.0), [prompt("x")])
 
     with pytest.raises(ConfigError, match=r"group\.minibatch_size=12 is not a multiple of group\.group_size=8"):
-        group(GroupConfig(batch_size=24, minibatch_size=12))
+        group(GroupConfig(prompts=PROMPTS, batch_size=24, minibatch_size=12))
     with pytest.raises(ConfigError, match="top_k=5"):
-        group(GroupConfig(sampling=SamplingConfig(top_k=5)))
+        group(GroupConfig(prompts=PROMPTS, sampling=SamplingConfig(top_k=5)))
 
 
 def test_dpo_reaches_the_policy_that_its_pairs_describe(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""`thumbs run`, and `thumbs sft`, `thumbs reward`, `thumbs ppo`, a run that ends after that stage."""
+"""`thumbs run`, and `thumbs sft`, `thumbs reward`, `thumbs ppo` …: a run that ends after that stage."""
 
 from __future__ import annotations
 
@@ -60,6 +60,26 @@ def ppo(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -
       thumbs ppo config.yaml ppo.steps=20 seed=1
     """
     _run_until("ppo", config, overrides, fresh)
+
+
+def preference(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Run up to training on pairs directly (DPO and its family).
+
+    \b
+    Example:
+      thumbs preference config.yaml preference.beta=0.05
+    """
+    _run_until("preference", config, overrides, fresh)
+
+
+def group(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Run up to reinforcement learning from groups of replies (GRPO and its family).
+
+    \b
+    Example:
+      thumbs group config.yaml group.group_size=16
+    """
+    _run_until("group", config, overrides, fresh)
 
 
 def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool) -> None:

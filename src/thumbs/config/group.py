@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from thumbs.config.base import Frozen
+from thumbs.config.data import DataConfig
 from thumbs.config.minibatches import misfit
 from thumbs.config.optim import AdamConfig
 from thumbs.config.sampling import SamplingConfig
@@ -13,6 +14,8 @@ from thumbs.config.sampling import SamplingConfig
 class GroupConfig(Frozen):
     """Group-relative policy optimisation: advantages from the scores of several replies to a prompt, no critic."""
 
+    prompts: DataConfig
+    """Prompts to roll out on."""
     steps: int = Field(default=40, ge=1)
     """Rollout-and-update rounds."""
     batch_size: int = Field(default=32, ge=1)
@@ -31,6 +34,8 @@ class GroupConfig(Frozen):
     """Half-width of the trusted interval of the ratio, fraction."""
     scale: bool = True
     """Divide a group's advantages by the deviation of its scores (GRPO); false: only less the mean (Dr. GRPO)."""
+    save_every: int = Field(default=5, ge=1)
+    """Steps between checkpoints."""
 
     def misfit(self) -> str | None:
         """What is wrong with the sizes of batch, minibatch and group; None where they fit."""

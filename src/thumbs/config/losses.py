@@ -2,7 +2,8 @@
 
 An algorithm is data preparation plus one of these. `engine/token_losses.py` and `engine/sequence_losses.py` join each
 spec to its function; nothing else does. The engine sums over targets; `weights` (and `unit_weight`) carry the
-normaliser. `reads`: what of the model a loss looks at, the logprobs of the targets or the values of the scalar head.
+normaliser. `reads`: what of the model a loss looks at: the logprobs of the targets, the values of the scalar
+head, or how far whole distributions are from those of a reference.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from thumbs.config.base import Frozen
+
+REFERENCE_STATES = "reference_states"
+"""Column of the final hidden states [T, D] of a reference model."""
 
 
 class CrossEntropy(Frozen):
@@ -78,6 +82,19 @@ class Gspo(RatioLoss):
     """How far the ratio is trusted above 1, fraction."""
 
 
+class ReverseKl(Frozen):
+    """Σ weights · T² · KL(policy ‖ reference) over the whole vocabulary, of distributions at temperature T.
+
+    A column brings the final states of the reference, which has the policy's output embedding.
+    """
+
+    reads: ClassVar[str] = "divergence"
+    columns: ClassVar[tuple[str, ...]] = ("weights", REFERENCE_STATES)
+    name: Literal["reverse_kl"] = "reverse_kl"
+    temperature: float = Field(default=1.0, gt=0)
+    """Temperature T of both distributions."""
+
+
 class ValueClip(Frozen):
     """Half the squared error of the values, with the clipped variant of the PPO2 code (maximum of the two)."""
 
@@ -115,4 +132,4 @@ class Dpo(Frozen):
     """Price of a nat of distance from the reference (score units)."""
 
 
-LossSpec = CrossEntropy | PpoClip | ImportanceSampling | Cispo | Dro | Gspo | ValueClip | BradleyTerry | Dpo
+LossSpec = CrossEntropy | PpoClip | ImportanceSampling | Cispo | Dro | Gspo | ReverseKl | ValueClip | BradleyTerry | Dpo

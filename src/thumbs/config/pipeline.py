@@ -6,15 +6,23 @@ from pydantic import Field
 
 from thumbs.config.base import Frozen
 from thumbs.config.evaluation import EvaluationConfig
+from thumbs.config.group import GroupConfig
 from thumbs.config.model import ModelConfig
 from thumbs.config.ppo import PpoConfig
+from thumbs.config.preference import DpoConfig
 from thumbs.config.preferences import PreferenceConfig
 from thumbs.config.reward import RewardConfig
 from thumbs.config.sft import SftConfig
 
+METHODS = ("preference", "ppo", "group")
+"""Stages that make a policy better than the one they start from: the SFT model, or the base model without one."""
+
+STAGES = ("sft", "preferences", "reward", *METHODS, "evaluation")
+"""All stages in the order in which a run takes them."""
+
 
 class PipelineConfig(Frozen):
-    """SFT → preferences → reward model → PPO → evaluation; a stage that is left out is skipped."""
+    """SFT → preferences → reward model → methods → evaluation; a stage that is left out is skipped."""
 
     run: str = "runs/run"
     """The run folder."""
@@ -30,8 +38,12 @@ class PipelineConfig(Frozen):
     """Pairs for the reward model."""
     reward: RewardConfig | None = None
     """The reward model."""
+    preference: DpoConfig | None = None
+    """Training on the pairs directly, without a reward model."""
     ppo: PpoConfig | None = None
-    """Reinforcement learning."""
+    """Reinforcement learning with a critic."""
+    group: GroupConfig | None = None
+    """Reinforcement learning from the scores of several replies to a prompt."""
     evaluation: EvaluationConfig | None = None
     """Held-out evaluation."""
     fixed_prompts: tuple[str, ...] = ()

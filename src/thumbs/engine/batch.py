@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thumbs.config.losses import REFERENCE_STATES
 from thumbs.errors import DataError
 from thumbs.models.prefixes import WORTH, PrefixTree, lexicographic, prefix_tree, shared_length
 from thumbs.records import Datum
@@ -19,7 +20,10 @@ TOKEN_BUDGET = 2048
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences laid end to end: tokens [N]; targets and their columns [N] or [N, K]; per-sequence columns [B]."""
+    """Sequences laid end to end: tokens [N]; targets and their columns [N] or [N, K]; per-sequence columns [B].
+
+    The column of another model's states is [N, D].
+    """
 
     order: list[int]  # which datum each sequence is
     lengths: list[int]
@@ -120,7 +124,8 @@ def _pack(data: Sequence[Datum], order: list[int], device: torch.device) -> Batc
             sequence_columns[name] = torch.from_numpy(np.stack(values)).to(device)
             continue
         for index, datum, value in zip(order, chosen, values, strict=True):
-            if value.shape != datum.targets.shape:
+            shape = value.shape[:-1] if name == REFERENCE_STATES else value.shape
+            if shape != datum.targets.shape:
                 raise DataError(
                     f"datum {index}: column {name!r} has shape {value.shape}, its targets {datum.targets.shape}"
                 )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from thumbs.config.losses import LossSpec, RatioLoss
+from thumbs.config.losses import REFERENCE_STATES, LossSpec, RatioLoss, ReverseKl
 from thumbs.engine.batch import Batch
 from thumbs.engine.sequence_losses import SEQUENCE_LOSSES
 from thumbs.engine.shared_states import SharedStates
 from thumbs.engine.token_losses import TOKEN_LOSSES, Pass
 from thumbs.errors import DataError
 from thumbs.functional.logprobs import measured_logprobs, target_logprobs
+from thumbs.functional.reverse_kl import divergence
 from thumbs.models.heads import ScalarHead
 from thumbs.models.lora import Adapter
 from thumbs.models.operators import vocabulary
@@ -53,7 +54,7 @@ class Network:
 @dataclass(frozen=True)
 class Computed:
     """Of one micro-batch: the summed loss, logprobs as the targets, values [N] (0 where absent), metrics and their
-    weight.
+    weight, and as the targets the losses that they add (0 unless asked for).
     """
 
     loss: Tensor
@@ -61,6 +62,7 @@ class Computed:
     values: Tensor
     metrics: dict[str, Tensor]
     weight: float
+    by_target: Tensor
 
 
 def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
@@ -77,21 +79,26 @@ def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor,
 def losses_of(
     network: Network, batch: Batch, losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
 ) -> Computed:
-    """The sum of `losses` on one pass through the trunk; logprobs only where a weight is not 0, unless asked for."""
+    """The sum of `losses` on one pass through the trunk; logprobs only where a weight is not 0, unless asked for.
+
+    With the logprobs everywhere comes what each target adds to losses that are sums over targets.
+    """
     for loss in losses:
         _check_columns(batch, loss)
     hidden = network.hidden(batch)
     weights = batch.columns["weights"]
     temperature = next((loss.temperature for loss in losses if isinstance(loss, RatioLoss)), 1.0)
-    logprobs = entropy = torch.zeros_like(weights)
+    logprobs = entropy = apart = torch.zeros_like(weights)
     if any(loss.reads == "logprobs" for loss in losses):
         everywhere = logprobs_everywhere
         logprobs, entropy = _logprobs(network, batch, hidden, weights, temperature, everywhere=everywhere)
-    values = _values(network, hidden)
+    if far := next((loss for loss in losses if isinstance(loss, ReverseKl)), None):
+        apart = _divergence(network, batch, hidden, far.temperature)
+    seen = Pass(batch, logprobs, _values(network, hidden), entropy, apart)
     total = torch.zeros((), device=weights.device)
     metrics: dict[str, Tensor] = {}
     for loss in losses:
-        value, found = LOSSES[type(loss)](loss, Pass(batch, logprobs, values, entropy))
+        value, found = LOSSES[type(loss)](loss, seen)
         total = total + value
         metrics |= {f"{loss.name}/{name}": metric for name, metric in found.items()} | {
             f"{loss.name}/loss_sum": value.detach()
@@ -99,7 +106,21 @@ def losses_of(
     of, share = batch.sequence_columns, weights
     if "unit_weight" in of:  # the metrics of pairs leave ties out
         share = of["unit_weight"] * (of["preferred"] != 0.5 if "preferred" in of else 1.0)
-    return Computed(total, logprobs.detach(), values.detach(), metrics, float(share.sum()))
+    by_target = torch.zeros_like(weights)
+    if logprobs_everywhere and all(type(loss) in TOKEN_LOSSES for loss in losses):
+        by_target = _by_target(losses, seen)
+    return Computed(total, logprobs.detach(), seen.values.detach(), metrics, float(share.sum()), by_target)
+
+
+def _by_target(losses: Sequence[LossSpec], seen: Pass) -> Tensor:
+    """What each target adds to the sum of losses that are linear in the weights: w · ∂loss/∂w, as the targets."""
+    weights = seen.batch.columns["weights"].clone().requires_grad_()
+    batch = replace(seen.batch, columns=seen.batch.columns | {"weights": weights})
+    of = (seen.logprobs, seen.values, seen.entropy, seen.divergence)
+    with torch.enable_grad():
+        fixed = Pass(batch, *(x.detach() for x in of))
+        total = torch.stack([LOSSES[type(loss)](loss, fixed)[0] for loss in losses]).sum()
+    return (weights * torch.autograd.grad(total, weights)[0]).detach()
 
 
 def _logprobs(
@@ -120,6 +141,15 @@ def _logprobs(
         measured = measured_logprobs(*_asked(network, batch, hidden, rest), temperature, vocabulary(hidden))
         out = out.index_put((rest,), measured)
     return out, entropies
+
+
+def _divergence(network: Network, batch: Batch, hidden: Tensor, temperature: float) -> Tensor:
+    """KL(policy ‖ reference) [N] at the temperature, nats; 0 where a weight is 0."""
+    weights = batch.columns["weights"]
+    places = _weighted(weights).nonzero().squeeze(1)
+    states = batch.columns[REFERENCE_STATES][places].to(hidden.dtype)
+    kl = divergence(hidden[places], states, network.trunk.head_weight(), temperature)
+    return torch.zeros_like(weights).index_put((places,), kl)
 
 
 def _weighted(weights: Tensor) -> Tensor:

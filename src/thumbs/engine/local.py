@@ -155,7 +155,7 @@ class LocalEngine:
                 raise NonFiniteError(f"{handle.name}: the loss became {float(computed.loss.detach())}")
             if computed.loss.requires_grad:
                 computed.loss.backward()
-            found |= _outputs(batch, computed.logprobs, computed.values)
+            found |= _outputs(batch, computed.logprobs, computed.values, computed.by_target)
             done.append(replace(computed, loss=computed.loss.detach()))
             yield
         loss = float(sum(float(c.loss) for c in done))
@@ -347,9 +347,9 @@ def _device(trunk: Trunk) -> torch.device:
     return trunk.head_weight().device
 
 
-def _outputs(batch: Batch, logprobs: Tensor, values: Tensor) -> dict[int, ForwardOutput]:
-    pieces = zip(batch.order, batch.split(logprobs.cpu()), batch.split(values.cpu()), strict=True)
-    return {index: ForwardOutput(lp.float().numpy(), v.float().numpy()) for index, lp, v in pieces}
+def _outputs(batch: Batch, *found: Tensor) -> dict[int, ForwardOutput]:
+    pieces = zip(batch.order, *(batch.split(x.float().cpu()) for x in found), strict=True)
+    return {index: ForwardOutput(*(piece.numpy() for piece in own)) for index, *own in pieces}
 
 
 def _merge(done: Sequence[Computed]) -> dict[str, float]:

@@ -8,20 +8,34 @@ from typing import Any
 
 from torch import Tensor
 
-from thumbs.config.losses import Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, LossSpec, PpoClip, ValueClip
+from thumbs.config.losses import (
+    Cispo,
+    CrossEntropy,
+    Dro,
+    Gspo,
+    ImportanceSampling,
+    LossSpec,
+    PpoClip,
+    ReverseKl,
+    ValueClip,
+)
 from thumbs.engine.batch import Batch
 from thumbs.functional.policy_losses import Loss, cispo, cross_entropy, dro, gspo, importance_sampling, ppo_clip
+from thumbs.functional.reverse_kl import reverse_kl
 from thumbs.functional.value_losses import value_clip
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Of one micro-batch: logprobs as the targets and entropy [N] (nats; 0 where no weight is), values [N] (score)."""
+    """Of one micro-batch: logprobs as the targets and entropy [N] (nats; 0 where no weight is), values [N] (score), and
+    where a loss reads it the divergence from a reference [N] (nats).
+    """
 
     batch: Batch
     logprobs: Tensor
     values: Tensor
     entropy: Tensor
+    divergence: Tensor
 
     def against_sampler(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logprobs, the sampler's logprobs, advantages, weights."""
@@ -55,6 +69,10 @@ def _gspo(loss: Gspo, seen: Pass) -> Loss:
     return gspo(*seen.against_sampler(), seen.batch.columns["ratio_mask"], seen.batch.sequence, low, high)
 
 
+def _reverse_kl(loss: ReverseKl, seen: Pass) -> Loss:
+    return reverse_kl(seen.divergence, seen.batch.columns["weights"], loss.temperature)
+
+
 def _value_clip(loss: ValueClip, seen: Pass) -> Loss:
     columns = seen.batch.columns
     old, returns, weights = columns["values"], columns["returns"], columns["weights"]
@@ -69,5 +87,7 @@ TOKEN_LOSSES: Mapping[type[LossSpec], Callable[[Any, Pass], Loss]] = {
     Cispo: _cispo,
     Dro: _dro,
     Gspo: _gspo,
+    ReverseKl: _reverse_kl,
     ValueClip: _value_clip,
 }
+"""All of them are linear in the weights."""

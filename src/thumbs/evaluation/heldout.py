@@ -45,7 +45,7 @@ class Evaluation:
     seed: int
 
     def run(self, policies: Mapping[str, Handle], reference: str, fixed: Sequence[Prompt]) -> dict[str, Any]:
-        """Results by policy name, best-of-n from the reference, PPO's win rate against it, samples.
+        """Results by policy name, best-of-n from the reference, win rates against it, samples.
 
         The base model answers each prompt once, the trained ones `best_of` times: their difference is what counts, and
         one answer to each of 100 prompts leaves a standard error of 0.04 in the mean of a score from -1 to 1.
@@ -68,9 +68,11 @@ class Evaluation:
         return {
             "judge": self.config.judge,
             "systems": systems,
-            "win_rate": asdict(win_rate(answers["ppo"].gold, answers[reference].gold, self.seed))
-            if "ppo" in answers
-            else None,
+            "win_rates": {
+                name: asdict(win_rate(found.gold, answers[reference].gold, self.seed))
+                for name, found in answers.items()
+                if name not in ("base", reference)
+            },
             "frontier": [
                 {"name": name, "kl": s["kl"], "gold": s["gold"], "proxy": s["proxy"]} for name, s in systems.items()
             ],

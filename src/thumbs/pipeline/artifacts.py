@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from thumbs.config.base import build_config
-from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.pipeline import METHODS, PipelineConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.prompts import read_prompt
 from thumbs.data.tokenizers import Tokenizer
@@ -24,7 +24,8 @@ from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rollout.collect import collect, seed_of
 from thumbs.tracking.files import read_json, write_json
 
-STAGES = ("base", "sft", "reward", "ppo")
+MODELS = ("base", "sft", "reward", *METHODS)
+"""What a run may have a model of."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class OpenRun:
 
     def model(self, stage: str) -> Handle:
         """The frozen model that a stage left; `base` is what the run started from."""
-        if stage not in STAGES:
-            raise RunError(f"no stage {stage!r}; a run has {', '.join(STAGES)}")
+        if stage not in MODELS:
+            raise RunError(f"no stage {stage!r}; a run has {', '.join(MODELS)}")
         checkpoint = self.path / stage / "model"
         if stage != "base" and not exists(checkpoint):
             raise RunError(f"{self.path} has no model of stage {stage!r}; run that stage first")
@@ -65,7 +66,7 @@ def sample_text(
     """n replies to each prompt from the model of a stage."""
     opened = open_run(run)
     if stage == "reward":
-        raise RunError("the reward model scores and does not write; sample from base, sft or ppo")
+        raise RunError("the reward model scores and does not write; sample from base, sft or a method")
     sampler = opened.engine.snapshot(opened.model(stage))
     asked = [with_system(read_prompt(text), opened.config.system) for text in prompts]
     wanted = [prompt for prompt in asked for _ in range(n)]

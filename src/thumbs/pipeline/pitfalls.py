@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.pipeline import METHODS, PipelineConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.load import Loaded
 from thumbs.errors import ConfigError
@@ -28,6 +28,10 @@ RATES = {
     ("reward", "full training"): (1e-6, 5e-5),
     ("ppo", "LoRA"): (1e-5, 1e-4),
     ("ppo", "full training"): (1e-6, 1e-5),
+    ("group", "LoRA"): (1e-6, 1e-4),
+    ("group", "full training"): (1e-7, 1e-5),
+    ("preference", "LoRA"): (1e-6, 1e-4),
+    ("preference", "full training"): (1e-7, 1e-5),
 }
 """Usual peak learning rates of pretrained models, from the papers and libraries that docs/guides cite."""
 
@@ -50,17 +54,16 @@ def pitfalls(config: PipelineConfig, inputs: Inputs, context: int) -> tuple[str,
 
 def _sections(config: PipelineConfig) -> Iterator[str]:
     c = config
-    needs: dict[str, tuple[tuple[str, bool], ...]] = {
-        "preferences": (("sft", c.preferences is not None and c.preferences.data is None),),
-        "reward": (("sft", True), ("preferences", True)),
-        "ppo": (("sft", True), ("reward", True)),
-        "evaluation": (("sft", True), ("reward", True)),
+    needs = {
+        "reward": "preferences",
+        "preference": "preferences",
+        "ppo": "reward",
+        "group": "reward",
+        "evaluation": "reward",
     }
     for section, needed in needs.items():
-        missing = [name for name, applies in needed if applies and getattr(c, name) is None]
-        if getattr(c, section) is not None and missing:
-            names = " and ".join(f"`{name}`" for name in missing)
-            yield f"section `{section}` needs section {names}; the run will stop there"
+        if getattr(c, section) is not None and getattr(c, needed) is None:
+            yield f"section `{section}` needs section `{needed}`; the run will stop there"
     if c.preferences is not None and c.preferences.data is None and c.preferences.prompts is None:
         yield "preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for); the run will stop there"
     if c.ppo is not None and c.ppo.ptx_coef and c.sft is None:
@@ -81,23 +84,24 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _batches(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
+    for c in (config.ppo, config.group):
+        if c is not None and (misfit := c.misfit()):
+            yield f"{misfit}; the run will stop there"
     c = config.ppo
     if c is None:
         return
-    if misfit := c.misfit():
-        yield f"{misfit}; the run will stop there"
     rows = len(inputs.prompts.rows) * c.replies_per_prompt if inputs.prompts else 0
     if 0 < rows < c.batch_size:
         yield f"ppo.batch_size={c.batch_size}, but there are prompts for {rows}: each step has {rows} rollouts"
 
 
 def _rollouts(config: PipelineConfig) -> Iterator[str]:
-    if config.ppo is None:
-        return
-    try:
-        require_unwarped(config.ppo.sampling)
-    except ConfigError as error:
-        yield f"ppo.sampling: {error}; the run will stop there"
+    for section, method in (("ppo", config.ppo), ("group", config.group)):
+        try:
+            if method is not None:
+                require_unwarped(method.sampling)
+        except ConfigError as error:
+            yield f"{section}.sampling: {error}; the run will stop there"
 
 
 def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[str]:
@@ -182,8 +186,8 @@ def _rates(config: PipelineConfig) -> Iterator[str]:
     if config.model.name.startswith("byte-"):
         return  # from scratch: the usual rates of pretrained models do not apply
     way = "full training" if config.model.lora is None else "LoRA"
-    sections = {"sft": config.sft, "reward": config.reward, "ppo": config.ppo}
-    for section, settings in sections.items():
+    for section in ("sft", "reward", *METHODS):
+        settings = getattr(config, section)
         low, high = RATES[section, way]
         if settings is None or low <= settings.optim.learning_rate <= high:
             continue

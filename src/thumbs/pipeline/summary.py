@@ -43,14 +43,14 @@ def _evaluation(results: dict[str, Any]) -> dict[str, Any]:
         for name in systems
         for key in ("gold", "proxy", "kl", "length", "distinct2", "truncated")
     }
-    if "ppo" in systems:
-        win, ppo, sft = results["win_rate"], systems["ppo"], systems["sft"]
+    for name, win in results["win_rates"].items():
+        method, sft = systems[name], systems["sft"] if "sft" in systems else systems["base"]
         summary |= {
-            "ppo.win_rate": win["rate"],
-            "ppo.win_rate_low": win["low"],
-            "ppo.win_rate_high": win["high"],
-            "ppo.length_ratio": ppo["length"] / sft["length"],
-            "ppo.distinct2_ratio": ppo["distinct2"] / sft["distinct2"],
+            f"{name}.win_rate": win["rate"],
+            f"{name}.win_rate_low": win["low"],
+            f"{name}.win_rate_high": win["high"],
+            f"{name}.length_ratio": method["length"] / sft["length"],
+            f"{name}.distinct2_ratio": method["distinct2"] / sft["distinct2"],
         }
     return summary
 

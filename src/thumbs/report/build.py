@@ -10,18 +10,28 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from thumbs.config.pipeline import METHODS, STAGES
 from thumbs.report.charts import Line, calibration_chart, curve_chart, frontier_chart
 from thumbs.report.headline import duration, headline_rows, headline_sentence, number, percent
-from thumbs.report.record import STAGES, RunRecord, read_run
+from thumbs.report.record import RunRecord, read_run
 from thumbs.report.safe_text import visible
 from thumbs.tracking import METRICS, write_text
 
-SYSTEMS = {"base": "Base", "sft": "SFT", "best_of_n": "Best of n", "ppo": "PPO"}
+SYSTEMS = {
+    "base": "Base",
+    "sft": "SFT",
+    "best_of_n": "Best of n",
+    "preference": "Preference",
+    "ppo": "PPO",
+    "group": "Group",
+}
 _STAGE_TITLES = {
     "sft": "SFT",
     "preferences": "Preferences",
     "reward": "Reward model",
+    "preference": "Preference",
     "ppo": "PPO",
+    "group": "Group",
     "evaluation": "Evaluation",
 }
 _MOST_SAMPLES = 24
@@ -50,6 +60,18 @@ _PLOTS = {
         Plot("Loss", "reward/loss", "reward/heldout_loss"),
         Plot("Accuracy", "reward/accuracy", "reward/heldout_accuracy"),
         Plot("Score gap", "reward/score_gap"),
+    ),
+    "preference": (
+        Plot("Loss", "dpo/loss"),
+        Plot("Accuracy", "dpo/accuracy"),
+        Plot("Score gap", "dpo/score_gap"),
+    ),
+    "group": (
+        Plot("Score", "group/score"),
+        Plot("KL from the sampler", "group/approx_kl"),
+        Plot("Entropy", "group/entropy"),
+        Plot("Reply length", "group/length"),
+        Plot("Clip fraction", "group/clip_fraction"),
     ),
     "ppo": (
         Plot("Score", "ppo/score"),
@@ -95,7 +117,7 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "created": run.versions.get("created", ""),
         "sentence": headline_sentence(run),
         "rows": headline_rows(run),
-        "stages": [(_STAGE_TITLES[stage], _state(run, stage)) for stage in STAGES],
+        "stages": [(_STAGE_TITLES[s], _state(run, s)) for s in STAGES if run.setting(s) is not None or run.metrics[s]],
         "figures_by_stage": {stage: _training_figures(run, stage) for stage in _PLOTS},
         "audit": run.done["reward"].get("audit"),
         "calibration": _calibration(run),
@@ -124,7 +146,7 @@ def _training_figures(run: RunRecord, stage: str) -> list[Figure]:
 
 
 def _training_figure(run: RunRecord, stage: str, plot: Plot) -> Figure | None:
-    colour = "ppo" if stage == "ppo" else "sft"
+    colour = stage if stage in METHODS else "sft"
     lines = [Line("training", colour, _points(run, stage, plot.metric))]
     if plot.heldout:
         lines.append(Line("held out", "best_of_n", _points(run, stage, plot.heldout), "markers"))

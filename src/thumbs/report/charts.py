@@ -21,7 +21,9 @@ from matplotlib.ticker import MaxNLocator
 
 COLOURS = {
     name: f"#0101{i:02x}"
-    for i, name in enumerate(("ink", "muted", "grid", "page", "base", "sft", "best_of_n", "ppo"), start=1)
+    for i, name in enumerate(
+        ("ink", "muted", "grid", "page", "base", "sft", "best_of_n", "ppo", "preference", "group"), start=1
+    )
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

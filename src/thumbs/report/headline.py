@@ -84,7 +84,7 @@ def headline_sentence(run: RunRecord) -> str:
     text = f"PPO {moved} the mean gold score on held-out prompts {change}"
     if (kl := systems["ppo"].get("kl")) is not None:
         text += f", {number(kl)} nats a sequence from the SFT model"
-    if not (win := run.evaluation.get("win_rate")):
+    if not (win := run.evaluation.get("win_rates", {}).get("ppo")):
         return f"{text}."
     interval = f"95 % interval {percent(win.get('low'))} to {percent(win.get('high'))}, n = {win.get('n', '?')}"
     rate = percent(win.get("rate"))

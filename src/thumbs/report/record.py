@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thumbs.config.pipeline import STAGES
 from thumbs.errors import RunError
 from thumbs.tracking import StageFolder, read_json
-
-STAGES = ("sft", "preferences", "reward", "ppo", "evaluation")
 
 Records = Sequence[Mapping[str, Any]]
 

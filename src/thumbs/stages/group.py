@@ -18,13 +18,11 @@ import torch
 from thumbs.config.group import GroupConfig
 from thumbs.config.losses import PpoClip
 from thumbs.engine.base import Handle
-from thumbs.errors import ConfigError
 from thumbs.functional.advantages import group_advantages
 from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
-from thumbs.rollout.collect import require_unwarped
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
-from thumbs.stages.rollouts import minibatches, roll_out
+from thumbs.stages.rollouts import check_rounds, minibatches, roll_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +44,7 @@ class Group:
     prompts: Sequence[Prompt]
 
     def __post_init__(self) -> None:
-        require_unwarped(self.config.sampling)
-        if misfit := self.config.misfit():
-            raise ConfigError(misfit)
+        check_rounds(self.config)
 
     def step(self, number: int) -> GroupReport:
         """One round of rollout and update; depends only on its arguments and the weights."""

@@ -13,10 +13,11 @@ from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.records import Datum, Prompt
 from thumbs.rewards.base import RewardSource
-from thumbs.rollout.collect import collect, require_unwarped, seed_of
+from thumbs.rollout.collect import collect, seed_of
 from thumbs.safety.guards import alarms
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.ppo import Models, Ppo
+from thumbs.stages.rollouts import check_rounds
 from thumbs.tracking.progress import Progress
 
 
@@ -36,7 +37,7 @@ def run_ppo(
     Leaves the last policy in the stage's `model` folder; returns the last step's metrics. `fixed_prompts` are answered
     every `sample_every` steps for the report.
     """
-    check(config)
+    check_rounds(config)
     if not prompts:
         raise ConfigError("PPO got no prompts")
     engine = context.engine
@@ -82,13 +83,6 @@ def is_spent(kl: KlConfig, metrics: dict[str, float]) -> bool:
     in variety (Gao et al. 2022, arXiv:2210.10760, compare at equal KL for that reason).
     """
     return kl.budget is not None and metrics.get("ppo/kl", 0.0) > kl.budget
-
-
-def check(config: PpoConfig) -> None:
-    """Raises ConfigError for settings that do not fit each other."""
-    require_unwarped(config.sampling)
-    if misfit := config.misfit():
-        raise ConfigError(misfit)
 
 
 def create_models(context: Context, config: PpoConfig, start: Path | None, reward_checkpoint: Path | None) -> Models:

@@ -26,7 +26,7 @@ from thumbs.tracking.progress import Progress
 def collect_preferences(
     context: Context,
     config: PreferenceConfig,
-    start: Path,
+    start: Path | None,
     prompts: Sequence[Prompt],
     annotators: Sequence[SimulatedAnnotator],
     at: str,
@@ -67,7 +67,7 @@ def store_path(context: Context) -> Path:
 
 
 def sample_replies(
-    context: Context, config: PreferenceConfig, sampler: Sampler, start: Path, prompts: Sequence[Prompt]
+    context: Context, config: PreferenceConfig, sampler: Sampler, start: Path | None, prompts: Sequence[Prompt]
 ) -> list[list[Reply]]:
     """replies_per_prompt replies to each prompt, each with the model, checkpoint, settings and seed that made it."""
     n = config.replies_per_prompt
@@ -77,7 +77,7 @@ def sample_replies(
     settings = config.sampling.model_dump(mode="json")
 
     def reply(rollout: Rollout, seed: int) -> Reply:
-        checkpoint = f"{start.parent.name}/{start.name}"
+        checkpoint = "" if start is None else f"{start.parent.name}/{start.name}"
         return Reply(
             rollout.text,
             Generator("model", context.model.name, checkpoint, settings, seed),

@@ -40,11 +40,14 @@ class HeldOut:
 def run_reward(
     context: Context,
     config: RewardConfig,
-    start: Path,
+    start: Path | None,
     train: Sequence[Preference],
     heldout: Sequence[Preference],
 ) -> dict[str, Any]:
-    """Trains from the checkpoint `start`; returns score_mean, score_std, counts and the held-out scores."""
+    """Trains from the checkpoint `start` (None: the base model).
+
+    Returns score_mean, score_std, counts and the held-out scores.
+    """
     engine, log = context.engine, context.folder.metrics
     spec = ModelSpec(
         "reward", context.model, ("scalar",), start, freeze_trunk=config.freeze_backbone, seed=context.seed

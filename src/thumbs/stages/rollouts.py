@@ -6,12 +6,22 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from thumbs.config.group import GroupConfig
+from thumbs.config.ppo import PpoConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import Handle
+from thumbs.errors import ConfigError
 from thumbs.records import Datum, Prompt, Rollout
-from thumbs.rollout.collect import collect, seed_of
+from thumbs.rollout.collect import collect, require_unwarped, seed_of
 from thumbs.stages.context import Context
 from thumbs.stages.sequences import token_mean
+
+
+def check_rounds(config: PpoConfig | GroupConfig) -> None:
+    """Raises ConfigError for settings that do not fit each other."""
+    require_unwarped(config.sampling)
+    if misfit := config.misfit():
+        raise ConfigError(misfit)
 
 
 def roll_out(

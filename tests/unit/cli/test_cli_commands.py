@@ -19,7 +19,21 @@ from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import CheckpointError, ConfigError, DataError, RunError
 from thumbs.records import Generator, Reply
 
-COMMANDS = ("run", "sft", "reward", "ppo", "plan", "lint", "sample", "eval", "report", "export", "serve")
+COMMANDS = (
+    "run",
+    "sft",
+    "reward",
+    "preference",
+    "ppo",
+    "group",
+    "plan",
+    "lint",
+    "sample",
+    "eval",
+    "report",
+    "export",
+    "serve",
+)
 CONFIG = """
 run: runs/mine
 sft: {data: {path: demonstrations.jsonl}}

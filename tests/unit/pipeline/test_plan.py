@@ -83,7 +83,6 @@ def test_nothing_is_wrong_with_a_sound_config(sound: dict[str, Any]):
         ("evaluation.prompts.path=builtin:tiny_prompts_heldout", "16 evaluation prompts: the win rate is known to ±19"),
         ("reward=null", "section `ppo` needs section `reward`"),
         ("preferences=null", "section `reward` needs section `preferences`"),
-        ("sft=null", "section `preferences` needs section `sft`"),
         ("preferences.prompts=null", "give `data` (a file of pairs) or `prompts`"),
     ],
 )

@@ -23,7 +23,7 @@ EVALUATION = {
         "ppo": {**SYSTEM, "gold": 0.7, "kl": 5.0, "length": 25.0, "distinct2": 0.6},
         "best_of_n": {**SYSTEM, "gold": 0.4},
     },
-    "win_rate": {"rate": 0.75, "low": 0.6, "high": 0.9, "n": 4},
+    "win_rates": {"ppo": {"rate": 0.75, "low": 0.6, "high": 0.9, "n": 4}},
 }
 DONE = {
     "sft": {"heldout_loss": 1.5, "time_s": 10.0},
@@ -86,7 +86,7 @@ def test_no_heldout_pairs_leave_no_accuracy(tmp_path: Path):
 
 def test_an_evaluation_without_ppo_has_no_win_rate(tmp_path: Path):
     systems = {name: system for name, system in EVALUATION["systems"].items() if name != "ppo"}
-    done = {"evaluation": {"systems": systems, "win_rate": None, "time_s": 1.0}}
+    done = {"evaluation": {"systems": systems, "win_rates": {}, "time_s": 1.0}}
     summary = summarise(run_of(tmp_path, done), peak_rss=0)
     assert summary["best_of_n.gold"] == 0.4
     assert not any(name.startswith("ppo.") for name in summary)

@@ -154,5 +154,5 @@ def _write_evaluation(stage: StageFolder) -> None:
     ]
     results = {"systems": systems, "frontier": frontier, "samples": samples, "judge": "vader"}
     win_rate = {"rate": 0.78, "low": 0.69, "high": 0.85, "n": 100}
-    write_json(stage.path / "results.json", results | {"win_rate": win_rate})
+    write_json(stage.path / "results.json", results | {"win_rates": {"ppo": win_rate}})
     stage.mark_done({})
