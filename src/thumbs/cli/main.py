@@ -46,6 +46,7 @@ for _name, _command in {
     "preference": run.preference,
     "ppo": run.ppo,
     "group": run.group,
+    "rejection": run.rejection,
     "plan": plan.plan,
     "lint": lint.lint,
     "sample": sample.sample,

@@ -82,6 +82,16 @@ def group(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False)
     _run_until("group", config, overrides, fresh)
 
 
+def rejection(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Run up to fine-tuning on the policy's own best replies (RAFT).
+
+    \b
+    Example:
+      thumbs rejection config.yaml rejection.replies_per_prompt=16
+    """
+    _run_until("rejection", config, overrides, fresh)
+
+
 def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool) -> None:
     config = load_config(PipelineConfig, path, overrides or [])
     if stage is not None and getattr(config, stage) is None:

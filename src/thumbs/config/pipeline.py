@@ -11,10 +11,11 @@ from thumbs.config.model import ModelConfig
 from thumbs.config.ppo import PpoConfig
 from thumbs.config.preference import DpoConfig
 from thumbs.config.preferences import PreferenceConfig
+from thumbs.config.rejection import RejectionConfig
 from thumbs.config.reward import RewardConfig
 from thumbs.config.sft import SftConfig
 
-METHODS = ("preference", "ppo", "group")
+METHODS = ("preference", "ppo", "group", "rejection")
 """Stages that make a policy better than the one they start from: the SFT model, or the base model without one."""
 
 STAGES = ("sft", "preferences", "reward", *METHODS, "evaluation")
@@ -44,6 +45,8 @@ class PipelineConfig(Frozen):
     """Reinforcement learning with a critic."""
     group: GroupConfig | None = None
     """Reinforcement learning from the scores of several replies to a prompt."""
+    rejection: RejectionConfig | None = None
+    """Fine-tuning on the policy's own best replies."""
     evaluation: EvaluationConfig | None = None
     """Held-out evaluation."""
     fixed_prompts: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ from thumbs.stages.group_run import run_group
 from thumbs.stages.ppo_run import run_ppo
 from thumbs.stages.preference import run_dpo
 from thumbs.stages.preferences import collect_preferences, store_path
+from thumbs.stages.rejection import run_rejection
 from thumbs.stages.reward import run_reward
 from thumbs.stages.sequences import conversation_tokens
 from thumbs.stages.sft import run_sft
@@ -110,6 +111,12 @@ class Pipeline:
         assert c is not None  # noqa: S101
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
         return run_group(context, c, self.reward_source(), self.start(), prompts)
+
+    def rejection(self, context: Context) -> dict[str, Any]:
+        c = self.config.rejection
+        assert c is not None  # noqa: S101
+        prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
+        return run_rejection(context, c, self.reward_source(), self.start(), prompts)
 
     def evaluation(self, context: Context) -> dict[str, Any]:
         c = self.config.evaluation

@@ -24,6 +24,7 @@ SYSTEMS = {
     "preference": "Preference",
     "ppo": "PPO",
     "group": "Group",
+    "rejection": "Rejection sampling",
 }
 _STAGE_TITLES = {
     "sft": "SFT",
@@ -32,6 +33,7 @@ _STAGE_TITLES = {
     "preference": "Preference",
     "ppo": "PPO",
     "group": "Group",
+    "rejection": "Rejection sampling",
     "evaluation": "Evaluation",
 }
 _MOST_SAMPLES = 24
@@ -72,6 +74,11 @@ _PLOTS = {
         Plot("Entropy", "group/entropy"),
         Plot("Reply length", "group/length"),
         Plot("Clip fraction", "group/clip_fraction"),
+    ),
+    "rejection": (
+        Plot("Score", "rejection/score"),
+        Plot("Score of what is kept", "rejection/kept_score"),
+        Plot("Loss", "rejection/loss"),
     ),
     "ppo": (
         Plot("Score", "ppo/score"),

@@ -54,9 +54,14 @@ def sampling_params(sampling: SamplingConfig, tokenizer: Tokenizer) -> SamplingP
     )
 
 
+def is_warped(sampling: SamplingConfig) -> bool:
+    """Whether replies are drawn from another distribution than the model's, so that logprobs say nothing of it."""
+    return bool(sampling.top_k) or sampling.top_p < 1 or sampling.temperature == 0
+
+
 def require_unwarped(sampling: SamplingConfig) -> None:
     """Raises ConfigError for sampling whose logprobs must not enter a ratio or a KL."""
-    if sampling.top_k or sampling.top_p < 1 or sampling.temperature == 0:
+    if is_warped(sampling):
         raise ConfigError(
             f"rollouts got temperature={sampling.temperature}, top_k={sampling.top_k}, top_p={sampling.top_p}; they "
             "need temperature > 0, top_k=0, top_p=1, because a warped distribution falsifies the ratio and the KL"

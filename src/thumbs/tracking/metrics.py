@@ -112,9 +112,23 @@ _GROUP = (
     Metric("group/rollout_s", "seconds", "Time for sampling."),
     Metric("group/update_s", "seconds", "Time for the update."),
 )
+_REJECTION = (
+    Metric("rejection/score", "score", "Mean score of all replies of the round."),
+    Metric("rejection/kept_score", "score", "Mean score of the kept ones, which the round trains on."),
+    Metric("rejection/kept", "replies", "How many were kept."),
+    Metric("rejection/kl", "nats a sequence", "Mean log-ratio of policy to its start over the round's replies."),
+    Metric("rejection/length", "tokens", "Mean reply length, EOS included."),
+    Metric("rejection/kept_length", "tokens", "The same of the kept ones; longer than all: length is paid."),
+    Metric("rejection/loss", "nats a token", "Cross-entropy of the kept replies in the batch."),
+    Metric("rejection/grad_norm", "L2 norm", "Gradient before clipping."),
+    Metric("rejection/learning_rate", "per step", "Rate of the optimizer at this step."),
+    Metric("rejection/tokens_per_s", "tokens/s", "Training tokens, prompts included."),
+    Metric("rejection/rollout_s", "seconds", "Time for sampling and scoring the round."),
+)
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (*_SFT, *_PREFERENCES, *_REWARD, *_PPO_ROLLOUT, *_PPO_UPDATE, *_DPO, *_GROUP)
+    metric.name: metric
+    for metric in (*_SFT, *_PREFERENCES, *_REWARD, *_PPO_ROLLOUT, *_PPO_UPDATE, *_DPO, *_GROUP, *_REJECTION)
 }
 """Every metric a stage may log, by name; docs/metrics.md shows the same list."""
 

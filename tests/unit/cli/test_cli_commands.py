@@ -26,6 +26,7 @@ COMMANDS = (
     "preference",
     "ppo",
     "group",
+    "rejection",
     "plan",
     "lint",
     "sample",

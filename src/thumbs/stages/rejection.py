@@ -1,0 +1,154 @@
+"""Rejection-sampling fine-tuning (RAFT, arXiv:2304.06767): best-of-n, put into the weights.
+
+    for each round: sample n replies a prompt → score → keep the best → supervised fine-tuning on them
+
+No ratio, no critic, and no KL term: n, the rounds and the learning rate say how far the policy goes. What a round
+learns from is in `round-K.json`, so a run that was interrupted trains on the same replies.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thumbs.config.losses import CrossEntropy
+from thumbs.config.rejection import RejectionConfig
+from thumbs.engine.base import Handle, ModelSpec
+from thumbs.errors import ConfigError, DataError
+from thumbs.records import Datum, Prompt, Rollout
+from thumbs.rewards.base import RewardSource
+from thumbs.rollout.collect import is_warped
+from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
+from thumbs.stages.rollouts import roll_out
+from thumbs.stages.sequences import token_mean
+from thumbs.tracking.files import read_json, write_json
+from thumbs.tracking.progress import Progress
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One run's fixed parts."""
+
+    context: Context
+    config: RejectionConfig
+    policy: Handle
+    reference: Handle
+    reward: RewardSource
+    prompts: Sequence[Prompt]
+
+    def sample(self, number: int) -> dict[str, Any]:
+        """The kept replies of a round, as tokens, and its metrics."""
+        c, n, started = self.config, self.config.replies_per_prompt, time.monotonic()
+        rollouts = roll_out(self.context, self.policy, self.prompts, n, c.sampling, "rejection", number)
+        scores = np.array([score.value for score in self.reward.score(rollouts)]).reshape(-1, n)
+        places = [row * n + place for row, place in best(scores, c.keep, c.above)]
+        kept = [rollouts[i] for i in places]
+        if not kept:
+            raise DataError(
+                f"round {number + 1}: none of {scores.size} replies scores above rejection.above={c.above}; the best "
+                f"has {scores.max():.3g}. Lower it, or sample more replies"
+            )
+        metrics = {
+            "rejection/score": float(scores.mean()),
+            "rejection/kept_score": float(scores.flat[places].mean()),
+            "rejection/kept": float(len(kept)),
+            "rejection/length": float(np.mean([rollout.reply_length for rollout in rollouts])),
+            "rejection/kept_length": float(np.mean([rollout.reply_length for rollout in kept])),
+            "rejection/rollout_s": time.monotonic() - started,
+        }
+        if not is_warped(c.sampling):
+            metrics["rejection/kl"] = self.kl(rollouts)
+        rows = [{"tokens": r.tokens.tolist(), "prompt_length": r.prompt_length, "text": r.text} for r in kept]
+        return {"metrics": metrics, "kept": rows}
+
+    def kl(self, rollouts: Sequence[Rollout]) -> float:
+        """Mean of log π(y) - log π_start(y), nats a sequence (k1)."""
+        data = [Datum.next_token(r.tokens, weights=r.mask) for r in rollouts]
+        temperature = self.config.sampling.temperature
+        theirs = self.context.engine.forward(self.reference, data, temperature=temperature)
+        return float(np.mean([(r.logprobs - t.logprobs).sum() for r, t in zip(rollouts, theirs, strict=True)]))
+
+    def train_step(self, batch: Sequence[Datum], step: int, steps: int) -> dict[str, float]:
+        """One optimizer step on kept replies; every token of the batch weighs the same."""
+        data, started = token_mean(batch), time.monotonic()
+        adam = adam_at(self.config.optim, step, steps)
+        with saving_batch(self.context, step, data):
+            output = self.context.engine.forward_backward(self.policy, data, [CrossEntropy()])
+            report = self.context.engine.optim_step(self.policy, adam)
+        return {
+            "rejection/loss": output.loss,
+            "rejection/grad_norm": report.grad_norm,
+            "rejection/learning_rate": adam.learning_rate,
+            "rejection/tokens_per_s": sum(map(len, data)) / (time.monotonic() - started),
+        }
+
+
+def run_rejection(
+    context: Context, config: RejectionConfig, reward: RewardSource, start: Path | None, prompts: Sequence[Prompt]
+) -> dict[str, Any]:
+    """Improves the policy in checkpoint `start` (None: the base model) by its own best replies.
+
+    Leaves the last policy in the stage's `model` folder; returns the last metrics. Raises DataError where no reply
+    passes `above`.
+    """
+    if misfit := config.misfit():
+        raise ConfigError(misfit)
+    if not prompts:
+        raise ConfigError("rejection got no prompts")
+    engine, seed = context.engine, context.seed
+    policy = engine.create(ModelSpec("policy", context.model, ("lm",), start, seed=seed))
+    reference = engine.create(ModelSpec("reference", context.model, ("lm",), start, trainable=False, seed=seed))
+    rejection = Rejection(context, config, policy, reference, reward, prompts)
+    resume = Resume(context, {"policy": policy})
+    step, state = resume.load()
+    metrics: dict[str, float] = state.get("metrics", {})
+    with Progress("rejection", config.rounds, ("score", "kept score", "loss")) as bar:
+        bar.advance(state.get("round", 0))
+        for number in range(state.get("round", 0), config.rounds):
+            found = _once(context.folder.path / f"round-{number + 1}.json", rejection, number)
+            data = [_datum(row) for row in found["kept"]]
+            per_round = math.ceil(len(data) / config.batch_size) * config.epochs
+            metrics = found["metrics"]
+            for i in range(per_round):
+                batch = batch_at(data, i, config.batch_size, seed, "rejection-order", number)
+                metrics |= rejection.train_step(batch, number * per_round + i, config.rounds * per_round)
+                step += 1
+                context.folder.metrics.log(step, metrics)
+            resume.save(step, {"round": number + 1, "metrics": metrics})
+            shown = {"kept score": metrics["rejection/kept_score"], "loss": metrics["rejection/loss"]}
+            bar.advance(score=metrics["rejection/score"], **shown)
+    engine.save(policy, context.best)
+    for handle in (policy, reference):
+        engine.close(handle)
+    return {"rounds": config.rounds, "steps": step, "last": metrics}
+
+
+def best(scores: np.ndarray, keep: int, above: float | None) -> list[tuple[int, int]]:
+    """(prompt, reply) of the `keep` highest of each row of scores [P, n] that lie above `above`, best first.
+
+    Equal scores: the earlier reply.
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :keep]
+    return [
+        (row, int(place))
+        for row, places in enumerate(order)
+        for place in places
+        if above is None or scores[row, place] > above
+    ]
+
+
+def _once(path: Path, rejection: Rejection, number: int) -> dict[str, Any]:
+    if not path.exists():
+        write_json(path, rejection.sample(number))
+    return read_json(path)
+
+
+def _datum(row: dict[str, Any]) -> Datum:
+    tokens = np.array(row["tokens"], dtype=np.int64)
+    return Datum.next_token(tokens, weights=np.arange(1, len(tokens)) >= row["prompt_length"])
