@@ -33,9 +33,10 @@ import torch
 from thumbs import recipe
 from thumbs.clients.types import ModelInput
 from thumbs.recipe.any_client import connect, to_data, to_model_input, types_of
+from thumbs.recipe.checkpoints import save_checkpoint_async
 from thumbs.recipe.futures import call, resolved
 from thumbs.recipe.rl.types import EnvGroupBuilder, RLDataset, RLDatasetBuilder
-from thumbs.recipe.run_log import CheckpointRecord, RunLog, save_checkpoint
+from thumbs.recipe.run_log import RunLog
 
 BUILTIN = Path(str(importlib.resources.files("thumbs.data"))) / "builtin"
 FRIENDLY = ("happy", "glad", "lovely", "great", "wonderful", "enjoy", "please", "sorry", "love", "friend", "luck")
@@ -163,8 +164,8 @@ async def learn_preferences(run: Run, client: Any, log: RunLog) -> None:
             await resolved(client.optim_step(types_of(client).AdamParams(learning_rate=run.preference_rate)))
             metrics |= {name: passed.metrics[name] for name in ("loss", "accuracy")}
         log.log_metrics(step, metrics)
-    paths: dict[str, Any] = await save_checkpoint(client, "preference", "both")
-    log.add_checkpoint(CheckpointRecord("preference", batch=0, step=run.preference_steps, final=True, **paths))
+    state = {"batch": run.preference_steps, "final": True}
+    await save_checkpoint_async(client, "preference", log.folder, state, "both")
 
 
 def bradley_terry(data: list[Any], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:

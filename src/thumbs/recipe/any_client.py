@@ -9,7 +9,7 @@ import contextlib
 import importlib
 from collections.abc import AsyncIterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from thumbs.clients import types
 from thumbs.clients.service_client import ServiceClient
 from thumbs.errors import ConfigError, DataError
 from thumbs.recipe.futures import call
-from thumbs.recipe.run_log import CheckpointRecord
+
+if TYPE_CHECKING:
+    from thumbs.recipe.checkpoints import CheckpointRecord
 
 
 @contextlib.asynccontextmanager
@@ -106,13 +108,23 @@ def optimizer_metrics(answer: Any) -> dict[str, float]:
     return {f"optim/{name}": value for name, value in (answer.metrics or {}).items()}
 
 
+RENDERER_NAME_KEY = "renderer_name"
+
+
+def add_renderer_name_to_user_metadata(user_metadata: dict[str, str], renderer_name: str | None) -> None:
+    """Write into the metadata of a training run which renderer its data was made with."""
+    if renderer_name:
+        user_metadata[RENDERER_NAME_KEY] = renderer_name
+
+
 async def training_client(service: Any, config: Any, last: CheckpointRecord | None) -> Any:
     """The client to train with.
 
     It goes on from the last checkpoint of an interrupted run with its optimizer, or takes the weights of
     `load_checkpoint_path`, or begins with a new adapter. Raises ConfigError where a path is a sampler's.
     """
-    metadata = {"renderer_name": config.renderer_name} if config.renderer_name else {}
+    metadata: dict[str, str] = {}
+    add_renderer_name_to_user_metadata(metadata, config.renderer_name)
     if last is not None:
         return await call(
             service.create_training_client_from_state_with_optimizer, last.state_path, user_metadata=metadata

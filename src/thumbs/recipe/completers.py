@@ -49,7 +49,10 @@ class MessageCompleter(ABC):
 
 @dataclass(frozen=True)
 class TinkerTokenCompleter(TokenCompleter):
-    """Samples through a sampling client: at most `max_tokens`, and no more than `context_window` with the prompt."""
+    """Samples through a sampling client.
+
+    At most `max_tokens`, or what a call asks for if that is less, and no more than `context_window` with the prompt.
+    """
 
     sampling_client: Any
     max_tokens: int
@@ -62,7 +65,7 @@ class TinkerTokenCompleter(TokenCompleter):
         """One completion; raises DataError where the prompt leaves no room for a token."""
         target = types_of(self.sampling_client)
         prompt = to_model_input(model_input, target)
-        room = max_tokens or self.max_tokens
+        room = self.max_tokens if max_tokens is None else min(max_tokens, self.max_tokens)
         if self.context_window is not None:
             room = min(room, self.context_window - prompt.length)
         if room < 1:

@@ -94,5 +94,4 @@ _UNSUPPORTED: tuple[tuple[str, Any, str], ...] = (
     ("enable_trace", False, "use a profiler from outside, such as py-spy"),
     ("span_chart_every", 0, "the times of each step are in metrics.jsonl under time/"),
     ("async_periodic_saves", False, "checkpoints are saved between two steps"),
-    ("termination", None, "EnvFromMessageEnv has a reward for each way in which an episode ends early"),
 )

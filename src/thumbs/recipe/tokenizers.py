@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,41 @@ from thumbs.data.tokenizers import ByteTokenizer, HfTokenizer, Tokenizer, load_t
 from thumbs.errors import ModelError
 from thumbs.models import catalog
 
+_REGISTERED: dict[str, Callable[[], Any]] = {}
 
-@functools.lru_cache(maxsize=8)
+
 def get_tokenizer(model_name: str) -> Any:
-    """The tokenizer of a model: a folder, a built-in name, a name of THUMBS_ALIASES, or a name on the hub.
+    """The tokenizer of a model: a registered name, a folder, a built-in name, one of THUMBS_ALIASES, or one on the hub.
 
     A `transformers` tokenizer, or a ByteTokenizer for our byte models. Raises ModelError when there is none.
     """
-    source = local_models()[model_name].name if model_name in local_models() else model_name
+    if model_name in _REGISTERED:
+        return _REGISTERED[model_name]()
+    return _opened(local_models()[model_name].name if model_name in local_models() else model_name)
+
+
+def register_tokenizer(name: str, factory: Callable[[], Any]) -> None:
+    """Make `get_tokenizer(name)` return factory()."""
+    _REGISTERED[name] = factory
+
+
+def unregister_tokenizer(name: str) -> bool:
+    """Forget a registered name; whether there was one."""
+    return _REGISTERED.pop(name, None) is not None
+
+
+def is_tokenizer_registered(name: str) -> bool:
+    """Whether a name is registered."""
+    return name in _REGISTERED
+
+
+def get_registered_tokenizer_names() -> list[str]:
+    """All registered names."""
+    return list(_REGISTERED)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(source: str) -> Any:
     if source in catalog.BUILTIN or Path(source).suffix == ".gguf":
         source = str(catalog.resolve(source))
     if catalog.is_builtin_byte(source):
@@ -31,7 +59,7 @@ def get_tokenizer(model_name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ModelError(f"no tokenizer for {model_name!r}: {error}") from None
+        raise ModelError(f"no tokenizer for {source!r}: {error}") from None
 
 
 def text_tokenizer(tokenizer: Any) -> Tokenizer:

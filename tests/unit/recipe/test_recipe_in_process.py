@@ -19,11 +19,11 @@ from thumbs.clients.service_client import ServiceClient
 from thumbs.clients.store import Store
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.recipe import get_tokenizer
+from thumbs.recipe.checkpoints import get_last_checkpoint
 from thumbs.recipe.preference import train_dpo
 from thumbs.recipe.preference.data import ComparisonBuilderFromJsonl
 from thumbs.recipe.rl import train as rl_train
 from thumbs.recipe.rl.schedule import AsyncConfig
-from thumbs.recipe.run_log import get_last_checkpoint
 from thumbs.recipe.supervised import train
 from thumbs.recipe.supervised.data import FromConversationFileBuilder
 

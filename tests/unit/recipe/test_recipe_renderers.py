@@ -166,6 +166,14 @@ def test_other_choices_of_what_to_train_on(name: str, what: str, trained: str) -
     assert everything.min() == 1
 
 
+@pytest.mark.parametrize("name", ["qwen3_instruct", "llama3", "chat_template"])
+def test_the_last_assistant_turn_may_have_a_question_after_it(name: str) -> None:
+    chat = [*CHAT[:4]]
+    tokens, weights = RENDERERS[name].build_supervised_example(chat, TrainOnWhat.LAST_ASSISTANT_TURN)
+    trained = TOKENIZERS[name].decode([t for t, w in zip(tokens.to_ints(), weights.tolist(), strict=True) if w])
+    assert trained in ("It is 4.<|im_end|>", "It is 4.<|eot_id|>")
+
+
 def test_thinking_stays_in_the_last_reply_and_leaves_earlier_ones() -> None:
     thought = "<think>\nHm.\n</think>\n\nIt is 4."
     chat = [CHAT[1], {"role": "assistant", "content": thought}]

@@ -23,7 +23,8 @@ from thumbs.recipe.rl import data_processing, train
 from thumbs.recipe.rl.message_env import EnvFromMessageEnv, MessageEnv, MessageStepResult
 from thumbs.recipe.rl.metrics import compute_kl_sample_train, compute_trajectory_metrics
 from thumbs.recipe.rl.problem_env import ProblemEnv, ProblemGroupBuilder
-from thumbs.recipe.rl.rollouts import RetryOnFailure, do_group_rollout
+from thumbs.recipe.rl.rollout_strategy import RetryOnFailure
+from thumbs.recipe.rl.rollouts import do_group_rollout
 from thumbs.recipe.rl.schedule import AsyncConfig, RolloutSchedule, StreamMinibatchConfig
 from thumbs.recipe.rl.types import (
     EnvGroupBuilder,
@@ -305,7 +306,7 @@ def test_a_conversation_of_two_turns() -> None:
         ({"context_overflow_reward": None}, [A, A], "length", [2.0], "truncated"),
         ({"failed_parse_reward": None}, [A, A], "stop", [2.0, 2.0], "parse_error"),
         ({"terminate_on_parse_error": False}, [A], "stop", [-1.0, -1.0], "parse_error"),
-        ({"terminate_on_length": False}, [A], "length", [-1.0], "parse_error"),
+        ({"terminate_on_length": False}, [A], "length", [-0.1], "truncated"),
         ({"max_trajectory_tokens": 8}, [A, END], "stop", [0.9], "context_overflow"),
     ],
 )
@@ -320,9 +321,11 @@ def test_replies_that_do_not_end_well(fields: dict, reply: list, stop_reason: st
     assert trajectory.transitions[0].metrics[metric] == 1.0
 
 
-def test_a_prompt_that_is_too_long_is_named() -> None:
-    with pytest.raises(DataError, match="max_trajectory_tokens=3"):
-        play(EnvFromMessageEnv(RENDERER, Counts(), max_trajectory_tokens=3, max_generation_tokens=2))
+def test_a_prompt_that_is_too_long_ends_the_episode_before_it_begins(caplog: pytest.LogCaptureFixture) -> None:
+    trajectory = play(EnvFromMessageEnv(RENDERER, Counts(), max_trajectory_tokens=3, max_generation_tokens=2))
+    assert "max_trajectory_tokens=3" in caplog.text
+    assert (trajectory.stop_reason, [t.reward for t in trajectory.transitions]) == ("max_tokens", [-0.1])
+    assert data_processing.trajectory_to_data(trajectory, 1.0) == []
 
 
 class Adds(ProblemEnv):
@@ -386,7 +389,7 @@ def test_failures_are_tried_again_and_counted() -> None:
     builder = Old(failures=2)
     done = asyncio.run(do_group_rollout(builder, Scripted([2], [2], [2]), RetryOnFailure(2)))
     assert done.get_total_rewards() == [1.5]
-    assert (done.rollout_errors, builder.cleaned) == (["TimeoutError", "TimeoutError"], 1)
+    assert ([error.error_type for error in done.rollout_errors], builder.cleaned) == (["TimeoutError"] * 2, 1)
     assert compute_trajectory_metrics([done], [[]])["rollout_errors/TimeoutError"] == 2
     failing = Old(failures=1)
     with pytest.raises(TimeoutError):
@@ -483,7 +486,7 @@ def test_completers() -> None:
     [
         ({**SCHEDULES["stream"], **SCHEDULES["asynchronous"]}, "exclude each other"),
         ({**SCHEDULES["stream"], "num_substeps": 3}, "multiple"),
-        ({"termination": object()}, "EnvFromMessageEnv"),
+        ({"enable_trace": True}, "py-spy"),
         ({"max_tokens": 0}, "at least 1"),
         ({"async_config": AsyncConfig(max_steps_off_policy=1, groups_per_batch=2)}, "make them equal"),
         ({"load_checkpoint_path": "tinker://x/sampler_weights/y"}, "state_path"),
@@ -492,6 +495,19 @@ def test_completers() -> None:
 def test_wrong_rl_settings_are_named(tmp_path: Path, fields: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(config(tmp_path, **fields))
+
+
+def test_a_policy_is_not_evaluated_where_nobody_asks_for_it(tmp_path: Path) -> None:
+    """Not after the last step either: the test set may be large."""
+    run(config(tmp_path, 2, dataset_builder=Builder(count=2, test=True), eval_every=0))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    assert "test/" not in "".join(lines)
+
+
+def test_an_executor_for_rollouts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="coroutines of this process"):
+        asyncio.run(train.main(config(tmp_path), FakeServiceClient(), rollout_executor=object()))  # type: ignore[arg-type]
 
 
 def test_runs_leave_no_threads_waiting(tmp_path: Path) -> None:

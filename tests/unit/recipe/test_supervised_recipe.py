@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from thumbs.clients.types import Datum, EncodedTextChunk, ImageAssetPointerChunk, ModelInput, TensorData
 from thumbs.errors import ConfigError, DataError
 from thumbs.recipe import any_client
+from thumbs.recipe.checkpoints import get_last_checkpoint
 from thumbs.recipe.configs import describe
 from thumbs.recipe.eval.evaluators import SamplingClientEvaluator
 from thumbs.recipe.renderers import TrainOnWhat, get_renderer
-from thumbs.recipe.run_log import get_last_checkpoint
 from thumbs.recipe.schedules import compute_schedule_lr_multiplier
 from thumbs.recipe.supervised import conversation_to_datum, datum_from_model_input_weights, train
 from thumbs.recipe.supervised.data import FromConversationFileBuilder, SupervisedDatasetFromHFDataset

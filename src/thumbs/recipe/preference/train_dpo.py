@@ -90,7 +90,7 @@ async def train(config: Config, service_client: Any = None) -> None:
             return {**metrics, "num_pairs": len(data) // 2, **any_client.optimizer_metrics(answer)}
 
         evaluators = [_HeldOut(run.test, reference)] if run.test else []
-        await run.train(client, lambda *step: partial(step_on, *step), evaluators, extra=extra)
+        await run.train(services, client, lambda *step: partial(step_on, *step), evaluators, extra=extra)
 
 
 class _Reference:

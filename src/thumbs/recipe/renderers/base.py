@@ -3,76 +3,70 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 
 from thumbs.clients.types import ModelInput
 from thumbs.errors import ConfigError, DataError
+from thumbs.recipe.renderers.messages import (
+    ContentPart,
+    Message,
+    MessageDelta,
+    ParseFailureKind,
+    ParseTermination,
+    Role,
+    StopCondition,
+    TextPart,
+    ThinkingPart,
+    TrainOnWhat,
+    classify_parse_failure,
+    ensure_list,
+    ensure_text,
+    format_content_as_string,
+    get_text_content,
+)
+from thumbs.recipe.renderers.streaming import (
+    StreamingMessageHeader,
+    StreamingTextDelta,
+    StreamingThinkingDelta,
+    Utf8TokenDecoder,
+    split_thinking,
+)
+from thumbs.recipe.renderers.tools import ToolCall, ToolSpec, UnparsedToolCall, tools_prefix
 from thumbs.recipe.tokenizers import text_tokenizer
 
-Role = str
-StopCondition = list[str] | list[int]
-
-
-class TextPart(TypedDict):
-    """Words of a message."""
-
-    type: str  # "text"
-    text: str
-
-
-class ThinkingPart(TypedDict):
-    """Reasoning before an answer."""
-
-    type: str  # "thinking"
-    thinking: str
-
-
-class Message(TypedDict):
-    """One turn; content is text, or parts of text and thinking. `trainable` is for TrainOnWhat.CUSTOMIZED."""
-
-    role: Role
-    content: str | list[TextPart | ThinkingPart]
-    trainable: NotRequired[bool]
-    name: NotRequired[str]
-
-
-class TrainOnWhat(StrEnum):
-    """Which messages of a conversation get weight 1."""
-
-    LAST_ASSISTANT_MESSAGE = "last_assistant_message"
-    LAST_ASSISTANT_TURN = "last_assistant_turn"
-    ALL_ASSISTANT_MESSAGES = "all_assistant_messages"
-    ALL_MESSAGES = "all_messages"
-    ALL_TOKENS = "all_tokens"
-    ALL_USER_AND_SYSTEM_MESSAGES = "all_user_and_system_messages"
-    CUSTOMIZED = "customized"
-
-
-class ParseTermination(StrEnum):
-    """How a reply ended. True where it ended as it should, so that `message, ok = parse_response(…)` reads well."""
-
-    STOP_SEQUENCE = "stop_sequence"
-    EOS = "eos"
-    MALFORMED = "malformed"
-
-    @property
-    def is_clean(self) -> bool:
-        """Ended by a stop sequence or the end-of-text token."""
-        return self is not ParseTermination.MALFORMED
-
-    @property
-    def is_stop_sequence(self) -> bool:
-        """Ended by a stop sequence of the renderer."""
-        return self is ParseTermination.STOP_SEQUENCE
-
-    def __bool__(self) -> bool:
-        return self.is_clean
+__all__ = [
+    "ContentPart",
+    "Message",
+    "MessageDelta",
+    "ParseFailureKind",
+    "ParseTermination",
+    "RenderContext",
+    "RenderedMessage",
+    "Renderer",
+    "Role",
+    "StopCondition",
+    "StreamingMessageHeader",
+    "StreamingTextDelta",
+    "StreamingThinkingDelta",
+    "TextPart",
+    "ThinkingPart",
+    "ToolCall",
+    "ToolSpec",
+    "TrainOnWhat",
+    "TurnRenderer",
+    "UnparsedToolCall",
+    "Utf8TokenDecoder",
+    "classify_parse_failure",
+    "ensure_list",
+    "ensure_text",
+    "format_content_as_string",
+    "get_text_content",
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +75,8 @@ class RenderContext:
 
     idx: int
     is_last: bool
+    prev_message: Message | None = None
+    next_message: Message | None = None
     last_user_index: int = -1
 
 
@@ -95,6 +91,9 @@ class RenderedMessage:
 
 class Renderer(ABC):
     """Writes conversations in a model's format and reads its replies. Safe to use from several threads."""
+
+    _thinks = False
+    _calls_tools = False
 
     def __init__(self, tokenizer: Any) -> None:
         """Raises ModelError where the tokenizer cannot be used, ConfigError where it lacks a token of the format."""
@@ -147,8 +146,49 @@ class Renderer(ABC):
         turns = [self.build_supervised_example(messages[:end], TrainOnWhat.LAST_ASSISTANT_TURN) for end in ends]
         return turns or [self.build_supervised_example(messages, train_on_what)]
 
-    def _ends_at(self, response: Sequence[int], ends: dict[int, ParseTermination]) -> tuple[str, ParseTermination]:
-        """The text before the first of these tokens, and which kind of end that is."""
+    def parse_response_streaming(self, response: Iterable[int]) -> Iterator[MessageDelta]:
+        """A header, what each token adds, and at last the whole message, as parse_response has it."""
+        tokens: list[int] = []
+        ends = self._ends()
+
+        def pieces() -> Iterator[str]:
+            decoder = Utf8TokenDecoder(self._text)
+            over = False
+            for token in response:
+                tokens.append(token)
+                over = over or token in ends
+                if not over:
+                    yield decoder.decode([token])
+
+        yield StreamingMessageHeader("assistant")
+        if self._thinks:
+            yield from split_thinking(pieces())
+        else:
+            yield from (StreamingTextDelta(piece) for piece in pieces() if piece)
+        yield self.parse_response(tokens)[0]
+
+    def create_conversation_prefix_with_tools(self, tools: list[ToolSpec], system_prompt: str = "") -> list[Message]:
+        """The system message that tells a model of its tools; ConfigError where the format has none."""
+        if not self._calls_tools:
+            raise ConfigError(f"{type(self).__name__} has no format for tools; the renderers qwen3… do")
+        return [{"role": "system", "content": tools_prefix(tools, system_prompt)}]
+
+    def to_openai_message(self, message: Message) -> dict[str, Any]:
+        """The message as chat APIs write it; thinking stands between its tags."""
+        result: dict[str, Any] = {"role": message["role"], "content": format_content_as_string(message["content"], "")}
+        if calls := message.get("tool_calls"):
+            result["tool_calls"] = [call.model_dump() for call in calls]
+        return result | {key: value for key, value in message.items() if key in ("tool_call_id", "name")}
+
+    def _ends(self) -> dict[int, ParseTermination]:
+        """The tokens after which a reply is over."""
+        ends = dict.fromkeys(self._text.stop_ids, ParseTermination.EOS)
+        own = [token for token in self.get_stop_sequences() if isinstance(token, int)]
+        return ends | dict.fromkeys(own, ParseTermination.STOP_SEQUENCE)
+
+    def _before_end(self, response: Sequence[int]) -> tuple[str, ParseTermination]:
+        """The text before the token that ends a reply, and which kind of end that is."""
+        ends = self._ends()
         for place, token in enumerate(response):
             if token in ends:
                 return self._text.decode(response[:place]), ends[token]
@@ -197,8 +237,10 @@ class TurnRenderer(Renderer):
     def _render(self, messages: Sequence[Message]) -> Iterator[RenderedMessage]:
         last_user = last_user_index(messages)
         for index, message in enumerate(messages):
-            check_message(message, index)
-            yield self.render_message(message, RenderContext(index, index == len(messages) - 1, last_user))
+            check_message(message, index, tools=self._calls_tools)
+            before = messages[index - 1] if index else None
+            after = messages[index + 1] if index + 1 < len(messages) else None
+            yield self.render_message(message, RenderContext(index, after is None, before, after, last_user))
 
     def _special(self, name: str) -> int:
         """Id of a token of the format; raises ConfigError where the tokenizer has none of that name."""
@@ -213,14 +255,14 @@ class TurnRenderer(Renderer):
 
 def trained_messages(messages: Sequence[Message], what: TrainOnWhat) -> Iterator[float]:
     """1.0 for each message that is trained on, 0.0 for the others."""
-    last_user, last = last_user_index(messages), len(messages) - 1
+    turn, last = last_turn_start(messages), len(messages) - 1
     for index, message in enumerate(messages):
         assistant = message["role"] == "assistant"
         match what:
             case TrainOnWhat.LAST_ASSISTANT_MESSAGE:
                 chosen = assistant and index == last
             case TrainOnWhat.LAST_ASSISTANT_TURN:
-                chosen = assistant and index > last_user
+                chosen = assistant and index >= turn
             case TrainOnWhat.ALL_ASSISTANT_MESSAGES:
                 chosen = assistant
             case TrainOnWhat.ALL_USER_AND_SYSTEM_MESSAGES:
@@ -234,22 +276,22 @@ def trained_messages(messages: Sequence[Message], what: TrainOnWhat) -> Iterator
         yield float(chosen)
 
 
+def last_turn_start(messages: Sequence[Message]) -> int:
+    """Where the last assistant turn begins: after the last user message that an assistant has answered."""
+    replies = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    return last_user_index(messages[: replies[-1]] if replies else messages) + 1
+
+
 def last_user_index(messages: Sequence[Message]) -> int:
     """Place of the last user message; -1 where there is none."""
     return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
 
 
-def check_message(message: Message, index: int) -> None:
+def check_message(message: Message, index: int, *, tools: bool = False) -> None:
     """Raises DataError where a message is not what a renderer can write."""
     if not {"role", "content"} <= message.keys():
         raise DataError(f"message {index} has the keys {sorted(message)}; it needs 'role' and 'content'")
-    if message.get("tool_calls"):
-        raise DataError(f"message {index} has tool_calls, which no renderer writes; put the call into the content")
-
-
-def get_text_content(message: Message) -> str:
-    """The words of a message without its thinking."""
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part["type"] == "text")  # type: ignore[typeddict-item]
+    if message.get("tool_calls") and not tools:
+        raise DataError(
+            f"message {index} has tool_calls, which the renderers qwen3… alone write; put the call into the content"
+        )

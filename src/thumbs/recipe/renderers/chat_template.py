@@ -10,16 +10,14 @@ import torch
 from thumbs import records
 from thumbs.clients.types import ModelInput
 from thumbs.errors import ConfigError, DataError
-from thumbs.recipe.renderers.base import (
+from thumbs.recipe.renderers.base import Renderer, check_message, last_turn_start
+from thumbs.recipe.renderers.messages import (
     Message,
     ParseTermination,
-    Renderer,
     Role,
     StopCondition,
     TrainOnWhat,
-    check_message,
     get_text_content,
-    last_user_index,
 )
 
 
@@ -36,7 +34,7 @@ class ChatTemplateRenderer(Renderer):
 
     def parse_response(self, response: Sequence[int]) -> tuple[Message, ParseTermination]:
         """The words before the token that ends a reply."""
-        text, ending = self._ends_at(response, dict.fromkeys(self._text.stop_ids, ParseTermination.STOP_SEQUENCE))
+        text, ending = self._before_end(response)
         return {"role": "assistant", "content": text}, ending
 
     def build_generation_prompt(
@@ -62,7 +60,7 @@ class ChatTemplateRenderer(Renderer):
             case TrainOnWhat.ALL_ASSISTANT_MESSAGES:
                 pass
             case TrainOnWhat.LAST_ASSISTANT_TURN:
-                first = last_user_index(messages) + 1
+                first = last_turn_start(messages)
                 weights[: len(self._text.render_prompt(turns[:first])) if first else 0] = 0
             case TrainOnWhat.LAST_ASSISTANT_MESSAGE:
                 last = len(self._text.render_prompt(turns[:-1])) if turns[-1].role == "assistant" else len(tokens)

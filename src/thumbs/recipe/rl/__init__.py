@@ -1,5 +1,64 @@
 """Reinforcement learning."""
 
-from thumbs.recipe.rl import data_processing, message_env, metrics, preference_envs, problem_env, rollouts, train, types
+from thumbs.recipe.rl import (
+    data_processing,
+    evaluation,
+    message_env,
+    metrics,
+    preference_envs,
+    problem_env,
+    rollout_limits,
+    rollout_runner,
+    rollout_strategy,
+    rollouts,
+    train,
+    types,
+)
+from thumbs.recipe.rl.rollout_strategy import FailFast, MinViableGroup, RetryOnFailure, RolloutStrategy
+from thumbs.recipe.rl.types import (
+    Action,
+    Env,
+    EnvGroupBuilder,
+    Logs,
+    Metrics,
+    Observation,
+    RLDataset,
+    RLDatasetBuilder,
+    RolloutError,
+    StepResult,
+    Trajectory,
+    TrajectoryGroup,
+    Transition,
+)
 
-__all__ = ["data_processing", "message_env", "metrics", "preference_envs", "problem_env", "rollouts", "train", "types"]
+__all__ = [
+    "Action",
+    "Env",
+    "EnvGroupBuilder",
+    "FailFast",
+    "Logs",
+    "Metrics",
+    "MinViableGroup",
+    "Observation",
+    "RLDataset",
+    "RLDatasetBuilder",
+    "RetryOnFailure",
+    "RolloutError",
+    "RolloutStrategy",
+    "StepResult",
+    "Trajectory",
+    "TrajectoryGroup",
+    "Transition",
+    "data_processing",
+    "evaluation",
+    "message_env",
+    "metrics",
+    "preference_envs",
+    "problem_env",
+    "rollout_limits",
+    "rollout_runner",
+    "rollout_strategy",
+    "rollouts",
+    "train",
+    "types",
+]

@@ -11,7 +11,8 @@ import numpy as np
 from thumbs.clients.types import Datum, ModelInput
 from thumbs.recipe.any_client import as_array, to_model_input, types_of
 from thumbs.recipe.futures import resolved
-from thumbs.recipe.rl.types import Trajectory, TrajectoryGroup
+from thumbs.recipe.rl.metrics import discounted_future_sum_vectorized
+from thumbs.recipe.rl.types import PARSE_ERROR_MASKED_METRIC_KEY, Trajectory, TrajectoryGroup
 
 
 def compute_advantages(trajectory_groups_P: Sequence[TrajectoryGroup]) -> list[np.ndarray]:
@@ -20,26 +21,30 @@ def compute_advantages(trajectory_groups_P: Sequence[TrajectoryGroup]) -> list[n
     return [rewards_G - rewards_G.mean() for rewards_G in rewards_P]
 
 
-def trajectory_to_data(trajectory: Trajectory, advantage: float) -> list[Datum]:
+def trajectory_to_data(traj: Trajectory, traj_advantage: float) -> list[Datum]:
     """One datum as long as each observation begins with the observation and action before it; then another.
 
     Loss inputs: target_tokens, logprobs (of the sampler), advantages, and mask: 1 where the policy chose the token.
+    Replies that their environment has marked as parse_error_masked have neither; turns without tokens leave nothing.
     """
     data: list[Datum] = []
     tokens: list[int] = []
     logprobs: list[float] = []
     mask: list[float] = []
-    for transition in trajectory.transitions:
+    for transition in traj.transitions:
+        if not transition.ac.tokens:
+            continue  # the prompt was too long to begin
         observation = transition.ob.to_ints()
         if observation[: len(tokens)] != tokens:
-            data.append(_datum(tokens, logprobs, mask, advantage))
+            data.append(_datum(tokens, logprobs, mask, traj_advantage))
             tokens, logprobs, mask = [], [], []
         new = observation[len(tokens) :]
         action = transition.ac
         tokens = [*observation, *action.tokens]
         logprobs += [0.0] * len(new) + action.logprobs
-        mask += [0.0] * len(new) + [1.0] * len(action.tokens)
-    return [*data, _datum(tokens, logprobs, mask, advantage)]
+        chosen = float(not transition.metrics.get(PARSE_ERROR_MASKED_METRIC_KEY))
+        mask += [0.0] * len(new) + [chosen] * len(action.tokens)
+    return [*data, _datum(tokens, logprobs, mask, traj_advantage)] if tokens else data
 
 
 def _datum(tokens: list[int], logprobs: list[float], mask: list[float], advantage: float) -> Datum:
@@ -97,23 +102,13 @@ async def incorporate_kl_penalty(
         (as_array(datum.loss_fn_inputs["logprobs"]) - reference) * mask
         for datum, reference, mask in zip(data_D, reference_D, mask_D, strict=True)
     ]
-    mean = float(sum(gap.sum() for gap in gap_D) / sum(mask.sum() for mask in mask_D))
+    mean = float(sum(gap.sum() for gap in gap_D) / max(1, sum(mask.sum() for mask in mask_D)))
     penalised = []
     for datum, gap, mask in zip(data_D, gap_D, mask_D, strict=True):
         penalty = kl_penalty_coef * mask * (mean - gap)
         if kl_discount_factor > 0:
-            penalty = _discounted_future_sum(penalty, kl_discount_factor) * mask
+            penalty = discounted_future_sum_vectorized(penalty, kl_discount_factor) * mask
         inputs = dict(datum.loss_fn_inputs)
         inputs["advantages"] = as_array(inputs["advantages"]) + penalty
         penalised.append(Datum(datum.model_input, inputs))
     return penalised, {"kl_policy_base": mean}
-
-
-def _discounted_future_sum(values: np.ndarray, discount: float) -> np.ndarray:
-    """Entry t: Σ over s ≥ t of discount^(s − t) · values[s]."""
-    sums = np.zeros_like(values)
-    running = 0.0
-    for t in reversed(range(len(values))):
-        running = values[t] + discount * running
-        sums[t] = running
-    return sums

@@ -10,7 +10,7 @@ import numpy as np
 
 from thumbs.clients.types import Datum
 from thumbs.recipe.any_client import as_array
-from thumbs.recipe.rl.types import TrajectoryGroup
+from thumbs.recipe.rl.types import STOP_METRIC_PREFIX, TrajectoryGroup
 
 _GOOD = 0.5
 
@@ -25,7 +25,7 @@ def compute_trajectory_metrics(
         for tag in dict.fromkeys(["all", *tags]):
             by_tag[tag].append(group)
     metrics = {f"env/{tag}/{name}": v for tag, groups in by_tag.items() for name, v in _of_groups(groups).items()}
-    errors = Counter(error for group in trajectory_groups_P for error in group.rollout_errors)
+    errors = Counter(error.error_type for group in trajectory_groups_P for error in group.rollout_errors)
     return metrics | {f"rollout_errors/{name}": float(count) for name, count in errors.items()}
 
 
@@ -37,6 +37,8 @@ def _of_groups(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
     rewards_P = [group.get_total_rewards() for group in groups]
     constant = [rewards[0] for rewards in rewards_P if len(set(rewards)) == 1]
     good = sum(reward >= _GOOD for reward in constant)
+    endings = [trajectory.transitions[-1].ac.stop_reason for trajectory in trajectories]
+    stops = Counter(trajectory.stop_reason for trajectory in trajectories if trajectory.stop_reason)
     own = [transition.metrics for transition in transitions] + [m for group in groups for m in group.metrics_G]
     return {
         "ac_tokens_per_turn": sampled / len(transitions),
@@ -46,12 +48,13 @@ def _of_groups(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
         "total_turns": len(transitions),
         "total_ac_tokens": sampled,
         "total_ob_tokens": observed,
-        "truncated_episodes": sum(t.stop_reason == "length" for t in trajectories) / len(trajectories),
+        "truncated_episodes": sum(last == "length" for last in endings) / len(trajectories),
         "reward/total": float(np.mean([reward for rewards in rewards_P for reward in rewards])),
         "by_group/frac_mixed": 1 - len(constant) / len(groups),
         "by_group/frac_all_good": good / len(groups),
         "by_group/frac_all_bad": (len(constant) - good) / len(groups),
         **_means(own),
+        **{f"{STOP_METRIC_PREFIX}{reason}": count / len(trajectories) for reason, count in stops.items()},
     }
 
 
@@ -88,3 +91,13 @@ def compute_kl_sample_train(
         f"{prefix}_v2": float(0.5 * (gap**2).mean()),
         "optim/entropy": float(-old.mean()),
     }
+
+
+def discounted_future_sum_vectorized(x: np.ndarray, gamma: float) -> np.ndarray:
+    """Entry t: Σ over s ≥ t of gamma^(s − t) · x[s]."""
+    sums = np.zeros_like(x)
+    running = 0.0
+    for t in reversed(range(len(x))):
+        running = x[t] + gamma * running
+        sums[t] = running
+    return sums

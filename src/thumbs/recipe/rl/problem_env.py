@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from thumbs.clients.types import ModelInput
 from thumbs.recipe.renderers import Message, Renderer, StopCondition, get_text_content
 from thumbs.recipe.rl.types import Action, ActionExtra, Env, EnvGroupBuilder, StepResult
+
+logger = logging.getLogger(__name__)  # which environments of tinker_cookbook import from here
 
 
 class ProblemEnv(Env):

@@ -1,99 +1,52 @@
-"""From environments and a policy to trajectories."""
+"""From groups of environments and a policy to groups of trajectories."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from thumbs.errors import DataError
 from thumbs.recipe.completers import TokenCompleter
-from thumbs.recipe.rl.types import ActionExtra, Env, EnvGroupBuilder, Trajectory, TrajectoryGroup, Transition
+from thumbs.recipe.rl.rollout_limits import TerminationRewardPolicy
+from thumbs.recipe.rl.rollout_runner import do_single_rollout
+from thumbs.recipe.rl.rollout_strategy import FailFast, RolloutStrategy
+from thumbs.recipe.rl.types import Env, EnvGroupBuilder, Metrics, Trajectory, TrajectoryGroup
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FailFast:
-    """An exception in a rollout ends the run; it can be continued from its last checkpoint."""
-
-    max_retries: int = 0
-
-
-@dataclass(frozen=True)
-class RetryOnFailure:
-    """A rollout that raises is done again in a new environment, so many times; then the exception ends the run."""
-
-    max_retries: int = 3
-
-
-RolloutStrategy = FailFast | RetryOnFailure
-
-
-async def do_single_rollout(policy: TokenCompleter, env: Env) -> Trajectory:
-    """One episode."""
-    # Environments written for earlier versions take the tokens alone.
-    takes_extra = "extra" in inspect.signature(env.step).parameters
-    transitions: list[Transition] = []
-    observation, stop = await env.initial_observation()
-    while True:
-        action = await policy(observation, stop)
-        extra: ActionExtra = {"stop_reason": action.stop_reason}
-        result = await (env.step(action.tokens, extra=extra) if takes_extra else env.step(action.tokens))
-        transitions.append(
-            Transition(observation, action, result.reward, result.episode_done, result.metrics, result.logs)
-        )
-        observation, stop = result.next_observation, result.next_stop_condition
-        if result.episode_done:
-            return Trajectory(transitions, observation, action.stop_reason)
+__all__ = ["do_group_rollout", "do_single_rollout", "episodes"]
 
 
 async def do_group_rollout(
-    builder: EnvGroupBuilder, policy: TokenCompleter, strategy: RolloutStrategy | None = None
+    env_group_builder: EnvGroupBuilder,
+    policy: TokenCompleter,
+    strategy: RolloutStrategy | None = None,
+    termination: TerminationRewardPolicy | None = None,
 ) -> TrajectoryGroup:
-    """The episodes of a group, all at once, and the rewards of the group."""
-    errors: list[str] = []
+    """The episodes of a group, all at once, and the rewards of the group. The strategy is FailFast where it is None."""
+    termination = termination or TerminationRewardPolicy()
     try:
-        envs = list(await builder.make_envs())
-        if not envs:
-            raise DataError(f"{type(builder).__name__}.make_envs() returned no environment; a group needs at least one")
-        retries = (strategy or FailFast()).max_retries
-        done = await asyncio.gather(
-            *(_episode(builder, envs, place, policy, retries, errors) for place in range(len(envs)))
-        )
-        trajectories = list(done)
-        rewards = await _group_rewards(builder, trajectories, envs)
+        result = await (strategy or FailFast()).execute(env_group_builder, policy)
+        trajectories = result.trajectories
+        if termination.skips_grading(trajectories):
+            graded: list[tuple[float, Metrics]] = [(0.0, {}) for _ in trajectories]
+        else:
+            async with asyncio.timeout(termination.grader_timeout_seconds):
+                graded = await _group_rewards(env_group_builder, trajectories, result.envs)
     finally:
-        await builder.cleanup()
-    if len(rewards) != len(trajectories):
+        await env_group_builder.cleanup()
+    if len(graded) != len(trajectories):
         raise DataError(
-            f"{type(builder).__name__}.compute_group_rewards returned {len(rewards)} rewards for {len(trajectories)} "
-            "trajectories; return one (reward, metrics) for each"
+            f"{type(env_group_builder).__name__}.compute_group_rewards returned {len(graded)} rewards for "
+            f"{len(trajectories)} trajectories; return one (reward, metrics) for each"
         )
-    return TrajectoryGroup(trajectories, [reward for reward, _ in rewards], [metrics for _, metrics in rewards], errors)
-
-
-async def _episode(
-    builder: EnvGroupBuilder, envs: list[Env], place: int, policy: TokenCompleter, retries: int, errors: list[str]
-) -> Trajectory:
-    while True:
-        try:
-            return await do_single_rollout(policy, envs[place])
-        except Exception as error:
-            errors.append(type(error).__name__)
-            if retries == 0:
-                raise
-            retries -= 1
-            log.warning("a rollout failed and is done again: %r", error)
-            envs[place] = (await builder.make_envs())[place]
+    rewards = [termination.final_reward(one, reward) for one, (reward, _) in zip(trajectories, graded, strict=True)]
+    return TrajectoryGroup(trajectories, rewards, [metrics for _, metrics in graded], result.errors)
 
 
 async def _group_rewards(
-    builder: EnvGroupBuilder, trajectories: list[Trajectory], envs: list[Env]
-) -> list[tuple[float, dict[str, float]]]:
+    builder: EnvGroupBuilder, trajectories: list[Trajectory], envs: Sequence[Env]
+) -> list[tuple[float, Metrics]]:
     # Builders written for earlier versions take the trajectories alone.
     if len(inspect.signature(builder.compute_group_rewards).parameters) == 1:
         return await builder.compute_group_rewards(trajectories)  # type: ignore[call-arg]
@@ -114,4 +67,5 @@ def episodes(groups: Sequence[TrajectoryGroup]) -> Iterator[dict[str, Any]]:
                 }
                 for transition in trajectory.transitions
             ]
-            yield {"group": number, "reward": reward, "stop_reason": trajectory.stop_reason, "turns": turns}
+            ended = trajectory.stop_reason or trajectory.transitions[-1].ac.stop_reason
+            yield {"group": number, "reward": reward, "stop_reason": ended, "turns": turns}

@@ -38,14 +38,14 @@ class StreamMinibatchConfig:
 
 @dataclass(frozen=True)
 class RolledGroup:
-    """A group, who made it, and how many updates its weights had seen."""
+    """A group, None where it failed; who made it, and how many updates its weights had seen."""
 
     builder: EnvGroupBuilder
-    group: TrajectoryGroup
+    group: TrajectoryGroup | None
     version: int
 
 
-Roll = Callable[[EnvGroupBuilder, Any], Coroutine[Any, Any, TrajectoryGroup]]
+Roll = Callable[[EnvGroupBuilder, Any], Coroutine[Any, Any, TrajectoryGroup | None]]
 
 
 class RolloutSchedule:

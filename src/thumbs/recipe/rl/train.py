@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from thumbs.clients.types import Datum
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, RunError
 from thumbs.recipe import any_client
+from thumbs.recipe.checkpoints import CheckpointManager
 from thumbs.recipe.completers import TinkerTokenCompleter
 from thumbs.recipe.configs import RunConfig, check, config_class
 from thumbs.recipe.eval.evaluators import SamplingClientEvaluator, SamplingClientEvaluatorBuilder, is_due
@@ -21,10 +22,12 @@ from thumbs.recipe.futures import call, resolved
 from thumbs.recipe.rl import data_processing as processing
 from thumbs.recipe.rl.evaluation import RLTestSetEvaluator
 from thumbs.recipe.rl.metrics import compute_kl_sample_train, compute_trajectory_metrics
-from thumbs.recipe.rl.rollouts import FailFast, RetryOnFailure, RolloutStrategy, do_group_rollout, episodes
+from thumbs.recipe.rl.rollout_limits import TerminationRewardPolicy
+from thumbs.recipe.rl.rollout_strategy import FailFast, RetryOnFailure, RolloutStrategy
+from thumbs.recipe.rl.rollouts import do_group_rollout, episodes
 from thumbs.recipe.rl.schedule import AsyncConfig, RolledGroup, RolloutSchedule, StreamMinibatchConfig
 from thumbs.recipe.rl.types import EnvGroupBuilder, RLDataset, RLDatasetBuilder, TrajectoryGroup
-from thumbs.recipe.run_log import Checkpointer, RunLog, reference_path
+from thumbs.recipe.run_log import RunLog, checkpoint_manager, reference_path
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +45,15 @@ class Config(RunConfig):
     """Settings of a run.
 
     max_tokens: longest reply. temperature: of sampling; losses and KL compare with logprobs at temperature 1.
-    eval_every: steps between evaluations, 0 is never; the last step is always followed by one.
+    eval_every: steps between evaluations, 0 is never; otherwise also after the last step.
     loss_fn, loss_fn_config: the loss at the service and its settings. num_substeps: updates in a step.
     kl_penalty_coef, kl_discount_factor: see incorporate_kl_penalty. kl_reference_config: None is the policy as it was
     when the run began.
     remove_constant_reward_groups: leave out groups without a gradient. compute_post_kl: KL after each update as well.
     rollout_error_tolerance: True is RetryOnFailure(); None or False is FailFast().
+    termination: what rewards become of episodes that a budget has cut; None leaves them alone.
     async_config, stream_minibatch_config: at most one; neither is synchronous training.
     num_groups_to_log: groups a step in rollouts.jsonl, if rollout_json_export.
-    termination: for scripts that set it; refused unless None.
     """
 
     learning_rate: float
@@ -68,18 +71,21 @@ class Config(RunConfig):
     compute_post_kl: bool = False
     remove_constant_reward_groups: bool = False
     rollout_error_tolerance: bool | RolloutStrategy | None = None
-    termination: None = None
+    termination: TerminationRewardPolicy | None = None
     async_config: AsyncConfig | None = None
     stream_minibatch_config: StreamMinibatchConfig | None = None
     num_groups_to_log: int = 4
     rollout_json_export: bool = True
 
 
-async def main(config: Config, service_client: Any = None) -> None:
+async def main(config: Config, service_client: Any = None, *, rollout_executor: None = None) -> None:
     """Train; go on from the last checkpoint in `log_path` if there is one.
 
     service_client: any client with the Tinker surface; None is ours in process, or `base_url`'s over HTTP.
+    rollout_executor: refused unless None; all rollouts are coroutines of this process.
     """
+    if rollout_executor is not None:
+        raise ConfigError("rollout_executor is not supported: rollouts are coroutines of this process; leave it out")
     _check(config)
     run = RunLog(config.log_path)
     built = config.dataset_builder()
@@ -90,14 +96,17 @@ async def main(config: Config, service_client: Any = None) -> None:
         return
     evaluators = [build() for build in config.evaluator_builders]
     if test is not None:
-        evaluators.append(RLTestSetEvaluator(test, config.max_tokens))
+        evaluators.append(
+            RLTestSetEvaluator(test, config.max_tokens, strategy=_strategy(config), termination=config.termination)
+        )
     async with any_client.connected(service_client, config.base_url) as services:
         client = await any_client.training_client(services, config, run.last)
         run.start(config)
         reference, extra = await _reference(services, client, config, run)
         trainer, schedule = _Trainer(config, client, reference), _schedule(config, dataset, end)
         try:
-            await _train(config, run, trainer, schedule, evaluators, end, Checkpointer(client, run, config, extra))
+            saves = checkpoint_manager(client, services, config, extra)
+            await _train(config, run, trainer, schedule, evaluators, end, saves)
         finally:
             await schedule.close()
 
@@ -109,7 +118,7 @@ async def _train(
     schedule: RolloutSchedule,
     evaluators: list[SamplingClientEvaluator],
     end: int,
-    checkpointer: Checkpointer,
+    saves: CheckpointManager,
 ) -> None:
     sampler = await trainer.sampler()
     for step in range(run.first_step, end):
@@ -121,12 +130,11 @@ async def _train(
         metrics |= update | await trainer.after_update(sampler) | _progress(groups, step, end)
         run.log_metrics(step, {**metrics, "time/total": time.monotonic() - started_s})
         if config.rollout_json_export:
-            run.log_rollouts(step, episodes([rolled.group for rolled in groups[: config.num_groups_to_log]]))
-        if checkpointer.is_due(step + 1):
-            await checkpointer.save_due(step + 1, 0, step + 1)
-    if metrics := await _evaluate(evaluators, sampler):
+            run.log_rollouts(step, episodes([one.group for one in groups if one.group][: config.num_groups_to_log]))
+        await saves.maybe_save_async(step + 1, {"step": step + 1, "batch": step + 1, "final": False})
+    if config.eval_every and (metrics := await _evaluate(evaluators, sampler)):
         run.log_metrics(end, metrics)
-    await checkpointer.save_final(end, 0, end)
+    await saves.save_final_async({"step": end, "batch": end})
 
 
 async def _evaluate(evaluators: Sequence[SamplingClientEvaluator], sampler: Any) -> dict[str, float]:
@@ -155,12 +163,14 @@ class _Trainer:
         self._data, self._passes, self._updates = [], [], []
         async for minibatch in schedule.groups(step, self._minibatches):
             rolled += minibatch
-            data, penalty = await self._prepare([item.group for item in minibatch])
+            data, penalty = await self._prepare([item.group for item in minibatch if item.group])
             penalties.append(penalty)
             for part in _cut(data, self._parts):
                 self._submit(part)
                 if len(penalties) % self._update_every == 0:
                     self._update()
+        if not any(item.group for item in rolled):
+            raise RunError(f"all {len(rolled)} groups of step {step} have failed; see the warnings in the log")
         self._update()
         outputs = [output for future in self._passes for output in (await resolved(future)).loss_fn_outputs]
         answers = [await resolved(future) for future in self._updates]
@@ -228,8 +238,11 @@ def _mean_of(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _progress(groups: list[RolledGroup], step: int, end: int) -> dict[str, float]:
     """Metrics of the rollouts, and how many updates their weights were behind."""
     behind = [step - rolled.version for rolled in groups]
+    done = [(rolled.group, rolled.builder.logging_tags()) for rolled in groups if rolled.group]
+    failed = {"rollout_errors/groups_left_out": len(groups) - len(done)} if len(done) < len(groups) else {}
     return {
-        **compute_trajectory_metrics([rolled.group for rolled in groups], [g.builder.logging_tags() for g in groups]),
+        **compute_trajectory_metrics([group for group, _ in done], [tags for _, tags in done]),
+        **failed,
         "progress/batch": step,
         "progress/done_frac": (step + 1) / end,
         "sampling_client/steps_behind_mean": float(np.mean(behind)),
@@ -239,19 +252,30 @@ def _progress(groups: list[RolledGroup], step: int, end: int) -> dict[str, float
 
 def _schedule(config: Config, dataset: RLDataset, end: int) -> RolloutSchedule:
     """Rollouts as the config asks for them."""
-    strategy = config.rollout_error_tolerance
-    if not isinstance(strategy, FailFast | RetryOnFailure):
-        strategy = RetryOnFailure() if strategy else FailFast()
+    strategy = _strategy(config)
 
-    async def roll(builder: EnvGroupBuilder, sampler: Any) -> TrajectoryGroup:
+    async def roll(builder: EnvGroupBuilder, sampler: Any) -> TrajectoryGroup | None:
         policy = TinkerTokenCompleter(sampler, config.max_tokens, config.temperature)
-        return await do_group_rollout(builder, policy, strategy)
+        try:
+            return await do_group_rollout(builder, policy, strategy, config.termination)
+        except Exception as error:
+            if not strategy.catches_group_errors:
+                raise
+            log.warning("a group has failed and is left out: %r", error)
+            return None
 
     if config.async_config is not None:
         at_once, ahead = config.async_config.groups_per_batch, config.async_config.max_steps_off_policy
         return RolloutSchedule(dataset, end, roll, ahead=ahead, at_once=at_once)
     stream = config.stream_minibatch_config
     return RolloutSchedule(dataset, end, roll, at_once=stream.groups_per_batch if stream else None)
+
+
+def _strategy(config: Config) -> RolloutStrategy:
+    given = config.rollout_error_tolerance
+    if isinstance(given, RolloutStrategy):
+        return given
+    return RetryOnFailure() if given else FailFast()
 
 
 async def _reference(services: Any, client: Any, config: Config, run: RunLog) -> tuple[Any, dict[str, str]]:

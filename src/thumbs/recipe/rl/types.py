@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, TypedDict
 
 from thumbs.recipe.completers import TokensWithLogprobs
@@ -19,10 +20,40 @@ Metrics = dict[str, float]
 Logs = dict[str, Any]
 
 
+STOP_METRIC_PREFIX = "stop/"
+"""Begins the name of the metric by which an environment says why an episode ended: stop/<reason> = 1."""
+
+PARSE_ERROR_MASKED_METRIC_KEY = "parse_error_masked"
+"""Metric of a turn that is not trained on, as its reply could not be read."""
+
+
+class StopReason(StrEnum):
+    """Why an episode ended, where its environment or a budget says so."""
+
+    COMPLETED = "completed"
+    TOOL_STOPPED = "tool_stopped"
+    MAX_TURNS = "max_turns"
+    MAX_TOKENS = "max_tokens"
+    MAX_SAMPLED_TOKENS = "max_sampled_tokens"
+    MAX_TOOL_CALLS = "max_tool_calls"
+    CONTEXT_OVERFLOW = "context_overflow"
+    PARSE_ERROR = "parse_error"
+    ROLLOUT_TIMEOUT = "rollout_timeout"
+
+
 class ActionExtra(TypedDict, total=False):
     """What is known of an action beside its tokens."""
 
     stop_reason: str
+
+
+@dataclass(frozen=True)
+class InitialObservationOverflow:
+    """What an environment answers instead of a first observation where that is too long: the episode is over."""
+
+    reward: float
+    metrics: Metrics = field(default_factory=dict)
+    logs: Logs = field(default_factory=dict)
 
 
 @dataclass
@@ -51,11 +82,19 @@ class Transition:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """An episode."""
+    """An episode; `stop_reason` is a StopReason, None where nothing has said why it ended."""
 
     transitions: list[Transition]
     final_ob: Observation
     stop_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class RolloutError:
+    """An exception in a rollout."""
+
+    error_type: str
+    error_message: str
 
 
 @dataclass
@@ -65,7 +104,7 @@ class TrajectoryGroup:
     trajectories_G: list[Trajectory]  # noqa: N815
     final_rewards_G: list[float]  # noqa: N815
     metrics_G: list[Metrics]  # noqa: N815
-    rollout_errors: list[str] = field(default_factory=list)
+    rollout_errors: list[RolloutError] = field(default_factory=list)
 
     def get_total_rewards(self) -> list[float]:
         """The reward of each episode: its steps' and the group's."""
@@ -79,7 +118,7 @@ class Env(ABC):
     """A token-level environment for one episode."""
 
     @abstractmethod
-    async def initial_observation(self) -> tuple[Observation, StopCondition]:
+    async def initial_observation(self) -> tuple[Observation, StopCondition] | InitialObservationOverflow:
         """The prompt and what stops the first action."""
 
     @abstractmethod

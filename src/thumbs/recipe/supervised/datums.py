@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -46,6 +48,26 @@ def compute_mean_nll(logprobs_list: Sequence[Any], weights_list: Sequence[Any]) 
     pairs = [(_dense(a), _dense(b)) for a, b in zip(logprobs_list, weights_list, strict=True)]
     total = sum(float(weights.sum()) for _, weights in pairs)
     return -sum(float((logprobs * weights).sum()) for logprobs, weights in pairs) / total if total else float("nan")
+
+
+def compute_bpb(
+    logprobs_list: Sequence[Any], weights_list: Sequence[Any], target_tokens_list: Sequence[Any], tokenizer: Any
+) -> float:
+    """Bits for each UTF-8 byte of the trained text, which models of different tokenizers can be compared by.
+
+    −Σ logprob / (ln 2 · bytes), over targets that have weight above 0 and are no special tokens. Weights only choose.
+    Each unbroken stretch of such targets is decoded by itself. NaN where they have no bytes.
+    """
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    nats, size = 0.0, 0
+    for logprobs, weights, targets in zip(logprobs_list, weights_list, target_tokens_list, strict=True):
+        tokens = _dense(targets).astype(int).tolist()
+        counted = [weight > 0 and token not in special for weight, token in zip(_dense(weights), tokens, strict=True)]
+        nats -= float(_dense(logprobs)[counted].sum())
+        for is_counted, stretch in itertools.groupby(zip(counted, tokens, strict=True), key=lambda pair: pair[0]):
+            if is_counted:
+                size += len(tokenizer.decode([token for _, token in stretch]).encode())
+    return nats / (math.log(2) * size) if size else float("nan")
 
 
 def _dense(values: Any) -> np.ndarray:

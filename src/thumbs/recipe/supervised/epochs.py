@@ -12,7 +12,7 @@ from typing import Any
 from thumbs.errors import DataError
 from thumbs.recipe.configs import RunConfig, check, config_class
 from thumbs.recipe.eval.evaluators import Evaluator, EvaluatorBuilder, evaluate, is_due
-from thumbs.recipe.run_log import Checkpointer, RunLog
+from thumbs.recipe.run_log import RunLog, checkpoint_manager
 from thumbs.recipe.schedules import LRSchedule, compute_schedule_lr_multiplier
 from thumbs.recipe.supervised.types import SupervisedDataset, SupervisedDatasetBuilder
 
@@ -29,7 +29,7 @@ class EpochConfig(RunConfig):
 
     num_epochs: the length. lr_schedule goes by it also where max_steps ends a run early, so that it can be continued.
     eval_every, infrequent_eval_every: steps between runs of the evaluators, 0 is never; a test dataset is evaluated
-    every eval_every steps, and all evaluators run after the last step.
+    every eval_every steps, and all that run at all run after the last step too.
     """
 
     dataset_builder: SupervisedDatasetBuilder
@@ -70,6 +70,7 @@ class EpochRun:
 
     async def train(
         self,
+        services: Any,
         client: Any,
         submit: Submit,
         test_evaluators: Sequence[Evaluator],
@@ -82,9 +83,9 @@ class EpochRun:
         extra: what checkpoints say beside where they are.
         """
         self.log.start(self.config)
-        checkpointer = Checkpointer(client, self.log, self.config, extra)
+        saves = checkpoint_manager(client, services, self.config, extra)
         evaluators = self._evaluators(test_evaluators)
-        total = len(self.dataset) * self.config.num_epochs
+        total, seen = len(self.dataset) * self.config.num_epochs, 0
         pending: deque[tuple[int, float, dict[str, float], Answers]] = deque()
         for step in range(self.log.first_step, self.end):
             epoch, batch = divmod(step, len(self.dataset))
@@ -96,17 +97,23 @@ class EpochRun:
             rate = self.config.learning_rate * compute_schedule_lr_multiplier(self.config.lr_schedule, step, total)
             metrics |= {"epoch": epoch, "progress": step / total, "learning_rate": rate}
             tokens = sum(datum.model_input.length for datum in data)
+            seen += tokens
             pending.append((step, time.monotonic(), metrics | {"num_tokens": tokens}, submit(step, data, rate)))
-            saves = checkpointer.is_due(step + 1, tokens)
-            while len(pending) > (0 if saves else ahead):
+            due_now = saves.should_save(step + 1, elapsed_tokens=seen)
+            while len(pending) > (0 if due_now else ahead):
                 await self._finish(*pending.popleft())
-            if saves:
-                await checkpointer.save_due(step + 1, *divmod(step + 1, len(self.dataset)))
+            if due_now:
+                await saves.maybe_save_async(step + 1, self._state(step + 1), elapsed_tokens=seen)
         for item in pending:
             await self._finish(*item)
         if metrics := await evaluate([evaluator for evaluator, _ in evaluators], client):
             self.log.log_metrics(self.end, metrics)
-        await checkpointer.save_final(self.end, *divmod(self.end, len(self.dataset)))
+        await saves.save_final_async(self._state(self.end))
+
+    def _state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint after so many steps says of the loop: the batch that runs next."""
+        epoch, batch = divmod(step, len(self.dataset))
+        return {"step": step, "epoch": epoch, "batch": batch, "final": False}
 
     async def _finish(self, step: int, started_s: float, metrics: dict[str, float], answers: Answers) -> None:
         """Log a step, once the client has run it."""
@@ -118,4 +125,5 @@ class EpochRun:
         config = self.config
         often = [*(build() for build in config.evaluator_builders), *test_evaluators]
         rare = [build() for build in config.infrequent_evaluator_builders]
-        return [(one, config.eval_every) for one in often] + [(one, config.infrequent_eval_every) for one in rare]
+        pairs = [(one, config.eval_every) for one in often] + [(one, config.infrequent_eval_every) for one in rare]
+        return [(one, every) for one, every in pairs if every]

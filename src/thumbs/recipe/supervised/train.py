@@ -51,7 +51,7 @@ async def main(config: Config, service_client: Any = None) -> None:
             return partial(_answers, data, forward_backward, optim)
 
         evaluators = [NLLEvaluator.from_dataset(run.test)] if run.test else []
-        await run.train(client, submit, evaluators, ahead=config.submit_ahead)
+        await run.train(services, client, submit, evaluators, ahead=config.submit_ahead)
 
 
 class NLLEvaluator(TrainingClientEvaluator):
