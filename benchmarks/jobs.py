@@ -129,7 +129,9 @@ def jobs(corpus: Corpus, rounds: int, batch: int, sizes: Sequence[int]) -> Itera
     learning = {"kind": "ppo", "lora": True, "epochs": 4, "odd_reward": True, "learning_rate": 1e-4}
     yield Job("ppo_odd", "samples", (OURS, TRL_PPO), learning, prompts, cases, len, on_request=True)
     grouped = corpus.prompts(1, turns)
-    yield Job("grpo", "samples", (OURS, TRL), {"kind": "grpo", "lora": False}, grouped, cases, lambda _: GROUP_SIZE)
+    for kind in ("grpo", "rloo"):
+        settings = {"kind": kind, "lora": False}
+        yield Job(kind, "samples", (OURS, TRL), settings, grouped, cases, lambda _: GROUP_SIZE)
     decoders = (
         OURS,
         Worker("hf", "transformers", "hf_generate.py"),

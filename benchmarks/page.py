@@ -25,6 +25,7 @@ TITLES = {
     "ppo_full": "PPO, full, 4 epochs, 64 new tokens",
     "ppo_odd": "PPO, LoRA, 4 epochs, 64 new tokens",
     "grpo": "GRPO, full, group of 8, 64 new tokens",
+    "rloo": "RLOO, full, group of 8, 64 new tokens",
 }
 
 Result = dict[str, Any]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from turns import Turns
 
 from thumbs.config.data import DataConfig
 from thumbs.config.group import GroupConfig
-from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo
+from thumbs.config.losses import BradleyTerry, CrossEntropy, PreferencePairs
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
@@ -24,12 +25,12 @@ from thumbs.records import Message, Prompt, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.sampler import SamplingParams
-from thumbs.stages import preference
-from thumbs.stages import reward as reward_stage
+from thumbs.stages import preference_batch
+from thumbs.stages.answers import Answer, AnswerPair, reply_logprobs
 from thumbs.stages.context import Context
 from thumbs.stages.group import Group
-from thumbs.stages.pairs import Pair
 from thumbs.stages.ppo import Models, Ppo
+from thumbs.stages.reward_items import Item, item_data, pair_term
 from thumbs.stages.sft import weighted
 from thumbs.tracking.run_folder import StageFolder
 
@@ -74,7 +75,7 @@ def reward() -> Callable[[Batch], dict[str, float]]:
     scorer = create("reward", "scalar")
 
     def step(batch: Batch) -> dict[str, float]:
-        output = engine.forward_backward(scorer, reward_stage.pair_data(pairs_of(batch)), [BradleyTerry()])
+        output = engine.forward_backward(scorer, item_data(items_of(batch)), [BradleyTerry()])
         engine.optim_step(scorer, adam)
         return {"loss": output.loss, "accuracy": output.metrics["bradley_terry/accuracy"]}
 
@@ -84,11 +85,11 @@ def reward() -> Callable[[Batch], dict[str, float]]:
 def dpo() -> Callable[[Batch], dict[str, float]]:
     reference, policy = create("reference", "lm", trainable=False), create("policy", "lm")
     # As the peer: the reference's logprobs are taken once, before training.
-    known = {id(batch): preference.with_reference(engine, reference, pairs_of(batch)) for batch in job["batches"]}
-    loss = Dpo(beta=job["beta"])
+    known = {id(batch): answer_pairs(batch, reference) for batch in job["batches"]}
+    loss = PreferencePairs(settings={"beta": job["beta"]})
 
     def step(batch: Batch) -> dict[str, float]:
-        data = preference.pair_data(known[id(batch)])
+        data = preference_batch.pair_data(known[id(batch)])
         output = engine.forward_backward(policy, data, [loss])
         engine.optim_step(policy, adam)
         return {"loss": output.loss}
@@ -96,9 +97,16 @@ def dpo() -> Callable[[Batch], dict[str, float]]:
     return step
 
 
-def pairs_of(batch: Batch) -> list[Pair]:
-    sides = [[np.array(r["prompt"] + r[side]) for side in ("chosen", "rejected")] for r in batch]
-    return [Pair((), *both, 1.0, 0.0) for both in sides]
+def answer_pairs(batch: Batch, reference: Handle) -> list[AnswerPair]:
+    sides = [Answer(np.array(r["prompt"] + r[side]), len(r[side])) for r in batch for side in ("chosen", "rejected")]
+    known = reply_logprobs(engine, reference, sides)
+    sides = [replace(answer, reference=float(logprob)) for answer, logprob in zip(sides, known, strict=True)]
+    return [AnswerPair((), *pair, 1.0) for pair in zip(sides[0::2], sides[1::2], strict=True)]
+
+
+def items_of(batch: Batch) -> list[Item]:
+    sides = [(np.array(r["prompt"] + r["chosen"]), np.array(r["prompt"] + r["rejected"])) for r in batch]
+    return [Item(number, (), (pair_term(both, 1.0),)) for number, both in enumerate(sides)]
 
 
 def ppo() -> Callable[[Batch], dict[str, float]]:
@@ -134,10 +142,13 @@ def odd_share(rollout: Rollout) -> float:
     return float(np.mean(rollout.tokens[rollout.prompt_length :] % 2))
 
 
-def grpo() -> Callable[[Batch], dict[str, float]]:
+def grouped(method: Literal["grpo", "rloo"], **as_the_peer: Any) -> Callable[[Batch], dict[str, float]]:
     policy = create("policy", "lm")
     config = GroupConfig(
         prompts=DataConfig(path="unused"),
+        method=method,
+        kl="none",
+        **as_the_peer,
         steps=len(job["batches"]),
         batch_size=len(job["batches"][0]) * job["group_size"],
         minibatch_size=len(job["batches"][0]) * job["group_size"],
@@ -175,7 +186,16 @@ def decode() -> Callable[[Batch], dict[str, float]]:
     return step
 
 
-step = {"sft": sft, "reward": reward, "dpo": dpo, "ppo": ppo, "grpo": grpo, "decode": decode}[job["kind"]]()
+MAKE = {
+    "sft": sft,
+    "reward": reward,
+    "dpo": dpo,
+    "ppo": ppo,
+    "grpo": lambda: grouped("grpo", normaliser="token"),
+    "rloo": lambda: grouped("rloo"),
+    "decode": decode,
+}
+step = MAKE[job["kind"]]()
 turns.ready()
 while True:
     turn = turns.next()

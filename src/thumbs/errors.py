@@ -6,6 +6,7 @@ ThumbsError
 ├── ModelError (ValueError)           a model, tokenizer or adapter cannot be found, read or used
 ├── CheckpointError (OSError)         a checkpoint is missing, unreadable or of another run
 ├── RunError (RuntimeError)           a run folder cannot be used as asked
+├── RewardError (RuntimeError)        a reward or an environment failed, or gave no number; names the rollout
 └── NonFiniteError (ArithmeticError)  a loss, gradient or score became NaN or infinite; the batch was saved
 
 A message says what was got, what is allowed, and what to do.
@@ -34,6 +35,10 @@ class CheckpointError(ThumbsError, OSError):
 
 class RunError(ThumbsError, RuntimeError):
     """A run folder cannot be used as asked."""
+
+
+class RewardError(ThumbsError, RuntimeError):
+    """A reward or an environment failed, or gave what is no number."""
 
 
 class NonFiniteError(ThumbsError, ArithmeticError):

@@ -14,7 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 Role = Literal["system", "user", "assistant"]
-StopReason = Literal["stop", "length"]
+StopReason = Literal["stop", "length", "turns", "context"]
+"""stop: the model ended its reply; length: the limit cut it; a conversation of several turns may also be over because
+it had as many as it may (turns) or no room for another reply (context).
+"""
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Messages that await an answer; `id` is stable across runs and splits."""
+    """Messages that await an answer; `id` is stable across runs and splits; `answer` is the right one, if known."""
 
     id: str
     messages: tuple[Message, ...]
+    answer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,74 @@ class Preference:
     margin: float = 0.0
 
 
+@dataclass(frozen=True)
+class RankJudgement:
+    """One annotator's order of K replies: ranks[i] of replies[i], 1 is best, equal ranks are ties, None is worse than
+    all ranked ones in an order that was not given.
+    """
+
+    annotator: str
+    at: str
+    ranks: tuple[int | None, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A prompt, K replies and every annotator's order of them."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    replies: tuple[Reply, ...]
+    judgements: tuple[RankJudgement, ...]
+
+
+@dataclass(frozen=True)
+class RatingJudgement:
+    """One annotator's number for a reply, in units of the scale that the data uses; more is better."""
+
+    annotator: str
+    at: str
+    value: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A prompt, a reply and every annotator's number for it."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    reply: Reply
+    judgements: tuple[RatingJudgement, ...]
+
+
+@dataclass(frozen=True)
+class StepJudgement:
+    """One annotator's numbers for the steps of a reply: 1 is right, 0 is wrong, None was not judged."""
+
+    annotator: str
+    at: str
+    labels: tuple[float | None, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SteppedReply:
+    """A prompt, the steps whose texts make the reply, one after the other, and every annotator's labels of them."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    steps: tuple[str, ...]
+    generator: Generator
+    judgements: tuple[StepJudgement, ...]
+
+    @property
+    def reply(self) -> Reply:
+        """The whole reply."""
+        return Reply("".join(self.steps), self.generator)
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One sampler answer: the sampled tokens (EOS kept) and their logprobs (nats, at the sampling temperature)."""
@@ -93,7 +165,9 @@ class Sample:
 class Rollout:
     """A finished conversation as tokens.
 
-    tokens int64 [N]; prompt_length: how many of them the policy did not sample; mask, logprobs float32 [N - 1].
+    tokens int64 [N]; prompt_length: how many of them stand before the first reply; mask, logprobs float32 [N - 1].
+    text: the last reply; messages: the whole conversation with it; answer: that of the prompt.
+    rewards: what an environment gave at each target (score units), [N - 1], where there was one.
     """
 
     prompt_id: str
@@ -104,26 +178,40 @@ class Rollout:
     stop_reason: StopReason
     policy_version: int
     text: str
+    messages: tuple[Message, ...] = ()
+    answer: str | None = None
+    rewards: np.ndarray | None = None
 
     @property
     def reply_length(self) -> int:
         """Number of sampled tokens, EOS included."""
-        return len(self.tokens) - self.prompt_length
+        return int(self.mask[self.prompt_length - 1 :].sum())
+
+    @property
+    def last_reply_length(self) -> int:
+        """Number of sampled tokens of the last reply, EOS included."""
+        told = np.flatnonzero(self.mask == 0)
+        return len(self.mask) - (int(told[-1]) + 1 if len(told) else 0)
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number a rollout (score units) and the named parts that made it."""
+    """One number a rollout (score units) and the named parts that made it.
+
+    tokens: where it fell, one number a sampled token, which add up to `value`; None: all at the last one.
+    """
 
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    tokens: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Datum:
     """What an engine trains on: T model inputs, T targets, and the columns that the named loss needs.
 
-    A column is either one float per target (length T) or, where the loss says so, one number a sequence (0-d).
+    A column is either one float per target (length T) or, where the loss says so, one number a sequence (0-d), one for
+    each number of its head [H], or the states [T, D] of another model.
     For cross-entropy there may be K targets at each place, [T, K], and then so are its weights.
     """
 
@@ -153,12 +241,14 @@ class Datum:
 
 @dataclass(frozen=True, eq=False)
 class ForwardOutput:
-    """Per sequence: logprobs float32 as its targets, [T] or [T, K] (nats; 0 where none was asked for), and values
-    float32 [T] (score).
+    """Per sequence: logprobs float32 as its targets, [T] or [T, K] (nats; 0 where none was asked for), values
+    float32 [T], or [T, H] of a head that gives H numbers (score), and as the targets the losses that they add, where
+    they were asked for.
     """
 
     logprobs: np.ndarray
     values: np.ndarray
+    losses: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 @dataclass(frozen=True, eq=False)

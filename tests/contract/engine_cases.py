@@ -18,6 +18,7 @@ from thumbs.config.losses import (
     Dro,
     Gspo,
     ImportanceSampling,
+    KlPenalty,
     LossSpec,
     PpoClip,
     ValueClip,
@@ -96,6 +97,7 @@ def ppo_data(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Datum]:
         columns = {name: rng.normal(size=targets) for name in ("advantages", "values", "returns")}
         columns["logprobs"] = rng.normal(-6, 1, size=targets)
         columns["weights"] = np.where(np.arange(targets) < targets // 3, 0.0, 0.05)
+        columns["reference_logprobs"] = columns["logprobs"] - 0.3 * columns["advantages"]
         columns["ratio_mask"] = np.arange(targets) >= targets // 3
         data.append(Datum.next_token(tokens, **columns))
     return data
@@ -136,6 +138,7 @@ LOSSES: dict[str, tuple[list[Datum], list[LossSpec]]] = {
     "cispo": (ppo_data(SEQUENCES), [Cispo(low=0.5, high=1.5)]),
     "dro": (ppo_data(SEQUENCES), [Dro()]),
     "gspo": (ppo_data(SEQUENCES), [Gspo(clip_range_high=0.4)]),
+    "a price of kl": (ppo_data(SEQUENCES), [PpoClip(), KlPenalty(coef=0.2)]),
     "several targets": (several_targets(SEQUENCES), [CrossEntropy()]),
     "pairs": (pair_data(SEQUENCES), [BradleyTerry(center_coef=0.05)]),
 }

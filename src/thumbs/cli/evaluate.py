@@ -1,25 +1,90 @@
-"""`thumbs eval`: measure a run on its held-out prompts."""
+"""`thumbs eval`: measure a run on its held-out prompts, or its reward model on its held-out pairs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+from thumbs.cli.shell import printable
+from thumbs.errors import ConfigError
+
+Asked = Annotated[
+    list[str],
+    typer.Argument(metavar="[reward] RUN", help="The run folder; `reward` before it audits its reward model."),
+]
+Halves = Annotated[
+    bool,
+    typer.Option("--halves", help="With reward: train two more models, each on half of the data, and compare them."),
+]
 
 
-def evaluate(run: Run) -> None:
-    """Measure a run on its held-out prompts.
+def evaluate(asked: Asked, halves: Halves = False) -> None:
+    """Measure a run on its held-out prompts, or audit its reward model.
 
-    Prints the numbers as JSON.
+    Prints the numbers as JSON; of an audit, a table, and keeps the numbers in RUN/reward/audit.json and the report.
 
     \b
     Example:
       thumbs eval runs/demo
+      thumbs eval reward runs/demo --halves
     """
+    if len(asked) == 2 and asked[0] == "reward":
+        _audit(Path(asked[1]), halves)
+        return
+    if len(asked) != 1:
+        raise ConfigError(f"`thumbs eval {' '.join(asked)}`: write `thumbs eval RUN` or `thumbs eval reward RUN`")
+    if halves:
+        raise ConfigError("--halves belongs to `thumbs eval reward RUN`")
+
     from thumbs.pipeline.run import evaluate_run
 
-    typer.echo(json.dumps(evaluate_run(run), indent=2))
+    typer.echo(json.dumps(evaluate_run(Path(asked[0])), indent=2))
+
+
+def _audit(run: Path, halves: bool) -> None:
+    from thumbs.pipeline.reward_audit import audit_reward
+    from thumbs.report.build import build_report
+
+    for line in audit_lines(audit_reward(run, halves=halves)):
+        typer.echo(printable(line))
+    typer.echo(f"report: {build_report(run)}")
+
+
+def audit_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The audit for a terminal."""
+    pairs, length, end = found["pairs"], found["length"], found["end"]
+    yield _row("accuracy", pairs["accuracy"], pairs["accuracy_low"], pairs["accuracy_high"], f"{pairs['n']} pairs")
+    yield _row("calibration error", pairs["ece"], note="0 is perfect")
+    yield _row("loss", pairs["loss"], note="nats a pair; a coin has 0.693")
+    yield ""
+    yield "accuracy by kind of pair"
+    for s in found["slices"]:
+        yield _row(f"  {s['kind']}: {s['name']}", s["accuracy"], s["low"], s["high"], f"{s['n']} pairs")
+    yield ""
+    yield "length"
+    yield _row("  correlation with the score", pairs["length_correlation"])
+    yield _row("  effect at equal labels", length["slope"], length["low"], length["high"], "deviations")
+    matched = (length["matched_accuracy"], length["matched_low"], length["matched_high"])
+    yield _row("  accuracy where lengths match", *matched, f"{length['matched_n']} pairs")
+    yield _row("  accuracy of the longer reply", length["longer_is_better"])
+    yield ""
+    yield "other clothes, same words: shift of the score, deviations; pairs that turn"
+    for s in [*found["formats"], end]:
+        yield _row(f"  {s['name']}", s["shift"], s["low"], s["high"], f"{s['flips']:.0%} turn")
+    yield _row("  order of scoring", found["order"], note="largest shift")
+    if "halves" in found:
+        h = found["halves"]
+        yield ""
+        yield _row("agreement of models of two halves", h["agreement"], h["low"], h["high"], f"{h['n']} pairs")
+    yield ""
+    yield from (f"finding: {finding}" for finding in found["findings"] or ["nothing stands out"])
+
+
+def _row(name: str, value: float | None, low: float | None = None, high: float | None = None, note: str = "") -> str:
+    shown = "-" if value is None else f"{value:.3f}"
+    interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    return f"{name:<44}{shown:>8}  {interval:<18}{note}".rstrip()

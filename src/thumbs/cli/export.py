@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a .pt of thumbs.compat.rlhf_pipeline.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
 Stage = Annotated[str, typer.Option(help="The stage whose model is exported.")]
 Merge = Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights: a model that stands alone.")]
@@ -16,12 +16,18 @@ Merge = Annotated[bool, typer.Option("--merge", help="Fold the adapter into the 
 def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False) -> None:
     """Write a trained model for other tools.
 
-    A LoRA model is written as a PEFT adapter, or with --merge as a whole Hugging Face model.
+    A LoRA model is written as a PEFT adapter, or with --merge as a whole Hugging Face model. A .pt is always a whole
+    model, of a reward model a sequence classifier.
 
     \b
     Example:
       thumbs export runs/demo --stage ppo --merge out/
     """
+    if run.is_file() or run.suffix == ".pt":
+        from thumbs.compat.rlhf_pipeline.pt_files import export_pt
+
+        typer.echo(str(export_pt(run, out)))
+        return
     from thumbs.pipeline.artifacts import export as export_model
 
     typer.echo(str(export_model(run, stage, out, merge)))

@@ -15,7 +15,10 @@ Source = Annotated[
     str,
     typer.Argument(metavar="DATA", help="A .jsonl, .json, .txt or .parquet file, hub:NAME or builtin:NAME."),
 ]
-Kind = Annotated[Literal["auto", "conversations", "preferences", "prompts"], typer.Option(help="What the file holds.")]
+Kind = Annotated[
+    Literal["auto", "conversations", "preferences", "prompts", "rankings", "ratings", "steps", "replies"],
+    typer.Option(help="What the file holds."),
+]
 Model = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Measure lengths with this model's tokenizer.", show_default=False),

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from thumbs import __version__
-from thumbs.cli import evaluate, export, lint, plan, report, run, sample, serve
+from thumbs.cli import compare, evaluate, export, lint, plan, report, run, sample, serve
 from thumbs.cli.shell import Shell, show_log
+from thumbs.config.method_page import help_lines
 
 app = typer.Typer(
     cls=Shell,
+    epilog=f"\b\nMethods (docs/methods.md has their papers):\n{help_lines()}",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -51,6 +53,7 @@ for _name, _command in {
     "lint": lint.lint,
     "sample": sample.sample,
     "eval": evaluate.evaluate,
+    "compare": compare.compare,
     "report": report.report,
     "export": export.export,
     "serve": serve.serve,

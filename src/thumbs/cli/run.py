@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from thumbs.config.base import load_config
+from thumbs.config.base import known_keys, load_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError
 
@@ -67,7 +68,7 @@ def preference(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = F
 
     \b
     Example:
-      thumbs preference config.yaml preference.beta=0.05
+      thumbs preference config.yaml method=simpo beta=2
     """
     _run_until("preference", config, overrides, fresh)
 
@@ -77,7 +78,7 @@ def group(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False)
 
     \b
     Example:
-      thumbs group config.yaml group.group_size=16
+      thumbs group config.yaml method=rloo group_size=16
     """
     _run_until("group", config, overrides, fresh)
 
@@ -92,8 +93,18 @@ def rejection(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = Fa
     _run_until("rejection", config, overrides, fresh)
 
 
+def in_section(stage: str | None, overrides: list[str]) -> list[str]:
+    """The overrides, `beta=2` of the command of a stage as that stage's: a key that is none of the whole file's and one
+    of the section's.
+    """
+    if stage is None:
+        return overrides
+    own = set(known_keys(PipelineConfig, [stage])) - PipelineConfig.model_fields.keys()
+    return [f"{stage}.{item}" if re.split("[.=]", item.strip())[0] in own else item for item in overrides]
+
+
 def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool) -> None:
-    config = load_config(PipelineConfig, path, overrides or [])
+    config = load_config(PipelineConfig, path, in_section(stage, overrides or []))
     if stage is not None and getattr(config, stage) is None:
         raise ConfigError(f"{path} has no section `{stage}`; add one, or use `thumbs run` for the stages it has")
 

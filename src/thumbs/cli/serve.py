@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from thumbs.cli.shell import printable
+from thumbs.config.base import build_config
 from thumbs.config.model import ModelConfig
 from thumbs.errors import ConfigError
 
@@ -24,6 +25,10 @@ Models = Annotated[
 Aliases = Annotated[
     list[str] | None,
     typer.Option("--alias", metavar="NAME=MODEL", help="Serve MODEL under the NAME that client code asks for."),
+]
+DType = Annotated[
+    str,
+    typer.Option(help="What models compute in: auto, bfloat16 or float32 (slower; sampler and trainer then agree)."),
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on. Others than this machine can reach 0.0.0.0.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
@@ -48,6 +53,7 @@ def serve(
     models: Models = ["smollm2-135m"],  # noqa: B006  # typer copies it
     alias: Aliases = None,
     *,
+    dtype: DType = "auto",
     host: Host = "127.0.0.1",
     port: Port = 8000,
     folder: Folder = Path("thumbs-serve"),
@@ -85,7 +91,7 @@ def serve(
                 f"`thumbs serve --add-token NAME --folder {folder}`, or listen on 127.0.0.1"
             )
         with _listen(host, port) as listener:
-            backend = _backend(store, models, alias or [], max_models, max_queued)
+            backend = _backend(store, _configs(models, alias or [], dtype), max_models, max_queued)
             try:
                 _run(backend, listener, host, folder, session_timeout, needs_token)
             finally:
@@ -119,14 +125,23 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
 
 
-def _backend(store: Store, models: list[str], aliases: list[str], max_models: int, max_queued: int) -> Backend:
-    from thumbs.clients.backend import Backend
+def _configs(models: list[str], aliases: list[str], dtype: str) -> dict[str, ModelConfig]:
     from thumbs.clients.bases import parse_aliases
 
     names = {name: name for name in models} | parse_aliases(",".join(aliases))
-    configs = {name: ModelConfig(name=model) for name, model in names.items()}
+    return {
+        name: build_config(ModelConfig, {"name": model, "dtype": dtype}, source="serve")
+        for name, model in names.items()
+    }
+
+
+def _backend(store: Store, configs: dict[str, ModelConfig], max_models: int, max_queued: int) -> Backend:
+    from thumbs.clients.backend import Backend
+
     backend = Backend(store, configs, max_models=max_models, max_queued_samples=max_queued)
-    for model in backend.supported_models():  # a model that cannot be read is found now
+    for name in backend.bases.names:
+        backend.bases[name].check()  # what is wrong with a model is found now
+    for model in backend.supported_models():
         typer.echo(f"{model.model_name}: context of {model.max_context_length} tokens")
     return backend
 

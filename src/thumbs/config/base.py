@@ -77,15 +77,18 @@ def _read_value(text: str) -> Any:
 def _explain(cls: type[BaseModel], item: Mapping[str, Any]) -> str:
     path = [str(part) for part in item["loc"]]
     where = ".".join(path)
+    if item["type"] == "value_error":  # raised by a config class, in the user's words
+        return f"{where}: {item['ctx']['error']}"
     if item["type"] != "extra_forbidden":
         return f"{where}: {item['msg']} (got {item.get('input')!r})"
-    known = _known_keys(cls, path[:-1])
+    known = known_keys(cls, path[:-1])
     close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
     return f"unknown key {where!r}; {hint}"
 
 
-def _known_keys(cls: type[BaseModel], parents: list[str]) -> list[str]:
+def known_keys(cls: type[BaseModel], parents: list[str]) -> list[str]:
+    """Keys of the section that stands under `parents` in a config of class `cls`."""
     current: Any = cls
     for parent in parents:
         if not (isinstance(current, type) and issubclass(current, BaseModel)):

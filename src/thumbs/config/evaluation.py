@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from thumbs.config.base import Frozen
@@ -20,3 +22,5 @@ class EvaluationConfig(Frozen):
     """How replies are drawn; the same for every model."""
     best_of: int = Field(default=4, ge=1)
     """Answers of SFT and PPO to each prompt; also n of best-of-n from SFT, chosen by the reward model."""
+    frontier: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """KL levels (nats a sequence) at which a method keeps its policy when its replies pass them; each is judged too."""

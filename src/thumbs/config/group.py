@@ -1,26 +1,67 @@
-"""Settings of group-relative policy optimisation."""
+"""Settings of reinforcement learning from groups of replies."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
 
 from pydantic import Field
 
 from thumbs.config.base import Frozen
 from thumbs.config.data import DataConfig
+from thumbs.config.environment import EnvironmentConfig
+from thumbs.config.group_methods import (
+    GROUP_METHODS,
+    LOSS_SETTINGS,
+    Advantage,
+    GroupMethod,
+    KlPlace,
+    Normaliser,
+    with_settings,
+)
 from thumbs.config.minibatches import misfit
 from thumbs.config.optim import AdamConfig
+from thumbs.config.rewards import RewardPart, rewards_misfit
 from thumbs.config.sampling import SamplingConfig
+
+Name = Literal[
+    "grpo",
+    "dr_grpo",
+    "dapo",
+    "rloo",
+    "reinforce_pp",
+    "reinforce_pp_baseline",
+    "gspo",
+    "cispo",
+    "importance_sampling",
+    "dro",
+]
+PRESETS = {method.name: method for method in GROUP_METHODS}
+PIECES = ("advantage", "normaliser", "kl", "kl_coef", "kl_estimator", "dynamic_sampling")
+PIECES += ("overlong_buffer", "overlong_penalty")
+"""Settings that every method reads; beside them it reads those of its loss."""
 
 
 class GroupConfig(Frozen):
-    """Group-relative policy optimisation: advantages from the scores of several replies to a prompt, no critic."""
+    """Reinforcement learning from the scores of several replies to a prompt, without a critic (GRPO and its family).
+
+    A setting that is null is that of the method.
+    """
 
     prompts: DataConfig
-    """Prompts to roll out on."""
+    """Prompts to roll out on; a row may have an `answer`, which verifiers compare with."""
+    method: Name = "grpo"
+    """The preset that gives what is null below."""
+    rewards: tuple[RewardPart, ...] = ()
+    """Parts of a reply's score, added up; none: the run's reward model, or with an environment its rewards."""
+    environment: EnvironmentConfig | None = None
+    """Conversations of several turns, with tools; null: one reply to each prompt."""
     steps: int = Field(default=40, ge=1)
     """Rollout-and-update rounds."""
     batch_size: int = Field(default=32, ge=1)
     """Rollouts a step."""
-    group_size: int = Field(default=8, ge=2)
+    group_size: int = Field(default=8, ge=1)
     """Replies to one prompt, which are compared with each other; must divide minibatch_size."""
     minibatch_size: int = Field(default=32, ge=1)
     """Rollouts an optimizer step, whole groups; must divide batch_size."""
@@ -30,13 +71,68 @@ class GroupConfig(Frozen):
     """Optimizer; 1e-6 for full training, about ten times that for LoRA."""
     sampling: SamplingConfig = SamplingConfig()
     """How rollouts are drawn; top-k and top-p are refused, since they falsify the ratio."""
-    clip_range: float = Field(default=0.2, gt=0)
-    """Half-width of the trusted interval of the ratio, fraction."""
-    scale: bool = True
-    """Divide a group's advantages by the deviation of its scores (GRPO); false: only less the mean (Dr. GRPO)."""
+    advantage: Advantage | None = None
+    """How scores become advantages: in deviations of the group, less its mean, less the mean of the others, or what is
+    still to come at each token (batch), normalised over the step; centred_batch: less the group's mean, then so."""
+    normaliser: Normaliser | None = None
+    """A minibatch's loss is the mean over its tokens, the mean of the means of its replies, the sum over replies ·
+    max_new_tokens (constant), or the mean of the sums of its replies (sum)."""
+    clip_range: float | None = Field(default=None, gt=0)
+    """How far the ratio is trusted below 1, and above it unless clip_range_high is given, fraction."""
+    clip_range_high: float | None = Field(default=None, gt=0)
+    """How far the ratio is trusted above 1, fraction."""
+    beta: float | None = Field(default=None, ge=0)
+    """Weight of DRO's square penalty (score units a nat²)."""
+    kl: KlPlace | None = None
+    """Where distance from the reference is paid for: nowhere, in the reward at each token, or as a term of the loss."""
+    kl_coef: float | None = Field(default=None, ge=0)
+    """Price of KL, score units a nat."""
+    kl_estimator: Literal["k1", "k2", "k3"] | None = None
+    """Estimate of KL at a token; k1 is for the reward alone, since its gradient says nothing."""
+    dynamic_sampling: int | None = Field(default=None, ge=0)
+    """More batches of prompts that a step may draw to replace groups whose scores are all equal."""
+    overlong_buffer: float | None = Field(default=None, ge=0, lt=1)
+    """Last fraction of max_new_tokens in which a reply's score falls, from 0 to overlong_penalty."""
+    overlong_penalty: float | None = Field(default=None, ge=0)
+    """What a reply loses that the length limit cuts (score units)."""
+    staleness: int = Field(default=0, ge=0)
+    """Rollouts of a step are drawn from weights this many steps older; older ones are dropped."""
+    importance_cap: float = Field(default=2.0, gt=0)
+    """Largest weight π/π_sampler of a token from an older sampler."""
     save_every: int = Field(default=5, ge=1)
     """Steps between checkpoints."""
+    sample_every: int = Field(default=10, ge=1)
+    """Steps between samples for the fixed prompts, and between measurements of a KL that the method does not read."""
+
+    def chosen(self) -> GroupMethod:
+        """The method's preset with the settings that are given here in place of its own."""
+        preset = PRESETS[self.method]
+        given = {name: value for name in PIECES if (value := getattr(self, name)) is not None}
+        own = {name: value for name in LOSS_SETTINGS[type(preset.loss)] if (value := getattr(self, name)) is not None}
+        loss = with_settings(preset.loss, own | {"temperature": self.sampling.temperature})
+        return replace(preset, loss=loss, **given)
 
     def misfit(self) -> str | None:
-        """What is wrong with the sizes of batch, minibatch and group; None where they fit."""
-        return misfit(self, "group", "group_size")
+        """What is wrong with the settings together; None where they fit."""
+        return next(self._misfits(), None)
+
+    def _misfits(self) -> Iterator[str]:
+        method = self.chosen()
+        reads = (*LOSS_SETTINGS[type(method.loss)], *PIECES)
+        for name in ("clip_range", "clip_range_high", "beta"):
+            if getattr(self, name) is not None and name not in reads:
+                yield f"group.{name} means nothing to method {self.method}, which reads {', '.join(reads)}"
+        if method.kl == "none" and (self.kl_coef is not None or self.kl_estimator is not None):
+            yield f"method {self.method} has no KL term; set group.kl to `reward` or `loss`, or leave kl_coef out"
+        if method.kl == "loss" and method.kl_estimator == "k1":
+            yield "group.kl_estimator=k1 has no gradient on average; with group.kl=loss give k2 or k3"
+        if method.compares and self.group_size < 2:
+            yield f"method {self.method} compares replies to one prompt, so group.group_size must be at least 2"
+        if method.dynamic_sampling and self.group_size < 2:
+            yield "group.dynamic_sampling replaces groups of equal scores; with group.group_size=1 every group is one"
+        if self.environment is not None and (found := self.environment.misfit()):
+            yield f"group.environment: {found}"
+        if found := rewards_misfit("group", self.rewards, has_environment=self.environment is not None):
+            yield found
+        if found := misfit(self, "group", "group_size"):
+            yield found

@@ -9,7 +9,7 @@ from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.group import GroupConfig
 from thumbs.config.model import ModelConfig
 from thumbs.config.ppo import PpoConfig
-from thumbs.config.preference import DpoConfig
+from thumbs.config.preference import PreferenceMethodConfig
 from thumbs.config.preferences import PreferenceConfig
 from thumbs.config.rejection import RejectionConfig
 from thumbs.config.reward import RewardConfig
@@ -20,6 +20,15 @@ METHODS = ("preference", "ppo", "group", "rejection")
 
 STAGES = ("sft", "preferences", "reward", *METHODS, "evaluation")
 """All stages in the order in which a run takes them."""
+
+
+LOOP = STAGES[1:-1]
+"""What every iteration runs; SFT comes before the first, the evaluation after the last."""
+
+
+def place(stage: str, iteration: int) -> str:
+    """The folder of a stage within the run's: its name, from the second iteration on under `iteration-2` and so on."""
+    return f"iteration-{iteration}/{stage}" if iteration > 1 and stage in LOOP else stage
 
 
 class PipelineConfig(Frozen):
@@ -39,7 +48,7 @@ class PipelineConfig(Frozen):
     """Pairs for the reward model."""
     reward: RewardConfig | None = None
     """The reward model."""
-    preference: DpoConfig | None = None
+    preference: PreferenceMethodConfig | None = None
     """Training on the pairs directly, without a reward model."""
     ppo: PpoConfig | None = None
     """Reinforcement learning with a critic."""
@@ -49,5 +58,7 @@ class PipelineConfig(Frozen):
     """Fine-tuning on the policy's own best replies."""
     evaluation: EvaluationConfig | None = None
     """Held-out evaluation."""
+    iterations: int = Field(default=1, ge=1)
+    """Rounds of sampling pairs, labelling and training; each starts from the policy that the one before left."""
     fixed_prompts: tuple[str, ...] = ()
     """Prompts whose replies are kept over time and shown side by side in the report."""

@@ -8,9 +8,21 @@ from pydantic import Field
 
 from thumbs.config.base import Frozen
 from thumbs.config.data import DataConfig
+from thumbs.config.environment import EnvironmentConfig
+from thumbs.config.methods import Method
 from thumbs.config.minibatches import misfit
 from thumbs.config.optim import AdamConfig
+from thumbs.config.rewards import RewardPart, rewards_misfit
 from thumbs.config.sampling import SamplingConfig
+
+PPO_METHODS = (
+    Method(
+        "ppo",
+        "Proximal policy optimisation",
+        "arXiv:1707.06347, eq. 7; for language models arXiv:1909.08593, arXiv:2203.02155",
+        "a critic says what was expected, a clip how far one batch may move the policy, KL what distance costs",
+    ),
+)
 
 
 class KlConfig(Frozen):
@@ -46,10 +58,14 @@ class CriticConfig(Frozen):
 
 
 class PpoConfig(Frozen):
-    """PPO with a critic against a trained reward model."""
+    """PPO with a critic against a reward."""
 
     prompts: DataConfig
-    """Prompts to roll out on."""
+    """Prompts to roll out on; a row may have an `answer`, which verifiers compare with."""
+    rewards: tuple[RewardPart, ...] = ()
+    """Parts of a reply's score, added up; none: the run's reward model, or with an environment its rewards."""
+    environment: EnvironmentConfig | None = None
+    """Conversations of several turns, with tools; null: one reply to each prompt."""
     steps: int = Field(default=40, ge=1)
     """Rollout-and-update rounds."""
     batch_size: int = Field(default=32, ge=1)
@@ -94,5 +110,8 @@ class PpoConfig(Frozen):
     """Steps between samples for the fixed prompts."""
 
     def misfit(self) -> str | None:
-        """What is wrong with the sizes of batch, minibatch and group; None where they fit."""
-        return misfit(self, "ppo", "replies_per_prompt")
+        """What is wrong with the settings together; None where they fit."""
+        if self.environment is not None and (found := self.environment.misfit()):
+            return f"ppo.environment: {found}"
+        rewards = rewards_misfit("ppo", self.rewards, has_environment=self.environment is not None)
+        return rewards or misfit(self, "ppo", "replies_per_prompt")

@@ -1,27 +1,121 @@
-"""Settings of direct preference optimisation."""
+"""Settings of training a policy on preferences directly: DPO and its family."""
 
 from __future__ import annotations
 
+import difflib
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from thumbs.config.base import Frozen
+from thumbs.config.data import DataConfig
+from thumbs.config.losses import Kto, PreferencePairs
 from thumbs.config.optim import AdamConfig
+from thumbs.config.preference_methods import PREFERENCE_METHODS, SETTINGS, PreferenceMethod
+from thumbs.config.rewards import RewardPart, rewards_misfit
+from thumbs.config.sampling import SamplingConfig
+from thumbs.errors import ConfigError
 
 
-class DpoConfig(Frozen):
-    """Direct preference optimisation, from pairs to a policy without a reward model."""
+class OnlineConfig(Frozen):
+    """Pairs that the policy makes itself: the best and the worst of its replies to a prompt, by a reward."""
 
+    prompts: DataConfig
+    """Prompts to reply to."""
+    rewards: tuple[RewardPart, ...] = ()
+    """Parts of a reply's score (a judge, a model, a function, a rule), added up; none: the run's reward model."""
+    steps: int = Field(default=40, ge=1)
+    """Rounds of replies and update; each round takes `batch_size` prompts."""
+    replies_per_prompt: int = Field(default=2, ge=2)
+    """Replies to one prompt."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How the replies are drawn."""
+
+
+class PreferenceMethodConfig(Frozen):
+    """A policy from preferences, without a reward model; `method` names the preset, null is the method's own value."""
+
+    method: str = "dpo"
+    """Name of a method of docs/guides/preference.md: dpo, simpo, orpo, kto, online_dpo and so on."""
+    beta: float | None = Field(default=None, gt=0)
+    """Price of a nat of distance from the reference (score units); for methods without one, the scale of logprobs."""
+    label_smoothing: float | None = Field(default=None, gt=0, lt=0.5)
+    """Share of the labels that is taken to be wrong (cdpo, robust, exo)."""
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] | None = None
+    """Distance from the reference (dpo, cdpo, rpo, online_dpo)."""
+    alpha: float | None = Field(default=None, gt=0, lt=1)
+    """α of the alpha divergence: near 0 it is the reverse KL, near 1 the forward KL."""
+    gamma: float | None = Field(default=None, ge=0)
+    """Margin that simpo asks for (score units)."""
+    tau: float | None = Field(default=None, gt=0)
+    """Width of discopop's blend (score units)."""
+    sft_coef: float | None = Field(default=None, ge=0)
+    """Weight of the chosen reply's mean negative logprob a token (nats)."""
+    desirable_weight: float | None = Field(default=None, gt=0)
+    """kto: weight of the good replies."""
+    undesirable_weight: float | None = Field(default=None, gt=0)
+    """kto: weight of the bad replies."""
+    unpaired: DataConfig | None = None
+    """kto: single replies with a label; null: the sides of the run's pairs."""
+    online: OnlineConfig | None = None
+    """online_dpo: where its own replies come from."""
     epochs: int = Field(default=1, ge=1)
-    """Passes over the pairs."""
+    """Passes over the data; for online_dpo over the pairs of a round."""
     batch_size: int = Field(default=16, ge=1)
-    """Pairs an optimizer step."""
-    beta: float = Field(default=0.1, gt=0)
-    """Price of a nat of distance from the reference (score units)."""
+    """Pairs an optimizer step; for kto single replies."""
     ties: Literal["drop", "half"] = "drop"
     """Pairs judged equal: leave them out, or count each side one half."""
     optim: AdamConfig = AdamConfig(learning_rate=2e-5)
     """Optimizer; 5e-7 to 5e-6 for full training, about ten times that for LoRA."""
-    save_every: int = Field(default=20, ge=1)
-    """Steps between checkpoints."""
+    eval_every: int = Field(default=20, ge=1)
+    """Steps between held-out evaluations, and between checkpoints."""
+    keep: Literal["best", "last"] = "best"
+    """Weights that stay: of the lowest held-out loss, or the last; online and without held-out data it is the last."""
+
+    @property
+    def preset(self) -> PreferenceMethod:
+        """The method."""
+        return PREFERENCE_METHODS[self.method]
+
+    def settings(self) -> dict[str, float | str]:
+        """Value of each setting that the method reads."""
+        return {name: getattr(self, name) if self.given(name) else value for name, value in self.preset.reads.items()}
+
+    def given(self, name: str) -> bool:
+        """Whether the config says something about a setting."""
+        return getattr(self, name) is not None
+
+    def pair_loss(self) -> PreferencePairs:
+        """The loss of pairs that the method is."""
+        settings = self.settings()
+        sft_coef = float(settings.pop("sft_coef"))
+        return PreferencePairs(formula=self.preset.formula, settings=settings, sft_coef=sft_coef)
+
+    def reply_loss(self) -> Kto:
+        """The loss of single replies that the method is."""
+        return Kto.model_validate(self.settings())
+
+    @model_validator(mode="after")
+    def _fits(self) -> PreferenceMethodConfig:
+        if self.method not in PREFERENCE_METHODS:
+            close = difflib.get_close_matches(self.method, PREFERENCE_METHODS, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(f"no method {self.method!r}; {hint}the methods are {', '.join(PREFERENCE_METHODS)}")
+        preset = self.preset
+        known = [*preset.reads, *{"replies": ("unpaired",), "rollouts": ("online",)}.get(preset.data, ())]
+        strange = [name for name in (*SETTINGS, "unpaired", "online") if self.given(name) and name not in known]
+        if strange:
+            raise ConfigError(f"method={self.method} does not read {', '.join(strange)}; it reads {', '.join(known)}")
+        if preset.data == "rollouts" and self.online is None:
+            raise ConfigError(f"method={self.method} needs `online`, which says what prompts it replies to")
+        if self.online is not None and (
+            found := rewards_misfit("preference.online", self.online.rewards, has_environment=False)
+        ):
+            raise ConfigError(found)
+        if self.given("alpha") and self.divergence != "alpha":
+            raise ConfigError("alpha belongs to divergence=alpha; set that too")
+        if preset.ready.startswith("sorted") and self.ties == "half":
+            raise ConfigError(
+                f"method={self.method} compares chosen with rejected replies; a tie is neither: ties=drop"
+            )
+        return self

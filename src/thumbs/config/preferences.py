@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from thumbs.config.base import Frozen
@@ -14,6 +16,8 @@ class PreferenceConfig(Frozen):
 
     data: DataConfig | None = None
     """Preferences that exist already; null: sample pairs from the SFT model and ask the annotators."""
+    form: Literal["pairs", "rankings", "ratings"] = "pairs"
+    """What the rows of `data` are; of rankings, and of rated replies to one prompt, all pairs are taken."""
     prompts: DataConfig | None = None
     """Prompts to sample replies for."""
     replies_per_prompt: int = Field(default=4, ge=2)
@@ -24,6 +28,10 @@ class PreferenceConfig(Frozen):
     """How the replies are drawn."""
     judge: str = "vader"
     """The gold judge that the simulated annotators look at."""
+    judge_model: str | None = None
+    """A model (catalog name or folder) that judges the pairs, by the probability of its answers, instead of simulated
+    annotators.
+    """
     annotators: int = Field(default=3, ge=1)
     """Simulated annotators, one a pair in turn."""
     label_noise: float = Field(default=0.05, ge=0, lt=0.5)

@@ -8,13 +8,14 @@ from thumbs.config.base import Frozen
 from thumbs.config.data import DataConfig
 from thumbs.config.methods import Method
 from thumbs.config.optim import AdamConfig
+from thumbs.config.rewards import RewardPart
 from thumbs.config.sampling import SamplingConfig
 
 REJECTION_METHODS = (
     Method(
         "rejection",
         "Rejection-sampling fine-tuning (RAFT)",
-        "Dong et al. 2023, arXiv:2304.06767, algorithm 1; Touvron et al. 2023, arXiv:2307.09288, section 3.2.3",
+        "arXiv:2304.06767, algorithm 1; arXiv:2307.09288, section 3.2.3",
         "supervised fine-tuning on the best of n replies by the reward, `rounds` times from the policy of the last",
     ),
 )
@@ -24,7 +25,9 @@ class RejectionConfig(Frozen):
     """Rejection-sampling fine-tuning: sample, keep the best replies, train on them, and again."""
 
     prompts: DataConfig
-    """Prompts to sample replies for; every round takes all of them."""
+    """Prompts to sample replies for; every round takes all of them. A row may have an `answer`, for verifiers."""
+    rewards: tuple[RewardPart, ...] = ()
+    """Parts of a reply's score (a judge, a model, a function, a rule), added up; none: the run's reward model."""
     rounds: int = Field(default=2, ge=1)
     """Rounds of sampling and training; each samples from the policy that the one before left."""
     replies_per_prompt: int = Field(default=8, ge=2)

@@ -6,12 +6,21 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from thumbs.errors import NonFiniteError
 from thumbs.records import Judgement, Message
 
 STRENGTH_STEPS = (0.25, 0.5, 1.0)
 """Gold differences (score units) at which strength becomes 2, 3 and 4; below the first it is 1."""
+
+
+class Annotator(Protocol):
+    """Who says which of two replies is better."""
+
+    def judge(self, prompt: Sequence[Message], reply_a: str, reply_b: str, item: int, at: str) -> Judgement:
+        """Verdict on the pair with number `item`, stamped `at` (ISO 8601)."""
+        ...
 
 
 class SimulatedAnnotator:

@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thumbs.data.shapes import known_shape
 from thumbs.data.sources import RowError, read_text
 from thumbs.records import Message, Role
 
@@ -45,6 +46,7 @@ def _find_messages(value: object) -> Conversation:
         return read_transcript(value)
     if not isinstance(value, Mapping):
         raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")
+    value = known_shape(value)
     for key in ("messages", "conversations"):
         if value.get(key) is not None:
             return read_messages(value[key], key)

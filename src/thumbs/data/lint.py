@@ -11,19 +11,34 @@ from typing import Any, Literal
 
 import numpy as np
 
-from thumbs.data.load import CONVERSATIONS, PREFERENCES, PROMPTS, Form, Loaded, read_all
+from thumbs.data.load import (
+    CONVERSATIONS,
+    PREFERENCES,
+    PROMPTS,
+    RANKINGS,
+    RATINGS,
+    REPLIES,
+    STEPS,
+    Form,
+    Loaded,
+    read_all,
+)
 from thumbs.data.preferences import preferred
 from thumbs.data.sources import Problem, Row, read_rows
 from thumbs.data.tokenizers import ByteTokenizer, Tokenizer
 from thumbs.errors import DataError
 from thumbs.records import Preference
 
-DataKind = Literal["conversations", "preferences", "prompts"]
+DataKind = Literal["conversations", "preferences", "prompts", "rankings", "ratings", "steps", "replies"]
 
 _FORMS: dict[DataKind, Form[Any]] = {
     "conversations": CONVERSATIONS,
     "preferences": PREFERENCES,
     "prompts": PROMPTS,
+    "rankings": RANKINGS,
+    "ratings": RATINGS,
+    "steps": STEPS,
+    "replies": REPLIES,
 }
 _QUANTILES = {"shortest": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}
 _EXAMPLES = 3
@@ -112,13 +127,28 @@ def _vote(value: object) -> DataKind | None:
     if not isinstance(value, Mapping):
         return None
     keys = {key for key, item in value.items() if item is not None}
+    if graded := _vote_graded(value, keys):
+        return graded
     if keys & {"rejected", "replies"}:
         return "preferences"
+    if isinstance(value.get("label"), bool):
+        return "replies"
     if keys & {"conversations", "completion", "response", "output", "chosen", "text"}:
         return "conversations"
     if "messages" in keys:
         return "prompts" if _ends_with_user(value["messages"]) else "conversations"
     return "prompts" if keys & {"prompt", "instruction"} else None
+
+
+def _vote_graded(value: Mapping[str, Any], keys: set[str]) -> DataKind | None:
+    """Rankings, ratings and steps, by the names that only they have."""
+    rows = value.get("judgements")
+    first = rows[0] if isinstance(rows, list) and rows else {}
+    if keys & {"ranking", "ranks", "best"} or (isinstance(first, Mapping) and "ranks" in first):
+        return "rankings"
+    if keys & {"rating", "ratings"} or (isinstance(first, Mapping) and "value" in first):
+        return "ratings"
+    return "steps" if keys & {"steps", "completions"} else None
 
 
 def _ends_with_user(messages: object) -> bool:

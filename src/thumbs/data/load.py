@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from thumbs.config.data import DataConfig
 from thumbs.data.conversations import Conversation, read_conversation
 from thumbs.data.preferences import read_preference
 from thumbs.data.prompts import read_prompt
+from thumbs.data.rankings import pairs_of, read_ranking
+from thumbs.data.ratings import pairs_of_ratings, read_rating, read_stepped_reply
+from thumbs.data.replies import JudgedReply, read_judged_reply
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, read_rows
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import DataError
-from thumbs.records import Message, Preference, Prompt
+from thumbs.records import Message, Preference, Prompt, Ranking, Rating, Reply, SteppedReply
 
 T = TypeVar("T")
 
@@ -50,13 +53,16 @@ class Loaded(Generic[T]):
 
 @dataclass(frozen=True)
 class Form(Generic[T]):
-    """One form of training data: how a row is read, given a system message, measured and recognised."""
+    """One form of training data: how a row is read, given a system message, measured and recognised, and how a source
+    is cut into rows.
+    """
 
     read: Callable[[object], T]
     add_system: Callable[[T, str], T]
     measure: Callable[[T, Tokenizer], int]
     key: Callable[[T], Hashable]
     drop_duplicates: bool
+    rows: Callable[[str | Path], Iterator[Row | Problem]] = read_rows
 
 
 def load_conversations(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Conversation]:
@@ -74,6 +80,57 @@ def load_preferences(config: DataConfig, tokenizer: Tokenizer, system: str | Non
     return _load(config, PREFERENCES, tokenizer, system)
 
 
+def load_pairs(
+    config: DataConfig, form: Literal["pairs", "rankings", "ratings"], tokenizer: Tokenizer, system: str | None = None
+) -> Loaded[Preference]:
+    """Preference pairs of a source of pairs, or all pairs that its rankings, or its rated replies to one prompt, hold.
+
+    `total` and the problems are of the source's rows; the length of a pair made of rows is that of the longest row.
+    """
+    if form == "pairs":
+        return load_preferences(config, tokenizer, system)
+    if form == "rankings":
+        loaded = load_rankings(config, tokenizer, system)
+        pairs = [pair for ranking in loaded.rows for pair in pairs_of(ranking)]
+    else:
+        loaded = load_ratings(config, tokenizer, system)
+        pairs = pairs_of_ratings(loaded.rows)
+        if not pairs:
+            raise DataError(f"{config.path}: no two replies to one prompt are rated, so there are no pairs")
+    return Loaded(loaded.source, pairs, [max(loaded.lengths)] * len(pairs), loaded.problems, loaded.total)
+
+
+def load_rankings(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Ranking]:
+    """Rankings of K replies of a source; otherwise as load_conversations, the longest reply counting."""
+    return _load(config, RANKINGS, tokenizer, system)
+
+
+def load_ratings(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Rating]:
+    """Rated replies of a source; otherwise as load_conversations."""
+    return _load(config, RATINGS, tokenizer, system)
+
+
+def load_stepped_replies(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[SteppedReply]:
+    """Replies in labelled steps of a source; otherwise as load_conversations."""
+    return _load(config, STEPS, tokenizer, system)
+
+
+def load_replies(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[JudgedReply]:
+    """Single replies that are desirable or not; otherwise as load_conversations."""
+    return _load(config, REPLIES, tokenizer, system)
+
+
+def load_graded(
+    config: DataConfig,
+    form: Literal["pairs", "rankings", "ratings", "steps"],
+    tokenizer: Tokenizer,
+    system: str | None = None,
+) -> Loaded[Preference] | Loaded[Ranking] | Loaded[Rating] | Loaded[SteppedReply]:
+    """Rows of that form, whatever a reward model learns from."""
+    load = {"rankings": load_rankings, "ratings": load_ratings, "steps": load_stepped_replies}
+    return load.get(form, load_preferences)(config, tokenizer, system)
+
+
 def load_prompts(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Prompt]:
     """Prompts of a source; otherwise as load_conversations, but a prompt that comes again is left out.
 
@@ -89,7 +146,7 @@ def read_all(
     loaded: Loaded[T] = Loaded(str(path), [], [], [], 0)
     seen: dict[Hashable, int] = {}
     total = 0
-    for item in read_rows(path):
+    for item in form.rows(path):
         total += isinstance(item, Row) or (item.line > 0 and item.kind not in WARNINGS)
         if isinstance(item, Problem):
             loaded.problems.append(item)
@@ -148,8 +205,12 @@ def _measure_conversation(messages: Conversation, tokenizer: Tokenizer) -> int:
 
 
 def _measure_preference(preference: Preference, tokenizer: Tokenizer) -> int:
-    replies = (Message("assistant", reply.text) for reply in preference.replies)
-    return max(_measure_conversation((*preference.prompt, reply), tokenizer) for reply in replies)
+    return _measure_replies(preference.prompt, preference.replies, tokenizer)
+
+
+def _measure_replies(prompt: Conversation, replies: Iterable[Reply], tokenizer: Tokenizer) -> int:
+    turns = (Message("assistant", reply.text) for reply in replies)
+    return max(_measure_conversation((*prompt, turn), tokenizer) for turn in turns)
 
 
 CONVERSATIONS = Form[Conversation](
@@ -164,6 +225,34 @@ PREFERENCES = Form[Preference](
     add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
     measure=_measure_preference,
     key=lambda row: (row.prompt, row.replies[0].text, row.replies[1].text, row.judgements),
+    drop_duplicates=False,
+)
+RANKINGS = Form[Ranking](
+    read=read_ranking,
+    add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
+    measure=lambda row, tokenizer: _measure_replies(row.prompt, row.replies, tokenizer),
+    key=lambda row: (row.prompt, tuple(reply.text for reply in row.replies), row.judgements),
+    drop_duplicates=False,
+)
+RATINGS = Form[Rating](
+    read=read_rating,
+    add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
+    measure=lambda row, tokenizer: _measure_replies(row.prompt, [row.reply], tokenizer),
+    key=lambda row: (row.prompt, row.reply.text, row.judgements),
+    drop_duplicates=False,
+)
+STEPS = Form[SteppedReply](
+    read=read_stepped_reply,
+    add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
+    measure=lambda row, tokenizer: _measure_replies(row.prompt, [row.reply], tokenizer),
+    key=lambda row: (row.prompt, row.steps, row.judgements),
+    drop_duplicates=False,
+)
+REPLIES = Form[JudgedReply](
+    read=read_judged_reply,
+    add_system=lambda row, system: replace(row, messages=_with_system(row.messages, system)),
+    measure=lambda row, tokenizer: _measure_conversation(row.messages, tokenizer),
+    key=lambda row: row,
     drop_duplicates=False,
 )
 PROMPTS = Form[Prompt](

@@ -19,6 +19,7 @@ from thumbs.data.conversations import (
     read_transcript,
 )
 from thumbs.data.prompts import check_prompt
+from thumbs.data.shapes import known_shape
 from thumbs.data.sources import RowError, canonical_json, parse_json, read_text
 from thumbs.errors import DataError
 from thumbs.records import Generator, Judgement, Message, Preference, Reply
@@ -43,6 +44,7 @@ def read_preference(value: object, source: str = "file") -> Preference:
         raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")
     if value.get("replies") is not None:
         return _checked(preference_from_json(value))
+    value = known_shape(value)
     for key in ("chosen", "rejected"):
         if value.get(key) is None:
             raise RowError("missing_field", f"no {key!r} (nor 'replies', our own format)")
@@ -54,7 +56,7 @@ def read_preference(value: object, source: str = "file") -> Preference:
             prompt=prompt,
             replies=(Reply(texts[0], generator), Reply(texts[1], generator)),
             judgements=(_read_label(value, source),),
-            margin=_number(value.get("margin") or 0.0, "margin"),
+            margin=read_number(value.get("margin") or 0.0, "margin"),
         )
     )
 
@@ -81,7 +83,7 @@ def preference_to_json(preference: Preference) -> dict[str, Any]:
 def preference_from_json(value: Mapping[str, Any]) -> Preference:
     """Inverse of preference_to_json; raises RowError that names the field that is missing or out of range."""
     try:
-        replies = [_reply_from_json(item) for item in value["replies"]]
+        replies = [reply_from_json(item) for item in value["replies"]]
         judgements = tuple(_judgement_from_json(item) for item in value["judgements"])
         prompt = read_messages(value["prompt"], "prompt")
         identity = read_text(value["id"], "id")
@@ -91,11 +93,12 @@ def preference_from_json(value: Mapping[str, Any]) -> Preference:
         raise RowError("not_an_object", f"a part of the preference has the wrong shape: {error}") from None
     if len(replies) != 2:
         raise RowError("missing_field", f"'replies' must hold two replies, got {len(replies)}")
-    margin = _number(value.get("margin", 0.0), "margin")
+    margin = read_number(value.get("margin", 0.0), "margin")
     return Preference(identity, prompt, (replies[0], replies[1]), judgements, margin)
 
 
-def _reply_from_json(item: Mapping[str, Any]) -> Reply:
+def reply_from_json(item: Mapping[str, Any]) -> Reply:
+    """Reply of plain data in our own format; raises KeyError for a part that is missing, RowError for a wrong one."""
     maker = item["generator"]
     generator = Generator(
         kind=_one_of(maker["kind"], _KINDS, "kind"),
@@ -180,7 +183,8 @@ def _one_of(value: Any, allowed: tuple[str, ...], field: str) -> Any:
     return value
 
 
-def _number(value: object, field: str) -> float:
+def read_number(value: object, field: str) -> float:
+    """A finite number; raises RowError naming `field` otherwise."""
     # Compared as it is: float() of an integer with 400 digits overflows.
     if isinstance(value, bool) or not isinstance(value, int | float) or not -1e308 < value < 1e308:
         raise RowError("bad_label", f"{field!r} must be a finite number, got {reprlib.repr(value)}")

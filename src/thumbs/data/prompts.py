@@ -12,17 +12,26 @@ from thumbs.data.conversations import (
     read_messages,
     read_prompt_messages,
 )
+from thumbs.data.shapes import known_shape
 from thumbs.data.sources import RowError, canonical_json
 from thumbs.records import Message, Prompt
 
 
 def read_prompt(value: object) -> Prompt:
     """Prompt from text, from an object with `prompt` (text or messages) or `instruction`, or from
-    `messages` that end with the user; its id is a hash of the messages. Raises RowError otherwise.
+    `messages` that end with the user; its id is a hash of the messages. An object's `answer` (text or a number) is
+    kept. Raises RowError otherwise.
     """
     messages = _find_messages(value)
     check_prompt(messages)
-    return Prompt(prompt_id(messages), messages)
+    return Prompt(prompt_id(messages), messages, _find_answer(value))
+
+
+def _find_answer(value: object) -> str | None:
+    answer = value.get("answer") if isinstance(value, Mapping) else None
+    if answer is not None and (isinstance(answer, bool) or not isinstance(answer, str | int | float)):
+        raise RowError("bad_label", f"`answer` is text or a number, got {type(answer).__name__}")
+    return None if answer is None else str(answer)
 
 
 def prompt_id(messages: Sequence[Message]) -> str:
@@ -43,6 +52,7 @@ def _find_messages(value: object) -> Conversation:
         return read_prompt_messages(value)
     if not isinstance(value, Mapping):
         raise RowError("not_an_object", f"expected text or an object, got {type(value).__name__}")
+    value = known_shape(value)
     if value.get("prompt") is not None:
         return read_prompt_messages(value["prompt"])
     if value.get("instruction") is not None:

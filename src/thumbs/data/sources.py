@@ -98,6 +98,17 @@ def read_rows(path: str | Path) -> Iterator[Row | Problem]:
     return _guarded(name, reader(file, name))
 
 
+def read_mixed_lines(path: str | Path) -> Iterator[Row | Problem]:
+    """As read_rows, but a line of a file may also be plain text: what is no JSON, or a JSON number, is its own words.
+
+    A line that begins as an object and is none stays a fault.
+    """
+    file = Path(path)
+    if not file.is_file() or file.suffix.lower() == ".parquet" or _holds_list(file):
+        return read_rows(path)
+    return _guarded(str(path), _mixed_rows(file, str(path)))
+
+
 def _guarded(source: str, rows: Iterator[Row | Problem]) -> Iterator[Row | Problem]:
     """The rows, and where a library gives up in the midst of them a Problem in place of its exception."""
     try:
@@ -145,10 +156,33 @@ def _jsonl_rows(file: Path, source: str) -> Iterator[Row | Problem]:
                 yield Problem(source, item[0], "bad_json", str(error))
 
 
-def _json_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+def _mixed_rows(file: Path, source: str) -> Iterator[Row | Problem]:
     with file.open("rb") as stream:
-        is_list = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-    if not is_list:
+        for item in _lines(stream, source):
+            if isinstance(item, Problem):
+                yield item
+                continue
+            number, text = item
+            try:
+                value = parse_json(text)
+            except ValueError as error:
+                if text.lstrip().startswith("{"):
+                    yield Problem(source, number, "bad_json", str(error))
+                    continue
+                value = None
+            yield Row(number, value if isinstance(value, str | dict | list) else text.strip(), source)
+
+
+def _holds_list(file: Path) -> bool:
+    """Whether a .json file is one list, not one object a line."""
+    if file.suffix.lower() != ".json":
+        return False
+    with file.open("rb") as stream:
+        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _json_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+    if not _holds_list(file):
         yield from _jsonl_rows(file, source)
         return
     try:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from thumbs.data.hf_tokenizer import HfTokenizer
 from thumbs.errors import ModelError
 from thumbs.records import Message
@@ -101,6 +103,13 @@ class ByteTokenizer:
     def save(self, folder: str | Path) -> None:
         """Writes a tokenizer_config.json by which load_tokenizer knows this tokenizer."""
         write_json(Path(folder) / "tokenizer_config.json", {"tokenizer_class": _BYTE_CLASS})
+
+
+def conversation_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [N] up to the last one of the assistant, and the target-aligned mask [N - 1] of the assistant's tokens."""
+    tokens, mask = tokenizer.render(messages)
+    end = max(i for i, own in enumerate(mask) if own) + 1
+    return np.asarray(tokens[:end], dtype=np.int64), np.asarray(mask[1:end], dtype=np.float32)
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

@@ -27,7 +27,8 @@ class Handle:
 class ModelSpec:
     """What `create` makes: a base, an optional adapter (in `model.lora`), heads, and where the weights come from.
 
-    adapter_seed: of a fresh adapter, where it differs from `seed`, which the base of a byte model is made from.
+    adapter_seed: of a fresh adapter and head, where it differs from `seed`, of which the base of a byte model is made.
+    scores: how many numbers the scalar head gives at each place; more than one is an ensemble on one trunk.
     start: a checkpoint folder or another handle whose trunk weights are copied; None: the base model itself.
     trainable: False makes a frozen model (reference, reward model at work), which keeps no optimizer state.
     """
@@ -40,6 +41,12 @@ class ModelSpec:
     freeze_trunk: bool = False
     seed: int = 0
     adapter_seed: int | None = None
+    scores: int = 1
+
+    @property
+    def fresh_seed(self) -> int:
+        """Seed of what is new in the model: its adapter and head."""
+        return self.seed if self.adapter_seed is None else self.adapter_seed
 
 
 @dataclass(frozen=True)

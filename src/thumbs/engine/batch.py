@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thumbs.config.losses import REFERENCE_STATES
+from thumbs.config.losses import HEAD_WEIGHTS, REFERENCE_STATES
 from thumbs.errors import DataError
 from thumbs.models.prefixes import WORTH, PrefixTree, lexicographic, prefix_tree, shared_length
 from thumbs.records import Datum
@@ -22,7 +22,7 @@ TOKEN_BUDGET = 2048
 class Batch:
     """Sequences laid end to end: tokens [N]; targets and their columns [N] or [N, K]; per-sequence columns [B].
 
-    The column of another model's states is [N, D].
+    The column of another model's states is [N, D], that of the head's weights [B, H].
     """
 
     order: list[int]  # which datum each sequence is
@@ -120,7 +120,7 @@ def _pack(data: Sequence[Datum], order: list[int], device: torch.device) -> Batc
     sequence_columns: dict[str, Tensor] = {}
     for name in chosen[0].columns:
         values = [np.asarray(datum.columns[name], dtype=np.float32) for datum in chosen]
-        if values[0].ndim == 0:
+        if values[0].ndim == 0 or name == HEAD_WEIGHTS:
             sequence_columns[name] = torch.from_numpy(np.stack(values)).to(device)
             continue
         for index, datum, value in zip(order, chosen, values, strict=True):

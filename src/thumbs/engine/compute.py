@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thumbs.config.losses import REFERENCE_STATES, LossSpec, RatioLoss, ReverseKl
+from thumbs.config.losses import HEAD_WEIGHTS, REFERENCE_STATES, KlPenalty, LossSpec, RatioLoss, ReverseKl
 from thumbs.engine.batch import Batch
+from thumbs.engine.score_losses import SCORE_LOSSES
 from thumbs.engine.sequence_losses import SEQUENCE_LOSSES
 from thumbs.engine.shared_states import SharedStates
 from thumbs.engine.token_losses import TOKEN_LOSSES, Pass
@@ -22,7 +23,7 @@ from thumbs.models.operators import vocabulary
 from thumbs.models.rows import Rows
 from thumbs.models.trunk import Trunk
 
-LOSSES = {**TOKEN_LOSSES, **SEQUENCE_LOSSES}
+LOSSES = {**TOKEN_LOSSES, **SEQUENCE_LOSSES, **SCORE_LOSSES}
 """What each loss spec computes of a pass."""
 
 
@@ -53,8 +54,8 @@ class Network:
 
 @dataclass(frozen=True)
 class Computed:
-    """Of one micro-batch: the summed loss, logprobs as the targets, values [N] (0 where absent), metrics and their
-    weight, and as the targets the losses that they add (0 unless asked for).
+    """Of one micro-batch: the summed loss, logprobs as the targets, values [N] or [N, H] (0 where absent), metrics and
+    their weight, and as the targets the losses that they add (0 unless asked for).
     """
 
     loss: Tensor
@@ -87,7 +88,7 @@ def losses_of(
         _check_columns(batch, loss)
     hidden = network.hidden(batch)
     weights = batch.columns["weights"]
-    temperature = next((loss.temperature for loss in losses if isinstance(loss, RatioLoss)), 1.0)
+    temperature = next((loss.temperature for loss in losses if isinstance(loss, RatioLoss | KlPenalty)), 1.0)
     logprobs = entropy = apart = torch.zeros_like(weights)
     if any(loss.reads == "logprobs" for loss in losses):
         everywhere = logprobs_everywhere
@@ -106,6 +107,9 @@ def losses_of(
     of, share = batch.sequence_columns, weights
     if "unit_weight" in of:  # the metrics of pairs leave ties out
         share = of["unit_weight"] * (of["preferred"] != 0.5 if "preferred" in of else 1.0)
+    if HEAD_WEIGHTS in of:
+        heads = of[HEAD_WEIGHTS].mean(1)
+        share = share * (heads if "unit_weight" in of else heads[batch.sequence])
     by_target = torch.zeros_like(weights)
     if logprobs_everywhere and all(type(loss) in TOKEN_LOSSES for loss in losses):
         by_target = _by_target(losses, seen)

@@ -19,6 +19,7 @@ from thumbs.engine.batch import Batch, micro_batches
 from thumbs.engine.checkpoints import MANIFEST, naming, read_manifest, read_tensors, write_checkpoint
 from thumbs.engine.compute import Computed, Network, losses_of, predict
 from thumbs.engine.memory import keep_freed_memory
+from thumbs.engine.optimizers import ADAMW, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
 from thumbs.models.causal_lm import CausalLM
@@ -44,7 +45,7 @@ class _Model:
 
     spec: ModelSpec
     network: Network
-    optimizer: torch.optim.AdamW | None
+    optimizer: torch.optim.Optimizer | None
     steps: int = 0
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -62,11 +63,19 @@ class _Model:
 
 
 class LocalEngine:
-    """One process, one device. `decode_text` lets its samplers see stop strings."""
+    """One process, one device (None: the fastest here). `decode_text` lets its samplers see stop strings; `optimizer`
+    is a name in `optimizers.py`.
+    """
 
-    def __init__(self, decode_text: Callable[[list[int]], str] | None = None) -> None:
+    def __init__(
+        self,
+        decode_text: Callable[[list[int]], str] | None = None,
+        *,
+        device: torch.device | None = None,
+        optimizer: str = ADAMW,
+    ) -> None:
         keep_freed_memory()
-        self.decode_text = decode_text
+        self.decode_text, self.device, self.optimizer = decode_text, device, optimizer
         self._models: dict[int, _Model] = {}
         self._bases: dict[tuple[str, str, int], Trunk] = {}
         self._frozen: dict[tuple[str, str, int], CausalLM] = {}
@@ -80,9 +89,9 @@ class LocalEngine:
                 raise ConfigError(
                     f"{spec.model.name} runs through transformers, which has no adapters here; set model.lora=null"
                 )
-            seed = spec.seed if spec.adapter_seed is None else spec.adapter_seed
-            adapter = Adapter(trunk.config, spec.model.lora, seed).to(_device(trunk))
-        scalar = ScalarHead(trunk.width).to(_device(trunk)) if "scalar" in spec.heads else None
+            adapter = Adapter(trunk.config, spec.model.lora, spec.fresh_seed).to(_device(trunk))
+        head = ScalarHead(trunk.width, spec.scores, spec.fresh_seed).to(_device(trunk))
+        scalar = head if "scalar" in spec.heads else None
         below = self._shared_states(trunk, adapter)
         network = Network(trunk, adapter, scalar, "lm" in spec.heads, spec.freeze_trunk, below)
         model = _Model(spec, network, None)
@@ -167,14 +176,8 @@ class LocalEngine:
             raise ConfigError(f"{handle.name} was created with trainable=False; it takes no optimizer steps")
         parameters = model.trained()
         if model.optimizer is None:
-            model.optimizer = _optimizer(parameters)
-        rates = {"trunk": adam.learning_rate, "scalar": adam.head_learning_rate}
-        for group in model.optimizer.param_groups:
-            rate = rates[group["name"]]
-            group.update(lr=rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
-            if rate == 0:  # untouched: neither weights nor moments move
-                for parameter in group["params"]:
-                    parameter.grad = None
+            model.optimizer = make_optimizer(self.optimizer, parameters)
+        set_rates(self.optimizer, model.optimizer, adam)
         norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), adam.max_grad_norm))
         if not np.isfinite(norm):
             self._clear(model)
@@ -214,11 +217,12 @@ class LocalEngine:
             tensors[MODEL] = named_tensors(network.trunk)
             files["config.json"] = write_config(network.trunk.config)
         else:
-            tensors[MODEL] = {k: v.clone() for k, v in network.trunk.state_dict().items()}
+            tensors[MODEL] = {k: v.clone() for k, v in network.trunk.model.state_dict().items()}
+            files |= network.trunk.files()
         if network.scalar is not None:
             tensors[HEAD] = dict(network.scalar.state_dict())
         if optimizer and model.optimizer is not None:
-            tensors[OPTIMIZER] = _optimizer_tensors(model)
+            tensors[OPTIMIZER] = optimizer_tensors(model.optimizer, model.trained())
         write_checkpoint(path, tensors, files)
 
     def load(self, handle: Handle, path: Path, *, optimizer: bool = True) -> None:
@@ -228,9 +232,9 @@ class LocalEngine:
         self._clear(model)
         model.optimizer = None  # moments belong to the weights beside which they were saved
         if optimizer and (path / OPTIMIZER).exists():
-            model.optimizer = _optimizer(model.trained())
+            model.optimizer = make_optimizer(self.optimizer, model.trained())
             with naming(path / OPTIMIZER):
-                _restore_optimizer(model, read_tensors(path / OPTIMIZER))
+                restore_optimizer(model.optimizer, model.trained(), read_tensors(path / OPTIMIZER))
 
     def close(self, handle: Handle) -> None:
         del self._models[handle.id]
@@ -279,13 +283,13 @@ class LocalEngine:
 
     def _trunk(self, spec: ModelSpec) -> Trunk:
         if spec.model.lora is None:
-            return open_trunk(spec.model, seed=spec.seed, trained=spec.trainable)
+            return open_trunk(spec.model, seed=spec.seed, trained=spec.trainable, on=self.device)
         return self._base(spec.model, spec.seed)
 
     def _base(self, model: ModelConfig, seed: int) -> Trunk:
         key = _base_key(model, seed)
         if key not in self._bases:
-            self._bases[key] = open_trunk(model, seed=seed)
+            self._bases[key] = open_trunk(model, seed=seed, on=self.device)
         return self._bases[key]
 
     def _shared_states(self, trunk: Trunk, adapter: Adapter | None) -> SharedStates | None:
@@ -320,7 +324,7 @@ class LocalEngine:
             elif isinstance(network.trunk, CausalLM):
                 load_state(network.trunk, read_tensors(path / MODEL), network.trunk.embedding.dtype, str(path))
             else:
-                network.trunk.load_state_dict(read_tensors(path / MODEL))
+                network.trunk.model.load_state_dict(read_tensors(path / MODEL))
             if network.scalar is not None and "scalar" in manifest["heads"]:
                 network.scalar.load_state_dict(read_tensors(path / HEAD))
             return int(manifest["steps"])
@@ -365,34 +369,3 @@ def _merge(done: Sequence[Computed]) -> dict[str, float]:
         else:
             merged[name] = sum(v * c.weight for v, c in zip(values, done, strict=True)) / total
     return merged
-
-
-def _optimizer(parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
-    groups = []
-    for part in ("trunk", "scalar"):
-        members = [p for name, p in parameters.items() if name.startswith(part + ".")]
-        if members:
-            groups.append({"params": members, "name": part})
-    if not groups:
-        raise ConfigError("this model has nothing to train")
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # one pass over weights and moments instead of ten
-
-
-def _optimizer_tensors(model: _Model) -> dict[str, Tensor]:
-    assert model.optimizer is not None  # noqa: S101
-    tensors = {}
-    for name, parameter in model.trained().items():
-        for key, value in model.optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}:{key}"] = torch.as_tensor(value)
-    return tensors
-
-
-def _restore_optimizer(model: _Model, tensors: dict[str, Tensor]) -> None:
-    assert model.optimizer is not None  # noqa: S101
-    unknown = {key.rpartition(":")[0] for key in tensors} - model.trained().keys()
-    if unknown:
-        raise ValueError(f"moments of {sorted(unknown)[:3]}, which this model does not train")
-    for name, parameter in model.trained().items():
-        state = {k.rpartition(":")[2]: v for k, v in tensors.items() if k.rpartition(":")[0] == name}
-        if state:
-            model.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}

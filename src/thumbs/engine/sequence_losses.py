@@ -1,36 +1,43 @@
-"""Losses of whole sequences that are compared with each other: which function of `functional/` each spec is."""
+"""Losses of policies on whole replies: which function of `functional/` each spec is, and the columns it reads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from thumbs.config.losses import BradleyTerry, Dpo, LossSpec
+from thumbs.config.losses import Kto, LossSpec, PreferencePairs
 from thumbs.engine.batch import Batch
 from thumbs.engine.token_losses import Pass
 from thumbs.errors import DataError
 from thumbs.functional.policy_losses import Loss
-from thumbs.functional.preference_losses import bradley_terry
+from thumbs.functional.preference_losses import FORMULAS, Side, kto, preference_loss
 
 
-def _bradley_terry(loss: BradleyTerry, seen: Pass) -> Loss:
-    return _pairs(seen.batch, seen.values * seen.batch.columns["weights"], loss.center_coef)
+def _preference(loss: PreferencePairs, seen: Pass) -> Loss:
+    logprob, length = _of_replies(seen)
+    of = seen.batch.sequence_columns
+    a, b = sides(seen.batch)
+    first, second = (Side(logprob[x], of["reference"][x], length[x], of["baseline"][x]) for x in (a, b))
+    formula = partial(FORMULAS[loss.formula], **loss.settings)
+    return preference_loss(formula, first, second, of["preferred"][a], of["unit_weight"][a], loss.sft_coef), {}
 
 
-def _dpo(loss: Dpo, seen: Pass) -> Loss:
-    columns = seen.batch.columns
-    ratios = (seen.logprobs - columns["reference_logprobs"]) * columns["weights"]
-    return _pairs(seen.batch, loss.beta * ratios)
+def _kto(loss: Kto, seen: Pass) -> Loss:
+    of = seen.batch.sequence_columns
+    columns = (of[name] for name in ("reference", "baseline", "desirable", "unit_weight"))
+    return kto(_of_replies(seen)[0], *columns, **loss.model_dump(exclude={"name"})), {}
 
 
-def _pairs(batch: Batch, values: Tensor, center_coef: float = 0.0) -> Loss:
-    """Bradley–Terry on the sum of each sequence's values [N]; the two sides of a pair stand in datum order."""
-    scores, of = torch.stack([piece.sum() for piece in batch.split(values)]), batch.sequence_columns
-    a, b = sides(batch)
-    return bradley_terry(scores[a], scores[b], of["preferred"][a], of["margin"][a], of["unit_weight"][a], center_coef)
+def _of_replies(seen: Pass) -> tuple[Tensor, Tensor]:
+    """Of each sequence the logprob of the reply (nats) and its length (tokens), [B] each."""
+    weights = seen.batch.columns["weights"]
+    weighted = seen.batch.split(seen.logprobs * weights)
+    lengths = seen.batch.split(weights)
+    return torch.stack([x.sum() for x in weighted]), torch.stack([x.sum() for x in lengths])
 
 
 def sides(batch: Batch) -> Tensor:
@@ -44,6 +51,6 @@ def sides(batch: Batch) -> Tensor:
 
 
 SEQUENCE_LOSSES: Mapping[type[LossSpec], Callable[[Any, Pass], Loss]] = {
-    BradleyTerry: _bradley_terry,
-    Dpo: _dpo,
+    PreferencePairs: _preference,
+    Kto: _kto,
 }

@@ -14,21 +14,31 @@ from thumbs.config.losses import (
     Dro,
     Gspo,
     ImportanceSampling,
+    KlPenalty,
     LossSpec,
     PpoClip,
     ReverseKl,
     ValueClip,
 )
 from thumbs.engine.batch import Batch
-from thumbs.functional.policy_losses import Loss, cispo, cross_entropy, dro, gspo, importance_sampling, ppo_clip
+from thumbs.functional.policy_losses import (
+    Loss,
+    cispo,
+    cross_entropy,
+    dro,
+    gspo,
+    importance_sampling,
+    kl_penalty,
+    ppo_clip,
+)
 from thumbs.functional.reverse_kl import reverse_kl
 from thumbs.functional.value_losses import value_clip
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Of one micro-batch: logprobs as the targets and entropy [N] (nats; 0 where no weight is), values [N] (score), and
-    where a loss reads it the divergence from a reference [N] (nats).
+    """Of one micro-batch: logprobs as the targets and entropy [N] (nats; 0 where no weight is), values [N] or of a
+    head that gives H numbers [N, H] (score), and where a loss reads it the divergence from a reference [N] (nats).
     """
 
     batch: Batch
@@ -69,6 +79,11 @@ def _gspo(loss: Gspo, seen: Pass) -> Loss:
     return gspo(*seen.against_sampler(), seen.batch.columns["ratio_mask"], seen.batch.sequence, low, high)
 
 
+def _kl_penalty(loss: KlPenalty, seen: Pass) -> Loss:
+    columns = seen.batch.columns
+    return kl_penalty(seen.logprobs, columns["reference_logprobs"], columns["weights"], loss.coef, loss.estimator)
+
+
 def _reverse_kl(loss: ReverseKl, seen: Pass) -> Loss:
     return reverse_kl(seen.divergence, seen.batch.columns["weights"], loss.temperature)
 
@@ -87,6 +102,7 @@ TOKEN_LOSSES: Mapping[type[LossSpec], Callable[[Any, Pass], Loss]] = {
     Cispo: _cispo,
     Dro: _dro,
     Gspo: _gspo,
+    KlPenalty: _kl_penalty,
     ReverseKl: _reverse_kl,
     ValueClip: _value_clip,
 }

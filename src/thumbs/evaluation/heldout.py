@@ -5,6 +5,7 @@ The gold judge is known here and nowhere else but in the simulated annotators; t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from thumbs.evaluation.intervals import bootstrap_mean
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.text import distinct_n
 from thumbs.records import Datum, Prompt, Rollout
-from thumbs.rewards.base import RewardSource
+from thumbs.rewards.base import RewardSource, shown_scores
 from thumbs.rollout.collect import collect, seed_of
 from thumbs.tracking.progress import Progress
 
@@ -35,24 +36,24 @@ class Answers:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation needs beside the policies."""
+    """What an evaluation needs beside the policies; without a reward there is neither a proxy score nor best-of-n."""
 
     engine: Engine
     tokenizer: Tokenizer
     config: EvaluationConfig
-    reward: RewardSource
+    reward: RewardSource | None
     prompts: Sequence[Prompt]
     seed: int
 
     def run(self, policies: Mapping[str, Handle], reference: str, fixed: Sequence[Prompt]) -> dict[str, Any]:
         """Results by policy name, best-of-n from the reference, win rates against it, samples.
 
-        The base model answers each prompt once, the trained ones `best_of` times: their difference is what counts, and
-        one answer to each of 100 prompts leaves a standard error of 0.04 in the mean of a score from -1 to 1.
-        KL is the mean of log π(y) - log π_reference(y) over each policy's first samples (k1, nats a sequence); that of
-        best-of-n is its exact bound.
+        The base model answers each prompt once, and so do policies on their way (ppo@2), the trained ones `best_of`
+        times: their difference is what counts, and one answer to each of 100 prompts leaves a standard error of 0.04
+        in the mean of a score from -1 to 1. KL is the mean of log π(y) - log π_reference(y) over each policy's first
+        samples (k1, nats a sequence); that of best-of-n is its exact bound.
         """
-        times = {name: 1 if name == "base" else self.config.best_of for name in policies}
+        times = {name: 1 if name == "base" or "@" in name else self.config.best_of for name in policies}
         draws: dict[str, list[Answers]] = {}
         with Progress("evaluation", sum(times.values()), ("gold", "proxy")) as bar:
             for name, handle in policies.items():
@@ -63,15 +64,15 @@ class Evaluation:
             name: self.describe(found, self.kl(found[0], policies[reference]) if name != reference else 0.0)
             for name, found in draws.items()
         }
-        best = best_of(draws[reference])
-        systems["best_of_n"] = self.describe([best], best_of_n_kl(self.config.best_of))
+        if self.reward is not None:
+            systems["best_of_n"] = self.describe([best_of(draws[reference])], best_of_n_kl(self.config.best_of))
         return {
             "judge": self.config.judge,
             "systems": systems,
             "win_rates": {
                 name: asdict(win_rate(found.gold, answers[reference].gold, self.seed))
                 for name, found in answers.items()
-                if name not in ("base", reference)
+                if name not in ("base", reference) and "@" not in name
             },
             "frontier": [
                 {"name": name, "kl": s["kl"], "gold": s["gold"], "proxy": s["proxy"]} for name, s in systems.items()
@@ -79,15 +80,24 @@ class Evaluation:
             "samples": self.side_by_side(policies, fixed),
         }
 
-    def answer(self, handle: Handle, prompts: Sequence[Prompt], draws: int) -> list[Answers]:
-        """That many answers to each prompt; all policies get the same random numbers."""
+    def answer(self, handle: Handle, prompts: Sequence[Prompt], draws: int, *, shown: bool = False) -> list[Answers]:
+        """That many answers to each prompt; all policies get the same random numbers.
+
+        shown: they are for reading, so a proxy score that cannot be had is NaN and no error.
+        """
         seeds = [seed_of(self.seed, "evaluation", draw, prompt.id) for draw in range(draws) for prompt in prompts]
         sampler = self.engine.snapshot(handle)
         rollouts = collect(sampler, [*prompts] * draws, self.tokenizer, self.config.sampling, seeds)
         judge, n = gold_judge(self.config.judge), len(prompts)
         gold = np.array([judge(p.messages, r.text) for p, r in zip([*prompts] * draws, rollouts, strict=True)])
-        proxy = np.array([score.value for score in self.reward.score(rollouts)])
+        proxy = np.array(self.proxy_scores(rollouts, shown=shown))
         return [Answers(rollouts[i : i + n], gold[i : i + n], proxy[i : i + n]) for i in range(0, n * draws, n)]
+
+    def proxy_scores(self, rollouts: Sequence[Rollout], *, shown: bool) -> Sequence[float]:
+        """What the reward says of each; NaN where there is no reward, or none for a reply that is only shown."""
+        if self.reward is None:
+            return [math.nan] * len(rollouts)
+        return shown_scores(self.reward, rollouts) if shown else [s.value for s in self.reward.score(rollouts)]
 
     def kl(self, answers: Answers, reference: Handle) -> float:
         """Mean over sequences of the summed log-ratio (nats); the policy's side was kept when it sampled."""
@@ -121,7 +131,9 @@ class Evaluation:
         """For each fixed prompt, every policy's reply with both scores."""
         rows: list[dict[str, Any]] = [{"prompt": prompt.messages[-1].content} for prompt in fixed]
         for name, handle in policies.items() if fixed else ():
-            (answers,) = self.answer(handle, fixed, 1)
+            if "@" in name:
+                continue
+            (answers,) = self.answer(handle, fixed, 1, shown=True)
             for row, rollout, gold, proxy in zip(rows, answers.rollouts, answers.gold, answers.proxy, strict=True):
                 row[name] = {"text": rollout.text, "gold": float(gold), "proxy": float(proxy)}
         return rows

@@ -37,3 +37,31 @@ def group_advantages(scores: Tensor, *, scale: bool = True, eps: float = 1e-4) -
     """
     centred = scores - scores.mean(dim=1, keepdim=True)
     return centred / (scores.std(dim=1, keepdim=True) + eps) if scale else centred
+
+
+def leave_one_out(scores: Tensor) -> Tensor:
+    """score - mean of the other scores of its group, [P, G] → [P, G], score units; G > 1.
+
+    Ahmadian et al. 2024, arXiv:2402.14740 (the RLOO estimator). It is G / (G - 1) times the difference from the group's
+    mean, and unbiased: no reply is in its own baseline.
+    """
+    others = (scores.sum(dim=1, keepdim=True) - scores) / (scores.shape[1] - 1)
+    return scores - others
+
+
+def returns_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Sum of the rewards from each target to the end of its row, undiscounted, [B, T], score units; 0 under mask 0.
+
+    With the score at the last target and -β KL at each it is r - β Σ_{i ≥ t} KL(i) (Hu et al. 2025, arXiv:2501.03262,
+    REINFORCE++).
+    """
+    counted = rewards.where(mask != 0, 0.0)
+    return counted.flip(1).cumsum(1).flip(1).where(mask != 0, 0.0)
+
+
+def truncated_importance(logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
+    """min(π(token) / π_sampler(token), cap), same shape: what a token of an older sampler is worth to the policy π.
+
+    Espeholt et al. 2018, arXiv:1802.01561, eq. 1 (the truncated weights of V-trace), for each token by itself.
+    """
+    return (logprobs - sampler_logprobs).exp().clamp(max=cap)

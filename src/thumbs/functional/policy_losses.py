@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thumbs.functional.kl import KlEstimator, kl_estimate
 from thumbs.functional.masked import masked_sum
 
 MAX_LOG_RATIO = 20.0
@@ -104,6 +105,20 @@ def gspo(
     log_ratio = (mean[sequence[counts]] + chosen - chosen.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     loss = _clipped(weights[counts], log_ratio, advantages[counts], low, high)
     return loss, _metrics(weights[counts], log_ratio.detach(), low, high)
+
+
+def kl_penalty(
+    logprobs: Tensor, reference_logprobs: Tensor, weights: Tensor, coef: float, estimator: KlEstimator
+) -> Loss:
+    """coef · Σ w · kl, the estimate `kl_estimate` of KL(policy ‖ reference) at each sampled token; metric kl (nats).
+
+    Shao et al. 2024, arXiv:2402.03300, eq. 4 (k3). Differences of logprobs are clamped as the log-ratios are.
+    """
+    counts = weights != 0
+    reference = reference_logprobs[counts]
+    kl = kl_estimate(_log_ratio(logprobs[counts], reference), torch.zeros_like(reference), estimator)
+    loss, total = coef * (weights[counts] * kl).sum(), weights.sum()
+    return loss, {"kl": (weights[counts] * kl.detach()).sum() / total if total != 0 else total}
 
 
 def cross_entropy(logprobs: Tensor, weights: Tensor) -> Loss:

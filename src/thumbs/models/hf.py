@@ -7,6 +7,7 @@ are refused. The families that `causal_lm.py` computes itself do not come here.
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -103,6 +104,11 @@ class HfCausalLM(nn.Module):
     def save_pretrained(self, folder: Path) -> None:
         """Writes config.json and safetensors, as `transformers` does."""
         self.model.save_pretrained(folder)
+
+    def files(self) -> dict[str, Any]:
+        """What else a checkpoint holds, so that `transformers` reads it: config.json."""
+        raw = json.loads(self.model.config.to_json_string(use_diff=False))
+        return {"config.json": raw | {"architectures": [type(self.model).__name__]}}
 
     def _hidden(self, tokens: Tensor, mask: Tensor, cache: HfCache | None = None) -> Tensor:
         """Final hidden states [B, L, D] of the last L slots that `mask` [B, slots] describes."""

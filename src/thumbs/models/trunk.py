@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from torch import nn
 
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
@@ -16,6 +19,7 @@ from thumbs.models.byte_lm import build_byte_lm, byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.decoder_config import DecoderConfig, read_config, why_not_covered
+from thumbs.models.module_lm import ModuleLM
 from thumbs.models.precision import compute_dtype, device
 from thumbs.models.weights import load_decoder
 
@@ -24,21 +28,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Trunk: TypeAlias = "CausalLM | HfCausalLM"
+Trunk: TypeAlias = "CausalLM | HfCausalLM | ModuleLM"
+
+_MODULES: dict[str, Callable[[], nn.Module]] = {}
 
 
-def open_trunk(config: ModelConfig, *, seed: int, trained: bool = True) -> Trunk:
-    """The base model of `config`, on this machine's device.
+@contextmanager
+def named_module(name: str, make: Callable[[], nn.Module]) -> Iterator[None]:
+    """Within it, configs may name a torch module of the program's own; `make` gives a new one, always equal."""
+    _MODULES[name] = make
+    try:
+        yield
+    finally:
+        del _MODULES[name]
+
+
+def open_trunk(config: ModelConfig, *, seed: int, trained: bool = True, on: torch.device | None = None) -> Trunk:
+    """The base model of `config`, on the device `on` (None: this machine's fastest).
 
     One that will be trained itself, without adapters, holds its weights in float32; any other is frozen and holds them
     in the format in which it computes, which takes half the memory in bfloat16.
     """
-    dtype, master = compute_dtype(config), trained and config.lora is None
-    if is_builtin_byte(config.name):
-        trunk: Trunk = build_byte_lm(config.name, seed, dtype)
+    dtype, master = compute_dtype(config, on), trained and config.lora is None
+    if config.name in _MODULES:
+        trunk: Trunk = ModuleLM(_MODULES[config.name]())
+    elif is_builtin_byte(config.name):
+        trunk = build_byte_lm(config.name, seed, dtype)
     else:
         trunk = _open_folder(resolve(config.name), dtype, master=master)
-    return trunk.to(device()).requires_grad_(master)
+    return trunk.to(on or device()).requires_grad_(master)
 
 
 def decoder_shape(config: ModelConfig) -> DecoderConfig:

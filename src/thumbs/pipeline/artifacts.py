@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -13,16 +13,18 @@ from thumbs.config.pipeline import METHODS, PipelineConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.prompts import read_prompt
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.engine.base import Handle, ModelSpec
+from thumbs.engine.base import Handle, Head, ModelSpec
 from thumbs.engine.checkpoints import exists
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import RunError
 from thumbs.models.decoder_config import write_config
 from thumbs.models.trunk import open_tokenizer
 from thumbs.models.weights import named_tensors
+from thumbs.pipeline.model_card import model_card
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rollout.collect import collect, seed_of
-from thumbs.tracking.files import read_json, write_json
+from thumbs.stages.milestones import milestones
+from thumbs.tracking.files import read_json, write_json, write_text
 
 MODELS = ("base", "sft", "reward", *METHODS)
 """What a run may have a model of."""
@@ -39,15 +41,26 @@ class OpenRun:
 
     def model(self, stage: str) -> Handle:
         """The frozen model that a stage left; `base` is what the run started from."""
-        if stage not in MODELS:
+        if stage.split("/")[-1] not in MODELS:
             raise RunError(f"no stage {stage!r}; a run has {', '.join(MODELS)}")
         checkpoint = self.path / stage / "model"
         if stage != "base" and not exists(checkpoint):
             raise RunError(f"{self.path} has no model of stage {stage!r}; run that stage first")
-        heads = ("scalar",) if stage == "reward" else ("lm",)
-        start = None if stage == "base" else checkpoint
+        heads: tuple[Head, ...] = ("scalar",) if stage == "reward" else ("lm",)
+        return self._open(stage, None if stage == "base" else checkpoint, heads)
+
+    def milestones(self) -> dict[str, Handle]:
+        """The policies that methods kept on their way, as `ppo@2`: PPO's where its KL first passed 2 nats."""
+        return {
+            f"{stage}@{level}": self._open(f"{stage}@{level}", path)
+            for stage in METHODS
+            for level, path in milestones(self.path / stage)
+        }
+
+    def _open(self, name: str, start: Path | None, heads: tuple[Head, ...] = ("lm",)) -> Handle:
+        scores = self.config.reward.heads if "scalar" in heads and self.config.reward is not None else 1
         return self.engine.create(
-            ModelSpec(stage, self.config.model, heads, start, trainable=False, seed=self.config.seed)
+            ModelSpec(name, self.config.model, heads, start, trainable=False, seed=self.config.seed, scores=scores)
         )
 
 
@@ -81,7 +94,7 @@ def sample_text(
 
 
 def export(run: Path, stage: str, out: Path, merge: bool) -> Path:
-    """Writes a stage's model for other tools: a PEFT adapter, or with `merge` a whole Hugging Face model."""
+    """Writes a model of a run and its card for other tools: a PEFT adapter, or with `merge` a whole model."""
     opened = open_run(run)
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} exists and is not empty; name another folder")
@@ -95,6 +108,7 @@ def export(run: Path, stage: str, out: Path, merge: bool) -> Path:
     else:
         opened.engine.save(handle, out)
     opened.tokenizer.save(out)
+    write_text(out / "README.md", model_card(run, stage, merged=merge))
     return out
 
 
@@ -102,4 +116,4 @@ def with_system(prompt: Prompt, system: str | None) -> Prompt:
     """The prompt with the run's system message in front, as in training."""
     if system is None or prompt.messages[0].role == "system":
         return prompt
-    return Prompt(prompt.id, (Message("system", system), *prompt.messages))
+    return replace(prompt, messages=(Message("system", system), *prompt.messages))

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from thumbs.config.group import GroupConfig
 from thumbs.config.pipeline import METHODS, PipelineConfig
+from thumbs.config.ppo import PpoConfig
+from thumbs.config.preference import OnlineConfig
+from thumbs.config.rejection import RejectionConfig
+from thumbs.config.rewards import RUNS_OWN
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.load import Loaded
 from thumbs.errors import ConfigError
@@ -21,6 +26,12 @@ FEW = 50
 REACHABLE = 3.0
 """Deviations by which a mean score can be expected to rise; scores are normalised to deviation 1."""
 
+FLAT_TAU = 0.103
+"""discopop's slope at a margin of 0 is beta · (-3/4 + (1 - log 2) / (4 tau)): above 0 for a smaller tau than this."""
+
+SORTED_FEW = 8
+"""Pairs a batch under which sorting them says little."""
+
 RATES = {
     ("sft", "LoRA"): (1e-4, 5e-4),
     ("sft", "full training"): (1e-5, 5e-5),
@@ -30,6 +41,8 @@ RATES = {
     ("ppo", "full training"): (1e-6, 1e-5),
     ("group", "LoRA"): (1e-6, 1e-4),
     ("group", "full training"): (1e-7, 1e-5),
+    ("rejection", "LoRA"): (1e-5, 5e-4),
+    ("rejection", "full training"): (1e-6, 5e-5),
     ("preference", "LoRA"): (1e-6, 1e-4),
     ("preference", "full training"): (1e-7, 1e-5),
 }
@@ -47,6 +60,7 @@ def pitfalls(config: PipelineConfig, inputs: Inputs, context: int) -> tuple[str,
         _labels(config, inputs),
         _overlap(inputs),
         _kl(config),
+        _preference(config, inputs),
         _rates(config),
     )
     return tuple(warning for warnings in found for warning in warnings)
@@ -54,13 +68,16 @@ def pitfalls(config: PipelineConfig, inputs: Inputs, context: int) -> tuple[str,
 
 def _sections(config: PipelineConfig) -> Iterator[str]:
     c = config
-    needs = {
-        "reward": "preferences",
-        "preference": "preferences",
-        "ppo": "reward",
-        "group": "reward",
-        "evaluation": "reward",
+    needs: dict[str, str] = {}
+    if c.reward is not None and c.reward.data is None:
+        needs["reward"] = "preferences"
+    needs |= {
+        section: "reward" for section in ("ppo", "group", "rejection") if _needs_reward_model(getattr(c, section))
     }
+    if c.preference is not None and c.preference.online is not None:
+        needs |= {"preference": "reward"} if _needs_reward_model(c.preference.online) else {}
+    elif c.preference is not None and c.preference.unpaired is None:
+        needs["preference"] = "preferences"
     for section, needed in needs.items():
         if getattr(c, section) is not None and getattr(c, needed) is None:
             yield f"section `{section}` needs section `{needed}`; the run will stop there"
@@ -68,6 +85,15 @@ def _sections(config: PipelineConfig) -> Iterator[str]:
         yield "preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for); the run will stop there"
     if c.ppo is not None and c.ppo.ptx_coef and c.sft is None:
         yield "ppo.ptx_coef mixes in the SFT data, so the config needs section `sft`"
+
+
+def _needs_reward_model(method: PpoConfig | GroupConfig | RejectionConfig | OnlineConfig | None) -> bool:
+    """Whether a method is rewarded by the model that the run trains."""
+    if method is None:
+        return False
+    if not method.rewards:
+        return getattr(method, "environment", None) is None
+    return any(part.model == RUNS_OWN for part in method.rewards)
 
 
 def _run_folder(config: PipelineConfig) -> Iterator[str]:
@@ -87,12 +113,14 @@ def _batches(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
     for c in (config.ppo, config.group):
         if c is not None and (misfit := c.misfit()):
             yield f"{misfit}; the run will stop there"
-    c = config.ppo
-    if c is None:
-        return
-    rows = len(inputs.prompts.rows) * c.replies_per_prompt if inputs.prompts else 0
-    if 0 < rows < c.batch_size:
-        yield f"ppo.batch_size={c.batch_size}, but there are prompts for {rows}: each step has {rows} rollouts"
+    rounds = []
+    if config.ppo is not None and inputs.prompts is not None:
+        rounds.append(("ppo", config.ppo.batch_size, len(inputs.prompts.rows) * config.ppo.replies_per_prompt))
+    if config.group is not None and inputs.group_prompts is not None:
+        rounds.append(("group", config.group.batch_size, len(inputs.group_prompts.rows) * config.group.group_size))
+    for section, size, rows in rounds:
+        if rows < size:
+            yield f"{section}.batch_size={size}, but there are prompts for {rows}: each step has {rows} rollouts"
 
 
 def _rollouts(config: PipelineConfig) -> Iterator[str]:
@@ -109,6 +137,7 @@ def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[s
     samplings: dict[str, tuple[Loaded[Any] | None, SamplingConfig | None]] = {
         "preferences": (inputs.pair_prompts, c.preferences.sampling if c.preferences else None),
         "ppo": (inputs.prompts, c.ppo.sampling if c.ppo else None),
+        "group": (inputs.group_prompts, c.group.sampling if c.group else None),
         "evaluation": (inputs.evaluation_prompts, c.evaluation.sampling if c.evaluation else None),
     }
     for section, (prompts, sampling) in samplings.items():
@@ -120,6 +149,13 @@ def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[s
                 f"{section}: the longest prompt ({max(prompts.lengths)} tokens) and max_new_tokens="
                 f"{sampling.max_new_tokens} make {longest}, the model's context is {context}; the run will stop there. "
                 f"Lower {section}.sampling.max_new_tokens or {section}.prompts.max_tokens"
+            )
+    for section, method in (("ppo", c.ppo), ("group", c.group)):
+        environment = None if method is None else method.environment
+        if environment is not None and environment.max_tokens > context:
+            yield (
+                f"{section}.environment.max_tokens={environment.max_tokens}, the model's context is {context}; a "
+                "conversation that grows beyond it stops the run. Lower max_tokens"
             )
     for section, key, data in (("sft", "sft", inputs.conversations), ("reward", "preferences", inputs.pairs)):
         if data is not None and max(data.lengths) > context:
@@ -154,7 +190,8 @@ def _overlap(inputs: Inputs) -> Iterator[str]:
     if inputs.evaluation_prompts is None:
         return
     evaluated = {prompt.id for prompt in inputs.evaluation_prompts.rows}
-    for section, prompts in (("ppo", inputs.prompts), ("preferences", inputs.pair_prompts)):
+    trained = (("ppo", inputs.prompts), ("group", inputs.group_prompts), ("preferences", inputs.pair_prompts))
+    for section, prompts in trained:
         shared = evaluated & {prompt.id for prompt in prompts.rows} if prompts else set()
         if shared:
             yield (
@@ -180,6 +217,35 @@ def _kl(config: PipelineConfig) -> Iterator[str]:
             f"scores of deviation 1 can be expected to gain ({REACHABLE:.0f}): the policy will hardly move; "
             "lower ppo.kl.coef"
         )
+
+
+def _preference(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
+    c = config.preference
+    if c is None:
+        return
+    beta, usual = float(c.settings()["beta"]), float(c.preset.reads["beta"])
+    if not usual / 20 <= beta <= usual * 20:
+        yield (
+            f"preference.beta={beta:g} is far from the {usual:g} that is usual for {c.method}; "
+            "betas of different methods have different units (docs/guides/preference.md)"
+        )
+    if c.method == "discopop" and float(c.settings()["tau"]) < FLAT_TAU:
+        yield (
+            f"preference.tau={c.settings()['tau']:g}: below {FLAT_TAU} the loss slopes the wrong way at a margin of 0, "
+            "where training starts, so margins may turn negative and stay there; raise it"
+        )
+    if c.preset.ready.startswith("sorted") and c.batch_size < SORTED_FEW:
+        yield f"{c.method} compares quantiles of a batch, and preference.batch_size={c.batch_size} has too few of them"
+    if inputs.judged is not None:
+        good = sum(row.desirable for row in inputs.judged.rows)
+        bad, loss = len(inputs.judged.rows) - good, c.reply_loss()
+        if not bad / 2 <= (weighed := loss.desirable_weight * good / loss.undesirable_weight) <= 2 * bad:
+            yield (
+                f"kto: {good} good and {bad} bad replies weigh {weighed:.0f} to {bad}; choose "
+                "preference.desirable_weight or undesirable_weight so that the good ones weigh 1 to 4/3 of the bad ones"
+            )
+    if c.online is None and c.keep == "best" and inputs.pairs is not None and split_pairs(config, inputs)[1] == 0:
+        yield "preference: there are no held-out pairs, so the last weights stay; raise preferences.data.holdout"
 
 
 def _rates(config: PipelineConfig) -> Iterator[str]:

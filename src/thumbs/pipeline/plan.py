@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.pipeline import METHODS, PipelineConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.engine.shared_states import CAPACITY
@@ -141,7 +141,7 @@ def machine_memory() -> int:
 
 def _typical(inputs: Inputs, context: int) -> tuple[int, int]:
     """Tokens of a prompt, and of prompt and reply, in this run's data."""
-    prompts = inputs.prompts or inputs.pair_prompts or inputs.evaluation_prompts
+    prompts = inputs.prompts or inputs.group_prompts or inputs.pair_prompts or inputs.evaluation_prompts
     whole = inputs.conversations or inputs.pairs
     reply = inputs.reply_tokens or 64.0
     prompt = mean(prompts.lengths) if prompts else max(mean(whole.lengths) - reply, 8.0) if whole else 32.0
@@ -152,7 +152,8 @@ def _typical(inputs: Inputs, context: int) -> tuple[int, int]:
 def _memory(config: PipelineConfig, size: Size, work: tuple[Work, ...], probe: Probe | None) -> int:
     """Peak in bytes: what the probe used (one model in training, one sampler) and what a whole run holds beside it."""
     weights, own_critic = size.trained * 4, config.ppo is not None and config.ppo.critic.init != "shared"
-    more = 2 * weights if config.ppo is not None else 0  # reference and reward model
+    online = config.preference is not None and config.preference.online is not None
+    more = 2 * weights if config.ppo or config.group or online else 0  # reference and reward model
     more += weights + size.trained * STATE_BYTES if own_critic else 0
     if config.model.lora is not None and config.model.lora.layers is not None:
         more += round(min(sum(w.new for w in work), CAPACITY)) * size.width * 4
@@ -165,7 +166,8 @@ def _memory(config: PipelineConfig, size: Size, work: tuple[Work, ...], probe: P
 
 def _disk(config: PipelineConfig, trained: int) -> int:
     """Bytes: one model a training stage; in one of them weights and two moments, twice while they are replaced."""
-    stages = sum(section is not None for section in (config.sft, config.reward, config.ppo))
+    methods = (getattr(config, name) for name in METHODS)
+    stages = sum(section is not None for section in (config.sft, config.reward, *methods))
     models = 2 if config.ppo is not None and config.ppo.critic.init != "shared" else 1
     return 4 * trained * (stages + 2 * 3 * models)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thumbs.config.pipeline import STAGES, PipelineConfig
+from thumbs.config.pipeline import LOOP, METHODS, STAGES, PipelineConfig, place
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
@@ -26,6 +26,7 @@ from thumbs.tracking.run_folder import RunFolder
 
 def run_pipeline(config: PipelineConfig, *, until: str | None = None, fresh: bool = False) -> Path:
     """Runs the stages of `config` (up to and including `until`) and returns the run folder."""
+    check_iterations(config)
     for method in (config.ppo, config.group):
         if method is not None:
             check_rounds(method)  # before SFT has run for an hour, and before --fresh deletes anything
@@ -34,12 +35,29 @@ def run_pipeline(config: PipelineConfig, *, until: str | None = None, fresh: boo
         remove_run(path)
     with RunFolder(path).open(config.model_dump(mode="json")) as folder:
         tokenizer = open_tokenizer(config.model)
-        pipeline = Pipeline(config, folder, tokenizer, LocalEngine(tokenizer.decode))
-        for name in STAGES[: STAGES.index(until) + 1 if until else None]:
-            if getattr(config, name) is not None:
-                run_stage(pipeline, name)
+        engine = LocalEngine(tokenizer.decode)
+        wanted = [name for name in STAGES[: STAGES.index(until) + 1 if until else None] if getattr(config, name)]
+        for iteration in range(1, config.iterations + 1):
+            pipeline = Pipeline(config, folder, tokenizer, engine, iteration)
+            last = iteration == config.iterations
+            for name in wanted:
+                if name in LOOP or (last if name == "evaluation" else iteration == 1):
+                    run_stage(pipeline, name)
         write_json(path / "summary.json", summarise(path, peak_rss_bytes()))
     return path
+
+
+def check_iterations(config: PipelineConfig) -> None:
+    """Raises ConfigError where a second iteration would have no policy to start from, or nothing new to learn."""
+    methods = [method for method in METHODS if getattr(config, method) is not None]
+    if config.iterations > 1 and len(methods) != 1:
+        found = ", ".join(methods) or "none"
+        raise ConfigError(f"iterations={config.iterations} needs exactly one method, whose policy goes on; got {found}")
+    if config.iterations > 1 and config.preferences is not None and config.preferences.data is not None:
+        raise ConfigError(
+            f"iterations={config.iterations} with preferences.data: a file has nothing to say of the new policy; give "
+            "`preferences.prompts`, so that pairs are sampled from it"
+        )
 
 
 def remove_run(path: Path) -> None:
@@ -60,16 +78,16 @@ def evaluate_run(run: Path) -> dict[str, Any]:
 
 def run_stage(pipeline: Pipeline, name: str) -> None:
     """Runs one stage unless it is done; prints and records the time it took."""
-    context = pipeline.context(name)
+    context, label = pipeline.context(name), place(name, pipeline.iteration)
     if context.folder.is_done():
-        say(f"{name}: done already")
+        say(f"{label}: done already")
         return
     work: Callable[[Context], dict[str, Any]] = getattr(pipeline, name)
     with SpentTime(context.folder.path / "spent_s.json") as spent:
         results = work(context)
     context.folder.mark_done({**results, "time_s": spent.total})
     Resume(context, {}).clear()
-    say(f"{name}: {spent.total:.0f} s")
+    say(f"{label}: {spent.total:.0f} s")
 
 
 class SpentTime:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from thumbs.config.pipeline import METHODS, PipelineConfig
-from thumbs.data.annotators import SimulatedAnnotator
-from thumbs.data.load import load_conversations, load_preferences, load_prompts
+from thumbs.config.environment import EnvironmentConfig
+from thumbs.config.pipeline import METHODS, PipelineConfig, place
+from thumbs.config.rewards import RewardPart
+from thumbs.data.annotators import Annotator, SimulatedAnnotator
+from thumbs.data.load import (
+    load_conversations,
+    load_graded,
+    load_pairs,
+    load_prompts,
+    load_replies,
+)
 from thumbs.data.preferences import PreferenceStore
 from thumbs.data.prompts import read_prompt
 from thumbs.data.splits import is_heldout
@@ -21,136 +30,219 @@ from thumbs.evaluation.heldout import Evaluation
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.reward_audit import audit
 from thumbs.pipeline.artifacts import OpenRun, with_system
-from thumbs.records import Datum, Preference, Prompt
-from thumbs.rewards.model import RewardModel
+from thumbs.records import Datum, Message, Preference, Prompt
+from thumbs.rewards.base import EnvironmentReward, RewardSource
+from thumbs.rewards.build import build_rewards
+from thumbs.rewards.judge import open_judge
+from thumbs.rewards.trained import TrainedReward, open_scores
 from thumbs.rollout.collect import seed_of
+from thumbs.rollout.episodes import open_episodes
 from thumbs.stages.context import Context
 from thumbs.stages.group_run import run_group
+from thumbs.stages.kto import Row, judged_of_pairs, judged_of_rows, run_kto
+from thumbs.stages.online_dpo import run_online_dpo
 from thumbs.stages.ppo_run import run_ppo
-from thumbs.stages.preference import run_dpo
+from thumbs.stages.preference import run_preference
 from thumbs.stages.preferences import collect_preferences, store_path
 from thumbs.stages.rejection import run_rejection
 from thumbs.stages.reward import run_reward
+from thumbs.stages.reward_items import Row as RewardRow
 from thumbs.stages.sequences import conversation_tokens
 from thumbs.stages.sft import run_sft
 from thumbs.tracking.files import read_json, write_json
-from thumbs.tracking.run_folder import RunFolder
+from thumbs.tracking.run_folder import RunFolder, StageFolder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One run: its config, folder, tokenizer, the engine that all stages share, and a method for each stage."""
+    """One iteration of a run: config, folder, tokenizer, the engine that all stages share; a method for each stage."""
 
     config: PipelineConfig
     folder: RunFolder
     tokenizer: Tokenizer
     engine: LocalEngine
+    iteration: int = 1
 
     def context(self, name: str) -> Context:
         """What a stage is given."""
-        return Context(self.engine, self.tokenizer, self.folder.stage(name), self.config.model, self.config.seed)
+        c = self.config
+        frontier = () if c.evaluation is None else c.evaluation.frontier
+        return Context(self.engine, self.tokenizer, self.folder_of(name), c.model, c.seed, frontier)
+
+    def folder_of(self, name: str) -> StageFolder:
+        """The folder of a stage in this iteration."""
+        return self.folder.stage(place(name, self.iteration))
 
     def sft(self, context: Context) -> dict[str, Any]:
         c = self.config.sft
         assert c is not None  # noqa: S101
         loaded = load_conversations(c.data, self.tokenizer, self.config.system)
         say(loaded.summary())
-        train = [row for row in loaded.rows if not is_heldout(row, c.data.holdout)]
-        held = [row for row in loaded.rows if is_heldout(row, c.data.holdout)]
-        return run_sft(context, c, train, held)
+        return run_sft(context, c, *split(loaded.rows, lambda row: row, c.data.holdout))
 
     def preferences(self, context: Context) -> dict[str, Any]:
         c = self.config.preferences
         assert c is not None  # noqa: S101
         if c.data is not None:
-            loaded = load_preferences(c.data, self.tokenizer, self.config.system)
+            loaded = load_pairs(c.data, c.form, self.tokenizer, self.config.system)
             say(loaded.summary())
             return {"pairs": PreferenceStore(store_path(context)).append(loaded.rows), "source": c.data.path}
         if c.prompts is None:
             raise ConfigError("preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for)")
+        created = read_json(self.folder.path / "versions.json")["created"]
+        prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
+        return collect_preferences(context, c, self.start(), prompts, self.annotators(), created)
+
+    def annotators(self) -> list[Annotator]:
+        """Who judges sampled pairs: a model, or the simulated annotators."""
+        c = self.config.preferences
+        assert c is not None  # noqa: S101
+        if c.judge_model is not None:
+            return [open_judge(self.engine, c.judge_model)]
         judge = gold_judge(c.judge)
         seeds = [seed_of(self.config.seed, "annotator", i) for i in range(c.annotators)]
-        annotators = [
+        return [
             SimulatedAnnotator(f"simulated-{i + 1}", judge, c.label_noise, c.tie_below, seed)
             for i, seed in enumerate(seeds)
         ]
-        created = read_json(self.folder.path / "versions.json")["created"]
-        prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
-        return collect_preferences(context, c, self.start(), prompts, annotators, created)
 
     def reward(self, context: Context) -> dict[str, Any]:
         c = self.config.reward
         assert c is not None  # noqa: S101
-        results = run_reward(context, c, self.start(), *self.pairs("reward"))
+        results = run_reward(context, c, self.sft_model(), *self.reward_rows())
         found = results.pop("heldout")
         return results | ({"audit": audit(**found).as_dict()} if found["preferred"] else {})
 
     def preference(self, context: Context) -> dict[str, Any]:
         c = self.config.preference
         assert c is not None  # noqa: S101
-        train, _ = self.pairs("preference")
-        return run_dpo(context, c, self.start(), train)
+        if c.online is not None:
+            prompts = load_prompts(c.online.prompts, self.tokenizer, self.config.system).rows
+            held = () if self.config.preferences is None else self.pairs("preference")[1]
+            return run_online_dpo(context, c, self.rewards(c.online.rewards), self.start(), prompts, held)
+        if c.preset.data == "replies":
+            return run_kto(context, c, self.start(), *self.judged_replies())
+        return run_preference(context, c, self.start(), *self.pairs("preference"))
 
     def ppo(self, context: Context) -> dict[str, Any]:
         c = self.config.ppo
         assert c is not None  # noqa: S101
-        loaded = load_prompts(c.prompts, self.tokenizer, self.config.system)
+        loaded, scorer = load_prompts(c.prompts, self.tokenizer, self.config.system), self.config.reward
         return run_ppo(
             context,
             c,
-            self.reward_source(),
+            self.rewards(c.rewards, c.environment),
             self.start(),
             loaded.rows,
-            reward_checkpoint=self.checkpoint("reward"),
+            reward_checkpoint=self.checkpoint("reward") if scorer is not None and scorer.heads == 1 else None,
             fixed_prompts=self.fixed_prompts(),
             pretraining=self.pretraining() if c.ptx_coef else (),
+            episodes=open_episodes(c.environment),
         )
 
     def group(self, context: Context) -> dict[str, Any]:
         c = self.config.group
         assert c is not None  # noqa: S101
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
-        return run_group(context, c, self.reward_source(), self.start(), prompts)
+        fixed, episodes = self.fixed_prompts(), open_episodes(c.environment)
+        reward = self.rewards(c.rewards, c.environment)
+        return run_group(context, c, reward, self.start(), prompts, fixed_prompts=fixed, episodes=episodes)
 
     def rejection(self, context: Context) -> dict[str, Any]:
         c = self.config.rejection
         assert c is not None  # noqa: S101
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
-        return run_rejection(context, c, self.reward_source(), self.start(), prompts)
+        return run_rejection(context, c, self.rewards(c.rewards), self.start(), prompts)
 
     def evaluation(self, context: Context) -> dict[str, Any]:
         c = self.config.evaluation
         assert c is not None  # noqa: S101
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
-        evaluation = Evaluation(self.engine, self.tokenizer, c, self.reward_source(), prompts, self.config.seed)
+        evaluation = Evaluation(self.engine, self.tokenizer, c, self.proxy(), prompts, self.config.seed)
         opened = OpenRun(self.folder.path, self.config, self.tokenizer, self.engine)
-        names = ["base", *(name for name in ("sft", *METHODS) if getattr(self.config, name) is not None)]
+        methods = [name for name in METHODS if getattr(self.config, name) is not None]
+        names = ["base", *(["sft"] if self.config.sft is not None else [])]
+        names += [place(name, i) for i in range(1, self.config.iterations + 1) for name in methods]
         reference = "base" if self.config.sft is None else "sft"
-        policies = {name: opened.model(name) for name in names}
+        policies = {name: opened.model(name) for name in names} | opened.milestones()
         results = evaluation.run(policies, reference, self.fixed_prompts())
         write_json(context.folder.path / "results.json", results)
         return {"systems": results["systems"], "win_rates": results["win_rates"]}
 
-    def start(self) -> Path | None:
-        """What the stages after SFT start from: its model, or None for the base model where the run has no SFT."""
+    def sft_model(self) -> Path | None:
+        """The SFT model; None is the base model, where the run has no SFT."""
         return None if self.config.sft is None else self.checkpoint("sft")
 
+    def start(self) -> Path | None:
+        """What sampling and methods start from: the SFT model, later the policy of the iteration before."""
+        if self.iteration == 1:
+            return self.sft_model()
+        method = next(name for name in METHODS if getattr(self.config, name) is not None)
+        return self.folder.path / place(method, self.iteration - 1) / "model"
+
     def pairs(self, stage: str) -> tuple[list[Preference], list[Preference]]:
-        """(training, held-out) preferences of the run, split by a hash of the prompt."""
+        """(training, held-out) preferences of this iteration and those before, split by a hash of the prompt."""
         source = self.config.preferences
         if source is None:
             raise ConfigError(f"{stage} needs the section `preferences`, which says where the pairs come from")
         data = source.data or source.prompts
         fraction = data.holdout if data is not None else 0.1
-        rows = PreferenceStore(store_path(self.context("preferences"))).load()
-        held = [is_heldout(row.prompt, fraction) for row in rows]
-        return [r for r, h in zip(rows, held, strict=True) if not h], [r for r, h in zip(rows, held, strict=True) if h]
+        rows = [
+            row if i == 1 else replace(row, id=f"{row.id}@{i}")
+            for i in range(1, self.iteration + 1)
+            for row in PreferenceStore(store_path(replace(self, iteration=i).context("preferences"))).load()
+        ]
+        return split(rows, lambda row: row.prompt, fraction)
 
-    def reward_source(self) -> RewardModel:
+    def reward_rows(self) -> tuple[list[RewardRow], list[RewardRow]]:
+        """(training, held-out) rows of the reward model: the run's pairs, or those of a file, split in the same way."""
+        c = self.config.reward
+        assert c is not None  # noqa: S101
+        if c.data is None:
+            train, held = self.pairs("reward")
+            return list(train), list(held)
+        loaded = load_graded(c.data, c.form, self.tokenizer, self.config.system)
+        say(loaded.summary())
+        return split(list(loaded.rows), lambda row: row.prompt, c.data.holdout)
+
+    def judged_replies(self) -> tuple[list[Row], list[Row]]:
+        """(training, held-out) single replies that are good or bad: those of a file, or the sides of the pairs."""
+        c = self.config.preference
+        assert c is not None  # noqa: S101
+        if c.unpaired is None:
+            train, held = self.pairs("preference")
+            return judged_of_pairs(train), judged_of_pairs(held)
+        loaded = load_replies(c.unpaired, self.tokenizer, self.config.system)
+        say(loaded.summary())
+        return split(judged_of_rows(loaded.rows), lambda row: row[0], c.unpaired.holdout)
+
+    def rewards(self, parts: Sequence[RewardPart], environment: EnvironmentConfig | None = None) -> RewardSource:
+        """What a method is rewarded by: its own mix, its environment, or the run's reward model."""
+        if parts:
+            return build_rewards(parts, self.engine, self.reward_source)
+        return self.reward_source() if environment is None else EnvironmentReward()
+
+    def proxy(self) -> RewardSource | None:
+        """What the evaluation compares with the gold judge: the run's reward model, or a method's mix, or nothing.
+
+        Rewards of an environment are left out: evaluation is of single replies.
+        """
+        if self.config.reward is not None:
+            return self.reward_source()
+        online = None if self.config.preference is None else self.config.preference.online
+        for method in (self.config.ppo, self.config.group, self.config.rejection, online):
+            parts = [] if method is None else [part for part in method.rewards if not part.environment]
+            if parts:
+                return build_rewards(parts, self.engine, self.reward_source)
+        return None
+
+    def reward_source(self) -> TrainedReward:
         """The trained reward model, its scores normalised as the config asks."""
         if self.config.reward is None:
             raise ConfigError("this run has no reward model; give it the sections `preferences` and `reward`")
-        results = self.folder.stage("reward").results()
+        results = self.folder_of("reward").results()
         spec = ModelSpec(
             "reward",
             self.config.model,
@@ -160,12 +252,11 @@ class Pipeline:
             seed=self.config.seed,
         )
         scaled = self.config.ppo is None or self.config.ppo.score_scale
-        std = results["score_std"] if scaled else 1.0
-        return RewardModel(self.engine, self.engine.create(spec), results["score_mean"], std)
+        return open_scores(self.engine, spec, results, self.tokenizer, scaled=scaled)
 
     def checkpoint(self, stage: str) -> Path:
         """Where a stage left its model."""
-        return self.folder.path / stage / "model"
+        return self.folder_of(stage).path / "model"
 
     def fixed_prompts(self) -> list[Prompt]:
         """The prompts whose replies the report shows."""
@@ -179,6 +270,14 @@ class Pipeline:
         rows = load_conversations(c.data, self.tokenizer, self.config.system).rows
         tokenised = [conversation_tokens(self.tokenizer, row) for row in rows if not is_heldout(row, c.data.holdout)]
         return [Datum.next_token(tokens, weights=mask) for tokens, mask in tokenised]
+
+
+def split(rows: Sequence[T], prompt_of: Callable[[T], Sequence[Message]], fraction: float) -> tuple[list[T], list[T]]:
+    """(training, held-out) rows, by a hash of the prompt."""
+    held = [is_heldout(prompt_of(row), fraction) for row in rows]
+    return [row for row, h in zip(rows, held, strict=True) if not h], [
+        row for row, h in zip(rows, held, strict=True) if h
+    ]
 
 
 def say(text: str) -> None:

@@ -15,7 +15,8 @@ def summarise(run: Path, peak_rss: int) -> dict[str, Any]:
 
     peak_rss: the most memory that the process held, bytes.
     """
-    done = {path.parent.name: read_json(path) for path in sorted(run.glob("*/done.json"))}
+    paths = sorted([*run.glob("*/done.json"), *run.glob("iteration-*/*/done.json")])
+    done = {path.parent.relative_to(run).as_posix(): read_json(path) for path in paths}
     summary: dict[str, Any] = {}
     if "sft" in done:
         summary["sft.heldout_loss"] = done["sft"]["heldout_loss"]
@@ -50,7 +51,7 @@ def _evaluation(results: dict[str, Any]) -> dict[str, Any]:
             f"{name}.win_rate_low": win["low"],
             f"{name}.win_rate_high": win["high"],
             f"{name}.length_ratio": method["length"] / sft["length"],
-            f"{name}.distinct2_ratio": method["distinct2"] / sft["distinct2"],
+            f"{name}.distinct2_ratio": method["distinct2"] / sft["distinct2"] if sft["distinct2"] else float("nan"),
         }
     return summary
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from thumbs.config.data import DataConfig
 from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.preference import OnlineConfig, PreferenceMethodConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.conversations import Conversation
-from thumbs.data.load import Loaded, load_conversations, load_preferences, load_prompts
+from thumbs.data.load import Loaded, load_conversations, load_graded, load_pairs, load_prompts, load_replies
+from thumbs.data.replies import JudgedReply
 from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.records import Message, Preference, Prompt
+from thumbs.records import Message, Preference, Prompt, Ranking
 from thumbs.rollout.native import MAX_ROWS
 
 
@@ -31,6 +34,10 @@ class Inputs:
     evaluation_prompts: Loaded[Prompt] | None
     reply_tokens: float | None
     pair_prompt_tokens: float | None = None
+    group_prompts: Loaded[Prompt] | None = None
+    online_prompts: Loaded[Prompt] | None = None
+    judged: Loaded[JudgedReply] | None = None
+    graded: Loaded[Any] | None = None
 
     def reply_length(self, sampling: SamplingConfig) -> float:
         """Tokens a sampled reply is expected to have: as long as the demonstrations, which SFT imitates."""
@@ -70,10 +77,10 @@ def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
     def prompts(source: DataConfig | None) -> Loaded[Prompt] | None:
         return None if source is None else load_prompts(source, tokenizer, config.system)
 
-    preferences = config.preferences
-    pairs = preferences.data if preferences else None
+    preferences, method = config.preferences, config.preference
+    pairs, scorer = preferences.data if preferences else None, config.reward
     conversations = load_conversations(config.sft.data, tokenizer, config.system) if config.sft else None
-    preferred = load_preferences(pairs, tokenizer, config.system) if pairs else None
+    preferred = load_pairs(pairs, preferences.form, tokenizer, config.system) if preferences and pairs else None
     return Inputs(
         conversations=conversations,
         pairs=preferred,
@@ -84,12 +91,16 @@ def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
         pair_prompt_tokens=mean([len(tokenizer.render_prompt(r.prompt)) for r in preferred.rows])
         if preferred
         else None,
+        group_prompts=prompts(config.group.prompts if config.group else None),
+        online_prompts=prompts(method.online.prompts if method and method.online else None),
+        graded=load_graded(scorer.data, scorer.form, tokenizer, config.system) if scorer and scorer.data else None,
+        judged=load_replies(method.unpaired, tokenizer, config.system) if method and method.unpaired else None,
     )
 
 
 def work_of(config: PipelineConfig, inputs: Inputs) -> list[Work]:
     """Work of the stages that the config has, in their order."""
-    stages = (_sft, _preferences, _reward, _ppo, _evaluation)
+    stages = (_sft, _preferences, _reward, _preference, _ppo, _group, _evaluation)
     return [work for stage in stages if (work := stage(config, inputs)) is not None]
 
 
@@ -152,10 +163,14 @@ def _preferences(config: PipelineConfig, inputs: Inputs) -> Work | None:
 
 def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
     c, source = config.reward, config.preferences
-    if c is None or source is None:
+    if c is not None and c.data is not None and inputs.graded is not None:
+        held = sum(is_heldout(row.prompt, c.data.holdout) for row in inputs.graded.rows)
+        rows, computed = len(inputs.graded.rows) - held, _tokens_of_a_row(inputs.graded)
+    elif c is not None and source is not None:
+        rows, held = split_pairs(config, inputs)
+        computed = _tokens_of_a_pair(config, inputs)
+    else:
         return None
-    rows, held = split_pairs(config, inputs)
-    computed = _tokens_of_a_pair(config, inputs)
     steps = math.ceil(rows / c.batch_size) * c.epochs
     evaluations = math.ceil(steps / c.eval_every)
     return Work(
@@ -163,10 +178,67 @@ def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
         rows,
         held,
         steps,
-        trained=computed * rows * c.epochs,
-        read=computed * (rows + (evaluations + 1) * held),
+        trained=c.adapters * computed * rows * c.epochs,
+        read=c.adapters * computed * (rows + (evaluations + 1) * held),
         new=computed * (rows + held),
     )
+
+
+def _preference(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    c = config.preference
+    if c is None:
+        return None
+    if c.online is not None:
+        return _online(c, c.online, inputs)
+    rows, held = split_pairs(config, inputs)
+    computed = _tokens_of_a_pair(config, inputs)
+    passes, foreign = (1.0 if c.preset.reference else 0.0), 0.0
+    if c.preset.data == "replies":  # two replies a pair; each is read with a foreign prompt too, at every step
+        rows, held, computed, passes, foreign = 2 * rows, 2 * held, computed / 2, 2.0, 1.0
+    if c.unpaired is not None and inputs.judged is not None:
+        held = sum(is_heldout(row.messages[:-1], c.unpaired.holdout) for row in inputs.judged.rows)
+        rows, computed = len(inputs.judged.rows) - held, mean(inputs.judged.lengths)
+    if c.preset.ready.startswith("sorted"):  # a pass to sort the batch by
+        foreign = 1.0
+    steps = math.ceil(rows / c.batch_size) * c.epochs
+    looks = 1 + math.ceil(steps / c.eval_every)
+    return Work(
+        "preference",
+        rows,
+        held,
+        steps,
+        trained=computed * rows * c.epochs,
+        read=computed * (passes * (rows + held) + foreign * rows * c.epochs + looks * held * max(passes, 1.0)),
+        new=computed * (rows + held),
+    )
+
+
+def _online(c: PreferenceMethodConfig, online: OnlineConfig, inputs: Inputs) -> Work | None:
+    """As if every prompt's replies differed in their scores."""
+    prompts = inputs.online_prompts
+    if prompts is None:
+        return None
+    n, asked = online.replies_per_prompt, len(prompts.rows) / math.ceil(len(prompts.rows) / c.batch_size)
+    reply, prompt = inputs.reply_length(online.sampling), mean(prompts.lengths)
+    pairs = online.steps * asked * (prompt + 2 * reply)
+    replies = online.steps * asked * (prompt + n * reply)
+    return Work(
+        "preference",
+        len(prompts.rows),
+        steps=online.steps * c.epochs,
+        trained=pairs * c.epochs,
+        read=replies + pairs + online.steps * asked * prompt,  # scores; the reference; the prompt to fill the cache
+        new=replies,
+        sampled=online.steps * asked * n * reply,
+        sampling_rows=min(round(asked * n), MAX_ROWS),
+        snapshots=online.steps,
+    )
+
+
+def _tokens_of_a_row(graded: Loaded[Any]) -> float:
+    """Tokens of a ranking, rating or reply in steps; K times the longest of K replies: an upper bound."""
+    replies = [len(row.replies) if isinstance(row, Ranking) else 1 for row in graded.rows]
+    return mean([n * length for n, length in zip(replies, graded.lengths, strict=True)])
 
 
 def _tokens_of_a_pair(config: PipelineConfig, inputs: Inputs) -> float:
@@ -207,6 +279,30 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
         sampled=(c.steps * batch + looks * len(config.fixed_prompts)) * reply,
         sampling_rows=min(round(batch), MAX_ROWS),
         snapshots=c.steps + looks,
+    )
+
+
+def _group(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    """Without what dynamic sampling draws again and turns after the first, of which nobody knows the number."""
+    c, prompts = config.group, inputs.group_prompts
+    if c is None or prompts is None:
+        return None
+    n, per_step = c.group_size, max(c.batch_size // c.group_size, 1)
+    asked = len(prompts.rows) / math.ceil(len(prompts.rows) / per_step)
+    reply, prompt, batch = inputs.reply_length(c.sampling), mean(prompts.lengths), asked * n
+    tokens = c.steps * asked * (prompt + n * reply)
+    models = (not c.rewards) + (c.chosen().kl != "none") + (c.staleness > 0)  # scores, reference, the policy of now
+    looks = 2 + c.steps // c.sample_every if config.fixed_prompts else 0  # at the fixed prompts
+    return Work(
+        "group",
+        len(prompts.rows),
+        steps=c.steps * c.epochs * math.ceil(batch / c.minibatch_size),
+        trained=tokens * c.epochs,
+        read=tokens * models + c.steps * asked * prompt,
+        new=tokens,
+        sampled=((c.steps + c.staleness) * batch + looks * len(config.fixed_prompts)) * reply,
+        sampling_rows=min(round(batch), MAX_ROWS),
+        snapshots=c.steps + c.staleness + looks,
     )
 
 

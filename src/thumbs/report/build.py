@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
 from thumbs.config.pipeline import METHODS, STAGES
 from thumbs.report.charts import Line, calibration_chart, curve_chart, frontier_chart
-from thumbs.report.headline import duration, headline_rows, headline_sentence, number, percent
+from thumbs.report.headline import headline_rows, headline_sentence, methods_of
+from thumbs.report.page import render
 from thumbs.report.record import RunRecord, read_run
-from thumbs.report.safe_text import visible
 from thumbs.tracking import METRICS, write_text
 
 SYSTEMS = {
@@ -64,16 +63,21 @@ _PLOTS = {
         Plot("Score gap", "reward/score_gap"),
     ),
     "preference": (
-        Plot("Loss", "dpo/loss"),
-        Plot("Accuracy", "dpo/accuracy"),
-        Plot("Score gap", "dpo/score_gap"),
+        Plot("Loss", "preference/loss", "preference/heldout_loss"),
+        Plot("Accuracy", "preference/accuracy", "preference/heldout_accuracy"),
+        Plot("Margin", "preference/margin", "preference/heldout_margin"),
+        Plot("Logprob of the chosen", "preference/chosen_logprob", "preference/heldout_chosen_logprob"),
+        Plot("Logprob of the rejected", "preference/rejected_logprob", "preference/heldout_rejected_logprob"),
     ),
     "group": (
         Plot("Score", "group/score"),
-        Plot("KL from the sampler", "group/approx_kl"),
+        Plot("KL from the reference", "group/kl"),
+        Plot("KL of a step", "group/approx_kl"),
         Plot("Entropy", "group/entropy"),
         Plot("Reply length", "group/length"),
         Plot("Clip fraction", "group/clip_fraction"),
+        Plot("Groups without signal", "group/without_signal"),
+        Plot("Repetition", "group/repetition"),
     ),
     "rejection": (
         Plot("Score", "rejection/score"),
@@ -104,17 +108,8 @@ def build_report(run: str | Path) -> Path:
     """
     record = read_run(run)
     path = record.path / "report.html"
-    write_text(path, _template().render(_content(record)))
+    write_text(path, render("report.html.j2", _content(record)))
     return path
-
-
-def _template() -> jinja2.Template:
-    source = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "percent": percent, "duration": duration, "visible": visible}
-    return environment.from_string(source)
 
 
 def _content(run: RunRecord) -> dict[str, Any]:
@@ -125,8 +120,10 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "sentence": headline_sentence(run),
         "rows": headline_rows(run),
         "stages": [(_STAGE_TITLES[s], _state(run, s)) for s in STAGES if run.setting(s) is not None or run.metrics[s]],
+        "methods": [(method, _STAGE_TITLES[method]) for method in methods_of(run)],
         "figures_by_stage": {stage: _training_figures(run, stage) for stage in _PLOTS},
         "audit": run.done["reward"].get("audit"),
+        "probes": run.reward_audit,
         "calibration": _calibration(run),
         "frontier": _frontier(run),
         "judge": run.evaluation.get("judge", "gold"),
@@ -201,21 +198,29 @@ def _frontier(run: RunRecord) -> list[Figure]:
 def _frontier_point(run: RunRecord, point: Mapping[str, Any]) -> dict[str, Any]:
     name = str(point.get("name", ""))
     system = run.evaluation.get("systems", {}).get(name, {})
-    family = next((s for s in SYSTEMS if name.startswith(s)), "ink")
-    label = _system_title(run, name) if name in SYSTEMS or family == "ink" else ""
+    label = "" if "@" in name else _system_title(run, name)
     interval = {"low": system.get("gold_low"), "high": system.get("gold_high")}
-    return {**point, **interval, "family": family, "label": label}
+    return {**point, **interval, "family": _family(name), "label": label}
+
+
+def _family(system: str) -> str:
+    """What gives a system its colour: `ppo` for itself, for `ppo@2` on its way and for `iteration-2/ppo`."""
+    name = system.rpartition("/")[2].partition("@")[0]
+    return name if name in SYSTEMS else "ink"
 
 
 def _systems(run: RunRecord) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """(key, title, numbers) of the evaluated systems in the order of the pipeline."""
+    """(colour, title, numbers) of the evaluated systems in the order of the pipeline."""
     systems = run.evaluation.get("systems", {})
-    return [(key, _system_title(run, key), systems[key]) for key in SYSTEMS if key in systems]
+    keys = [key for key in SYSTEMS if key in systems] + [key for key in systems if "/" in key and "@" not in key]
+    return [(_family(key), _system_title(run, key), systems[key]) for key in keys]
 
 
 def _system_title(run: RunRecord, key: str) -> str:
     n = run.setting("evaluation.best_of")
-    return f"Best of {n}" if key == "best_of_n" and n else SYSTEMS.get(key, key)
+    iteration, _, name = key.rpartition("/")
+    title = f"Best of {n}" if key == "best_of_n" and n else SYSTEMS.get(name, name)
+    return f"{title}, {iteration.replace('-', ' ')}" if iteration else title
 
 
 def _samples(run: RunRecord) -> list[dict[str, Any]]:
@@ -224,14 +229,14 @@ def _samples(run: RunRecord) -> list[dict[str, Any]]:
     return [
         {
             "prompt": row["prompt"],
-            "replies": [(key, _system_title(run, key), row[key]) for key in SYSTEMS if key in row],
+            "replies": [(_family(key), _system_title(run, key), row[key]) for key in row if key != "prompt"],
         }
         for row in rows[:_MOST_SAMPLES]
     ]
 
 
 def _timeline(run: RunRecord) -> list[tuple[str, Sequence[Mapping[str, Any]]]]:
-    """(prompt, its replies over the steps of PPO), thinned to the first, the last and some between."""
+    """(prompt, its replies over the steps of the method), thinned to the first, the last and some between."""
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
     for sample in run.samples:
         by_prompt.setdefault(str(sample.get("prompt", "")), []).append(sample)

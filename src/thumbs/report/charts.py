@@ -19,11 +19,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from thumbs.config.pipeline import METHODS
+
 COLOURS = {
     name: f"#0101{i:02x}"
-    for i, name in enumerate(
-        ("ink", "muted", "grid", "page", "base", "sft", "best_of_n", "ppo", "preference", "group"), start=1
-    )
+    for i, name in enumerate(("ink", "muted", "grid", "page", "base", "sft", "best_of_n", *METHODS), start=1)
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -50,6 +50,8 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
 }
 _GUIDE: dict[str, Any] = {"color": COLOURS["muted"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
+_COMPARED = ("ppo", "sft", "best_of_n", "preference", "group", "rejection", "base")
+"""Colours of compared curves, in order; then again dashed, then dotted."""
 _MOST_POINTS = 400
 _SMALL, _WIDE = (3.1, 2.1), (4.3, 2.5)
 """Inches: a third and a half of the page, so that text has one size in both."""
@@ -111,16 +113,17 @@ def calibration_chart(bins: Sequence[Mapping[str, Any]], about: str) -> Markup:
 
 
 def frontier_chart(points: Sequence[Mapping[str, Any]], key: str, unit: str, about: str) -> Markup:
-    """`key` (gold or proxy score) against KL; checkpoints of PPO are joined in their order.
+    """`key` (gold or proxy score) against KL; policies of a method are joined in the order of their KL.
 
     A point has name, label, family (a colour), kl and `key`, and may have an interval as low and high.
     """
 
     def paint(axes: Axes) -> None:
         shown = [p for p in points if p.get("kl") is not None and p.get(key) is not None]
-        path = [(p["kl"], p[key]) for p in shown if p["family"] == "ppo"]
-        if path:
-            axes.plot(*zip(*path, strict=True), color=COLOURS["ppo"], linewidth=1.2, alpha=0.6)
+        for family in METHODS:
+            path = sorted((p["kl"], p[key]) for p in shown if p["family"] == family)
+            if path:
+                axes.plot(*zip(*path, strict=True), color=COLOURS[family], linewidth=1.2, alpha=0.6)
         for point in shown:
             _paint_point(axes, point, point[key])
         axes.margins(x=0.2, y=0.2)
@@ -128,6 +131,23 @@ def frontier_chart(points: Sequence[Mapping[str, Any]], key: str, unit: str, abo
         axes.set_ylabel(unit)
 
     return _draw(paint, about, _WIDE)
+
+
+def compared_chart(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], unit: str, level: float) -> Markup:
+    """Named curves of (KL, score) on one plane; `level` is the KL at which they are compared."""
+
+    def paint(axes: Axes) -> None:
+        for i, (name, points) in enumerate(curves):
+            colour, dash = COLOURS[_COMPARED[i % len(_COMPARED)]], ("-", "--", ":")[i // len(_COMPARED) % 3]
+            axes.plot(*zip(*points, strict=True), color=colour, linestyle=dash, marker="o", markersize=4, label=name)
+        if level > 0:
+            axes.axvline(level, **_GUIDE)
+        axes.margins(x=0.05, y=0.12)
+        axes.set_xlabel("KL from the reference, nats a sequence")
+        axes.set_ylabel(unit)
+        axes.legend(loc="best", handlelength=2.0)
+
+    return _draw(paint, f"{unit} against KL", _WIDE)
 
 
 def _paint_line(axes: Axes, line: Line) -> None:
@@ -148,7 +168,7 @@ def _paint_point(axes: Axes, point: Mapping[str, Any], value: float) -> None:
         axes.plot([point["kl"]] * 2, [point["low"], point["high"]], color=colour, linewidth=1.2)
     axes.scatter([point["kl"]], [value], s=30, color=colour, linewidths=0, zorder=3)
     if point["label"]:
-        right = point["family"] == "ppo"
+        right = point["family"] in METHODS
         place = {"xytext": (6 if right else -6, 4), "textcoords": "offset points"}
         side = "left" if right else "right"
         axes.annotate(point["label"], (point["kl"], value), color=colour, ha=side, **place)

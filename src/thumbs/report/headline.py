@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from thumbs.config.pipeline import METHODS
 from thumbs.report.record import RunRecord
 
 
@@ -20,71 +21,97 @@ class Row(NamedTuple):
     met: bool | None = None
 
 
-_MEANINGS = (
-    (
-        "reward.heldout_accuracy",
-        "fraction",
-        "Held-out pairs, ties apart, that the reward model orders as labelled.",
-    ),
-    ("sft.gold", "gold score", "Mean gold score of the SFT model's replies to held-out prompts."),
-    (
-        "ppo.gold",
-        "gold score",
-        "The same after PPO: what all this was for. PPO itself sees only the reward model.",
-    ),
-    (
-        "best_of_n.gold",
-        "gold score",
-        "The SFT model's best replies by the reward model: a baseline without training.",
-    ),
-    (
-        "ppo.win_rate",
-        "fraction",
-        "Held-out prompts where the gold judge prefers PPO's reply to SFT's; a tie is half.",
-    ),
-    (
-        "ppo.proxy",
-        "score",
-        "What the reward model says of PPO's replies. If it rises and gold does not, it was fooled.",
-    ),
-    ("ppo.kl", "nats a sequence", "How far PPO moved from the SFT model."),
-    ("ppo.length_ratio", "ratio", "Mean reply length over SFT's. Far above 1, length alone may have won."),
-    (
-        "ppo.distinct2_ratio",
-        "ratio",
-        "Distinct word pairs over SFT's. Far below 1, replies repeat each other.",
-    ),
-    ("peak_rss_gib", "GiB", "Most memory that the process held."),
-)
+TITLES = {
+    "preference": "training on the pairs",
+    "ppo": "PPO",
+    "group": "the group method",
+    "rejection": "rejection sampling",
+}
+"""What the methods are called in a sentence."""
+
 _LIMITS = {
     "reward.heldout_accuracy": (0.80, math.inf),
-    "ppo.kl": (-math.inf, 15.0),
-    "ppo.length_ratio": (0.7, 1.3),
-    "ppo.distinct2_ratio": (0.8, math.inf),
+    "kl": (-math.inf, 15.0),
+    "length_ratio": (0.7, 1.3),
+    "distinct2_ratio": (0.8, math.inf),
 }
+
+
+def methods_of(run: RunRecord) -> list[str]:
+    """The methods that the run's config has."""
+    return [method for method in METHODS if run.setting(method) is not None]
 
 
 def headline_rows(run: RunRecord) -> list[Row]:
     """The rows of the headline table, None for numbers that are not there yet."""
     limits = _LIMITS | _gold_limit(run)
+    methods = methods_of(run)
+    meanings = [
+        (
+            "reward.heldout_accuracy",
+            "fraction",
+            "Held-out pairs, ties apart, that the reward model orders as labelled.",
+        ),
+        ("sft.gold", "gold score", "Mean gold score of the SFT model's replies to held-out prompts."),
+        (
+            "best_of_n.gold",
+            "gold score",
+            "The SFT model's best replies by the reward model: a baseline without training.",
+        ),
+        *(row for method in methods for row in _method_meanings(method)),
+        ("peak_rss_gib", "GiB", "Most memory that the process held."),
+    ]
     return [
-        Row(name, run.summary.get(name), unit, meaning, *_verdict(run.summary.get(name), limits.get(name)))
-        for name, unit, meaning in _MEANINGS
+        Row(name, run.summary.get(name), unit, meaning, *_verdict(run.summary.get(name), _limit(limits, name)))
+        for name, unit, meaning in meanings
+    ]
+
+
+def _method_meanings(method: str) -> list[tuple[str, str, str]]:
+    title = TITLES[method]
+    return [
+        (
+            f"{method}.gold",
+            "gold score",
+            f"The same after {title}: what all this was for. Training sees labels or the reward model, never this.",
+        ),
+        (
+            f"{method}.win_rate",
+            "fraction",
+            "Held-out prompts where the gold judge prefers its reply to SFT's; a tie is half.",
+        ),
+        (
+            f"{method}.proxy",
+            "score",
+            "What the reward model says of its replies. If it rises and gold does not, it was fooled.",
+        ),
+        (f"{method}.kl", "nats a sequence", f"How far {title} moved from the SFT model."),
+        (f"{method}.length_ratio", "ratio", "Mean reply length over SFT's. Far above 1, length alone may have won."),
+        (
+            f"{method}.distinct2_ratio",
+            "ratio",
+            "Distinct word pairs over SFT's. Far below 1, replies repeat each other.",
+        ),
     ]
 
 
 def headline_sentence(run: RunRecord) -> str:
-    """What came out, in one or two sentences; empty before the evaluation."""
+    """What came out, in one or two sentences a method; empty before the evaluation."""
+    return " ".join(filter(None, (_method_sentence(run, method) for method in methods_of(run))))
+
+
+def _method_sentence(run: RunRecord, method: str) -> str:
     systems: Mapping[str, Any] = run.evaluation.get("systems", {})
-    before, after = systems.get("sft", {}).get("gold"), systems.get("ppo", {}).get("gold")
+    before, after = systems.get("sft", {}).get("gold"), systems.get(method, {}).get("gold")
     if before is None or after is None:
         return ""
     moved = "raised" if after > before else "lowered" if after < before else "left"
     change = f"from {number(before)} to {number(after)}" if before != after else f"at {number(after)}"
-    text = f"PPO {moved} the mean gold score on held-out prompts {change}"
-    if (kl := systems["ppo"].get("kl")) is not None:
+    title = TITLES[method][0].upper() + TITLES[method][1:]
+    text = f"{title} {moved} the mean gold score on held-out prompts {change}"
+    if (kl := systems[method].get("kl")) is not None:
         text += f", {number(kl)} nats a sequence from the SFT model"
-    if not (win := run.evaluation.get("win_rates", {}).get("ppo")):
+    if not (win := run.evaluation.get("win_rates", {}).get(method)):
         return f"{text}."
     interval = f"95 % interval {percent(win.get('low'))} to {percent(win.get('high'))}, n = {win.get('n', '?')}"
     rate = percent(win.get("rate"))
@@ -93,8 +120,10 @@ def headline_sentence(run: RunRecord) -> str:
 
 def number(value: Any) -> str:
     """A number for people: three significant digits, thousands apart, a real minus; a dash for none."""
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-        return "–" if value is None else str(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
     if value == 0:
@@ -124,7 +153,13 @@ def _gold_limit(run: RunRecord) -> dict[str, tuple[float, float]]:
     before = run.summary.get("sft.gold")
     if before is None or run.evaluation.get("judge") != "vader":
         return {}
-    return {"ppo.gold": (before + min(0.25, (1 - before) / 2), math.inf)}
+    return {"gold": (before + min(0.25, (1 - before) / 2), math.inf)}
+
+
+def _limit(limits: Mapping[str, tuple[float, float]], name: str) -> tuple[float, float] | None:
+    """The limit of a number by its name, or of a method's by the last part of it."""
+    stage, _, key = name.partition(".")
+    return limits.get(name) or (limits.get(key) if stage in METHODS else None)
 
 
 def _verdict(value: float | None, limits: tuple[float, float] | None) -> tuple[str, bool | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thumbs.config.pipeline import STAGES
+from thumbs.config.pipeline import METHODS, STAGES
 from thumbs.errors import RunError
 from thumbs.tracking import StageFolder, read_json
 
@@ -27,6 +27,7 @@ class RunRecord:
     metrics: Mapping[str, Records]
     samples: Records
     evaluation: Mapping[str, Any]
+    reward_audit: Mapping[str, Any]
 
     def seconds(self) -> dict[str, float]:
         """Computing time by stage, from the summary or, while the run goes on, from the metric logs."""
@@ -56,8 +57,9 @@ def read_run(path: str | Path) -> RunRecord:
         done={stage: _read(path / stage / "done.json") for stage in STAGES},
         finished=frozenset(stage for stage, folder in folders.items() if folder.is_done()),
         metrics={stage: folder.metrics.read() for stage, folder in folders.items()},
-        samples=folders["ppo"].samples.read(),
+        samples=next((found for method in METHODS if (found := folders[method].samples.read())), []),
         evaluation=_read(path / "evaluation" / "results.json"),
+        reward_audit=_read(path / "reward" / "audit.json"),
     )
 
 

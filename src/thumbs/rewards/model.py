@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from thumbs.data.tokenizers import Tokenizer, conversation_tokens
 from thumbs.engine.base import Engine, Handle
 from thumbs.records import Datum, Rollout, Score
+from thumbs.rewards.base import require_finite
 
 
 class RewardModel:
@@ -15,15 +17,31 @@ class RewardModel:
 
     Stiennon et al. 2020 (arXiv:2009.01325, section 3.4) shift scores so that reference replies have mean 0; the
     division makes the KL coefficient mean the same for every reward model.
+
+    tokenizer: the model's own where that is not the policy's; it then reads the conversation's text anew, so what the
+    policy wrote reaches it as text, with the white space around a reply left out.
     """
 
-    def __init__(self, engine: Engine, handle: Handle, mean: float = 0.0, std: float = 1.0) -> None:
-        self.engine, self.handle, self.mean, self.std = engine, handle, mean, std
+    def __init__(
+        self, engine: Engine, handle: Handle, mean: float = 0.0, std: float = 1.0, tokenizer: Tokenizer | None = None
+    ) -> None:
+        self.engine, self.handle, self.mean, self.std, self.tokenizer = engine, handle, mean, std, tokenizer
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """Normalised scores; the raw one is kept as the part `raw`."""
-        raw = raw_scores(self.engine, self.handle, [rollout.tokens for rollout in rollouts])
-        return [Score((value - self.mean) / self.std, {"raw": value}) for value in raw.tolist()]
+        """Normalised scores; the raw one is kept as the part `raw`. Raises RewardError for one that is not finite."""
+        sequences = [read_rollout(self.tokenizer, rollout) for rollout in rollouts]
+        raw = raw_scores(self.engine, self.handle, sequences)
+        scores = [Score((value - self.mean) / self.std, {"raw": value}) for value in raw.tolist()]
+        require_finite(self.handle.name, rollouts, scores)
+        return scores
+
+
+def read_rollout(tokenizer: Tokenizer | None, rollout: Rollout) -> np.ndarray:
+    """The tokens that a reward model with this tokenizer (None: the policy's) sees; a cut reply has no end token."""
+    if tokenizer is None:
+        return rollout.tokens
+    tokens, _ = conversation_tokens(tokenizer, rollout.messages)
+    return tokens[:-1] if rollout.stop_reason == "length" else tokens
 
 
 def raw_scores(engine: Engine, handle: Handle, sequences: Sequence[np.ndarray]) -> np.ndarray:

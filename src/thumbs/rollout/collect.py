@@ -10,7 +10,7 @@ import numpy as np
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import ConfigError
-from thumbs.records import Prompt, Rollout
+from thumbs.records import Message, Prompt, Rollout
 from thumbs.rollout.sampler import Sampler, SamplingParams
 
 
@@ -26,6 +26,7 @@ def collect(
     samples = sampler.sample(rendered, sampling_params(sampling, tokenizer), seeds)
     rollouts = []
     for prompt, head, sample in zip(prompts, rendered, samples, strict=True):
+        text = tokenizer.decode(sample.tokens.tolist()).strip()
         unsampled = np.zeros(len(head) - 1, dtype=np.float32)
         rollouts.append(
             Rollout(
@@ -36,7 +37,9 @@ def collect(
                 logprobs=np.concatenate([unsampled, sample.logprobs]),
                 stop_reason=sample.stop_reason,
                 policy_version=sample.policy_version,
-                text=tokenizer.decode(sample.tokens.tolist()).strip(),
+                text=text,
+                messages=(*prompt.messages, Message("assistant", text)),
+                answer=prompt.answer,
             )
         )
     return rollouts

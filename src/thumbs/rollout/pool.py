@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thumbs.functional.logprobs import measured_logprobs
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.lora import FrozenAdapter
-from thumbs.models.operators import vocabulary
 from thumbs.rollout.draw import draw, uniforms
 from thumbs.rollout.native import CACHE_TOKENS, MAX_ROWS
+from thumbs.rollout.prompt_reading import Top, likeliest, read_prompt
 from thumbs.rollout.sampler import SamplingParams
 
 ROOM = 128
@@ -28,9 +27,6 @@ ROOM = 128
 
 PREFILL_TOKENS = 2048
 """Prompt tokens that are read between two steps of the rows that decode already (one prompt at least)."""
-
-Top = list[tuple[int, float]]
-"""Likeliest tokens with their logprobs, descending."""
 
 
 @dataclass(eq=False)
@@ -58,8 +54,10 @@ class Request:
     tokens to tell.
 
     `replies` hold the samples. Where they were asked for, prompt_logprobs are those of the prompt's tokens after the
-    first (nats, at temperature 1), and prompt_alternatives the likeliest tokens in the place of each. `heard` is told
-    the number of a sample and each token that it gets, at once.
+    first (nats, at temperature 1), and prompt_alternatives the likeliest tokens in the place of each. target_logprobs
+    are those of prompt_targets [N - 1, K] (0 for an id of -1), and drawn tokens and logprobs of prompt_draws tokens a
+    place, drawn at the temperature of the samples; both in pieces. `heard` is told the number of a sample and each
+    token that it gets, at once.
     """
 
     client: Hashable
@@ -69,9 +67,14 @@ class Request:
     adapter: FrozenAdapter | None = None
     wants_prompt_logprobs: bool = False
     prompt_top: int = 0
+    prompt_targets: np.ndarray | None = None
+    prompt_draws: int = 0
     top: int = 0
     prompt_logprobs: np.ndarray | None = None
     prompt_alternatives: list[Top] = field(default_factory=list)
+    target_logprobs: list[np.ndarray] = field(default_factory=list)
+    drawn: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    prompt_is_read: bool = False
     heard: Callable[[int, int], None] | None = None
     cancelled: bool = False
 
@@ -79,6 +82,12 @@ class Request:
         count = self.params.max_new_tokens
         self.replies = [Reply(self, number, uniforms(seed, count)) for number, seed in enumerate(self.seeds)]
         self.begun = 0  # replies that have been let in
+
+    @property
+    def asks_of_prompt(self) -> bool:
+        """Whether the prompt is to be looked at for its own sake."""
+        asked = self.wants_prompt_logprobs or self.prompt_top or self.prompt_draws
+        return bool(asked) or self.prompt_targets is not None
 
     @property
     def reach(self) -> int:
@@ -201,18 +210,10 @@ class SamplingPool:
         rows = torch.tensor([place[tuple(reply.request.prompt)] for reply in replies], device=hidden.device)
         cache.select(rows)
         for request in dict.fromkeys(reply.request for reply in replies):
-            if request.wants_prompt_logprobs and request.prompt_logprobs is None:
-                self._read_prompt(request)
+            if request.asks_of_prompt and not request.prompt_is_read:
+                read_prompt(self.model, request)
+                request.prompt_is_read = True
         return cache, hidden[rows]
-
-    def _read_prompt(self, request: Request) -> None:
-        tokens = torch.tensor(request.prompt, device=self.model.embedding.device)
-        hidden = self.model.forward_packed(tokens, [len(tokens)], request.adapter)[:-1]
-        weight = self.model.head_weight()
-        request.prompt_logprobs = measured_logprobs(hidden, weight, tokens[1:], 1.0, vocabulary(hidden)).cpu().numpy()
-        if request.prompt_top:
-            for piece in hidden.split(ROOM):
-                request.prompt_alternatives += likeliest(self.model.logits(piece), request.prompt_top)
 
     def _draw(self) -> Tensor:
         """The next token of each row [B]; rows with equal settings draw together."""
@@ -276,9 +277,3 @@ class SamplingPool:
             if adapter is not None:
                 found.append((torch.tensor(own, device=self._hidden.device), adapter))
         return found
-
-
-def likeliest(logits: Tensor, count: int) -> list[Top]:
-    """The `count` likeliest tokens of each row of logits [N, V]."""
-    values, ids = logits.log_softmax(-1).topk(min(count, logits.shape[-1]), dim=-1)
-    return [list(zip(i, v, strict=True)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)]

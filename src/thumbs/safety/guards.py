@@ -1,4 +1,4 @@
-"""Alarms while PPO runs: signs that the policy games the reward model or falls apart."""
+"""Alarms while PPO or a group method runs: signs that the policy games the reward model or falls apart."""
 
 from __future__ import annotations
 
@@ -8,23 +8,34 @@ KL_LIMIT = 25.0
 """Nats a sequence beyond which a reward model trained on SFT samples says little."""
 
 
-def alarms(first: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
-    """What looks wrong in this step's metrics beside those of the first step; empty when nothing does."""
-    found = []
-    if now["ppo/kl"] > KL_LIMIT:
-        found.append(f"KL {now['ppo/kl']:.1f} nats a sequence (limit {KL_LIMIT:.0f}): raise ppo.kl.coef")
-    if now["ppo/kl"] < -1.0:
-        found.append(f"KL {now['ppo/kl']:.1f} nats a sequence is negative: sampling and training distributions differ")
-    if now["ppo/length"] > 1.5 * first["ppo/length"] or now["ppo/length"] < 0.5 * first["ppo/length"]:
-        found.append(
-            f"replies have {now['ppo/length']:.0f} tokens, {first['ppo/length']:.0f} at first: length is being gamed"
-        )
-    if now["ppo/repetition"] > first["ppo/repetition"] + 0.15:
-        found.append(f"{now['ppo/repetition']:.0%} of the 3-grams repeat, {first['ppo/repetition']:.0%} at first")
-    if now["ppo/truncated"] > first["ppo/truncated"] + 0.3:
-        found.append(f"{now['ppo/truncated']:.0%} of the replies hit the length limit: set ppo.missing_eos_penalty")
-    if abs(now["ppo/ratio_first"] - 1.0) > 0.01:
-        found.append(
-            f"the first ratio is {now['ppo/ratio_first']:.4f}, not 1: old and new logprobs differ by more than rounding"
-        )
+_WATCHED = ("length", "truncated", "repetition", "ratio_first")
+
+KNOBS = {
+    "ppo": ("ppo.kl.coef", "ppo.missing_eos_penalty"),
+    "group": ("group.kl_coef", "group.overlong_penalty"),
+}
+"""Settings of a stage that hold the policy near its reference and punish cut replies."""
+
+
+def alarms(first: Mapping[str, float], now: Mapping[str, float], stage: str = "ppo") -> list[str]:
+    """What looks wrong in this step's metrics of a stage beside those of the first step; empty when nothing does.
+
+    A KL that the step did not measure is left out.
+    """
+    found, (kl_knob, length_knob) = [], KNOBS[stage]
+    kl = now.get(f"{stage}/kl", 0.0)
+    length, truncated, repetition, ratio = (now[f"{stage}/{name}"] for name in _WATCHED)
+    first_length, first_truncated, first_repetition, _ = (first[f"{stage}/{name}"] for name in _WATCHED)
+    if kl > KL_LIMIT:
+        found.append(f"KL {kl:.1f} nats a sequence (limit {KL_LIMIT:.0f}): raise {kl_knob}")
+    if kl < -1.0:
+        found.append(f"KL {kl:.1f} nats a sequence is negative: sampling and training distributions differ")
+    if length > 1.5 * first_length or length < 0.5 * first_length:
+        found.append(f"replies have {length:.0f} tokens, {first_length:.0f} at first: length is being gamed")
+    if repetition > first_repetition + 0.15:
+        found.append(f"{repetition:.0%} of the 3-grams repeat, {first_repetition:.0%} at first")
+    if truncated > first_truncated + 0.3:
+        found.append(f"{truncated:.0%} of the replies hit the length limit: set {length_knob}")
+    if abs(ratio - 1.0) > 0.01:
+        found.append(f"the first ratio is {ratio:.4f}, not 1: old and new logprobs differ by more than rounding")
     return found

@@ -27,13 +27,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Context:
-    """The engine, the tokenizer, the stage's folder, the model settings and the seed of the run."""
+    """The engine, the tokenizer, the stage's folder, the model settings and the seed of the run.
+
+    frontier: KL levels (nats a sequence) at which a method keeps its policy, to be judged beside the last one.
+    """
 
     engine: Engine
     tokenizer: Tokenizer
     folder: StageFolder
     model: ModelConfig
     seed: int
+    frontier: tuple[float, ...] = ()
 
     @property
     def best(self) -> Path:

@@ -1,84 +1,172 @@
-"""Group-relative policy optimisation (GRPO, arXiv:2402.03300): PPO's loss with advantages from a group's own scores.
+"""Reinforcement learning from groups of replies (GRPO and its family): PPO's loop without a critic.
 
-    roll out groups → score → advantages within each group → epochs of minibatches
+    take groups of replies → score → token rewards → advantages within groups → epochs of minibatches
 
-No critic, no reference: the ratio's clip alone keeps the policy near its sampler. The ratio's old logprobs are the
-sampler's own, so nothing is computed twice. Every sampled token weighs the same (DAPO, arXiv:2503.14476, eq. 8).
+A method (`config/group_methods.py`) says how scores become advantages, which loss takes them, what it is averaged
+over, and where distance from the reference is paid for. The ratio's old logprobs are the sampler's own, so nothing is
+computed twice, unless the sampler may be older than the policy.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from thumbs.config.group import GroupConfig
-from thumbs.config.losses import PpoClip
+from thumbs.config.group_methods import Advantage
+from thumbs.config.losses import KlPenalty, LossSpec
 from thumbs.engine.base import Handle
-from thumbs.functional.advantages import group_advantages
+from thumbs.errors import ConfigError
+from thumbs.functional.advantages import group_advantages, leave_one_out, returns_to_go, truncated_importance
+from thumbs.functional.kl import kl_estimate
+from thumbs.functional.masked import whiten
 from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
+from thumbs.rewards.shaping import overlong_penalties, token_rewards
+from thumbs.rollout.episodes import Episodes
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
+from thumbs.stages.group_report import Lesson, lesson_metrics, update_metrics
+from thumbs.stages.group_supply import Pending, ScoredGroup, supply
+from thumbs.stages.ppo import pad
 from thumbs.stages.rollouts import check_rounds, minibatches, roll_out
+from thumbs.stages.sequences import normalised
 
 
 @dataclass(frozen=True, eq=False)
 class GroupReport:
-    """The step's metrics and rollouts."""
+    """The step's metrics and rollouts, and the groups that wait for later steps."""
 
     metrics: dict[str, float]
     rollouts: list[Rollout]
+    pending: Pending
 
 
 @dataclass(frozen=True)
 class Group:
-    """One run's fixed parts; raises ConfigError for settings that do not fit each other."""
+    """One run's fixed parts; raises ConfigError for settings that do not fit each other.
+
+    reference: may be left out where KL is neither priced nor measured.
+    """
 
     context: Context
     config: GroupConfig
     policy: Handle
     reward: RewardSource
     prompts: Sequence[Prompt]
+    reference: Handle | None = None
+    episodes: Episodes | None = None
 
     def __post_init__(self) -> None:
         check_rounds(self.config)
+        if self.reference is None and self.config.chosen().kl != "none":
+            raise ConfigError(f"method {self.config.method} prices KL, which needs a reference; or set group.kl=none")
 
-    def step(self, number: int) -> GroupReport:
+    def step(self, number: int, pending: Pending | None = None) -> GroupReport:
         """One round of rollout and update; depends only on its arguments and the weights."""
-        c, n, started = self.config, self.config.group_size, time.monotonic()
-        drawn = batch_at(self.prompts, number, c.batch_size // n, self.context.seed, "group-prompts")
-        rollouts = roll_out(self.context, self.policy, drawn, n, c.sampling, "group", number)
+        c, method, started = self.config, self.config.chosen(), time.monotonic()
+        taken = supply(partial(self.draw, number), pending or Pending(number), number, c)
+        rollouts = [rollout for group in taken.groups for rollout in group.rollouts]
+        scores = [score for group in taken.groups for score in group.scores]
         rollout_s = time.monotonic() - started
-        scores = torch.tensor([score.value for score in self.reward.score(rollouts)])
-        advantages = group_advantages(scores.view(-1, n), scale=c.scale).flatten()
-        data = [
-            Datum.next_token(r.tokens, weights=r.mask, logprobs=r.logprobs, advantages=float(a) * r.mask)
-            for r, a in zip(rollouts, advantages, strict=True)
+        mask, sampled = pad([r.mask for r in rollouts]), pad([r.logprobs for r in rollouts])
+        old = self.logprobs(self.policy, rollouts) if c.staleness else sampled
+        reference = self.logprobs(self.reference, rollouts) if self.measures_kl(number) else None
+
+        lengths = torch.tensor([float(rollout.last_reply_length) for rollout in rollouts])
+        overlong = overlong_penalties(
+            lengths, c.sampling.max_new_tokens, method.overlong_buffer, method.overlong_penalty
+        )
+        shaped = torch.tensor([score.value for score in scores]) - overlong
+        kl = torch.zeros_like(old) if reference is None else kl_estimate(old, reference, method.kl_estimator)
+        rewards = token_rewards(shaped, kl, mask, method.kl_coef if method.kl == "reward" else 0.0, scores)
+        advantages = ADVANTAGES[method.advantage](rewards, mask, c.group_size)
+        importance = truncated_importance(old, sampled, c.importance_cap)
+
+        columns = {"weights": mask, "logprobs": old, "advantages": advantages * importance, "ratio_mask": mask}
+        columns |= {"reference_logprobs": reference} if method.kl == "loss" and reference is not None else {}
+        metrics = self.update(number, rows(rollouts, columns))
+        lesson = Lesson(number, taken, rollouts, scores, mask, old, reference, overlong, importance)
+        metrics |= lesson_metrics(lesson) | {"group/rollout_s": rollout_s}
+        metrics["group/update_s"] = time.monotonic() - started - rollout_s
+        return GroupReport(metrics, rollouts, taken.pending)
+
+    def draw(self, number: int, draw: int) -> list[ScoredGroup]:
+        """Batch `draw` of the prompts, rolled out with the weights of step `number`, and scored."""
+        c, n = self.config, self.config.group_size
+        prompts = batch_at(self.prompts, draw, c.batch_size // n, self.context.seed, "group-prompts")
+        rollouts = roll_out(self.context, self.policy, prompts, n, c.sampling, "group", draw, episodes=self.episodes)
+        scores = self.reward.score(rollouts)
+        return [
+            ScoredGroup(number, tuple(rollouts[i : i + n]), tuple(scores[i : i + n]))
+            for i in range(0, len(rollouts), n)
         ]
-        metrics = self.update(number, data) | {
-            "group/score": float(scores.mean()),
-            "group/score_std": float(scores.view(-1, n).std(dim=1).mean()),
-            "group/length": float(np.mean([rollout.reply_length for rollout in rollouts])),
-            "group/truncated": float(np.mean([rollout.stop_reason == "length" for rollout in rollouts])),
-            "group/rollout_s": rollout_s,
-            "group/update_s": time.monotonic() - started - rollout_s,
-        }
-        return GroupReport(metrics, rollouts)
+
+    def measures_kl(self, number: int) -> bool:
+        """Whether this step asks the reference: always where KL is priced or kept as a milestone, else at times."""
+        always = self.config.chosen().kl != "none" or bool(self.context.frontier)
+        return self.reference is not None and (always or (number + 1) % self.config.sample_every == 0)
+
+    def logprobs(self, model: Handle | None, rollouts: Sequence[Rollout]) -> Tensor:
+        """A model's logprobs of what was sampled [B, T], nats; 0 elsewhere."""
+        assert model is not None  # noqa: S101
+        data = [Datum.next_token(r.tokens, weights=r.mask) for r in rollouts]
+        outputs = self.context.engine.forward(model, data, temperature=self.config.sampling.temperature)
+        return pad([output.logprobs for output in outputs])
 
     def update(self, number: int, data: list[Datum]) -> dict[str, float]:
         """Epochs of minibatches of whole groups; means over the optimizer steps."""
-        c, seen = self.config, []
-        loss = PpoClip(clip_range=c.clip_range, temperature=c.sampling.temperature)
+        c, method, seen = self.config, self.config.chosen(), []
+        losses: list[LossSpec] = [method.loss]
+        if method.kl == "loss":
+            estimator = "k2" if method.kl_estimator == "k2" else "k3"
+            losses.append(KlPenalty(coef=method.kl_coef, estimator=estimator, temperature=c.sampling.temperature))
+        normalise = partial(normalised, normaliser=method.normaliser, length=c.sampling.max_new_tokens)
         for epoch in range(c.epochs):
             order = self.context.seed, "group-order", number, epoch
-            for batch in minibatches(data, c.minibatch_size, c.group_size, *order):
+            for batch in minibatches(data, c.minibatch_size, c.group_size, *order, normalise=normalise):
                 with saving_batch(self.context, number, batch):
-                    output = self.context.engine.forward_backward(self.policy, batch, [loss])
+                    output = self.context.engine.forward_backward(self.policy, batch, losses)
                     report = self.context.engine.optim_step(self.policy, adam_at(c.optim, number, c.steps))
                 seen.append({**output.metrics, "grad_norm": report.grad_norm})
-        names = {"ppo_clip/loss_sum": "policy_loss", "ppo_clip/clip_fraction": "clip_fraction"}
-        names |= {"ppo_clip/approx_kl": "approx_kl", "ppo_clip/entropy": "entropy", "grad_norm": "grad_norm"}
-        return {f"group/{name}": float(np.mean([step[key] for step in seen])) for key, name in names.items()}
+        return update_metrics(seen, method.loss.name)
+
+
+def rows(rollouts: Sequence[Rollout], columns: dict[str, Tensor]) -> list[Datum]:
+    """One datum a rollout from columns [B, T]."""
+    return [
+        Datum.next_token(r.tokens, **{name: x[i, : len(r.tokens) - 1].numpy() for name, x in columns.items()})
+        for i, r in enumerate(rollouts)
+    ]
+
+
+def by_group(of: Callable[[Tensor], Tensor], rewards: Tensor, mask: Tensor, n: int) -> Tensor:
+    """`of` the scores [P, n], the sums of a reply's rewards, at each of its tokens, [B, T]."""
+    scores = (rewards * mask).sum(dim=1).view(-1, n)
+    return of(scores).flatten()[:, None] * mask
+
+
+def batch_normalised(rewards: Tensor, mask: Tensor, n: int) -> Tensor:
+    """What is still to come, in deviations over all tokens of the step; groups mean nothing."""
+    return whiten(returns_to_go(rewards, mask), mask)
+
+
+def centred_batch_normalised(rewards: Tensor, mask: Tensor, n: int) -> Tensor:
+    """Scores less the mean of their group, then in deviations over all tokens of the step."""
+    return whiten(by_group(_centred, rewards, mask, n), mask)
+
+
+_centred = partial(group_advantages, scale=False)
+
+ADVANTAGES: dict[Advantage, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "group": partial(by_group, group_advantages),
+    "centred": partial(by_group, _centred),
+    "leave_one_out": partial(by_group, leave_one_out),
+    "batch": batch_normalised,
+    "centred_batch": centred_batch_normalised,
+}
+"""From token rewards and mask [B, T], and the size of a group, to advantages [B, T]."""

@@ -26,6 +26,7 @@ from thumbs.functional.masked import whiten
 from thumbs.records import Datum, Prompt, Rollout, Score, TrainOutput
 from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import shape_scores, token_rewards
+from thumbs.rollout.episodes import Episodes
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.ppo_report import experience_metrics, update_metrics
 from thumbs.stages.rollouts import minibatches, roll_out
@@ -72,7 +73,9 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Ppo:
-    """One PPO run's fixed parts. `pretraining` is the SFT data that ptx_coef mixes in."""
+    """One PPO run's fixed parts. `pretraining` is the SFT data that ptx_coef mixes in; `episodes` how conversations of
+    several turns are held.
+    """
 
     context: Context
     config: PpoConfig
@@ -80,18 +83,20 @@ class Ppo:
     reward: RewardSource
     prompts: Sequence[Prompt]
     pretraining: Sequence[Datum] = ()
+    episodes: Episodes | None = None
 
     def step(self, number: int, kl_coef: float) -> StepReport:
         """One round of rollout and update; depends only on its arguments and the weights."""
         c, n, started = self.config, self.config.replies_per_prompt, time.monotonic()
         drawn = batch_at(self.prompts, number, c.batch_size // n, self.context.seed, "ppo-prompts")
-        rollouts = roll_out(self.context, self.models.policy, drawn, n, c.sampling, "ppo", number)
+        key, episodes = ("ppo", number), self.episodes
+        rollouts = roll_out(self.context, self.models.policy, drawn, n, c.sampling, *key, episodes=episodes)
         rollout_s = time.monotonic() - started
         scores = self.reward.score(rollouts)
 
         logprobs, values, reference_logprobs, mask = self.look(rollouts)
         kl = kl_estimate(logprobs, reference_logprobs, c.kl.estimator)
-        rewards = token_rewards(shape_scores(scores, rollouts, c), kl, mask, kl_coef)
+        rewards = token_rewards(shape_scores(scores, rollouts, c), kl, mask, kl_coef, scores)
         if c.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
         advantages, returns = gae(rewards, values, mask, c.gamma, c.lam)

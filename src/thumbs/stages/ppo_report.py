@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thumbs.functional.masked import masked_mean, masked_var
+from thumbs.records import Score
 from thumbs.safety.repetition import repetition
 
 if TYPE_CHECKING:
@@ -35,7 +37,13 @@ def experience_metrics(experience: Experience, kl_coef: float) -> dict[str, floa
         "ppo/value_error": float(masked_mean((e.returns - e.values).abs(), mask)),
         "ppo/explained_variance": 1.0 - float(masked_var(e.returns - e.values, mask)) / max(variance, 1e-8),
         "ppo/rollout_s": e.rollout_s,
-    }
+    } | part_means("ppo", e.scores)
+
+
+def part_means(section: str, scores: Sequence[Score]) -> dict[str, float]:
+    """Mean of each part of the scores; the raw score of a lone reward model is not one."""
+    names = [name for name in scores[0].parts if name != "raw"]
+    return {f"{section}/part/{name}": float(np.mean([score.parts[name] for score in scores])) for name in names}
 
 
 def update_metrics(seen: list[dict[str, float]], epochs_done: float) -> dict[str, float]:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from thumbs.config.ppo import KlConfig, PpoConfig
-from thumbs.config.sampling import SamplingConfig
-from thumbs.engine.base import Handle, ModelSpec
+from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.records import Datum, Prompt
 from thumbs.rewards.base import RewardSource
-from thumbs.rollout.collect import collect, seed_of
+from thumbs.rollout.episodes import Episodes
 from thumbs.safety.guards import alarms
 from thumbs.stages.context import Context, Resume
+from thumbs.stages.milestones import keep_milestones
 from thumbs.stages.ppo import Models, Ppo
-from thumbs.stages.rollouts import check_rounds
+from thumbs.stages.rollouts import check_rounds, keep_samples
 from thumbs.tracking.progress import Progress
 
 
@@ -31,25 +31,26 @@ def run_ppo(
     reward_checkpoint: Path | None = None,
     fixed_prompts: Sequence[Prompt] = (),
     pretraining: Sequence[Datum] = (),
+    episodes: Episodes | None = None,
 ) -> dict[str, Any]:
     """Optimises the policy in checkpoint `start` (None: the base model) against `reward`.
 
     Leaves the last policy in the stage's `model` folder; returns the last step's metrics. `fixed_prompts` are answered
-    every `sample_every` steps for the report.
+    every `sample_every` steps for the report; `episodes` makes rollouts conversations of several turns.
     """
     check_rounds(config)
     if not prompts:
         raise ConfigError("PPO got no prompts")
     engine = context.engine
     models = create_models(context, config, start, reward_checkpoint)
-    ppo = Ppo(context, config, models, reward, prompts, pretraining)
+    ppo = Ppo(context, config, models, reward, prompts, pretraining, episodes)
     handles = {"policy": models.policy} | ({} if models.shared_critic else {"critic": models.critic})
     resume = Resume(context, handles)
     step, state = resume.load()
     kl_coef, first = state.get("kl_coef", config.kl.coef), state.get("first", {})
     metrics: dict[str, float] = state.get("metrics", {})
     if step == 0:
-        keep_samples(context, models.policy, reward, fixed_prompts, config.sampling, 0)
+        keep_samples(context, models.policy, reward, fixed_prompts, config.sampling, 0, episodes)
     with Progress("PPO", config.steps, ("score", "KL", "length", "tokens/s")) as bar:
         bar.advance(step)
         while step < config.steps and not is_spent(config.kl, metrics):
@@ -60,9 +61,10 @@ def run_ppo(
             context.folder.metrics.log(step, metrics)
             for alarm in alarms(first, metrics):
                 print(f"alarm at PPO step {step}: {alarm}", file=sys.stderr)  # noqa: T201
+            keep_milestones(context, models.policy, metrics["ppo/kl"])
             last = step == config.steps or is_spent(config.kl, metrics)
             if step % config.sample_every == 0 or last:
-                keep_samples(context, models.policy, reward, fixed_prompts, config.sampling, step)
+                keep_samples(context, models.policy, reward, fixed_prompts, config.sampling, step, episodes)
             if step % config.save_every == 0 or last:
                 resume.save(step, {"kl_coef": kl_coef, "first": first, "metrics": metrics})
             shown = {"KL": metrics["ppo/kl"], "tokens/s": metrics["ppo/tokens_per_s"]}
@@ -95,24 +97,6 @@ def create_models(context: Context, config: PpoConfig, start: Path | None, rewar
     if shared:
         return Models(policy, policy, reference)
     if config.critic.init == "reward" and reward_checkpoint is None:
-        raise ConfigError("ppo.critic.init=reward needs a trained reward model; use shared or policy")
+        raise ConfigError("ppo.critic.init=reward needs a trained reward model with one head; use shared or policy")
     origin = reward_checkpoint if config.critic.init == "reward" else start
     return Models(policy, engine.create(ModelSpec("critic", model, ("scalar",), origin, seed=seed)), reference)
-
-
-def keep_samples(
-    context: Context,
-    policy: Handle,
-    reward: RewardSource,
-    prompts: Sequence[Prompt],
-    sampling: SamplingConfig,
-    step: int,
-) -> None:
-    """Writes one reply and its score for each fixed prompt, with the same seeds at every step."""
-    if not prompts:
-        return
-    seeds = [seed_of(context.seed, "fixed", row) for row in range(len(prompts))]
-    rollouts = collect(context.engine.snapshot(policy), prompts, context.tokenizer, sampling, seeds)
-    for prompt, rollout, score in zip(prompts, rollouts, reward.score(rollouts), strict=True):
-        record = {"prompt": prompt.messages[-1].content, "text": rollout.text, "score": score.value}
-        context.folder.samples.append(step, record)

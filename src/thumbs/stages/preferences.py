@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thumbs.config.preferences import PreferenceConfig
-from thumbs.data.annotators import SimulatedAnnotator
+from thumbs.data.annotators import Annotator
 from thumbs.data.preferences import PreferenceStore, preferred
 from thumbs.engine.base import ModelSpec
 from thumbs.records import Generator, Preference, Prompt, Reply, Rollout
@@ -28,7 +28,7 @@ def collect_preferences(
     config: PreferenceConfig,
     start: Path | None,
     prompts: Sequence[Prompt],
-    annotators: Sequence[SimulatedAnnotator],
+    annotators: Sequence[Annotator],
     at: str,
 ) -> dict[str, Any]:
     """Samples, judges and stores pairs for every prompt; returns the counts. `at` stamps the judgements (ISO 8601)."""
@@ -92,7 +92,7 @@ def make_pairs(
     config: PreferenceConfig,
     prompt: Prompt,
     replies: Sequence[Reply],
-    annotators: Sequence[SimulatedAnnotator],
+    annotators: Sequence[Annotator],
     number: int,
     at: str,
 ) -> list[Preference]:

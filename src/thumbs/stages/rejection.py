@@ -25,6 +25,7 @@ from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.collect import is_warped
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
+from thumbs.stages.milestones import keep_milestones
 from thumbs.stages.rollouts import roll_out
 from thumbs.stages.sequences import token_mean
 from thumbs.tracking.files import read_json, write_json
@@ -115,6 +116,7 @@ def run_rejection(
             data = [_datum(row) for row in found["kept"]]
             per_round = math.ceil(len(data) / config.batch_size) * config.epochs
             metrics = found["metrics"]
+            keep_milestones(context, policy, metrics.get("rejection/kl", 0.0))
             for i in range(per_round):
                 batch = batch_at(data, i, config.batch_size, seed, "rejection-order", number)
                 metrics |= rejection.train_step(batch, number * per_round + i, config.rounds * per_round)

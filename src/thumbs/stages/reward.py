@@ -1,147 +1,183 @@
-"""The reward model: Bradley–Terry on a scalar head at the last token, from the SFT weights.
+"""The reward model: scores at the last token, from the SFT weights, that agree with pairs, rankings, ratings or steps.
 
--log σ(score_preferred - score_other - margin), Stiennon et al. 2020, arXiv:2009.01325, eq. 1 (with Llama 2's margin,
-arXiv:2307.09288, eq. 2). Which reply of a pair stands first makes no difference. Scores carry no absolute meaning;
-their mean and deviation over the replies seen in training are stored, and everything downstream uses them normalised.
+By default Bradley–Terry on pairs: -log σ(score_preferred - score_other - margin), Stiennon et al. 2020,
+arXiv:2009.01325, eq. 1 (with Llama 2's margin, arXiv:2307.09288, eq. 2). Which reply of a pair stands first makes no
+difference. Scores carry no absolute meaning; their mean and deviation over the replies seen in training are stored,
+and everything downstream uses them normalised.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thumbs.config.losses import BradleyTerry
+from thumbs.config.losses import ScoreLoss
 from thumbs.config.reward import RewardConfig
-from thumbs.engine.base import Handle, ModelSpec
-from thumbs.errors import DataError
-from thumbs.records import Datum, Preference
-from thumbs.rewards.model import raw_scores
-from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at
-from thumbs.stages.pairs import Pair, by_prompt, pair_columns, read_pairs, train_step
+from thumbs.engine.base import AdamStep, Handle, ModelSpec
+from thumbs.rewards.ensemble import member_paths, member_scores
+from thumbs.rollout.collect import seed_of
+from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
+from thumbs.stages.pairs import by_prompt, distinct_tokens
+from thumbs.stages.reward_heldout import Held, read_held
+from thumbs.stages.reward_items import (
+    Item,
+    Row,
+    check_informative,
+    draw,
+    item_data,
+    loss_of,
+    rating_scale,
+    read_items,
+)
 from thumbs.tracking.progress import Progress
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Scores of the held-out pairs, for the audit: raw scores, P(first is better), reply lengths in tokens."""
-
-    scores_a: list[float]
-    scores_b: list[float]
-    preferred: list[float]
-    lengths_a: list[int]
-    lengths_b: list[int]
 
 
 def run_reward(
     context: Context,
     config: RewardConfig,
     start: Path | None,
-    train: Sequence[Preference],
-    heldout: Sequence[Preference],
+    train: Sequence[Row],
+    heldout: Sequence[Row],
+    *,
+    loss: ScoreLoss | None = None,
 ) -> dict[str, Any]:
-    """Trains from the checkpoint `start` (None: the base model).
+    """Trains from the checkpoint `start` (None: the base model) on rows of the form that config.loss learns from;
+    `loss`: what is minimised in place of that one, on the same rows.
 
-    Returns score_mean, score_std, counts and the held-out scores.
+    Returns score_mean, score_std, counts and the held-out scores; with an ensemble, the scale of each member.
     """
-    engine, log = context.engine, context.folder.metrics
-    spec = ModelSpec(
-        "reward", context.model, ("scalar",), start, freeze_trunk=config.freeze_backbone, seed=context.seed
-    )
-    model = engine.create(spec)
-    pairs, held = (
-        read_pairs(context.tokenizer, part, config.ties, use_margin=config.use_margin) for part in (train, heldout)
-    )
-    if all(pair.preferred == 0.5 for pair in pairs):
-        raise DataError(
-            f"none of {len(train)} preferences says which reply is better; the reward model has nothing to learn"
-        )
-    prompts, loss = by_prompt(pairs), BradleyTerry(center_coef=config.center_coef)
-    steps = math.ceil(len(pairs) / config.batch_size) * config.epochs
-    resume = Resume(context, {"reward": model})
+    log = context.folder.metrics
+    check_informative(train, config)
+    scale = rating_scale(train, config.ordinal_spread)
+    items, loss = read_items(context.tokenizer, train, config, scale), loss or loss_of(config, scale)
+    held = read_held(context.tokenizer, heldout, config, scale)
+    models = create_members(context, config, start)
+    groups = by_prompt(items)
+    steps = math.ceil(len(items) / config.batch_size) * config.epochs
+    resume = Resume(context, {"reward" if i == 0 else f"reward-{i + 1}": model for i, model in enumerate(models)})
     step, state = resume.load()
     best = state or {"heldout_loss": math.inf, "step": 0, "misses": 0}
     with Progress("reward model", steps, ("loss", "accuracy", "tokens/s")) as bar:
         bar.advance(step)
         while step < steps and best["misses"] < config.patience:
-            batch = grouped_batch_at(prompts, step, config.batch_size, context.seed, "reward")
-            metrics = train_step(
-                "reward", context, model, pair_data(batch), loss, adam_at(config.optim, step, steps), step
-            )
+            batch = grouped_batch_at(groups, step, config.batch_size, context.seed, "reward")
+            metrics = train_step(context, config, models, batch, loss, adam_at(config.optim, step, steps), step)
             step += 1
             due = step % config.eval_every == 0 or step == steps
             if due:
-                best = keep_best(context, model, heldout_scores(context, model, held), step, best, metrics)
+                best = keep_best(context, models, held, loss, step, best, metrics)
             log.log(step, metrics)
             if due:
                 resume.save(step, best)
-            shown = {"accuracy": metrics["reward/accuracy"], "tokens/s": metrics["reward/tokens_per_s"]}
+            shown = {"accuracy": metrics.get("reward/accuracy"), "tokens/s": metrics["reward/tokens_per_s"]}
             bar.advance(loss=metrics["reward/loss"], **shown)
-    engine.load(model, context.best)
-    results = measure(context, model, pairs, held) | {"best_step": best["step"]}
-    engine.close(model)
+    for model, path in zip(models, member_paths(context.best, len(models)), strict=True):
+        context.engine.load(model, path)
+    results = measure(context, config, models, items, held) | {"best_step": best["step"]}
+    for model in models:
+        context.engine.close(model)
     return results
 
 
-def measure(context: Context, model: Handle, pairs: Sequence[Pair], held: Sequence[Pair]) -> dict[str, Any]:
-    """What stays of the stage: the scale of the scores on the training replies, and the held-out scores."""
-    seen = raw_scores(context.engine, model, [tokens for pair in pairs for tokens in (pair.first, pair.second)])
-    return {
-        "score_mean": float(seen.mean()),
-        "score_std": max(float(seen.std()), 1e-6),
-        "pairs": len(pairs),
-        "heldout_pairs": len(held),
-        "heldout": asdict(heldout_scores(context, model, held)),
-    }
+def create_members(context: Context, config: RewardConfig, start: Path | None) -> list[Handle]:
+    """One model, or of an ensemble of adapters one each."""
+    seeds = [seed_of(context.seed, "reward", i) if config.members > 1 else None for i in range(config.adapters)]
+    return [
+        context.engine.create(
+            ModelSpec(
+                "reward",
+                context.model,
+                ("scalar",),
+                start,
+                freeze_trunk=config.freeze_backbone,
+                seed=context.seed,
+                adapter_seed=seed,
+                scores=config.heads,
+            )
+        )
+        for seed in seeds
+    ]
 
 
-def pair_data(pairs: Sequence[Pair]) -> list[Datum]:
-    """Two datums a pair; each pair weighs 1 / (pairs of the batch), each sequence is read at its last token."""
-    data = []
-    for number, pair in enumerate(pairs):
-        for tokens in (pair.first, pair.second):
-            weights = np.zeros(len(tokens), dtype=np.float32)
-            weights[-1] = 1.0
-            data.append(Datum.whole_sequence(tokens, weights=weights, **pair_columns(number, pair, len(pairs))))
-    return data
+def train_step(
+    context: Context,
+    config: RewardConfig,
+    models: Sequence[Handle],
+    batch: Sequence[Item],
+    loss: ScoreLoss,
+    adam: AdamStep,
+    step: int,
+) -> dict[str, float]:
+    """One optimizer step of each model on its draw of the batch; returns the metrics, means over the models."""
+    started, found, tokens = time.monotonic(), [], 0
+    for place, model in enumerate(models):
+        members = range(place * config.heads, (place + 1) * config.heads)
+        data = item_data(batch, draw(batch, members, context.seed) if config.members > 1 else None)
+        with saving_batch(context, step, data):
+            output = context.engine.forward_backward(model, data, [loss])
+            report = context.engine.optim_step(model, adam)
+        named = {name.removeprefix(f"{loss.name}/"): value for name, value in output.metrics.items()}
+        if "ordered_sum" in named:  # of lists: summed over micro-batches, which need not hold equally many
+            named["accuracy"] = named["in_order_sum"] / max(named["ordered_sum"], 1e-12)
+        found.append({"loss": output.loss, **named, "grad_norm": report.grad_norm})
+        tokens += distinct_tokens(data)
+    kept = [name for name in ("loss", "accuracy", "score_gap", "error", "grad_norm") if name in found[0]]
+    means = {f"reward/{name}": sum(metrics[name] for metrics in found) / len(found) for name in kept}
+    speed = tokens / (time.monotonic() - started)
+    return means | {"reward/learning_rate": adam.learning_rate, "reward/tokens_per_s": speed}
 
 
 def keep_best(
     context: Context,
-    model: Handle,
-    found: HeldOut,
+    models: Sequence[Handle],
+    held: Held,
+    loss: ScoreLoss,
     step: int,
     best: dict[str, Any],
     metrics: dict[str, float],
 ) -> dict[str, Any]:
     """Saves the weights when the held-out loss is the lowest so far; counts the evaluations without progress."""
-    if found.preferred:
-        gap, better = np.subtract(found.scores_a, found.scores_b), np.array(found.preferred)
-        loss = float(np.mean(better * np.logaddexp(0, -gap) + (1 - better) * np.logaddexp(0, gap)))
-        clear = better != 0.5
-        metrics["reward/heldout_loss"] = loss
-        if clear.any():
-            metrics["reward/heldout_accuracy"] = float(np.mean((gap > 0)[clear] == (better > 0.5)[clear]))
-        if loss >= best["heldout_loss"]:
-            return {**best, "misses": best["misses"] + 1}
-        best = {"heldout_loss": loss, "step": step, "misses": 0}
-    else:
+    found = held.measure(context.engine, models, loss)
+    metrics |= {f"reward/heldout_{name}": value for name, value in found.items()}
+    if not found:
         best = {**best, "step": step}
-    context.engine.save(model, context.best)
+    elif found["loss"] >= best["heldout_loss"]:
+        return {**best, "misses": best["misses"] + 1}
+    else:
+        best = {"heldout_loss": found["loss"], "step": step, "misses": 0}
+    for model, path in zip(models, member_paths(context.best, len(models)), strict=True):
+        context.engine.save(model, path)
     return best
 
 
-def heldout_scores(context: Context, model: Handle, held: Sequence[Pair]) -> HeldOut:
-    """Raw scores of both sides of each held-out pair."""
-    scores = raw_scores(context.engine, model, [t for pair in held for t in (pair.first, pair.second)]) if held else []
-    return HeldOut(
-        scores_a=[float(s) for s in scores[0::2]],
-        scores_b=[float(s) for s in scores[1::2]],
-        preferred=[pair.preferred for pair in held],
-        lengths_a=[len(pair.first) for pair in held],
-        lengths_b=[len(pair.second) for pair in held],
-    )
+def measure(
+    context: Context, config: RewardConfig, models: Sequence[Handle], items: Sequence[Item], held: Held
+) -> dict[str, Any]:
+    """What stays of the stage: the scale of the scores on the training replies, and the held-out scores."""
+    sequences = [tokens for item in items for term in item.terms for tokens in term.sequences]
+    seen = member_scores(context.engine, models, sequences)
+    means, stds = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-6)
+    results = {
+        "score_mean": float(means.mean()),
+        "score_std": float(stds.mean()),
+        config.form: len(items),
+        f"heldout_{config.form}": len(held.items),
+        "heldout": asdict(held.scores(context.engine, models)),
+    }
+    if config.form == "steps":
+        results["process"] = config.loss
+    if config.members > 1:
+        results["ensemble"] = {
+            "heads": config.heads,
+            "combine": config.combine,
+            "std_coef": config.std_coef,
+            "means": means.tolist(),
+            "stds": stds.tolist(),
+        }
+    return results

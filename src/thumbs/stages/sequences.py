@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
+import torch
 
-from thumbs.data.tokenizers import Tokenizer
+from thumbs.config.group_methods import Normaliser
+from thumbs.data.tokenizers import Tokenizer, conversation_tokens
+from thumbs.functional.normalise import length_mean_weights, sequence_mean_weights, token_mean_weights
 from thumbs.records import Datum, Message, Preference, Reply
-
-
-def conversation_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens [N] up to the last one of the assistant, and the target-aligned mask [N - 1] of the assistant's tokens."""
-    tokens, mask = tokenizer.render(messages)
-    end = max(i for i, own in enumerate(mask) if own) + 1
-    return np.asarray(tokens[:end], dtype=np.int64), np.asarray(mask[1:end], dtype=np.float32)
 
 
 def reply_tokens(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) -> np.ndarray:
@@ -36,3 +33,15 @@ def token_mean(data: Sequence[Datum], coef: float = 1.0) -> list[Datum]:
         Datum(d.inputs, d.targets, {**d.columns, "weights": d.columns["weights"] * np.float32(coef / total)})
         for d in data
     ]
+
+
+def normalised(data: Sequence[Datum], normaliser: Normaliser, length: int) -> list[Datum]:
+    """The datums of one optimizer step, weights 0 or 1, weighted as the normaliser says (`constant`: length)."""
+    masks = [torch.from_numpy(datum.columns["weights"]) for datum in data]
+    weights = {
+        "token": token_mean_weights,
+        "sequence": sequence_mean_weights,
+        "constant": partial(length_mean_weights, length=length),
+        "sum": partial(length_mean_weights, length=1),
+    }[normaliser](masks)
+    return [Datum(d.inputs, d.targets, {**d.columns, "weights": w.numpy()}) for d, w in zip(data, weights, strict=True)]

@@ -14,10 +14,10 @@ from typing import Any
 from thumbs.config.losses import CrossEntropy
 from thumbs.config.sft import SftConfig
 from thumbs.data.conversations import Conversation
+from thumbs.data.tokenizers import conversation_tokens
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.records import Datum
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
-from thumbs.stages.sequences import conversation_tokens
 from thumbs.tracking.progress import Progress
 
 

@@ -41,10 +41,16 @@ _PREFERENCES = (
     Metric("preferences/label_noise", "fraction", "Untied pairs whose label contradicts the gold judge."),
 )
 _REWARD = (
-    Metric("reward/loss", "nats a pair", "Bradley–Terry loss of the batch."),
-    Metric("reward/accuracy", "fraction", "Untied pairs of the batch whose preferred reply scores higher."),
-    Metric("reward/heldout_loss", "nats a pair", "The loss on held-out pairs; its lowest is the checkpoint kept."),
-    Metric("reward/heldout_accuracy", "fraction", "The accuracy on held-out pairs."),
+    Metric("reward/loss", "nats a row", "Loss of the batch, a pair, ranking, rating or reply; squares for regression."),
+    Metric(
+        "reward/accuracy",
+        "fraction",
+        "Untied pairs (of lists too) whose preferred reply scores higher; ratings and steps on their level.",
+    ),
+    Metric("reward/heldout_loss", "nats a row", "The loss on held-out rows; its lowest is the checkpoint kept."),
+    Metric("reward/heldout_accuracy", "fraction", "The accuracy on held-out rows."),
+    Metric("reward/error", "score", "Mean distance of score and label in a regression."),
+    Metric("reward/heldout_error", "score", "The same on held-out rows."),
     Metric("reward/score_gap", "score", "Mean score of the preferred reply minus that of the other."),
     Metric("reward/grad_norm", "L2 norm", "Gradient before clipping."),
     Metric("reward/learning_rate", "per step", "Rate of the trunk or its adapters at this step."),
@@ -55,6 +61,7 @@ _REWARD = (
 _PPO_ROLLOUT = (
     Metric("ppo/score", "score", "Mean score of the reward model, before scaling, clipping and penalties."),
     Metric("ppo/score_std", "score", "Standard deviation of the scores within the step."),
+    Metric("ppo/part/*", "score", "Mean of a part of the score before its weight, where the score is a mix."),
     Metric("ppo/reward", "score", "Mean sum of a sequence's token rewards: shaped score minus the KL penalty."),
     Metric("ppo/kl", "nats a sequence", "Mean log-ratio of policy to reference, summed over the reply (k1)."),
     Metric("ppo/kl_coef", "score a nat", "Price of KL in the token rewards at this step."),
@@ -89,27 +96,87 @@ _PPO_UPDATE = (
     Metric("ppo/update_s", "seconds", "Time for the epochs of policy and critic."),
 )
 
-_DPO = (
-    Metric("dpo/loss", "nats a pair", "Bradley–Terry loss of the implicit rewards."),
+_PREFERENCE = (
     Metric(
-        "dpo/accuracy", "fraction", "Untied pairs of the batch whose preferred reply has the higher implicit reward."
+        "preference/loss",
+        "nats a pair",
+        "Loss of the method on the batch (kto: a reply); its unit differs between methods.",
     ),
-    Metric("dpo/score_gap", "score", "Mean implicit reward of the preferred reply minus that of the other."),
-    Metric("dpo/grad_norm", "L2 norm", "Gradient before clipping."),
-    Metric("dpo/learning_rate", "per step", "Rate of the optimizer at this step."),
-    Metric("dpo/tokens_per_s", "tokens/s", "Training tokens, prompts included."),
+    Metric(
+        "preference/chosen_logprob", "nats a reply", "Mean logprob of the chosen replies of the batch, ties left out."
+    ),
+    Metric("preference/rejected_logprob", "nats a reply", "The same of the rejected ones."),
+    Metric("preference/chosen_ratio", "nats a reply", "Mean log-ratio of policy to reference of the chosen replies."),
+    Metric("preference/rejected_ratio", "nats a reply", "The same of the rejected ones."),
+    Metric(
+        "preference/margin",
+        "score",
+        "Mean reward of the chosen less the rejected; reward = beta · log-ratio, or its mean a token.",
+    ),
+    Metric("preference/accuracy", "fraction", "Untied pairs of the batch with a margin above 0."),
+    Metric("preference/heldout_loss", "nats a pair", "The loss on held-out pairs; its lowest is the checkpoint kept."),
+    Metric(
+        "preference/heldout_chosen_logprob", "nats a reply", "Mean logprob of the chosen replies of held-out pairs."
+    ),
+    Metric("preference/heldout_rejected_logprob", "nats a reply", "The same of the rejected ones."),
+    Metric(
+        "preference/heldout_chosen_ratio",
+        "nats a reply",
+        "Mean log-ratio to the reference of the chosen replies of held-out pairs.",
+    ),
+    Metric("preference/heldout_rejected_ratio", "nats a reply", "The same of the rejected ones."),
+    Metric("preference/heldout_margin", "score", "The margin on held-out pairs."),
+    Metric("preference/heldout_accuracy", "fraction", "The accuracy on held-out pairs."),
+    Metric(
+        "preference/both_fell",
+        "0 or 1",
+        "1 where the logprobs of chosen and of rejected replies are more than 2 nats below where they began.",
+    ),
+    Metric(
+        "preference/baseline",
+        "nats or score",
+        "What rewards count from: z0 of kto (nats), the running mean reward of bco and mpo (score).",
+    ),
+    Metric("preference/score", "score", "Online: mean score of the policy's replies."),
+    Metric("preference/score_std", "score", "Online: mean over the prompts of the deviation of their replies' scores."),
+    Metric("preference/decided", "fraction", "Online: prompts whose replies' scores differ."),
+    Metric(
+        "preference/kl", "nats a sequence", "Online: mean log-ratio to the reference of the replies that are compared."
+    ),
+    Metric("preference/length", "tokens", "Online: mean reply length, EOS included."),
+    Metric("preference/truncated", "fraction", "Online: replies that the length limit cut."),
+    Metric("preference/rollout_s", "seconds", "Online: time for sampling."),
+    Metric("preference/update_s", "seconds", "Online: time for scores, reference and update."),
+    Metric("preference/grad_norm", "L2 norm", "Gradient before clipping."),
+    Metric("preference/learning_rate", "per step", "Rate of the optimizer at this step."),
+    Metric(
+        "preference/tokens_per_s",
+        "tokens/s",
+        "Training tokens, prompts included; a reply in several pairs counts once.",
+    ),
 )
 _GROUP = (
     Metric("group/score", "score", "Mean score of the replies."),
     Metric("group/score_std", "score", "Mean over the groups of the deviation inside one; 0 teaches nothing."),
+    Metric("group/part/*", "score", "Mean of a part of the score before its weight, where the score is a mix."),
+    Metric("group/without_signal", "fraction", "Groups of the step whose scores are all equal."),
+    Metric("group/redraws", "batches", "Batches of prompts drawn in place of groups without signal."),
+    Metric("group/dropped", "groups", "Groups left over that would be older than the bound in the next step."),
+    Metric("group/staleness", "steps", "Mean age of the rollouts: steps since the weights that sampled them."),
+    Metric("group/importance", "ratio", "Mean truncated weight π/π_sampler of the tokens; 1 without staleness."),
     Metric("group/length", "tokens", "Mean reply length, EOS included."),
     Metric("group/truncated", "fraction", "Replies that the length limit cut."),
-    Metric("group/policy_loss", "advantage", "Clipped surrogate, mean a token."),
-    Metric("group/approx_kl", "nats a token", "KL of the policy from its sampler (k3)."),
+    Metric("group/overlong", "score", "Mean penalty for replies near the length limit."),
+    Metric("group/repetition", "fraction", "Repeated n-grams in the replies; a rise warns of collapse."),
+    Metric("group/kl", "nats a sequence", "Mean log-ratio of policy to reference, summed over the reply (k1)."),
+    Metric("group/policy_loss", "advantage", "The method's loss without its KL term, over its normaliser."),
+    Metric("group/kl_loss", "score", "The KL term of the loss, its price included."),
+    Metric("group/approx_kl", "nats a token", "KL of the policy from the one before the step (k3)."),
     Metric("group/clip_fraction", "fraction", "Tokens whose ratio the clip bounds."),
-    Metric("group/entropy", "nats a token", "Mean entropy of the policy at the sampled tokens."),
+    Metric("group/ratio_first", "ratio", "Mean π/π_old in the first minibatch of the first epoch; must be 1."),
+    Metric("group/entropy", "nats a token", "Mean of -logprob at the sampled tokens, an estimate of the entropy."),
     Metric("group/grad_norm", "L2 norm", "Gradient before clipping, mean over the step."),
-    Metric("group/rollout_s", "seconds", "Time for sampling."),
+    Metric("group/rollout_s", "seconds", "Time for sampling and scoring."),
     Metric("group/update_s", "seconds", "Time for the update."),
 )
 _REJECTION = (
@@ -128,9 +195,9 @@ _REJECTION = (
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
-    for metric in (*_SFT, *_PREFERENCES, *_REWARD, *_PPO_ROLLOUT, *_PPO_UPDATE, *_DPO, *_GROUP, *_REJECTION)
+    for metric in (*_SFT, *_PREFERENCES, *_REWARD, *_PPO_ROLLOUT, *_PPO_UPDATE, *_PREFERENCE, *_GROUP, *_REJECTION)
 }
-"""Every metric a stage may log, by name; docs/metrics.md shows the same list."""
+"""Every metric a stage may log, by name; docs/metrics.md shows the same list. `*` stands for a name that users give."""
 
 
 class MetricLog:
@@ -153,7 +220,7 @@ class MetricLog:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append the values of a step; NaN and ±∞ become null. Raises UnknownMetricError for a new name."""
         for name in values:
-            if name not in METRICS:
+            if name not in METRICS and f"{name.rpartition('/')[0]}/*" not in METRICS:
                 raise UnknownMetricError(_unknown(name))
         wall_s = round(self._earlier_s() + time.monotonic() - self._opened_s, 3)
         self._log.append(step, {"wall_s": wall_s, **{name: float(value) for name, value in values.items()}})

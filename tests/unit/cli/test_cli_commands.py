@@ -31,6 +31,7 @@ COMMANDS = (
     "lint",
     "sample",
     "eval",
+    "compare",
     "report",
     "export",
     "serve",
@@ -98,7 +99,8 @@ def raising(error: BaseException) -> Callable[..., Any]:
 def test_help_lists_every_command():
     result = typed("--help")
     assert result.exit_code == 0
-    listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
+    table = result.stdout.partition("Commands:")[2].partition("Methods")[0]
+    listed = [line.split()[0] for line in table.splitlines() if line.strip()]
     assert sorted(listed) == sorted(COMMANDS)
 
 
@@ -242,6 +244,29 @@ def test_a_number_out_of_range_is_a_usage_error(fake: Fake):
 def test_eval_prints_json(fake: Fake):
     fake("thumbs.pipeline.run", evaluate_run=lambda run: {"run": str(run), "ppo.gold": 0.5})
     assert json.loads(typed("eval", "runs/mine").stdout) == {"run": "runs/mine", "ppo.gold": 0.5}
+
+
+def test_eval_reward_audits_and_names_the_report(fake: Fake, monkeypatch: pytest.MonkeyPatch):
+    calls: list[Any] = []
+
+    def audit_reward(run: Path, *, halves: bool) -> dict[str, str]:
+        calls.append((run, halves))
+        return {"finding": "\x1b[2J"}
+
+    fake("thumbs.pipeline.reward_audit", audit_reward=audit_reward)
+    fake("thumbs.report.build", build_report=lambda run: run / "report.html")
+    monkeypatch.setattr("thumbs.cli.evaluate.audit_lines", lambda found: [found["finding"]])
+    result = typed("eval", "reward", "runs/mine", "--halves")
+    assert (result.exit_code, result.stdout) == (0, "\\x1b[2J\nreport: runs/mine/report.html\n")
+    assert calls == [(Path("runs/mine"), True)]
+
+
+@pytest.mark.parametrize("arguments", [("a", "b"), ("reward", "a", "b"), ("runs/mine", "--halves")])
+def test_eval_says_how_it_is_written(arguments: tuple[str, ...], fake: Fake):
+    fake("thumbs.pipeline.run", evaluate_run=raising(AssertionError("must not be called")))
+    result = typed("eval", *arguments)
+    assert result.exit_code == 2
+    assert "thumbs eval reward RUN" in result.stderr
 
 
 def test_report_prints_where_it_is(fake: Fake):

@@ -8,7 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo, Dro, ImportanceSampling, PpoClip, ValueClip
+from thumbs.config.losses import (
+    BestOfK,
+    Binary,
+    BradleyTerry,
+    CrossEntropy,
+    Dro,
+    ImportanceSampling,
+    KlPenalty,
+    Kto,
+    Ordinal,
+    PlackettLuce,
+    PpoClip,
+    PreferencePairs,
+    Regression,
+    TokenBradleyTerry,
+    ValueClip,
+)
 from thumbs.config.model import LoraConfig
 from thumbs.engine.batch import Batch
 from thumbs.engine.compute import Network, losses_of
@@ -25,12 +41,21 @@ LOSSES = {
     "cross entropy": [CrossEntropy()],
     "ppo": [PpoClip(clip_range=0.2, temperature=0.7), ValueClip(clip_range=0.3, coef=0.4)],
     "ppo, wider above": [PpoClip(clip_range=0.1, clip_range_high=0.3)],
+    "ppo with a price of kl": [PpoClip(temperature=0.7), KlPenalty(coef=0.5, temperature=0.7)],
     "importance sampling": [ImportanceSampling(temperature=0.7)],
     "dro": [Dro(beta=0.3)],
     "ppo with entropy": [PpoClip(clip_range=0.2, entropy_coef=0.5)],
     "values without clip": [ValueClip(clip_range=None, coef=2.0)],
     "pairs": [BradleyTerry(center_coef=0.1)],
-    "dpo": [Dpo(beta=0.5)],
+    "pairs by token": [TokenBradleyTerry(center_coef=0.1)],
+    "ranking": [PlackettLuce()],
+    "best of k": [BestOfK()],
+    "regression": [Regression()],
+    "huber": [Regression(delta=0.5)],
+    "ordinal": [Ordinal(thresholds=(0.4,))],
+    "binary": [Binary()],
+    "dpo": [PreferencePairs(settings={"beta": 0.5}, sft_coef=0.2)],
+    "kto": [Kto(beta=0.5, desirable_weight=2.0)],
 }
 
 
@@ -72,6 +97,9 @@ def make_batch(network, losses) -> Batch:
     columns["weights"] = column(np.where(rng.random(n) < 0.25, 0, rng.uniform(0.1, 1, size=n)))
     columns["logprobs"] = column(np.zeros(n))
     of = {"unit": [0, 1, 1, 0], "preferred": [1, 0.5, 0.5, 1], "margin": [0.3, 0, 0, 0.3], "unit_weight": [0.5] * 4}
+    of |= {"reference": [-9, -12, -8, -10], "baseline": [0.1] * 4, "desirable": [1, 0, 1, 0]}
+    of |= {"rank": [2, 1, 1, 1]}
+    columns["labels"] = column(np.arange(n) % 2)
     assert pairs == 2
     batch = Batch(
         list(range(4)), LENGTHS, tokens, tokens.roll(-1), columns, {name: column(v) for name, v in of.items()}
@@ -109,7 +137,7 @@ def test_gradients_are_the_slopes_of_the_loss(network, kind):
         if abs(slope) < 1e-4:
             flat.append(name)
     heads = {"head.weight", "head.bias"}
-    with_values = kind in ("ppo", "values without clip", "pairs")
+    with_values = any(loss.reads == "values" for loss in losses)
     assert set(flat) == (set() if with_values else heads)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thumbs.config.losses import BradleyTerry, CrossEntropy, Dpo, PpoClip, ValueClip
+from thumbs.config.losses import BradleyTerry, CrossEntropy, Kto, PpoClip, PreferencePairs, ValueClip
 from thumbs.engine.batch import micro_batches
 from thumbs.engine.compute import Network, losses_of
 from thumbs.models.heads import ScalarHead
@@ -112,19 +112,42 @@ def test_pairs(network, slow):
     assert float(computed.metrics["bradley_terry/score_gap"]) == pytest.approx(gap, rel=1e-4)
 
 
+def replies(slow):
+    """Of each sequence from its third token on: the mask, the logprobs' sum, and a reference near it."""
+    rng, found = np.random.default_rng(3), []
+    for sequence, numbers in zip(SEQUENCES, slow, strict=True):
+        weights = (np.arange(len(sequence) - 1) > 1).astype(float)
+        now = sum(w * numbers["plain"][t][sequence[t + 1]] for t, w in enumerate(weights))
+        found.append((weights, now, now + rng.normal()))
+    return found
+
+
 @pytest.mark.parametrize("preferred", [1.0, 0.0, 0.5])
 def test_dpo(network, slow, preferred):
-    rng, beta, rewards, data = np.random.default_rng(3), 0.3, [], []
-    for sequence, numbers in zip(SEQUENCES[:2], slow, strict=False):
-        now = np.array([numbers["plain"][t][token] for t, token in enumerate(sequence[1:])])
-        reference, weights = now + rng.normal(0, 1, len(now)), (np.arange(len(now)) > 1).astype(float)
-        rewards.append(sum(beta * w * (a - b) for a, b, w in zip(now, reference, weights, strict=True)))
-        of = {"unit": 0, "preferred": preferred, "margin": 0.0, "unit_weight": 0.5}
-        data.append(Datum.next_token(sequence, weights=weights, reference_logprobs=reference, **of))
-    gap = rewards[0] - rewards[1]
-    wanted = 0.5 * (preferred * math.log1p(math.exp(-gap)) + (1 - preferred) * math.log1p(math.exp(gap)))
+    """DPO of whole replies plus the likelihood of the better one; the sides are in the order of the data."""
+    beta, found, data = 0.3, replies(slow), []
+    for sequence, (weights, _, reference) in zip(SEQUENCES[:2], found, strict=False):
+        of = {"unit": 0, "preferred": preferred, "reference": reference, "baseline": 0.0, "unit_weight": 0.5}
+        data.append(Datum.next_token(sequence, weights=weights, **of))
+    (a, ra), (b, rb) = ((now, reference) for _, now, reference in found[:2])
+    gap, mean = beta * ((a - ra) - (b - rb)), [now / weights.sum() for weights, now, _ in found[:2]]
+    wanted = preferred * (math.log1p(math.exp(-gap)) - 0.4 * mean[0])
+    wanted += (1 - preferred) * (math.log1p(math.exp(gap)) - 0.4 * mean[1])
     assert abs(gap) > 0.1
-    assert float(run(network, data, [Dpo(beta=beta)]).loss.detach()) == pytest.approx(wanted, rel=1e-5)
+    loss = PreferencePairs(formula="dpo", settings={"beta": beta}, sft_coef=0.4)
+    assert float(run(network, data, [loss]).loss.detach()) == pytest.approx(0.5 * wanted, rel=1e-5)
+
+
+def test_kto(network, slow):
+    wanted, data = 0.0, []
+    for number, (sequence, (weights, now, reference)) in enumerate(zip(SEQUENCES, replies(slow), strict=True)):
+        desirable, weight = number % 2, 0.1 * (number + 1)
+        of = {"reference": reference, "desirable": desirable, "baseline": 0.2, "unit_weight": weight}
+        data.append(Datum.next_token(sequence, weights=weights, **of))
+        gain = 0.5 * (now - reference - 0.2) * (1 if desirable else -1)
+        wanted += weight * (1.5 if desirable else 0.8) / (1 + math.exp(gain))
+    loss = Kto(beta=0.5, desirable_weight=1.5, undesirable_weight=0.8)
+    assert float(run(network, data, [loss]).loss.detach()) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_replies_in_several_pairs_are_computed_once(network, slow, monkeypatch):

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 import oracles.gae
-from thumbs.functional.advantages import gae, group_advantages
+import oracles.groups
+from thumbs.functional.advantages import (
+    gae,
+    group_advantages,
+    leave_one_out,
+    returns_to_go,
+    truncated_importance,
+)
 
 
 def test_table_by_hand() -> None:
@@ -61,3 +68,32 @@ def test_advantages_in_a_group_by_hand() -> None:
     centred = torch.tensor([[-2.0, -1.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
     torch.testing.assert_close(group_advantages(scores, scale=False), centred)
     torch.testing.assert_close(group_advantages(scores), centred / (deviation + 1e-4))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_baselines_equal_the_slow_loops(seed: int) -> None:
+    scores = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for found, slow in (
+        (group_advantages(scores), oracles.groups.group),
+        (group_advantages(scores, scale=False), oracles.groups.centred),
+        (leave_one_out(scores), oracles.groups.leave_one_out),
+    ):
+        expected = [slow(row) for row in scores.tolist()]
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_leave_one_out_by_hand() -> None:
+    found = leave_one_out(torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]))
+    torch.testing.assert_close(found, torch.tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]))
+
+
+def test_returns_to_go_leave_out_what_was_not_sampled() -> None:
+    nan = float("nan")
+    rewards, mask = torch.tensor([[nan, 1.0, 7.0, 2.0, 4.0]]), torch.tensor([[0.0, 1.0, 0.0, 1.0, 1.0]])
+    assert returns_to_go(rewards, mask).tolist() == [[0.0, 7.0, 0.0, 6.0, 4.0]]
+
+
+def test_importance_is_cut_above_only() -> None:
+    new, old = torch.tensor([-1.0, -2.0, -1.0]), torch.tensor([-1.5, -1.0, -3.0])
+    found = truncated_importance(new, old, 2.0)
+    assert found.tolist() == pytest.approx([1.6487213, 0.3678794, 2.0])

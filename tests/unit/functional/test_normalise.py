@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thumbs.functional.normalise import sequence_mean_weights, token_mean_weights
+from thumbs.functional.normalise import length_mean_weights, sequence_mean_weights, token_mean_weights
 
 MASKS = [torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.tensor([1.0, 0.0]), torch.zeros(3)]
 
@@ -30,3 +30,10 @@ def test_one_token_weighs_everything(weigh) -> None:  # type: ignore[no-untyped-
 @pytest.mark.parametrize("weigh", [token_mean_weights, sequence_mean_weights])
 def test_nothing_to_weigh(weigh) -> None:  # type: ignore[no-untyped-def]
     assert [w.tolist() for w in weigh([torch.zeros(2)])] == [[0.0, 0.0]]
+
+
+def test_a_constant_length_divides_whatever_the_replies_are() -> None:
+    weights = [w.tolist() for w in length_mean_weights(MASKS, 8)]
+    assert weights == [[0.0, 0.0625, 0.0625, 0.0625], [0.0625, 0.0], [0.0, 0.0, 0.0]]
+    assert length_mean_weights(MASKS, 1)[1].tolist() == [0.5, 0.0]
+    assert length_mean_weights([torch.zeros(2)], 4)[0].tolist() == [0.0, 0.0]

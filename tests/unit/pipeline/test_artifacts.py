@@ -88,7 +88,7 @@ def test_the_reward_model_is_not_sampled_from(tiny_run: Path):
 
 
 def test_a_stage_that_is_not_there_is_named(tiny_run: Path, tmp_path: Path):
-    with pytest.raises(RunError, match="no stage 'rlhf'; a run has base, sft, reward, preference, ppo, group, rejection"):
+    with pytest.raises(RunError, match="no stage 'rlhf'; a run has base, sft, reward, preference, ppo, group, reject"):
         open_run(tiny_run).model("rlhf")
     (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "byte-tiny"}}), encoding="utf-8")
     with pytest.raises(RunError, match="no model of stage 'ppo'"):

@@ -18,11 +18,11 @@ from thumbs.config.optim import AdamConfig
 from thumbs.config.reward import RewardConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import DataError
-from thumbs.records import Preference
+from thumbs.records import Datum, Preference
 from thumbs.rewards.model import raw_scores
 from thumbs.stages.context import Context
-from thumbs.stages.pairs import Pair, read_pairs
-from thumbs.stages.reward import pair_data, run_reward
+from thumbs.stages.reward import run_reward
+from thumbs.stages.reward_items import Item, Scale, item_data, read_items
 
 GOOD, BAD = ("yes", "sure", "fine", "gladly"), ("no", "never", "bah", "go")
 OPTIM = AdamConfig(learning_rate=1e-3, head_learning_rate=1e-2, warmup_fraction=0.1)
@@ -58,11 +58,16 @@ def trained(folder: Path, config: RewardConfig, train: list[Preference], held: l
     model = context.engine.create(ModelSpec("r", context.model, ("scalar",), context.best, trainable=False))
 
     def scores(preferences: list[Preference]) -> np.ndarray:
-        pairs = read_pairs(context.tokenizer, preferences, config.ties)
-        found = raw_scores(context.engine, model, [tokens for p in pairs for tokens in (p.first, p.second)])
+        found = raw_scores(
+            context.engine, model, sequences(read_items(context.tokenizer, preferences, config, Scale()))
+        )
         return found.reshape(-1, 2)
 
     return results, records, scores
+
+
+def sequences(items: list[Item]) -> list[np.ndarray]:
+    return [tokens for item in items for term in item.terms for tokens in term.sequences]
 
 
 def test_it_separates_what_can_be_separated(tmp_path: Path):
@@ -100,7 +105,7 @@ def first_scores(context: Context, texts: list[Preference], weight: float) -> An
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         head.weight.copy_(weight * torch.randn(head.weight.shape, generator=generator))
-    return model, read_pairs(context.tokenizer, texts, "half", use_margin=True)
+    return model, read_items(context.tokenizer, texts, CONFIG.model_copy(update={"use_margin": True}), Scale())
 
 
 def test_a_tie_pulls_the_two_scores_together(tmp_path: Path):
@@ -108,9 +113,9 @@ def test_a_tie_pulls_the_two_scores_together(tmp_path: Path):
     model, pairs = first_scores(context, [pair("q", "yes", "no", "tie")], 1.0)
     gaps = []
     for _ in range(5):
-        scores = raw_scores(context.engine, model, [pairs[0].first, pairs[0].second])
+        scores = raw_scores(context.engine, model, sequences(pairs))
         gaps.append(abs(scores[0] - scores[1]))
-        context.engine.forward_backward(model, pair_data(pairs), [BradleyTerry(center_coef=0.0)])
+        context.engine.forward_backward(model, item_data(pairs), [BradleyTerry(center_coef=0.0)])
         context.engine.optim_step(model, AdamStep(0.0, 1e-3))
     assert gaps[0] > 0.01
     assert all(later < before for before, later in itertools.pairwise(gaps)), gaps
@@ -129,32 +134,40 @@ def test_the_loss_is_the_mean_over_pairs_by_hand(tmp_path: Path):
         pair("q", "a", "b", "tie", margin=3.0),  # a tie has no margin
     ]
     model, pairs = first_scores(context, texts, 0.3)
-    sides = [raw_scores(context.engine, model, [p.first, p.second]) for p in pairs]
+    sides = raw_scores(context.engine, model, sequences(pairs)).reshape(-1, 2)
     by_hand = [logistic(p, a - b, m) for p, m, (a, b) in zip([1, 0, 0.5], [0.7, 0, 0], sides, strict=True)]
     centre = [0.2 * (a + b) ** 2 for a, b in sides]
-    output = context.engine.forward_backward(model, pair_data(pairs), [BradleyTerry(center_coef=0.2)])
+    output = context.engine.forward_backward(model, item_data(pairs), [BradleyTerry(center_coef=0.2)])
     assert output.loss == pytest.approx(np.mean(by_hand) + np.mean(centre), rel=1e-5)
+
+
+def columns(context: Context, texts: list[Preference], config: RewardConfig, name: str) -> list[float]:
+    """A column of all sequences in order."""
+    items = read_items(context.tokenizer, texts, config, Scale())
+    return [of[name] for item in items for term in item.terms for of in term.columns]
 
 
 def test_margins_count_only_where_the_config_says_so(tmp_path: Path):
     context = byte_context(tmp_path)
     texts = [pair("q", "yes", "no", "first", margin=0.7)]
-    assert read_pairs(context.tokenizer, texts, "half", use_margin=True)[0].margin == 0.7
-    assert read_pairs(context.tokenizer, texts, "half")[0].margin == 0.0
+    with_margin = CONFIG.model_copy(update={"use_margin": True})
+    assert columns(context, texts, with_margin, "margin") == [0.7, 0.7]
+    assert columns(context, texts, CONFIG, "margin") == [0.0, 0.0]
 
 
 def test_ties_can_be_dropped_and_skipped_pairs_always_are(tmp_path: Path):
     context = byte_context(tmp_path)
     texts = [pair("q", "a", "b", verdict) for verdict in ("first", "tie", "skip", "second")]
-    assert [p.preferred for p in read_pairs(context.tokenizer, texts, "half")] == [1.0, 0.5, 0.0]
-    assert [p.preferred for p in read_pairs(context.tokenizer, texts, "drop")] == [1.0, 0.0]
+    assert columns(context, texts, CONFIG, "preferred")[::2] == [1.0, 0.5, 0.0]
+    assert columns(context, texts, CONFIG.model_copy(update={"ties": "drop"}), "preferred")[::2] == [1.0, 0.0]
 
 
-def test_each_side_is_read_at_its_last_token():
-    data = pair_data(
-        [Pair((), np.array([1, 2, 3]), np.array([4, 5]), 1.0, 0.5), Pair((), np.array([6]), np.array([7]), 0.0, 0)]
-    )
-    assert [datum.columns["weights"].tolist() for datum in data] == [[0, 0, 1], [0, 1], [1], [1]]
+def test_each_side_is_read_at_its_last_token(tmp_path: Path):
+    context = byte_context(tmp_path)
+    texts = [pair("q", "yes", "no"), pair("r", "a", "b", "second")]
+    data: list[Datum] = item_data(read_items(context.tokenizer, texts, CONFIG, Scale()))
+    assert [np.flatnonzero(datum.columns["weights"]).tolist() for datum in data] == [[len(d) - 1] for d in data]
+    assert [datum.columns["weights"][-1] for datum in data] == [1.0] * 4
     assert [float(datum.columns["unit"]) for datum in data] == [0, 0, 1, 1]
     assert [float(datum.columns["unit_weight"]) for datum in data] == [0.5] * 4
 

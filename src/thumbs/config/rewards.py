@@ -1,0 +1,67 @@
+"""Where the score of a reply comes from: a weighted mix of models, functions, rules and judges."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from thumbs.config.base import Frozen
+
+RUNS_OWN = "reward"
+"""The name of the run's own reward model."""
+
+KINDS = ("model", "function", "verifier", "judge", "environment")
+
+
+class RewardPart(Frozen):
+    """One part of a score: one of model, function, verifier, judge or environment, and what it counts."""
+
+    name: str | None = Field(default=None, pattern=r"^[\w-]+$")
+    """Name in the metrics; null: that of the kind."""
+    weight: float = 1.0
+    """What the part is multiplied by before the parts are added (score units)."""
+    model: str | None = None
+    """A trained reward model: `reward` for that of the run, or the folder of another, with a tokenizer of its own."""
+    function: str | None = None
+    """A Python function (`module:name`) of a Rollout: a number, or an array with one number a sampled token."""
+    verifier: Literal["exact", "contains", "numeric", "regex"] | None = None
+    """A rule that compares the reply with the `answer` of its prompt: 1 or 0."""
+    pattern: str | None = None
+    """The regular expression of verifier regex; with a group, what it finds must be the prompt's answer."""
+    judge: str | None = None
+    """A model (catalog name or folder) that grades the reply."""
+    environment: bool = False
+    """The rewards that the environment gave, each at the end of its turn."""
+
+    @property
+    def kind(self) -> str:
+        """Which of the kinds it is; the first that is given."""
+        return next((kind for kind in KINDS if getattr(self, kind)), "")
+
+    @property
+    def title(self) -> str:
+        """Its name in metrics."""
+        return self.name or (self.verifier or "" if self.kind == "verifier" else self.kind)
+
+    def misfit(self) -> str | None:
+        """What is wrong with it; None where it can be used."""
+        given = [kind for kind in KINDS if getattr(self, kind)]
+        if len(given) != 1:
+            return f"a reward is one of {', '.join(KINDS)}; got {' and '.join(given) or 'none'}"
+        if (self.verifier == "regex") != (self.pattern is not None):
+            return "`pattern` belongs to verifier: regex, which needs it"
+        return None
+
+
+def rewards_misfit(section: str, parts: tuple[RewardPart, ...], *, has_environment: bool) -> str | None:
+    """What is wrong with the rewards of a section; None where they fit."""
+    for number, part in enumerate(parts):
+        if misfit := part.misfit():
+            return f"{section}.rewards[{number}]: {misfit}"
+        if part.environment and not has_environment:
+            return f"{section}.rewards[{number}]: environment needs {section}.environment"
+    titles = [part.title for part in parts]
+    if twice := sorted({title for title in titles if titles.count(title) > 1}):
+        return f"{section}.rewards: {', '.join(twice)} comes twice; give each part a `name`"
+    return None

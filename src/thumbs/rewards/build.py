@@ -1,0 +1,57 @@
+"""Rewards from their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from thumbs.config.base import build_config
+from thumbs.config.model import ModelConfig
+from thumbs.config.rewards import RUNS_OWN, RewardPart
+from thumbs.engine.base import Engine, ModelSpec
+from thumbs.engine.checkpoints import exists, read_manifest
+from thumbs.envs.named import load_callable
+from thumbs.errors import ConfigError
+from thumbs.models.trunk import open_tokenizer
+from thumbs.rewards.base import CallableReward, EnvironmentReward, RewardSource
+from thumbs.rewards.judge import open_judge
+from thumbs.rewards.mix import Mix, Part
+from thumbs.rewards.trained import TrainedReward, open_scores
+from thumbs.rewards.verifiers import verifier
+from thumbs.tracking.files import read_json
+
+
+def build_rewards(parts: Sequence[RewardPart], engine: Engine, own: Callable[[], RewardSource]) -> Mix:
+    """The weighted sum of the parts; `own` gives the run's reward model where a part asks for it."""
+    return Mix([Part(part.title, _source(part, engine, own), part.weight) for part in parts])
+
+
+def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
+    """A trained reward model: the folder of a run's stage `reward`, or of the model in it.
+
+    It reads text with its own tokenizer. Scores are normalised as its run measured them, where that is known. Raises
+    ConfigError where there is none.
+    """
+    folder = path / "model" if exists(path / "model") else path
+    if not exists(folder):
+        raise ConfigError(f"no reward model at {path}; give a run's `reward` folder, or the `model` folder in it")
+    manifest = read_manifest(folder)
+    if "scalar" not in manifest.get("heads", ()):
+        raise ConfigError(f"{folder} holds a model without a scalar head, so it scores nothing")
+    model = build_config(ModelConfig, manifest["model"], source=str(folder))
+    spec = ModelSpec("reward", model, ("scalar",), folder, trainable=False, seed=manifest["seed"])
+    done = folder.parent / "done.json"
+    measured = read_json(done) if done.exists() else {}
+    return open_scores(engine, spec, measured, open_tokenizer(model), reread=True)
+
+
+def _source(part: RewardPart, engine: Engine, own: Callable[[], RewardSource]) -> RewardSource:
+    if part.model is not None:
+        return own() if part.model == RUNS_OWN else open_reward_model(engine, Path(part.model))
+    if part.function is not None:
+        return CallableReward(load_callable(part.function), part.title)
+    if part.verifier is not None:
+        return CallableReward(verifier(part.verifier, part.pattern), part.title)
+    if part.judge is not None:
+        return open_judge(engine, part.judge)
+    return EnvironmentReward()

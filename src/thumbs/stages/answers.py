@@ -1,0 +1,127 @@
+"""Replies as tokens, for the stages that learn from the logprob of a whole reply."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from thumbs.data.preferences import preferred
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import Engine, Handle, ModelSpec
+from thumbs.records import Datum, ForwardOutput, Message, Preference, Reply
+from thumbs.stages.context import Context
+from thumbs.stages.sequences import conversation_tokens
+from thumbs.tracking.files import read_json, write_json
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Tokens [N] of a prompt and a reply to it; the last `length` of them are the reply.
+
+    reference: the reference's logprob of the reply (nats), 0 where there is no reference.
+    """
+
+    tokens: np.ndarray
+    length: int
+    reference: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerPair:
+    """Two answers to a prompt and P(first is better)."""
+
+    prompt: tuple[Message, ...]
+    first: Answer
+    second: Answer
+    preferred: float
+
+    @property
+    def sides(self) -> tuple[Answer, Answer]:
+        """Both answers."""
+        return self.first, self.second
+
+
+def read_answer(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) -> Answer:
+    """A reply as tokens, with the end token unless it was cut off."""
+    tokens, mask = conversation_tokens(tokenizer, (*prompt, Message("assistant", reply.text)))
+    before = np.flatnonzero(mask == 0)  # a reply is the last run of the assistant's own tokens
+    length = len(mask) - (int(before[-1]) + 1 if len(before) else 0)
+    return Answer(tokens, length) if reply.stop_reason == "stop" else Answer(tokens[:-1], length - 1)
+
+
+def read_answer_pairs(
+    tokenizer: Tokenizer, preferences: Sequence[Preference], ties: Literal["drop", "half"]
+) -> list[AnswerPair]:
+    """Tokenised pairs; those without a usable judgement leave, ties as `ties` says."""
+    pairs = []
+    for preference in preferences:
+        better = preferred(preference)
+        if better is None or (better == 0.5 and ties == "drop"):
+            continue
+        first, second = (read_answer(tokenizer, preference.prompt, reply) for reply in preference.replies)
+        pairs.append(AnswerPair(preference.prompt, first, second, better))
+    return pairs
+
+
+def answer_datum(answer: Answer, **columns: float) -> Datum:
+    """A datum whose weights are 1 on the reply."""
+    weights = np.zeros(len(answer.tokens) - 1, dtype=np.float32)
+    weights[len(weights) - answer.length :] = 1.0
+    return Datum.next_token(answer.tokens, weights=weights, **columns)
+
+
+def reply_logprobs(engine: Engine, handle: Handle, answers: Sequence[Answer]) -> np.ndarray:
+    """The model's logprob of each reply, nats [n]."""
+    return summed(engine.forward(handle, [answer_datum(answer) for answer in answers])) if answers else np.empty(0)
+
+
+def summed(outputs: Sequence[ForwardOutput]) -> np.ndarray:
+    """Logprobs of whole replies from those of their tokens, nats [n]."""
+    return np.array([output.logprobs.sum(dtype=np.float64) for output in outputs])
+
+
+def with_reference(context: Context, start: Path | None, answers: Sequence[Answer]) -> list[Answer]:
+    """The answers with the reference's logprobs, of the model in checkpoint `start` (None: the base model).
+
+    They are computed once and kept in the stage's folder under a key of model, checkpoint and tokens; with another key
+    they are computed anew.
+    """
+    path, key = context.folder.path / "reference.json", _key(context, start, answers)
+    kept = read_json(path) if path.exists() else {}
+    if kept.get("key") != key:
+        _log.info("reference: logprobs of %d replies", len(answers))
+        spec = ModelSpec("reference", context.model, ("lm",), start, trainable=False, seed=context.seed)
+        reference = context.engine.create(spec)
+        kept = {"key": key, "logprobs": reply_logprobs(context.engine, reference, answers).tolist()}
+        context.engine.close(reference)
+        write_json(path, kept)
+    return [replace(answer, reference=known) for answer, known in zip(answers, kept["logprobs"], strict=True)]
+
+
+def pairs_with_reference(context: Context, start: Path | None, pairs: Sequence[AnswerPair]) -> list[AnswerPair]:
+    """The pairs with the reference's logprobs of their sides; no model is made for no pairs."""
+    if not pairs:
+        return []
+    answers = with_reference(context, start, [answer for pair in pairs for answer in pair.sides])
+    sides = zip(pairs, answers[0::2], answers[1::2], strict=True)
+    return [replace(pair, first=first, second=second) for pair, first, second in sides]
+
+
+def _key(context: Context, start: Path | None, answers: Sequence[Answer]) -> str:
+    digest = hashlib.sha256(json.dumps([context.model.model_dump(mode="json"), context.seed]).encode())
+    for file in sorted(start.glob("*.safetensors")) if start is not None else ():
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    for answer in answers:
+        digest.update(f"{len(answer.tokens)},{answer.length}:".encode())
+        digest.update(answer.tokens.tobytes())
+    return digest.hexdigest()

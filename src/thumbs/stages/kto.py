@@ -1,0 +1,200 @@
+"""Kahneman–Tversky optimisation: a policy from single replies that are good or bad (arXiv:2402.01306).
+
+    reference logprobs, once → batch of replies → z0 from mismatched replies, no gradient → loss, eq. 8
+
+z0 estimates KL(policy ‖ reference): max(0, mean log-ratio of replies to other prompts than their own). The paper shifts
+the replies of a batch by one; here each prompt has one foreign reply for the whole run, so its reference is cached too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from thumbs.config.preference import PreferenceMethodConfig
+from thumbs.data.preferences import preferred
+from thumbs.data.replies import JudgedReply
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import Handle, ModelSpec
+from thumbs.errors import DataError
+from thumbs.functional.preference_losses import kto
+from thumbs.records import Datum, Generator, Message, Preference, Reply
+from thumbs.rollout.collect import seed_of
+from thumbs.stages.answers import Answer, answer_datum, read_answer, reply_logprobs, summed, with_reference
+from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
+from thumbs.stages.pairs import by_prompt, distinct_tokens
+from thumbs.stages.preference_watch import State, Watch
+from thumbs.tracking.progress import Progress
+
+Row = tuple[tuple[Message, ...], Reply, bool]
+"""A prompt, a reply, and whether it is desirable."""
+
+_FILE = Generator("file", "file")
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A reply that is desirable or not, and a reply to another prompt as if it were one to this."""
+
+    prompt: tuple[Message, ...]
+    desirable: bool
+    own: Answer
+    foreign: Answer
+
+
+def judged_of_pairs(preferences: Sequence[Preference]) -> list[Row]:
+    """Both sides of each pair that is no tie."""
+    decided = [(row, better) for row in preferences if (better := preferred(row)) is not None and better != 0.5]
+    return [
+        (row.prompt, reply, (better > 0.5) == (side == 0))
+        for row, better in decided
+        for side, reply in enumerate(row.replies)
+    ]
+
+
+def judged_of_rows(rows: Sequence[JudgedReply]) -> list[Row]:
+    """Rows of labelled conversations."""
+    return [(row.messages[:-1], Reply(row.messages[-1].content, _FILE), row.desirable) for row in rows]
+
+
+def read_judged(tokenizer: Tokenizer, rows: Sequence[Row], pool: Sequence[Row], *seed: int | str) -> list[Judged]:
+    """Tokenised replies, each with a foreign one: the next of the shuffled `pool` that answers another prompt.
+
+    Raises DataError where all of the pool answer the same prompt as a row.
+    """
+    shuffled = [pool[i] for i in np.random.default_rng(seed_of(*seed, "foreign")).permutation(len(pool))]
+    judged = []
+    for number, (prompt, reply, desirable) in enumerate(rows):
+        others = (shuffled[(number + k) % len(pool)] for k in range(len(pool)))
+        foreign = next((other for asked, other, _ in others if asked != prompt), None)
+        if foreign is None:
+            raise DataError(
+                f"kto got {len(pool)} judged replies, all to one prompt; it needs some to two different prompts, to "
+                "estimate the distance from the start"
+            )
+        own, shifted = (read_answer(tokenizer, prompt, answer) for answer in (reply, foreign))
+        judged.append(Judged(prompt, desirable, own, shifted))
+    return judged
+
+
+def run_kto(
+    context: Context,
+    config: PreferenceMethodConfig,
+    start: Path | None,
+    train: Sequence[Row],
+    heldout: Sequence[Row] = (),
+) -> dict[str, Any]:
+    """Trains from the checkpoint `start` (None: the base model); returns as `run_preference` does."""
+    if not train:
+        raise DataError("kto got no reply that is judged good or bad; there is nothing to learn")
+    rows, held = (read_judged(context.tokenizer, part, train, context.seed, "kto") for part in (train, heldout))
+    known = judged_with_reference(context, start, [*rows, *held])
+    rows, held = known[: len(rows)], known[len(rows) :]
+    policy = context.engine.create(ModelSpec("policy", context.model, ("lm",), start, seed=context.seed))
+    steps, prompts = math.ceil(len(rows) / config.batch_size) * config.epochs, by_prompt(rows)
+    training, watch = KtoTraining(context, config, policy, steps), Watch(context, config, policy)
+    resume = Resume(context, {"policy": policy})
+    step, saved = resume.load()
+    state = State(**saved) if saved else watch.begin(training.measure(held))
+    with Progress("kto", steps, ("loss", "tokens/s")) as bar:
+        bar.advance(step)
+        while step < steps:
+            batch = grouped_batch_at(prompts, step, config.batch_size, context.seed, "kto")
+            metrics = training.step(step, batch)
+            step += 1
+            due = step % config.eval_every == 0 or step == steps
+            if due:
+                state = watch.look(step, state, training.measure(held), metrics)
+            context.folder.metrics.log(step, metrics)
+            if due:
+                resume.save(step, vars(state))
+            bar.advance(loss=metrics["preference/loss"], **{"tokens/s": metrics["preference/tokens_per_s"]})
+    context.engine.close(policy)
+    good = sum(row.desirable for row in rows)
+    counts = {"method": "kto", "steps": steps, "replies": len(rows), "desirable": good, "heldout_replies": len(held)}
+    return counts | watch.results(state)
+
+
+@dataclass(frozen=True)
+class KtoTraining:
+    """One run's fixed parts."""
+
+    context: Context
+    config: PreferenceMethodConfig
+    policy: Handle
+    steps: int
+
+    def step(self, number: int, batch: Sequence[Judged]) -> dict[str, float]:
+        """One optimizer step on replies; depends only on its arguments and the weights."""
+        started, engine = time.monotonic(), self.context.engine
+        adam, distance = adam_at(self.config.optim, number, self.steps), self.distance(batch)
+        data = judged_data(batch, distance)
+        with saving_batch(self.context, number, data):
+            output = engine.forward_backward(self.policy, data, [self.config.reply_loss()])
+            report = engine.optim_step(self.policy, adam)
+        metrics = {
+            "loss": output.loss,
+            **self.metrics(batch, summed(output.outputs)),
+            "baseline": distance,
+            "grad_norm": report.grad_norm,
+            "learning_rate": adam.learning_rate,
+            "tokens_per_s": distinct_tokens(data) / (time.monotonic() - started),
+        }
+        return {f"preference/{name}": value for name, value in metrics.items()}
+
+    def distance(self, rows: Sequence[Judged]) -> float:
+        """z0: the mean log-ratio of the foreign replies, not below 0 (nats)."""
+        now = reply_logprobs(self.context.engine, self.policy, [row.foreign for row in rows])
+        return max(0.0, float(np.mean(now - [row.foreign.reference for row in rows])))
+
+    def measure(self, rows: Sequence[Judged]) -> dict[str, float]:
+        """Loss and metrics of replies that are not trained on; nothing of no rows."""
+        if not rows:
+            return {}
+        now = reply_logprobs(self.context.engine, self.policy, [row.own for row in rows])
+        loss = self.config.reply_loss()
+        columns = (
+            now,
+            [row.own.reference for row in rows],
+            np.full(len(rows), self.distance(rows)),
+            [row.desirable for row in rows],
+            np.full(len(rows), 1.0 / len(rows)),
+        )
+        tensors = (torch.tensor(np.asarray(column, dtype=np.float64)) for column in columns)
+        return {"loss": float(kto(*tensors, **loss.model_dump(exclude={"name"}))), **self.metrics(rows, now)}
+
+    def metrics(self, rows: Sequence[Judged], logprobs: np.ndarray) -> dict[str, float]:
+        """Means over the desirable (chosen) and the other (rejected) replies, nats a reply; and where both are there
+        the margin between them (score units) and the share of couples, one of each, whose desirable reply is ahead.
+        """
+        good = np.array([row.desirable for row in rows])
+        ratio = logprobs - np.array([row.own.reference for row in rows])
+        found: dict[str, float] = {}
+        for name, chosen in (("chosen", good), ("rejected", ~good)):
+            if chosen.any():
+                found[f"{name}_logprob"] = float(logprobs[chosen].mean())
+                found[f"{name}_ratio"] = float(ratio[chosen].mean())
+        if good.any() and not good.all():
+            found["margin"] = self.config.reply_loss().beta * (found["chosen_ratio"] - found["rejected_ratio"])
+            found["accuracy"] = float(np.mean(ratio[good][:, None] > ratio[~good][None, :]))
+        return found
+
+
+def judged_data(rows: Sequence[Judged], distance: float) -> list[Datum]:
+    """A datum a reply; each weighs 1 / (replies of the batch)."""
+    of = {"baseline": distance, "unit_weight": 1.0 / len(rows)}
+    return [answer_datum(row.own, reference=row.own.reference, desirable=float(row.desirable), **of) for row in rows]
+
+
+def judged_with_reference(context: Context, start: Path | None, rows: Sequence[Judged]) -> list[Judged]:
+    """The rows with the reference's logprobs of both of their answers."""
+    answers = with_reference(context, start, [answer for row in rows for answer in (row.own, row.foreign)])
+    sides = zip(rows, answers[0::2], answers[1::2], strict=True)
+    return [replace(row, own=own, foreign=foreign) for row, own, foreign in sides]

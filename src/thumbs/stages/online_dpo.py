@@ -1,0 +1,148 @@
+"""Online DPO: the loss of DPO on pairs of the policy's own replies, which the run's reward compares (arXiv:2402.04792).
+
+    roll out replies → score → best and worst of each prompt → reference logprobs → loss of pairs
+
+Two replies a prompt and a judge are the paper's; with more, best against worst. Equal scores are ties.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thumbs.config.preference import OnlineConfig, PreferenceMethodConfig
+from thumbs.engine.base import Handle, ModelSpec
+from thumbs.errors import ConfigError
+from thumbs.records import Preference, Prompt, Rollout
+from thumbs.rewards.base import RewardSource
+from thumbs.stages.answers import (
+    Answer,
+    AnswerPair,
+    pairs_with_reference,
+    read_answer_pairs,
+    reply_logprobs,
+    summed,
+)
+from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
+from thumbs.stages.milestones import keep_milestones
+from thumbs.stages.preference import PairTraining
+from thumbs.stages.preference_batch import pair_data, pair_metrics
+from thumbs.stages.preference_watch import State, Watch
+from thumbs.stages.rollouts import roll_out
+from thumbs.tracking.progress import Progress
+
+
+def run_online_dpo(
+    context: Context,
+    config: PreferenceMethodConfig,
+    reward: RewardSource,
+    start: Path | None,
+    prompts: Sequence[Prompt],
+    heldout: Sequence[Preference] = (),
+) -> dict[str, Any]:
+    """Optimises the policy in checkpoint `start` (None: the base model) on pairs that `reward` decides.
+
+    `heldout`: pairs that others judged, to measure on. The last weights stay. Returns as `run_preference` does.
+    """
+    if config.online is None or not prompts:
+        raise ConfigError("online_dpo needs preference.online with prompts")
+    steps, spec = config.online.steps, ModelSpec("policy", context.model, ("lm",), start, seed=context.seed)
+    held = pairs_with_reference(context, start, read_answer_pairs(context.tokenizer, heldout, config.ties))
+    policy = context.engine.create(spec)
+    reference = context.engine.create(replace(spec, name="reference", trainable=False))
+    online = OnlineDpo(context, config, config.online, policy, reference, reward, prompts)
+    measuring, watch = PairTraining(context, config, policy, steps), Watch(context, keeping_last(config), policy)
+    resume = Resume(context, {"policy": policy})
+    step, saved = resume.load()
+    state = State(**saved) if saved else watch.begin(measuring.measure(held, State()))
+    with Progress("online DPO", steps, ("score", "length")) as bar:
+        bar.advance(step)
+        while step < steps:
+            metrics = online.step(step)
+            step += 1
+            keep_milestones(context, policy, metrics.get("preference/kl", 0.0))
+            due = step % config.eval_every == 0 or step == steps
+            if due:
+                state = watch.look(step, state, measuring.measure(held, state), metrics)
+            context.folder.metrics.log(step, metrics)
+            if due:
+                resume.save(step, vars(state))
+            bar.advance(score=metrics["preference/score"], length=metrics["preference/length"])
+    for handle in (policy, reference):
+        context.engine.close(handle)
+    return {"method": config.method, "steps": step, "heldout_pairs": len(held)} | watch.results(state)
+
+
+def keeping_last(config: PreferenceMethodConfig) -> PreferenceMethodConfig:
+    """The same, whose last weights stay: what the policy learns online is not in the held-out pairs."""
+    return config.model_copy(update={"keep": "last"})
+
+
+@dataclass(frozen=True)
+class OnlineDpo:
+    """One run's fixed parts."""
+
+    context: Context
+    config: PreferenceMethodConfig
+    online: OnlineConfig
+    policy: Handle
+    reference: Handle
+    reward: RewardSource
+    prompts: Sequence[Prompt]
+
+    def step(self, number: int) -> dict[str, float]:
+        """One round of replies and update; depends only on its arguments and the weights."""
+        n, started = self.online.replies_per_prompt, time.monotonic()
+        drawn = batch_at(self.prompts, number, self.config.batch_size, self.context.seed, "online-prompts")
+        rollouts = roll_out(self.context, self.policy, drawn, n, self.online.sampling, "online", number)
+        rollout_s = time.monotonic() - started
+        scores = np.array([score.value for score in self.reward.score(rollouts)]).reshape(-1, n)
+        groups = [rollouts[i * n : (i + 1) * n] for i in range(len(drawn))]
+        pairs = [best_and_worst(*of) for of in zip(drawn, groups, scores, strict=True)]
+        known = reply_logprobs(self.context.engine, self.reference, [a for pair in pairs for a in pair.sides])
+        pairs = [
+            replace(pair, first=replace(pair.first, reference=a), second=replace(pair.second, reference=b))
+            for pair, a, b in zip(pairs, known[0::2].tolist(), known[1::2].tolist(), strict=True)
+        ]
+        decided = [pair for pair in pairs if pair.preferred != 0.5]
+        taken = decided if self.config.ties == "drop" else pairs
+        metrics = self.update(number, taken) if taken else {}
+        metrics |= {
+            "score": float(scores.mean()),
+            "score_std": float(scores.std(axis=1).mean()),
+            "decided": len(decided) / len(pairs),
+            "length": float(np.mean([rollout.reply_length for rollout in rollouts])),
+            "truncated": float(np.mean([rollout.stop_reason == "length" for rollout in rollouts])),
+            "rollout_s": rollout_s,
+            "update_s": time.monotonic() - started - rollout_s,
+        }
+        return {f"preference/{name}": value for name, value in metrics.items()}
+
+    def update(self, number: int, pairs: Sequence[AnswerPair]) -> dict[str, float]:
+        """Passes over the pairs of a round, an optimizer step each; the numbers of the first, before it moves."""
+        c, engine, data, found = self.config, self.context.engine, pair_data(pairs), {}
+        loss, adam = c.pair_loss(), adam_at(c.optim, number, self.online.steps)
+        for epoch in range(c.epochs):
+            with saving_batch(self.context, number, data):
+                output = engine.forward_backward(self.policy, data, [loss])
+                report = engine.optim_step(self.policy, adam)
+            if epoch == 0:
+                logprobs = summed(output.outputs).reshape(-1, 2)
+                reference = np.array([[answer.reference for answer in pair.sides] for pair in pairs])
+                found = pair_metrics(pairs, logprobs, float(c.settings()["beta"]), per_token=c.preset.per_token)
+                found |= {"loss": output.loss, "kl": float(np.mean(logprobs - reference))}
+                found |= {"grad_norm": report.grad_norm, "learning_rate": adam.learning_rate}
+        return found
+
+
+def best_and_worst(prompt: Prompt, rollouts: Sequence[Rollout], scores: np.ndarray) -> AnswerPair:
+    """The replies with the highest and the lowest score, the first of those that are equal; a tie where all are."""
+    tied = scores.max() == scores.min()
+    best, worst = (0, 1) if tied else (int(scores.argmax()), int(scores.argmin()))
+    first, second = (Answer(rollouts[i].tokens, rollouts[i].reply_length) for i in (best, worst))
+    return AnswerPair(prompt.messages, first, second, 0.5 if tied else 1.0)

@@ -1,0 +1,85 @@
+"""What a reward model makes of rows that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from thumbs.config.losses import ScoreLoss
+from thumbs.config.reward import RewardConfig
+from thumbs.data.preferences import preferred
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import Engine, Handle
+from thumbs.engine.score_losses import loss_of_values
+from thumbs.rewards.ensemble import member_scores, member_values
+from thumbs.stages.reward_items import Item, Row, Scale, item_data, judged_pairs, read_items
+from thumbs.stages.sequences import pair_tokens
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores of the held-out pairs, for the audit: raw scores, P(first is better), reply lengths in tokens."""
+
+    scores_a: list[float]
+    scores_b: list[float]
+    preferred: list[float]
+    lengths_a: list[int]
+    lengths_b: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Held-out rows as the loss reads them, and the pairs among them: two token sequences and P(first is better)."""
+
+    items: list[Item]
+    pairs: list[tuple[np.ndarray, np.ndarray, float]]
+    by_pairs: bool
+
+    def measure(self, engine: Engine, models: Sequence[Handle], loss: ScoreLoss) -> dict[str, float]:
+        """loss and, where there is one, accuracy of the members' mean; nothing where nothing is held out.
+
+        Of pairs and rankings, the Bradley–Terry loss a pair (nats): Plackett–Luce's and the softmax's probability that
+        one of two is preferred is the same. Otherwise the loss that is trained, a row.
+        """
+        if self.by_pairs:
+            return _pair_loss(self.scores(engine, models))
+        if not self.items:
+            return {}
+        data = item_data(self.items)
+        return loss_of_values(loss, data, member_values(engine, models, data))
+
+    def scores(self, engine: Engine, models: Sequence[Handle]) -> HeldOut:
+        """Raw scores of both sides of each pair, means over the members."""
+        sequences = [tokens for a, b, _ in self.pairs for tokens in (a, b)]
+        scores = member_scores(engine, models, sequences).mean(axis=1).tolist() if sequences else []
+        return HeldOut(
+            scores_a=scores[0::2],
+            scores_b=scores[1::2],
+            preferred=[better for _, _, better in self.pairs],
+            lengths_a=[len(a) for a, _, _ in self.pairs],
+            lengths_b=[len(b) for _, b, _ in self.pairs],
+        )
+
+
+def read_held(tokenizer: Tokenizer, rows: Sequence[Row], config: RewardConfig, scale: Scale) -> Held:
+    """Held-out rows as tokens."""
+    judged = [(pair, preferred(pair)) for pair in judged_pairs(rows)]
+    pairs = [
+        (*pair_tokens(tokenizer, pair), better)
+        for pair, better in judged
+        if better is not None and not (better == 0.5 and config.ties == "drop")
+    ]
+    return Held(read_items(tokenizer, rows, config, scale), pairs, config.form in ("pairs", "rankings"))
+
+
+def _pair_loss(found: HeldOut) -> dict[str, float]:
+    if not found.preferred:
+        return {}
+    gap, better = np.subtract(found.scores_a, found.scores_b), np.array(found.preferred)
+    loss = float(np.mean(better * np.logaddexp(0, -gap) + (1 - better) * np.logaddexp(0, gap)))
+    clear = better != 0.5
+    if not clear.any():
+        return {"loss": loss}
+    return {"loss": loss, "accuracy": float(np.mean((gap > 0)[clear] == (better > 0.5)[clear]))}
