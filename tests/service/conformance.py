@@ -1,7 +1,7 @@
 """Runs the conformance cases with the real SDKs, each in an environment of its own, against a server of ours.
 
 python tests/service/conformance.py build    makes the environments under .sdks (`make test` does)
-python tests/service/conformance.py table    runs all cases and writes the table of docs/service.md
+python tests/service/conformance.py table    runs all cases and writes the tables of docs/service.md
 """
 
 from __future__ import annotations
@@ -28,11 +28,16 @@ GAP_S = 3.0
 
 @dataclass(frozen=True)
 class Sdk:
-    """An SDK: its environment's name, the file of its cases, and what the table calls it."""
+    """An SDK: its environment's name, the file of its cases, what the table calls it, and the model it asks for.
+
+    context: of that model, tokens.
+    """
 
     name: str
     cases: str
     title: str
+    model: str = MODEL
+    context: int = 256
 
     @property
     def python(self) -> Path:
@@ -42,7 +47,10 @@ class Sdk:
 
 TINKER = Sdk("tinker", "sdk038_cases.py", "tinker 0.38.0")
 MINT = Sdk("mint", "sdk022_cases.py", "mint 0.2.0, tinker 0.22.0")
+COOKBOOK = Sdk("cookbook", "cookbook_cases.py", "tinker-cookbook 0.5.8, tinker 0.38.0", "Qwen/Qwen3-8B", 2048)
+"""The recipes, which look things up by a model's name: ours answers to one that they know."""
 SDKS = (TINKER, MINT)
+ENVIRONMENTS = (*SDKS, COOKBOOK)
 
 
 def build(sdk: Sdk) -> None:
@@ -52,15 +60,15 @@ def build(sdk: Sdk) -> None:
     ours, theirs = (next(Path(prefix).glob("lib/python3*/site-packages")) for prefix in (sys.prefix, folder))
     (theirs / "thumbs-environment.pth").write_text(f"{ours}\n", encoding="utf-8")
     install = [sdk.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, "-r", HERE / "sdks" / f"{sdk.name}.txt", "-c", ROOT / "constraints.txt"], check=True)
+    subprocess.run([*install, "-r", HERE / "sdks" / f"{sdk.name}.txt"], check=True)
 
 
-def served(folder: Path) -> contextlib.AbstractContextManager[str]:
-    """The URL of a server of a tiny chat model, in this process."""
+def served(folder: Path, sdk: Sdk = TINKER) -> contextlib.AbstractContextManager[str]:
+    """The URL of a server of a tiny chat model under the name that the cases ask for, in this process."""
     from service.serving import served_by  # `build` does without
     from thumbs.clients.backend import Backend
 
-    return served_by(Backend, folder, gap_grace_s=GAP_S)
+    return served_by(Backend, folder, sdk.model, sdk.context, gap_grace_s=GAP_S)
 
 
 def environment_of(sdk: Sdk) -> Sdk:
@@ -72,7 +80,7 @@ def environment_of(sdk: Sdk) -> Sdk:
     return sdk
 
 
-def environment(url: str, home: Path) -> dict[str, str]:
+def environment(url: str, home: Path, model: str = MODEL) -> dict[str, str]:
     """What a user of a server at `url` sets, and what the cases want to know."""
     return os.environ | {
         "TINKER_BASE_URL": url,
@@ -82,7 +90,7 @@ def environment(url: str, home: Path) -> dict[str, str]:
         "HF_ENDPOINT": url,
         "HF_HUB_OFFLINE": "0",
         "HF_HOME": str(home),
-        "THUMBS_CASE_MODEL": MODEL,
+        "THUMBS_CASE_MODEL": model,
         "THUMBS_CASE_GAP_S": str(GAP_S),
         "OMP_NUM_THREADS": "1",
     }
@@ -95,7 +103,7 @@ def outcomes(sdk: Sdk, url: str, folder: Path) -> tuple[dict[str, bool], str]:
     done = subprocess.run(
         [*command, "--rootdir=.", f"--junitxml={report}", sdk.cases],
         cwd=HERE / "sdk_cases",
-        env=environment(url, folder / "hf"),
+        env=environment(url, folder / "hf", sdk.model),
         capture_output=True,
         text=True,
         check=False,
@@ -120,9 +128,27 @@ def table(found: dict[str, dict[str, bool]]) -> str:
     return "\n".join(lines)
 
 
+def recipes(cases: dict[str, bool]) -> str:
+    """One row a case of the recipes: which, how it was run, and whether it did what its case says."""
+    lines = ["| recipe | run | " + COOKBOOK.title + " |", "|---|---|---|"]
+    for case, passed in sorted(cases.items()):
+        recipe, _, how = case.removeprefix("test_").partition("__")
+        lines.append(f"| `{recipe}` | {how.replace('_', ' ')} | {'passes' if passed else '**fails**'} |")
+    return "\n".join(lines)
+
+
+def write(page: str, mark: str, text: str) -> str:
+    """The page with `text` between its marks."""
+    head, begin, rest = page.partition(f"<!-- {mark} -->")
+    _, end, tail = rest.partition(f"<!-- end of {mark} -->")
+    assert begin
+    assert end
+    return f"{head}{begin}\n\n{text}\n\n{end}{tail}"
+
+
 def main() -> None:
     if sys.argv[1:] == ["build"]:
-        for sdk in SDKS:
+        for sdk in ENVIRONMENTS:
             build(sdk)
         return
     if sys.argv[1:] != ["table"]:
@@ -130,10 +156,10 @@ def main() -> None:
     sys.path.insert(0, str(HERE.parent))
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as url:
         found = {sdk.name: outcomes(sdk, url, Path(folder))[0] for sdk in SDKS}
-    page = PAGE.read_text(encoding="utf-8")
-    begin, end = "<!-- conformance -->", "<!-- end of conformance -->"
-    head, _, rest = page.partition(begin)
-    PAGE.write_text(f"{head}{begin}\n\n{table(found)}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), COOKBOOK) as url:
+        found[COOKBOOK.name] = outcomes(COOKBOOK, url, Path(folder))[0]
+    page = write(PAGE.read_text(encoding="utf-8"), "conformance", table({sdk.name: found[sdk.name] for sdk in SDKS}))
+    PAGE.write_text(write(page, "recipes", recipes(found[COOKBOOK.name])), encoding="utf-8")
     failed = {name: [case for case, passed in cases.items() if not passed] for name, cases in found.items()}
     raise SystemExit(json.dumps(failed) if any(failed.values()) else 0)
 

@@ -1,6 +1,7 @@
 """Many clients at once with the SDK: eight train, two draw a hundred samples each, one asks how things are.
 
-Prints as JSON when, in seconds, each step of each trainer and each sample was done, and how long control calls took.
+Prints as JSON when, in seconds, it began, each step of each trainer and each sample was done, and how long control
+calls took.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def main() -> None:
         tinker.ServiceClient().create_lora_training_client(base_model=MODEL, rank=8, seed=i) for i in range(TRAINERS)
     ]
     samplers = [tinker.ServiceClient().create_sampling_client(base_model=MODEL) for _ in range(SAMPLERS)]
-    done = threading.Event()
+    done, start = threading.Event(), time.monotonic()
     with ThreadPoolExecutor(TRAINERS + SAMPLERS + 1) as pool:
         asking = pool.submit(ask, clients[0], done)
         training, drawing = [pool.submit(train, x) for x in clients], [pool.submit(draw, x) for x in samplers]
@@ -89,7 +90,7 @@ def main() -> None:
             seen = {"steps": [x.result() for x in training], "samples": [x.result() for x in drawing]}
         finally:
             done.set()
-    sys.stdout.write(json.dumps({**seen, "control": asking.result()}))
+    sys.stdout.write(json.dumps({**seen, "start": start, "control": asking.result()}))
 
 
 if __name__ == "__main__":

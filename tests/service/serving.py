@@ -7,7 +7,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,20 @@ def running(app: ASGIApp) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def served_by(kind: type[Backend], folder: Path, **options: Any) -> Iterator[str]:
-    """The URL of a server of the tiny chat model with a backend of this kind."""
+def served_by(
+    kind: type[Backend],
+    folder: Path,
+    model: str = MODEL,
+    context: int = 256,
+    size: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Iterator[str]:
+    """The URL of a server of the tiny chat model, or one of that `size`, under the name `model`, with a backend of this
+    kind.
+    """
     store = Store(folder / "store")
-    backend = kind(store, {MODEL: ModelConfig(name=str(save_tiny_chat_model(folder / "model")))}, **options)
+    path = save_tiny_chat_model(folder / "model", context=context, **(size or {}))
+    backend = kind(store, {model: ModelConfig(name=str(path))}, **options)
     try:
         with running(create_app(backend, b"key" * 11, needs_token=False)) as url:
             yield url
@@ -50,16 +60,16 @@ def served_by(kind: type[Backend], folder: Path, **options: Any) -> Iterator[str
         store.close()
 
 
-def seen_by(sdk: Sdk, script: str, url: str, folder: Path) -> Any:
+def seen_by(sdk: Sdk, script: str, url: str, folder: Path, longest_s: float = 240, model: str = MODEL) -> Any:
     """What a script of this folder prints as JSON, run with the SDK against the server."""
     done = subprocess.run(
         [sdk.python, "-W", "ignore", f"tests/service/{script}"],
         cwd=ROOT,
-        env=environment(url, folder / "hf"),
+        env=environment(url, folder / "hf", model),
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=longest_s,
     )
     assert done.returncode == 0, done.stderr[-5000:]
     return json.loads(done.stdout)

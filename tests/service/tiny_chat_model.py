@@ -17,21 +17,22 @@ TEMPLATE = (
 )
 
 
-def save_tiny_chat_model(folder: Path, seed: int = 0) -> Path:
-    """The folder, with config.json, weights and the tokenizer's files."""
+def save_tiny_chat_model(folder: Path, seed: int = 0, context: int = 256, **size: int) -> Path:
+    """The folder, with config.json, weights and the tokenizer's files; `context` in tokens.
+
+    `size`: settings of the configuration other than the tiny ones.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in (START, END, PAD)])
+    tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_key_value_heads": 2}
     config = LlamaConfig(
+        **{**tiny, **size},
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         bos_token_id=256,
         eos_token_id=257,
         pad_token_id=258,
@@ -44,7 +45,7 @@ def save_tiny_chat_model(folder: Path, seed: int = 0) -> Path:
         "eos_token": END,
         "pad_token": PAD,
         "chat_template": TEMPLATE,
-        "model_max_length": 256,
+        "model_max_length": context,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder

@@ -6,20 +6,22 @@ are the caller's are `ThumbsError`s; anything else is ours.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from thumbs.clients import translate, types
 from thumbs.clients.bases import Base, Bases
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.lanes import Work
+from thumbs.clients.offer import Offer
+from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
 from thumbs.clients.sampling import FullError, Sampler, Sampling
 from thumbs.clients.store import Store
 from thumbs.clients.worker import Worker
@@ -51,7 +53,7 @@ class _Model:
     dirty: bool = False
 
 
-class Backend(Sampling):
+class Backend(Sampling, Offer):
     """See the module. models: the bases by the names that clients use; closed: no others can be asked for.
 
     Adapters beyond `max_models` under training, and as many samplers, wait on disk until they are used again.
@@ -72,49 +74,6 @@ class Backend(Sampling):
         self.max_models = max_models
         self._queued_tokens = 0
         self._models: OrderedDict[str, _Model] = OrderedDict()
-
-    # what there is
-
-    def supported_models(self) -> list[types.SupportedModel]:
-        """The bases that are offered; the context is in tokens."""
-        found = []
-        for name in self.bases.names:
-            context = self.bases[name].shape.context
-            found.append(
-                types.SupportedModel(model_name=name, max_context_length=context, trainable=True, sampleable=True)
-            )
-        return found
-
-    def tokenizer_folder(self, base_model: str) -> Path | None:
-        """A folder with the tokenizer's files; None for a byte model."""
-        return self.bases[base_model].folder
-
-    def tokenizer(self, base_model: str) -> Any:
-        """The tokenizer of a base as transformers loads it; of a byte model, ours."""
-        base = self.bases[base_model]
-        if base.folder is None:
-            return base.tokenizer
-        from transformers import AutoTokenizer  # takes seconds, and not every client asks
-
-        return AutoTokenizer.from_pretrained(base.folder)
-
-    def info(self, run_id: str) -> types.GetInfoResponse:
-        """Of a run, in memory or not."""
-        run = self.store.run(run_id)
-        if run is None:
-            raise DataError(f"there is no model {run_id!r}")
-        folder = self.tokenizer_folder(run.base_model)
-        data = types.ModelData(
-            arch="llama", model_name=run.base_model, tokenizer_id=None if folder is None else str(folder)
-        )
-        return types.GetInfoResponse(
-            type="get_info",
-            model_id=run_id,
-            model_data=data,
-            is_lora=True,
-            lora_rank=run.rank,
-            model_name=run.base_model,
-        )
 
     def waiting(self) -> dict[str, Any]:
         """For a status page: operations by lane, samples, models and samplers in memory, tokens sampled so far."""
@@ -143,7 +102,7 @@ class Backend(Sampling):
         if not targets or lora.rank < 1:
             raise DataError("lora_config: needed are a rank of 1 or more, and train_attn or train_mlp")
         config = base.config.model_copy(update={"lora": LoraConfig(rank=lora.rank, alpha=ALPHA, targets=targets)})
-        seed = secrets.randbits(31) if lora.seed is None else lora.seed
+        seed = lora.seed or 0  # none given: the same start each time, as everywhere here
         model = _Model(base, ModelSpec(run_id, config, adapter_seed=seed))
         self.store.add_run(
             run_id,
@@ -203,18 +162,30 @@ class Backend(Sampling):
             records = translate.engine_data(data, loss_fn, shape.vocab_size, shape.context)
         except ThumbsError as error:
             return self._submit(run_id, seq_id, lambda bad=error: _failing(bad))
-        tokens = sum(map(len, records))
-        with self._lock:
-            if self._queued_tokens and self._queued_tokens + tokens > MAX_QUEUED_TOKENS:
-                raise FullError(f"{self._queued_tokens} tokens wait for training already; collect some results first")
-            self._queued_tokens += tokens
-        try:
-            future = self._submit(run_id, seq_id, lambda: self._pass(run_id, records, spec, forward_only))
-        except ThumbsError:
-            self._unqueue(tokens)
-            raise
-        future.add_done_callback(lambda _: self._unqueue(tokens))
-        return future
+        return self._queue(
+            run_id, seq_id, sum(map(len, records)), lambda: self._pass(run_id, records, spec, forward_only)
+        )
+
+    def forward_backward_reverse_kl(
+        self, run_id: str, seq_id: int | None, data: list[ReverseKlDatum], reference_path: str, temperature: float
+    ) -> Future[ReverseKlOutput]:
+        """Adds the gradients of the divergence from a checkpoint of the same base: see reverse_kl.py."""
+
+        base, record = self._known(run_id).base, self._checkpoint(reference_path)
+        run = self.store.run(record.run_id)
+        if run is None or run.base_model != base.name:
+            raise DataError(f"{reference_path} is not of this model's base {base.name}, as a reference must be")
+        found = completions(data, temperature, base.shape.vocab_size, base.shape.context)
+
+        def work() -> Work:
+            model, handle = self._in_memory(run_id)
+            model.dirty = True
+            with _readable(reference_path):
+                reference = self._engine.read_adapter(record.folder)
+            frozen, run = self._engine.frozen_base(base.config), partial(self._engine.in_parts, handle)
+            return (yield from reverse_kl_pass(found, temperature, frozen, reference, run))
+
+        return self._queue(run_id, seq_id, sum(len(each.student) for each in found), work)
 
     def forward_backward_custom(
         self, run_id: str, data: list[types.Datum], loss_fn: CustomLoss
@@ -237,7 +208,8 @@ class Backend(Sampling):
             yield
             report = self._engine.optim_step(handle, translate.adam_step(adam))
             model.dirty = False
-            metrics = {"grad_norm": report.grad_norm, "step": float(report.step), "learning_rate": adam.learning_rate}
+            # No "step": loops put these beside their own metrics, where it is their step's number.
+            metrics = {"grad_norm": report.grad_norm, "optimizer_step": float(report.step)}
             return types.OptimStepResponse(metrics=metrics)
 
         return self._submit(run_id, seq_id, work)
@@ -328,6 +300,20 @@ class Backend(Sampling):
             )
         return model
 
+    def _queue(self, run_id: str, seq_id: int | None, tokens: int, work: Callable[[], Work]) -> Future[Any]:
+        """A pass over so many tokens; raises FullError where too many wait already."""
+        with self._lock:
+            if self._queued_tokens and self._queued_tokens + tokens > MAX_QUEUED_TOKENS:
+                raise FullError(f"{self._queued_tokens} tokens wait for training already; collect some results first")
+            self._queued_tokens += tokens
+        try:
+            future = self._submit(run_id, seq_id, work)
+        except ThumbsError:
+            self._unqueue(tokens)
+            raise
+        future.add_done_callback(lambda _: self._unqueue(tokens))
+        return future
+
     def _submit(self, run_id: str, seq_id: int | None, work: Callable[[], Work]) -> Future[Any]:
         self._known(run_id)
         return self._worker.submit(run_id, work, seq_id)
@@ -351,11 +337,8 @@ class Backend(Sampling):
                 f"{path} is of another kind ({told.format(*kinds[0])}) than this model ({told.format(*kinds[1])}); "
                 "create_training_client_from_state makes one that fits"
             )
-        try:
+        with _readable(path):
             self._engine.load(handle, record.folder, optimizer=optimizer)
-        except CheckpointError as error:  # it speaks of folders, which are none of the client's business
-            log.warning("%s: %s", path, error)
-            raise CheckpointError(f"{path} cannot be read; it is damaged or incomplete") from None
 
     def _create(self, model: _Model) -> Work:
         yield
@@ -381,6 +364,16 @@ class Backend(Sampling):
                 self._engine.save(model.handle, self._spill(run_id), optimizer=True)
                 self._engine.close(model.handle)
                 model.handle = None
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Errors of a checkpoint name its path: they speak of folders, which are none of the client's business."""
+    try:
+        yield
+    except CheckpointError as error:
+        log.warning("%s: %s", path, error)
+        raise CheckpointError(f"{path} cannot be read; it is damaged or incomplete") from None
 
 
 def _failing(error: Exception) -> Work:

@@ -38,8 +38,12 @@ class Base:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer."""
+        """Its tokenizer; raises ModelError where it cannot be read, or nothing ends a reply."""
         return open_tokenizer(self.config)
+
+    def check(self) -> None:
+        """Raises ModelError where the model cannot be trained or sampled."""
+        _ = self.shape, self.tokenizer
 
 
 def parse_aliases(text: str) -> dict[str, str]:

@@ -48,7 +48,7 @@ class Database:
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise ConfigError(
                 f"the database URL is of no use: {error}\nallowed: sqlite:///FILE, or "
-                "postgresql+psycopg://USER@HOST/NAME with the package psycopg installed"
+                "postgresql+psycopg://USER@HOST/NAME (pip install 'thumbs[postgres]')"
             ) from error
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         if self._is_sqlite:

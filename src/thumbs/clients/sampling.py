@@ -73,6 +73,8 @@ class Sampling:
         prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
         topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: types.TensorData | None = None,
+        prompt_alt_tokens_k: int = 0,
         prompt_logprobs_last_n: int | None = None,
         heard: Callable[[int, int], None] | None = None,
     ) -> Future[types.SampleResponse]:
@@ -97,13 +99,15 @@ class Sampling:
             range(seed, seed + num_samples),
             wants_prompt_logprobs=prompt_logprobs or topk_prompt_logprobs > 0,
             prompt_top=topk_prompt_logprobs,
+            prompt_targets=translate.prompt_targets(target_prompt_logprobs, len(tokens), shape.vocab_size),
+            prompt_draws=translate.prompt_draws(prompt_alt_tokens_k, len(tokens)),
             top=topk_sample_logprobs,
             heard=heard,
         )
         return self._worker.sample(
             lambda: self._pool(sampler_id, sampler, request),
             request,
-            lambda done: translate.sample_response(done, prompt_logprobs_last_n),
+            lambda done: translate.sample_response(done, prompt_logprobs_last_n, target_prompt_logprobs),
         )
 
     def close_sampler(self, sampler_id: str) -> None:

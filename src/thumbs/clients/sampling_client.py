@@ -29,9 +29,15 @@ class SamplingClient(Ready):
         include_prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
         topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: types.TensorData | None = None,
+        prompt_alt_tokens_k: int = 0,
         prompt_logprobs_last_n: int | None = None,
     ) -> APIFuture[types.SampleResponse]:
-        """`num_samples` continuations of the prompt, with the logprob of each token at the sampling temperature."""
+        """`num_samples` continuations of the prompt, with the logprob of each token at the sampling temperature.
+
+        Of the prompt of N tokens, at temperature 1: logprobs, likeliest tokens, logprobs of chosen ids [N - 1, K] (-1
+        for none), and of tokens drawn in the place of its own at the sampling temperature.
+        """
         params = sampling_params or types.SamplingParams()
 
         def begin() -> Future[types.SampleResponse]:
@@ -43,6 +49,8 @@ class SamplingClient(Ready):
                 prompt_logprobs=include_prompt_logprobs,
                 topk_prompt_logprobs=topk_prompt_logprobs,
                 topk_sample_logprobs=topk_sample_logprobs,
+                target_prompt_logprobs=target_prompt_logprobs,
+                prompt_alt_tokens_k=prompt_alt_tokens_k,
                 prompt_logprobs_last_n=prompt_logprobs_last_n,
             )
 

@@ -24,6 +24,9 @@ from thumbs.rollout.sampler import SamplingParams
 
 log = logging.getLogger(__name__)
 
+MOST_PROMPT_CELLS = 2**17
+"""Logprobs of chosen or drawn tokens that one request may ask for in its prompt."""
+
 Settings = Mapping[str, float | str]
 RATIO_INPUTS = ("logprobs", "advantages")
 
@@ -163,8 +166,14 @@ def _check_ids(ids: np.ndarray, vocab_size: int, name: str) -> None:
 
 
 def train_output(output: TrainOutput, data: Sequence[Datum]) -> types.ForwardBackwardOutput:
-    """Logprobs of every target, `loss:sum`, and the targets that carried a weight as `tokens:sum`."""
-    outputs = [{"logprobs": types.TensorData.from_numpy(each.logprobs)} for each in output.outputs]
+    """Logprobs and loss of every target, `loss:sum`, and the targets that carried a weight as `tokens:sum`."""
+    outputs = [
+        {
+            "logprobs": types.TensorData.from_numpy(each.logprobs),
+            "elementwise_loss": types.TensorData.from_numpy(each.losses),
+        }
+        for each in output.outputs
+    ]
     tokens = sum(int((datum.columns["weights"] != 0).sum()) for datum in data)
     return types.ForwardBackwardOutput("scalar", outputs, {"loss:sum": output.loss, "tokens:sum": float(tokens)})
 
@@ -187,10 +196,14 @@ def adam_step(adam: types.AdamParams) -> AdamStep:
 
 
 def sampling_params(params: types.SamplingParams, prompt: int, context: int, stop_ids: Sequence[int]) -> SamplingParams:
-    """The sampler's settings. A reply ends at the context's end; without `stop` the model's own end tokens end it."""
-    if prompt >= context:
+    """The sampler's settings. A reply ends at the context's end; without `stop` the model's own end tokens end it.
+
+    A prompt that fills the context may have a single token after it, which the model never reads: logprobs of a prompt
+    are asked for in that way, and recipes cut their data to the context's length.
+    """
+    if prompt > context or (prompt == context and params.max_tokens != 1):
         raise DataError(f"the prompt has {prompt} tokens; the model's context of {context} leaves no room for a reply")
-    room = context - prompt
+    room = max(context - prompt, 1)
     count = room if params.max_tokens is None else min(params.max_tokens, room)
     top_k = max(params.top_k, 0)
     if count < 1 or not params.temperature >= 0 or not 0 < params.top_p <= 1 or not np.isfinite(params.temperature):
@@ -206,8 +219,44 @@ def sampling_params(params: types.SamplingParams, prompt: int, context: int, sto
     return SamplingParams(count, tuple(tokens), params.temperature, top_k, params.top_p, texts)
 
 
-def sample_response(request: Request, last: int | None = None) -> types.SampleResponse:
-    """What a client gets of a finished request; `last`: prompt logprobs of so many last tokens only."""
+def prompt_targets(ids: types.TensorData | None, prompt: int, vocab_size: int) -> np.ndarray | None:
+    """Token ids [prompt - 1, K] whose logprobs are asked for, -1 where none is; raises DataError where they do not fit.
+
+    A sparse tensor may name none at a place.
+    """
+    if ids is None:
+        return None
+    if ids.dtype != "int64" or len(ids.shape) != 2 or ids.shape[0] != prompt - 1 or not len(ids.values):
+        raise DataError(
+            f"target_prompt_logprobs are {ids.dtype} of shape {ids.shape}; for a prompt of {prompt} tokens they are "
+            f"int64 of shape [{prompt - 1}, K] and name one id at least"
+        )
+    dense = ids.to_numpy(pad_value=-1)
+    _check_ids(np.where(dense == -1, 0, dense), vocab_size, "target_prompt_logprobs")
+    _check_cost(dense.size, "target_prompt_logprobs")
+    return dense
+
+
+def prompt_draws(count: int, prompt: int) -> int:
+    """How many tokens to draw at each place of a prompt; raises DataError where that is none or too many."""
+    if count and prompt < 2:
+        raise DataError("prompt_alt_tokens_k needs a prompt of two tokens or more")
+    _check_cost(count * prompt, "prompt_alt_tokens_k")
+    return count
+
+
+def _check_cost(cells: int, name: str) -> None:
+    if cells > MOST_PROMPT_CELLS:
+        raise DataError(f"{name} asks for {cells} numbers; at most {MOST_PROMPT_CELLS} are given at a time")
+
+
+def sample_response(
+    request: Request, last: int | None = None, targets: types.TensorData | None = None
+) -> types.SampleResponse:
+    """What a client gets of a finished request; `last`: prompt logprobs of so many last tokens only.
+
+    `targets`: the ids that were asked for, whose logprobs are told in the same layout.
+    """
     count = len(request.prompt)
     logprobs = top = None
     hidden = 1 if last is None else max(count - last, 1)
@@ -219,8 +268,25 @@ def sample_response(request: Request, last: int | None = None) -> types.SampleRe
             [[] if i < hidden else row for i, row in enumerate([[], *request.prompt_alternatives])], request.prompt_top
         )
     return types.SampleResponse(
-        [_sequence(reply) for reply in request.replies], prompt_logprobs_np=logprobs, topk_prompt_logprobs_np=top
+        [_sequence(reply) for reply in request.replies],
+        prompt_logprobs_np=logprobs,
+        topk_prompt_logprobs_np=top,
+        target_prompt_logprobs=None if targets is None else _as_asked(targets, np.concatenate(request.target_logprobs)),
+        prompt_alt_tokens=_alternatives(request.drawn) if request.drawn else None,
     )
+
+
+def _as_asked(targets: types.TensorData, logprobs: np.ndarray) -> types.TensorData:
+    crow, col = targets.sparse_crow_indices, targets.sparse_col_indices
+    if crow is None or col is None:
+        return types.TensorData.from_numpy(logprobs)
+    listed = logprobs[np.repeat(np.arange(len(logprobs)), np.diff(crow)), col]
+    return types.TensorData(listed, "float32", targets.shape, crow, col)
+
+
+def _alternatives(drawn: Sequence[tuple[np.ndarray, np.ndarray]]) -> types.PromptAltTokens:
+    tokens, logprobs = (types.TensorData.from_numpy(np.concatenate(pieces)) for pieces in zip(*drawn, strict=True))
+    return types.PromptAltTokens(tokens, logprobs)
 
 
 def _sequence(reply: Reply) -> types.SampledSequence:

@@ -20,7 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thumbs.clients.backend import Backend
 from thumbs.errors import CheckpointError, ThumbsError
+from thumbs.service.absent import AbsentRoutes
 from thumbs.service.auth import Authentication, Callers, Signer
+from thumbs.service.copies import CopyRoutes
 from thumbs.service.downloads import DownloadRoutes
 from thumbs.service.hub import HubRoutes
 from thumbs.service.mint import MintRoutes
@@ -31,6 +33,7 @@ from thumbs.service.requests import answer
 from thumbs.service.rest import RestRoutes
 from thumbs.service.retrieval import RetrievalRoutes
 from thumbs.service.sampling import SamplingRoutes
+from thumbs.service.search import SearchRoutes
 from thumbs.service.sessions import SessionRoutes, sweep
 from thumbs.service.state import Service, Settings
 from thumbs.service.status import Meter, Observation, StatusRoutes
@@ -103,9 +106,12 @@ def _routes(service: Service, meter: Meter) -> list[BaseRoute]:
         SamplingRoutes(service),
         RetrievalRoutes(service),
         RestRoutes(service),
+        SearchRoutes(service),
+        CopyRoutes(service),
         UploadRoutes(service),
         MintRoutes(service),
         downloads,
+        AbsentRoutes(),
     )
     api = [route for part in parts for route in part.routes()]
     keyed = [Mount(API, routes=api), *OpenAIRoutes(service).routes(), *status.routes()]

@@ -30,29 +30,28 @@ class Shape:
     def whole(self, sequences: Sequence[SampledSequence], prompt_tokens: int) -> dict[str, Any]:
         """The reply to a request that does not stream."""
         sampled = sum(len(sequence.tokens) for sequence in sequences)
-        usage = {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": sampled,
-            "total_tokens": prompt_tokens + sampled,
-        }
         choices = []
         for index, sequence in enumerate(sequences):
             text = self.text(sequence)
             content = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
             choices.append({"index": index, **content, "logprobs": self._logprobs(sequence), **_end(sequence)})
-        return {**self._head(), "choices": choices, "usage": usage}
+        return {**self._head(), "choices": choices, "usage": _usage(prompt_tokens, sampled)}
 
     def begin(self, index: int) -> bytes:
         """The event that opens a choice; empty where there is none."""
-        return self._event(index, {"delta": {"role": "assistant", "content": ""}}) if self.chat else b""
+        return self._choice(index, {"delta": {"role": "assistant", "content": ""}}) if self.chat else b""
 
     def said(self, index: int, piece: str) -> bytes:
         """The event of a piece of text; empty for none."""
-        return self._event(index, {"delta": {"content": piece}} if self.chat else {"text": piece}) if piece else b""
+        return self._choice(index, {"delta": {"content": piece}} if self.chat else {"text": piece}) if piece else b""
 
     def end(self, index: int, sequence: SampledSequence) -> bytes:
         """The event that closes a choice."""
-        return self._event(index, {**({"delta": {}} if self.chat else {"text": ""}), **_end(sequence)})
+        return self._choice(index, {**({"delta": {}} if self.chat else {"text": ""}), **_end(sequence)})
+
+    def used(self, prompt_tokens: int, sampled: int) -> bytes:
+        """The event without a choice that tells how many tokens a stream took."""
+        return self._event({"choices": [], "usage": _usage(prompt_tokens, sampled)})
 
     def text(self, sequence: SampledSequence) -> str:
         """What was said, up to the first stop."""
@@ -65,12 +64,14 @@ class Shape:
         prefix = "chatcmpl" if self.chat else "cmpl"
         return {"id": f"{prefix}-{self.key}", "object": kind, "created": self.created, "model": self.model}
 
-    def _event(self, index: int, content: dict[str, Any]) -> bytes:
+    def _choice(self, index: int, content: dict[str, Any]) -> bytes:
+        return self._event({"choices": [{"index": index, "finish_reason": None, **content}]})
+
+    def _event(self, content: dict[str, Any]) -> bytes:
         head = self._head()
         if self.chat:
             head["object"] = "chat.completion.chunk"
-        event = {**head, "choices": [{"index": index, "finish_reason": None, **content}]}
-        return b"data: " + json.dumps(event).encode() + b"\n\n"
+        return b"data: " + json.dumps({**head, **content}).encode() + b"\n\n"
 
     def _logprobs(self, sequence: SampledSequence) -> dict[str, Any] | None:
         if self.logprobs is None:
@@ -140,6 +141,11 @@ class Speech:
 
 def _named(token: str, logprob: float) -> dict[str, Any]:
     return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}
+
+
+def _usage(prompt_tokens: int, sampled: int) -> dict[str, int]:
+    total = prompt_tokens + sampled
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": sampled, "total_tokens": total}
 
 
 def _end(sequence: SampledSequence) -> dict[str, Any]:

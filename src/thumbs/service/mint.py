@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Literal
@@ -11,7 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from thumbs.errors import ConfigError, DataError
+from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput
+from thumbs.errors import DataError
+from thumbs.service import wire
 from thumbs.service.adapters import keep, mix, read_adapter
 from thumbs.service.promises import Operation
 from thumbs.service.requests import Body, answer, owner_of, parse
@@ -20,6 +23,7 @@ from thumbs.service.submissions import Numbered, encode_json, submit
 
 _MOST_SOURCES = 16
 _INTERPOLATE = "mint_interpolate_checkpoints"
+_REVERSE_KL = "mint_forward_backward_reverse_kl"
 
 
 class _Interpolate(Body):
@@ -29,11 +33,18 @@ class _Interpolate(Body):
     output_checkpoint_type: Literal["sampler"] = "sampler"
 
 
+class _ReverseKl(Numbered):
+    reference_model_path: str
+    data: list[dict[str, Any]] = Field(max_length=wire.MAX_DATUMS)
+    temperature: float = 1.0
+
+
 class MintRoutes:
-    """What `mint` calls beside the common protocol. The second operation is refused, by a promise that says so."""
+    """What `mint` calls beside the common protocol."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._backend = service.backend
 
     def routes(self) -> list[Route]:
         """The routes, below /api/v1."""
@@ -59,11 +70,18 @@ class MintRoutes:
         return answer({"request_id": await self._service.promises.submit(operation)})
 
     async def reverse_kl(self, request: Request) -> Response:
-        """A pass with the divergence from a reference checkpoint as loss; it has no number."""
+        """A pass with the divergence from a reference checkpoint as loss; the SDK gives it no number."""
         raw = await request.body()
-        body = parse(Numbered, raw)
-        encode = encode_json(lambda _: {})
-        return await submit(self._service, request, "forward_backward_reverse_kl", body, raw, _refuse, encode)
+
+        def start() -> Future[Any]:
+            body = parse(_ReverseKl, raw)
+            path = self._service.find_checkpoint(body.reference_model_path, owner_of(request)).path
+            data = [_reverse_kl_datum(index, datum) for index, datum in enumerate(body.data)]
+            return self._backend.forward_backward_reverse_kl(body.model_id, body.seq_id, data, path, body.temperature)
+
+        numbered = parse(Numbered, raw)
+        encode = encode_json(_reverse_kl_json)
+        return await submit(self._service, request, "forward_backward_reverse_kl", numbered, raw, start, encode)
 
     def _interpolate(self, body: _Interpolate, owner: str) -> Future[str]:
         backend = self._service.backend
@@ -80,8 +98,18 @@ class MintRoutes:
         return done
 
 
-def _refuse() -> Future[Any]:
-    raise ConfigError(
-        "forward_backward_reverse_kl is not served; forward_backward with cross_entropy on the reference's probable"
-        " tokens (weights of several targets a position) comes close"
-    )
+def _reverse_kl_datum(index: int, datum: Mapping[str, Any]) -> ReverseKlDatum:
+    try:
+        return ReverseKlDatum(
+            wire.decode_model_input(datum.get("student_input")),
+            wire.decode_model_input(datum.get("reference_input")),
+            wire.decode_tensor(datum.get("target_tokens")),
+            wire.decode_tensor(datum.get("weights")),
+        )
+    except DataError as error:
+        raise DataError(f"datum {index}: {error}") from None
+
+
+def _reverse_kl_json(output: ReverseKlOutput) -> dict[str, Any]:
+    losses = [{"loss": {"data": [loss], "shape": [1], "dtype": "float32"}} for loss in output.losses]
+    return {"outputs": losses, "metrics": output.metrics, "type": _REVERSE_KL}

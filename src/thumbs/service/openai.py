@@ -19,7 +19,7 @@ from starlette.routing import Route
 from thumbs.clients import types
 from thumbs.clients.sampling import FullError
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.errors import DataError, ThumbsError
+from thumbs.errors import DataError, ModelError, ThumbsError
 from thumbs.records import Message
 from thumbs.service.completions import Shape, Speech
 from thumbs.service.requests import Body, answer, owner_of, read, to_json
@@ -51,6 +51,10 @@ class _Message(Body):
         return Message("system" if self.role == "developer" else self.role, text)
 
 
+class _StreamOptions(Body):
+    include_usage: bool = False
+
+
 class _Common(Body):
     model: str
     max_tokens: int | None = Field(default=None, ge=1)
@@ -61,6 +65,7 @@ class _Common(Body):
     stop: str | list[str] | None = None
     seed: int | None = None
     stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
 
     def stops(self) -> list[str]:
         """Texts that end a reply, beside the model's own end."""
@@ -162,7 +167,8 @@ class OpenAIRoutes:
                 sample = partial(self._backend.sample, topk_sample_logprobs=top, heard=told)
                 futures.append(await self._service.threads.work(sample, sampler_id, tokens, body.n, params))
             if body.stream:
-                return StreamingResponse(_stream(futures, shape, news), media_type="text/event-stream")
+                counted = sum(map(len, prompts)) if body.stream_options.include_usage else None
+                return StreamingResponse(_stream(futures, shape, news, counted), media_type="text/event-stream")
             sequences = await _all(futures, request)
         except BaseException as error:
             for future in futures:
@@ -181,7 +187,10 @@ class OpenAIRoutes:
             base, path, version = run.base_model if run else "", record.path, record.id
         else:
             base, path, version = model, None, ""
-        tokenizer = await threads.work(lambda: self._backend.bases[base].tokenizer)
+        try:
+            tokenizer = await threads.work(lambda: self._backend.bases[base].tokenizer)
+        except ModelError as error:  # chat programs take a 404 for a model that is not there
+            raise HTTPException(404, str(error)) from None
         key = (owner, model, version)
         session_id, sampler_id = self._samplers.pop(key, ("", ""))
         session = await threads.record(store.session, session_id) if session_id else None
@@ -241,8 +250,12 @@ class _News:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, (which, token))
 
 
-async def _stream(futures: Sequence[Future[types.SampleResponse]], shape: Shape, news: _News) -> AsyncIterator[bytes]:
-    """Server-sent events, a token's text in each as it is drawn."""
+async def _stream(
+    futures: Sequence[Future[types.SampleResponse]], shape: Shape, news: _News, counted: int | None
+) -> AsyncIterator[bytes]:
+    """Server-sent events, a token's text in each as it is drawn; at the end what was used, if prompt tokens are
+    `counted`.
+    """
     speeches = [Speech(shape) for _ in range(len(futures) * news.n)]
     for number, future in enumerate(futures):
         future.add_done_callback(lambda _, number=number: news.finished(number))
@@ -263,6 +276,8 @@ async def _stream(futures: Sequence[Future[types.SampleResponse]], shape: Shape,
             for index, sequence in enumerate(futures[which].result().sequences, which * news.n):
                 yield shape.said(index, speeches[index].end(sequence))
                 yield shape.end(index, sequence)
+        if counted is not None:
+            yield shape.used(counted, sum(len(s.tokens) for future in futures for s in future.result().sequences))
         yield b"data: [DONE]\n\n"
     except ThumbsError as error:
         yield b"data: " + to_json({"error": {"message": str(error), "type": "server_error"}}) + b"\n\n"

@@ -131,6 +131,11 @@ class Promises:
         await asyncio.wait((pending.done,), timeout=self._poll_s)
         return pending.done.result() if pending.done.done() else None
 
+    def queued(self, request_id: str) -> bool:
+        """Whether an operation of a model has not begun; samples are begun when they are taken in."""
+        pending = self._pending.get(request_id)
+        return pending is not None and pending.kind != "sample" and not (pending.running and pending.running.running())
+
     def cancel(self, request_id: str, owner: str) -> None:
         """Ends the operation where it has not ended; of no consequence for others."""
         pending = self._pending.get(request_id)

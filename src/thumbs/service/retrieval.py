@@ -9,6 +9,8 @@ from starlette.routing import Route
 from thumbs.service.promises import LOST, Outcome
 from thumbs.service.requests import Body, answer, owner_of, read
 from thumbs.service.state import Service
+from thumbs.service.wire import PROTOBUF
+from thumbs.service.wire_results import to_json
 
 
 class _Promise(Body):
@@ -42,13 +44,31 @@ class RetrievalRoutes:
             text = "this server knows no such promise of yours, or no longer; start from the last checkpoint"
             outcome = Outcome(kind, error=text, category=LOST)
         if outcome is None:
-            return answer({"type": "try_again", "request_id": body.request_id, "queue_state": "active"}, 408)
+            return answer(
+                {"type": "try_again", "request_id": body.request_id, **self._queue_state(body.request_id)}, 408
+            )
         if outcome.error is None:
-            return Response(outcome.result, media_type=outcome.content_type)
+            return await self._result(outcome, request.headers.get("accept", ""))
         if outcome.category == LOST and outcome.kind == "sample":
             return answer({"detail": outcome.error}, 410)
         category = "server" if outcome.category == LOST else outcome.category
         return answer({"error": outcome.error, "category": category})
+
+    async def _result(self, outcome: Outcome, accept: str) -> Response:
+        """Results of passes and samples are kept as protobuf, and told so to who names it: the SDKs do."""
+        result, content = outcome.result, outcome.content_type
+        if content == PROTOBUF and PROTOBUF not in accept:
+            result, content = await self._service.threads.work(to_json, outcome.kind, result)
+        return Response(result, media_type=content)
+
+    def _queue_state(self, request_id: str) -> dict[str, str]:
+        """What a client tells its user while a result is not there: nothing, or why its turn has not come."""
+        if not self._service.promises.queued(request_id):
+            return {"queue_state": "active"}
+        waiting = self._service.backend.waiting()
+        operations, samples = waiting["operations"], waiting["samples"]
+        reason = f"{sum(operations.values())} operations of {len(operations)} models and {samples} samples take turns"
+        return {"queue_state": "paused_capacity", "queue_state_reason": reason}
 
     async def cancel(self, request: Request) -> Response:
         """Ends an operation that nobody waits for any more."""

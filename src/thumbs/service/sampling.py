@@ -38,7 +38,7 @@ class _Sample(Body):
     topk_sample_logprobs: int = Field(default=0, ge=0)
     prompt_logprobs_last_n: int | None = Field(default=None, ge=1)
     target_prompt_logprobs: dict[str, Any] | None = None
-    prompt_alt_tokens_k: int = 0
+    prompt_alt_tokens_k: int = Field(default=0, ge=0)
 
 
 class SamplingRoutes:
@@ -90,8 +90,7 @@ class SamplingRoutes:
         return answer({"request_id": request_id, "sample_sequence_ids": names})
 
     def _sample(self, body: _Sample) -> Future[Any]:
-        if body.target_prompt_logprobs is not None or body.prompt_alt_tokens_k:
-            raise DataError("target_prompt_logprobs and prompt_alt_tokens_k are not served; use topk_prompt_logprobs")
+        asked = body.target_prompt_logprobs
         return self._backend.sample(
             body.sampling_session_id,
             wire.decode_model_input(body.prompt),
@@ -100,5 +99,7 @@ class SamplingRoutes:
             prompt_logprobs=body.prompt_logprobs,
             topk_prompt_logprobs=body.topk_prompt_logprobs,
             topk_sample_logprobs=body.topk_sample_logprobs,
+            target_prompt_logprobs=None if asked is None else wire.decode_tensor(asked),
+            prompt_alt_tokens_k=body.prompt_alt_tokens_k,
             prompt_logprobs_last_n=body.prompt_logprobs_last_n,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
@@ -120,7 +121,8 @@ def _log(scope: Scope, endpoint: str, status: int, seconds: float) -> None:
         owner = scope.get("state", {}).get("owner")
         # A download's path is its permission, so it is not for the log.
         path = "" if endpoint == "download" else scope["path"][:200]
-        line = {"endpoint": endpoint, "method": scope["method"], "path": path, "owner": owner}
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": now, "endpoint": endpoint, "method": scope["method"], "path": path, "owner": owner}
         log.log(level, json.dumps({**line, "status": status, "ms": round(seconds * 1000, 1)}))
 
 

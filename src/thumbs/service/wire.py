@@ -44,6 +44,8 @@ MAX_NUMBERS = 2**25
 _DTYPES: dict[int, TensorDtype] = {1: "float32", 2: "int64"}
 _DTYPE_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 _ITEMS: dict[TensorDtype, str] = {"float32": "<f4", "int64": "<i8"}
+DTYPES: dict[int, tuple[TensorDtype, str]] = {number: (dtype, _ITEMS[dtype]) for number, dtype in _DTYPES.items()}
+"""By their numbers in messages: the name of each dtype and how its items lie in bytes."""
 _STOP_REASON_NUMBERS = {"stop": 0, "length": 1}
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a text"}
 

@@ -51,6 +51,31 @@ def test_31_last_prompt_logprobs(service: Any) -> None:
 
 
 @pytest.mark.parametrize("sparse", [False, True])
+def test_31_logprobs_of_chosen_ids(service: Any, sparse: bool) -> None:
+    import torch
+
+    sampler = service.create_sampling_client(base_model=MODEL)
+    ids = torch.full((4, 3), -1)
+    ids[:, 1] = torch.tensor(list(b"ello"))
+    asked = types.TensorData.from_torch_sparse(ids, pad_value=-1) if sparse else types.TensorData.from_torch(ids)
+    params = types.SamplingParams(max_tokens=1)
+    answer = sampler.sample(prompt("hello"), 1, params, True, target_prompt_logprobs=asked).result()
+    found = answer.target_prompt_logprobs.to_torch().numpy()
+    np.testing.assert_allclose(found[:, 1], answer.prompt_logprobs[1:], atol=1e-4)
+    assert (found[:, [0, 2]] == 0).all()
+
+
+def test_31_tokens_drawn_in_the_place_of_others(service: Any) -> None:
+    sampler = service.create_sampling_client(base_model=MODEL)
+    params = types.SamplingParams(max_tokens=1, temperature=0.0)
+    answer = sampler.sample(prompt("hello"), 1, params, topk_prompt_logprobs=1, prompt_alt_tokens_k=2).result()
+    likeliest = [row[0] for row in answer.topk_prompt_logprobs[1:]]
+    drawn = answer.prompt_alt_tokens
+    np.testing.assert_array_equal(drawn.tokens.to_torch().numpy().T, [[token for token, _ in likeliest]] * 2)
+    np.testing.assert_allclose(drawn.logprobs.to_torch().numpy()[:, 0], [lp for _, lp in likeliest], atol=1e-4)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
 def test_32_several_targets_a_position(service: Any, sparse: bool) -> None:
     import torch
 
@@ -151,6 +176,25 @@ def test_51_a_session_that_ends() -> None:
     _, result = _post("retrieve_future", {"request_id": answer["request_id"]})
     assert status == 200
     assert "error" in result
+
+
+def test_45_copies(service: Any) -> None:
+    client, rest = trainer(service), service.create_rest_client()
+    path = client.save_weights_for_sampler(name()).result().path
+    copied = rest.copy_weights(path, "project").result()
+    rest.delete_checkpoint_from_tinker_path(path).result()
+    sampler = service.create_sampling_client(model_path=copied)
+    assert sample(sampler, max_tokens=2).sequences[0].tokens
+
+
+def test_45_searching_sessions() -> None:
+    marker = name()
+    service = tinker.ServiceClient(user_metadata={"marker": marker})
+    session = trainer(service).model_id.partition(":")[0]
+    request = types.SessionSearchRequest(user_metadata={"marker": marker}, statuses=[types.ActiveSessionStatusQuery()])
+    found = service.create_rest_client().search_sessions(request).result().sessions
+    assert [each.session_id for each in found] == [session]
+    assert found[0].status.type == "active"
 
 
 def _draw(pickled: bytes) -> list[list[int]]:

@@ -1,12 +1,13 @@
-"""A store in an empty folder, and its clock."""
+"""A store in an empty folder, with its rows in SQLite and again in PostgreSQL, and its clock."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import postgres_server
 import pytest
-from store_cases import Clock
+from store_cases import URLS, Clock
 
 from thumbs.clients.store import Store
 
@@ -16,8 +17,28 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Path]:
+    """The socket of a server; skips where there is none to start."""
+    if reason := postgres_server.missing():
+        pytest.skip(f"no PostgreSQL: {reason}")
+    with postgres_server.running() as socket:
+        yield socket
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | None]:
+    """Where the rows of a store in the test's folder are; None is its default, SQLite."""
+    if request.param == "sqlite":
+        yield None
+        return
+    with postgres_server.new_database(request.getfixturevalue("postgres")) as made:
+        URLS[tmp_path] = made
+        yield made
+
+
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    opened = Store(tmp_path, clock=clock)
+def store(tmp_path: Path, clock: Clock, url: str | None) -> Iterator[Store]:
+    opened = Store(tmp_path, url, clock=clock)
     yield opened
     opened.close()

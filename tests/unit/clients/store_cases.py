@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy import URL, create_engine
+
 from thumbs.clients.store import Store
+
+URLS: dict[Path, str] = {}
+"""Databases of stores that are not in SQLite, by their folders."""
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -56,10 +60,12 @@ def write_twice(folder: Path, text: str) -> None:
 
 
 def on_disk(root: Path) -> dict[str, list[str]]:
-    """Name of each checkpoint that SQLite has, read without the store → the texts in its folder; asserts that rows
-    and folders go together and that nothing is left over."""
-    with sqlite3.connect(root / "store.db") as database:
-        rows = dict(database.execute("SELECT id, name FROM checkpoints").fetchall())
+    """Name of each checkpoint that the database has, read without the store → the texts in its folder; asserts that
+    rows and folders go together and that nothing is left over."""
+    engine = create_engine(URLS.get(root) or URL.create("sqlite", database=str(root / "store.db")))
+    with engine.connect() as connection:
+        rows = {row.id: row.name for row in connection.exec_driver_sql("SELECT id, name FROM checkpoints")}
+    engine.dispose()
     assert {folder.name for folder in (root / "checkpoints").iterdir()} == set(rows)
     assert list((root / "partial").iterdir()) == []
     return {name: texts(root / "checkpoints" / folder) for folder, name in rows.items()}

@@ -294,6 +294,26 @@ def test_an_infinite_loss_takes_nothing_with_it(client):
     assert client.optim_step(ADAM).result().metrics["grad_norm"] > 0
 
 
+def test_a_prompt_that_fills_the_context_has_logprobs_and_no_reply(client):
+    """In the same way as the trainer sees its tokens."""
+    full = datum(1, length=256)
+    assert full.model_input.length == 256
+    sampler = client.save_weights_and_get_sampling_client()
+    whole = sampler.compute_logprobs(full.model_input).result()
+    np.testing.assert_allclose(whole[1:], logprobs_of(client, [full])[0][:-1], atol=1e-4)
+    with pytest.raises(ThumbsError, match="context of 256 leaves no room"):
+        sampler.sample(full.model_input, 1, types.SamplingParams(max_tokens=2)).result()
+    with pytest.raises(ThumbsError, match="context of 256 leaves no room"):
+        sampler.compute_logprobs(full.model_input.append_int(1)).result()
+
+
+def test_what_a_step_tells_fits_beside_a_loops_own_metrics(client):
+    """Loops merge these into a row that has their own `step` and `learning_rate`."""
+    client.forward_backward([datum(1)], "cross_entropy").result()
+    assert client.optim_step(ADAM).result().metrics.keys() == {"grad_norm", "optimizer_step"}
+    assert client.optim_step(ADAM).result().metrics["optimizer_step"] == 2.0
+
+
 def test_one_advantage_goes_to_every_token(client, caplog):
     (q,) = logprobs_of(client, [datum(1)])
     with caplog.at_level(logging.WARNING):

@@ -31,9 +31,9 @@ def start(program: str, *arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_the_migrations_make_the_tables(tmp_path: Path):
-    Store(tmp_path).close()
-    engine = create_engine(f"sqlite:///{tmp_path}/store.db")
+def test_the_migrations_make_the_tables(tmp_path: Path, url: str | None):
+    Store(tmp_path, url).close()
+    engine = create_engine(url or f"sqlite:///{tmp_path}/store.db")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, METADATA) == []
@@ -114,6 +114,12 @@ def test_a_store_of_a_newer_thumbs_is_refused(tmp_path: Path):
         Store(tmp_path)
 
 
+def test_a_server_that_is_not_there_is_refused(tmp_path: Path):
+    pytest.importorskip("psycopg")
+    with pytest.raises(ConfigError, match=r"cannot open the database postgresql[\s\S]*must be reachable"):
+        Store(tmp_path, f"postgresql+psycopg://me@/db?host={tmp_path}")
+
+
 def test_what_is_no_database_is_refused(tmp_path: Path):
     (tmp_path / "store.db").write_text("not a database " * 100)
     with pytest.raises(ConfigError, match=r"cannot open the database sqlite:[\s\S]*file is not a database"):
@@ -132,8 +138,8 @@ def test_an_error_does_not_show_the_password(tmp_path: Path):
     assert "hunter2" not in str(refused.value)
 
 
-def test_threads_that_ask_for_the_same_keys_get_the_same_futures(tmp_path: Path):
-    store = Store(tmp_path)
+def test_threads_that_ask_for_the_same_keys_get_the_same_futures(tmp_path: Path, url: str | None):
+    store = Store(tmp_path, url)
     got: list[dict[int, str]] = []
 
     def work(number: int) -> None:
@@ -157,7 +163,7 @@ import sys
 from pathlib import Path
 from store_cases import save
 from thumbs.clients.store import Store
-store, run_id, own = Store(Path(sys.argv[1])), sys.argv[2], sys.argv[3]
+store, run_id, own = Store(Path(sys.argv[1]), sys.argv[4] or None), sys.argv[2], sys.argv[3]
 for seq in range(30):
     print(store.add_future(f"{own}.{seq}", "ann", "Sample", key=("m", seq)).request_id)
     save(store, run_id, "shared", own, overwrite=True)
@@ -165,10 +171,10 @@ for seq in range(30):
 """
 
 
-def test_two_processes_share_a_new_store(tmp_path: Path):
-    store = Store(tmp_path)
+def test_two_processes_share_a_new_store(tmp_path: Path, url: str | None):
+    store = Store(tmp_path, url)
     run_id = add_run(store)
-    workers = [start(WORKER, tmp_path, run_id, name) for name in ("x", "y")]
+    workers = [start(WORKER, tmp_path, run_id, name, url or "") for name in ("x", "y")]
     outputs = [worker.communicate() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]

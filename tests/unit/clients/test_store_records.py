@@ -27,6 +27,7 @@ def test_a_token_tells_its_owner_until_it_is_revoked(store: Store, clock: Clock)
     assert [store.owner_of(token) for token in (ann, bob)] == [None, "bob"]
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_only_the_hash_of_a_token_is_on_the_disk(store: Store, tmp_path: Path):
     token = store.add_token("ann")
     store.close()

@@ -14,6 +14,7 @@ import numpy as np
 
 from thumbs.clients import types
 from thumbs.clients.backend import Backend
+from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput
 from thumbs.clients.sampling import FullError
 from thumbs.clients.store import Store
 from thumbs.config.model import ModelConfig
@@ -95,6 +96,12 @@ class FakeBackend:
             return types.ForwardBackwardOutput("toy", outputs, {"loss:sum": float(-np.concatenate(logprobs).sum())})
 
         return self._do(("forward_backward", run_id, seq_id, len(data), loss_fn, dict(config), forward_only), work)
+
+    def forward_backward_reverse_kl(
+        self, run_id: str, seq_id: int | None, data: list[ReverseKlDatum], path: str, temperature: float
+    ) -> Future[Any]:
+        call = ("forward_backward_reverse_kl", run_id, seq_id, len(data), path, temperature)
+        return self._do(call, lambda: ReverseKlOutput([0.5] * len(data), {"loss:mean": 0.5}))
 
     def optim_step(self, run_id: str, seq_id: int, adam: types.AdamParams) -> Future[Any]:
         return self._do(

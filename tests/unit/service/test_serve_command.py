@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from thumbs.cli.serve import serve
+from service.tiny_chat_model import save_tiny_chat_model
+from thumbs.cli.serve import _configs, serve
 from thumbs.cli.shell import Shell
 from thumbs.clients.store import Store
 
@@ -55,10 +57,34 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert "--port" in output
 
 
+def test_a_format_that_is_none(tmp_path: Path) -> None:
+    code, output = _run(tmp_path, "--dtype", "float99")
+    assert code == 2
+    assert "'auto', 'float32' or 'bfloat16' (got 'float99')" in output
+
+
+def test_models_and_aliases_compute_in_the_format_asked_for() -> None:
+    configs = _configs(["byte-tiny"], ["org/name=byte-small"], "float32")
+    assert {name: (c.name, c.dtype) for name, c in configs.items()} == {
+        "byte-tiny": ("byte-tiny", "float32"),
+        "org/name": ("byte-small", "float32"),
+    }
+
+
 def test_an_alias_without_a_name(tmp_path: Path) -> None:
     code, output = _run(tmp_path, "--port", "0", "--alias", "nothing")
     assert code == 2
     assert "NAME=MODEL" in output
+
+
+def test_a_model_whose_replies_nothing_ends_is_found_at_the_start(tmp_path: Path) -> None:
+    folder = save_tiny_chat_model(tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    code, output = _run(tmp_path / "kept", "--alias", f"Qwen/Qwen3-8B={folder}", "--port", "0")
+    assert code == 1
+    assert "no special token ends a reply" in " ".join(output.split())
 
 
 def test_help_shows_how_to_start(tmp_path: Path) -> None:

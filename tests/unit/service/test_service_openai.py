@@ -80,6 +80,20 @@ def test_a_stream_tells_tokens_before_the_reply_is_complete(caller: Caller) -> N
     ]
 
 
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+def test_a_stream_tells_what_it_took_if_asked(caller: Caller, path: str) -> None:
+    body = {**CHAT, "prompt": ["ab", "c"][: 1 if "chat" in path else 2], "max_tokens": 5, "n": 2, "stream": True}
+    events = caller.http.post(f"/v1/{path}", json={**body, "stream_options": {"include_usage": True}}).text.split(
+        "\n\n"
+    )
+    assert events[-2:] == ["data: [DONE]", ""]
+    last = json.loads(events[-3].removeprefix("data: "))
+    read, drawn = (4, 10) if "chat" in path else (3, 20)
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": read, "completion_tokens": drawn, "total_tokens": read + drawn}
+    assert "usage" not in caller.http.post(f"/v1/{path}", json=body).text
+
+
 def test_logprobs_in_both_shapes() -> None:
     chat = _shape(logprobs=2).whole([_sequence(b"a")], 1)["choices"][0]["logprobs"]["content"]
     assert chat[0]["token"] == "a"  # noqa: S105
@@ -128,7 +142,7 @@ def test_a_checkpoint_as_a_model(caller: Caller) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "words"),
     [
-        ({"model": "no/such"}, 400, "supported"),
+        ({"model": "no/such"}, 404, "supported"),
         ({"model": "tinker://a/weights/b"}, 404, "tinker://a/weights/b"),
         ({"messages": []}, 400, "messages"),
         ({"tools": [{"type": "function"}]}, 400, "tools"),

@@ -24,6 +24,21 @@ def test_a_pending_operation_is_held_open_and_then_408(caller: Caller) -> None:
     assert caller.result(promise).json() == {"metrics": {"step": 1.0}}  # a lost reply is fetched again
 
 
+def test_why_an_operation_waits(caller: Caller) -> None:
+    model = caller.model()
+    caller.backend.hold = True
+    promise = caller.post("optim_step", {"model_id": model, "seq_id": 1, "adam_params": {}})
+    waiting = caller.result(promise).json()
+    assert waiting["queue_state"] == "paused_capacity"
+    assert waiting["queue_state_reason"] == "1 operations of 1 models and 0 samples take turns"
+    caller.backend.held[0][0].set_running_or_notify_cancel()
+    begun = caller.result(promise).json()
+    assert begun["queue_state"] == "active"
+    assert "queue_state_reason" not in begun
+    body = {"sampling_session_id": caller.sampler(), "seq_id": 0, "prompt": {"chunks": [{"tokens": [1]}]}}
+    assert caller.result(caller.post("asample", body)).json()["queue_state"] == "active"
+
+
 def test_a_wait_ends_with_the_operation(serve: Serve) -> None:
     import threading
 

@@ -23,8 +23,10 @@ def test_a_sample(caller: Caller) -> None:
     names = promise.json()["sample_sequence_ids"]
     assert len(set(names)) == 4
     response = MESSAGES["SampleResponse"]()
-    response.ParseFromString(caller.result(promise).content)
+    response.ParseFromString(caller.result(promise, Accept="application/x-protobuf").content)
     assert [list(memoryview(s.tokens).cast("i")) for s in response.sequences] == [[9, 9, 9]] * 4
+    plain = caller.result(promise, Accept="application/json").json()
+    assert [sequence["tokens"] for sequence in plain["sequences"]] == [[9, 9, 9]] * 4
     _, _, tokens, params, wanted = next(call for call in caller.backend.calls if call[0] == "sample")
     assert tokens == [7, 8, 9]
     assert (params.max_tokens, params.temperature, params.stop) == (3, 0.7, None)
@@ -52,7 +54,7 @@ def test_a_request_that_makes_no_sense_is_a_400(caller: Caller, changes: dict[st
     [
         ({"prompt": {"chunks": [{"type": "image", "data": "", "format": "png"}]}}, "image"),
         ({"prompt": {"chunks": [{"tokens": [1] * 65}]}}, "too long"),
-        ({"target_prompt_logprobs": {"data": [1], "dtype": "int64", "shape": [1, 1]}}, "target_prompt_logprobs"),
+        ({"target_prompt_logprobs": {"data": [1, 2], "dtype": "int64", "shape": [1, 1]}}, "2 numbers for the shape"),
     ],
 )
 def test_a_sample_that_cannot_be_drawn_fails_in_words(caller: Caller, changes: dict[str, Any], words: str) -> None:

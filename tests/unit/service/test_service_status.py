@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,9 @@ def test_a_request_is_a_line_of_json(caller: Caller, caplog: pytest.LogCaptureFi
     lines = [json.loads(record.message) for record in caplog.records if record.name == "thumbs.service.requests"]
     assert {"endpoint": "create_session", "method": "POST", "owner": "local", "status": 200}.items() <= lines[0].items()
     assert lines[-1]["endpoint"] == "download"
+    times = [datetime.fromisoformat(line["time"]) for line in lines]
+    assert times == sorted(times)
+    assert abs(datetime.now(UTC) - times[-1]) < timedelta(minutes=1)
     assert lines[-1]["path"] == ""  # who has the link may read the file
 
 

@@ -24,9 +24,13 @@ def _pass(model: str, seq_id: int = 1, **changes: Any) -> dict[str, Any]:
     return {"model_id": model, "seq_id": seq_id, "forward_backward_input": given}
 
 
-def test_a_pass_in_json_comes_back_as_protobuf(caller: Caller) -> None:
+def test_a_pass_comes_back_as_protobuf_to_who_names_it(caller: Caller) -> None:
     model = caller.model()
-    answer = caller.result(caller.post("forward_backward", _pass(model)))
+    promise = caller.post("forward_backward", _pass(model))
+    plain = caller.result(promise).json()
+    assert plain["loss_fn_outputs"][0]["logprobs"]["shape"] == [3]
+    assert plain["metrics"] == {"loss:sum": pytest.approx(0.09)}
+    answer = caller.result(promise, Accept="application/x-protobuf, application/json")
     assert answer.headers["content-type"] == "application/x-protobuf"
     output = MESSAGES["ForwardBackwardOutput"]()
     output.ParseFromString(answer.content)
@@ -148,8 +152,22 @@ def test_unloading(caller: Caller) -> None:
     assert ("unload", model) in caller.backend.calls
 
 
-def test_the_divergence_from_a_reference_is_refused_without_using_a_number(caller: Caller) -> None:
-    model = caller.model()
-    failed = caller.result(caller.post("mint/forward_backward_reverse_kl", {"model_id": model, "seq_id": None}))
-    assert "not served" in failed.json()["error"]
+def test_the_divergence_from_a_reference_needs_no_number(caller: Caller) -> None:
+    path = caller.checkpoint("sampler_weights")
+    model = path.split("/")[2]
+    ids = {"dtype": "int64", "data": [3, 4], "shape": [2]}
+    text = {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]}
+    datum = {
+        "student_input": text,
+        "reference_input": text,
+        "target_tokens": ids,
+        "weights": {**ids, "dtype": "float32"},
+    }
+    body = {"model_id": model, "reference_model_path": path, "data": [datum], "temperature": 2.0, "seq_id": None}
+    answer = caller.result(caller.post("mint/forward_backward_reverse_kl", body)).json()
+    assert answer["outputs"] == [{"loss": {"data": [0.5], "shape": [1], "dtype": "float32"}}]
+    assert answer["metrics"] == {"loss:mean": 0.5}
+    assert caller.backend.calls[-1] == ("forward_backward_reverse_kl", model, None, 1, path, 2.0)
+    wrong = {**body, "data": [datum, {**datum, "weights": None}]}
+    assert "datum 1: tensor" in caller.result(caller.post("mint/forward_backward_reverse_kl", wrong)).json()["error"]
     assert not any(call[0] == "skip" for call in caller.backend.calls)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import sdk_messages
 from thumbs.clients import types
-from thumbs.service import wire
+from thumbs.service import wire, wire_results
 from thumbs.service.wire_schema import MESSAGES
 
 PROTOBUF = "application/x-protobuf"
@@ -217,6 +217,14 @@ def test_json_results_have_the_documented_fields():
         ],
         "metrics": {"loss:sum": 1.5},
     }
+
+
+def test_what_was_kept_as_protobuf_is_told_as_json():
+    bare = types.SampleResponse([types.SampledSequence("stop", "q0", np.array([1]))])
+    for kind, result in (("sample", SAMPLE_RESULT), ("sample", bare), ("forward_backward", TRAINING_RESULT)):
+        body, content = wire_results.to_json(kind, wire.encode_result(result, PROTOBUF)[0])
+        assert content == JSON
+        assert json.loads(body) == json.loads(wire.encode_result(result, JSON)[0])
 
 
 def test_protobuf_is_preferred_except_where_sdk_022_would_misread_it():

@@ -1,0 +1,86 @@
+"""Copies of checkpoints: the files are shared with the original, and outlive it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from thumbs.clients.tables import CheckpointRecord
+from thumbs.errors import DataError
+from thumbs.service.promises import Operation
+from thumbs.service.requests import Body, Int64, owner_of, parse
+from thumbs.service.state import Service
+from thumbs.service.submissions import encode_json
+
+
+class _Copy(Body):
+    source_path: str
+    session_id: str | None = None
+    model_seq_id: Int64 | None = None
+    destination_project_id: str | None = None
+    ttl_seconds: int | None = None
+
+
+class CopyRoutes:
+    """What copies a checkpoint that the caller may read into a run of the caller's."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = service.backend.store
+
+    def routes(self) -> list[Route]:
+        """The routes, below /api/v1."""
+        return [Route("/copy_weights", self.copy_weights, methods=["POST"])]
+
+    async def copy_weights(self, request: Request) -> Response:
+        """The path of the copy, in a new run that cannot be trained on; a repeated request makes no second one."""
+        raw, owner = await request.body(), owner_of(request)
+        body = parse(_Copy, raw)
+        if body.destination_project_id is None and (body.session_id is None or body.model_seq_id is None):
+            raise DataError("name a destination_project_id, or a session_id and its model_seq_id")
+        if body.session_id is not None:
+            await self._service.live_session(body.session_id, owner)
+        await self._service.checkpoint(body.source_path, owner)  # an unknown one is a 404
+        repeated = request.headers.get("x-idempotency-key")
+        key = None if repeated is None else (f"copies of {owner}: {repeated}", 0)
+        start = partial(self._copy, body, owner)
+        encode = encode_json(lambda path: {"tinker_path": path})
+        operation = Operation("copy_weights", owner, body.session_id, key, raw, start, encode)
+        promise = await self._service.promises.submit(operation)
+        while (outcome := await self._service.promises.wait(promise, owner)) is None:
+            pass
+        if outcome.error is not None:
+            raise HTTPException(400, outcome.error)
+        return Response(outcome.result, media_type=outcome.content_type)
+
+    def _copy(self, body: _Copy, owner: str) -> Future[Any]:
+        source = self._service.find_checkpoint(body.source_path, owner)
+        session_id = body.session_id or self._store.add_session(
+            owner, tags=("copy",), project_id=body.destination_project_id
+        )
+        run_id = f"{session_id}:train:{body.model_seq_id or 0}"
+        self._add_run(source, run_id, session_id, owner)
+        options = {"ttl_seconds": body.ttl_seconds, "user_metadata": source.user_metadata}
+        with self._store.writing(run_id, source.kind, source.name, **options) as folder:
+            # Nobody writes into a checkpoint's files, so that two checkpoints can have the same ones.
+            shutil.copytree(source.folder, folder, copy_function=os.link, dirs_exist_ok=True)
+        if body.session_id is None:
+            self._store.finish_session(session_id, "success")
+        done: Future[str] = Future()
+        done.set_result(f"tinker://{run_id}/{source.kind}/{source.name}")
+        return done
+
+    def _add_run(self, source: CheckpointRecord, run_id: str, session_id: str, owner: str) -> None:
+        run = self._store.run(source.run_id)
+        if run is None:
+            raise DataError(f"nothing is known about the training run of {source.path!r}")
+        kind = {name: getattr(run, name) for name in ("rank", "seed", "train_unembed", "train_mlp", "train_attn")}
+        self._store.add_run(run_id, session_id, owner, run.base_model, user_metadata=run.user_metadata, **kind)
