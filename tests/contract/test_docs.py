@@ -10,7 +10,9 @@ import yaml
 
 from thumbs.config.base import Frozen, build_config
 from thumbs.config.data import DataConfig
+from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.evaluation import EvaluationConfig
+from thumbs.config.group import GroupConfig
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.pipeline import PipelineConfig
@@ -18,15 +20,20 @@ from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.preferences import PreferenceConfig
 from thumbs.config.reference import reference
 from thumbs.config.reward import RewardConfig
+from thumbs.config.rewards import RewardPart
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.sft import SftConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "reference" / "config.md"
-GUIDES = ("evaluation.md", "ppo.md", "preferences.md", "recipes.md", "resume.md", "reward.md", "sft.md")
+GUIDES = (
+    "evaluation.md", "group.md", "ppo.md", "preference.md", "preferences.md", "recipes.md", "rejection.md", "resume.md",
+    "reward.md", "rlhf_pipeline.md", "sft.md", "trl_ppo.md",
+)  # fmt: skip
 CLASSES = (
     PipelineConfig, ModelConfig, LoraConfig, DataConfig, AdamConfig, SamplingConfig, SftConfig, PreferenceConfig,
-    RewardConfig, PpoConfig, KlConfig, CriticConfig, EvaluationConfig,
+    RewardConfig, PpoConfig, KlConfig, CriticConfig, GroupConfig, EnvironmentConfig,
+    RewardPart, EvaluationConfig,
 )  # fmt: skip
 STABLE_NAMES = (
     "sft.heldout_loss", "reward.heldout_accuracy", "reward.heldout_pairs", "reward.ece", "reward.length_correlation",
@@ -77,7 +84,7 @@ def test_there_is_a_guide_for_each_capability():
 def test_the_settings_that_a_guide_shows_are_accepted(name: str):
     text = (DOCS / "guides" / name).read_text(encoding="utf-8")
     shown = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert shown or name in ("recipes.md", "resume.md")
+    assert shown or name in ("recipes.md", "rejection.md", "resume.md", "rlhf_pipeline.md")
     for block in shown:
         build_config(PipelineConfig, yaml.safe_load(block), source=name)
 

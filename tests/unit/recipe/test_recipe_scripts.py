@@ -84,7 +84,7 @@ def test_the_log_goes_to_a_file(tmp_path: Path) -> None:
 
 
 def test_notes_are_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG), notes.scope_header("Turn 1", style="x"):
+    with caplog.at_level(logging.DEBUG, logger="thumbs"), notes.scope_header("Turn 1", style="x"):
         notes.log_text("hello")
         notes.table_from_dict({"a": 1}, caption="numbers")
         notes.table([1, 2])

@@ -1,0 +1,322 @@
+"""The pipeline API: SFT, reward model and PPO one after the other, each callable alone from the paths of the others.
+
+The work is that of our own stages; here is what they are given, and the .pt files that they leave.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from thumbs.compat.rlhf_pipeline import stages
+from thumbs.compat.rlhf_pipeline.logs import log_to
+from thumbs.compat.rlhf_pipeline.pt_files import pack, write_pt
+from thumbs.compat.rlhf_pipeline.rows import load_conversations, load_pairs, load_prompts, split
+from thumbs.compat.rlhf_pipeline.settings import RLHFConfig, read_settings
+from thumbs.compat.rlhf_pipeline.sources import Made, MadeSource, Opened, Source, source_of
+from thumbs.compat.rlhf_pipeline.tokenizer import open_tokenizer_at, tokenizer_files
+from thumbs.compat.rlhf_pipeline.use import Policy, evaluate
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import ModelSpec
+from thumbs.engine.local import LocalEngine
+from thumbs.engine.optimizers import check_optimizer
+from thumbs.errors import ConfigError, RunError
+from thumbs.models.precision import device as fastest_device
+from thumbs.records import Prompt
+from thumbs.rewards.model import RewardModel
+from thumbs.stages.context import Context
+from thumbs.stages.ppo_run import run_ppo
+from thumbs.stages.reward import run_reward
+from thumbs.stages.sft import run_sft
+from thumbs.tracking.files import write_json
+from thumbs.tracking.run_folder import StageFolder
+
+
+def create_rlhf_pipeline(config: RLHFConfig | Mapping[str, Any] | str | Path) -> RLHFPipeline:
+    """A pipeline of settings in an object, a mapping, or a JSON or YAML file; raises ConfigError for wrong ones."""
+    return RLHFPipeline(config)
+
+
+class RLHFPipeline:
+    """SFT → reward model → PPO on every weight of a model, with .pt files under save_dir between them.
+
+    A stage that was interrupted goes on when it is called again; one that is done is not run again until its settings,
+    its data or the model it starts from change.
+    """
+
+    def __init__(self, config: RLHFConfig | Mapping[str, Any] | str | Path) -> None:
+        """Takes the device, makes save_dir and writes config.json there."""
+        self.config = read_settings(config)
+        self.logger = logging.getLogger(__name__)
+        self.tokenizer: Tokenizer | None = None
+        self._base: Source | None = None
+        self._made: MadeSource | None = None
+        self._latest: Path | None = None
+        self._policy: tuple[str, Policy] | None = None
+        write_json(self.save_dir / "config.json", self.config.to_dict())
+        with self._logged():
+            self.device = choose_device(self.config.device)
+            self.logger.info("device: %s (%s)", self.device, self.config.device)
+
+    @property
+    def save_dir(self) -> Path:
+        """Where everything is written."""
+        return Path(self.config.save_dir).expanduser()
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer that tokenizer_path names, or without it the base model's; raises ModelError for a pickle."""
+        with self._logged():
+            if self.config.tokenizer_path is None:
+                with self._base_source().open(self._work) as opened:
+                    self.tokenizer = self._tokenizer_of(opened)
+            else:
+                self.tokenizer = open_tokenizer_at(self.config.tokenizer_path)
+            self.logger.info("tokenizer: %s, %d tokens", self.tokenizer.name, self.tokenizer.vocab_size)
+            return self.tokenizer
+
+    def load_base_model(self, model: Made | str | Path) -> None:
+        """What SFT starts from: a catalog name, a folder, a .gguf file, a hub name, a .pt of ours, or a model of the
+        program's own, as a torch module or a function without arguments that makes one.
+
+        Raises ModelError for what names no model, and for a module that is no causal language model (`module_lm.py`).
+        """
+        with self._logged():
+            self._base = self._source_of(model)
+            if isinstance(self._base, MadeSource):
+                self._made = self._base
+            self.logger.info("base model: %s", self._base.label)
+
+    def run_sft(self) -> str:
+        """Trains on the conversations of sft_data_path; returns the path of sft/best_model.pt."""
+        c = self.config
+        with self._stage(), self._base_source().open(self._work) as opened:
+            require_policy(opened, self._base_source())
+            tokenizer = self._tokenizer_of(opened)
+            rows = load_conversations(c.sft_data_path, tokenizer, self._limit(opened))
+            asked = self._asked("sft", tokenizer, c.sft_data_path, start=self._base_source().identity())
+            work = partial(self._train_sft, self._context("sft", opened, tokenizer), split(rows, rows))
+            return self._run("sft", "best_model.pt", asked, work)
+
+    def run_reward_training(self, sft_model_path: str | Path) -> str:
+        """Trains a reward model from the SFT weights on reward_data_path; returns the path of
+        reward_model/best_model.pt.
+        """
+        c = self.config
+        stages.reward_settings(c)  # an unknown objective is refused before anything else
+        source = self._source_of(sft_model_path)
+        with self._stage(), source.open(self._work) as opened:
+            tokenizer = self._tokenizer_of(opened)
+            pairs = load_pairs(c.reward_data_path, tokenizer, self._limit(opened))
+            rows = split(pairs, [pair.prompt for pair in pairs])
+            asked = self._asked("reward", tokenizer, c.reward_data_path, start=source.identity())
+            context = self._context("reward_model", opened, tokenizer)
+            work = partial(self._train_reward, context, opened.start, rows)
+            return self._run("reward_model", "best_model.pt", asked, work)
+
+    def run_ppo_training(self, sft_model_path: str | Path, reward_model_path: str | Path) -> str:
+        """Optimises the SFT policy against the reward model; returns the path of ppo/final_model.pt."""
+        c, sft, reward = self.config, self._source_of(sft_model_path), self._source_of(reward_model_path)
+        with self._stage(), sft.open(self._work) as opened, reward.open(self._work) as judge:
+            require_policy(opened, sft)
+            tokenizer = self._tokenizer_of(opened)
+            if judge.start is None:
+                raise ConfigError(f"{reward.label} is no reward model; give what run_reward_training returned")
+            if judge.tokenizer is None or tokenizer_files(judge.tokenizer) != tokenizer_files(tokenizer):
+                raise ConfigError(
+                    f"{sft.label} and {reward.label} have different tokenizers; train both from one model"
+                )
+            limit = self._limit(opened)
+            prompts, longest = load_prompts(c.ppo_data_path, tokenizer, stages.prompt_limit(limit))
+            asked = self._asked("ppo", tokenizer, c.ppo_data_path, start=sft.identity(), reward=reward.identity())
+            context = self._context("ppo", opened, tokenizer)
+            budget = stages.reply_budget(longest, limit)
+            stages.say_batches(c, len(prompts))
+            work = partial(self._train_ppo, context, judge, stages.whole_batches(prompts, c.ppo_batch_size), budget)
+            return self._run("ppo", "final_model.pt", asked, work)
+
+    def run_full_pipeline(self, base_model_path: Made | str | Path) -> str:
+        """All three stages from that base model; returns the path of ppo/final_model.pt."""
+        self.load_base_model(base_model_path)
+        self.load_tokenizer()
+        sft = self.run_sft()
+        return self.run_ppo_training(sft, self.run_reward_training(sft))
+
+    def evaluate_model(self, model_path: str | Path, test_data_path: str | Path) -> dict[str, float]:
+        """perplexity of the assistant's tokens, and of greedy replies against the last assistant turns bleu_score (0 to
+        100) and rouge_score (rougeL, 0 to 1); beside them loss (nats a token), rouge1, rouge2, tokens, conversations.
+        """
+        with self._logged():
+            policy = self._open_policy(self._source_of(model_path))
+            rows = load_conversations(str(test_data_path), policy.tokenizer, policy.limit)
+            results = evaluate(policy, rows)
+            self.logger.info("%s on %s: %s", model_path, test_data_path, results)
+            return results
+
+    def generate_sample(
+        self,
+        prompt: str,
+        model_path: str | Path | None = None,
+        *,
+        temperature: float = 1.0,
+        max_new_tokens: int = 128,
+        seed: int = 0,
+    ) -> str:
+        """A reply of a model to a prompt; without a path of the newest one: after PPO, after SFT, or the base model.
+
+        The same seed gives the same reply; temperature 0 takes the likeliest tokens.
+        """
+        with self._logged():
+            policy = self._open_policy(self._newest() if model_path is None else self._source_of(model_path))
+            return policy.reply(prompt, temperature, max_new_tokens, seed)
+
+    def _train_sft(self, context: Context, rows: tuple[list[Any], list[Any]], output: Path) -> dict[str, Any]:
+        results = run_sft(context, stages.sft_settings(self.config), *rows)
+        self._write(context, output, "sft", results["best_step"])
+        return results
+
+    def _train_reward(
+        self, context: Context, start: Path | None, rows: tuple[list[Any], list[Any]], output: Path
+    ) -> dict[str, Any]:
+        settings, loss = stages.reward_settings(self.config)
+        results = run_reward(context, settings, start, *rows, loss=loss)
+        score = {"mean": results["score_mean"], "std": results["score_std"]}
+        self._write(context, output, "reward", results["best_step"], score=score)
+        return results
+
+    def _train_ppo(
+        self, context: Context, judge: Opened, prompts: list[Prompt], max_new_tokens: int, output: Path
+    ) -> dict[str, Any]:
+        """PPO in parts of save_interval rounds, each of which goes on from the checkpoint of the one before."""
+        c = self.config
+        handle = context.engine.create(ModelSpec("reward", judge.model, ("scalar",), judge.start, trainable=False))
+        score = judge.config["score"]
+        reward = RewardModel(context.engine, handle, score["mean"], score["std"])
+        results: dict[str, Any] = {}
+        for end in stages.milestones(c.ppo_iterations, c.save_interval):
+            if end < stages.reached(context.folder.path):
+                continue
+            settings = stages.ppo_settings(c, end, max_new_tokens)
+            results = run_ppo(context, settings, reward, None, prompts, fixed_prompts=prompts[:2])
+            if end % c.save_interval == 0:
+                self._write(context, output.with_name(f"iteration_{end:06d}.pt"), "ppo", end)
+        self._write(context, output, "ppo", results["steps"])
+        return results
+
+    def _run(self, name: str, file: str, asked: dict[str, Any], work: Callable[[Path], dict[str, Any]]) -> str:
+        """Runs a stage unless the same was done before; returns the path of what it leaves."""
+        folder, output = StageFolder(self.save_dir / name), self.save_dir / name / file
+        if stages.begin(folder.path, asked, output):
+            self.logger.info("%s: done already, and nothing that it depends on has changed: %s", name, output)
+        else:
+            step = stages.reached(folder.path)
+            self.logger.info("%s: %s", name, f"goes on after step {step}" if step else "begins")
+            folder.mark_done(work(output))
+            stages.tidy(folder.path)
+            self.logger.info("%s: wrote %s", name, output)
+        if name != "reward_model":
+            self._latest = output
+        return str(output)
+
+    def _write(self, context: Context, output: Path, stage: str, step: int, **more: Any) -> None:
+        config = self.config.to_dict() | {"stage": stage} | more
+        write_pt(output, pack(context.best, context.tokenizer, config, step))
+
+    def _context(self, name: str, opened: Opened, tokenizer: Tokenizer) -> Context:
+        engine = LocalEngine(tokenizer.decode, device=torch.device(self.device), optimizer=self.config.optimizer)
+        return Context(engine, tokenizer, StageFolder(self.save_dir / name), opened.model, self.config.seed)
+
+    def _asked(self, stage: str, tokenizer: Tokenizer, data: str, **models: str) -> dict[str, Any]:
+        """All that the outcome of a stage depends on."""
+        names = [name for name in self.config.to_dict() if name.startswith(f"{stage}_") and not name.endswith("_path")]
+        names += ["max_length", "seed", "optimizer"] + (["freeze_reward_backbone"] if stage == "reward" else [])
+        settings = {name: getattr(self.config, name) for name in names}
+        known = stages.tokenizer_identity(tokenizer_files(tokenizer))
+        return settings | models | {"tokenizer": known, "data": stages.data_identity(data)}
+
+    def _tokenizer_of(self, opened: Opened) -> Tokenizer:
+        """A .pt brings its own; otherwise the one that tokenizer_path names, or the model's."""
+        tokenizer = opened.tokenizer
+        if not opened.config and self.config.tokenizer_path is not None:
+            tokenizer = open_tokenizer_at(self.config.tokenizer_path)
+        if tokenizer is None:
+            raise ConfigError("tokenizer_path: got null, and the model brings no tokenizer; name one")
+        stages.check_fit(tokenizer, opened.vocab_size)
+        return tokenizer
+
+    def _limit(self, opened: Opened) -> int:
+        """The longest sequence, tokens."""
+        if opened.context < self.config.max_length:
+            self.logger.info("sequences end at %d tokens, the model's context", opened.context)
+        return min(opened.context, self.config.max_length)
+
+    def _open_policy(self, source: Source) -> Policy:
+        identity = source.identity()
+        if self._policy is None or self._policy[0] != identity:
+            with source.open(self._work) as opened:
+                require_policy(opened, source)
+                tokenizer = self._tokenizer_of(opened)
+                engine = LocalEngine(tokenizer.decode, device=torch.device(self.device))
+                spec = ModelSpec("policy", opened.model, trainable=False, seed=self.config.seed)
+                handle = engine.create(spec)
+                policy = Policy(engine, handle, engine.snapshot(handle), tokenizer, self._limit(opened))
+            self._policy = (identity, policy)
+        return self._policy[1]
+
+    def _newest(self) -> Source:
+        """What the last stage of this object left, else what is in save_dir, else the base model."""
+        found = [self.save_dir / "ppo" / "final_model.pt", self.save_dir / "sft" / "best_model.pt"]
+        newest = self._latest or next((path for path in found if path.exists()), None)
+        return self._base_source() if newest is None else self._source_of(newest)
+
+    def _base_source(self) -> Source:
+        if self._base is None:
+            self._base = self._source_of(self.config.model_name)
+        return self._base
+
+    def _source_of(self, model: Made | str | Path) -> Source:
+        return source_of(model, self._made)
+
+    @property
+    def _work(self) -> Path:
+        return self.save_dir / ".work"
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        with log_to(self.save_dir / "logs" / "pipeline.log", self.config.log_level):
+            yield
+
+    @contextmanager
+    def _stage(self) -> Iterator[None]:
+        """Log, and save_dir for this process alone."""
+        check_optimizer(self.config.optimizer)
+        with self._logged():
+            try:
+                with FileLock(self.save_dir / ".lock", timeout=0):
+                    write_json(self.save_dir / "config.json", self.config.to_dict())
+                    yield
+            except Timeout:
+                raise RunError(f"{self.save_dir} is in use by another process; wait, or use another save_dir") from None
+
+
+def require_policy(opened: Opened, source: Source) -> None:
+    """Raises ConfigError for a reward model."""
+    if opened.start is not None:
+        raise ConfigError(f"{source.label} is a reward model, which scores and does not write")
+
+
+def choose_device(wanted: str) -> str:
+    """The device of that name, of auto the fastest here; raises ConfigError for one that is not there."""
+    if wanted == "auto":
+        return str(fastest_device())
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if wanted not in there and not (wanted == "cuda" and torch.cuda.is_available()):
+        raise ConfigError(f"device: got {wanted!r}; this machine has {', '.join(there)}; auto takes the fastest")
+    return wanted

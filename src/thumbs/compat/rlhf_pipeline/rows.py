@@ -1,0 +1,111 @@
+"""Data files as the pipeline API takes them: the forms of `data/`, some looser ones, and what was skipped, by line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from thumbs.data.conversations import Conversation, read_conversation
+from thumbs.data.load import CONVERSATIONS, PREFERENCES, PROMPTS, Form, Loaded, read_all
+from thumbs.data.prompts import read_prompt
+from thumbs.data.sources import Problem, read_mixed_lines
+from thumbs.data.splits import is_heldout
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.errors import DataError
+from thumbs.records import Preference, Prompt
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = 0.1
+"""Share of the rows that only chooses the best checkpoint."""
+
+FEWEST_HELD_OUT = 4
+"""With fewer held-out rows than this they say nothing, and all rows are trained on."""
+
+_SHOWN = 30
+_TURNS = (("input", "output"), ("question", "answer"), ("user", "assistant"))
+
+
+def load_conversations(path: str, tokenizer: Tokenizer, max_tokens: int) -> list[Conversation]:
+    """Conversations with at least one user → assistant turn; absent roles alternate, beginning with the user."""
+    return _load(path, replace(CONVERSATIONS, read=_read_conversation), tokenizer, max_tokens).rows
+
+
+def load_pairs(path: str, tokenizer: Tokenizer, max_tokens: int) -> list[Preference]:
+    """Rows of prompt, chosen and rejected; incomplete ones are skipped and counted."""
+    return _load(path, PREFERENCES, tokenizer, max_tokens).rows
+
+
+def load_prompts(path: str, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Prompt], int]:
+    """Prompts as JSON objects, JSON strings or plain lines, and the tokens of the longest."""
+    form = replace(PROMPTS, read=_read_prompt, rows=read_mixed_lines)
+    loaded = _load(path, form, tokenizer, max_tokens)
+    return loaded.rows, max(loaded.lengths)
+
+
+def split(rows: Sequence[T], prompts: Sequence[Conversation]) -> tuple[list[T], list[T]]:
+    """(training, held-out) rows by a hash of their prompts; nothing is held out where that would say nothing."""
+    held = [is_heldout(prompt, HELD_OUT) for prompt in prompts]
+    if not FEWEST_HELD_OUT <= sum(held) < len(rows):
+        return list(rows), []
+    return [r for r, h in zip(rows, held, strict=True) if not h], [r for r, h in zip(rows, held, strict=True) if h]
+
+
+def _load(path: str, form: Form[T], tokenizer: Tokenizer, max_tokens: int) -> Loaded[T]:
+    loaded = read_all(path, form, tokenizer, None, max_tokens)
+    if any(problem.line == 0 for problem in loaded.problems):
+        raise DataError(f"the data cannot be read to its end\n{loaded.summary()}")
+    text = report(loaded, form.drop_duplicates)
+    log.log(logging.WARNING if loaded.problems else logging.INFO, "%s", text)
+    if not loaded.rows:
+        raise DataError(f"no usable row in {path}; a row may have at most {max_tokens} tokens\n{text}")
+    return loaded
+
+
+def report(loaded: Loaded[Any], duplicates_left_out: bool) -> str:
+    """Rows left of all, and every kind of problem with its count, its lines and an example."""
+    by_kind: dict[str, list[Problem]] = {}
+    for problem in loaded.problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
+    lines = [f"{loaded.source}: {len(loaded.rows)} of {loaded.total} rows usable"]
+    for kind, problems in by_kind.items():
+        verb = "kept" if kind == "duplicate" and not duplicates_left_out else "skipped"
+        where = line_numbers([problem.line for problem in problems])
+        lines.append(f"  {verb} {len(problems)} {kind} (lines {where}): {problems[0].text}")
+    return "\n".join(lines)
+
+
+def line_numbers(lines: Sequence[int]) -> str:
+    """`2, 5-7, 9`; after 30 such pieces, how many lines are left."""
+    runs: list[list[int]] = []
+    for line in lines:
+        if runs and line == runs[-1][1] + 1:
+            runs[-1][1] = line
+        else:
+            runs.append([line, line])
+    shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs[:_SHOWN])
+    left = sum(b - a + 1 for a, b in runs[_SHOWN:])
+    return f"{shown} and {left} more" if left else shown
+
+
+def _read_conversation(value: object) -> Conversation:
+    """A conversation, also as a bare list of messages, as `input` and `output`, and with turns that are mere text."""
+    if isinstance(value, list):
+        value = {"messages": value}
+    if isinstance(value, Mapping):
+        for key in ("messages", "conversations"):
+            if isinstance(value.get(key), list):
+                turns = [{"content": turn} if isinstance(turn, str) else turn for turn in value[key]]
+                value = {**value, key: turns}
+        for asked, answered in _TURNS:
+            if value.get(answered) is not None and value.get(asked) is not None and "instruction" not in value:
+                value = {"prompt": value[asked], "completion": value[answered]}
+    return read_conversation(value)
+
+
+def _read_prompt(value: object) -> Prompt:
+    return read_prompt({"messages": value} if isinstance(value, list) else value)

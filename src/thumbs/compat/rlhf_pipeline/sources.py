@@ -1,0 +1,252 @@
+"""Where a stage's model comes from: a name, a folder, one of our .pt files, or a function that makes a model."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from thumbs.compat.rlhf_pipeline.pt_files import SUFFIXES, read_pt, unpack
+from thumbs.config.model import ModelConfig
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.errors import ModelError
+from thumbs.models.byte_lm import byte_shape
+from thumbs.models.catalog import is_builtin_byte, resolve
+from thumbs.models.causal_lm import CausalLM
+from thumbs.models.decoder_config import write_config
+from thumbs.models.module_lm import ModuleLM
+from thumbs.models.trunk import named_module, open_tokenizer
+from thumbs.models.weights import named_tensors
+from thumbs.tracking.files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+Made = nn.Module | Callable[[], nn.Module]
+"""A model that a program brings along: the module itself, or a function that makes it."""
+
+_MODELS_OF_FOLDERS = ("best_model.pt", "final_model.pt")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that an engine can create: its settings, the checkpoint that brings its head, and what belongs to it.
+
+    tokenizer: None where the model brings none. vocab_size: None where it is not known.
+    """
+
+    model: ModelConfig
+    start: Path | None
+    tokenizer: Tokenizer | None
+    vocab_size: int | None
+    context: int
+    config: dict[str, Any]
+
+
+class Source(Protocol):
+    """A model that can be opened while a stage runs."""
+
+    label: str
+
+    def identity(self) -> str:
+        """The same text for the same weights."""
+        ...
+
+    def open(self, work: Path) -> Any:
+        """Context manager of an Opened; what it needs on disk is below `work` and goes with it."""
+        ...
+
+
+class NamedSource:
+    """A catalog name, a Hugging Face folder, a .gguf file or a hub name."""
+
+    def __init__(self, name: str) -> None:
+        folder = Path(name).expanduser()
+        self.label = name
+        self.model = _settings(str(folder.resolve()) if folder.is_dir() else name, name.startswith("byte-"))
+        if not is_builtin_byte(self.model.name):
+            self.folder = resolve(self.model.name)  # an unknown name fails here, not when a stage begins
+        else:
+            byte_shape(self.model.name)
+
+    def identity(self) -> str:
+        if is_builtin_byte(self.model.name):
+            return self.model.name
+        states = {file.name: file.stat() for file in sorted(self.folder.glob("*.*"))}
+        return _digest(str({name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}).encode())
+
+    @contextmanager
+    def open(self, work: Path) -> Iterator[Opened]:
+        tokenizer = None
+        try:
+            tokenizer = open_tokenizer(self.model)
+        except ModelError as error:  # tokenizer_path may name another one
+            log.info("%s", error)
+        yield Opened(self.model, None, tokenizer, *_limits(self.model), {})
+
+
+class PtSource:
+    """One of our .pt files; `made` makes the module of one whose architecture is a program's own."""
+
+    def __init__(self, path: Path, made: MadeSource | None) -> None:
+        self.path, self.made, self.label = path, made, str(path)
+        if not path.is_file():
+            raise ModelError(f"no file at {path}; was the stage that writes it run?")
+
+    def identity(self) -> str:
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @contextmanager
+    def open(self, work: Path) -> Iterator[Opened]:
+        content = read_pt(self.path)
+        tokenizer = content.tokenizer()
+        # The name comes back when an interrupted stage goes on: its checkpoints hold it.
+        folder = work.resolve() / f"{content.config.get('stage', 'model')}-{self.identity()[:12]}"
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            if content.config["architecture"] is None:
+                made, name = self._maker(), f"module:{folder.name}"
+                stack.enter_context(named_module(name, lambda: made.loaded(content.trunk())))
+                model, limits = _settings(name, small=True), made.limits()
+                unpack(content, folder, model.model_dump(mode="json"))
+            else:
+                model = _settings(str(folder), small=tokenizer.name == "byte")
+                unpack(content, folder, model.model_dump(mode="json"))
+                limits = _limits(model)
+            yield Opened(model, folder if content.is_reward else None, tokenizer, *limits, content.config)
+
+    def _maker(self) -> MadeSource:
+        if self.made is None or self.made.is_hf:
+            raise ModelError(
+                f"{self.path} holds a torch module of a program's own; call load_base_model with the function that "
+                "makes it first"
+            )
+        return self.made
+
+
+class MadeSource:
+    """A model of the program's own; a function is called with a fixed seed, so that it makes the same model again."""
+
+    def __init__(self, made: Made) -> None:
+        self._made = made
+        self.label = "a model made by " + getattr(made, "__qualname__", type(made).__name__)
+        self.module = self._make()
+        self.is_hf = isinstance(self.module, CausalLM) or _opens_by_its_config(self.module)
+        if not self.is_hf:
+            self._limits = _limits_of(ModuleLM(copy.deepcopy(self.module)))
+
+    def identity(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+            digest.update(name.encode() + data.tobytes())
+        return digest.hexdigest()
+
+    def limits(self) -> tuple[int, int]:
+        """Vocabulary and longest sequence, tokens."""
+        return self._limits
+
+    def loaded(self, weights: dict[str, torch.Tensor]) -> nn.Module:
+        """A new module with these weights."""
+        module = copy.deepcopy(self.module)
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ModelError(f"{self.label} does not take the weights of the .pt: {error}") from None
+        return module
+
+    @contextmanager
+    def open(self, work: Path) -> Iterator[Opened]:
+        if not self.is_hf:
+            name = f"module:{self.identity()[:12]}"
+            with named_module(name, lambda: copy.deepcopy(self.module)):
+                yield Opened(_settings(name, small=True), None, None, *self._limits, {})
+            return
+        folder = work.resolve() / f"made-{self.identity()[:12]}"
+        shutil.rmtree(folder, ignore_errors=True)
+        _save(self.module, folder)
+        try:
+            model = _settings(str(folder), small=False)
+            yield Opened(model, None, None, *_limits(model), {})
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _make(self) -> nn.Module:
+        if isinstance(self._made, nn.Module):
+            return self._made
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = self._made()
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"{self.label}: got {type(module).__name__}; allowed is a torch module")
+        return module
+
+
+def source_of(given: Made | str | Path, made: MadeSource | None) -> Source:
+    """Where a model comes from, by what was given; raises ModelError for what names none."""
+    if callable(given):
+        return MadeSource(given)
+    if not isinstance(given, str | Path):
+        raise ModelError(f"got {type(given).__name__}; allowed are a name, a path, a torch module, or what makes one")
+    path = Path(given).expanduser()
+    if path.suffix.lower() in SUFFIXES:
+        return PtSource(path, made)
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        for name in _MODELS_OF_FOLDERS:
+            if (path / name).is_file():
+                return PtSource(path / name, made)
+    return NamedSource(str(given))
+
+
+def _settings(name: str, small: bool) -> ModelConfig:
+    """Full training; a model of bytes or of a program's own computes in float32."""
+    return ModelConfig(name=name, lora=None, dtype="float32" if small else "auto")
+
+
+def _limits(model: ModelConfig) -> tuple[int | None, int]:
+    if is_builtin_byte(model.name):
+        shape = byte_shape(model.name)
+        return shape.vocab_size, shape.context
+    raw = read_json(resolve(model.name) / "config.json")
+    named = (raw.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
+    return raw.get("vocab_size"), next((context for context in named if context), sys.maxsize)
+
+
+def _limits_of(model: ModuleLM) -> tuple[int, int]:
+    return model.vocab_size, model.context
+
+
+def _opens_by_its_config(module: nn.Module) -> bool:
+    """Whether transformers opens it by its config.json; any other module runs as it is."""
+    from transformers import PreTrainedModel  # takes seconds, which models of ours do not need
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return (
+        isinstance(module, PreTrainedModel)
+        and MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(module.config.model_type) == type(module).__name__
+    )
+
+
+def _save(module: Any, folder: Path) -> None:
+    if not isinstance(module, CausalLM):
+        module.save_pretrained(folder, max_shard_size="1000GB")
+    else:
+        folder.mkdir(parents=True)
+        tensors = {name: tensor.clone() for name, tensor in named_tensors(module).items()}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        write_json(folder / "config.json", write_config(module.config))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

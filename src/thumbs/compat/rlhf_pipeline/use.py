@@ -1,0 +1,87 @@
+"""A trained policy at work: a reply to a prompt, and how well it knows and writes what test conversations say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from thumbs.config.sampling import SamplingConfig
+from thumbs.data.conversations import Conversation
+from thumbs.data.prompts import prompt_id, read_prompt
+from thumbs.data.tokenizers import Tokenizer, conversation_tokens
+from thumbs.engine.base import Handle
+from thumbs.engine.local import LocalEngine
+from thumbs.errors import DataError
+from thumbs.evaluation.text import bleu, rouge
+from thumbs.records import Datum, Prompt
+from thumbs.rollout.collect import collect, seed_of
+from thumbs.rollout.native import NativeSampler
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A frozen language model, its sampler, its tokenizer, and the longest sequence that it takes (tokens)."""
+
+    engine: LocalEngine
+    handle: Handle
+    sampler: NativeSampler
+    tokenizer: Tokenizer
+    limit: int
+
+    def reply(self, text: str, temperature: float, max_new_tokens: int, seed: int) -> str:
+        """A sampled reply; raises DataError for a prompt that says nothing or leaves no room."""
+        prompt = read_prompt(text)
+        room = self.limit - len(self.tokenizer.render_prompt(prompt.messages))
+        if room < 1:
+            raise DataError(f"the prompt has {self.limit - room} tokens; with a reply at most {self.limit} are allowed")
+        sampling = SamplingConfig(max_new_tokens=min(max_new_tokens, room), temperature=temperature)
+        (rollout,) = collect(self.sampler, [prompt], self.tokenizer, sampling, [seed_of(seed, "sample", prompt.id)])
+        return rollout.text
+
+
+def evaluate(policy: Policy, rows: Sequence[Conversation]) -> dict[str, float]:
+    """Perplexity of the assistant's tokens, and BLEU and ROUGE of greedy replies against the last assistant turns."""
+    loss, tokens = mean_loss(policy, rows)
+    asked, references = zip(*(last_turn(row) for row in rows), strict=True)
+    replies = greedy_replies(policy, asked, references)
+    scores = rouge(replies, references)
+    return {
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bleu_score": bleu(replies, references),
+        "rouge_score": scores["rougeL"],
+        "rouge1": scores["rouge1"],
+        "rouge2": scores["rouge2"],
+        "loss": loss,
+        "tokens": float(tokens),
+        "conversations": float(len(rows)),
+    }
+
+
+def mean_loss(policy: Policy, rows: Sequence[Conversation]) -> tuple[float, int]:
+    """Mean negative logprob of all assistant tokens, the ends of the turns among them (nats a token), and their
+    number.
+    """
+    data = []
+    for row in rows:
+        tokens, mask = conversation_tokens(policy.tokenizer, row)
+        data.append(Datum.next_token(tokens, weights=mask))
+    outputs = policy.engine.forward(policy.handle, data)
+    total = sum(float(datum.columns["weights"].sum()) for datum in data)
+    spent = sum(float((o.logprobs * d.columns["weights"]).sum()) for o, d in zip(outputs, data, strict=True))
+    return -spent / total, int(total)
+
+
+def last_turn(row: Conversation) -> tuple[Prompt, str]:
+    """What comes before the last assistant turn, as a prompt, and that turn."""
+    end = max(i for i, message in enumerate(row) if message.role == "assistant")
+    return Prompt(prompt_id(row[:end]), row[:end]), row[end].content
+
+
+def greedy_replies(policy: Policy, prompts: Sequence[Prompt], references: Sequence[str]) -> list[str]:
+    """The likeliest tokens one by one, for each prompt at most as many as the longest reference has."""
+    longest = max(len(policy.tokenizer.render_prompt(prompt.messages)) for prompt in prompts)
+    wanted = max(len(policy.tokenizer.encode(reference)) for reference in references) + 1
+    sampling = SamplingConfig(max_new_tokens=max(min(wanted, policy.limit - longest), 1), temperature=0.0)
+    rollouts = collect(policy.sampler, prompts, policy.tokenizer, sampling, [0] * len(prompts))
+    return [rollout.text for rollout in rollouts]

@@ -1,0 +1,115 @@
+"""What loops ask of `ppo_trainer.accelerator`, answered for one process; and where statistics are logged."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thumbs.compat.trl_ppo.config import PPOConfig
+from thumbs.errors import ConfigError
+from thumbs.tracking.files import StepLog
+
+PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}
+
+
+class Accelerator:
+    """One process on one device. `prepare` and `unwrap_model` give back what they get."""
+
+    num_processes, process_index, local_process_index = 1, 0, 0
+    is_main_process = is_local_main_process = sync_gradients = True
+    distributed_type = "NO"
+
+    def __init__(self, device: torch.device, config: PPOConfig) -> None:
+        self.device = device
+        self.gradient_accumulation_steps = config.gradient_accumulation_steps
+        self._sinks = _sinks(config)
+        self._steps = 0
+
+    def unwrap_model(self, model: Any, **_: Any) -> Any:
+        """The model itself."""
+        return model
+
+    def prepare(self, *things: Any) -> Any:
+        """The things themselves; they are where they should be."""
+        return things[0] if len(things) == 1 else things
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Of one process."""
+        return tensor
+
+    gather_for_metrics = gather
+
+    def wait_for_everyone(self) -> None:
+        """There is nobody else."""
+
+    def print(self, *words: Any, **keywords: Any) -> None:
+        """As Python's."""
+        print(*words, **keywords)  # noqa: T201
+
+    @contextlib.contextmanager
+    def main_process_first(self) -> Iterator[None]:
+        """There is nobody else."""
+        yield
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Hands the values to the trackers."""
+        self._steps += 1
+        for sink in self._sinks:
+            sink(values, self._steps if step is None else step)
+
+    def end_training(self) -> None:
+        """Nothing is open."""
+
+
+Sink = Callable[[Mapping[str, Any], int], None]
+"""Takes a step's values."""
+
+
+def _sinks(config: PPOConfig) -> list[Sink]:
+    sinks: list[Sink] = []
+    folder = config.project_kwargs.get("logging_dir") or config.project_kwargs.get("project_dir")
+    if folder:
+        log = StepLog(Path(folder) / "ppo_stats.jsonl")
+        sinks.append(lambda values, step: log.append(step, values))
+    if config.log_with is None:
+        return sinks
+    if config.log_with not in PACKAGES:
+        raise ConfigError(f"log_with={config.log_with!r}; allowed are None, 'wandb' and 'tensorboard'")
+    if importlib.util.find_spec(PACKAGES[config.log_with]) is None:
+        warnings.warn(
+            f"log_with={config.log_with!r}: the package is not installed, so nothing is sent there. Install it, or set "
+            "project_kwargs={'logging_dir': …} for a file of JSON lines",
+            stacklevel=4,
+        )
+        return sinks
+    return [*sinks, _Wandb(config) if config.log_with == "wandb" else _Tensorboard(folder)]
+
+
+class _Wandb:
+    def __init__(self, config: PPOConfig) -> None:
+        import wandb  # pyright: ignore[reportMissingImports] (an optional package)
+
+        settings = config.tracker_kwargs.get("wandb", {})
+        self.run = wandb.init(project=config.tracker_project_name, config=config.to_dict(), **settings)
+
+    def __call__(self, values: Mapping[str, Any], step: int) -> None:
+        self.run.log(dict(values), step=step)
+
+
+class _Tensorboard:
+    def __init__(self, folder: str | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(folder)
+
+    def __call__(self, values: Mapping[str, Any], step: int) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self.writer.add_scalar(name, value, step)

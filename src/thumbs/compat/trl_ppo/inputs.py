@@ -1,0 +1,150 @@
+"""What `PPOTrainer` is given, checked: arguments in any order, and the lists of one step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thumbs.compat.trl_ppo.config import PPOConfig
+from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead
+from thumbs.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's samples: tokens of query and response [N], the query's length, and of the response's tokens [M]
+    which ones count. scores [B]; token_rewards: float [M] where a response came with a reward a token, else None.
+    """
+
+    queries: list[np.ndarray]
+    responses: list[np.ndarray]
+    masks: list[np.ndarray]
+    scores: Tensor
+    token_rewards: list[np.ndarray | None]
+
+    def by_target(self, i: int, values: np.ndarray) -> np.ndarray:
+        """Numbers of a response's tokens [M] as those of the targets of the whole sequence [N - 1], 0 before it."""
+        return np.concatenate([np.zeros(len(self.queries[i]) - 1, dtype=np.float32), values])
+
+
+def sort_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords, and the positionals under the names that their types have; raises ConfigError for the rest."""
+    found = {name: value for name, value in keywords.items() if value is not None}
+    for place, value in enumerate(positional):
+        if value is None:
+            continue
+        names = [name for name in _names(value) if name not in found]
+        if not names:
+            raise ConfigError(
+                f"PPOTrainer: argument {place + 1}, a {type(value).__name__}, is none of those still open; "
+                "give it by keyword (config=, model=, ref_model=, tokenizer=, dataset=, …)"
+            )
+        found[names[0]] = value
+    return found
+
+
+def check_batch(
+    batch_size: int, vocab_size: int, queries: Any, responses: Any, scores: Any, masks: Any | None = None
+) -> Batch:
+    """The samples of one step; raises DataError that says which list and which element is wrong."""
+    for name, each in (("queries", queries), ("responses", responses), ("scores", scores)):
+        if not isinstance(each, list | tuple):
+            raise DataError(f"{name} must be a list of tensors - got {type(each)}")
+        if len(each) != batch_size:
+            raise DataError(
+                f"Batch size ({batch_size}) does not match number of examples - but got {len(each)} for: {name}"
+            )
+    tokens = {
+        name: [_tokens(value, f"{name}[{i}]", vocab_size) for i, value in enumerate(each)]
+        for name, each in (("queries", queries), ("responses", responses))
+    }
+    counted = _masks(masks, tokens["responses"])
+    lengths = [len(response) for response in tokens["responses"]]
+    numbers = [_reward(value, length, i) for i, (value, length) in enumerate(zip(scores, lengths, strict=True))]
+    sums = [float((n * m).sum()) if np.ndim(n) else float(n) for n, m in zip(numbers, counted, strict=True)]
+    by_token = [number.astype(np.float32) if np.ndim(number) else None for number in numbers]
+    return Batch(tokens["queries"], tokens["responses"], counted, torch.tensor(sums), by_token)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """The arguments that a value of its type can be."""
+    if isinstance(value, PPOConfig):
+        return ("config",)
+    if isinstance(value, AutoModelForCausalLMWithValueHead):
+        return ("model", "ref_model")
+    if isinstance(value, torch.optim.Optimizer):
+        return ("optimizer",)
+    if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
+        return ("lr_scheduler",)
+    if isinstance(value, int):
+        return ("num_shared_layers",)
+    if hasattr(value, "decode") and (hasattr(value, "eos_token_id") or hasattr(value, "stop_ids")):
+        return ("tokenizer",)
+    if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, str | Mapping):
+        return ("dataset",)
+    return ("data_collator", "training_data_collator") if callable(value) else ()
+
+
+def _tokens(value: Any, name: str, vocab_size: int) -> np.ndarray:
+    if not isinstance(value, torch.Tensor):
+        raise DataError(f"Elements in {name.partition('[')[0]} must be tensors - got {type(value)}")
+    if value.dim() != 1 or value.is_floating_point() or value.dtype == torch.bool:
+        raise DataError(
+            f"{name} has shape {tuple(value.shape)} and type {value.dtype}; it must be a 1-D tensor of token ids "
+            "(of a generated row take `.squeeze()`)"
+        )
+    if len(value) == 0:
+        raise DataError(f"{name} is empty; a query and a response need one token at least")
+    tokens = value.detach().cpu().numpy().astype(np.int64)
+    if tokens.min() < 0 or tokens.max() >= vocab_size:
+        raise DataError(f"{name} holds token {int(tokens.max())} or below 0; the model knows 0 to {vocab_size - 1}")
+    return tokens
+
+
+def _reward(value: Any, length: int, i: int) -> Any:
+    """A float, or numbers [length]."""
+    if isinstance(value, torch.Tensor):
+        if value.dim() > 1:
+            raise DataError(f"Scores must be 1-dimensional - got {value.dim()} for {value}")
+        value = value.detach().float().cpu().numpy()
+        if value.size == 1:
+            value = value.item()
+    number = isinstance(value, int | float | np.number)
+    if not number and not (isinstance(value, np.ndarray) and value.shape == (length,)):
+        shape = value.shape if isinstance(value, np.ndarray) else type(value)
+        raise DataError(
+            f"scores[{i}] is {shape}; give one number, or a tensor of one number for each of {length} tokens"
+        )
+    if not np.isfinite(value).all():
+        raise DataError(f"scores[{i}] is {value}; a reward that is no number would spoil every weight, mend its source")
+    return float(value) if number else value
+
+
+def _masks(masks: Any | None, responses: list[np.ndarray]) -> list[np.ndarray]:
+    if masks is None:
+        return [np.ones(len(response), dtype=np.float32) for response in responses]
+    if len(masks) != len(responses):
+        raise DataError(f"response_masks: got {len(masks)} for {len(responses)} responses")
+    found = []
+    for i, (mask, response) in enumerate(zip(masks, responses, strict=True)):
+        array = np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask, dtype=np.float32)
+        if array.shape != response.shape or not np.isin(array, (0, 1)).all() or not array.any():
+            raise DataError(
+                f"response_masks[{i}] must hold 0 or 1 for each of the {len(response)} tokens of the response, and one "
+                f"1 at least; got shape {array.shape} with sum {array.sum()}"
+            )
+        found.append(array)
+    return found
+
+
+def check_temperature(temperature: float) -> float:
+    """The temperature; raises ConfigError unless it is above 0."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigError(f"temperature={temperature}; it must be above 0")
+    return float(temperature)

@@ -1,0 +1,227 @@
+"""From what `from_pretrained` was given to a model in an engine, and back to a folder; safetensors only."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thumbs.compat.trl_ppo.engine import StepEngine
+from thumbs.config.model import ADAPTED, LoraConfig, ModelConfig
+from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.engine.base import Handle, ModelSpec
+from thumbs.engine.checkpoints import MANIFEST, read_tensors
+from thumbs.engine.local import ADAPTER, HEAD
+from thumbs.errors import ConfigError, ModelError
+from thumbs.models.catalog import is_builtin_byte, resolve
+from thumbs.models.causal_lm import CausalLM
+from thumbs.models.decoder_config import write_config
+from thumbs.models.trunk import decoder_shape
+from thumbs.models.weights import read_tensors as read_weights
+from thumbs.tracking.files import write_json
+
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+PEFT_DEFAULT = ("q_proj", "v_proj")
+"""What PEFT adapts in Llama-shaped models when target_modules is not given."""
+
+OWN = ("peft_config", "torch_dtype", "dtype", "seed", "v_head_init_strategy", "v_head_initializer_range")
+IGNORED = {
+    "summary_dropout_prob": "the value head has no dropout, which would make the first ratio differ from 1",
+    "load_in_8bit": "weights are kept as they are",
+    "load_in_4bit": "weights are kept as they are",
+    "quantization_config": "weights are kept as they are",
+    "trust_remote_code": "no code from a model's folder is run",
+    "device_map": None,
+    "low_cpu_mem_usage": None,
+    "attn_implementation": None,
+    "use_auth_token": None,
+    "token": None,
+    "revision": "the newest revision is taken",
+    "cache_dir": "set THUMBS_CACHE",
+    "is_trainable": None,
+    "use_safetensors": None,
+    "layer_norm_names": None,
+}
+"""Keywords without effect; those with a reason are worth a warning."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in an engine; `files` holds the weights of a model that came as an object."""
+
+    engine: StepEngine
+    handle: Handle
+    files: TemporaryDirectory | None
+
+
+def load(source: Any, keywords: Mapping[str, Any]) -> Loaded:
+    """A trainable model with a language-model head and a value head; see `from_pretrained`."""
+    _check(keywords)
+    files = None
+    if hasattr(source, "save_pretrained") and not isinstance(source, str | Path):
+        source, files = _written(source, keywords)
+    name, folder = str(source), Path(str(source)).expanduser()
+    peft, adapter, seed = keywords.get("peft_config"), None, int(keywords.get("seed", 0))
+    if (folder / "adapter_config.json").is_file():
+        if peft is not None:
+            warnings.warn(
+                f"{folder} holds a trained adapter, which goes on as it is; peft_config is ignored", stacklevel=3
+            )
+        peft = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        name, adapter, seed = str(peft["base_model_name_or_path"]), folder / ADAPTER, _saved_seed(folder, seed)
+    lora = None if peft is None else read_lora(peft, decoder_shape(ModelConfig(name=name)).layers)
+    model = ModelConfig(name=name, lora=lora, dtype=_dtype(keywords))
+    engine = StepEngine()
+    handle = engine.create(ModelSpec("policy", model, heads=("lm", "scalar"), seed=seed))
+    network = engine.network(handle)
+    if adapter is not None and network.adapter is not None:
+        network.adapter.load_peft_state(read_tensors(adapter))
+    _fill_head(engine, handle, folder if folder.is_dir() else None, keywords)
+    return Loaded(engine, handle, files)
+
+
+def save(engine: StepEngine, handle: Handle, folder: Path, config: Any) -> None:
+    """Writes weights, config.json or adapter_config.json, and the value head, file by file; other files stay.
+
+    transformers and PEFT read the folder; `from_pretrained` reads the value head as well.
+    Raises ConfigError for a whole model where an adapter is, since the folder would then be read as that adapter.
+    """
+    if engine.spec(handle).model.lora is None and (folder / "adapter_config.json").exists():
+        raise ConfigError(f"{folder} holds an adapter; save the whole model to another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / ".saving"
+    engine.save(handle, scratch)
+    if isinstance(engine.network(handle).trunk, CausalLM) and (scratch / "config.json").is_file():
+        raw = json.loads((scratch / "config.json").read_text(encoding="utf-8"))
+        write_json(scratch / "config.json", raw | {key: getattr(config, key) for key in SPECIAL_TOKENS})
+    for file in sorted(scratch.iterdir()):
+        file.replace(folder / file.name)
+    scratch.rmdir()
+
+
+def describe(name: str, trunk: Any) -> Any:
+    """What tutorials read of `model.config`: sizes and special tokens."""
+    if not isinstance(trunk, CausalLM):
+        return trunk.model.config
+    values: dict[str, Any] = {"name_or_path": name, "is_encoder_decoder": False, "use_cache": True}
+    if is_builtin_byte(name):
+        ids = (ByteTokenizer.BOS, ByteTokenizer.EOS, ByteTokenizer.PAD)
+        return SimpleNamespace(**values, **write_config(trunk.config), **dict(zip(SPECIAL_TOKENS, ids, strict=True)))
+    raw = json.loads((resolve(name) / "config.json").read_text(encoding="utf-8"))
+    return SimpleNamespace(**dict.fromkeys(SPECIAL_TOKENS) | values | write_config(trunk.config) | raw)
+
+
+def read_lora(config: Any, depth: int) -> LoraConfig:
+    """Our settings, for a model of `depth` layers, from PEFT's LoraConfig, its dictionary or adapter_config.json.
+
+    Raises ConfigError for what is not supported.
+    """
+    if isinstance(config, LoraConfig):
+        return config
+    given = dict(config) if isinstance(config, Mapping) else dict(vars(config))
+    kind = str(getattr(given.get("peft_type"), "value", given.get("peft_type") or "LORA"))
+    if kind != "LORA":
+        raise ConfigError(f"peft_config of type {kind}; only LORA adapters are trained here")
+    for name, neutral in (("bias", "none"), ("use_dora", False), ("use_rslora", False), ("fan_in_fan_out", False)):
+        if given.get(name) not in (None, neutral):
+            raise ConfigError(f"peft_config: {name}={given[name]!r} is not supported; leave it at {neutral!r}")
+    if given.get("lora_dropout"):
+        warnings.warn(
+            f"peft_config: lora_dropout={given['lora_dropout']} is left out; with dropout ratio and KL start off wrong",
+            stacklevel=4,
+        )
+    targets, layers = given.get("target_modules"), given.get("layers_to_transform")
+    if targets is None:
+        targets = PEFT_DEFAULT
+    elif isinstance(targets, str):
+        targets = ADAPTED if targets == "all-linear" else (targets,)
+    if layers is not None:
+        layers = [layers] if isinstance(layers, int) else sorted(layers)
+        if layers != list(range(depth - len(layers), depth)):
+            raise ConfigError(f"peft_config: layers_to_transform={layers}; only the last of the {depth} can be chosen")
+    ordered = tuple(name for name in ADAPTED if name in targets) + tuple(t for t in targets if t not in ADAPTED)
+    return LoraConfig(
+        rank=given.get("r") or 8,
+        alpha=given.get("lora_alpha") or 8,
+        targets=ordered,
+        layers=len(layers) if layers else None,
+    )
+
+
+def _check(keywords: Mapping[str, Any]) -> None:
+    for name, value in keywords.items():
+        if name in ("reward_adapter", "reward_adapter_name"):
+            raise ConfigError(f"from_pretrained({name}=…): train a reward model (`thumbs reward`) and call it yourself")
+        if name not in (*OWN, *IGNORED):
+            close = difflib.get_close_matches(name, [*OWN, *IGNORED], n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(OWN)}"
+            raise ConfigError(f"from_pretrained() knows no keyword {name!r}; {hint}")
+        if value and IGNORED.get(name):
+            warnings.warn(f"from_pretrained({name}=…) does nothing here: {IGNORED[name]}", stacklevel=5)
+
+
+def _dtype(keywords: Mapping[str, Any]) -> Any:
+    """The precision to compute in; what is trained without adapters holds float32 weights all the same."""
+    wanted = keywords.get("dtype") if keywords.get("torch_dtype") is None else keywords["torch_dtype"]
+    text = "auto" if wanted is None else str(wanted).removeprefix("torch.")
+    if text == "float16":
+        warnings.warn("torch_dtype=float16 overflows in training; bfloat16 is taken", stacklevel=5)
+        text = "bfloat16"
+    if text not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"torch_dtype={wanted!r}; allowed are float32, bfloat16 and 'auto'")
+    return text
+
+
+def _written(model: Any, keywords: Mapping[str, Any]) -> tuple[str, TemporaryDirectory]:
+    """A transformers model as a folder, which lives as long as ours."""
+    if hasattr(model, "peft_config") or keywords.get("peft_config") is not None:
+        raise ConfigError("adapters need a base that is found again: give its name or folder, and peft_config=…")
+    files = TemporaryDirectory(prefix="thumbs-trl-ppo-")
+    model.save_pretrained(files.name)
+    return files.name, files
+
+
+def _saved_seed(folder: Path, seed: int) -> int:
+    """The seed of a byte model's random base, which is part of what an adapter belongs to."""
+    manifest = folder / MANIFEST
+    return int(json.loads(manifest.read_text(encoding="utf-8"))["seed"]) if manifest.is_file() else seed
+
+
+def _fill_head(engine: StepEngine, handle: Handle, folder: Path | None, keywords: Mapping[str, Any]) -> None:
+    head = engine.network(handle).scalar
+    assert head is not None  # noqa: S101 (created with one)
+    strategy = keywords.get("v_head_init_strategy")
+    if strategy not in (None, "normal"):
+        raise ConfigError(f"v_head_init_strategy={strategy!r}; allowed are None (zeros) and 'normal'")
+    if folder is not None and (found := _value_head(folder)) is not None:
+        head.load_state_dict(found)
+    elif strategy == "normal":
+        with torch.no_grad():
+            head.weight.normal_(0.0, float(keywords.get("v_head_initializer_range", 0.2)))
+
+
+def _value_head(folder: Path) -> dict[str, Tensor] | None:
+    """The head that we saved, or one that TRL saved in model.safetensors; None where there is none."""
+    if (folder / HEAD).is_file():
+        return read_tensors(folder / HEAD)
+    stored = read_weights(folder) if list(folder.glob("model*.safetensors")) else {}
+    if (weight := stored.get("v_head.summary.weight")) is not None:
+        if weight.numel() != weight.shape[-1]:
+            raise ModelError(f"{folder}: v_head.summary.weight has shape {tuple(weight.shape)}; one row is wanted")
+        return {"weight": weight.flatten().float(), "bias": stored["v_head.summary.bias"].float().reshape(())}
+    if (folder / "pytorch_model.bin").is_file():
+        warnings.warn(
+            f"{folder / 'pytorch_model.bin'} is a pickle and is not read, so the value head starts at zero",
+            stacklevel=6,
+        )
+    return None

@@ -1,0 +1,61 @@
+"""Settings of the preference family: each method's own values, and those it does not read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from thumbs.config.base import build_config
+from thumbs.config.losses import Kto
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.preference import PreferenceMethodConfig
+from thumbs.config.preference_methods import PREFERENCE_METHODS
+from thumbs.errors import ConfigError
+
+ONLINE = {"prompts": {"path": "prompts.jsonl"}}
+
+
+def section(**settings: Any) -> PreferenceMethodConfig:
+    found = build_config(PipelineConfig, {"preference": settings}, "config.yaml").preference
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", PREFERENCE_METHODS)
+def test_null_is_the_methods_own_value(name: str):
+    online = {"online": ONLINE} if name == "online_dpo" else {}
+    assert section(method=name, **online).settings() == PREFERENCE_METHODS[name].reads
+    assert section(method=name, beta=0.7, **online).settings() == {**PREFERENCE_METHODS[name].reads, "beta": 0.7}
+
+
+def test_what_a_method_is():
+    simpo = section(method="simpo", gamma=0.5, sft_coef=0.1).pair_loss()
+    assert (simpo.formula, simpo.settings, simpo.sft_coef) == ("simpo", {"beta": 2.0, "gamma": 0.5}, 0.1)
+    assert section(method="rpo").pair_loss().sft_coef == 1.0
+    assert section(method="kto", undesirable_weight=2).reply_loss() == Kto(undesirable_weight=2.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"method": "dop"},
+            r"config.yaml: preference: no method 'dop'; did you mean 'dpo'\? the methods are dpo, cdpo",
+        ),
+        (
+            {"method": "simpo", "tau": 1, "label_smoothing": 0.1},
+            r"method=simpo does not read label_smoothing, tau; it reads beta, gamma, sft_coef$",
+        ),
+        ({"method": "dpo", "online": ONLINE}, "method=dpo does not read online"),
+        ({"method": "ipo", "unpaired": ONLINE["prompts"]}, "method=ipo does not read unpaired"),
+        ({"method": "online_dpo"}, "method=online_dpo needs `online`"),
+        ({"method": "dpo", "alpha": 0.3}, "alpha belongs to divergence=alpha"),
+        ({"method": "aot", "ties": "half"}, "a tie is neither: ties=drop"),
+        ({"method": "dpo", "beta": 0}, r"preference.beta: Input should be greater than 0 \(got 0\)"),
+        ({"method": "exo", "label_smoothing": 0.0}, "greater than 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(settings: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        section(**settings)
