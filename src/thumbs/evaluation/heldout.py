@@ -58,7 +58,8 @@ class Evaluation:
         with Progress("evaluation", sum(times.values()), ("gold", "proxy")) as bar:
             for name, handle in policies.items():
                 draws[name] = self.answer(handle, self.prompts, times[name])
-                bar.advance(len(draws[name]), gold=draws[name][0].gold.mean(), proxy=draws[name][0].proxy.mean())
+                shown = {} if self.reward is None else {"proxy": draws[name][0].proxy.mean()}
+                bar.advance(len(draws[name]), gold=draws[name][0].gold.mean(), **shown)
         answers = {name: found[0] for name, found in draws.items()}
         systems = {
             name: self.describe(found, self.kl(found[0], policies[reference]) if name != reference else 0.0)

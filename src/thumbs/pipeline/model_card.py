@@ -74,7 +74,8 @@ def _measured(summary: dict[str, Any], stage: str) -> list[tuple[str, Any, str]]
         return [(name, summary[name], meaning) for name, meaning in _REWARD if summary.get(name) is not None]
     rows = [(f"{stage}.{key}", _value(summary, stage, key), meaning) for key, meaning in _NUMBERS]
     if stage != "sft":
-        rows.append(("sft.gold", summary.get("sft.gold"), "the same of the model before"))
+        before = "sft.gold" if "sft.gold" in summary else "base.gold"
+        rows.append((before, summary.get(before), "the same of the model that it started from"))
     return [row for row in rows if row[1] is not None]
 
 

@@ -21,6 +21,9 @@ from thumbs.report.page import render
 from thumbs.report.record import RunRecord, read_run
 from thumbs.tracking import write_text
 
+MOVED = 0.1
+"""Nats a sequence under which a policy is taken to be where it started."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -46,15 +49,15 @@ class Curve:
         """The largest KL of its policies."""
         return max(place.kl for place in self.places)
 
-    def at(self, kl: float) -> Place:
-        """The policy at `kl` nats, between its neighbours on a straight line; up to `reach`."""
+    def at(self, kl: float) -> Place | None:
+        """The policy at `kl` nats, between its neighbours on a straight line; None beyond `reach`."""
         places = sorted(self.places, key=lambda place: place.kl)
         for before, after in itertools.pairwise(places):
             if before.kl <= kl <= after.kl:
                 share = (kl - before.kl) / (after.kl - before.kl) if after.kl > before.kl else 1.0
                 mixed = {k: (1 - share) * v + share * getattr(after, k) for k, v in vars(before).items()}
                 return Place(**mixed)
-        raise ValueError(f"{self.name} goes from {places[0].kl} to {places[-1].kl} nats; got {kl}")
+        return None
 
 
 def compare(paths: Sequence[str | Path]) -> list[Curve]:
@@ -79,14 +82,19 @@ def compare(paths: Sequence[str | Path]) -> list[Curve]:
 
 
 def common_reach(curves: Sequence[Curve]) -> float:
-    """The largest KL that every method reached: there they can be compared (nats a sequence); 0 for none."""
-    return max(min((curve.reach for curve in curves), default=0.0), 0.0)
+    """The largest KL that every method reached, those apart that hardly moved: there they can be compared (nats)."""
+    return min((curve.reach for curve in curves if curve.reach >= MOVED), default=0.0)
 
 
-def build_comparison(paths: Sequence[str | Path], out: Path) -> list[Curve]:
-    """Writes the page that shows the runs' methods on one plane, and returns their curves."""
+def build_comparison(
+    paths: Sequence[str | Path], out: Path, level: float | None = None
+) -> list[tuple[Curve, Place | None]]:
+    """Writes the page that shows the runs' methods on one plane; each with its policy at `level` nats.
+
+    None is the largest KL that all reached. A method that did not reach the level has none there.
+    """
     curves = compare(paths)
-    level = common_reach(curves)
+    level = common_reach(curves) if level is None else level
     charts = [
         (title, compared_chart([(c.name, [(p.kl, getattr(p, key)) for p in c.places]) for c in curves], unit, level))
         for title, key, unit in (("Gold", "gold", "gold score"), ("Proxy", "proxy", "reward-model score"))
@@ -94,7 +102,7 @@ def build_comparison(paths: Sequence[str | Path], out: Path) -> list[Curve]:
     rows = [(curve, curve.places[-1], curve.at(level)) for curve in curves]
     runs = [str(path) for path in paths]
     write_text(out, render("compare.html.j2", {"rows": rows, "charts": charts, "level": level, "runs": runs}))
-    return curves
+    return [(curve, curve.at(level)) for curve in curves]
 
 
 def _curves(run: RunRecord, *, named: bool) -> list[Curve]:

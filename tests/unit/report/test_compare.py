@@ -56,12 +56,25 @@ def test_at_equal_kl_by_hand(runs: list[Path]):
     assert common_reach([ppo, best_of_n, group]) == 0.6
     assert common_reach([ppo, group]) == 3.0
     there = ppo.at(3.0)  # half of the way from ppo@2 to ppo@4
+    assert there is not None
     assert (there.gold, there.proxy, there.low) == pytest.approx((0.55, 1.5, 0.45))
-    assert group.at(3.0).gold == 0.5
-    assert ppo.at(7.0).gold == pytest.approx(0.45)  # over-optimised: gold falls while the proxy rises
-    assert ppo.at(7.0).proxy == pytest.approx(2.75)
-    with pytest.raises(ValueError, match="goes from 0"):
-        group.at(3.5)
+    farther, edge = ppo.at(7.0), group.at(3.0)
+    assert farther is not None
+    assert (farther.gold, farther.proxy) == pytest.approx((0.45, 2.75))  # over-optimised: gold falls, the proxy rises
+    assert edge is not None
+    assert edge.gold == 0.5
+    assert group.at(3.5) is None
+
+
+def test_a_method_that_hardly_moved_does_not_say_where_all_are_compared(runs: list[Path], tmp_path: Path):
+    still = run(tmp_path / "still", {"sft": system(0.0, 0.2, 0.0), "group": system(-0.01, 0.2, 0.0)})
+    curves = compare([*runs, still])
+    assert common_reach(curves) == 0.6
+    assert common_reach(compare([still])) == 0.0
+    found = dict(build_comparison([*runs, still], tmp_path / "page.html", 2.0))
+    assert {curve.name: place and place.gold for curve, place in found.items()} == pytest.approx(
+        {"a<b> ppo": 0.5, "a<b> best of n": None, "second group": 0.4, "still group": None}
+    )
 
 
 def test_the_command_prints_a_table_and_writes_a_page(runs: list[Path], tmp_path: Path):
@@ -74,6 +87,9 @@ def test_the_command_prints_a_table_and_writes_a_page(runs: list[Path], tmp_path
     assert page.count("<svg") == 2
     assert "a&lt;b&gt; ppo" in page
     assert "<b> ppo" not in page
+    farther = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(out), "--at", "2"])
+    assert "gold at 2.00 nats" in farther.stdout
+    assert farther.stdout.splitlines()[2].split()[-2:] == ["–", "–"]  # best of n did not go so far
     assert not re.search(r"<script|@import|https?://(?!www.w3.org)", page)
 
 
