@@ -98,6 +98,12 @@ def export(run: Path, stage: str, out: Path, merge: bool) -> Path:
     opened = open_run(run)
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} exists and is not empty; name another folder")
+    ensemble = opened.config.reward
+    if stage == "reward" and ensemble is not None and ensemble.adapters > 1:
+        raise RunError(
+            f"the reward model is an ensemble of {ensemble.adapters} adapters, which one folder cannot be; each is in "
+            f"PEFT's format already: {run / 'reward'}/model, model-2 and so on"
+        )
     handle = opened.model(stage)
     if merge:
         out.mkdir(parents=True, exist_ok=True)

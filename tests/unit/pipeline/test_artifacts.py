@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_a_reward_export_keeps_the_scalar_head(tiny_run: Path, tmp_path: Path):
     out = export(tiny_run, "reward", tmp_path / "out", merge=False)
     head = load_file(out / "scalar_head.safetensors")
     assert any(tensor.abs().max() > 0 for tensor in head.values())
+
+
+def test_an_ensemble_is_no_single_model(tiny_run: Path, tmp_path: Path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    config["reward"]["adapters"] = 3
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(RunError, match="an ensemble of 3 adapters"):
+        export(run, "reward", tmp_path / "out", merge=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_export_never_overwrites(tiny_run: Path, tmp_path: Path):
