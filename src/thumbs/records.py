@@ -74,13 +74,18 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt, two replies and every judgement passed on them (several annotators, ties kept)."""
+    """A prompt, two replies and every judgement passed on them (several annotators, ties kept).
+
+    margin: by how much one should be ahead (score units), where training asks for it; weight: how much the pair counts
+    beside others.
+    """
 
     id: str
     prompt: tuple[Message, ...]
     replies: tuple[Reply, Reply]
     judgements: tuple[Judgement, ...]
     margin: float = 0.0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

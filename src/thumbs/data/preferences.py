@@ -25,6 +25,9 @@ from thumbs.errors import DataError
 from thumbs.records import Generator, Judgement, Message, Preference, Reply
 from thumbs.tracking.files import writing
 
+PREFERENCES = "preferences.jsonl"
+"""The file in which a run's stage keeps its preferences."""
+
 _LABELS = {"chosen": 1.0, "rejected": 0.0, "tie": 0.5}
 _KINDS = ("model", "human", "file")
 _STOP_REASONS = ("stop", "length")
@@ -36,9 +39,10 @@ def read_preference(value: object, source: str = "file") -> Preference:
 
     Accepted: our own format (an object with `replies`, see preference_from_json), and `chosen` with
     `rejected` as texts, messages or transcripts, with or without `prompt`. Beside them may stand `margin`
-    (score units), `tie` (true: neither is better) and `label`: 1 or "chosen", 0 or "rejected" (the
-    annotator disagrees with the names), 0.5 or "tie". The first reply of the result is `chosen`. Raises
-    RowError when a reply is empty, both are the same, or they answer different prompts.
+    (score units), `weight` (how much the pair counts, 1 by default), `tie` (true: neither is better) and
+    `label`: 1 or "chosen", 0 or "rejected" (the annotator disagrees with the names), 0.5 or "tie". The first
+    reply of the result is `chosen`. Raises RowError when a reply is empty, both are the same, or they answer
+    different prompts.
     """
     if not isinstance(value, Mapping):
         raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")
@@ -57,6 +61,7 @@ def read_preference(value: object, source: str = "file") -> Preference:
             replies=(Reply(texts[0], generator), Reply(texts[1], generator)),
             judgements=(_read_label(value, source),),
             margin=read_number(value.get("margin") or 0.0, "margin"),
+            weight=_read_weight(value),
         )
     )
 
@@ -76,7 +81,7 @@ def preferred(preference: Preference) -> float | None:
 
 
 def preference_to_json(preference: Preference) -> dict[str, Any]:
-    """Plain data of a preference, one line of our JSONL: id, prompt, replies, judgements, margin."""
+    """Plain data of a preference, one line of our JSONL: id, prompt, replies, judgements, margin, weight."""
     return asdict(preference)
 
 
@@ -94,7 +99,14 @@ def preference_from_json(value: Mapping[str, Any]) -> Preference:
     if len(replies) != 2:
         raise RowError("missing_field", f"'replies' must hold two replies, got {len(replies)}")
     margin = read_number(value.get("margin", 0.0), "margin")
-    return Preference(identity, prompt, (replies[0], replies[1]), judgements, margin)
+    return Preference(identity, prompt, (replies[0], replies[1]), judgements, margin, _read_weight(value))
+
+
+def _read_weight(value: Mapping[str, Any]) -> float:
+    weight = 1.0 if value.get("weight") is None else read_number(value["weight"], "weight")
+    if weight < 0:
+        raise RowError("bad_label", f"'weight' is {weight:g}; a pair counts 0 or more")
+    return weight
 
 
 def reply_from_json(item: Mapping[str, Any]) -> Reply:

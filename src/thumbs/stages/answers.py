@@ -37,12 +37,13 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class AnswerPair:
-    """Two answers to a prompt and P(first is better)."""
+    """Two answers to a prompt, P(first is better), and how much the pair counts."""
 
     prompt: tuple[Message, ...]
     first: Answer
     second: Answer
     preferred: float
+    weight: float = 1.0
 
     @property
     def sides(self) -> tuple[Answer, Answer]:
@@ -68,7 +69,7 @@ def read_answer_pairs(
         if better is None or (better == 0.5 and ties == "drop"):
             continue
         first, second = (read_answer(tokenizer, preference.prompt, reply) for reply in preference.replies)
-        pairs.append(AnswerPair(preference.prompt, first, second, better))
+        pairs.append(AnswerPair(preference.prompt, first, second, better, preference.weight))
     return pairs
 
 

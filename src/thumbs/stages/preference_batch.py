@@ -18,10 +18,11 @@ Sorted = tuple[list[AnswerPair], np.ndarray]
 
 
 def pair_data(pairs: Sequence[AnswerPair], baseline: float = 0.0) -> list[Datum]:
-    """Two datums a pair; each pair weighs 1 / (pairs of the batch)."""
+    """Two datums a pair; each pair weighs its weight / (pairs of the batch)."""
     data = []
     for number, pair in enumerate(pairs):
-        of = {"unit": number, "preferred": pair.preferred, "unit_weight": 1.0 / len(pairs), "baseline": baseline}
+        share = pair.weight / len(pairs)
+        of = {"unit": number, "preferred": pair.preferred, "unit_weight": share, "baseline": baseline}
         data += [answer_datum(answer, reference=answer.reference, **of) for answer in pair.sides]
     return data
 
@@ -40,7 +41,7 @@ def loss_on(loss: PreferencePairs, pairs: Sequence[AnswerPair], logprobs: np.nda
         return Side(*(torch.tensor(np.asarray(column, dtype=np.float64)) for column in columns))
 
     preferred = torch.tensor([pair.preferred for pair in pairs], dtype=torch.float64)
-    weights = torch.full_like(preferred, 1.0 / len(pairs))
+    weights = torch.tensor([pair.weight for pair in pairs], dtype=torch.float64) / len(pairs)
     formula = partial(FORMULAS[loss.formula], **loss.settings)
     return float(preference_loss(formula, side(0), side(1), preferred, weights, loss.sft_coef))
 
@@ -93,6 +94,7 @@ def sort_sides(pairs: Sequence[AnswerPair], logprobs: np.ndarray) -> Sorted:
     """New pairs: the chosen reply with the k-th smallest log-ratio and the rejected one with the k-th smallest.
 
     arXiv:2406.05882, unpaired form; what comes second says which of the replies, counted through all pairs, each is.
+    Weights of pairs are lost: the sides of a new one had two.
     """
     known = np.array([[answer.reference for answer in pair.sides] for pair in pairs])
     ratio = (logprobs - known).ravel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -195,7 +195,8 @@ def _pair_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: Sca
         return []
     sequences = pair_tokens(tokenizer, row)
     margin = row.margin if config.use_margin and better != 0.5 else 0.0
-    return [pair_term(sequences, better, margin, by_token=config.loss == "token_bradley_terry")]
+    term = pair_term(sequences, better, margin, by_token=config.loss == "token_bradley_terry")
+    return [replace(term, weight=row.weight)]
 
 
 def _ranking_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: Scale) -> list[Term]:

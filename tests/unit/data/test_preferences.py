@@ -72,6 +72,8 @@ def test_labels_and_ties(extra, first_better):
 def test_margin_and_id():
     row = {**SHAPES["strings"], "margin": 2, "id": 17}
     assert read_preference(row).margin == 2.0
+    assert read_preference(row).weight == 1.0
+    assert read_preference({**row, "weight": 0.25}).weight == 0.25
     assert read_preference(row).id == "17"
     same, other = (
         read_preference(SHAPES["messages"]),
@@ -95,6 +97,8 @@ FAULTS = [
     ({**BASE, "label": 2}, "bad_label"),
     ({**BASE, "label": ["tie"]}, "bad_label"),
     ({**BASE, "margin": "big"}, "bad_label"),
+    ({**BASE, "weight": -0.5}, "bad_label"),
+    ({**BASE, "weight": "much"}, "bad_label"),
     ({**BASE, "margin": 10**400}, "bad_label"),
     ({**BASE, "margin": float("nan")}, "bad_label"),
     ({**BASE, "id": "\ud800"}, "bad_text"),
@@ -145,6 +149,7 @@ def test_our_format_by_hand():
         "replies": [{"text": text, "stop_reason": "stop", "generator": maker} for text in (GOOD, BAD)],
         "judgements": [{"annotator": "a", "at": "t", "verdict": "prefer", "strength": 2, "reason": ""}],
         "margin": 0.0,
+        "weight": 1.0,
     }
     preference = preference_from_json(value)
     assert read_preference(value) == preference

@@ -27,7 +27,7 @@ from thumbs.stages.context import Context
 from thumbs.stages.kto import Judged, KtoTraining, judged_of_pairs, judged_of_rows, read_judged, run_kto
 from thumbs.stages.online_dpo import best_and_worst, run_online_dpo
 from thumbs.stages.preference import PairTraining, run_preference
-from thumbs.stages.preference_batch import SORTS, loss_on, pair_metrics
+from thumbs.stages.preference_batch import SORTS, loss_on, pair_data, pair_metrics
 from thumbs.stages.preference_watch import FALL, State, Watch
 
 OPTIM = AdamConfig(learning_rate=1e-3, schedule="constant")
@@ -238,6 +238,19 @@ def test_metrics_of_a_batch_leave_ties_out():
     by_token = pair_metrics(pairs, logprobs, 0.5, per_token=True)
     assert by_token["margin"] == pytest.approx(0.5 * ((1 / 2 + 1 / 4) + (-1 / 2 - 0)) / 2)
     assert pair_metrics(pairs[2:], logprobs[2:], 0.5, per_token=False) == {}
+
+
+def test_a_pair_of_weight_two_counts_as_if_it_were_there_twice():
+    def answered(number: int) -> AnswerPair:
+        return AnswerPair((), Answer(np.arange(9) + number, 2), Answer(np.arange(9) * number, 3), 1.0)
+
+    pairs, logprobs, dpo = [answered(1), answered(2)], np.array([[-3.0, -4.0], [-6.0, -5.0]]), config().pair_loss()
+    heavy = [replace(pairs[0], weight=2.0), replace(pairs[1], weight=0.0)]
+    twice = loss_on(dpo, [pairs[0], pairs[0]], logprobs[[0, 0]])
+    assert loss_on(dpo, heavy, logprobs) == pytest.approx(twice)
+    assert loss_on(dpo, pairs, logprobs) != pytest.approx(twice)
+    data = pair_data([heavy[0], pairs[1]])
+    assert [float(datum.columns["unit_weight"]) for datum in data] == [1.0, 1.0, 0.5, 0.5]
 
 
 def sorted_by_hand(how: str, chosen: np.ndarray, rejected: np.ndarray, beta: float) -> float:

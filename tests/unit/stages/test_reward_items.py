@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ def test_each_annotator_ranks_once_and_the_row_weighs_one():
     assert column(data, "rank") == [1, 2, 2, math.inf, 1, math.inf, 3, 2, 1]
     assert column(data, "unit_weight") == [0.25] * 6 + [0.5] * 3
     assert all(datum.columns["weights"].tolist() == [0] * (len(datum) - 1) + [1] for datum in data)
+
+
+def test_a_pair_counts_as_much_as_its_weight():
+    heavy = replace(pair("q", "good", "bad"), weight=3.0)
+    data = data_of([heavy, pair("q", "fine", "poor")], config("bradley_terry"))
+    assert column(data, "unit_weight") == [1.5, 1.5, 0.5, 0.5]
 
 
 def test_all_pairs_of_a_ranking_are_one_row():
