@@ -10,12 +10,18 @@ PYTHON ?= python3
 
 BIN := .venv/bin
 NAME := $(if $(filter tiny,$(SIZE)),demo-tiny,demo)
-RUN := runs/$(NAME)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+RUN := runs/$(NAME)$(if $(HUMAN),-human)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+
+# A few pairs make a few batches: smaller ones and smaller steps. The first look at the held-out pairs, after which the
+# best weights are kept, comes when every pair was seen.
+PAIRS ?= 30
+LABELS := $(if $(HUMAN),preferences.people.pairs=$(PAIRS) reward.batch_size=4 reward.epochs=4 \
+	reward.eval_every=$(shell expr \( $(PAIRS) + 3 \) / 4) reward.optim.learning_rate=5e-4)
 
 .PHONY: demo test lint bench
 
 demo: .venv/.ready
-	$(BIN)/thumbs run configs/$(NAME).yaml seed=$(SEED) run=$(RUN)
+	$(BIN)/thumbs run configs/$(NAME).yaml seed=$(SEED) run=$(RUN)$(if $(LABELS), $(LABELS))
 
 # Two workers, so one torch thread each: more would fight over two cores.
 test: .venv/.ready .sdks/.ready

@@ -36,8 +36,8 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def running() -> Iterator[Path]:
-    """The folder of the server's socket."""
+def running(*, durable: bool = False) -> Iterator[Path]:
+    """The folder of the server's socket; it waits for the disk only if `durable`."""
     folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path may have 107 bytes
     owner = next((pwd.getpwnam(name) for name in OWNERS if os.getuid() == 0 and _known(name)), None)
     if owner is not None:
@@ -53,8 +53,9 @@ def running() -> Iterator[Path]:
         assert done.returncode == 0, (folder / "log").read_text() if (folder / "log").exists() else command
 
     try:
+        flags = "" if durable else " -F"
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
-        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses='' -F", "start")
+        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses=''{flags}", "start")
         try:
             yield folder
         finally:

@@ -33,3 +33,11 @@ def test_demo_takes_the_config_of_its_size_and_a_run_folder_of_its_seed(words: t
     seed = next((word[5:] for word in words if word.startswith("SEED=")), "0")
     assert last_command("demo", *words) == f".venv/bin/thumbs run {config} seed={seed} run={run}"
     assert (ROOT / config).exists()
+
+
+def test_a_person_in_place_of_the_annotators_gets_a_run_folder_of_their_own():
+    reward = "reward.batch_size=4 reward.epochs=4 reward.eval_every=6 reward.optim.learning_rate=5e-4"
+    assert last_command("demo", "HUMAN=1", "PAIRS=22", "SIZE=tiny") == (
+        ".venv/bin/thumbs run configs/demo-tiny.yaml seed=0 run=runs/demo-tiny-human "
+        f"preferences.people.pairs=22 {reward}"
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from thumbs import __version__
-from thumbs.cli import compare, evaluate, export, lint, plan, report, run, sample, serve
+from thumbs.cli import collect_team, compare, evaluate, export, lint, plan, report, run, sample, serve, trace
 from thumbs.cli.shell import Shell, show_log
 from thumbs.config.method_page import help_lines
 
@@ -56,6 +56,8 @@ for _name, _command in {
     "compare": compare.compare,
     "report": report.report,
     "export": export.export,
+    "trace": trace.trace,
     "serve": serve.serve,
 }.items():
     app.command(_name)(_command)
+app.add_typer(collect_team.app, name="collect")

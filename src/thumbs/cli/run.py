@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from thumbs.config.base import known_keys, load_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from thumbs.stages.people import People
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file with the settings of the run.")]
 Overrides = Annotated[
@@ -103,6 +106,15 @@ def in_section(stage: str | None, overrides: list[str]) -> list[str]:
     return [f"{stage}.{item}" if re.split("[.=]", item.strip())[0] in own else item for item in overrides]
 
 
+def _people(config: PipelineConfig) -> People | None:
+    """Who asks people, where the config says that people judge."""
+    if config.preferences is None or config.preferences.people is None:
+        return None
+    from thumbs.collect.desk import Desk, open_page
+
+    return Desk(tell=typer.echo, show=open_page)
+
+
 def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool) -> None:
     config = load_config(PipelineConfig, path, in_section(stage, overrides or []))
     if stage is not None and getattr(config, stage) is None:
@@ -111,6 +123,6 @@ def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh
     from thumbs.pipeline.run import run_pipeline
     from thumbs.report.build import build_report
 
-    folder = run_pipeline(config, until=stage, fresh=fresh)
+    folder = run_pipeline(config, until=stage, fresh=fresh, people=_people(config))
     typer.echo(f"run folder: {folder}")
     typer.echo(f"report:     {build_report(folder)}")

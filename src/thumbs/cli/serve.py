@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from thumbs.cli.listening import is_loopback, listen, url_of
 from thumbs.cli.shell import printable
 from thumbs.config.base import build_config
 from thumbs.config.model import ModelConfig
 from thumbs.errors import ConfigError
 
 if TYPE_CHECKING:
+    import socket
+
     from thumbs.clients.backend import Backend
     from thumbs.clients.store import Store
 
@@ -47,6 +48,9 @@ SessionTimeout = Annotated[
 ]
 MaxModels = Annotated[int, typer.Option(min=1, help="Models in training that are kept in memory; others wait on disk.")]
 MaxQueued = Annotated[int, typer.Option(min=1, help="Requests for samples that may wait; further ones get a 429.")]
+
+_KEY_FILE = "server.key"
+"""Signs links and credentials; it is in the folder, because the SDKs keep the credential they exchanged."""
 
 
 def serve(
@@ -85,12 +89,12 @@ def serve(
             _manage(store, add_token, revoke)
             return
         needs_token = bool(store.tokens())
-        if not needs_token and not _is_loopback(host):
+        if not needs_token and not is_loopback(host):
             raise ConfigError(
                 f"--host {host} lets other machines in, and there is no key yet; make one with "
                 f"`thumbs serve --add-token NAME --folder {folder}`, or listen on 127.0.0.1"
             )
-        with _listen(host, port) as listener:
+        with listen(host, port) as listener:
             backend = _backend(store, _configs(models, alias or [], dtype), max_models, max_queued)
             try:
                 _run(backend, listener, host, folder, session_timeout, needs_token)
@@ -107,22 +111,6 @@ def _manage(store: Store, owner: str | None, revoked: str | None) -> None:
         store.revoke(revoked)
     for token in store.tokens():
         typer.echo(f"{token.id}  {token.created:%Y-%m-%d}  {printable(token.owner)}", err=owner is not None)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; raises ConfigError where there can be none."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
 
 
 def _configs(models: list[str], aliases: list[str], dtype: str) -> dict[str, ModelConfig]:
@@ -152,28 +140,24 @@ def _run(
     import uvicorn
 
     from thumbs.service.app import create_app
-    from thumbs.service.auth import load_key
     from thumbs.service.state import Settings
+    from thumbs.web.guards import LOOPBACK
+    from thumbs.web.keys import load_key
 
-    loopback = _is_loopback(host)
+    loopback = is_loopback(host)
     settings = Settings(
         session_timeout_s=session_timeout,
         compress=not loopback,
         local_paths=loopback,
-        hosts=("localhost", "127.0.0.1", "[", host) if loopback else ("*",),
+        hosts=(*LOOPBACK, host) if loopback else ("*",),
     )
-    app = create_app(backend, load_key(folder), needs_token=needs_token, settings=settings)
+    app = create_app(backend, load_key(folder / _KEY_FILE), needs_token=needs_token, settings=settings)
     # The SDKs keep connections for long; one that closes under a request costs them a retry.
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_keep_alive=120, timeout_graceful_shutdown=3, server_header=False
     )
-    typer.echo(_advice(_url(listener, host), folder, needs_token))
+    typer.echo(_advice(url_of(listener, host), folder, needs_token))
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def _url(listener: socket.socket, host: str) -> str:
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
-    return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
 
 
 def _advice(url: str, folder: Path, needs_token: bool) -> str:

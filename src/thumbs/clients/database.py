@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Delete,
     Engine,
+    Executable,
     Select,
     Table,
     Update,
@@ -27,6 +31,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from thumbs.errors import ConfigError, ThumbsError
 
 BUSY_TIMEOUT_S = 30
+MIGRATIONS = Path(__file__).with_name("migrations")
 
 R = TypeVar("R")
 
@@ -38,13 +43,13 @@ class StoreError(ThumbsError, ValueError):
 class Database:
     """Thread-safe. A record class has a field for each column of the query that it is made from.
 
-    A transaction must begin with a write: SQLite then waits for its turn, and does not find out in the middle that
-    another process was faster. Raises ConfigError where the database cannot be opened.
+    `migrations`: the folder of Alembic's scripts, `version_table` where it keeps how far they went, so that several
+    sets of tables may share a database. Raises ConfigError where the database cannot be opened.
     """
 
-    def __init__(self, url: str | URL) -> None:
+    def __init__(self, url: str | URL, migrations: Path = MIGRATIONS, version_table: str = "alembic_version") -> None:
         try:
-            self._engine = create_engine(url)
+            self._engine = create_engine(url, pool_size=10, max_overflow=30)
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise ConfigError(
                 f"the database URL is of no use: {error}\nallowed: sqlite:///FILE, or "
@@ -53,20 +58,48 @@ class Database:
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         if self._is_sqlite:
             event.listen(self._engine, "connect", _prepare)
-        _migrate(self._engine, self._is_sqlite)
+        self._turns: defaultdict[int | None, AbstractContextManager[Any]] = defaultdict(threading.Lock)
+        if not self._is_sqlite:
+            self._turns[None] = contextlib.nullcontext()
+        _migrate(self._engine, self._is_sqlite, migrations, version_table)
 
     def close(self) -> None:
         """Let go of all connections."""
         self._engine.dispose()
 
     @contextlib.contextmanager
-    def transaction(self, *, durable: bool = False) -> Iterator[Connection]:
-        """All of the block or nothing. It survives a kill of the process; if `durable`, a power cut too."""
-        with self._engine.begin() as connection:
+    def transaction(self, *, durable: bool = False, turn: int | None = None) -> Iterator[Connection]:
+        """All of the block or nothing. It survives a kill of the process; if `durable`, a power cut too.
+
+        SQLite has one transaction at a time; PostgreSQL has many, but one of those with the same number `turn`.
+        Within the block nothing else of this database may be asked, which might wait for the block to end.
+        """
+        # SQLite lets waiting writers in by chance, and some wait for seconds; with PostgreSQL those that wait would
+        # hold a connection each. A lock lets the threads of this process in one by one.
+        with self._turns[None if self._is_sqlite else turn], self._engine.begin() as connection:
             if self._is_sqlite:
                 # FULL waits for the disk at each commit (milliseconds), NORMAL leaves that to the system.
                 connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                # Now, not at the first write: what is read before it would be out of date, and the write refused.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            elif turn is not None:
+                connection.execute(select(func.pg_advisory_xact_lock(turn)))
             yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection for queries, all of the same state of the database; nothing is written."""
+        with self._engine.connect() as connection:
+            if self._is_sqlite:
+                connection.exec_driver_sql("BEGIN")
+            else:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file of SQLite's."""
+        return self._is_sqlite
 
     def execute(self, statement: Update | Delete, *, durable: bool = False) -> int:
         """Update or delete; how many rows it touched."""
@@ -84,12 +117,12 @@ class Database:
                 f"cannot add {record_id!r} to the {table.name}: it is there already, or its session does not exist"
             ) from error
 
-    def all(self, record: Callable[..., R], query: Select[Any]) -> list[R]:
+    def all(self, record: Callable[..., R], query: Executable) -> list[R]:
         """Every row as a record."""
         with self._engine.connect() as connection:
             return [record(**row._asdict()) for row in connection.execute(query)]
 
-    def one(self, record: Callable[..., R], query: Select[Any]) -> R | None:
+    def one(self, record: Callable[..., R], query: Executable) -> R | None:
         """The row as a record; None where there is none."""
         return next(iter(self.all(record, query)), None)
 
@@ -98,7 +131,7 @@ class Database:
         count = select(func.count()).select_from(query.order_by(None).subquery())
         return self.all(record, query.limit(limit).offset(offset)), self.values(count)[0]
 
-    def values(self, query: Select[Any]) -> list[Any]:
+    def values(self, query: Executable) -> list[Any]:
         """The first column of every row."""
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
@@ -122,7 +155,7 @@ def _prepare(connection: Any, _: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _migrate(engine: Engine, is_sqlite: bool) -> None:
+def _migrate(engine: Engine, is_sqlite: bool, migrations: Path, version_table: str) -> None:
     """Bring the tables up to date, all of it or nothing."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports its import, and each opening, as news
     from alembic import command
@@ -130,7 +163,8 @@ def _migrate(engine: Engine, is_sqlite: bool) -> None:
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.attributes["version_table"] = version_table
     try:
         with engine.begin() as connection:
             if is_sqlite:

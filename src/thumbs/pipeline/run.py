@@ -19,26 +19,35 @@ from thumbs.pipeline.artifacts import open_run
 from thumbs.pipeline.stages import Pipeline, say
 from thumbs.pipeline.summary import peak_rss_bytes, summarise
 from thumbs.stages.context import Context, Resume
+from thumbs.stages.people import People
 from thumbs.stages.rollouts import check_rounds
 from thumbs.tracking.files import read_json, write_json
 from thumbs.tracking.run_folder import RunFolder
 
 
-def run_pipeline(config: PipelineConfig, *, until: str | None = None, fresh: bool = False) -> Path:
-    """Runs the stages of `config` (up to and including `until`) and returns the run folder."""
+def run_pipeline(
+    config: PipelineConfig, *, until: str | None = None, fresh: bool = False, people: People | None = None
+) -> Path:
+    """Runs the stages of `config` (up to and including `until`) and returns the run folder.
+
+    people: who judges the pairs where the config has `preferences.people`.
+    """
     check_iterations(config)
+    check_active_choice(config)
     for method in (config.ppo, config.group):
         if method is not None:
             check_rounds(method)  # before SFT has run for an hour, and before --fresh deletes anything
     path = Path(config.run)
+    wanted = [name for name in STAGES[: STAGES.index(until) + 1 if until else None] if getattr(config, name)]
+    if people is None and "preferences" in wanted:
+        check_nobody_is_asked(config, path, fresh=fresh)
     if fresh and path.exists():
         remove_run(path)
     with RunFolder(path).open(config.model_dump(mode="json")) as folder:
         tokenizer = open_tokenizer(config.model)
         engine = LocalEngine(tokenizer.decode)
-        wanted = [name for name in STAGES[: STAGES.index(until) + 1 if until else None] if getattr(config, name)]
         for iteration in range(1, config.iterations + 1):
-            pipeline = Pipeline(config, folder, tokenizer, engine, iteration)
+            pipeline = Pipeline(config, folder, tokenizer, engine, iteration, people)
             last = iteration == config.iterations
             for name in wanted:
                 if name in LOOP or (last if name == "evaluation" else iteration == 1):
@@ -57,6 +66,32 @@ def check_iterations(config: PipelineConfig) -> None:
         raise ConfigError(
             f"iterations={config.iterations} with preferences.data: a file has nothing to say of the new policy; give "
             "`preferences.prompts`, so that pairs are sampled from it"
+        )
+
+
+def check_active_choice(config: PipelineConfig) -> None:
+    """Raises ConfigError where pairs are to be chosen by a reward model that the run does not have."""
+    people = None if config.preferences is None else config.preferences.people
+    if people is None or people.active is None or people.reward_model is not None:
+        return
+    members = 0 if config.reward is None or config.reward.form == "steps" else config.reward.members
+    if not members:
+        raise ConfigError(f"preferences.people.active={people.active} goes by a reward model's scores; give `reward`")
+    if people.active == "disagreement" and members < 2:
+        raise ConfigError(
+            "preferences.people.active=disagreement asks an ensemble; set reward.heads or reward.adapters to 2 or "
+            "more, or take active=uncertain"
+        )
+
+
+def check_nobody_is_asked(config: PipelineConfig, run: Path, *, fresh: bool) -> None:
+    """Raises ConfigError where people are still to be asked, for a caller that knows nobody who would."""
+    asked = config.preferences is not None and config.preferences.people is not None
+    places = [run / place("preferences", i) / "done.json" for i in range(1, config.iterations + 1)]
+    if asked and (fresh or not all(done.exists() for done in places)):
+        raise ConfigError(
+            "preferences.people needs somebody who asks them: `thumbs run` serves the page itself; from Python call "
+            "run_pipeline(config, people=thumbs.collect.desk.Desk())"
         )
 
 

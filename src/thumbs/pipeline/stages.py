@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.pipeline import METHODS, PipelineConfig, place
+from thumbs.config.preferences import PeopleConfig
 from thumbs.config.rewards import RewardPart
 from thumbs.data.annotators import Annotator, SimulatedAnnotator
 from thumbs.data.load import (
@@ -19,6 +21,7 @@ from thumbs.data.load import (
     load_prompts,
     load_replies,
 )
+from thumbs.data.pair_choice import Choice
 from thumbs.data.preferences import PreferenceStore
 from thumbs.data.prompts import read_prompt
 from thumbs.data.splits import is_heldout
@@ -30,9 +33,11 @@ from thumbs.evaluation.heldout import Evaluation
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.reward_audit import audit
 from thumbs.pipeline.artifacts import OpenRun, with_system
-from thumbs.records import Datum, Message, Preference, Prompt
+from thumbs.pipeline.labels import heldout_share, labels_until, split
+from thumbs.pipeline.reply_source import member_scorer
+from thumbs.records import Datum, Preference, Prompt, Reply
 from thumbs.rewards.base import EnvironmentReward, RewardSource
-from thumbs.rewards.build import build_rewards
+from thumbs.rewards.build import build_rewards, open_reward_model
 from thumbs.rewards.judge import open_judge
 from thumbs.rewards.trained import TrainedReward, open_scores
 from thumbs.rollout.collect import seed_of
@@ -41,6 +46,7 @@ from thumbs.stages.context import Context
 from thumbs.stages.group_run import run_group
 from thumbs.stages.kto import Row, judged_of_pairs, judged_of_rows, run_kto
 from thumbs.stages.online_dpo import run_online_dpo
+from thumbs.stages.people import People, actively, as_drawn, ask_people
 from thumbs.stages.ppo_run import run_ppo
 from thumbs.stages.preference import run_preference
 from thumbs.stages.preferences import collect_preferences, store_path
@@ -52,8 +58,6 @@ from thumbs.stages.sft import run_sft
 from thumbs.tracking.files import read_json, write_json
 from thumbs.tracking.run_folder import RunFolder, StageFolder
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -64,6 +68,7 @@ class Pipeline:
     tokenizer: Tokenizer
     engine: LocalEngine
     iteration: int = 1
+    people: People | None = None
 
     def context(self, name: str) -> Context:
         """What a stage is given."""
@@ -93,7 +98,24 @@ class Pipeline:
             raise ConfigError("preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for)")
         created = read_json(self.folder.path / "versions.json")["created"]
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
+        if c.people is not None:
+            assert self.people is not None  # noqa: S101 - run_pipeline has checked
+            ask = partial(self.people.ask, c.people, self.folder.path, self.iteration)
+            return ask_people(context, c, self.start(), prompts, ask, self.chooser(c.people), self.iteration)
         return collect_preferences(context, c, self.start(), prompts, self.annotators(), created)
+
+    def chooser(self, people: PeopleConfig) -> Callable[[Prompt, Sequence[Reply], int], Choice | None]:
+        """What picks the pairs that people are asked about: those that tell most, where that is wanted and known."""
+        c = self.config.preferences
+        assert c is not None  # noqa: S101
+        if people.active is None or (self.iteration == 1 and people.reward_model is None):
+            return as_drawn
+        if people.reward_model is not None:
+            source = open_reward_model(self.engine, Path(people.reward_model))
+        else:
+            source = replace(self, iteration=self.iteration - 1).reward_source()
+        scores, fraction = member_scorer(self.engine, source, self.tokenizer), heldout_share(c)
+        return actively(people, scores, lambda prompt: is_heldout(prompt.messages, fraction), self.config.seed)
 
     def annotators(self) -> list[Annotator]:
         """Who judges sampled pairs: a model, or the simulated annotators."""
@@ -187,14 +209,8 @@ class Pipeline:
         source = self.config.preferences
         if source is None:
             raise ConfigError(f"{stage} needs the section `preferences`, which says where the pairs come from")
-        data = source.data or source.prompts
-        fraction = data.holdout if data is not None else 0.1
-        rows = [
-            row if i == 1 else replace(row, id=f"{row.id}@{i}")
-            for i in range(1, self.iteration + 1)
-            for row in PreferenceStore(store_path(replace(self, iteration=i).context("preferences"))).load()
-        ]
-        return split(rows, lambda row: row.prompt, fraction)
+        rows = labels_until(self.folder.path, self.iteration)
+        return split(rows, lambda row: row.prompt, heldout_share(source))
 
     def reward_rows(self) -> tuple[list[RewardRow], list[RewardRow]]:
         """(training, held-out) rows of the reward model: the run's pairs, or those of a file, split in the same way."""
@@ -270,14 +286,6 @@ class Pipeline:
         rows = load_conversations(c.data, self.tokenizer, self.config.system).rows
         tokenised = [conversation_tokens(self.tokenizer, row) for row in rows if not is_heldout(row, c.data.holdout)]
         return [Datum.next_token(tokens, weights=mask) for tokens, mask in tokenised]
-
-
-def split(rows: Sequence[T], prompt_of: Callable[[T], Sequence[Message]], fraction: float) -> tuple[list[T], list[T]]:
-    """(training, held-out) rows, by a hash of the prompt."""
-    held = [is_heldout(prompt_of(row), fraction) for row in rows]
-    return [row for row, h in zip(rows, held, strict=True) if not h], [
-        row for row, h in zip(rows, held, strict=True) if h
-    ]
 
 
 def say(text: str) -> None:

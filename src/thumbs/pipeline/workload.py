@@ -114,6 +114,10 @@ def split_pairs(config: PipelineConfig, inputs: Inputs) -> tuple[int, int]:
         return len(inputs.pairs.rows) - held, held
     if c.prompts is None or inputs.pair_prompts is None:
         return 0, 0
+    if c.people is not None:
+        asked = (inputs.pair_prompts.rows * c.pairs_per_prompt)[: c.people.pairs]
+        held = sum(is_heldout(row.messages, c.prompts.holdout) for row in asked)
+        return len(asked) - held, held
     held = sum(is_heldout(row.messages, c.prompts.holdout) for row in inputs.pair_prompts.rows)
     each = min(c.pairs_per_prompt, math.comb(c.replies_per_prompt, 2))
     return (len(inputs.pair_prompts.rows) - held) * each, held * each

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from thumbs.config.pipeline import METHODS, STAGES
 from thumbs.report.charts import Line, calibration_chart, curve_chart, frontier_chart
-from thumbs.report.headline import headline_rows, headline_sentence, methods_of
+from thumbs.report.headline import headline_rows, headline_sentence, labels_sentence, methods_of
 from thumbs.report.page import render
 from thumbs.report.record import RunRecord, read_run
 from thumbs.tracking import METRICS, write_text
@@ -117,6 +117,7 @@ def _content(run: RunRecord) -> dict[str, Any]:
     return {
         "name": run.path.resolve().name,
         "created": run.versions.get("created", ""),
+        "labels": labels_sentence(run),
         "sentence": headline_sentence(run),
         "rows": headline_rows(run),
         "stages": [(_STAGE_TITLES[s], _state(run, s)) for s in STAGES if run.setting(s) is not None or run.metrics[s]],

@@ -29,6 +29,9 @@ TITLES = {
 }
 """What the methods are called in a sentence."""
 
+_FEW_PAIRS = 50
+"""With so many an accuracy of 0.8 is known to 11 points."""
+
 _LIMITS = {
     "reward.heldout_accuracy": (0.80, math.inf),
     "kl": (-math.inf, 15.0),
@@ -47,11 +50,7 @@ def headline_rows(run: RunRecord) -> list[Row]:
     limits = _LIMITS | _gold_limit(run)
     methods = methods_of(run)
     meanings = [
-        (
-            "reward.heldout_accuracy",
-            "fraction",
-            "Held-out pairs, ties apart, that the reward model orders as labelled.",
-        ),
+        ("reward.heldout_accuracy", "fraction", _accuracy_meaning(run)),
         ("sft.gold", "gold score", "Mean gold score of the SFT model's replies to held-out prompts."),
         (
             "best_of_n.gold",
@@ -61,10 +60,46 @@ def headline_rows(run: RunRecord) -> list[Row]:
         *(row for method in methods for row in _method_meanings(method)),
         ("peak_rss_gib", "GiB", "Most memory that the process held."),
     ]
-    return [
+    rows = [
         Row(name, run.summary.get(name), unit, meaning, *_verdict(run.summary.get(name), _limit(limits, name)))
         for name, unit, meaning in meanings
     ]
+    return [_on_few_pairs(run, row) if row.name == "reward.heldout_accuracy" else row for row in rows]
+
+
+def labels_sentence(run: RunRecord) -> str:
+    """Whose labels the run learned from, and how well that can be known; empty where they are no people's."""
+    if not run.labels:
+        return ""
+    people = {name for told in run.labels for name in told["by"]}
+    labels, pairs = (sum(told[key] for told in run.labels) for key in ("labels", "pairs"))
+    by = f"{len(people)} {'person' if len(people) == 1 else 'people'}"
+    of = f", of {number(pairs)} pairs" if labels != pairs else ""
+    text = f"{number(labels)} label{'' if labels == 1 else 's'} by {by}{of}."
+    audit = run.labels[-1]["audit"]
+    if not audit:
+        return text
+    return (
+        f"{text} The reward model orders {percent(audit['accuracy'])} of {audit['n']} held-out pairs as they do (95 % "
+        f"interval {percent(audit['accuracy_low'])} to {percent(audit['accuracy_high'])})."
+    )
+
+
+def _accuracy_meaning(run: RunRecord) -> str:
+    text = "Held-out pairs, ties apart, that the reward model orders as labelled"
+    low, high, n = (run.summary.get(f"reward.heldout_{key}") for key in ("accuracy_low", "accuracy_high", "pairs"))
+    return f"{text}." if low is None else f"{text}; 95 % interval {number(low)} to {number(high)}, {n} pairs."
+
+
+def _on_few_pairs(run: RunRecord, row: Row) -> Row:
+    """Of a few pairs the whole interval must lie on one side of the target to say that it is met, or not."""
+    low, high, n = (run.summary.get(f"reward.heldout_{key}") for key in ("accuracy_low", "accuracy_high", "pairs"))
+    if n is None or n >= _FEW_PAIRS or low is None or high is None:
+        return row
+    wanted = _LIMITS["reward.heldout_accuracy"][0]
+    if low >= wanted or high < wanted:
+        return row._replace(met=low >= wanted)
+    return row._replace(met=None, wanted=f"{row.wanted}; {n} pairs cannot tell")
 
 
 def _method_meanings(method: str) -> list[tuple[str, str, str]]:
@@ -149,9 +184,11 @@ def duration(seconds: float) -> str:
 
 
 def _gold_limit(run: RunRecord) -> dict[str, tuple[float, float]]:
-    """Half of the way from SFT's gold score to 1, or 0.25 above it; for a judge whose best is 1."""
+    """Half of the way from SFT's gold score to 1, or 0.25 above it; for a judge whose best is 1, and who made the
+    labels.
+    """
     before = run.summary.get("sft.gold")
-    if before is None or run.evaluation.get("judge") != "vader":
+    if before is None or run.labels or run.evaluation.get("judge") != "vader":
         return {}
     return {"gold": (before + min(0.25, (1 - before) / 2), math.inf)}
 

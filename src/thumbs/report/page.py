@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from thumbs.report.headline import duration, number, percent
-from thumbs.report.safe_text import visible
+from thumbs.web.safe_text import visible
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:

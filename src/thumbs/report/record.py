@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thumbs.config.pipeline import METHODS, STAGES
+from thumbs.config.pipeline import METHODS, STAGES, place
 from thumbs.errors import RunError
 from thumbs.tracking import StageFolder, read_json
 
@@ -16,7 +16,11 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder in memory; `done` and `metrics` by stage, empty where the stage left nothing."""
+    """A run folder in memory; `done` and `metrics` by stage, empty where the stage left nothing.
+
+    labels: what the stage `preferences` left in each iteration, where people judged: labels, pairs, by {name: labels};
+    audit: that of the reward model which learned from them.
+    """
 
     path: Path
     config: Mapping[str, Any]
@@ -28,6 +32,7 @@ class RunRecord:
     samples: Records
     evaluation: Mapping[str, Any]
     reward_audit: Mapping[str, Any]
+    labels: Records
 
     def seconds(self) -> dict[str, float]:
         """Computing time by stage, from the summary or, while the run goes on, from the metric logs."""
@@ -60,7 +65,17 @@ def read_run(path: str | Path) -> RunRecord:
         samples=next((found for method in METHODS if (found := folders[method].samples.read())), []),
         evaluation=_read(path / "evaluation" / "results.json"),
         reward_audit=_read(path / "reward" / "audit.json"),
+        labels=_labels(path),
     )
+
+
+def _labels(path: Path) -> Records:
+    found = []
+    for iteration in range(1, int(_read(path / "config.json").get("iterations", 1)) + 1):
+        told = _read(path / place("preferences", iteration) / "done.json")
+        if "by" in told:
+            found.append({**told, "audit": _read(path / place("reward", iteration) / "done.json").get("audit")})
+    return found
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -6,17 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
-from urllib.parse import urlsplit
 
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thumbs.clients.backend import Backend
 from thumbs.errors import CheckpointError, ThumbsError
@@ -40,6 +38,7 @@ from thumbs.service.status import Meter, Observation, StatusRoutes
 from thumbs.service.threads import Threads
 from thumbs.service.training import TrainingRoutes
 from thumbs.service.uploads import UploadRoutes
+from thumbs.web.guards import BodyLimit, SameOrigin
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +68,8 @@ def create_app(backend: Backend, key: bytes, *, needs_token: bool, settings: Set
         middleware=[
             Middleware(Observation, meter=meter),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts), www_redirect=False),
-            Middleware(SameOrigin),
-            Middleware(BodyLimit, settings=settings),
+            Middleware(SameOrigin, refusal=_refusal),
+            Middleware(BodyLimit, most=lambda path: settings.upload_bytes if path == _UPLOAD else settings.body_bytes),
         ],
         exception_handlers={
             HTTPException: _explain,
@@ -121,48 +120,6 @@ def _routes(service: Service, meter: Meter) -> list[BaseRoute]:
         *hub.open_routes(),
         Mount("", routes=keyed, middleware=[Middleware(Authentication, callers=service.callers)]),
     ]
-
-
-class SameOrigin:
-    """Middleware: refuses what a page of another site sends from somebody's browser."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on requests without an Origin, as programs send them, and those of this server's own pages."""
-        if scope["type"] == "http":
-            headers = HTTPConnection(scope).headers
-            origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-                await _refusal(scope["path"], 403, "requests from pages of other sites are refused")(
-                    scope, receive, send
-                )
-                return
-        await self._app(scope, receive, send)
-
-
-class BodyLimit:
-    """Middleware: ends a request whose body is too long, whatever its headers say."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Counts what arrives."""
-        most = self._settings.upload_bytes if scope.get("path") == _UPLOAD else self._settings.body_bytes
-        left = most
-
-        async def counted() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise HTTPException(413, f"the body is longer than {most} bytes; send less at a time")
-            return message
-
-        await self._app(scope, counted if scope["type"] == "http" else receive, send)
 
 
 async def _explain(request: Request, error: Exception) -> Response:

@@ -6,11 +6,8 @@ import base64
 import hashlib
 import hmac
 import json
-import os
-import secrets
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -24,24 +21,6 @@ NOBODY = "local"
 """The owner of everything on a server without tokens."""
 _JWT_S = 600
 _REMEMBERED_S = 5.0
-_KEY_FILE = "server.key"
-
-
-def load_key(folder: Path) -> bytes:
-    """The secret that signs credentials and links: 32 bytes in `folder`, made when missing, readable by its owner
-    alone. It outlives a restart, because the SDKs keep the credential they exchanged.
-    """
-    path = folder / _KEY_FILE
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{_KEY_FILE}.{secrets.token_hex(4)}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    return path.read_bytes()
 
 
 class Signer:

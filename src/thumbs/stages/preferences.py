@@ -1,19 +1,19 @@
 """Pairs for the reward model: replies sampled from the SFT model, judged by annotators, kept in a preference store.
 
-The store and its format are those of people's labels. A labelling run that was interrupted goes on with the group of
-prompts in which it stopped.
+The store and its format are those of people's labels (stages/people.py). A labelling run that was interrupted goes on
+with the group of prompts in which it stopped.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from thumbs.config.preferences import PreferenceConfig
 from thumbs.data.annotators import Annotator
-from thumbs.data.preferences import PreferenceStore, preferred
+from thumbs.data.pair_choice import usable_pairs
+from thumbs.data.preferences import PREFERENCES, PreferenceStore, preferred
 from thumbs.engine.base import ModelSpec
 from thumbs.records import Generator, Preference, Prompt, Reply, Rollout
 from thumbs.rollout.collect import collect, seed_of
@@ -63,21 +63,28 @@ def first_unfinished(store: PreferenceStore, prompts: Sequence[Prompt], at_once:
 
 def store_path(context: Context) -> Path:
     """Where the stage keeps its preferences."""
-    return context.folder.path / "preferences.jsonl"
+    return context.folder.path / PREFERENCES
 
 
 def sample_replies(
-    context: Context, config: PreferenceConfig, sampler: Sampler, start: Path | None, prompts: Sequence[Prompt]
+    context: Context,
+    config: PreferenceConfig,
+    sampler: Sampler,
+    start: Path | None,
+    prompts: Sequence[Prompt],
+    first: int = 0,
 ) -> list[list[Reply]]:
-    """replies_per_prompt replies to each prompt, each with the model, checkpoint, settings and seed that made it."""
+    """replies_per_prompt replies to each prompt, each with the model, checkpoint, settings and seed that made it.
+
+    first: the number of the first of them; other numbers are other draws.
+    """
     n = config.replies_per_prompt
     wanted = [prompt for prompt in prompts for _ in range(n)]
-    seeds = [seed_of(context.seed, "preferences", prompt.id, draw) for prompt in prompts for draw in range(n)]
+    seeds = [seed_of(context.seed, "preferences", prompt.id, first + draw) for prompt in prompts for draw in range(n)]
     rollouts = collect(sampler, wanted, context.tokenizer, config.sampling, seeds)
-    settings = config.sampling.model_dump(mode="json")
+    settings, checkpoint = config.sampling.model_dump(mode="json"), name_in_run(start)
 
     def reply(rollout: Rollout, seed: int) -> Reply:
-        checkpoint = "" if start is None else f"{start.parent.name}/{start.name}"
         return Reply(
             rollout.text,
             Generator("model", context.model.name, checkpoint, settings, seed),
@@ -86,6 +93,14 @@ def sample_replies(
 
     made = [reply(rollout, seed) for rollout, seed in zip(rollouts, seeds, strict=True)]
     return [made[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+
+def name_in_run(checkpoint: Path | None) -> str:
+    """`sft/model`, `iteration-2/ppo/model` and so on; empty for the base model."""
+    if checkpoint is None:
+        return ""
+    parts = checkpoint.parts[-3:]
+    return "/".join(parts if parts[0].startswith("iteration-") else parts[-2:])
 
 
 def make_pairs(
@@ -97,10 +112,8 @@ def make_pairs(
     at: str,
 ) -> list[Preference]:
     """Up to pairs_per_prompt judged pairs of different, non-empty replies; disjoint pairs come first."""
-    places = sorted(itertools.combinations(range(len(replies)), 2), key=lambda ij: (ij[1] - ij[0] - 1 + ij[0] % 2, ij))
-    usable = [(i, j) for i, j in places if replies[i].text and replies[j].text and replies[i].text != replies[j].text]
     pairs = []
-    for place, (i, j) in enumerate(usable[: config.pairs_per_prompt]):
+    for place, (i, j) in enumerate(usable_pairs(replies)[: config.pairs_per_prompt]):
         item = number * config.pairs_per_prompt + place
         annotator = annotators[item % len(annotators)]
         judgement = annotator.judge(prompt.messages, replies[i].text, replies[j].text, item, at)

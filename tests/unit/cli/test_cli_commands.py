@@ -34,6 +34,8 @@ COMMANDS = (
     "compare",
     "report",
     "export",
+    "trace",
+    "collect",
     "serve",
 )
 CONFIG = """
@@ -80,7 +82,11 @@ def runs(fake: Fake) -> list[tuple[PipelineConfig, str | None, bool]]:
     """The calls of run_pipeline; the report is always runs/mine/report.html."""
     calls: list[tuple[PipelineConfig, str | None, bool]] = []
 
-    def run_pipeline(config: PipelineConfig, *, until: str | None = None, fresh: bool = False) -> Path:
+    def run_pipeline(
+        config: PipelineConfig, *, until: str | None = None, fresh: bool = False, people: object = None
+    ) -> Path:
+        asks = config.preferences is not None and config.preferences.people is not None
+        assert (people is not None) == asks
         calls.append((config, until, fresh))
         return Path("runs/mine")
 
@@ -118,6 +124,12 @@ def test_run_applies_overrides_and_says_where_the_report_is(config_file: str, ru
     assert (config.seed, config.ppo.kl.coef, config.run) == (7, 0.05, "runs/other")
     assert (until, fresh) == (None, True)
     assert str(Path("runs/mine/report.html")) in result.stdout
+
+
+def test_a_run_whose_pairs_people_judge_is_given_who_asks_them(config_file: str, runs: list):
+    result = typed("run", config_file, "preferences.people.pairs=20", "preferences.prompts.path=prompts.jsonl")
+    assert result.exit_code == 0, result.output
+    assert [call[0].preferences.people.pairs for call in runs] == [20]
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])

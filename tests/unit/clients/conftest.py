@@ -5,25 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import postgres_server
 import pytest
 from store_cases import URLS, Clock
 
+import postgres_server
 from thumbs.clients.store import Store
 
 
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Path]:
-    """The socket of a server; skips where there is none to start."""
-    if reason := postgres_server.missing():
-        pytest.skip(f"no PostgreSQL: {reason}")
-    with postgres_server.running() as socket:
-        yield socket
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

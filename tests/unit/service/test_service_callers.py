@@ -11,7 +11,8 @@ import pytest
 from fake_backend import MODEL
 from service_caller import Caller, Serve
 
-from thumbs.service.auth import Signer, load_key
+from thumbs.service.auth import Signer
+from thumbs.web.keys import load_key
 
 
 @pytest.fixture
@@ -128,10 +129,10 @@ def test_a_body_that_is_too_long(serve: Serve) -> None:
 
 
 def test_the_servers_key_stays_and_is_private(tmp_path: Path) -> None:
-    first = load_key(tmp_path / "new")
+    first = load_key(tmp_path / "new" / "key")
     assert len(first) == 32
-    assert load_key(tmp_path / "new") == first
-    assert ((tmp_path / "new" / "server.key").stat().st_mode & 0o777) == 0o600
+    assert load_key(tmp_path / "new" / "key") == first
+    assert ((tmp_path / "new" / "key").stat().st_mode & 0o777) == 0o600
 
 
 def test_links_hold_for_one_subject_until_they_end() -> None:

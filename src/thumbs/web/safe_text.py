@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from markupsafe import Markup, escape
@@ -9,6 +10,7 @@ from markupsafe import Markup, escape
 _JOINERS = "\u200c\u200d"
 # Letters and symbols by category, yet blank on the screen.
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+_UNUSUAL = re.compile(r"[^\n\t -~]")
 _HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
@@ -20,7 +22,11 @@ def visible(text: object, limit: int = 4000) -> Markup:
     """
     whole = str(text)
     shown = whole[:limit]
-    parts = [_show(shown, i) for i in range(len(shown))]
+    parts, last = [], 0
+    for found in _UNUSUAL.finditer(shown):
+        parts += [escape(shown[last : found.start()]), _show(shown, found.start())]
+        last = found.end()
+    parts.append(escape(shown[last:]))
     if len(whole) > limit:
         parts.append(Markup('<span class="cut">… {} more characters</span>').format(len(whole) - limit))
     return Markup("").join(parts)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thumbs.report.safe_text import visible
+from thumbs.web.safe_text import visible
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,353 @@
+"""`thumbs collect`: people judge replies, at this machine or as a team."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from thumbs.cli.listening import is_loopback, listen, url_of
+from thumbs.cli.shell import printable
+from thumbs.errors import ConfigError
+
+if TYPE_CHECKING:
+    import socket
+
+    from thumbs.collect.desk import Opened, Plan
+    from thumbs.collect.question import Question
+    from thumbs.collect.records import Project
+    from thumbs.collect.store import CollectStore
+    from thumbs.collect.supply import ReplySource
+    from thumbs.collect.web.site import Site
+
+_OPEN = "open"
+_POLL_S = 0.5
+_KEY_FILE = "site.key"
+
+Db = Annotated[
+    str,
+    typer.Option(
+        "--db",
+        metavar="FILE|URL",
+        envvar="THUMBS_COLLECT_DB",
+        help="Where judgements are kept: a SQLite file, or postgresql+psycopg://USER@HOST/NAME.",
+        show_default="thumbs-collect/collect.db",
+    ),
+]
+Slug = Annotated[str, typer.Argument(metavar="PROJECT", help="The project's short name.")]
+QuestionFile = Annotated[
+    Path | None,
+    typer.Option("--question", metavar="FILE", help="What is asked, as YAML; docs/collect.md has all of it."),
+]
+Overlap = Annotated[int, typer.Option(min=1, max=100, help="Judgements wanted of each task.")]
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="Pairs, rankings or ratings to judge; prompts to answer, with --model.",
+        show_default=False,
+    ),
+]
+Run = Annotated[Path | None, typer.Option(help="A run folder, whose model writes the replies.")]
+Stage = Annotated[str, typer.Option(help="The stage of the run whose model writes.")]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="A model that answers the prompts of FILE.")]
+ProjectName = Annotated[
+    str,
+    typer.Option("--project", metavar="SLUG", help="The project's short name.", show_default="made of what is opened"),
+]
+Active = Annotated[
+    Literal["uncertain", "disagreement"] | None,
+    typer.Option(help="Choose pairs by the run's reward model: where it is unsure, or where its members disagree."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed samples the same replies.")]
+Host = Annotated[str, typer.Option(help="Address to listen on. Others than this machine can reach 0.0.0.0.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Browser = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
+
+
+class Commands(TyperGroup):
+    """The commands; a first word that is none of them is the file, or an option, of `open`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts the word `open` in where it was left out."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [_OPEN, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+@app.callback()
+def collect() -> None:
+    """Have people judge replies: on a page at this machine, or as a team on a server.
+
+    \b
+    Example:
+      thumbs collect --run runs/demo --stage sft                     sample pairs of that model as they are needed
+      thumbs collect prompts.jsonl --model smollm2-135m --overlap 2  sample pairs of that model for these prompts
+      thumbs collect prefs.jsonl                                     judge what there is
+      thumbs collect export runs-demo-sft -o prefs.jsonl             a file that training reads
+      thumbs collect serve --db postgresql+psycopg://thumbs@db/prefs a team, accounts, several projects
+    """
+
+
+@app.command(_OPEN)
+def open_(
+    file: File = "",
+    *,
+    run: Run = None,
+    stage: Stage = "sft",
+    model: Model = None,
+    project: ProjectName = "",
+    question: QuestionFile = None,
+    overlap: Overlap = 1,
+    active: Active = None,
+    seed: Seed = 0,
+    db: Db = "",
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    browser: Browser = False,
+) -> None:
+    """Open a page for whoever sits here; the word `open` may be left out.
+
+    With --run or --model, pairs are sampled while people judge. A FILE alone is judged as it is: preferences become
+    pairs, rankings are ranked, ratings rated, prompts answered. Ctrl-C ends it; the same command goes on.
+
+    \b
+    Example:
+      thumbs collect --run runs/demo --stage sft --active uncertain
+      thumbs collect prompts.jsonl --model smollm2-135m --overlap 2
+      thumbs collect prefs.jsonl --open
+    """
+    from thumbs.collect.desk import Plan, database
+
+    _check_given(file, run, model)
+    with opened_store(db) as store:
+        asked = read_question(question)
+        if run is None and model is None:
+            made = _open_file(store, file, project, overlap, asked)
+            _serve_here(store, made, None, database(db), host, port, browser)
+            return
+        plan = Plan(overlap=overlap, active=active, seed=seed)
+        opened = _open_model(store, file, run, stage, model, project, plan, asked)
+        _serve_here(store, opened.project, opened, database(db), host, port, browser)
+
+
+@contextlib.contextmanager
+def opened_store(db: str) -> Iterator[CollectStore]:
+    """The database of --db."""
+    from thumbs.collect.desk import database
+    from thumbs.collect.store import CollectStore
+
+    store = CollectStore(database(db))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def read_question(path: Path | None) -> Question | None:
+    """The question of a YAML file; None where none is given."""
+    from thumbs.collect.question import Question
+    from thumbs.config.base import load_config
+
+    return None if path is None else load_config(Question, path)
+
+
+def add_file(store: CollectStore, project: Project, file: str) -> None:
+    """Adds the items of a file to a project and tells what came of it; raises DataError where none is of use."""
+    from thumbs.collect.importing import read_items
+    from thumbs.collect.records import NewItem
+    from thumbs.errors import DataError
+
+    problems: list[str] = []
+
+    def items() -> Iterator[NewItem]:
+        for read in read_items(file, store.projects.question(project.id)[1], source=Path(file).name):
+            if isinstance(read, NewItem):
+                yield read
+            else:
+                problems.append(str(read))
+
+    added = store.items.add(project.id, items())
+    problems += [f"{file}: item {place + 1}: {why}" for place, why in added.refused]
+    for problem in problems[:20]:
+        typer.echo(printable(problem), err=True)
+    if not added.created + added.existing:
+        raise DataError(f"{file} holds nothing to judge: {len(problems)} rows are of no use")
+    typer.echo(f"{file}: {added.created} new tasks, {added.existing} there already, {len(problems)} rows of no use")
+
+
+def _check_given(file: str, run: Path | None, model: str | None) -> None:
+    if run is not None and model is not None:
+        raise ConfigError("--run has a model already; give --run or --model")
+    if model is not None and not file:
+        raise ConfigError("--model needs a FILE of prompts; for example `thumbs collect prompts.jsonl --model NAME`")
+    if run is None and not file:
+        raise ConfigError("give --run FOLDER or a FILE; `thumbs collect --help` shows examples")
+
+
+def _open_file(store: CollectStore, file: str, slug: str, overlap: int, question: Question | None) -> Project:
+    from thumbs.collect.desk import project_of, slug_of
+    from thumbs.collect.importing import question_for
+    from thumbs.data.lint import detect_kind
+
+    if not Path(file).exists() and ":" not in file:
+        raise ConfigError(f"there is no file {file!r}; `thumbs collect --help` lists the commands")
+    question = question or question_for(detect_kind(file))
+    project = project_of(store, slug or slug_of(Path(file).stem), Path(file).name, overlap, question)
+    add_file(store, project, file)
+    return project
+
+
+def _open_model(
+    store: CollectStore,
+    file: str,
+    run: Path | None,
+    stage: str,
+    model: str | None,
+    slug: str,
+    plan: Plan,
+    question: Question | None,
+) -> Opened:
+    from dataclasses import replace
+
+    from thumbs.collect.desk import open_prompts, open_run
+
+    if question is not None:
+        plan = replace(plan, question=question)
+    if run is not None:
+        return open_run(store, run, stage, plan, project=slug, prompts=file or None)
+    return open_prompts(store, file, model or "", plan, project=slug)
+
+
+def _serve_here(
+    store: CollectStore,
+    project: Project,
+    opened: Opened | None,
+    where: Path | str,
+    host: str,
+    port: int,
+    browser: bool,
+) -> None:
+    """Serves the project until Ctrl-C, or until its supply fails."""
+    from thumbs.collect.desk import open_page, serving
+
+    sources = {} if opened is None else {project.slug: opened.source}
+    is_chat = store.projects.question(project.id)[1].kind == "chat"
+    before = store.votes.watermark(project.id)
+    try:
+        with contextlib.ExitStack() as stack:
+            supply = None if opened is None or is_chat else stack.enter_context(opened.supply)
+            url = stack.enter_context(serving(store, host, port, where, sources))
+            typer.echo(f"\n    {url}\n\nOpen it in a browser to judge {printable(project.name)}. Ctrl-C ends.")
+            if browser:
+                open_page(url)
+            while supply is None or supply.error is None:
+                time.sleep(_POLL_S)
+            raise supply.error
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _tell_end(store, project, before)
+
+
+def _tell_end(store: CollectStore, project: Project, before: int) -> None:
+    """The last line: what was collected, and how to get it."""
+    from thumbs.collect.overview import progress
+
+    done = progress(store.db, project.id).get(project.id)
+    given = 0 if done is None else done.given
+    new = ", none of them new" if given and store.votes.watermark(project.id) == before else ""
+    typer.echo(
+        f"\n{given} judgements collected{new}. To train on them: "
+        f"thumbs collect export {project.slug} --format preferences -o {project.slug}.jsonl"
+    )
+
+
+@app.command()
+def serve(
+    *,
+    db: Db = "",
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="People come by https, through a proxy: cookies demand it.")
+    ] = False,
+    name: Annotated[
+        list[str], typer.Option(metavar="HOST", help="A name under which a proxy passes requests on. May be repeated.")
+    ] = [],  # noqa: B006 - typer copies it
+    policy: Annotated[
+        list[str],
+        typer.Option(metavar="PROJECT=MODEL", help="Who answers in a project's chats: a model, or RUN:STAGE."),
+    ] = [],  # noqa: B006
+) -> None:
+    """Serve a team: accounts with passwords, roles, several projects.
+
+    Pages of Mechanical Turk embed the site and need --secure.
+
+    \b
+    Example:
+      thumbs collect account add ann --role owner --password
+      thumbs collect serve --host 0.0.0.0
+      thumbs collect serve --secure --name collect.example.org        behind a proxy on this machine
+    """
+    from thumbs.collect.desk import database
+    from thumbs.collect.web.site import Site
+    from thumbs.web.keys import load_key
+
+    with opened_store(db) as store:
+        if not store.people.has_owner():
+            make = "thumbs collect account add NAME --role owner --password"
+            if not is_loopback(host):
+                raise ConfigError(f"--host {host} lets others in, and no owner has a password yet; make one: {make}")
+            typer.echo(f"no owner has a password yet; make one: {make}", err=True)
+        sources = dict(_policy(store, given) for given in policy)
+        with listen(host, port) as listener:
+            where = database(db)
+            key = where.with_name(_KEY_FILE) if isinstance(where, Path) else Path("thumbs-collect") / _KEY_FILE
+            site = Site(store, load_key(key), secure=secure, hosts=_hosts(host, name), sources=sources)
+            _serve_team(site, listener, host)
+    typer.echo("stopped; all answers that were acknowledged are kept")
+
+
+def _policy(store: CollectStore, given: str) -> tuple[str, ReplySource]:
+    from thumbs.pipeline.reply_source import open_model, open_stage
+
+    slug, equals, model = given.partition("=")
+    if not equals or not model:
+        raise ConfigError(f"--policy {given!r}: expected PROJECT=MODEL or PROJECT=RUN:STAGE")
+    project = store.projects.find(slug)
+    run, colon, stage = model.rpartition(":")
+    return project.slug, open_stage(Path(run), stage) if colon else open_model(model)
+
+
+def _hosts(host: str, names: list[str]) -> tuple[str, ...]:
+    """Host headers that are served: any where others reach the server directly, under names that it cannot know."""
+    from thumbs.web.guards import LOOPBACK
+
+    return (*LOOPBACK, *names) if is_loopback(host) or names else ("*",)
+
+
+def _serve_team(site: Site, listener: socket.socket, host: str) -> None:
+    import uvicorn
+
+    from thumbs.collect.web.app import create_app
+
+    config = uvicorn.Config(
+        create_app(site), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
+    )
+    typer.echo(f"serving {url_of(listener, host)}; Ctrl-C ends")
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has ended
+        uvicorn.Server(config).run(sockets=[listener])

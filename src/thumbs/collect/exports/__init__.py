@@ -1,0 +1,20 @@
+"""Files of what people said: chosen by filters, in the formats that trainers read, each with a manifest."""
+
+from __future__ import annotations
+
+from thumbs.collect.exports.formats import FORMATS
+from thumbs.collect.exports.select import DROPS, Filters
+from thumbs.collect.exports.write import Counts, Manifest, Preview, export, export_again, export_temporarily, preview
+
+__all__ = [
+    "DROPS",
+    "FORMATS",
+    "Counts",
+    "Filters",
+    "Manifest",
+    "Preview",
+    "export",
+    "export_again",
+    "export_temporarily",
+    "preview",
+]

@@ -1,0 +1,203 @@
+"""The formats: which answers each has a place for, and the rows that an item becomes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from thumbs.collect.errors import CollectError
+from thumbs.collect.exports import flat, rows
+from thumbs.collect.exports.judged import Judged, Opinion
+from thumbs.collect.exports.select import Filters
+from thumbs.collect.question import Question
+from thumbs.data.prompts import check_prompt
+from thumbs.data.rankings import MOST_TIED
+from thumbs.data.sources import RowError
+
+Row = Mapping[str, Any]
+Rows = Callable[[Judged, Filters], Iterator[Row]]
+_PAIRS = ("pair", "chat")
+_COMPARED = (*_PAIRS, "rank")
+_WRITTEN = ("write", "rewrite")
+_STRENGTHS = ("margin", "weight")
+
+
+def _everything(opinion: Opinion) -> str | None:
+    return None
+
+
+def _always(judged: Judged, filters: Filters) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format. rows: by the kind of the question, what an item becomes; without: why it has no place for an
+    opinion; unfit: why not for an item; scored: it needs ratings on one scale; strengths: what it can
+    show the strength of a pair as.
+    """
+
+    text: str
+    rows: Mapping[str, Rows]
+    without: Callable[[Opinion], str | None] = _everything
+    unfit: Callable[[Judged, Filters], str | None] = _always
+    suffix: str = ".jsonl"
+    scored: bool = False
+    strengths: tuple[str, ...] = ()
+
+
+def _no_both_bad(opinion: Opinion) -> str | None:
+    return "both_bad" if opinion.answer.verdict == "both_bad" else None
+
+
+def _few_tied(opinion: Opinion) -> str | None:
+    ranks = opinion.answer.ranks
+    return "tied" if ranks and max(Counter(ranks).values()) > MOST_TIED else _no_both_bad(opinion)
+
+
+def _undecided(judged: Judged, filters: Filters) -> str | None:
+    return None if any(rows.decided(judged)) else "undecided"
+
+
+def _no_rows(make: Rows) -> Callable[[Judged, Filters], str | None]:
+    return lambda judged, filters: None if any(make(judged, filters)) else "undecided"
+
+
+def _not_numbered(opinion: Opinion) -> str | None:
+    return None if any(opinion.answer.ratings) else "unrated"
+
+
+def _of(make: Rows, *kinds: str) -> dict[str, Rows]:
+    return dict.fromkeys(kinds, make)
+
+
+_TABLE: Mapping[str, Format] = {
+    "preferences": Format(
+        "pairs in our own format, which training reads: every annotator, strength, tie, reason and generator",
+        _of(rows.preference_rows, *_PAIRS),
+        strengths=_STRENGTHS,
+    ),
+    "trl": Format(
+        "conversational prompt, chosen and rejected, with margin, votes and agreement; the pairs of rankings too",
+        _of(rows.trl_rows, *_COMPARED),
+        without=_no_both_bad,
+        unfit=_undecided,
+        strengths=_STRENGTHS,
+    ),
+    "kto": Format(
+        "single replies with a label, desirable or not: prompt, completion, label",
+        _of(rows.labelled_rows, *_PAIRS, "rate"),
+        unfit=_no_rows(rows.labelled_rows),
+        scored=True,
+    ),
+    "ranked": Format(
+        "rankings of K replies in our own format, with the ranks of every annotator",
+        _of(rows.ranking_rows, *_COMPARED),
+        without=_few_tied,
+    ),
+    "ratings": Format(
+        "rated replies in our own format, with the number of every annotator, on one axis or the mean over axes",
+        _of(rows.rating_rows, "rate"),
+        without=_not_numbered,
+        scored=True,
+    ),
+    "cookbook": Format(
+        "comparisons A, B or Tie as the Tinker cookbook keeps them, a row a judgement",
+        _of(rows.comparison_rows, *_PAIRS),
+        without=_no_both_bad,
+    ),
+    "sft": Format(
+        "conversations to imitate: what people wrote, or else the reply that they like best",
+        _of(rows.conversation_rows, *_COMPARED, "rate", *_WRITTEN),
+        unfit=_no_rows(rows.conversation_rows),
+        scored=True,
+    ),
+    "hh": Format(
+        "pairs of transcripts as in HH-RLHF; texts that would read as turns of their own are left out",
+        _of(rows.transcript_rows, *_COMPARED),
+        without=_no_both_bad,
+        unfit=lambda judged, filters: _undecided(judged, filters) or rows.forged(judged),
+    ),
+    "dataset": Format(
+        "a folder for datasets.load_from_disk: chosen and rejected, rated replies, or conversations",
+        _of(rows.trl_rows, *_COMPARED) | _of(rows.mean_rating_rows, "rate") | _of(rows.conversation_rows, *_WRITTEN),
+        without=lambda opinion: _no_both_bad(opinion) or (_not_numbered(opinion) if opinion.answer.ratings else None),
+        unfit=lambda judged, filters: _undecided(judged, filters) if judged.question.kind in _COMPARED else None,
+        suffix="",
+        scored=True,
+        strengths=_STRENGTHS,
+    ),
+    "votes": Format(
+        "a row a judgement with everything that is known of it",
+        _of(flat.vote_rows, *_COMPARED, "rate", *_WRITTEN),
+    ),
+    "csv": Format(
+        "the same as a table; cells that a spreadsheet would run as a formula begin with an apostrophe",
+        _of(flat.table_rows, *_COMPARED, "rate", *_WRITTEN),
+        suffix=".csv",
+    ),
+}
+
+FORMATS: Mapping[str, str] = MappingProxyType({name: one.text for name, one in _TABLE.items()})
+"""Every format and what it holds, in a line."""
+
+UNFIT: Mapping[str, str] = MappingProxyType(
+    {
+        "both_bad": "says that neither reply is good, which the format cannot hold",
+        "tied": f"gives one rank to more than {MOST_TIED} replies",
+        "unrated": "gives no number",
+        "undecided": "of an item on which nobody leads, or nothing was written",
+        "system": "of an item with a system message, which the format cannot hold",
+        "forged_turn": "of an item with text that would read as turns of its own",
+        "prompt": "of an item whose prompt does not end with a user's turn",
+    }
+)
+"""Why a format has no place for a judgement; counted after the filters."""
+
+
+def find_format(name: str, question: Question, filters: Filters) -> Format:
+    """The format of that name; raises CollectError where there is none, or it does not fit the question or filters."""
+    found = _TABLE.get(name)
+    if found is None:
+        raise CollectError(f"there is no format {name!r}; there are {', '.join(FORMATS)}")
+    if question.kind not in found.rows:
+        fit = [other for other, one in _TABLE.items() if question.kind in one.rows]
+        raise CollectError(f"{name!r} has no place for answers to {question.kind!r}; use {', '.join(fit)}")
+    if name in ("votes", "csv") and filters.aggregate == "majority":
+        raise CollectError(f"{name!r} has a row a judgement, and a majority is none; use aggregate all or first")
+    if filters.strength_as not in ("none", *found.strengths):
+        places = [other for other, one in _TABLE.items() if filters.strength_as in one.strengths]
+        raise CollectError(f"{name!r} has no place for a {filters.strength_as}; use {', '.join(places)}")
+    scales = {(axis.low, axis.high) for axis in question.axes}
+    if found.scored and question.kind == "rate" and filters.axis is None and len(scales) > 1:
+        raise CollectError(f"{name!r} needs one number a reply, and the axes have different scales; choose an axis")
+    return found
+
+
+def fitted(form: Format, judged: Judged, filters: Filters, dropped: Counter[str]) -> Judged | None:
+    """The item with the opinions that the format has a place for; None where it has none. Counts the others."""
+    kept = []
+    for opinion in judged.opinions:
+        if (reason := form.without(opinion)) is None:
+            kept.append(opinion)
+        else:
+            dropped[reason] += 1
+    if not kept:
+        return None
+    judged = replace(judged, opinions=tuple(kept))
+    reason = _bad_prompt(judged) or form.unfit(judged, filters)
+    if reason is not None:
+        dropped[reason] += len(kept)
+        return None
+    return judged
+
+
+def _bad_prompt(judged: Judged) -> str | None:
+    try:
+        check_prompt(judged.messages)
+    except RowError:
+        return "prompt"
+    return None

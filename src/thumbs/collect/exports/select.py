@@ -1,0 +1,277 @@
+"""Which judgements leave the store, which stay and why: one pass over them, a page of items in memory at a time."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import Field
+from sqlalchemy import select as query
+
+from thumbs.collect.errors import CollectError
+from thumbs.collect.exports.judged import (
+    Aggregate,
+    Judged,
+    Opinion,
+    agreement,
+    answer_on_axis,
+    better_answer,
+    merged,
+)
+from thumbs.collect.exports.texts import AT_ONCE, Texts, read_texts
+from thumbs.collect.projects import read_question
+from thumbs.collect.records import Answer, Project, Vote
+from thumbs.collect.store import CollectStore
+from thumbs.collect.tables import ACCOUNTS, ITEMS
+from thumbs.config.base import Frozen
+
+DROPS: Mapping[str, str] = {
+    "skip": "passed on with a reason instead of an answer",
+    "question_version": "answers another version of the question",
+    "late": "given after the lease had run out",
+    "person": "by somebody who is left out",
+    "fast": "given in less time than asked for",
+    "axis": "says nothing of that axis",
+    "strength": "a weaker preference than asked for",
+    "tie": "a tie",
+    "per_person": "beyond the share of one person, the earliest count",
+    "chosen_by": "of an item that was chosen in another way",
+    "leaks": "of an item in which a reply says who wrote it",
+    "judgements": "of an item with fewer judgements than asked for",
+    "agreement": "of an item with less agreement than asked for",
+    "aggregate": "put together into one opinion an item",
+}
+"""Why a judgement is not in an export, in the order in which it is asked; formats have reasons of their own after."""
+
+
+class Filters(Frozen):
+    """Which judgements an export holds, and how it shows their strength. The rest stays in the database."""
+
+    question_version: int | None = Field(default=None, ge=1)
+    """Only answers to this version of the question; null: to any."""
+    exclude_late: bool = False
+    """Leave out answers that came after their lease had run out."""
+    exclude_people: tuple[str, ...] = ()
+    """Handles of people whose answers are left out."""
+    min_active_ms: int = Field(default=0, ge=0)
+    """Leave out answers that took less active time, milliseconds."""
+    axis: str | None = None
+    """The comparison (or the rating) on this axis instead of the overall one."""
+    min_strength: int = Field(default=1, ge=1, le=4)
+    """Leave out weaker preferences; 2 leaves out `hardly better`, as HH-RLHF did."""
+    drop_ties: bool = False
+    """Leave out ties."""
+    per_person: int | None = Field(default=None, ge=1)
+    """At most so many answers of one person, their earliest."""
+    chosen_by: Literal["all", "random", "active"] = "all"
+    """random: only items that were drawn at random, for unbiased evaluation; active: only those that a policy chose."""
+    exclude_leaks: bool = False
+    """Leave out items in which a reply says who wrote it."""
+    min_judgements: int = Field(default=1, ge=1)
+    """Leave out items with fewer answers that count."""
+    min_agreement: float = Field(default=0.0, ge=0, le=1)
+    """Leave out items of which a smaller share of the answers says what most say."""
+    aggregate: Aggregate = "all"
+    """all: every answer; majority: what most say of a pair, as one; first: the earliest answer of an item."""
+    strength_as: Literal["none", "margin", "weight"] = "none"
+    """margin: the mean strength of a pair in favour of the preferred reply, steps of the scale (0 to 4), a tie being 0;
+    weight: the mean strength of those who prefer either, as a share of the scale (0.25 to 1; 1 where all say tie).
+    """
+
+
+@dataclass
+class Tally:
+    """What an export counts on its way: items with answers, those that are kept, rows; all else in judgements.
+
+    read: what is kept and all that is dropped together.
+    """
+
+    items: int = 0
+    kept_items: int = 0
+    rows: int = 0
+    read: int = 0
+    kept: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    questions: Counter[int] = field(default_factory=Counter)
+    guidelines: Counter[int] = field(default_factory=Counter)
+
+
+def select(
+    store: CollectStore,
+    project: Project,
+    filters: Filters,
+    watermark: int,
+    tally: Tally,
+    most_items: int | None = None,
+) -> Iterator[Judged]:
+    """The items that have opinions left, by number, each with those opinions, oldest first; counts into `tally`.
+
+    Only items of the work: what people were tested with is not theirs to teach. The same watermark and filters give
+    the same items; `most_items` looks at the first ones alone. Raises CollectError for a filter that does not fit what
+    the project asks.
+    """
+    check_filters(store, project, filters)
+    sieve = _Sieve(store, project, filters)
+    if filters.per_person is not None:
+        pages = _pages(store, project.id, None)
+        votes = (vote for page in pages for vote in store.votes.of_items(page, watermark))
+        sieve.last = _last_allowed(votes, sieve, filters.per_person)
+    for page in _pages(store, project.id, most_items):
+        texts = read_texts(store, page)
+        for item, votes in itertools.groupby(store.votes.of_items(page, watermark), key=lambda vote: vote.item):
+            judged = sieve.judged(texts[item], tuple(votes), tally)
+            if judged is not None:
+                yield judged
+
+
+def check_filters(store: CollectStore, project: Project, filters: Filters) -> None:
+    """Raises CollectError for filters that the project's question cannot answer to."""
+    versions = store.projects.versions("questions", project.id)
+    questions = [read_question(version.body) for version in versions]
+    kind, is_pair = questions[-1].kind, questions[-1].is_pair
+    axes = sorted({axis.key for question in questions for axis in question.axes})
+    if filters.axis is not None and (filters.axis not in axes or not (is_pair or kind == "rate")):
+        raise CollectError(f"axis: nobody was asked about {filters.axis!r}; there are {', '.join(axes) or 'none'}")
+    if filters.question_version is not None and filters.question_version > len(versions):
+        raise CollectError(f"question_version: there are versions 1 to {len(versions)}")
+    for_pairs = ("min_strength", "drop_ties", "strength_as")
+    if not is_pair and (given := [name for name in for_pairs if getattr(filters, name) != _default(name)]):
+        raise CollectError(f"{', '.join(given)}: only for pairs; this project asks {kind!r}")
+    if not is_pair and filters.aggregate == "majority":
+        raise CollectError(f"aggregate: a majority is of pairs; this project asks {kind!r}; use all or first")
+    if not is_pair and kind != "rank" and filters.min_agreement:
+        raise CollectError(f"min_agreement: only for pairs and rankings; this project asks {kind!r}")
+
+
+class _Sieve:
+    """The filters of one export, with what they need to know of the project."""
+
+    def __init__(self, store: CollectStore, project: Project, filters: Filters) -> None:
+        self.project, self.filters = project, filters
+        versions = store.projects.versions("questions", project.id)
+        self.versions = {version.id: version.version for version in versions}
+        self.questions = {version.id: read_question(version.body) for version in versions}
+        guidelines = store.projects.versions("guidelines", project.id)
+        self.guidelines = {version.id: version.version for version in guidelines}
+        with store.db.reading() as db:
+            self.handles = {row.id: row.handle for row in db.execute(query(ACCOUNTS.c.id, ACCOUNTS.c.handle))}
+        if unknown := set(filters.exclude_people) - set(self.handles.values()):
+            raise CollectError(f"exclude_people: there is nobody called {', '.join(sorted(unknown))}")
+        self.last: Mapping[int, int] = {}
+
+    def opinion(self, vote: Vote) -> Opinion | str:
+        """What a judgement says when it leaves, or the first reason of DROPS why it stays."""
+        asked = self.filters
+        reasons = {
+            "skip": vote.answer.verdict == "skip",
+            "question_version": asked.question_version not in (None, self.versions[vote.question]),
+            "late": asked.exclude_late and vote.late,
+            "person": self.handles[vote.account] in asked.exclude_people,
+            "fast": vote.active_ms < asked.min_active_ms,
+        }
+        if any(reasons.values()):
+            return next(reason for reason, holds in reasons.items() if holds)
+        answer = self._restated(vote)
+        if answer is None:
+            return "axis"
+        if answer.verdict == "prefer" and abs(answer.strength) < asked.min_strength:
+            return "strength"
+        if asked.drop_ties and answer.verdict == "tie":
+            return "tie"
+        return Opinion(
+            vote=vote,
+            annotator=self.handles[vote.account],
+            answer=answer,
+            question=self.versions[vote.question],
+            guideline=self.guidelines[vote.guideline],
+            direction=self.questions[vote.question].direction,
+        )
+
+    def _restated(self, vote: Vote) -> Answer | None:
+        """The answer as it leaves; None where it says nothing of the axis asked for."""
+        question, axis = self.questions[vote.question], self.filters.axis
+        if axis is not None and question.is_pair:
+            return answer_on_axis(vote.answer, axis)  # an axis says itself which end of it is good
+        if axis is not None and not any(axis in ratings for ratings in vote.answer.ratings):
+            return None
+        return better_answer(vote.answer, question)
+
+    def judged(self, texts: Texts, votes: Sequence[Vote], tally: Tally) -> Judged | None:
+        """The item with the opinions that are left; None where there are none."""
+        tally.items += 1
+        tally.read += len(votes)
+        kept = []
+        for vote in votes:
+            opinion = self.opinion(vote)
+            if isinstance(opinion, Opinion) and vote.judgement > self.last.get(vote.account, vote.judgement):
+                opinion = "per_person"
+            if isinstance(opinion, Opinion):
+                kept.append(opinion)
+            else:
+                tally.dropped[opinion] += 1
+        if not kept:
+            return None
+        judged = self._item(texts, kept)
+        if (reason := self._item_fault(judged)) is not None:
+            tally.dropped[reason] += len(kept)
+            return None
+        one = merged(judged, self.filters.aggregate)
+        if folded := len(judged.opinions) - len(one.opinions):
+            tally.dropped["aggregate"] += folded
+        return one
+
+    def _item(self, texts: Texts, opinions: Sequence[Opinion]) -> Judged:
+        return Judged(
+            id=f"{self.project.slug}/{texts.item}",
+            item=texts.item,
+            name=texts.name,
+            conversation=texts.conversation,
+            chosen_by=texts.chosen_by,
+            messages=texts.messages,
+            replies=texts.replies,
+            question=self.questions[max(opinion.vote.question for opinion in opinions)],
+            opinions=tuple(opinions),
+        )
+
+    def _item_fault(self, judged: Judged) -> str | None:
+        asked = self.filters
+        policy = judged.chosen_by.get("policy", "")
+        way = policy if policy in ("random", "file", "") else "active"
+        reasons = {
+            "chosen_by": asked.chosen_by not in ("all", way),
+            "leaks": asked.exclude_leaks and bool(judged.chosen_by.get("leaks")),
+            "judgements": len(judged.opinions) < asked.min_judgements,
+            "agreement": asked.min_agreement > 0 and agreement(judged) < asked.min_agreement,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _pages(store: CollectStore, project_id: int, most_items: int | None) -> Iterator[list[int]]:
+    """Items of the work that have answers, by number."""
+    answered = (ITEMS.c.project_id == project_id, ITEMS.c.role == "work", ITEMS.c.n_done + ITEMS.c.n_skip > 0)
+    after, left = 0, most_items
+    while left != 0:
+        size = AT_ONCE if left is None else min(AT_ONCE, left)
+        page = store.db.values(query(ITEMS.c.id).where(*answered, ITEMS.c.id > after).order_by(ITEMS.c.id).limit(size))
+        if not page:
+            return
+        yield page
+        after, left = page[-1], None if left is None else left - len(page)
+
+
+def _last_allowed(votes: Iterator[Vote], sieve: _Sieve, most: int) -> dict[int, int]:
+    """Of each person with more judgements than `most`, the newest one that counts."""
+    given: dict[int, array[int]] = defaultdict(lambda: array("q"))
+    for vote in votes:
+        if isinstance(sieve.opinion(vote), Opinion):
+            given[vote.account].append(vote.judgement)
+    return {account: sorted(numbers)[most - 1] for account, numbers in given.items() if len(numbers) > most}
+
+
+def _default(name: str) -> object:
+    return Filters.model_fields[name].default

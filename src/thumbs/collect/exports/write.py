@@ -1,0 +1,329 @@
+"""Exports as files: whole or not there, each beside a manifest that says what is in it and how to make it again."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import insert
+from sqlalchemy import select as query
+
+from thumbs import __version__
+from thumbs.collect.errors import CollectError, NotFound
+from thumbs.collect.exports.dataset import write_dataset
+from thumbs.collect.exports.formats import Format, find_format, fitted
+from thumbs.collect.exports.select import Filters, Tally, select
+from thumbs.collect.records import Project
+from thumbs.collect.store import CollectStore
+from thumbs.collect.tables import EXPORTS
+from thumbs.data.sources import canonical_json
+from thumbs.tracking.files import sync, write_json, writing
+
+LOOKED_THROUGH = 500
+"""Items that a preview counts, unless it is told otherwise."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is in an export. All but items and rows are judgements: read = kept + everything dropped."""
+
+    items: int
+    rows: int
+    read: int
+    kept: int
+    verdicts: Mapping[str, int]
+    dropped: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The first rows of an export, and its counts; whole: they are of all items, not of the first ones alone."""
+
+    rows: tuple[Mapping[str, Any], ...]
+    counts: Counts
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an export holds. The same project, format, filters and watermark give the same bytes.
+
+    questions, guidelines: version, SHA-256 of its text, judgements that answer to it; generators: who wrote the replies
+    and how many; turned: whether people chose the more harmful reply and the signs were turned round; file, sha256: the
+    name of the file and of its content (of a folder: of the list of its files with theirs).
+    """
+
+    project: str
+    format: str
+    file: str
+    sha256: str
+    counts: Counts
+    filters: Mapping[str, Any]
+    watermark: int
+    turned: bool
+    questions: tuple[Mapping[str, Any], ...]
+    guidelines: tuple[Mapping[str, Any], ...]
+    generators: tuple[Mapping[str, Any], ...]
+    thumbs: str
+
+
+def preview(
+    store: CollectStore,
+    project_id: int,
+    format: str,
+    filters: Filters,
+    n: int = 5,
+    *,
+    most_items: int | None = LOOKED_THROUGH,
+) -> Preview:
+    """The first `n` rows that `export` would write, and what the filters do to the first `most_items` items with
+    answers (None: to all). The filter per_person reads all judgements first.
+    """
+    made = _Making(store, project_id, format, filters, store.votes.watermark(project_id))
+    shown = []
+    for row in made.rows(most_items):
+        if len(shown) < n:
+            shown.append(row)
+    return Preview(tuple(shown), made.counts(), whole=most_items is None or made.tally.items < most_items)
+
+
+def export(
+    store: CollectStore,
+    project_id: int,
+    format: str,
+    filters: Filters,
+    out: Path,
+    *,
+    by: int | None = None,
+    watermark: int | None = None,
+) -> Manifest:
+    """Writes the file `out` (format "dataset": the folder) and `out`.manifest.json; memory does not grow with them.
+
+    `watermark` makes an earlier export again (its manifest has it). The export is kept in the database and in the audit
+    log. Raises CollectError for a format or filter that does not fit, and where nothing is left to write.
+    """
+    newest = store.votes.watermark(project_id)
+    if watermark is not None and watermark > newest:
+        raise CollectError(f"watermark {watermark} is of judgements to come; the newest has the number {newest}")
+    manifest = _made(store, project_id, format, filters, out, newest if watermark is None else watermark)
+    _keep(store, manifest, project_id, by)
+    return manifest
+
+
+def export_temporarily(
+    store: CollectStore, project_id: int, format: str, filters: Filters, *, by: int | None = None
+) -> tuple[Path, Manifest]:
+    """As `export`, into a folder of its own that the caller deletes (the path's parent); a dataset comes as a .zip."""
+    with _folder() as folder:
+        out = _place(store, project_id, format, filters, folder)
+        manifest = export(store, project_id, format, filters, out, by=by)
+        return _zipped(out), manifest
+
+
+def export_again(store: CollectStore, export_id: int) -> Path:
+    """The file of an earlier export, made again into a folder of its own that the caller deletes (the path's parent).
+
+    Raises NotFound where there is no such export, CollectError where the bytes are not those of its manifest, because
+    another version of thumbs made it.
+    """
+    with store.db.reading() as db:
+        row = db.execute(query(EXPORTS).where(EXPORTS.c.id == export_id)).first()
+    if row is None:
+        raise NotFound(f"there is no export {export_id}")
+    filters = Filters.model_validate(dict(row.filters), strict=False)
+    with _folder() as folder:
+        out = _place(store, row.project_id, row.format, filters, folder)
+        manifest = _made(store, row.project_id, row.format, filters, out, row.watermark)
+        if manifest.sha256 != row.manifest["sha256"]:
+            raise CollectError(
+                f"export {export_id} was made by thumbs {row.manifest['thumbs']}, and this one, {__version__}, writes "
+                "other bytes; make a new export"
+            )
+        return _zipped(out)
+
+
+def manifest_path(out: Path) -> Path:
+    """Where the manifest of that file is."""
+    return out.with_name(f"{out.name}.manifest.json")
+
+
+class _Making:
+    """One pass: rows, and beside them what they are made of."""
+
+    def __init__(self, store: CollectStore, project_id: int, name: str, filters: Filters, watermark: int) -> None:
+        self.store, self.name, self.filters, self.watermark = store, name, filters, watermark
+        self.project: Project = store.projects.get(project_id)
+        self.question = store.projects.question(project_id)[1]
+        self.form: Format = find_format(name, self.question, filters)
+        self.tally = Tally()
+        self.generators: Counter[str] = Counter()
+        self.turned = False
+
+    def rows(self, most_items: int | None = None) -> Iterator[Mapping[str, Any]]:
+        """All rows, or those of the first items that have answers."""
+        tally = self.tally
+        for judged in select(self.store, self.project, self.filters, self.watermark, tally, most_items):
+            fit = fitted(self.form, judged, self.filters, tally.dropped)
+            if fit is None:
+                continue
+            tally.kept += len(fit.opinions)
+            for opinion in fit.opinions:
+                tally.verdicts[opinion.answer.verdict] += 1
+                tally.questions[opinion.vote.question] += 1
+                tally.guidelines[opinion.vote.guideline] += 1
+                self.turned |= opinion.direction != "better"
+            for reply in fit.replies:
+                maker = asdict(reply.generator) | {"seed": None}
+                self.generators[canonical_json(maker)] += 1
+            tally.kept_items += 1
+            for row in self.form.rows[fit.question.kind](fit, self.filters):
+                tally.rows += 1
+                yield row
+
+    def counts(self) -> Counts:
+        tally = self.tally
+        return Counts(
+            tally.kept_items,
+            tally.rows,
+            tally.read,
+            tally.kept,
+            dict(sorted(tally.verdicts.items())),
+            dict(tally.dropped),
+        )
+
+    def manifest(self, file: str, digest: str) -> Manifest:
+        return Manifest(
+            project=self.project.slug,
+            format=self.name,
+            file=file,
+            sha256=digest,
+            counts=self.counts(),
+            filters=self.filters.model_dump(mode="json"),
+            watermark=self.watermark,
+            turned=self.turned,
+            questions=self._versions("questions", self.tally.questions),
+            guidelines=self._versions("guidelines", self.tally.guidelines),
+            generators=tuple(
+                {"replies": number} | {key: value for key, value in json.loads(maker).items() if key != "seed"}
+                for maker, number in sorted(self.generators.items())
+            ),
+            thumbs=__version__,
+        )
+
+    def _versions(self, what: Literal["questions", "guidelines"], used: Counter[int]) -> tuple[dict[str, Any], ...]:
+        return tuple(
+            {"version": version.version, "sha256": version.sha256, "judgements": used[version.id]}
+            for version in self.store.projects.versions(what, self.project.id)
+            if version.id in used
+        )
+
+
+def _made(store: CollectStore, project_id: int, format: str, filters: Filters, out: Path, watermark: int) -> Manifest:
+    made = _Making(store, project_id, format, filters, watermark)
+    manifest = made.manifest(out.name, _written(made, out))
+    write_json(manifest_path(out), asdict(manifest))
+    return manifest
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A new temporary folder, which stays unless the block fails."""
+    folder = Path(tempfile.mkdtemp(prefix="thumbs-export-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _place(store: CollectStore, project_id: int, format: str, filters: Filters, folder: Path) -> Path:
+    form = find_format(format, store.projects.question(project_id)[1], filters)
+    return folder / f"{store.projects.get(project_id).slug}-{format}{form.suffix}"
+
+
+def _zipped(out: Path) -> Path:
+    return Path(shutil.make_archive(str(out), "zip", out.parent, out.name)) if out.is_dir() else out
+
+
+def _written(made: _Making, out: Path) -> str:
+    """Writes the rows under another name, then gives them theirs; the SHA-256 of what was written."""
+    if not made.form.suffix and out.exists():
+        raise CollectError(f"{out} is there already; delete it or choose another name")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        try:
+            made_of = folder / out.name
+            digest = _write_lines(made, made_of) if made.form.suffix else write_dataset(made.rows(), made_of)
+            if not made.tally.rows:
+                raise CollectError(_nothing(made.counts()))
+            made_of.replace(out)
+            sync(out.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return digest
+
+
+def _write_lines(made: _Making, path: Path) -> str:
+    lines = _csv_lines(made.rows()) if made.form.suffix == ".csv" else _json_lines(made.rows())
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for line in lines:
+            content = line.encode("utf-8", errors="replace")  # half a character may stand in what came with an item
+            digest.update(content)
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _csv_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """RFC 4180, the column names first."""
+    for number, row in enumerate(rows):
+        text = io.StringIO()
+        table = csv.writer(text)
+        if not number:
+            table.writerow(row)
+        table.writerow(row.values())
+        yield text.getvalue()
+
+
+def _nothing(counts: Counts) -> str:
+    if not counts.read:
+        return "nobody has judged anything here yet, so there is nothing to export"
+    why = ", ".join(f"{number} {reason}" for reason, number in counts.dropped.items())
+    return f"of {counts.read} judgements none is left to export ({why}); loosen the filters, or choose another format"
+
+
+def _keep(store: CollectStore, manifest: Manifest, project_id: int, by: int | None) -> None:
+    """The export in the database and in the audit log."""
+    row = {
+        "project_id": project_id,
+        "account_id": by,
+        "format": manifest.format,
+        "filters": dict(manifest.filters),
+        "watermark": manifest.watermark,
+        "manifest": asdict(manifest),
+        "created": datetime.now(UTC),
+    }
+    told = {"format": manifest.format, "watermark": manifest.watermark, "sha256": manifest.sha256}
+    with store.db.transaction(durable=True) as db:
+        db.execute(insert(EXPORTS).values(row))
+        store.audit.note(db, "export", by, project_id, told | {"rows": manifest.counts.rows})

@@ -1,0 +1,280 @@
+"""What is to be judged: prompts, replies with whoever wrote them, and the items that put them before people."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from functools import lru_cache
+from itertools import islice
+from typing import Any, cast
+
+from sqlalchemy import Connection, Table, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from thumbs.clients.database import Database
+from thumbs.collect.audit import Audit
+from thumbs.collect.errors import NotFound
+from thumbs.collect.projects import read_question, read_settings
+from thumbs.collect.question import Question
+from thumbs.collect.records import Added, ItemRecord, NewItem, Project
+from thumbs.collect.settings import Settings
+from thumbs.collect.tables import GENERATORS, ITEMS, PROJECTS, PROMPTS, QUESTIONS, RESPONSES, SLOTS
+from thumbs.data.sources import canonical_json
+from thumbs.records import Generator, Message, Reply
+
+MOST_CHARACTERS = 1_000_000
+"""Of a prompt or of a reply."""
+_AT_ONCE = 200
+_COLUMNS = [ITEMS.c[name] for name in ItemRecord.__dataclass_fields__]
+
+
+class Items:
+    """Adding what is there already changes nothing: everything is known by its content."""
+
+    def __init__(self, db: Database, audit: Audit, clock: Callable[[], datetime]) -> None:
+        self._db, self._audit, self._clock = db, audit, clock
+        self._content = lru_cache(maxsize=4096)(self._read_content)
+
+    def add(self, project_id: int, new: Iterable[NewItem], by: int | None = None) -> Added:
+        """Adds items, a few hundred a transaction; what cannot be judged is refused by its place, and costs no other.
+
+        Refused: too few or too many replies for the question, empty or equal ones, an empty prompt, text that cannot
+        be kept.
+        """
+        rows = iter(enumerate(new))
+        parts = []
+        while batch := list(islice(rows, _AT_ONCE)):
+            parts.append(self._add_batch(project_id, batch, by))
+        return Added(
+            sum(part.created for part in parts),
+            sum(part.existing for part in parts),
+            tuple(refused for part in parts for refused in part.refused),
+            tuple(item for part in parts for item in part.ids),
+        )
+
+    def _add_batch(self, project_id: int, batch: Sequence[tuple[int, NewItem]], by: int | None) -> Added:
+        created, existing, ids, refused = 0, 0, [], []
+        with self._db.transaction(durable=True, turn=project_id) as db:
+            row = db.execute(select(PROJECTS).where(PROJECTS.c.id == project_id)).first()
+            if row is None:
+                raise NotFound(f"there is no project {project_id}")
+            settings, question_id, question = _rules(db, Project(**row._asdict()))
+            for place, item in batch:
+                if why := _fault(item, question):
+                    refused.append((place, why))
+                    continue
+                item_id, is_new = self._add_one(db, project_id, question_id, settings, item)
+                ids.append(item_id)
+                created, existing = created + is_new, existing + (not is_new)
+            if created and all(item.conversation is None for _, item in batch):
+                self._audit.note(db, "items.add", by, project_id, {"created": created, "refused": len(refused)})
+        return Added(created, existing, tuple(refused), tuple(ids))
+
+    def _add_one(
+        self, db: Connection, project_id: int, question_id: int, settings: Settings, item: NewItem
+    ) -> tuple[int, bool]:
+        prompt_id, prompt_digest = self._prompt(db, project_id, item)
+        responses = [self.response(db, prompt_id, prompt_digest, reply) for reply in item.replies]
+        key = _digest([prompt_digest, item.role, item.conversation, *(digest for _, digest in responses)])
+        found = db.scalar(select(ITEMS.c.id).where(ITEMS.c.project_id == project_id, ITEMS.c.key == key))
+        if found is not None:
+            return found, False
+        row = {
+            "project_id": project_id,
+            "prompt_id": prompt_id,
+            "question_id": question_id,
+            "conversation_id": item.conversation,
+            "key": key,
+            "priority": item.priority,
+            "target": settings.overlap if item.target is None else item.target,
+            "n_live": 0,
+            "n_done": 0,
+            "n_skip": 0,
+            "state": "open",
+            "role": item.role,
+            "gold": None if item.gold is None else asdict(item.gold),
+            "chosen_by": dict(item.chosen_by),
+            "created": self._clock(),
+        }
+        item_id = db.execute(insert(ITEMS).values(row)).inserted_primary_key[0]  # type: ignore[index]
+        slots = [{"item_id": item_id, "slot": i, "response_id": id_} for i, (id_, _) in enumerate(responses)]
+        if slots:
+            db.execute(insert(SLOTS), slots)
+        return item_id, True
+
+    def _prompt(self, db: Connection, project_id: int, item: NewItem) -> tuple[int, str]:
+        messages = [[message.role, message.content] for message in item.messages]
+        digest = _digest(messages)
+        row = {"messages": messages, "name": item.name, "created": self._clock()}
+        return _found_or_made(db, PROMPTS, row, project_id=project_id, digest=digest), digest
+
+    def response(
+        self, db: Connection, prompt_id: int, prompt_digest: str, reply: Reply, edited_from: int | None = None
+    ) -> tuple[int, str]:
+        """(id, digest) of a reply to a prompt, made within the transaction where it is new."""
+        maker = reply.generator
+        plain = [maker.kind, maker.name, maker.checkpoint, maker.sampling]
+        fingerprint = _digest(plain)
+        row: dict[str, Any] = {"kind": maker.kind, "name": maker.name, "checkpoint": maker.checkpoint}
+        row["sampling"] = dict(maker.sampling)
+        generator_id = _found_or_made(db, GENERATORS, row, fingerprint=fingerprint)
+        digest = _digest([prompt_id, prompt_digest, fingerprint, maker.seed, reply.text, edited_from])
+        row = {
+            "prompt_id": prompt_id,
+            "generator_id": generator_id,
+            "seed": maker.seed,
+            "text": reply.text,
+            "stop_reason": reply.stop_reason,
+            "edited_from": edited_from,
+            "created": self._clock(),
+        }
+        return _found_or_made(db, RESPONSES, row, digest=digest), digest
+
+    def get(self, item_id: int) -> ItemRecord:
+        """The item with its counters; raises NotFound."""
+        found = self._db.one(ItemRecord, select(*_COLUMNS).where(ITEMS.c.id == item_id))
+        if found is None:
+            raise NotFound(f"there is no item {item_id}")
+        return found
+
+    def content(self, item_id: int) -> tuple[tuple[Message, ...], tuple[Reply, ...]]:
+        """The prompt and the replies in the order of their slots, each with its generator; raises NotFound."""
+        return self._content(item_id)
+
+    def page(
+        self, project_id: int, *, state: str | None = None, role: str | None = None, after: int = 0, limit: int = 50
+    ) -> list[ItemRecord]:
+        """Items by id, those after `after`."""
+        query = select(*_COLUMNS).where(ITEMS.c.project_id == project_id, ITEMS.c.id > after)
+        for column, wanted in ((ITEMS.c.state, state), (ITEMS.c.role, role)):
+            query = query if wanted is None else query.where(column == wanted)
+        return self._db.all(ItemRecord, query.order_by(ITEMS.c.id).limit(limit))
+
+    def count(self, project_id: int) -> dict[str, int]:
+        """How many items of the work there are in each state."""
+        where = (ITEMS.c.project_id == project_id, ITEMS.c.role == "work")
+        with self._db.reading() as db:
+            rows = db.execute(select(ITEMS.c.state, func.count().label("n")).where(*where).group_by(ITEMS.c.state))
+            return {"open": 0, "done": 0, "retired": 0} | {row.state: row.n for row in rows}
+
+    def open_work(self, project_id: int) -> int:
+        """Judgements that are still to be given out: over open items of the work, the target less those done and under
+        way.
+        """
+        left = ITEMS.c.target - ITEMS.c.n_done - ITEMS.c.n_live
+        where = (ITEMS.c.project_id == project_id, ITEMS.c.role == "work", ITEMS.c.state == "open", left > 0)
+        return int(self._db.values(select(func.coalesce(func.sum(left), 0)).where(*where))[0])
+
+    def set_target(self, project_id: int, target: int, by: int | None = None) -> None:
+        """Judgements wanted of each item that is not retired; those with enough are done, the others open."""
+        where = (ITEMS.c.project_id == project_id, ITEMS.c.role == "work", ITEMS.c.state != "retired")
+        with self._db.transaction(durable=True, turn=project_id) as db:
+            db.execute(update(ITEMS).where(*where).values(target=target))
+            db.execute(update(ITEMS).where(*where, ITEMS.c.n_done >= target).values(state="done"))
+            db.execute(update(ITEMS).where(*where, ITEMS.c.n_done < target).values(state="open"))
+            self._audit.note(db, "items.target", by, project_id, {"target": target})
+
+    def retire(self, item_ids: Sequence[int], by: int | None = None) -> None:
+        """Gives them to nobody any more; their judgements stay."""
+        self._set_state("items.retire", item_ids, by, {"state": "retired"})
+
+    def reopen(self, item_ids: Sequence[int], by: int | None = None) -> None:
+        """Takes back their retirement."""
+        self._set_state("items.reopen", item_ids, by, {"state": "open"})
+
+    def set_priority(self, priorities: Iterable[tuple[int, float]]) -> None:
+        """(item, priority) pairs; higher comes first, of equal ones the older."""
+        with self._db.transaction() as db:
+            for item_id, priority in priorities:
+                db.execute(update(ITEMS).where(ITEMS.c.id == item_id).values(priority=priority))
+
+    def _set_state(self, action: str, item_ids: Sequence[int], by: int | None, values: dict[str, Any]) -> None:
+        for item_id in item_ids:
+            project_id = self.get(item_id).project_id
+            with self._db.transaction(durable=True, turn=project_id) as db:
+                db.execute(update(ITEMS).where(ITEMS.c.id == item_id).values(values))
+                full = (ITEMS.c.state == "open", ITEMS.c.role == "work", ITEMS.c.n_done >= ITEMS.c.target)
+                db.execute(update(ITEMS).where(ITEMS.c.id == item_id, *full).values(state="done"))
+                self._audit.note(db, action, by, project_id, {"item": item_id})
+
+    def _read_content(self, item_id: int) -> tuple[tuple[Message, ...], tuple[Reply, ...]]:
+        prompt = select(PROMPTS.c.messages).join(ITEMS, ITEMS.c.prompt_id == PROMPTS.c.id).where(ITEMS.c.id == item_id)
+        replies = (
+            select(RESPONSES, *GENERATORS.c["kind", "name", "checkpoint", "sampling"])
+            .join(SLOTS, SLOTS.c.response_id == RESPONSES.c.id)
+            .join(GENERATORS, GENERATORS.c.id == RESPONSES.c.generator_id)
+            .where(SLOTS.c.item_id == item_id)
+            .order_by(SLOTS.c.slot)
+        )
+        with self._db.reading() as db:
+            messages = db.scalar(prompt)
+            if messages is None:
+                raise NotFound(f"there is no item {item_id}")
+            return read_messages(messages), tuple(read_reply(row) for row in db.execute(replies))
+
+
+def read_messages(plain: Sequence[Sequence[str]]) -> tuple[Message, ...]:
+    """Messages as the table keeps them: [role, content] each."""
+    return tuple(Message(role, content) for role, content in plain)  # type: ignore[arg-type]
+
+
+def read_reply(row: Any) -> Reply:
+    """The reply of a row of RESPONSES joined with its generator."""
+    maker = Generator(row.kind, row.name, row.checkpoint, row.sampling, row.seed)
+    return Reply(row.text, maker, row.stop_reason)
+
+
+def _rules(db: Connection, project: Project) -> tuple[Settings, int, Question]:
+    newest = select(QUESTIONS).where(QUESTIONS.c.project_id == project.id).order_by(QUESTIONS.c.version.desc())
+    version = db.execute(newest.limit(1)).one()
+    return read_settings(project), version.id, read_question(version.body)
+
+
+def _fault(item: NewItem, question: Question) -> str:
+    """Why the item cannot be judged, or ""."""
+    low, high = question.replies
+    texts = [reply.text for reply in item.replies]
+    if not low <= len(texts) <= high:
+        wanted = str(low) if low == high else f"{low} to {high}"
+        return f"{len(texts)} replies; {question.kind!r} takes {wanted}"
+    if not item.messages or not item.messages[-1].content.strip():
+        return "an empty prompt"
+    if not all(text.strip() for text in texts):
+        return f"reply {[bool(text.strip()) for text in texts].index(False)} is empty"
+    if len({text.strip() for text in texts}) < len(texts):
+        return "two replies are the same, so there is nothing to choose"
+    whole = [message.content for message in item.messages] + texts
+    if any(len(text) > MOST_CHARACTERS for text in whole):
+        return f"a text of more than {MOST_CHARACTERS} characters"
+    names = [
+        item.name,
+        *(part for reply in item.replies for part in (reply.generator.name, reply.generator.checkpoint)),
+    ]
+    if any("\0" in text or not _can_be_kept(text) for text in (*whole, *names)):
+        return "a text with a NUL or half a character, which a database cannot keep"
+    return ""
+
+
+def _can_be_kept(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _found_or_made(db: Connection, table: Table, row: dict[str, Any], **key: Any) -> int:
+    where = [table.c[name] == value for name, value in key.items()]
+    found = db.scalar(select(table.c.id).where(*where))
+    if found is None:
+        # Generators belong to all projects, so another transaction may be making this one.
+        dialect = sqlite if db.dialect.name == "sqlite" else postgresql
+        db.execute(dialect.insert(table).values(**row, **key).on_conflict_do_nothing())
+        found = db.scalar(select(table.c.id).where(*where))
+    return cast("int", found)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()

@@ -1,0 +1,32 @@
+"""How a project deals out its work."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from thumbs.config.base import Frozen
+
+
+class Settings(Frozen):
+    """Kept with the project; each change is in the audit log."""
+
+    overlap: int = Field(default=1, ge=1, le=100)
+    """Judgements wanted an item."""
+    lease_s: int = Field(default=1800, ge=5, le=604_800)
+    """How long a task stays with a person before others may have it too, seconds. A late answer is kept."""
+    gold_every: int = Field(default=0, ge=0)
+    """One task in so many is a gold item, never a person's first; 0: none."""
+    qualify_items: int = Field(default=0, ge=0)
+    """Gold items that a new person answers first; 0: no test."""
+    qualify_share: float = Field(default=0.75, ge=0, le=1)
+    """Share of them that must be right."""
+    quota: int | None = Field(default=None, ge=1)
+    """Judgements a person may give; null: as many as there are."""
+    invited_only: bool = False
+    """Whether people need to be added to the project by name."""
+    submit_on_key: bool = False
+    """Whether a strength key sends at once, with a few seconds to undo."""
+    prolific_code: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]{1,40}$")
+    """Completion code of a Prolific study; null: its entry links do not work."""
+    mturk: bool = False
+    """Whether Mechanical Turk may embed the project's pages."""

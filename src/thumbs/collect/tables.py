@@ -1,0 +1,333 @@
+"""The tables. `migrations/` makes them; a test holds the two against each other. Times are UTC.
+
+Judgements, responses, prompts, generators, questions, guidelines and events are never updated or deleted: triggers
+forbid it. Counters of items are a cache that `Work.recount` checks.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    literal_column,
+    text,
+)
+
+from thumbs.clients.tables import UtcTime
+
+METADATA = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+IMMUTABLE = ("questions", "guidelines", "generators", "prompts", "responses", "judgements", "events")
+"""Tables whose rows stay as they were written."""
+
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _id() -> Column[int]:
+    return Column("id", Id, primary_key=True)
+
+
+def _ref(name: str, target: str, *, null: bool = False, index: bool = False) -> Column[int]:
+    return Column(name, Id, ForeignKey(f"{target}.id"), nullable=null, index=index)
+
+
+def _time(name: str, *, null: bool = False) -> Column[datetime]:
+    return Column(name, UtcTime, nullable=null)
+
+
+def _text(name: str, *, null: bool = False, unique: bool = False) -> Column[str]:
+    return Column(name, Text, nullable=null, unique=unique)
+
+
+def _one_of(column: str, *values: str) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+PROJECTS = Table(
+    "projects",
+    METADATA,
+    _id(),
+    _text("slug", unique=True),
+    _text("name"),
+    _text("state"),
+    Column("settings", JSON, nullable=False),
+    _time("created"),
+    _one_of("state", "open", "paused", "closed"),
+)
+
+ACCOUNTS = Table(
+    "accounts",
+    METADATA,
+    _id(),
+    _text("handle", unique=True),
+    _text("name"),
+    _text("role"),
+    _text("password", null=True),
+    _text("invitation", null=True, unique=True),
+    Column("disabled", Boolean, nullable=False),
+    _time("created"),
+    _one_of("role", "owner", "admin", "reviewer", "annotator", "viewer"),
+)
+
+IDENTITIES = Table(
+    "identities",
+    METADATA,
+    _id(),
+    _ref("account_id", "accounts", index=True),
+    _text("source"),
+    _text("external_id"),
+    _text("study"),
+    UniqueConstraint("source", "external_id", "study"),
+    _one_of("source", "prolific", "mturk"),
+)
+
+MEMBERS = Table(
+    "members",
+    METADATA,
+    Column("project_id", Id, ForeignKey("projects.id"), primary_key=True),
+    Column("account_id", Id, ForeignKey("accounts.id"), primary_key=True, index=True),
+    Column("quota", Integer),
+    Column("paused", Boolean, nullable=False),
+    Column("qualified", Boolean),
+    _time("created"),
+)
+
+LOGINS = Table(
+    "logins",
+    METADATA,
+    Column("digest", String, primary_key=True),
+    _ref("account_id", "accounts", index=True),
+    _time("created"),
+    _time("expires"),
+)
+
+API_TOKENS = Table(
+    "api_tokens",
+    METADATA,
+    _id(),
+    _ref("account_id", "accounts"),
+    _text("digest", unique=True),
+    _text("scope"),
+    _text("note"),
+    _time("created"),
+    _time("revoked", null=True),
+    _one_of("scope", "ingest", "export", "admin"),
+)
+
+QUESTIONS, GUIDELINES = (
+    Table(
+        name,
+        METADATA,
+        _id(),
+        _ref("project_id", "projects"),
+        Column("version", Integer, nullable=False),
+        _text("body"),
+        _text("sha256"),
+        _ref("created_by", "accounts", null=True),
+        _time("created"),
+        UniqueConstraint("project_id", "version"),
+    )
+    for name in ("questions", "guidelines")
+)
+
+GENERATORS = Table(
+    "generators",
+    METADATA,
+    _id(),
+    _text("kind"),
+    _text("name"),
+    _text("checkpoint"),
+    Column("sampling", JSON, nullable=False),
+    _text("fingerprint", unique=True),
+    _one_of("kind", "model", "human", "file"),
+)
+
+PROMPTS = Table(
+    "prompts",
+    METADATA,
+    _id(),
+    _ref("project_id", "projects"),
+    Column("messages", JSON, nullable=False),
+    _text("digest"),
+    _text("name"),
+    _time("created"),
+    UniqueConstraint("project_id", "digest"),
+)
+
+RESPONSES = Table(
+    "responses",
+    METADATA,
+    _id(),
+    _ref("prompt_id", "prompts", index=True),
+    _ref("generator_id", "generators", index=True),
+    Column("seed", BigInteger),
+    _text("text"),
+    _text("stop_reason"),
+    _text("digest", unique=True),
+    _ref("edited_from", "responses", null=True),
+    _time("created"),
+)
+
+CONVERSATIONS = Table(
+    "conversations",
+    METADATA,
+    Column("id", String, primary_key=True),
+    _ref("project_id", "projects", index=True),
+    _ref("account_id", "accounts"),
+    _text("state"),
+    _text("goal"),
+    Column("success", Integer),
+    _time("created"),
+    _one_of("state", "open", "ended"),
+)
+
+ITEMS = Table(
+    "items",
+    METADATA,
+    _id(),
+    _ref("project_id", "projects"),
+    _ref("prompt_id", "prompts", index=True),
+    _ref("question_id", "questions"),
+    Column("conversation_id", String, ForeignKey("conversations.id"), index=True),
+    _text("key"),
+    Column("priority", Float, nullable=False),
+    Column("target", Integer, nullable=False),
+    Column("n_live", Integer, nullable=False),
+    Column("n_done", Integer, nullable=False),
+    Column("n_skip", Integer, nullable=False),
+    _text("state"),
+    _text("role"),
+    Column("gold", JSON(none_as_null=True)),
+    Column("chosen_by", JSON, nullable=False),
+    _time("created"),
+    UniqueConstraint("project_id", "key"),
+    CheckConstraint("n_live >= 0 AND n_done >= 0 AND n_skip >= 0", name="counted"),
+    _one_of("state", "open", "done", "retired"),
+    _one_of("role", "work", "gold", "attention", "qualification"),
+    Index("ix_items_next", "project_id", "state", "role", text("priority DESC"), "id"),
+    Index("ix_items_listed", "project_id", "state", "role", "id"),
+    Index("ix_items_counted", "project_id", "state", "role", "target", "n_done"),
+)
+_SKIPPED = ITEMS.c.n_skip > literal_column("0")
+"""Literally: a database uses a partial index for conditions of the same words alone."""
+Index(
+    "ix_items_skipped",
+    *ITEMS.c["project_id", "state", "role", "id"],
+    sqlite_where=_SKIPPED,
+    postgresql_where=_SKIPPED,
+)
+
+SLOTS = Table(
+    "slots",
+    METADATA,
+    Column("item_id", Id, ForeignKey("items.id"), primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    _ref("response_id", "responses", index=True),
+    UniqueConstraint("item_id", "response_id"),
+)
+
+ASSIGNMENTS = Table(
+    "assignments",
+    METADATA,
+    Column("id", String, primary_key=True),
+    _ref("item_id", "items"),
+    _ref("project_id", "projects"),
+    _ref("account_id", "accounts"),
+    _ref("question_id", "questions"),
+    _ref("guideline_id", "guidelines"),
+    _text("state"),
+    Column("display", JSON, nullable=False),
+    Column("revision", Integer, nullable=False),
+    _time("leased"),
+    _time("expires"),
+    UniqueConstraint("item_id", "account_id"),
+    _one_of("state", "live", "expired", "released", "submitted", "skipped"),
+    Index("ix_assignments_of", "account_id", "project_id", "state"),
+)
+_LIVE = ASSIGNMENTS.c.state == "live"
+Index(
+    "uq_assignments_one_live",
+    ASSIGNMENTS.c.project_id,
+    ASSIGNMENTS.c.account_id,
+    unique=True,
+    sqlite_where=_LIVE,
+    postgresql_where=_LIVE,
+)
+Index("ix_assignments_expires", ASSIGNMENTS.c.expires, sqlite_where=_LIVE, postgresql_where=_LIVE)
+
+JUDGEMENTS = Table(
+    "judgements",
+    METADATA,
+    _id(),
+    Column("assignment_id", String, ForeignKey("assignments.id"), nullable=False),
+    _ref("item_id", "items", index=True),
+    _ref("project_id", "projects"),
+    _ref("account_id", "accounts"),
+    _ref("question_id", "questions"),
+    _ref("guideline_id", "guidelines"),
+    Column("revision", Integer, nullable=False),
+    _text("key", unique=True),
+    _text("body_sha256"),
+    _text("verdict"),
+    Column("strength", Integer, nullable=False),
+    Column("answer", JSON, nullable=False),
+    _ref("written_id", "responses", null=True),
+    Column("active_ms", BigInteger, nullable=False),
+    Column("wall_ms", BigInteger, nullable=False),
+    _text("input"),
+    Column("late", Boolean, nullable=False),
+    _time("created"),
+    UniqueConstraint("assignment_id", "revision"),
+    CheckConstraint("strength BETWEEN -4 AND 4 AND (verdict = 'prefer') = (strength <> 0)", name="strength"),
+    _one_of("verdict", "prefer", "tie", "both_bad", "skip", "rank", "rate", "write"),
+    Index("ix_judgements_project", "project_id", "id"),
+    Index("ix_judgements_account", "account_id", "id"),
+)
+
+EXPORTS = Table(
+    "exports",
+    METADATA,
+    _id(),
+    _ref("project_id", "projects", index=True),
+    _ref("account_id", "accounts", null=True),
+    _text("format"),
+    Column("filters", JSON, nullable=False),
+    Column("watermark", BigInteger, nullable=False),
+    Column("manifest", JSON, nullable=False),
+    _time("created"),
+)
+
+EVENTS = Table(
+    "events",
+    METADATA,
+    _id(),
+    _time("at"),
+    _ref("account_id", "accounts", null=True),
+    _ref("project_id", "projects", null=True, index=True),
+    _text("action"),
+    Column("data", JSON, nullable=False),
+    _text("previous"),
+    _text("digest"),
+)

@@ -1,0 +1,146 @@
+"""The team's pages: all projects, one project's overview, its log. Its other pages are in admin_*.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from starlette.datastructures import FormData
+from starlette.routing import Route
+
+from thumbs.collect.overview import Progress, progress
+from thumbs.collect.overview_numbers import Numbers
+from thumbs.collect.quality.findings import Finding
+from thumbs.collect.question import Question
+from thumbs.collect.settings import Settings
+from thumbs.collect.web import (
+    admin_export,
+    admin_import,
+    admin_items,
+    admin_people,
+    admin_settings,
+    admin_team,
+    charts,
+)
+from thumbs.collect.web.admin_forms import read_question_form
+from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
+from thumbs.collect.web.render import language_of
+from thumbs.collect.web.words import translator
+
+_DAYS = 7
+_LINES = 100
+
+
+def routes() -> list[Route]:
+    """Everything under /admin."""
+    return [
+        Route("/admin", reads("admin/home.html", "", home), methods=["GET"]),
+        Route("/admin/new", reads("admin/new.html", "", new_project), methods=["GET"]),
+        Route("/admin/new", changes(create, "admin/new.html", "", new_project), methods=["POST"]),
+        Route("/admin/p/{slug}", reads("admin/overview.html", "overview", overview), methods=["GET"]),
+        Route("/admin/p/{slug}/log", reads("admin/log.html", "log", log), methods=["GET"]),
+        *admin_people.routes(),
+        *admin_items.routes(),
+        *admin_import.routes(),
+        *admin_export.routes(),
+        *admin_settings.routes(),
+        *admin_team.routes(),
+    ]
+
+
+def home(visit: Visit) -> Content:
+    """All projects with their progress."""
+    known = progress(visit.store.db)
+    return {"projects": [(one, known.get(one.id, Progress())) for one in visit.store.projects.all()]}
+
+
+def new_project(_visit: Visit) -> Content:
+    """An empty form."""
+    return {"question": Question(), "settings": Settings()}
+
+
+def create(visit: Visit, form: FormData) -> str:
+    """Makes the project, and goes to where items are added."""
+    settings = Settings(overlap=1 if (overlap := number(form, "overlap")) is None else overlap)
+    project = visit.store.projects.create(
+        text(form, "slug"),
+        text(form, "name"),
+        read_question_form(form),
+        guidelines=text(form, "guidelines"),
+        settings=settings,
+        by=visit.caller.account.id,
+    )
+    return f"/admin/p/{project.slug}/import?done=created"
+
+
+def overview(visit: Visit) -> Content:
+    """How far the project is, how fast, and what to worry about."""
+    now = datetime.now(UTC)
+    how_far = progress(visit.store.db, visit.project.id).get(visit.project.id, Progress())
+    shown = visit.numbers()
+    content: Content = {
+        "progress": how_far,
+        "shown": shown,
+        "bar": _bar(how_far),
+        "handles": admin_items.handles(visit),
+    }
+    if shown.numbers is None:
+        return content
+    t = translator(language_of(visit.request))
+    told = [_told(finding, content["handles"], t) for finding in shown.numbers.findings]
+    return content | {"warnings": told} | _paced(shown.numbers, how_far, now)
+
+
+def log(visit: Visit) -> Content:
+    """The audit log of the project; ?check=1 checks the chain of all."""
+    before = visit.number("before") or None
+    lines = visit.store.audit.events(visit.project.id, before, _LINES)
+    checked = visit.asked("check") == "1"
+    return {
+        "lines": lines,
+        "handles": admin_items.handles(visit),
+        "checked": checked,
+        "broken": visit.store.audit.broken() if checked else None,
+        "next": visit.next("before", lines[-1].id if len(lines) == _LINES else None),
+    }
+
+
+def _told(finding: Finding, handles: Mapping[int, str], t: charts.Words) -> str:
+    """A finding as a sentence."""
+    shown = {name: f"{value:.3g}" for name, value in finding.numbers.items()}
+    shown |= {name: f"{100 * finding.numbers[name]:.0f}" for name in ("share", "usual") if name in finding.numbers}
+    return t(f"admin.finding.{finding.code}", who=handles.get(finding.account or 0, ""), **shown)
+
+
+def _bar(how_far: Progress) -> object:
+    about = f"{how_far.given} / {how_far.wanted}"
+    rest = max(how_far.wanted - how_far.given - how_far.live, 0)
+    return charts.progress([("done", how_far.given), ("live", how_far.live), ("rest", rest)], about)
+
+
+def _paced(numbers: Numbers, how_far: Progress, now: datetime) -> Content:
+    hours = numbers.tape.hours(now, _DAYS)
+    rate = numbers.tape.rate(now)
+    columns = [
+        charts.Column(_day(now, ago) if ago and not ago % 24 else "", count, f"{_hour(now, ago)}: {count}")
+        for ago, count in zip(range(len(hours) - 1, -1, -1), hours, strict=True)
+    ]
+    left = how_far.wanted - how_far.given
+    days = [(_day(now, 24 * day), sum(hours[-24 * (day + 1) : len(hours) - 24 * day])) for day in range(_DAYS)]
+    return {
+        "numbers": numbers,
+        "agreements": [("", numbers.overall), *numbers.axes.items()],
+        "rate": rate,
+        "eta_h": left / rate if rate and left else None,
+        "pace": charts.columns(columns, f"{sum(hours)}"),
+        "days": days[::-1],
+        "quartiles": numbers.tape.quartiles,
+    }
+
+
+def _day(now: datetime, hours_ago: int) -> str:
+    return datetime.fromtimestamp(now.timestamp() - 3600 * hours_ago, UTC).strftime("%m-%d")
+
+
+def _hour(now: datetime, hours_ago: int) -> str:
+    return datetime.fromtimestamp(now.timestamp() - 3600 * hours_ago, UTC).strftime("%m-%d %H:%M")

@@ -1,0 +1,224 @@
+"""Items: which there are, who said what of each and why, where its replies come from, and the known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import select
+from starlette.datastructures import FormData
+from starlette.routing import Route
+
+from thumbs.collect.errors import CollectError, NotFound
+from thumbs.collect.exports.texts import read_texts
+from thumbs.collect.overview import ROLES, STATES, Wanted, items_page
+from thumbs.collect.overview_numbers import Numbers
+from thumbs.collect.records import ItemRecord, NewItem, Vote
+from thumbs.collect.tables import ASSIGNMENTS, ITEMS
+from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
+
+SHOWS = ("all", "disputed", "stuck", "skipped", "flagged")
+_A_PAGE = 25
+_EXCERPT = 160
+
+
+@dataclass(frozen=True)
+class Line:
+    """An item in a list: the end of its prompt, who wrote its replies, and who said what of it."""
+
+    record: ItemRecord
+    excerpt: str
+    makers: tuple[str, ...]
+    votes: tuple[Vote, ...]
+    why: tuple[str, ...] = ()
+
+
+def routes() -> list[Route]:
+    """The list, one item, the known answers."""
+    base = "/admin/p/{slug}"
+    item = f"{base}/items/{{item:int}}"
+    return [
+        Route(f"{base}/items", reads("admin/items.html", "items", items), methods=["GET"]),
+        Route(item, reads("admin/item.html", "items", one_item), methods=["GET"]),
+        Route(item, changes(change, "admin/item.html", "items", one_item), methods=["POST"]),
+        Route(f"{base}/gold", reads("admin/gold.html", "gold", gold), methods=["GET"]),
+    ]
+
+
+def items(visit: Visit) -> Content:
+    """A page of items that are as asked for, and what can be asked for."""
+    show = visit.asked("show") if visit.asked("show") in SHOWS else "all"
+    shown = visit.numbers()
+    wanted = Wanted(
+        state=visit.asked("state") if visit.asked("state") in STATES else None,
+        role=visit.asked("role") if visit.asked("role") in ROLES else None,
+        stuck=show == "stuck",
+        skipped=show == "skipped",
+        ids=known_items(shown.numbers, show, pair_filter(visit.asked("by"))),
+    )
+    records, more = listed(visit, wanted, show, visit.number("after"), _A_PAGE)
+    why = {one.item: one.why for one in shown.numbers.disputes} if shown.numbers else {}
+    return {
+        "lines": lines(visit, records, why),
+        "handles": handles(visit),
+        "show": show,
+        "wanted": wanted,
+        "by": visit.asked("by"),
+        "pairs": pairs_met(visit, shown.numbers),
+        "next": visit.next("after", more),
+        "shown": shown,
+        "shows": SHOWS,
+        "states": STATES,
+        "roles": ROLES,
+    }
+
+
+def one_item(visit: Visit) -> Content:
+    """Everything that is known of one item."""
+    record = _own(visit)
+    messages, replies = visit.store.items.content(record.id)
+    votes = visit.store.votes.of_item(record.id)
+    holders = select(*ASSIGNMENTS.c["account_id", "state", "leased", "expires"]).where(
+        ASSIGNMENTS.c.item_id == record.id, ASSIGNMENTS.c.revision == 0
+    )
+    with visit.store.db.reading() as db:
+        held = db.execute(holders).all()
+    return {
+        "record": record,
+        "messages": messages,
+        "replies": replies,
+        "votes": votes,
+        "revisions": {vote.assignment: visit.store.votes.revisions(vote.assignment) for vote in votes},
+        "held": held,
+        "handles": handles(visit),
+        "questions": {one.id: one.version for one in visit.store.projects.versions("questions", record.project_id)},
+        "guidelines": {one.id: one.version for one in visit.store.projects.versions("guidelines", record.project_id)},
+    }
+
+
+def change(visit: Visit, form: FormData) -> str:
+    """Retires or reopens the item, or makes one of its judgements the right answer of a gold item."""
+    record, by, action = _own(visit), visit.caller.account.id, text(form, "action")
+    here = f"{visit.home}/items/{record.id}"
+    if action == "retire":
+        visit.store.items.retire([record.id], by)
+        return f"{here}?done=retired"
+    if action == "reopen":
+        visit.store.items.reopen([record.id], by)
+        return f"{here}?done=reopened"
+    if action == "gold":
+        return _make_gold(visit, record, number(form, "judgement") or 0)
+    raise CollectError(f"an item can be told retire, reopen or gold, got {action!r}"[:200])
+
+
+def gold(visit: Visit) -> Content:
+    """Items whose answer is known, those first that most people miss."""
+    start = visit.number("from")
+    known = select(ITEMS.c.id).where(ITEMS.c.project_id == visit.project.id, ITEMS.c.role.in_(ROLES[1:]))
+    shown = visit.numbers()
+    golds = shown.numbers.golds if shown.numbers else {}
+
+    def missed(item: int) -> float:
+        answered, right = golds.get(item, (0, 0))
+        return 1 - right / answered if answered else -1.0
+
+    order = sorted(visit.store.db.values(known.order_by(ITEMS.c.id)), key=lambda item: (-missed(item), item))
+    ids = order[start : start + _A_PAGE]
+    records = items_page(visit.store.db, visit.project.id, Wanted(ids=sorted(ids)), 0, _A_PAGE)
+    by_id = {line.record.id: line for line in lines(visit, records, {})}
+    return {
+        "lines": [by_id[item] for item in ids],
+        "golds": golds,
+        "known": len(order),
+        "handles": handles(visit),
+        "shown": shown,
+        "next": visit.next("from", start + _A_PAGE if start + _A_PAGE < len(order) else None),
+    }
+
+
+def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[str, ...]]) -> list[Line]:
+    """The items with their prompts and votes; three queries, however many they are."""
+    ids = [record.id for record in records]
+    texts = read_texts(visit.store, ids) if ids else {}
+    votes: dict[int, list[Vote]] = {item: [] for item in ids}
+    for vote in visit.store.votes.of_items(ids) if ids else ():
+        votes[vote.item].append(vote)
+    found = []
+    for record in records:
+        asked = texts[record.id].messages[-1].content
+        excerpt = asked if len(asked) <= _EXCERPT else asked[: _EXCERPT - 1] + "…"
+        makers = tuple(reply.generator.name for reply in texts[record.id].replies)
+        found.append(Line(record, excerpt, makers, tuple(votes[record.id]), why.get(record.id, ())))
+    return found
+
+
+def handles(visit: Visit) -> dict[int, str]:
+    """What people are called, by account."""
+    return {account.id: account.handle for account in visit.store.people.all()}
+
+
+def _own(visit: Visit) -> ItemRecord:
+    """The item in the address; raises NotFound where it is another project's."""
+    record = visit.store.items.get(visit.path_number("item"))
+    if record.project_id != visit.project.id:
+        raise NotFound(f"there is no item {record.id} in this project")
+    return record
+
+
+def _make_gold(visit: Visit, record: ItemRecord, judgement: int) -> str:
+    vote = next((one for one in visit.store.votes.of_item(record.id) if one.judgement == judgement), None)
+    if vote is None or vote.answer.verdict == "skip":
+        raise CollectError("only an answer that stands, and is no skip, can be the right one")
+    messages, replies = visit.store.items.content(record.id)
+    right = replace(vote.answer, reason="", text="")
+    source = {"policy": "gold", "item": record.id, "judgement": judgement}
+    new = NewItem(messages, replies, role="gold", gold=right, chosen_by=source)
+    added = visit.store.items.add(visit.project.id, [new], visit.caller.account.id)
+    if added.refused:
+        raise CollectError(added.refused[0][1])
+    return f"{visit.home}/items/{added.ids[0]}?done=gold"
+
+
+def pair_filter(given: str) -> tuple[int, ...] | None:
+    """The generators in an address, as `pairs_met` writes them; None where they are not told."""
+    parts = given.split("-")
+    return tuple(int(part) for part in parts) if all(part.isdigit() and len(part) < 19 for part in parts) else None
+
+
+def known_items(numbers: Numbers | None, show: str, makers: tuple[int, ...] | None) -> Sequence[int] | None:
+    """The items that the statistics know to be disputed (most of all first) or flagged, and by these generators; None
+    where neither is asked.
+    """
+    if show not in ("disputed", "flagged") and makers is None:
+        return None
+    if numbers is None:
+        return ()
+    of_makers = None if makers is None else numbers.items_by(makers)
+    if show not in ("disputed", "flagged"):
+        return of_makers
+    kept = [one.item for one in numbers.disputes] if show == "disputed" else list(numbers.flagged)
+    allowed = set(kept if of_makers is None else of_makers)
+    return [item for item in kept if item in allowed]
+
+
+def listed(visit: Visit, wanted: Wanted, show: str, after: int, limit: int) -> tuple[list[ItemRecord], int | None]:
+    """A page of items, and where the next begins: disputed ones in the order of `wanted.ids`, others by id."""
+    if show != "disputed" or wanted.ids is None:
+        found = items_page(visit.store.db, visit.project.id, wanted, after, limit)
+        return found, found[-1].id if len(found) == limit else None
+    order = wanted.ids[after : after + limit]
+    found = items_page(visit.store.db, visit.project.id, replace(wanted, ids=sorted(order)), 0, limit)
+    more = after + limit if after + limit < len(wanted.ids) else None
+    return sorted(found, key=lambda record: order.index(record.id)), more
+
+
+def pairs_met(visit: Visit, numbers: Numbers | None) -> list[tuple[str, str]]:
+    """(value, names) of generators whose replies stand in one item."""
+    if numbers is None:
+        return []
+    names = visit.store.generators()
+    return [
+        ("-".join(map(str, makers)), " · ".join(names[one].name for one in makers))
+        for makers in sorted(numbers.tape.pairs)
+        if makers
+    ]

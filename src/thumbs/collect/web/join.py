@@ -1,0 +1,135 @@
+"""Entry links of Prolific and Mechanical Turk, and what sends their workers back.
+
+The ids in such a link are claims and no proof: they open an annotator's account without a password and nothing else,
+and the way back is shown after the judgements are stored. https://docs.prolific.com,
+https://docs.aws.amazon.com/AWSMechTurk (ExternalQuestion).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from thumbs.collect.people import EXTERNAL_ID, Source
+from thumbs.collect.projects import read_settings
+from thumbs.collect.records import Account, Nothing, Project
+from thumbs.collect.store import CollectStore
+from thumbs.collect.web.login import begin_session
+from thumbs.collect.web.render import page
+from thumbs.collect.web.requests import Caller, address_of, site_of, threaded
+from thumbs.collect.web.sessions import cookie_name, set_cookie
+from thumbs.collect.web.site import Site
+
+MTURK = ("https://www.mturk.com", "https://workersandbox.mturk.com")
+"""Where Mechanical Turk takes assignments back."""
+PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
+"""The assignment of somebody who only looks."""
+_PROLIFIC_DONE = "https://app.prolific.com/submissions/complete?cc="
+_FINISHED: tuple[Nothing, ...] = ("quota", "done", "closed")
+
+
+def routes() -> list[Route]:
+    """The two entry links."""
+    return [
+        Route("/join/{slug}", join_prolific, methods=["GET"]),
+        Route("/join/{slug}/mturk", join_mturk, methods=["GET"]),
+    ]
+
+
+async def join_prolific(request: Request) -> Response:
+    """Lets a participant in; Prolific fills PROLIFIC_PID, STUDY_ID and SESSION_ID in."""
+    request.app.state.limits.door.take(address_of(request))
+    site = site_of(request)
+    project = await threaded(site.store.projects.find, request.path_params["slug"])
+    if read_settings(project).prolific_code is None:
+        raise HTTPException(404, "this project takes no participants of Prolific")
+    ids = _ids(request, "PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
+    _check_free(request)
+    account = await threaded(_enrolled, site.store, project, "prolific", ids["PROLIFIC_PID"], ids["STUDY_ID"])
+    return await begin_session(request, account, f"/p/{project.slug}")
+
+
+async def join_mturk(request: Request) -> Response:
+    """Lets a worker in, within Mechanical Turk's page; a preview shows what the work is and claims nothing."""
+    request.app.state.limits.door.take(address_of(request))
+    site = site_of(request)
+    project = await threaded(site.store.projects.find, request.path_params["slug"])
+    if not read_settings(project).mturk:
+        raise HTTPException(404, "this project takes no workers of Mechanical Turk")
+    request.state.embedded = True
+    if request.query_params.get("assignmentId") == PREVIEW:
+        guidelines = await threaded(site.store.projects.guidelines, project.id)
+        return page(request, "join_preview.html", project=project, guidelines=guidelines.body)
+    ids = _ids(request, "assignmentId", "hitId", "workerId")
+    back = request.query_params.get("turkSubmitTo", "").removesuffix("/")
+    if back not in MTURK:
+        raise HTTPException(400, f"turkSubmitTo must be {' or '.join(MTURK)}")
+    _check_free(request)
+    account = await threaded(_enrolled, site.store, project, "mturk", ids["workerId"], ids["hitId"])
+    response = await begin_session(request, account, f"/p/{project.slug}", embedded=True)
+    set_cookie(response, request, "hit", _signed(site, f"{MTURK.index(back)}.{ids['assignmentId']}"))
+    return response
+
+
+def completion_link(request: Request, project: Project, caller: Caller, reason: Nothing) -> dict[str, str] | None:
+    """What a hired worker needs to be paid, where there is nothing left for them to do; None for everybody else.
+
+    {"kind": "link", "url"} is Prolific's page; {"kind": "form", "url", "assignmentId"} is to be sent to Mechanical Turk
+    as a POST. Nobody gets it without stored judgements. Waits for the database.
+    """
+    site = site_of(request)
+    if reason not in _FINISHED or not site.store.work.given(project.id, caller.account.id):
+        return None
+    hit = hit_of(request) if request.state.embedded else None
+    if hit is not None:
+        return {"kind": "form", "url": f"{hit[0]}/mturk/externalSubmit", "assignmentId": hit[1]}
+    code = read_settings(project).prolific_code
+    if code is None or "prolific" not in site.store.people.sources(caller.account.id):
+        return None
+    return {"kind": "link", "url": _PROLIFIC_DONE + code}
+
+
+def hit_of(request: HTTPConnection) -> tuple[str, str] | None:
+    """Where the assignment of Mechanical Turk that is worked on goes back to, and its id."""
+    site = site_of(request)
+    value = request.cookies.get(cookie_name(request, "hit"), "")
+    host, _, assignment = value.rpartition(".")[0].partition(".")
+    if not hmac.compare_digest(_signed(site, f"{host}.{assignment}").encode(), value.encode("utf-8", "replace")):
+        return None
+    return MTURK[int(host)], assignment
+
+
+def _enrolled(store: CollectStore, project: Project, source: Source, worker: str, study: str) -> Account:
+    """The worker's account, with a share of the project's work for each study that they come from."""
+    new = not store.people.knows(source, worker, study)
+    account = store.people.identity(source, worker, study)
+    share = read_settings(project).quota
+    if new and share is not None:
+        share += store.work.given(project.id, account.id, "work")
+    store.people.enrol(project.id, account.id, share if new else None)
+    return account
+
+
+def _ids(request: Request, *names: str) -> dict[str, str]:
+    found = {name: request.query_params.get(name, "") for name in names}
+    for name, value in found.items():
+        if not EXTERNAL_ID.fullmatch(value):
+            raise HTTPException(400, f"the link needs {name}, of letters, digits, - and _; open it from the study")
+    return found
+
+
+def _check_free(request: Request) -> None:
+    """A link must not throw somebody out who logged in with a password."""
+    caller: Caller | None = request.state.caller
+    if caller is not None and not caller.account.handle.startswith(("prolific:", "mturk:")):
+        raise HTTPException(409, f"you are logged in as {caller.account.handle}; log out first, or use another browser")
+
+
+def _signed(site: Site, value: str) -> str:
+    mac = hmac.digest(site.key, b"hit\n" + value.encode("utf-8", "replace"), hashlib.sha256).hex()
+    return f"{value}.{mac}"

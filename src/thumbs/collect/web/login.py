@@ -1,0 +1,147 @@
+"""The ways in and out: a token in the first URL at this machine; names, passwords and invitations for a team."""
+
+from __future__ import annotations
+
+import getpass
+from hmac import compare_digest
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from thumbs.collect.errors import CollectError
+from thumbs.collect.passwords import SHORTEST
+from thumbs.collect.records import Account
+from thumbs.collect.web.render import page
+from thumbs.collect.web.requests import address_of, caller_of, form_body, site_of, threaded
+from thumbs.collect.web.sessions import begin_visit, delete_cookies, set_cookie
+
+
+def routes() -> list[Route]:
+    """Login, logout, invitations."""
+    return [
+        Route("/login", show_login, methods=["GET"]),
+        Route("/login", log_in, methods=["POST"]),
+        Route("/logout", log_out, methods=["POST"]),
+        Route("/invite/{secret}", show_invitation, methods=["GET"]),
+        Route("/invite/{secret}", accept_invitation, methods=["POST"]),
+    ]
+
+
+async def show_login(request: Request) -> Response:
+    """The form."""
+    if site_of(request).local:
+        raise HTTPException(401, "open the address that `thumbs collect` printed in the terminal")
+    after = local_path(request.query_params.get("next", ""))
+    return _visited(request, "login.html", next=after, handle="", failed=False)
+
+
+async def log_in(request: Request) -> Response:
+    """A session for the right name and password; one answer for all that is wrong."""
+    site, limits = site_of(request), request.app.state.limits
+    limits.door.take(address_of(request))
+    form = await form_body(request)
+    handle, password, after = (_text(form.get(name)) for name in ("handle", "password", "next"))
+    limits.handle.take(handle.strip().lower()[:100])
+    account = None if site.local else await threaded(site.store.people.authenticate, handle, password)
+    if account is None:
+        return _visited(request, "login.html", 401, next=local_path(after), handle=handle[:100], failed=True)
+    return await begin_session(request, account, local_path(after))
+
+
+async def log_out(request: Request) -> Response:
+    """Ends the session, here and in the database."""
+    caller_of(request)
+    await form_body(request)
+    await threaded(site_of(request).store.people.log_out, request.state.secret)
+    response = RedirectResponse("/login", 303)
+    delete_cookies(response, request)
+    return response
+
+
+async def show_invitation(request: Request) -> Response:
+    """The form for a first password; raises HTTPException 404 where the invitation is void."""
+    account = await _invited(request)
+    return _visited(request, "invite.html", handle=account.handle, shortest=SHORTEST, fault="")
+
+
+async def accept_invitation(request: Request) -> Response:
+    """Sets the password and begins a session."""
+    account = await _invited(request)
+    form = await form_body(request)
+    password, again = (_text(form.get(name)) for name in ("password", "again"))
+    try:
+        if password != again:
+            raise CollectError("the two passwords differ; type the same one twice")
+        account = await threaded(site_of(request).store.people.accept, request.path_params["secret"], password)
+    except CollectError as error:
+        return _visited(request, "invite.html", 422, handle=account.handle, shortest=SHORTEST, fault=str(error))
+    return await begin_session(request, account, "/")
+
+
+async def begin_session(request: Request, account: Account, after: str, *, embedded: bool = False) -> Response:
+    """Sends the browser to `after` with a session of its own; one that it had before ends."""
+    site = site_of(request)
+    if request.state.secret:
+        await threaded(site.store.people.log_out, request.state.secret)
+    secret = await threaded(site.store.people.log_in, account.id)
+    response = RedirectResponse(after, 303)
+    set_cookie(response, request, "embedded" if embedded else "login", secret)
+    return response
+
+
+def local_path(target: str) -> str:
+    """`target` where it is a path of this site, else "/": browsers take "//" and backslashes for other hosts."""
+    plain = target.startswith("/") and not target.startswith("//") and target.isascii() and target.isprintable()
+    return target if plain and "\\" not in target and len(target) <= 500 else "/"
+
+
+class Entry:
+    """Middleware: exchanges the token in the URL of a local site for a session, so that it leaves the address bar."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on all but `GET /?token=…` of a local site; raises HTTPException 401 where the token is wrong."""
+        if scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET":
+            request = Request(scope)
+            site, token = site_of(request), request.query_params.get("token")
+            if site.local and token is not None:
+                await (await _enter(request, token))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _enter(request: Request, token: str) -> Response:
+    site = site_of(request)
+    if request.state.caller is not None:
+        return RedirectResponse("/", 303)
+    request.app.state.limits.door.take(address_of(request))
+    if not site.token or not compare_digest(site.token.encode(), token.encode("utf-8", "replace")):
+        raise HTTPException(401, "open the address that `thumbs collect` printed in the terminal")
+    account = await threaded(site.store.people.at_home, getpass.getuser())
+    return await begin_session(request, account, "/")
+
+
+async def _invited(request: Request) -> Account:
+    request.app.state.limits.door.take(address_of(request))
+    account = await threaded(site_of(request).store.people.invited, request.path_params["secret"])
+    if account is None:
+        raise HTTPException(404, "this invitation was used already or replaced; ask for a new one")
+    return account
+
+
+def _visited(request: Request, template: str, status: int = 200, **content: object) -> Response:
+    """A page with a form for somebody who may not be logged in."""
+    visit = "" if request.state.caller else begin_visit(request)
+    response = page(request, template, status, **content)
+    if visit:
+        set_cookie(response, request, "visit", visit)
+    return response
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,116 @@
+"""What came of a project: which generator writes the better replies, and the samples that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from starlette.routing import Route
+
+from thumbs.collect.exports.texts import read_texts
+from thumbs.collect.overview import Wanted
+from thumbs.collect.overview_numbers import Numbers
+from thumbs.collect.overview_tape import SECONDS
+from thumbs.collect.quality.generators import Standing
+from thumbs.collect.records import Vote
+from thumbs.collect.web import charts
+from thumbs.collect.web.admin_items import handles, known_items, listed, pair_filter, pairs_met
+from thumbs.collect.web.admin_site import Content, Visit, reads
+from thumbs.collect.web.render import language_of
+from thumbs.collect.web.words import translator
+
+SHOWS = ("all", "disputed", "flagged")
+_A_PAGE = 10
+
+
+def routes() -> list[Route]:
+    """The numbers, and the samples behind them."""
+    path = "/p/{slug}/results"
+    return [
+        Route(path, reads("admin/results.html", "results", results), methods=["GET"]),
+        Route(f"{path}/samples", reads("admin/samples.html", "results", samples), methods=["GET"]),
+    ]
+
+
+def results(visit: Visit) -> Content:
+    """Leaderboard, win matrix, biases, agreement; ?axis= shows the leaderboard of one axis."""
+    shown = visit.numbers()
+    if shown.numbers is None:
+        return {"shown": shown, "numbers": None}
+    numbers, t = shown.numbers, translator(language_of(visit.request))
+    axis = visit.asked("axis") if visit.asked("axis") in numbers.boards else ""
+    board = numbers.boards[axis]
+    return {
+        "shown": shown,
+        "numbers": numbers,
+        "agreements": [("", numbers.overall), *numbers.axes.items()],
+        "axis": axis,
+        "board": board,
+        "rows": _rows(board),
+        "makers": visit.store.generators(),
+        "matrix": numbers.matrix,
+        "strengths": charts.columns(strength_columns(numbers, t), t("results.strengths_about")),
+        "seconds": charts.columns(second_columns(numbers, t), t("results.seconds_about")),
+        "strength_rows": [one.about.rpartition(": ") for one in strength_columns(numbers, t)],
+        "second_rows": [one.about.rpartition(": ") for one in second_columns(numbers, t)],
+    }
+
+
+def samples(visit: Visit) -> Content:
+    """Items with their replies, whose makers are shown on demand, and what people said."""
+    shown = visit.numbers()
+    show = visit.asked("show") if visit.asked("show") in SHOWS else "all"
+    ids = known_items(shown.numbers, show, pair_filter(visit.asked("by")))
+    wanted = Wanted(role="work", judged=True, ids=ids)
+    records, more = listed(visit, wanted, show, visit.number("after"), _A_PAGE)
+    chosen = [record.id for record in records]
+    votes: dict[int, list[Vote]] = {item: [] for item in chosen}
+    for vote in visit.store.votes.of_items(chosen) if chosen else ():
+        votes[vote.item].append(vote)
+    return {
+        "shown": shown,
+        "records": records,
+        "texts": read_texts(visit.store, chosen) if chosen else {},
+        "votes": votes,
+        "handles": handles(visit),
+        "show": show,
+        "shows": SHOWS,
+        "by": visit.asked("by"),
+        "pairs": pairs_met(visit, shown.numbers),
+        "next": visit.next("after", more),
+        "guidelines": {one.id: one.version for one in visit.store.projects.versions("guidelines", visit.project.id)},
+    }
+
+
+def strength_columns(numbers: Numbers, t: charts.Words) -> list[charts.Column]:
+    """Verdicts as people saw the replies: the left one better, neither, the right one better."""
+    shown, verdicts = numbers.tape.shown, numbers.tape.verdicts
+    left = [charts.Column(f"←{n}", shown[-n], f"{t('results.left', n=n)}: {shown[-n]}", "a") for n in (4, 3, 2, 1)]
+    right = [charts.Column(f"{n}→", shown[n], f"{t('results.right', n=n)}: {shown[n]}", "b") for n in (1, 2, 3, 4)]
+    middle = [
+        charts.Column(sign, verdicts[name], f"{t(f'admin.verdict.{name}')}: {verdicts[name]}")
+        for sign, name in (("=", "tie"), ("✗", "both_bad"))
+    ]
+    return [*left, *middle, *right]
+
+
+def second_columns(numbers: Numbers, t: charts.Words) -> list[charts.Column]:
+    """How many answers took how long."""
+    ranges = [*(f"{low}–{high}" for low, high in pairwise(SECONDS)), f"{SECONDS[-1]}+"]
+    return [
+        charts.Column(f"≥{low}", count, f"{name} {t('admin.seconds')}: {count}")
+        for low, name, count in zip(SECONDS, ranges, numbers.tape.bins, strict=True)
+    ]
+
+
+def _rows(board: Sequence[Standing]) -> list[tuple[Standing, object]]:
+    """Each generator with its interval drawn on the scale of all."""
+    if not board:
+        return []
+    ends = [value for one in board for value in (one.strength.low, one.strength.high) if value is not None]
+    scale = (float(min(ends, default=0)), float(max(ends, default=1)))
+    found = []
+    for one in board:
+        low, middle, high = (float(v or 0) for v in (one.strength.low, one.strength.value, one.strength.high))
+        found.append((one, charts.interval(low, middle, high, scale, f"{middle:.0f} [{low:.0f}, {high:.0f}]")))
+    return found

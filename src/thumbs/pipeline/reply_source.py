@@ -1,0 +1,129 @@
+"""A stage of a run, or a model by itself, as something that writes replies and, where it can, scores them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from thumbs.config.model import ModelConfig
+from thumbs.config.sampling import SamplingConfig
+from thumbs.data.prompts import prompt_id
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import Engine, ModelSpec
+from thumbs.engine.local import LocalEngine
+from thumbs.errors import ConfigError, RunError
+from thumbs.models.trunk import open_tokenizer
+from thumbs.pipeline.artifacts import open_run, with_system
+from thumbs.records import Generator, Message, Prompt, Reply
+from thumbs.rewards.build import open_reward_model
+from thumbs.rewards.ensemble import RewardEnsemble, member_scores
+from thumbs.rewards.model import RewardModel
+from thumbs.rewards.trained import TrainedReward
+from thumbs.rollout.collect import collect, seed_of
+from thumbs.rollout.sampler import Sampler
+from thumbs.stages.sequences import reply_tokens
+
+Scores = Callable[[Sequence[Message], Sequence[Reply]], np.ndarray]
+"""Raw scores of replies to one prompt, [replies, members]."""
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """Safe to share between threads: one of them generates or scores at a time.
+
+    model, checkpoint: what replies say of who made them; system: put before conversations that have no system message.
+    scores: None where there is no reward model.
+    """
+
+    model: str
+    checkpoint: str
+    sampler: Sampler
+    tokenizer: Tokenizer
+    sampling: SamplingConfig
+    system: str | None = None
+    scores: Scores | None = None
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        """Model and checkpoint."""
+        return f"{self.model} {self.checkpoint}".strip()
+
+    def asked(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """What the model is given for these messages: the run's system message comes first."""
+        return with_system(Prompt("", tuple(messages)), self.system).messages
+
+    def write(self, messages: Sequence[Message], n: int, seed: int) -> list[Reply]:
+        """n replies; draw i has the seed that (seed, the messages, i) give."""
+        asked = self.asked(messages)
+        prompt = Prompt(prompt_id(asked), asked)
+        seeds = [seed_of(seed, "collect", prompt.id, draw) for draw in range(n)]
+        with self._turn:
+            rollouts = collect(self.sampler, [prompt] * n, self.tokenizer, self.sampling, seeds)
+        settings = self.sampling.model_dump(mode="json")
+        return [
+            Reply(rollout.text, Generator("model", self.model, self.checkpoint, settings, own), rollout.stop_reason)
+            for rollout, own in zip(rollouts, seeds, strict=True)
+        ]
+
+    def score(self, messages: Sequence[Message], replies: Sequence[Reply]) -> np.ndarray:
+        """Raw scores [replies, members]; raises ConfigError where there is no reward model."""
+        if self.scores is None:
+            raise ConfigError(f"{self.name} has no reward model, so pairs cannot be chosen by one; leave out --active")
+        with self._turn:
+            return self.scores(self.asked(messages), replies)
+
+
+def open_stage(run: Path, stage: str, sampling: SamplingConfig | None = None) -> PolicySource:
+    """The model that a stage of a run left, with the run's last reward model where it has one.
+
+    sampling: how it draws; None: as the run sampled its pairs. Raises RunError where there is no such model.
+    """
+    opened = open_run(run)
+    if stage.split("/")[-1] == "reward":
+        raise RunError("the reward model scores and does not write; take base, sft or a method")
+    config = opened.config
+    own = SamplingConfig() if config.preferences is None else config.preferences.sampling
+    rewards = [run / "reward", *(run / f"iteration-{i}" / "reward" for i in range(2, config.iterations + 1))]
+    trained = [path for path in rewards if (path / "done.json").exists()]
+    scorer = None
+    if trained and config.reward is not None and config.reward.form != "steps":
+        scorer = member_scorer(opened.engine, open_reward_model(opened.engine, trained[-1]), opened.tokenizer)
+    return PolicySource(
+        config.model.name,
+        "" if stage == "base" else f"{stage}/model",
+        opened.engine.snapshot(opened.model(stage)),
+        opened.tokenizer,
+        sampling or own,
+        config.system,
+        scorer,
+    )
+
+
+def open_model(name: str, sampling: SamplingConfig | None = None, seed: int = 0) -> PolicySource:
+    """A model by its catalog name or folder, as it is; `seed`: of the weights of a byte model."""
+    config = ModelConfig(name=name, lora=None)
+    tokenizer = open_tokenizer(config)
+    engine = LocalEngine(tokenizer.decode)
+    handle = engine.create(ModelSpec(name, config, ("lm",), None, trainable=False, seed=seed))
+    return PolicySource(name, "", engine.snapshot(handle), tokenizer, sampling or SamplingConfig())
+
+
+def member_scorer(engine: Engine, source: TrainedReward, tokenizer: Tokenizer) -> Scores:
+    """Raw scores of a reward model, or of each member of an ensemble.
+
+    tokenizer: of the policy, for a model that has none of its own. Raises ConfigError for a process reward model.
+    """
+    if not isinstance(source, RewardModel | RewardEnsemble):
+        raise ConfigError("a process reward model scores steps; pairs are chosen by a reward model of whole replies")
+    reader = source.tokenizer or tokenizer
+    handles = source.handles if isinstance(source, RewardEnsemble) else [source.handle]
+
+    def scores(messages: Sequence[Message], replies: Sequence[Reply]) -> np.ndarray:
+        return member_scores(engine, handles, [reply_tokens(reader, messages, reply) for reply in replies])
+
+    return scores

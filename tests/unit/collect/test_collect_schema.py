@@ -1,0 +1,98 @@
+"""The tables as made and as declared, what cannot be changed in them, and where they cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy.exc import DatabaseError
+
+import postgres_server
+from collect_world import first_is_better, person, project_of_pairs
+from thumbs.collect import store as store_module
+from thumbs.collect.records import Task
+from thumbs.collect.store import CollectStore
+from thumbs.collect.tables import EVENTS, IMMUTABLE, METADATA
+from thumbs.errors import ConfigError
+
+
+@pytest.mark.filterwarnings("ignore:autogenerate skipping:UserWarning")
+def test_migrations_make_the_declared_tables(store: CollectStore):
+    with store.db.reading() as db:
+        context = MigrationContext.configure(
+            db, opts={"compare_type": True, "include_object": lambda *o: o[1] != "collect_version"}
+        )
+        differences = compare_metadata(context, METADATA)
+        found = set(sa.inspect(db).get_table_names())
+    # PostgreSQL spells the order of an index that has an expression in its own way.
+    differences = [one for one in differences if getattr(one[1], "name", "") != "ix_items_next"]
+    assert differences == []
+    assert found >= set(METADATA.tables)
+
+
+@pytest.mark.parametrize("table", IMMUTABLE)
+def test_rows_stay_as_they_were_written(store: CollectStore, table: str):
+    project = project_of_pairs(store, 1)
+    ann = person(store, "ann")
+    task = store.work.claim(project.id, ann)
+    assert isinstance(task, Task)
+    store.work.submit(task.assignment, ann, "key-00001", first_is_better(task))
+    rows = METADATA.tables[table]
+    for change in (sa.update(rows).values(id=rows.c.id), sa.delete(rows)):
+        with pytest.raises(DatabaseError, match=f"rows of {table} stay as they are"), store.db.transaction() as db:
+            db.execute(change)
+
+
+@pytest.mark.parametrize("column", ["action", "previous"])
+def test_a_changed_line_of_the_log_is_found(store: CollectStore, column: str):
+    project_of_pairs(store, 1)
+    person(store, "ann")
+    assert store.audit.broken() is None
+    events = store.audit.events()
+    assert [event.action for event in events][-2:] == ["items.add", "project.create"]
+    with store.db.transaction() as db:
+        if store.db.is_sqlite:
+            db.exec_driver_sql("DROP TRIGGER events_no_update")
+        else:
+            db.exec_driver_sql("DROP TRIGGER events_no_change ON events")
+        db.execute(sa.update(EVENTS).where(EVENTS.c.id == events[-2].id).values({column: "nothing.happened"}))
+    assert store.audit.broken() == events[-2].id
+
+
+def test_a_store_is_opened_again_and_by_two(database: Path | str):
+    first = CollectStore(database)
+    project = project_of_pairs(first, 2)
+    second = CollectStore(database)
+    assert [found.slug for found in second.projects.all()] == [project.slug]
+    ann = person(first, "ann")
+    one, other = first.work.claim(project.id, ann), second.work.claim(project.id, ann)
+    assert isinstance(one, Task)
+    assert isinstance(other, Task)
+    assert one.assignment == other.assignment
+    first.close()
+    second.close()
+
+
+def test_a_plain_url_of_postgresql_means_the_driver_that_is_installed(postgres: Path):
+    with postgres_server.new_database(postgres) as url:
+        CollectStore(url.replace("postgresql+psycopg:", "postgresql:")).close()
+    assert str(store_module._url("postgresql://me@host/db")) == "postgresql+psycopg://me@host/db"
+
+
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/home {tmp_path}/home nfs4 rw 0 0\n")
+    kind = store_module._network_kind
+    monkeypatch.setattr(store_module, "_network_kind", lambda path: kind(path, mounts))
+    with pytest.raises(ConfigError, match=r"network file system \(nfs4\).*PostgreSQL"):
+        CollectStore(tmp_path / "home" / "collect.db")
+    CollectStore(tmp_path / "here" / "collect.db").close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://somewhere/db", "postgresql+psycopg://nobody@/db?host=/nowhere"])
+def test_a_database_that_is_none_is_said_so(url: str):
+    with pytest.raises(ConfigError, match=r"database|allowed"):
+        CollectStore(url)
