@@ -23,7 +23,7 @@ from thumbs.collect.web.site import Site
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "images" / "collect"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while it is open, its event loop keeps others from theirs
 def browser() -> Iterator[Browser]:
     program = shutil.which("chromium")
     if program is None:

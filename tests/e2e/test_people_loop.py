@@ -250,8 +250,8 @@ def test_the_page_is_there_while_the_run_waits_and_closing_the_project_ends_it(t
     config = write_config(tmp_path / "closed")
     database = config.parent / "collect.db"
     with Person(database, 6) as person, started(config) as process:
-        wait_until(lambda: "?token=" in output(config) and person.given == 6, process, config)
-        found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", output(config))
+        wait_until(lambda: "&token=" in output(config) and person.given == 6, process, config)
+        found = re.search(r"http://127\.0\.0\.1:\d+/\?\S+token=\S+", output(config))
         assert found
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
         with opener.open(found.group(), timeout=30) as page:

@@ -250,7 +250,7 @@ def _serve_here(
     try:
         with contextlib.ExitStack() as stack:
             supply = None if opened is None or is_chat else stack.enter_context(opened.supply)
-            url = stack.enter_context(serving(store, host, port, where, sources))
+            url = stack.enter_context(serving(store, host, port, where, project.slug, sources))
             typer.echo(f"\n    {url}\n\nOpen it in a browser to judge {printable(project.name)}. Ctrl-C ends.")
             if browser:
                 open_page(url)
@@ -272,7 +272,7 @@ def _tell_end(store: CollectStore, project: Project, before: int) -> None:
     new = ", none of them new" if given and store.votes.watermark(project.id) == before else ""
     typer.echo(
         f"\n{given} judgements collected{new}. To train on them: "
-        f"thumbs collect export {project.slug} --format preferences -o {project.slug}.jsonl"
+        f"thumbs collect export {project.slug} --format preferences -o {project.slug}-labels.jsonl"
     )
 
 

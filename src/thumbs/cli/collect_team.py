@@ -48,11 +48,12 @@ def new(
       thumbs collect new helpful --guidelines guide.md --overlap 2
       thumbs collect new study --question question.yaml quota=40 prolific_code=C1A2B3
     """
+    from thumbs.collect.importing import QUALITY
     from thumbs.collect.question import Question
     from thumbs.collect.settings import Settings
     from thumbs.config.base import apply_overrides, build_config
 
-    asked = read_question(question) or build_config(Question, {"kind": kind}, source="--kind")
+    asked = read_question(question) or Question(kind=kind, axes=(QUALITY,) if kind == "rate" else ())
     chosen = build_config(Settings, apply_overrides({"overlap": overlap}, settings or []), source="settings")
     text = _read_text(guidelines)
     with opened_store(db) as store:

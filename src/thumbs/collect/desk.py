@@ -78,7 +78,8 @@ class Desk:
     def _wait(self, store: CollectStore, settings: PeopleConfig, asking: Asking) -> None:
         with contextlib.ExitStack() as stack:
             if settings.serve:
-                url = stack.enter_context(serving(store, settings.host, settings.port, database(settings.db)))
+                slug, where = asking.project.slug, database(settings.db)
+                url = stack.enter_context(serving(store, settings.host, settings.port, where, slug))
                 self.tell(f"\n{settings.pairs} pairs wait to be judged:\n\n    {url}\n")
                 self.tell("Closing the project there ends it sooner; Ctrl-C interrupts, and the same command goes on.")
                 self.show(url)
@@ -223,9 +224,10 @@ def serving(
     host: str,
     port: int,
     where: Path | str,
+    slug: str,
     sources: Mapping[str, ReplySource] | None = None,
 ) -> Iterator[str]:
-    """Serves the site to the person at this machine, from a thread; gives the address to open, with its token.
+    """Serves the site to the person at this machine, from a thread; gives the address of a project, with its token.
 
     where: the store's database; beside a file lies the key that keeps open pages logged in when the server starts anew.
     """
@@ -247,7 +249,7 @@ def serving(
     thread.start()
     name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
     try:
-        yield f"http://{name}:{listener.getsockname()[1]}/?token={token}"
+        yield f"http://{name}:{listener.getsockname()[1]}/?next=/p/{slug}&token={token}"
     finally:
         server.should_exit = True
         thread.join()

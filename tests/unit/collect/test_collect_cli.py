@@ -28,6 +28,13 @@ from thumbs.data.preferences import read_preference
 
 PASSWORD = "correct horse battery"  # noqa: S105
 
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits SIG_IGN
+from thumbs.cli.main import app
+app()
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -249,7 +256,7 @@ def running() -> Iterator[list[subprocess.Popen[str]]]:
 
 def start(running: list[subprocess.Popen[str]], *words: str) -> tuple[subprocess.Popen[str], str]:
     """The command as a process, and the address that it prints."""
-    command = [sys.executable, "-c", "from thumbs.cli.main import app; app()", "collect", *words, "--port", "0"]
+    command = [sys.executable, "-c", PROGRAM, "collect", *words, "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     running.append(process)

@@ -54,6 +54,8 @@ def test_the_terminals_address_opens_a_session_and_loses_its_token(store: Collec
     assert page.status_code == 200
     assert TOKEN not in page.text
     assert [account.role for account in store.people.all()] == ["owner"]
+    assert visitor.get(f"/?next=/p/work&token={TOKEN}").headers["location"] == "/p/work"
+    assert visitor.get(f"/?next=//elsewhere&token={TOKEN}").headers["location"] == "/"
     again = visitor.get(f"/?token={TOKEN}")
     assert (again.headers["location"], again.headers.get("set-cookie")) == ("/", None)
 

@@ -105,7 +105,7 @@ class Entry:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on all but `GET /?token=…` of a local site; raises HTTPException 401 where the token is wrong."""
+        """Passes on all but `GET /?token=…&next=…` of a local site; raises HTTPException 401 for a wrong one."""
         if scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET":
             request = Request(scope)
             site, token = site_of(request), request.query_params.get("token")
@@ -117,13 +117,14 @@ class Entry:
 
 async def _enter(request: Request, token: str) -> Response:
     site = site_of(request)
+    after = local_path(request.query_params.get("next", ""))
     if request.state.caller is not None:
-        return RedirectResponse("/", 303)
+        return RedirectResponse(after, 303)
     request.app.state.limits.door.take(address_of(request))
     if not site.token or not compare_digest(site.token.encode(), token.encode("utf-8", "replace")):
         raise HTTPException(401, "open the address that `thumbs collect` printed in the terminal")
     account = await threaded(site.store.people.at_home, getpass.getuser())
-    return await begin_session(request, account, "/")
+    return await begin_session(request, account, after)
 
 
 async def _invited(request: Request) -> Account:
