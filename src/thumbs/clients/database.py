@@ -96,6 +96,15 @@ class Database:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
+    @contextlib.contextmanager
+    def glance(self) -> Iterator[Connection]:
+        """A connection for queries that need not agree with each other: no transaction, so fewer trips to a server."""
+        engine = self._engine
+        if not self._is_sqlite:  # the driver of SQLite begins none for a query
+            engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            yield connection
+
     @property
     def is_sqlite(self) -> bool:
         """Whether it is a file of SQLite's."""
@@ -119,7 +128,7 @@ class Database:
 
     def all(self, record: Callable[..., R], query: Executable) -> list[R]:
         """Every row as a record."""
-        with self._engine.connect() as connection:
+        with self.glance() as connection:
             return [record(**row._asdict()) for row in connection.execute(query)]
 
     def one(self, record: Callable[..., R], query: Executable) -> R | None:
@@ -133,7 +142,7 @@ class Database:
 
     def values(self, query: Executable) -> list[Any]:
         """The first column of every row."""
-        with self._engine.connect() as connection:
+        with self.glance() as connection:
             return list(connection.scalars(query))
 
 

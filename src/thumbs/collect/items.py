@@ -208,7 +208,7 @@ class Items:
             .where(SLOTS.c.item_id == item_id)
             .order_by(SLOTS.c.slot)
         )
-        with self._db.reading() as db:
+        with self._db.glance() as db:
             messages = db.scalar(prompt)
             if messages is None:
                 raise NotFound(f"there is no item {item_id}")

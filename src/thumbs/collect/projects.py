@@ -33,6 +33,8 @@ class Projects:
         self._db, self._audit, self._clock = db, audit, clock
         self.version = lru_cache(maxsize=1024)(self._read_version)
         """version(what, id): the version of the questions or guidelines with that id; raises NotFound."""
+        self.advice = lru_cache(maxsize=1024)(self._read_advice)
+        """advice(project, version): the text of that version of its guidelines."""
 
     def create(
         self,
@@ -130,6 +132,10 @@ class Projects:
         if found is None:
             raise NotFound(f"there is no version {version_id} of the {what}")
         return found
+
+    def _read_advice(self, project_id: int, version: int) -> str:
+        where = (GUIDELINES.c.project_id == project_id, GUIDELINES.c.version == version)
+        return self._db.values(select(GUIDELINES.c.body).where(*where))[0]
 
     def _newest(self, table: Table, project_id: int) -> Version:
         query = select(*_version_columns(table)).where(table.c.project_id == project_id)

@@ -90,7 +90,7 @@ class Queue:
 
     def held(self, project_id: int, account_id: int) -> Found | None:
         """The task that the person has, where its lease needs no renewal and the project is open to them."""
-        with self._db.reading() as db:
+        with self._db.glance() as db:
             row = db.execute(_live(project_id, account_id)).first()
             if row is None or self._clock() > row.leased + (row.expires - row.leased) / 2:
                 return None
@@ -122,7 +122,7 @@ class Queue:
 
     def given(self, project_id: int, account_id: int, role: ItemRole | None = None) -> int:
         """How many of the person's answers stand, skips apart; `role`: to items of that role alone."""
-        with self._db.reading() as db:
+        with self._db.glance() as db:
             return _given(db, project_id, account_id, "submitted", role=role)
 
     def expire(self, project_id: int) -> int:

@@ -116,7 +116,7 @@ class Work:
 
     def project_of(self, assignment: str, account_id: int) -> int:
         """The project of the person's own task; raises NotFound."""
-        with self._db.reading() as db:
+        with self._db.glance() as db:
             return _own(db, assignment, account_id).project_id
 
     def release(self, assignment: str, account_id: int) -> None:
@@ -168,7 +168,7 @@ class Work:
         if not 8 <= len(key) <= 100 or "\0" in key:
             raise CollectError("an idempotency key has 8 to 100 characters; make a random one for each answer")
         digest = hashlib.sha256(canonical_json([assignment, expected, body]).encode("ascii")).hexdigest()
-        with self._db.reading() as db:
+        with self._db.glance() as db:
             asked = _own(db, assignment, account_id)
         question = self._question(asked.question_id)
         with self._db.transaction(durable=True, turn=asked.project_id) as db:

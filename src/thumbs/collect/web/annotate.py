@@ -299,14 +299,12 @@ def _next(request: Request, project: Project, caller: Caller) -> dict[str, Any]:
     return {"nothing": reason, "html": html}
 
 
-def _task(request: Request, task: Task, project: Project) -> dict[str, Any]:
-    guideline = task.guideline_version if _has_guidelines(request, project) else ""
+def _task(request: Request, task: Task, project: Project | None = None) -> dict[str, Any]:
+    guideline: int | str = task.guideline_version
+    if project is not None and not site_of(request).store.projects.advice(project.id, guideline).strip():
+        guideline = ""
     html = fragment(request, "task.html", task=task, guideline=guideline, skip_words=SKIP_WORDS)
     return {"id": task.assignment, "revision": task.revision, "earlier": task.earlier, "html": html}
-
-
-def _has_guidelines(request: Request, project: Project) -> bool:
-    return bool(site_of(request).store.projects.guidelines(project.id).body.strip())
 
 
 async def _keep(request: Request, expected: int | None) -> JSONResponse:
@@ -349,13 +347,14 @@ def _your_turn(request: Request, project: Project, caller: Caller) -> str:
     store = site_of(request).store
     conversation = store.chat.current(project.id, caller.account.id)
     question = store.projects.question(project.id)[1]
+    guideline = store.projects.guidelines(project.id)
     return fragment(
         request,
         "chat.html",
         conversation=conversation or "",
         messages=store.chat.messages(conversation, caller.account.id) if conversation else (),
         harmful=question.direction == "more_harmful",
-        guideline=store.projects.guidelines(project.id).version if _has_guidelines(request, project) else "",
+        guideline=guideline.version if guideline.body.strip() else "",
     )
 
 
