@@ -303,7 +303,7 @@ JUDGEMENTS = Table(
     CheckConstraint("strength BETWEEN -4 AND 4 AND (verdict = 'prefer') = (strength <> 0)", name="strength"),
     _one_of("verdict", "prefer", "tie", "both_bad", "skip", "rank", "rate", "write"),
     Index("ix_judgements_project", "project_id", "id"),
-    Index("ix_judgements_account", "account_id", "id"),
+    Index("ix_judgements_account", "account_id", "project_id", "id"),
 )
 
 EXPORTS = Table(

@@ -257,6 +257,7 @@ def _items() -> None:
         _refers("question_id", "questions.id", "fk_items_question_id"),
         sa.UniqueConstraint("project_id", "key", name="uq_items_project_id_key"),
     )
+    op.create_index("ix_items_next", "items", ["project_id", "state", "role", sa.text("priority DESC"), "id"])
     op.create_index("ix_items_conversation_id", "items", ["conversation_id"])
     op.create_index("ix_items_counted", "items", ["project_id", "state", "role", "target", "n_done"])
     op.create_index("ix_items_listed", "items", ["project_id", "state", "role", "id"])
@@ -385,6 +386,6 @@ def _judgements() -> None:
         sa.UniqueConstraint("assignment_id", "revision", name="uq_judgements_assignment_id_revision"),
         sa.UniqueConstraint("key", name="uq_judgements_key"),
     )
-    op.create_index("ix_judgements_account", "judgements", ["account_id", "id"])
+    op.create_index("ix_judgements_account", "judgements", ["account_id", "project_id", "id"])
     op.create_index("ix_judgements_item_id", "judgements", ["item_id"])
     op.create_index("ix_judgements_project", "judgements", ["project_id", "id"])
