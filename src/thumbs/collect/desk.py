@@ -178,19 +178,20 @@ def open_run(
         raise ConfigError(f"the config of {run} names no prompts; give a file of them")
     source = open_stage(run, stage, plan.sampling)
     rows = load_prompts(data, source.tokenizer, config.system).rows
-    return _opened(
-        store, project or slug_of(f"{run.name}-{stage}"), f"{run} {stage}", source, rows, plan, source.scores
-    )
+    return _opened(store, project or slug_of(f"{run.name}-{stage}"), run.name, source, rows, plan, source.scores)
 
 
 def open_prompts(store: CollectStore, prompts: str, model: str, plan: Plan, *, project: str = "") -> Opened:
-    """A project for a model by name and a file of prompts (any source that training reads)."""
+    """A project for a model by name and a file of prompts (any source that training reads).
+
+    People read the name of a project above their tasks, so it says nothing of the model.
+    """
     from thumbs.data.load import load_prompts
     from thumbs.pipeline.reply_source import open_model
 
     source = open_model(model, plan.sampling)
     rows = load_prompts(DataConfig(path=prompts), source.tokenizer).rows
-    return _opened(store, project or slug_of(Path(prompts).stem), f"{Path(prompts).name} {model}", source, rows, plan)
+    return _opened(store, project or slug_of(Path(prompts).stem), Path(prompts).name, source, rows, plan)
 
 
 def _opened(

@@ -95,7 +95,7 @@ def open_stage(run: Path, stage: str, sampling: SamplingConfig | None = None) ->
         scorer = member_scorer(opened.engine, open_reward_model(opened.engine, trained[-1]), opened.tokenizer)
     return PolicySource(
         config.model.name,
-        "" if stage == "base" else f"{stage}/model",
+        "" if stage == "base" else str(run / stage / "model"),  # several runs may share a database
         opened.engine.snapshot(opened.model(stage)),
         opened.tokenizer,
         sampling or own,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from collect_world import model, person
 from thumbs.collect.asking import Asking
-from thumbs.collect.desk import Desk, database, listen, project_of, shown, slug_of
+from thumbs.collect.desk import Desk, Plan, database, listen, open_prompts, project_of, shown, slug_of
 from thumbs.collect.question import Question
 from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
@@ -227,3 +228,10 @@ def test_a_taken_port_is_passed_over():
         port = taken.getsockname()[1]
         with listen("127.0.0.1", port) as other:
             assert port < other.getsockname()[1] < port + 20
+
+
+def test_the_name_of_an_opened_project_says_nothing_of_the_model(tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("Ana\nBen\n", encoding="utf-8")
+    with contextlib.closing(CollectStore(tmp_path / "collect.db")) as store:
+        project = open_prompts(store, str(tmp_path / "prompts.txt"), "byte-tiny", Plan()).project
+    assert (project.slug, project.name) == ("prompts", "prompts.txt")

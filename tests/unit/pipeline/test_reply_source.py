@@ -39,11 +39,12 @@ def sft(tiny_run: Path) -> PolicySource:
     return open_stage(tiny_run, "sft", SHORT)
 
 
-def test_replies_name_their_maker_and_come_again_with_their_seed(sft: PolicySource):
+def test_replies_name_their_maker_and_come_again_with_their_seed(sft: PolicySource, tiny_run: Path):
     replies = sft.write(ASK, 3, seed=4)
-    assert sft.name == "byte-tiny sft/model"
+    checkpoint = f"{tiny_run}/sft/model"
+    assert sft.name == f"byte-tiny {checkpoint}"
     makers = [reply.generator for reply in replies]
-    assert {(maker.kind, maker.name, maker.checkpoint) for maker in makers} == {("model", "byte-tiny", "sft/model")}
+    assert {(maker.kind, maker.name, maker.checkpoint) for maker in makers} == {("model", "byte-tiny", checkpoint)}
     assert all(maker.sampling["max_new_tokens"] == 5 for maker in makers)
     assert len({maker.seed for maker in makers}) == 3
     assert sft.write(ASK, 3, seed=4) == replies
