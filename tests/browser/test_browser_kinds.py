@@ -160,6 +160,9 @@ def test_a_conversation_with_the_live_policy(world: World, picture: Callable[[Pa
     page = world.open(person(world.store, "ann"), "/p/work", viewport={"width": 1120, "height": 720})
     page.keyboard.press("Control+Enter")
     expect(page.locator("#why")).to_contain_text("Write a message")
+    box = page.locator("[name=text]").bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 1120 - 16
     chosen = []
     for turn, key in ((1, "1"), (2, "8")):
         page.locator("[name=text]").fill(f"hello {turn}")
