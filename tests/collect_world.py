@@ -5,11 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from thumbs.collect.question import Question
 from thumbs.collect.records import NewItem, Project, Role, Task
 from thumbs.collect.settings import Settings
 from thumbs.collect.store import CollectStore
 from thumbs.records import Generator, Message, Reply
+
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what does not depend on the database; the rest runs on both."""
 
 
 class Clock:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import insert
 
 from collect_world import Clock, model, pair, person
@@ -28,8 +27,6 @@ from thumbs.collect.tables import (
 from thumbs.config.data import DataConfig
 from thumbs.records import Message, Reply
 
-ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-"""For what does not depend on the database; the rest runs on both."""
 HELPFUL = Axis(key="helpful", label="Helpful")
 ASKED = Question(axes=(HELPFUL,), rewrite=True)
 

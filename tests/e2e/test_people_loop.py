@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.cookiejar import CookieJar
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from thumbs.cli.main import app
+from forked_command import output, started
 from thumbs.collect.errors import NotFound
 from thumbs.collect.simulate import SimulatedPerson
 from thumbs.collect.store import CollectStore
@@ -64,34 +62,6 @@ def write_config(folder: Path) -> Path:
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "config.yaml"
-
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["thumbs.pipeline.run", "thumbs.report.build", "torch._dynamo", "thumbs.collect.web.app"])
-
-
-def command(arguments: list[str], log: Path) -> None:
-    """The `thumbs` command, its output in a file."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    app(arguments, prog_name="thumbs")
-
-
-@contextmanager
-def started(config: Path) -> Iterator[BaseProcess]:
-    """`thumbs run` in a process of its own; killed at the end."""
-    process = FORKS.Process(target=command, args=(["run", str(config)], config.parent / "log.txt"))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
-def output(config: Path) -> str:
-    return (config.parent / "log.txt").read_text() if (config.parent / "log.txt").exists() else ""
 
 
 class Person:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
-import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from thumbs.cli.main import app
+from forked_command import output, started
 
 pytestmark = pytest.mark.e2e
 
@@ -63,40 +59,6 @@ def write_config(folder: Path) -> Path:
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return folder / "config.yaml"
-
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["thumbs.pipeline.run", "thumbs.report.build", "torch._dynamo"])
-
-
-def command(arguments: list[str], log: Path, file_limit: int | None) -> None:
-    """The `thumbs` command, in a process that a clean server forked: as from the shell, without seconds of imports."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, CI's say, inherits SIG_IGN
-    if file_limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    app(arguments, prog_name="thumbs")
-
-
-@contextmanager
-def started(config: Path, *overrides: str, file_limit: int | None = None) -> Iterator[BaseProcess]:
-    """`thumbs run` in a process of its own, with at most `file_limit` bytes a file; killed at the end."""
-    arguments = ["run", str(config), *overrides]
-    process = FORKS.Process(target=command, args=(arguments, config.parent / "log.txt", file_limit))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
-def output(config: Path) -> str:
-    """What the last process printed."""
-    log = config.parent / "log.txt"
-    return log.read_text(encoding="utf-8") if log.exists() else ""
 
 
 def finish(config: Path, *overrides: str, file_limit: int | None = None) -> tuple[int | None, str]:

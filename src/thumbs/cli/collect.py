@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from thumbs.cli.listening import is_loopback, listen, url_of
 from thumbs.cli.shell import printable
 from thumbs.errors import ConfigError
+from thumbs.web.listening import is_loopback, listen, url_of
 
 if TYPE_CHECKING:
     import socket

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thumbs.cli.listening import is_loopback, listen, url_of
 from thumbs.cli.shell import printable
 from thumbs.config.base import build_config
 from thumbs.config.model import ModelConfig
 from thumbs.errors import ConfigError
+from thumbs.web.listening import is_loopback, listen, url_of
 
 if TYPE_CHECKING:
     import socket

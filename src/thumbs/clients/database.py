@@ -8,6 +8,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,6 +145,11 @@ class Database:
         """The first column of every row."""
         with self.glance() as connection:
             return list(connection.scalars(query))
+
+
+def utc_now() -> datetime:
+    """The time, as the stores keep it."""
+    return datetime.now(UTC)
 
 
 def oldest_first(table: Table) -> Select[Any]:

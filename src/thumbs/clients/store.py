@@ -11,7 +11,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sqlalchemy import URL, ColumnElement, and_, delete, insert, select, true, u
 
 from thumbs.clients.checkpoint_folders import locked
 from thumbs.clients.checkpoint_store import CheckpointStore
-from thumbs.clients.database import Database, StoreError, newest_first, oldest_first
+from thumbs.clients.database import Database, StoreError, newest_first, oldest_first, utc_now
 from thumbs.clients.tables import (
     FUTURES,
     RUNS,
@@ -34,10 +34,6 @@ from thumbs.clients.tables import (
 )
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Store(CheckpointStore):
     """The records and checkpoints under one folder; safe to share between threads and processes.
 
@@ -46,7 +42,7 @@ class Store(CheckpointStore):
     left. `clock` says what time it is. Raises ConfigError where the database cannot be opened.
     """
 
-    def __init__(self, folder: Path, url: str | None = None, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, folder: Path, url: str | None = None, *, clock: Callable[[], datetime] = utc_now) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(folder / ".opening", fcntl.LOCK_EX):
             database = Database(url or URL.create("sqlite", database=str(folder / "store.db")))

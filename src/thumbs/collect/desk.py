@@ -7,11 +7,9 @@ works on: a project, a model that writes replies for it, and a supply that keeps
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import re
 import secrets
-import socket
 import sys
 import threading
 import time
@@ -38,6 +36,7 @@ from thumbs.errors import ConfigError
 from thumbs.records import Prompt
 from thumbs.tracking.progress import Progress
 from thumbs.web.keys import load_key
+from thumbs.web.listening import is_loopback, listen, url_of
 
 if TYPE_CHECKING:
     from thumbs.stages.people import Candidate, Labels
@@ -237,10 +236,10 @@ def serving(
     from thumbs.collect.web.app import create_app
     from thumbs.collect.web.site import Site
 
-    listener, token = listen(host, port), secrets.token_urlsafe(24)
+    listener, token = listen(host, port, _PORTS), secrets.token_urlsafe(24)
     key = load_key(where.with_name("site.key")) if isinstance(where, Path) else secrets.token_bytes(32)
     site = Site(store, key, local=True, token=token, sources=sources or {})
-    if not (host == "localhost" or ipaddress.ip_address(host).is_loopback):
+    if not is_loopback(host):
         site = replace(site, hosts=("*",))
     config = uvicorn.Config(
         create_app(site), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
@@ -248,22 +247,9 @@ def serving(
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="desk", daemon=True)
     thread.start()
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
     try:
-        yield f"http://{name}:{listener.getsockname()[1]}/?next=/p/{slug}&token={token}"
+        yield f"{url_of(listener, host)}/?next=/p/{slug}&token={token}"
     finally:
         server.should_exit = True
         thread.join()
         listener.close()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket at that port, or at one of the next; raises ConfigError where none of them is free."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    reason = ""
-    for number in range(port, min(port + _PORTS, 65536)):
-        try:
-            return socket.create_server((host, number), family=family, backlog=256)
-        except OSError as error:
-            reason = error.strerror or str(error)
-    raise ConfigError(f"cannot listen on {host}, port {port} or those after it: {reason}; choose another port")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import URL, make_url, select
 from sqlalchemy.exc import ArgumentError
 
-from thumbs.clients.database import Database
+from thumbs.clients.database import Database, utc_now
 from thumbs.collect.audit import Audit
 from thumbs.collect.chat import Chat
 from thumbs.collect.items import Items
@@ -25,10 +25,6 @@ from thumbs.records import Generator
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "fuse.sshfs", "afs")
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class CollectStore:
     """Projects, items, people and their judgements; safe to share between threads and processes.
 
@@ -41,7 +37,7 @@ class CollectStore:
         self,
         where: Path | str | URL,
         *,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
         chance: random.Random | None = None,
     ) -> None:
         chance = chance or random.SystemRandom()

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
 import postgres_server
-from collect_world import Clock
+from collect_visitor import team_app
+from collect_world import Clock, project_of_pairs
 from thumbs.collect.store import CollectStore
 
 
@@ -33,3 +35,10 @@ def store(database: Path | str, clock: Clock) -> Iterator[CollectStore]:
     opened = CollectStore(database, clock=clock, chance=random.Random(7))
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def app(store: CollectStore) -> Starlette:
+    """A team's site with two pairs."""
+    project_of_pairs(store, 2)
+    return team_app(store)

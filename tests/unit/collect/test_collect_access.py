@@ -14,11 +14,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from collect_visitor import TOKEN, Visitor, local_app, team_app
-from collect_world import Clock, person, project_of_pairs
+from collect_world import ON_SQLITE, Clock, person, project_of_pairs
 from thumbs.collect.people import TokenScope
 from thumbs.collect.records import Role
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import METADATA
+
+pytestmark = ON_SQLITE
 
 ROLES: tuple[Role, ...] = ("owner", "admin", "reviewer", "annotator", "viewer")
 SCOPES: tuple[TokenScope, ...] = ("ingest", "export", "admin")
@@ -91,19 +93,6 @@ WHO_MAY: dict[str, set[str]] = {
 """A route that is not here fails a test: somebody has to decide. Nobody may log in without a password."""
 CLAIMS = {"GET /p/{slug}"}
 """What a GET may change all the same: the page comes with the person's first task."""
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[CollectStore]:
-    opened = CollectStore(tmp_path / "collect.db", clock=clock)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def app(store: CollectStore) -> Starlette:
-    project_of_pairs(store, 2)
-    return team_app(store)
 
 
 def routes(app: Starlette) -> list[str]:

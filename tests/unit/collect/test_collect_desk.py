@@ -11,7 +11,7 @@ import pytest
 
 from collect_world import model, person
 from thumbs.collect.asking import Asking
-from thumbs.collect.desk import Desk, Plan, database, listen, open_prompts, project_of, shown, slug_of
+from thumbs.collect.desk import Desk, Plan, database, open_prompts, project_of, shown, slug_of
 from thumbs.collect.question import Question
 from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
@@ -19,6 +19,7 @@ from thumbs.config.preferences import PeopleConfig
 from thumbs.errors import ConfigError
 from thumbs.records import Message, Preference, Reply
 from thumbs.stages.people import Candidate, Labels
+from thumbs.web.listening import listen
 
 SKIP = {"verdict": "skip", "skip_reason": "unclear"}
 FIRST = {"verdict": "prefer", "strength": -2}
@@ -226,7 +227,7 @@ def test_the_database_is_shown_without_its_password():
 def test_a_taken_port_is_passed_over():
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with listen("127.0.0.1", port) as other:
+        with listen("127.0.0.1", port, 20) as other:
             assert port < other.getsockname()[1] < port + 20
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from collect_world import Clock, model, pair
+from collect_world import ON_SQLITE, Clock, model, pair
 from export_world import (
     ASKED,
     HELPFUL,
-    ON_SQLITE,
     config,
     first,
     judged_pairs,

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from collect_world import Clock, pair, person
+from collect_world import ON_SQLITE, Clock, pair, person
 from export_world import (
     ASKED,
-    ON_SQLITE,
     OPINIONS,
     TIE,
     fill,

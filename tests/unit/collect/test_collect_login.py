@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.cookies
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from collect_visitor import TOKEN, Visitor, hidden, local_app, team_app
-from collect_world import Clock, person, project_of_pairs
+from collect_world import person, project_of_pairs
 from thumbs.collect import passwords
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.limits import Buckets
@@ -24,24 +23,17 @@ from thumbs.collect.web.words import words
 PASSWORD = "correct horse battery"  # noqa: S105
 
 
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """The doors do not depend on the database."""
+    return tmp_path / "collect.db"
+
+
 @pytest.fixture(autouse=True)
 def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their cost is tested with the accounts."""
     monkeypatch.setattr(passwords, "_N", 2**4)
     monkeypatch.setattr(passwords, "_NOBODY", passwords._NOBODY.replace(f"${2**14}$", f"${2**4}$"))
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[CollectStore]:
-    opened = CollectStore(tmp_path / "collect.db", clock=clock)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def app(store: CollectStore) -> Starlette:
-    project_of_pairs(store, 2)
-    return team_app(store)
 
 
 def test_the_terminals_address_opens_a_session_and_loses_its_token(store: CollectStore):
