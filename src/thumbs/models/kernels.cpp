@@ -36,7 +36,8 @@ inline ints bits(vec x) { return reinterpret_cast<ints>(x); }
 inline vec floats(ints x) { return reinterpret_cast<vec>(x); }
 inline vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 inline void store(float* p, vec x) { *reinterpret_cast<vec*>(p) = x; }
-inline vec all(float x) { return vec{} + x; }
+// x - 0 is x for every x, signed zeros too, so this is one broadcast; 0 + x would turn -0 into 0, an addition each time.
+inline vec all(float x) { return x - vec{}; }
 
 inline vec load(const bf16* p) { return floats(__builtin_convertvector(*reinterpret_cast<const halves*>(p), ints) << 16); }
 // Bits whose upper half is the nearest bfloat16, ties to even.
