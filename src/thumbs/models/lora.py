@@ -8,7 +8,7 @@ matrices of query, key and value are one product and their B matrices the blocks
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thumbs.config.model import LoraConfig
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, ModelError
 from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.prepacked import linear, prepack
 
@@ -35,6 +35,7 @@ FUSED = {
     "gate_up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
+_ADAPTER_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FILLED = 64
 """Widths of the kernels' panels divide it."""
 
@@ -110,20 +111,19 @@ class Adapter(nn.Module):
         """Tensors under PEFT's names."""
         state = {}
         for key, a in self.down_maps.items():
-            layer, fused, name = _split(key)
-            stem = f"base_model.model.model.layers.{layer}.{MODULE[fused]}.{name}"
+            stem = _peft_stem(*_split(key))
             state[f"{stem}.lora_A.weight"] = a.detach().contiguous()
             state[f"{stem}.lora_B.weight"] = self.up_maps[key].detach().contiguous()
         return state
 
-    def load_peft_state(self, state: dict[str, Tensor]) -> None:
-        """Reads tensors under PEFT's names; raises KeyError for a missing one."""
-        with torch.no_grad():
-            for key in self.down_maps:
-                layer, fused, name = _split(key)
-                stem = f"base_model.model.model.layers.{layer}.{MODULE[fused]}.{name}"
-                self.down_maps[key].copy_(state[f"{stem}.lora_A.weight"])
-                self.up_maps[key].copy_(state[f"{stem}.lora_B.weight"])
+    @torch.no_grad()
+    def load_peft_state(self, state: Mapping[str, Tensor]) -> None:
+        """Reads tensors under PEFT's names; raises ModelError and changes nothing unless `check_peft_state` passes."""
+        check_peft_state(self.shape, self.config, state)
+        for key in self.down_maps:
+            stem = _peft_stem(*_split(key))
+            self.down_maps[key].copy_(state[f"{stem}.lora_A.weight"])
+            self.up_maps[key].copy_(state[f"{stem}.lora_B.weight"])
 
     def peft_config(self, base: str) -> dict[str, Any]:
         """adapter_config.json for PEFT."""
@@ -159,6 +159,43 @@ class FrozenAdapter:
     def layer(self, index: int, dtype: torch.dtype) -> RowParts:
         """The parts of one layer, for all rows."""
         return [(slice(None), self.parts[index])]
+
+
+def peft_shapes(shape: DecoderConfig, config: LoraConfig) -> dict[str, tuple[int, int]]:
+    """What an adapter of such settings consists of: PEFT's name of each tensor → its shape."""
+    first = shape.layers - min(config.layers or shape.layers, shape.layers)
+    shapes = {}
+    for layer in range(first, shape.layers):
+        for fused, (width, outs) in projections(shape).items():
+            for name in (name for name in outs if name in config.targets):
+                stem = _peft_stem(str(layer), fused, name)
+                shapes[f"{stem}.lora_A.weight"] = (config.rank, width)
+                shapes[f"{stem}.lora_B.weight"] = (outs[name], config.rank)
+    return shapes
+
+
+def check_peft_state(shape: DecoderConfig, config: LoraConfig, state: Mapping[str, Tensor]) -> None:
+    """Raises ModelError unless the tensors are exactly those of such an adapter.
+
+    Names and shapes must be those of `peft_shapes`, so that nothing is left out and nothing broadcasts; numbers must be
+    of a floating type of 16 bits or more, and finite in float32, in which they are held.
+    """
+    wanted = peft_shapes(shape, config)
+    if missing := sorted(wanted.keys() - state.keys()):
+        raise ModelError(f"the adapter lacks {_some(missing)}; its targets are {', '.join(config.targets)}")
+    if extra := sorted(state.keys() - wanted.keys()):
+        raise ModelError(
+            f"the adapter holds {_some(extra)}, which no adapter of this model on {', '.join(config.targets)} has"
+        )
+    for name, size in wanted.items():
+        tensor = state[name]
+        if tuple(tensor.shape) != size:
+            raise ModelError(f"the adapter's {name} has shape {tuple(tensor.shape)}; {size} is needed")
+        if tensor.dtype not in _ADAPTER_DTYPES:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _ADAPTER_DTYPES)
+            raise ModelError(f"the adapter's {name} is {str(tensor.dtype).removeprefix('torch.')}; allowed: {allowed}")
+        if not torch.isfinite(tensor.float()).all():
+            raise ModelError(f"the adapter's {name} holds NaN or infinity; train or save it again")
 
 
 def adapted_linear(
@@ -199,6 +236,14 @@ def projections(shape: DecoderConfig) -> dict[str, tuple[int, dict[str, int]]]:
         "gate_up": (shape.width, {"gate_proj": shape.intermediate, "up_proj": shape.intermediate}),
         "down": (shape.intermediate, {"down_proj": shape.width}),
     }
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{names[0]!r}" + (f" and {len(names) - 1} more tensors" if len(names) > 1 else "")
+
+
+def _peft_stem(layer: str, fused: str, name: str) -> str:
+    return f"base_model.model.model.layers.{layer}.{MODULE[fused]}.{name}"
 
 
 def _split(key: str) -> tuple[str, str, str]:

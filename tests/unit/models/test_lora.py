@@ -10,7 +10,7 @@ from thumbs.config.losses import CrossEntropy
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, ModelError
 from thumbs.models.decoder_config import read_config, write_config
 from thumbs.models.lora import Adapter
 from thumbs.models.weights import load_decoder, merged_copy, named_tensors
@@ -168,3 +168,31 @@ def test_an_unknown_target_is_named(tiny_llama):
     model = load_decoder(tiny_llama, torch.float32, master=False)
     with pytest.raises(ConfigError, match=r"\['c_attn'\]; allowed are \['down_proj'"):
         Adapter(model.config, LoraConfig(targets=("q_proj", "c_attn")), seed=0)
+
+
+STEM = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop(STEM), f"lacks '{STEM}'"),
+        (lambda state: state.update(stray=torch.zeros(1)), "holds 'stray'"),
+        (lambda state: state.update({STEM: state[STEM][:1]}), r"shape \(1, 32\); \(2, 32\) is needed"),
+        (lambda state: state.update({STEM: torch.zeros(())}), r"shape \(\); \(2, 32\) is needed"),
+        (lambda state: state.update({STEM: state[STEM] * float("inf")}), "NaN or infinity"),
+        (lambda state: state.update({STEM: torch.full((2, 32), 1e300, dtype=torch.float64)}), "NaN or infinity"),
+        (lambda state: state.update({STEM: state[STEM].to(torch.int8)}), "is int8; allowed: float32"),
+        (lambda state: state.update({STEM: state[STEM].to(torch.complex64)}), "is complex64; allowed: float32"),
+    ],
+)
+def test_a_state_that_is_not_this_adapter_is_refused_whole(change, message):
+    raw = FAMILIES["llama"].to_dict() | {"architectures": ["LlamaForCausalLM"]}
+    config = LoraConfig(rank=2, targets=("q_proj", "up_proj"))
+    adapter = Adapter(read_config(raw), config, seed=0)
+    before = {name: tensor.clone() for name, tensor in adapter.peft_state().items()}
+    state = {name: torch.randn(tensor.shape) for name, tensor in before.items()}
+    change(state)
+    with pytest.raises(ModelError, match=message):
+        adapter.load_peft_state(state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapter.peft_state().items())
