@@ -25,7 +25,19 @@ Model = Annotated[
 ]
 
 
-def lint(data: Source, kind: Kind = "auto", model: Model = None) -> None:
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Count longer rows, in tokens of --model or else in bytes, as too long."),
+]
+AxisOption = Annotated[
+    str | None,
+    typer.Option("--axis", metavar="NAME", help="Which of several judgements of a row to go by.", show_default=False),
+]
+
+
+def lint(
+    data: Source, kind: Kind = "auto", model: Model = None, max_tokens: MaxTokens = None, axis: AxisOption = None
+) -> None:
     """Say what is wrong with a data file, line by line.
 
     Also prints how many rows are left; exit code 1 when no usable row is left.
@@ -36,7 +48,7 @@ def lint(data: Source, kind: Kind = "auto", model: Model = None) -> None:
     """
     from thumbs.data.lint import lint as lint_data
 
-    found = lint_data(data, tokenizer=_tokenizer(model) if model else None, kind=kind)
+    found = lint_data(data, tokenizer=_tokenizer(model) if model else None, kind=kind, max_tokens=max_tokens, axis=axis)
     typer.echo(printable(found.text()))
     if not found.rows_left:
         raise typer.Exit(FAILURE)

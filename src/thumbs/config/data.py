@@ -20,3 +20,5 @@ class DataConfig(Frozen):
     """The run refuses to start when less than this fraction of the rows is usable."""
     holdout: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of the rows kept for evaluation, chosen by a hash of the prompt."""
+    axis: str | None = None
+    """Which of several judgements of a row to go by, such as `safety`; rows with one need none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from thumbs.data.load import (
     STEPS,
     Form,
     Loaded,
+    ignored_text,
     read_all,
 )
 from thumbs.data.preferences import preferred
@@ -59,6 +60,8 @@ class LintReport:
     unit: Literal["tokens", "bytes"]
     ties: float | None
     """Fraction of the usable pairs whose judgements favour neither reply; None where there are no pairs."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Keys that nothing reads, with the number of usable rows that have each."""
 
     def text(self) -> str:
         """The report for a terminal."""
@@ -71,7 +74,10 @@ class LintReport:
             lines.append(f"  length of a row in {self.unit}: {lengths}")
         if self.ties is not None:
             lines.append(f"  ties: {self.ties:.1%} of the usable pairs")
-        if not self.counts:
+        lines += [f"  {line}" for line in ignored_text(self.ignored)]
+        if not self.total and not self.counts:
+            lines.append("  the file is empty")
+        elif not self.counts:
             lines.append("  nothing is wrong")
         return "\n".join(lines)
 
@@ -81,6 +87,7 @@ def lint(
     tokenizer: Tokenizer | None = None,
     kind: DataKind | Literal["auto"] = "auto",
     max_tokens: int | None = None,
+    axis: str | None = None,
 ) -> LintReport:
     """Report on a source, as loading it would see it; never raises for what is in it, nor when it is not
     there.
@@ -91,7 +98,7 @@ def lint(
     ruler = tokenizer or ByteTokenizer()
     try:
         chosen: DataKind = detect_kind(path) if kind == "auto" else kind
-        loaded: Loaded[Any] = read_all(path, _FORMS[chosen], ruler, None, max_tokens)
+        loaded: Loaded[Any] = read_all(path, _FORMS[chosen], ruler, None, max_tokens, axis)
     except DataError as error:
         chosen = "conversations" if kind == "auto" else kind
         loaded = Loaded(str(path), [], [], [Problem(str(path), 0, "unreadable", str(error))], 0)
@@ -111,6 +118,7 @@ def lint(
         lengths=_describe(loaded.lengths),
         unit="bytes" if tokenizer is None else "tokens",
         ties=_tie_fraction(loaded.rows),
+        ignored=loaded.ignored,
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from thumbs.data.preferences import read_preference
 from thumbs.data.prompts import read_prompt
 from thumbs.data.rankings import pairs_of, read_ranking
 from thumbs.data.ratings import pairs_of_ratings, read_rating, read_stepped_reply
+from thumbs.data.reading import reading
 from thumbs.data.replies import JudgedReply, read_judged_reply
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, read_rows
 from thumbs.data.tokenizers import Tokenizer
@@ -23,12 +24,15 @@ from thumbs.records import Message, Preference, Prompt, Ranking, Rating, Reply, 
 T = TypeVar("T")
 
 _SHOWN = 5
+_KEYS = 40
+_BOOKKEEPING = ("id", "uid", "uuid", "idx", "index", "source", "dataset", "split", "category", "language", "metadata")
+"""Keys of no use to training that many files have; they are named after the others."""
 
 
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """What came of a source: usable rows with their lengths (tokens), what was wrong, and how many rows there
-    were.
+    """What came of a source: usable rows with their lengths (tokens), what was wrong, how many rows there were, and
+    which keys of the usable rows nothing reads, with the number of rows that have each.
     """
 
     source: str
@@ -36,6 +40,7 @@ class Loaded(Generic[T]):
     lengths: list[int]
     problems: list[Problem]
     total: int
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def counts(self) -> Counter[str]:
         """How often each kind of problem occurred."""
@@ -48,7 +53,20 @@ class Loaded(Generic[T]):
         # What costs a row is shown before what is merely worth a look.
         ordered = sorted(self.problems, key=lambda problem: problem.kind in WARNINGS)
         more = [f"  … and {len(ordered) - _SHOWN} more; `thumbs lint` counts them"] if len(ordered) > _SHOWN else []
-        return "\n".join([head, *(f"  {problem}" for problem in ordered[:_SHOWN]), *more])
+        keys = [f"  {line}" for line in ignored_text(self.ignored)]
+        return "\n".join([head, *keys, *(f"  {problem}" for problem in ordered[:_SHOWN]), *more])
+
+
+def ignored_text(ignored: Mapping[str, int]) -> list[str]:
+    """The line that names the keys which nothing reads, the most frequent first and mere bookkeeping last; empty
+    without any.
+    """
+    keys = sorted(ignored, key=lambda key: (key.rpartition("_")[2] in _BOOKKEEPING, -ignored[key], key))
+    if not keys:
+        return []
+    shown = ", ".join(f"{key} ({ignored[key]} row{'s' * (ignored[key] != 1)})" for key in keys[:_KEYS])
+    more = f" and {len(keys) - _KEYS} more" if len(keys) > _KEYS else ""
+    return [f"ignored keys: {shown}{more}"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,8 @@ def load_pairs(
         pairs = pairs_of_ratings(loaded.rows)
         if not pairs:
             raise DataError(f"{config.path}: no two replies to one prompt are rated, so there are no pairs")
-    return Loaded(loaded.source, pairs, [max(loaded.lengths)] * len(pairs), loaded.problems, loaded.total)
+    lengths = [max(loaded.lengths)] * len(pairs)
+    return Loaded(loaded.source, pairs, lengths, loaded.problems, loaded.total, loaded.ignored)
 
 
 def load_rankings(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Ranking]:
@@ -140,11 +159,17 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, system: str | None = 
 
 
 def read_all(
-    path: str | Path, form: Form[T], tokenizer: Tokenizer, system: str | None, max_tokens: int | None
+    path: str | Path,
+    form: Form[T],
+    tokenizer: Tokenizer,
+    system: str | None,
+    max_tokens: int | None,
+    axis: str | None = None,
 ) -> Loaded[T]:
     """Everything in a source, usable or not; raises DataError only when there is no such source."""
     loaded: Loaded[T] = Loaded(str(path), [], [], [], 0)
     seen: dict[Hashable, int] = {}
+    ignored: Counter[str] = Counter()
     total = 0
     for item in form.rows(path):
         total += isinstance(item, Row) or (item.line > 0 and item.kind not in WARNINGS)
@@ -152,10 +177,13 @@ def read_all(
             loaded.problems.append(item)
             continue
         try:
-            row, length = _examine(item, form, tokenizer, system, max_tokens)
+            with reading(axis) as notes:
+                row, length = _examine(item, form, tokenizer, system, max_tokens)
         except RowError as error:
             loaded.problems.append(Problem(item.source, item.line, error.kind, str(error)))
             continue
+        loaded.problems.extend(Problem(item.source, item.line, kind, text) for kind, text in notes.remarks)
+        ignored.update(notes.ignored)
         first = seen.setdefault(form.key(row), item.line)
         if first != item.line:
             loaded.problems.append(Problem(item.source, item.line, "duplicate", f"the same as line {first}"))
@@ -163,7 +191,7 @@ def read_all(
                 continue
         loaded.rows.append(row)
         loaded.lengths.append(length)
-    return replace(loaded, total=total)
+    return replace(loaded, total=total, ignored=dict(ignored))
 
 
 def _examine(
@@ -179,7 +207,7 @@ def _examine(
 
 
 def _load(config: DataConfig, form: Form[T], tokenizer: Tokenizer, system: str | None) -> Loaded[T]:
-    loaded = read_all(config.path, form, tokenizer, system, config.max_tokens)
+    loaded = read_all(config.path, form, tokenizer, system, config.max_tokens, config.axis)
     kept = len(loaded.rows)
     if any(problem.line == 0 for problem in loaded.problems):
         raise DataError(f"the data cannot be read to its end\n{loaded.summary()}")

@@ -29,18 +29,24 @@ Kind = Literal[
     "empty_mask",
     "empty_prompt",
     "empty_reply",
+    "html_entities",
     "identical_replies",
     "missing_field",
     "no_assistant_turn",
     "no_user_turn",
     "not_an_object",
+    "repeated_prompt",
+    "same_role_twice",
     "template",
     "too_long",
     "unreadable",
+    "wrong_format",
 ]
 """What can be wrong with a row."""
 
-WARNINGS: frozenset[Kind] = frozenset({"blank_line", "duplicate"})
+WARNINGS: frozenset[Kind] = frozenset(
+    {"blank_line", "duplicate", "html_entities", "repeated_prompt", "same_role_twice"}
+)
 """Kinds that are worth a look but no fault of a row."""
 
 

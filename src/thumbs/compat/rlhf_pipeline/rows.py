@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from thumbs.data.conversations import Conversation, read_conversation
-from thumbs.data.load import CONVERSATIONS, PREFERENCES, PROMPTS, Form, Loaded, read_all
+from thumbs.data.load import CONVERSATIONS, PREFERENCES, PROMPTS, Form, Loaded, ignored_text, read_all
 from thumbs.data.prompts import read_prompt
-from thumbs.data.sources import Problem, read_mixed_lines
+from thumbs.data.sources import WARNINGS, Problem, read_mixed_lines
 from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import DataError
@@ -73,9 +73,11 @@ def report(loaded: Loaded[Any], duplicates_left_out: bool) -> str:
         by_kind.setdefault(problem.kind, []).append(problem)
     lines = [f"{loaded.source}: {len(loaded.rows)} of {loaded.total} rows usable"]
     for kind, problems in by_kind.items():
-        verb = "kept" if kind == "duplicate" and not duplicates_left_out else "skipped"
+        kept = kind in WARNINGS and not (kind == "duplicate" and duplicates_left_out) and kind != "blank_line"
+        verb = "kept" if kept else "skipped"
         where = line_numbers([problem.line for problem in problems])
         lines.append(f"  {verb} {len(problems)} {kind} (lines {where}): {problems[0].text}")
+    lines += [f"  {line}" for line in ignored_text(loaded.ignored)]
     return "\n".join(lines)
 
 
