@@ -1,14 +1,19 @@
-"""Frozen, closed configuration: an unknown key is an error that names the nearest known one."""
+"""Frozen, closed configuration: setting one key changes one key, and an unknown key is an error that names the nearest.
+
+A section lies over the default of the field that it stands in, so what it leaves out is as it was without it. `null`
+means absent: a value of its own where the field can be null, the default everywhere else.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from thumbs.errors import ConfigError
 
@@ -16,9 +21,55 @@ T = TypeVar("T", bound="Frozen")
 
 
 class Frozen(BaseModel):
-    """Base of every config: immutable, unknown keys refused, field docstrings are the documentation."""
+    """Base of every config: immutable, unknown keys and NaN and ±∞ refused, field docstrings are the documentation.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    Plain data for a section (from YAML, the command line or Python) lies over the field's default. A section that is
+    given as an object of its class is taken as it is.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lies_over_defaults(cls, given: Any) -> Any:
+        return over_defaults(cls, given) if isinstance(given, Mapping) else given
+
+
+def over_defaults(cls: type[BaseModel], given: Mapping[str, Any], default: BaseModel | None = None) -> dict[str, Any]:
+    """`given` over what `default` sets, and in the same way every section in it over the default of its field.
+
+    A null is left out where the field cannot be null. A section of another kind than its default (a field with one
+    allowed word, such as `type`, differs) starts from the defaults of its own kind.
+    """
+    merged = {} if default is None else {name: getattr(default, name) for name in default.model_fields_set}
+    for key, value in given.items():
+        field = cls.model_fields.get(key)
+        if field is None:
+            merged[key] = value
+            continue
+        if value is None and not is_nullable(field):
+            continue
+        standing = merged.get(key, field.get_default(call_default_factory=True))
+        if isinstance(value, Mapping) and isinstance(standing, BaseModel) and not _is_another_kind(standing, value):
+            merged[key] = over_defaults(type(standing), value, standing)
+        else:
+            merged[key] = value
+    return merged
+
+
+def is_nullable(field: FieldInfo) -> bool:
+    """Whether null is a value of the field, and not merely its absence."""
+    return field.annotation in (Any, None) or type(None) in get_args(field.annotation)
+
+
+def _is_another_kind(default: BaseModel, given: Mapping[str, Any]) -> bool:
+    for name, field in type(default).model_fields.items():
+        words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        if len(words) == 1 and given.get(name, words[0]) != words[0]:
+            return True
+    return False
 
 
 def load_config(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:
@@ -28,10 +79,12 @@ def load_config(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        raw = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader) or {}  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise ConfigError(f"no config file at {path}; `thumbs run --help` shows an example") from None
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a YAML file: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected settings as `key: value`, got {type(raw).__name__}")
@@ -48,7 +101,7 @@ def build_config(cls: type[T], raw: Mapping[str, Any], source: str = "config") -
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `raw` with each `a.b.c=value` set; values are read as YAML (so `1e-5`, `true`, `[a, b]` work)."""
-    result = yaml.safe_load(yaml.safe_dump(dict(raw)))
+    result = _copied(raw)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
@@ -56,16 +109,42 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
         node = result
         *parents, leaf = key.strip().split(".")
         for parent in parents:
-            node = node.setdefault(parent, {})
+            if node.get(parent) is None:  # null is an absent section
+                node[parent] = {}
+            node = node[parent]
             if not isinstance(node, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
-        node[leaf] = _read_value(value)
+        node[leaf] = _read_value(value, override)
     return result
 
 
-def _read_value(text: str) -> Any:
+def _copied(value: Any) -> Any:
+    """A copy in which nothing is shared: what YAML's `*name` repeats is changed in one place at a time."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once in a section; the plain loader takes the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"line {line}: the key {key!r} stands twice in one section; leave one of them out")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_value(text: str, override: str) -> Any:
     """YAML value, except that `1e-5` is a number (YAML 1.1 reads it as a string)."""
-    value = yaml.safe_load(text) if text.strip() else None
+    try:
+        value = yaml.load(text, _Loader) if text.strip() else None  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
     if isinstance(value, str):
         try:
             return float(value)
@@ -79,6 +158,10 @@ def _explain(cls: type[BaseModel], item: Mapping[str, Any]) -> str:
     where = ".".join(path)
     if item["type"] == "value_error":  # raised by a config class, in the user's words
         return f"{where}: {item['ctx']['error']}"
+    if item["type"] == "missing":
+        return f"{where}: this setting is required; give it"
+    if item["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        return f"{where}: expected a section of settings (key: value), got {item.get('input')!r}"
     if item["type"] != "extra_forbidden":
         return f"{where}: {item['msg']} (got {item.get('input')!r})"
     known = known_keys(cls, path[:-1])

@@ -23,8 +23,11 @@ Made from the source by `python -m thumbs.config.reference`; do not edit by hand
 A YAML file gives the settings of a run, and `key.key=value` on the command line replaces some of them
 (`thumbs run config.yaml ppo.kl.coef=0.05`). A setting that is not here is an error that names the nearest one that is.
 
-Beware: a section that you write replaces its default as a whole. `ppo.optim` is by default a constant rate without
-warm-up; with `ppo: {optim: {learning_rate: 1e-5}}` schedule and warm-up are those of [AdamConfig](#adamconfig) instead.
+Setting one key changes one key: a section that you write lies over the default that its row shows. `ppo.optim` is by
+default a constant rate without warm-up, and with `ppo: {optim: {learning_rate: 1e-5}}` it still is.
+
+`null` means absent: where the type says "or null" it is a value that the row explains, and everywhere else it is the
+default. NaN and infinite numbers are refused, and so is a key that stands twice in one section.
 """
 
 _SIGNS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
