@@ -197,7 +197,7 @@ def test_ptx_adds_its_multiple_of_the_sft_gradient(tmp_path: Path):
 @pytest.mark.parametrize("warped", [{"top_k": 5}, {"top_p": 0.9}, {"temperature": 0.0}])
 def test_warped_sampling_is_refused(tmp_path: Path, warped: dict[str, float]):
     sampling = SamplingConfig.model_validate({"max_new_tokens": 4, **warped})
-    with pytest.raises(ConfigError, match="falsifies the ratio and the KL"):
+    with pytest.raises(ConfigError, match=r"ppo\.sampling has temperature"):
         run_ppo(byte_context(tmp_path), changed(CONFIG, sampling=sampling), CallableReward(vowels), None, PROMPTS)
 
 
@@ -296,20 +296,21 @@ def test_models_of_their_own_are_told_apart():
 
 
 def test_a_run_ends_once_its_budget_of_kl_is_spent(tmp_path: Path):
-    """With the weights of a run of so many steps; started again, it is done and scores nothing."""
+    """With the weights that wrote the replies it was judged by; started again, it is done and scores nothing."""
 
     def nothing(rollout: Rollout) -> float:
         raise AssertionError("a run that has ended went on")
 
     fast = changed(CONFIG, optim={"learning_rate": 3e-3, "schedule": "constant", "warmup_fraction": 0}, steps=6)
-    free = [run_ppo(byte_context(tmp_path / f"free{n}"), changed(fast, steps=n), CallableReward(vowels), None, PROMPTS)
-            for n in (2, 6)]  # fmt: skip
+    for n in (1, 6):
+        run_ppo(byte_context(tmp_path / f"free{n}"), changed(fast, steps=n), CallableReward(vowels), None, PROMPTS)
     kls = [json.loads(line)["ppo/kl"] for line in (tmp_path / "free6" / "metrics.jsonl").read_text().splitlines()]
     assert abs(kls[0]) < 1e-6 < kls[1]
     held = changed(fast, kl=KlConfig(budget=kls[1] / 2))
     for reward in (vowels, nothing):
         report = run_ppo(byte_context(tmp_path / "held"), held, CallableReward(reward), None, PROMPTS)
         assert report["steps"] == 2
-        assert report["last"]["ppo/kl"] == free[0]["last"]["ppo/kl"] == kls[1]
-    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("held", "free2")]
+        assert report["last"]["ppo/kl"] == kls[1]
+    assert len((tmp_path / "held" / "metrics.jsonl").read_text().splitlines()) == 2
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("held", "free1")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

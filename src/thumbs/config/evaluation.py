@@ -19,7 +19,7 @@ class EvaluationConfig(Frozen):
     judge: str = "vader"
     """The gold judge; only the evaluation and the simulated annotators see it."""
     sampling: SamplingConfig = SamplingConfig()
-    """How replies are drawn; the same for every model."""
+    """How replies are drawn; the same for every model. Top-k, top-p and temperature 0 are refused: they falsify KL."""
     best_of: int = Field(default=4, ge=1)
     """Answers of SFT and PPO to each prompt; also n of best-of-n from SFT, chosen by the reward model."""
     frontier: tuple[Annotated[float, Field(gt=0)], ...] = ()

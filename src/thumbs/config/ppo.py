@@ -39,7 +39,8 @@ class KlConfig(Frozen):
     stop_above: float | None = Field(default=0.1, gt=0)
     """Leave the epoch loop when the mean KL a token of new from old policy (nats) passes this; null: never."""
     budget: float | None = Field(default=None, gt=0)
-    """End the run after the step whose replies are farther from the reference than this (nats a sequence)."""
+    """End the run at the first step whose replies are farther from the reference than this (nats per sequence): the
+    policy that wrote them is the result."""
 
 
 class CriticConfig(Frozen):

@@ -21,7 +21,7 @@ from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.text import distinct_n
 from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource, shown_scores
-from thumbs.rollout.collect import collect, seed_of
+from thumbs.rollout.collect import collect, require_unwarped, seed_of
 from thumbs.tracking.progress import Progress
 
 
@@ -36,7 +36,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation needs beside the policies; without a reward there is neither a proxy score nor best-of-n."""
+    """What an evaluation needs beside the policies; without a reward there is neither a proxy score nor best-of-n.
+
+    Raises ConfigError for sampling that warps the distribution, since the KL would be that of another policy.
+    """
 
     engine: Engine
     tokenizer: Tokenizer
@@ -44,6 +47,9 @@ class Evaluation:
     reward: RewardSource | None
     prompts: Sequence[Prompt]
     seed: int
+
+    def __post_init__(self) -> None:
+        require_unwarped(self.config.sampling, "evaluation")
 
     def run(self, policies: Mapping[str, Handle], reference: str, fixed: Sequence[Prompt]) -> dict[str, Any]:
         """Results by policy name, best-of-n from the reference, win rates against it, samples.
@@ -103,8 +109,7 @@ class Evaluation:
     def kl(self, answers: Answers, reference: Handle) -> float:
         """Mean over sequences of the summed log-ratio (nats); the policy's side was kept when it sampled."""
         data = [Datum.next_token(r.tokens, weights=r.mask) for r in answers.rollouts]
-        temperature = self.config.sampling.temperature or 1.0
-        theirs = self.engine.forward(reference, data, temperature=temperature)
+        theirs = self.engine.forward(reference, data, temperature=self.config.sampling.temperature)
         return float(np.mean([(r.logprobs - t.logprobs).sum() for r, t in zip(answers.rollouts, theirs, strict=True)]))
 
     def describe(self, draws: Sequence[Answers], kl: float) -> dict[str, float]:

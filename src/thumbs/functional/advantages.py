@@ -33,10 +33,11 @@ def group_advantages(scores: Tensor, *, scale: bool = True, eps: float = 1e-4) -
 
     Shao et al. 2024, arXiv:2402.03300, section 4.1.2, with the sample deviation (divided by G - 1). scale=False leaves
     the division out (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783): dividing favours prompts whose scores hardly differ.
-    A group whose scores are all equal gets zeros.
+    A group whose scores are all equal gets zeros, however large they are.
     """
-    centred = scores - scores.mean(dim=1, keepdim=True)
-    return centred / (scores.std(dim=1, keepdim=True) + eps) if scale else centred
+    from_first = _from_first(scores)
+    centred = from_first - from_first.mean(dim=1, keepdim=True)
+    return centred / (from_first.std(dim=1, keepdim=True) + eps) if scale else centred
 
 
 def leave_one_out(scores: Tensor) -> Tensor:
@@ -45,8 +46,16 @@ def leave_one_out(scores: Tensor) -> Tensor:
     Ahmadian et al. 2024, arXiv:2402.14740 (the RLOO estimator). It is G / (G - 1) times the difference from the group's
     mean, and unbiased: no reply is in its own baseline.
     """
-    others = (scores.sum(dim=1, keepdim=True) - scores) / (scores.shape[1] - 1)
-    return scores - others
+    from_first = _from_first(scores)
+    others = (from_first.sum(dim=1, keepdim=True) - from_first) / (scores.shape[1] - 1)
+    return from_first - others
+
+
+def _from_first(scores: Tensor) -> Tensor:
+    """Differences from the first of each group: the mean of equal numbers need not be that number, as sums round, and
+    dividing by the deviation of such errors would make advantages of them.
+    """
+    return scores - scores[:, :1]
 
 
 def returns_to_go(rewards: Tensor, mask: Tensor) -> Tensor:

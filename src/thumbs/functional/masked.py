@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -25,10 +26,15 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, eps: float = 1e-8) 
 
     shift_mean=False adds the mean back, so that only the scale changes (lm-human-preferences, `whiten`,
     which does so for rewards; Ziegler et al. 2019, arXiv:1909.08593). Unlike there, padding never enters
-    the statistics.
+    the statistics. Equal entries have no deviation, however large they are.
     """
-    mean = masked_mean(x, mask)
-    white = (x - mean) * (masked_var(x, mask) + eps).rsqrt()
+    counted = x[mask != 0]
+    if not len(counted):
+        return torch.zeros_like(x)
+    # As differences from one of them: the mean of equal numbers need not be that number, as sums round.
+    from_first = x - counted[0]
+    mean = masked_mean(from_first, mask)
+    white = (from_first - mean) * (masked_var(from_first, mask) + eps).rsqrt()
     if not shift_mean:
-        white = white + mean
+        white = white + (mean + counted[0])
     return white.where(mask != 0, 0.0)

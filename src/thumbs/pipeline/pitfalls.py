@@ -124,12 +124,13 @@ def _batches(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
 
 
 def _rollouts(config: PipelineConfig) -> Iterator[str]:
-    for section, method in (("ppo", config.ppo), ("group", config.group)):
+    c = config
+    for section, part in (("ppo", c.ppo), ("group", c.group), ("evaluation", c.evaluation)):
         try:
-            if method is not None:
-                require_unwarped(method.sampling)
+            if part is not None:
+                require_unwarped(part.sampling, section)
         except ConfigError as error:
-            yield f"{section}.sampling: {error}; the run will stop there"
+            yield f"{error}; the run will stop there"
 
 
 def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[str]:

@@ -62,12 +62,13 @@ def is_warped(sampling: SamplingConfig) -> bool:
     return bool(sampling.top_k) or sampling.top_p < 1 or sampling.temperature == 0
 
 
-def require_unwarped(sampling: SamplingConfig) -> None:
-    """Raises ConfigError for sampling whose logprobs must not enter a ratio or a KL."""
+def require_unwarped(sampling: SamplingConfig, section: str) -> None:
+    """Raises ConfigError for sampling of a section whose logprobs enter a ratio or a KL, which warping falsifies."""
     if is_warped(sampling):
         raise ConfigError(
-            f"rollouts got temperature={sampling.temperature}, top_k={sampling.top_k}, top_p={sampling.top_p}; they "
-            "need temperature > 0, top_k=0, top_p=1, because a warped distribution falsifies the ratio and the KL"
+            f"{section}.sampling has temperature={sampling.temperature}, top_k={sampling.top_k}, "
+            f"top_p={sampling.top_p}; the KL and the ratio need temperature > 0, top_k=0 and top_p=1, because the "
+            "replies are otherwise drawn from another distribution than the one whose logprobs are known"
         )
 
 

@@ -8,7 +8,7 @@ KL_LIMIT = 25.0
 """Nats a sequence beyond which a reward model trained on SFT samples says little."""
 
 
-_WATCHED = ("length", "truncated", "repetition", "ratio_first")
+_WATCHED = ("length", "truncated", "repetition")
 
 KNOBS = {
     "ppo": ("ppo.kl.coef", "ppo.missing_eos_penalty"),
@@ -20,12 +20,12 @@ KNOBS = {
 def alarms(first: Mapping[str, float], now: Mapping[str, float], stage: str = "ppo") -> list[str]:
     """What looks wrong in this step's metrics of a stage beside those of the first step; empty when nothing does.
 
-    A KL that the step did not measure is left out.
+    A KL that the step did not measure is left out, and so is the first ratio of a step without an update.
     """
     found, (kl_knob, length_knob) = [], KNOBS[stage]
-    kl = now.get(f"{stage}/kl", 0.0)
-    length, truncated, repetition, ratio = (now[f"{stage}/{name}"] for name in _WATCHED)
-    first_length, first_truncated, first_repetition, _ = (first[f"{stage}/{name}"] for name in _WATCHED)
+    kl, ratio = now.get(f"{stage}/kl", 0.0), now.get(f"{stage}/ratio_first", 1.0)
+    length, truncated, repetition = (now[f"{stage}/{name}"] for name in _WATCHED)
+    first_length, first_truncated, first_repetition = (first[f"{stage}/{name}"] for name in _WATCHED)
     if kl > KL_LIMIT:
         found.append(f"KL {kl:.1f} nats a sequence (limit {KL_LIMIT:.0f}): raise {kl_knob}")
     if kl < -1.0:

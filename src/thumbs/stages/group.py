@@ -32,6 +32,7 @@ from thumbs.rollout.episodes import Episodes
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.group_report import Lesson, lesson_metrics, update_metrics
 from thumbs.stages.group_supply import Pending, ScoredGroup, supply
+from thumbs.stages.milestones import keep_milestones
 from thumbs.stages.ppo import pad
 from thumbs.stages.rollouts import check_rounds, minibatches, roll_out
 from thumbs.stages.sequences import normalised
@@ -89,9 +90,10 @@ class Group:
 
         columns = {"weights": mask, "logprobs": old, "advantages": advantages * importance, "ratio_mask": mask}
         columns |= {"reference_logprobs": reference} if method.kl == "loss" and reference is not None else {}
-        metrics = self.update(number, rows(rollouts, columns))
         lesson = Lesson(number, taken, rollouts, scores, mask, old, reference, overlong, importance)
-        metrics |= lesson_metrics(lesson) | {"group/rollout_s": rollout_s}
+        metrics = lesson_metrics(lesson) | {"group/rollout_s": rollout_s}
+        keep_milestones(self.context, self.policy, metrics.get("group/kl", 0.0))
+        metrics |= self.update(number, rows(rollouts, columns))
         metrics["group/update_s"] = time.monotonic() - started - rollout_s
         return GroupReport(metrics, rollouts, taken.pending)
 

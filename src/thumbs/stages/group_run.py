@@ -17,7 +17,6 @@ from thumbs.safety.guards import alarms
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.group import Group
 from thumbs.stages.group_supply import Pending, pending_as_json, pending_from_json
-from thumbs.stages.milestones import keep_milestones
 from thumbs.stages.rollouts import check_rounds, keep_samples
 from thumbs.tracking.progress import Progress
 
@@ -60,7 +59,6 @@ def run_group(
             context.folder.metrics.log(step, metrics)
             for alarm in alarms(first, metrics, "group"):
                 print(f"alarm at group step {step}: {alarm}", file=sys.stderr)  # noqa: T201
-            keep_milestones(context, policy, metrics.get("group/kl", 0.0))
             if step % config.sample_every == 0 or last:
                 keep_samples(context, policy, reward, fixed_prompts, config.sampling, step, episodes)
             if step % config.save_every == 0 or last:

@@ -8,19 +8,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import Handle
 from thumbs.engine.checkpoints import exists
+from thumbs.errors import ConfigError
+from thumbs.rollout.collect import require_unwarped
 from thumbs.stages.context import Context
 
 FOLDER = "at-kl"
 
 
 def keep_milestones(context: Context, policy: Handle, kl: float) -> None:
-    """Keeps the policy, whose last replies were `kl` from the reference, at each level of the run newly passed."""
-    for level in context.frontier:
-        path = milestone(context.folder.path, level)
-        if kl >= level and not exists(path):
-            context.engine.save(policy, path)
+    """Keeps the policy, whose own replies are `kl` from the reference (nats a sequence), where it passes a level.
+
+    Call it before the update that these replies lead to. A policy that passes several levels at once is kept once, at
+    the highest of them.
+    """
+    highest = max((float(level) for level, _ in milestones(context.folder.path)), default=0.0)
+    passed = [level for level in context.frontier if highest < level <= kl]
+    if passed:
+        context.engine.save(policy, milestone(context.folder.path, max(passed)))
+
+
+def check_frontier(context: Context, sampling: SamplingConfig, section: str) -> None:
+    """Raises ConfigError if policies are to be kept by a KL that this sampling of theirs does not let one measure."""
+    if context.frontier:
+        try:
+            require_unwarped(sampling, section)
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.frontier keeps policies at levels of KL, but {error}") from None
 
 
 def milestone(stage: Path, level: float) -> Path:

@@ -18,8 +18,9 @@ import numpy as np
 from thumbs.config.preference import OnlineConfig, PreferenceMethodConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError
-from thumbs.records import Preference, Prompt, Rollout
+from thumbs.records import Preference, Prompt, Rollout, TrainOutput
 from thumbs.rewards.base import RewardSource
+from thumbs.rollout.collect import is_warped
 from thumbs.stages.answers import (
     Answer,
     AnswerPair,
@@ -29,7 +30,7 @@ from thumbs.stages.answers import (
     summed,
 )
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
-from thumbs.stages.milestones import keep_milestones
+from thumbs.stages.milestones import check_frontier, keep_milestones
 from thumbs.stages.preference import PairTraining
 from thumbs.stages.preference_batch import pair_data, pair_metrics
 from thumbs.stages.preference_watch import State, Watch
@@ -51,6 +52,7 @@ def run_online_dpo(
     """
     if config.online is None or not prompts:
         raise ConfigError("online_dpo needs preference.online with prompts")
+    check_frontier(context, config.online.sampling, "preference.online")
     steps, spec = config.online.steps, ModelSpec("policy", context.model, ("lm",), start, seed=context.seed)
     held = pairs_with_reference(context, start, read_answer_pairs(context.tokenizer, heldout, config.ties))
     policy = context.engine.create(spec)
@@ -65,7 +67,6 @@ def run_online_dpo(
         while step < steps:
             metrics = online.step(step)
             step += 1
-            keep_milestones(context, policy, metrics.get("preference/kl", 0.0))
             due = step % config.eval_every == 0 or step == steps
             if due:
                 state = watch.look(step, state, measuring.measure(held, state), metrics)
@@ -130,13 +131,23 @@ class OnlineDpo:
         for epoch in range(c.epochs):
             with saving_batch(self.context, number, data):
                 output = engine.forward_backward(self.policy, data, [loss])
+                if epoch == 0:
+                    found = self.measure(pairs, output)
+                    keep_milestones(self.context, self.policy, found.get("kl", 0.0))
                 report = engine.optim_step(self.policy, adam)
             if epoch == 0:
-                logprobs = summed(output.outputs).reshape(-1, 2)
-                reference = np.array([[answer.reference for answer in pair.sides] for pair in pairs])
-                found = pair_metrics(pairs, logprobs, float(c.settings()["beta"]), per_token=c.preset.per_token)
-                found |= {"loss": output.loss, "kl": float(np.mean(logprobs - reference))}
                 found |= {"grad_norm": report.grad_norm, "learning_rate": adam.learning_rate}
+        return found
+
+    def measure(self, pairs: Sequence[AnswerPair], output: TrainOutput) -> dict[str, float]:
+        """What the policy says of the pairs before it learns from them; their KL only if the replies are draws from
+        the distribution that is trained, at temperature 1.
+        """
+        logprobs, beta = summed(output.outputs).reshape(-1, 2), float(self.config.settings()["beta"])
+        reference = np.array([[answer.reference for answer in pair.sides] for pair in pairs])
+        found = pair_metrics(pairs, logprobs, beta, per_token=self.config.preset.per_token) | {"loss": output.loss}
+        if not is_warped(self.online.sampling) and self.online.sampling.temperature == 1:
+            found["kl"] = float(np.mean(logprobs - reference))
         return found
 
 

@@ -9,7 +9,7 @@ What the numbers mean: docs/metrics.md. Where each formula is: the import lines.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from thumbs.config.losses import CrossEntropy, PpoClip, ValueClip
-from thumbs.config.ppo import PpoConfig
+from thumbs.config.ppo import KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle
 from thumbs.functional.advantages import gae
 from thumbs.functional.kl import adapt_coefficient, kl_estimate
@@ -28,6 +28,7 @@ from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import shape_scores, token_rewards
 from thumbs.rollout.episodes import Episodes
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
+from thumbs.stages.milestones import keep_milestones
 from thumbs.stages.ppo_report import experience_metrics, update_metrics
 from thumbs.stages.rollouts import minibatches, roll_out
 from thumbs.stages.sequences import token_mean
@@ -86,7 +87,10 @@ class Ppo:
     episodes: Episodes | None = None
 
     def step(self, number: int, kl_coef: float) -> StepReport:
-        """One round of rollout and update; depends only on its arguments and the weights."""
+        """One round of rollout and update; depends only on its arguments and the weights.
+
+        A policy that is past kl.budget is not updated: the one that was measured is the one that stays.
+        """
         c, n, started = self.config, self.config.replies_per_prompt, time.monotonic()
         drawn = batch_at(self.prompts, number, c.batch_size // n, self.context.seed, "ppo-prompts")
         key, episodes = ("ppo", number), self.episodes
@@ -112,11 +116,11 @@ class Ppo:
             returns,
             rollout_s,
         )
-        if c.whiten_advantages:
-            advantages = whiten(advantages, mask)
-
-        updates, epochs_done = self.update(number, self.data(experience, advantages))
-        metrics = experience_metrics(experience, kl_coef) | update_metrics(updates, epochs_done)
+        metrics = experience_metrics(experience, kl_coef)
+        keep_milestones(self.context, self.models.policy, metrics["ppo/kl"])
+        if not is_spent(c.kl, metrics):
+            learned = whiten(advantages, mask) if c.whiten_advantages else advantages
+            metrics |= update_metrics(*self.update(number, self.data(experience, learned)))
         elapsed = time.monotonic() - started
         metrics["ppo/tokens_per_s"] = float(mask.sum()) / elapsed
         metrics["ppo/update_s"] = elapsed - rollout_s
@@ -201,6 +205,15 @@ class Ppo:
         batch = token_mean(batch_at(self.pretraining, number, size, self.context.seed, "ptx"), self.config.ptx_coef)
         output = self.context.engine.forward_backward(self.models.policy, batch, [CrossEntropy()])
         return {"ptx_loss": output.loss / self.config.ptx_coef}
+
+
+def is_spent(kl: KlConfig, metrics: Mapping[str, float]) -> bool:
+    """Whether the policy whose replies were measured is farther from the reference than the run may go.
+
+    A strong reward model gets there in half the steps that a weak one needs; at the same KL their policies are alike
+    in variety (Gao et al. 2022, arXiv:2210.10760, compare at equal KL for that reason).
+    """
+    return kl.budget is not None and metrics.get("ppo/kl", 0.0) > kl.budget
 
 
 def pad(rows: Sequence[np.ndarray]) -> Tensor:

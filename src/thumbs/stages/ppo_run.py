@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thumbs.config.ppo import KlConfig, PpoConfig
+from thumbs.config.ppo import PpoConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.records import Datum, Prompt
@@ -15,8 +15,7 @@ from thumbs.rewards.base import RewardSource
 from thumbs.rollout.episodes import Episodes
 from thumbs.safety.guards import alarms
 from thumbs.stages.context import Context, Resume
-from thumbs.stages.milestones import keep_milestones
-from thumbs.stages.ppo import Models, Ppo
+from thumbs.stages.ppo import Models, Ppo, is_spent
 from thumbs.stages.rollouts import check_rounds, keep_samples
 from thumbs.tracking.progress import Progress
 
@@ -61,7 +60,6 @@ def run_ppo(
             context.folder.metrics.log(step, metrics)
             for alarm in alarms(first, metrics):
                 print(f"alarm at PPO step {step}: {alarm}", file=sys.stderr)  # noqa: T201
-            keep_milestones(context, models.policy, metrics["ppo/kl"])
             last = step == config.steps or is_spent(config.kl, metrics)
             if step % config.sample_every == 0 or last:
                 keep_samples(context, models.policy, reward, fixed_prompts, config.sampling, step, episodes)
@@ -69,22 +67,13 @@ def run_ppo(
                 resume.save(step, {"kl_coef": kl_coef, "first": first, "metrics": metrics})
             shown = {"KL": metrics["ppo/kl"], "tokens/s": metrics["ppo/tokens_per_s"]}
             bar.advance(score=metrics["ppo/score"], length=metrics["ppo/length"], **shown)
-    if step < config.steps:
-        spent = f"KL {metrics['ppo/kl']:.2f} has passed kl.budget {config.kl.budget}"
-        print(f"PPO ends after step {step} of {config.steps}: {spent}", file=sys.stderr)  # noqa: T201
+    if is_spent(config.kl, metrics):
+        spent = f"the policy is {metrics['ppo/kl']:.2f} nats from the reference, past kl.budget {config.kl.budget}"
+        print(f"PPO ends at step {step} of {config.steps} without an update: {spent}", file=sys.stderr)  # noqa: T201
     engine.save(models.policy, context.best)
     for handle in {models.policy, models.critic, models.reference}:
         engine.close(handle)
     return {"steps": step, "last": metrics}
-
-
-def is_spent(kl: KlConfig, metrics: dict[str, float]) -> bool:
-    """Whether the last step's replies were farther from the reference than the run may go.
-
-    A strong reward model gets there in half the steps that a weak one needs; at the same KL their policies are alike
-    in variety (Gao et al. 2022, arXiv:2210.10760, compare at equal KL for that reason).
-    """
-    return kl.budget is not None and metrics.get("ppo/kl", 0.0) > kl.budget
 
 
 def create_models(context: Context, config: PpoConfig, start: Path | None, reward_checkpoint: Path | None) -> Models:

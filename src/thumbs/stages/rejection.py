@@ -25,7 +25,7 @@ from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.collect import is_warped
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
-from thumbs.stages.milestones import keep_milestones
+from thumbs.stages.milestones import check_frontier, keep_milestones
 from thumbs.stages.rollouts import roll_out
 from thumbs.stages.sequences import token_mean
 from thumbs.tracking.files import read_json, write_json
@@ -102,6 +102,7 @@ def run_rejection(
         raise ConfigError(misfit)
     if not prompts:
         raise ConfigError("rejection got no prompts")
+    check_frontier(context, config.sampling, "rejection")
     engine, seed = context.engine, context.seed
     policy = engine.create(ModelSpec("policy", context.model, ("lm",), start, seed=seed))
     reference = engine.create(ModelSpec("reference", context.model, ("lm",), start, trainable=False, seed=seed))

@@ -25,7 +25,7 @@ Normalise: TypeAlias = Callable[[Sequence[Datum]], list[Datum]]
 
 def check_rounds(config: PpoConfig | GroupConfig) -> None:
     """Raises ConfigError for settings that do not fit each other."""
-    require_unwarped(config.sampling)
+    require_unwarped(config.sampling, "ppo" if isinstance(config, PpoConfig) else "group")
     if misfit := config.misfit():
         raise ConfigError(misfit)
 

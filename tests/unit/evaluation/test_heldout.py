@@ -12,6 +12,7 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
+from thumbs.errors import ConfigError
 from thumbs.evaluation.heldout import Answers, Evaluation
 from thumbs.records import Datum, Message, Prompt, Rollout
 from thumbs.rewards.model import RewardModel
@@ -20,7 +21,7 @@ from thumbs.rollout.collect import collect
 CONFIG = EvaluationConfig(prompts=DataConfig(path="unused"))
 
 
-@pytest.mark.parametrize("sampling", [{"temperature": 0.7}, {"temperature": 1.3, "top_k": 5}, {"temperature": 0.0}])
+@pytest.mark.parametrize("sampling", [{"temperature": 0.7}, {"temperature": 1.3}])
 def test_kl_is_the_mean_log_ratio_of_the_samples(sampling):
     tokenizer = ByteTokenizer()
     engine, model = LocalEngine(tokenizer.decode), ModelConfig(name="byte-tiny", lora=None, dtype="float32")
@@ -35,13 +36,20 @@ def test_kl_is_the_mean_log_ratio_of_the_samples(sampling):
     for rollout in rollouts:
         data = [Datum.next_token(rollout.tokens, weights=rollout.mask)]
         ours, theirs = (
-            engine.forward(handle, data, temperature=sampling["temperature"] or 1.0)[0].logprobs
+            engine.forward(handle, data, temperature=sampling["temperature"])[0].logprobs
             for handle in (policy, reference)
         )
         ratios.append(sum(a - b for a, b, m in zip(ours, theirs, rollout.mask, strict=True) if m))
     found = evaluation.kl(Answers(rollouts, np.zeros(3), np.zeros(3)), reference)
     assert abs(np.mean(ratios)) > 0.01
     assert found == pytest.approx(np.mean(ratios), abs=1e-4)
+
+
+@pytest.mark.parametrize("warped", [{"top_k": 5}, {"top_p": 0.9}, {"temperature": 0.0}])
+def test_an_evaluation_whose_sampling_falsifies_its_kl_is_refused(warped: dict[str, float]):
+    engine, sampling = LocalEngine(), SamplingConfig.model_validate(warped)
+    with pytest.raises(ConfigError, match=r"evaluation\.sampling has temperature"):
+        Evaluation(engine, ByteTokenizer(), EvaluationConfig(prompts=CONFIG.prompts, sampling=sampling), None, [], 0)
 
 
 def test_the_base_model_answers_once_and_the_trained_ones_as_often_as_best_of_says():

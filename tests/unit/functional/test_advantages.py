@@ -7,6 +7,7 @@ import torch
 
 import oracles.gae
 import oracles.groups
+from thumbs.config.group_methods import Advantage
 from thumbs.functional.advantages import (
     gae,
     group_advantages,
@@ -14,6 +15,8 @@ from thumbs.functional.advantages import (
     returns_to_go,
     truncated_importance,
 )
+from thumbs.functional.masked import whiten
+from thumbs.stages.group import ADVANTAGES
 
 
 def test_table_by_hand() -> None:
@@ -97,3 +100,28 @@ def test_importance_is_cut_above_only() -> None:
     new, old = torch.tensor([-1.0, -2.0, -1.0]), torch.tensor([-1.5, -1.0, -3.0])
     found = truncated_importance(new, old, 2.0)
     assert found.tolist() == pytest.approx([1.6487213, 0.3678794, 2.0])
+
+
+EQUAL = (-1e30, -12345.678, -0.1, 0.0, 1e-30, 0.1, 100.1, 1000.1, 12345.678, 1e6, 3e37)
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 8, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_scores_have_no_advantage_however_large_they_are(size: int, dtype: torch.dtype) -> None:
+    scores = torch.tensor(EQUAL, dtype=dtype)[:, None].repeat(1, size)
+    for advantages in (group_advantages(scores), group_advantages(scores, scale=False), leave_one_out(scores)):
+        assert advantages.tolist() == torch.zeros_like(scores).tolist()
+    for row in scores:
+        mask = torch.ones(len(row), dtype=dtype)
+        assert whiten(row, mask).tolist() == [0.0] * len(row)
+        assert whiten(row, mask, shift_mean=False).tolist() == row.tolist()
+
+
+@pytest.mark.parametrize("method", sorted(ADVANTAGES))
+@pytest.mark.parametrize("score", EQUAL)
+def test_no_method_learns_from_groups_of_equal_scores(method: Advantage, score: float) -> None:
+    mask = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
+    rewards = torch.tensor([[0.0, 0.0, score]] * 4) * mask
+    if method == "batch":  # without groups, a batch of one score
+        rewards, mask = rewards[:, 2:], mask[:, 2:]
+    assert ADVANTAGES[method](rewards, mask, 2).abs().max() == 0.0

@@ -228,6 +228,12 @@ def test_turns_that_extend_each_other_are_one_datum() -> None:
     assert second.loss_fn_inputs["advantages"].tolist() == [0.0, 2.0]
 
 
+@pytest.mark.parametrize("reward", [0.1, 1e3 / 3, 1e17 / 7])
+def test_equal_rewards_have_no_advantage_however_large_they_are(reward: float):
+    (found,) = data_processing.compute_advantages([group(*[reward] * 6)])
+    assert found.tolist() == [0.0] * 6
+
+
 def test_advantages_and_metrics_by_hand() -> None:
     groups = [group(0.0, 1.0), group(1.0, 1.0, final=0.5)]
     assert [a.tolist() for a in data_processing.compute_advantages(groups)] == [[-0.5, 0.5], [0.0, 0.0]]

@@ -52,9 +52,9 @@ def test_settings_reach_the_sampler():
 
 @pytest.mark.parametrize("warped", [{"top_k": 5}, {"top_p": 0.9}, {"temperature": 0}])
 def test_warped_sampling_is_refused_for_rollouts(warped):
-    with pytest.raises(ConfigError, match="falsifies the ratio"):
-        require_unwarped(SamplingConfig(**warped))
-    require_unwarped(SamplingConfig(temperature=0.7))
+    with pytest.raises(ConfigError, match=r"ppo\.sampling has temperature"):
+        require_unwarped(SamplingConfig(**warped), "ppo")
+    require_unwarped(SamplingConfig(temperature=0.7), "ppo")
 
 
 def test_seeds_come_from_names():

@@ -18,7 +18,9 @@ from thumbs.recipe.rl.types import PARSE_ERROR_MASKED_METRIC_KEY, Trajectory, Tr
 def compute_advantages(trajectory_groups_P: Sequence[TrajectoryGroup]) -> list[np.ndarray]:
     """For each group [G]: reward minus the mean of the group. One advantage for all tokens of a trajectory."""
     rewards_P = [np.array(group.get_total_rewards()) for group in trajectory_groups_P]
-    return [rewards_G - rewards_G.mean() for rewards_G in rewards_P]
+    # As differences from the first, whose mean is exactly 0 if all are equal; the rewards' own mean rounds.
+    from_first_P = [rewards_G - rewards_G[0] for rewards_G in rewards_P]
+    return [from_first_G - from_first_G.mean() for from_first_G in from_first_P]
 
 
 def trajectory_to_data(traj: Trajectory, traj_advantage: float) -> list[Datum]:
