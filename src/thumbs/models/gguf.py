@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from thumbs.errors import ModelError
+from thumbs.models.tensor_files import write_tensors
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -102,7 +102,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
     config = read_config(header)
     tokenizer, tokenizer_config = read_tokenizer(header)
     config |= _special_ids(tokenizer, tokenizer_config)
-    save_file(read_weights(header, config), folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", read_weights(header, config))
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     _write_json(folder / "config.json", config)

@@ -125,8 +125,8 @@ class Adapter(nn.Module):
             self.down_maps[key].copy_(state[f"{stem}.lora_A.weight"])
             self.up_maps[key].copy_(state[f"{stem}.lora_B.weight"])
 
-    def peft_config(self, base: str) -> dict[str, Any]:
-        """adapter_config.json for PEFT."""
+    def peft_config(self, base: str | None) -> dict[str, Any]:
+        """adapter_config.json for PEFT; base: a hub id or a path (`base_identity.public_name`)."""
         return {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",

@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from thumbs.errors import ModelError
+from thumbs.models.tensor_files import write_tensors
 from thumbs.models.weights import read_tensors
 
 CONFIG, WEIGHTS, INDEX = "adapter_config.json", "adapter_model.safetensors", "model.safetensors.index.json"
@@ -49,7 +50,7 @@ def merge(folder: Path, base: Path, out: Path) -> None:
         elif ".lora_B" not in name:  # a whole weight that was trained beside the adapters (modules_to_save)
             state[target] = tensor
     _copy_rest(base, folder, out)
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(out / "model.safetensors", state)
 
 
 def _scale(config: dict[str, Any], target: str) -> float:

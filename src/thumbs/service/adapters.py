@@ -16,6 +16,7 @@ from thumbs.config.model import ADAPTED, LoraConfig
 from thumbs.engine.checkpoints import MANIFEST, read_tensors, write_checkpoint
 from thumbs.engine.local import ADAPTER, OPTIMIZER
 from thumbs.errors import CheckpointError, DataError
+from thumbs.models.base_identity import public_name
 from thumbs.service.requests import Body, explain
 
 CONFIG = "adapter_config.json"
@@ -27,7 +28,7 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 class _PeftConfig(Body):
     """What is read of adapter_config.json."""
 
-    base_model_name_or_path: str = ""
+    base_model_name_or_path: str | None = None
     r: int = Field(ge=1, le=1024)
     lora_alpha: float = Field(gt=0, allow_inf_nan=False)
     target_modules: tuple[str, ...]
@@ -43,7 +44,7 @@ class Adapter:
     """Tensors under PEFT's names, scaled to the alpha that every adapter here has."""
 
     base: str
-    """The base model as the file names it."""
+    """The base model as the file names it; empty where it names none."""
     rank: int
     targets: tuple[str, ...]
     tensors: Mapping[str, Tensor]
@@ -63,7 +64,7 @@ def read_adapter(folder: Path) -> Adapter:
     scaled = {name: tensor.float() * (scale if name.endswith(_B) else 1.0) for name, tensor in tensors.items()}
     state = _read(folder / OPTIMIZER) if (folder / OPTIMIZER).is_file() else {}
     targets = tuple(name for name in ADAPTED if name in config.target_modules)
-    return Adapter(config.base_model_name_or_path, config.r, targets, scaled, state)
+    return Adapter(config.base_model_name_or_path or "", config.r, targets, scaled, state)
 
 
 def mix(adapters: Sequence[Adapter], coefficients: Sequence[float]) -> Adapter:
@@ -107,7 +108,7 @@ def keep(backend: Backend, owner: str, base_model: str, adapter: Adapter, kind: 
     # Written anew, whatever came with the adapter: the manifest says what is loaded, and a stranger must not.
     files = {
         MANIFEST: {"model": model.model_dump(mode="json"), "heads": ["lm"], "seed": 0, "steps": 0},
-        CONFIG: _peft_config(model.name, lora),
+        CONFIG: _peft_config(public_name(model.name), lora),
     }
     tensors = {ADAPTER: dict(adapter.tensors)} | ({OPTIMIZER: dict(adapter.optimizer)} if adapter.optimizer else {})
     with store.writing(run_id, kind, name) as folder:
@@ -140,7 +141,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise DataError(f"{file.name} is no readable safetensors file") from None
 
 
-def _peft_config(base: str, lora: LoraConfig) -> dict[str, Any]:
+def _peft_config(base: str | None, lora: LoraConfig) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

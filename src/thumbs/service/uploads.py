@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from thumbs.errors import DataError
+from thumbs.models.base_identity import public_name
 from thumbs.service.adapters import keep, read_adapter
 from thumbs.service.archives import unpack
 from thumbs.service.requests import answer, owner_of
@@ -47,9 +48,14 @@ class UploadRoutes:
     def _base_model(self, name: str) -> str:
         """The served model that an adapter is for: the one of that name, or that is loaded by it, or the only one."""
         bases = self._service.backend.bases
-        found = next((served for served in bases.names if name in (served, bases[served].config.name)), None)
+        found = next((served for served in bases.names if name in _names(served, bases[served].config.name)), None)
         if found is None and len(bases.names) == 1:
             return bases.names[0]
         if found is None:
             raise DataError(f"the adapter is for the base model {name!r}; served are {', '.join(bases.names)}")
         return found
+
+
+def _names(served: str, loaded: str) -> tuple[str | None, ...]:
+    """What an adapter's config may call a base: as it is offered, as it is loaded, as everybody else calls it."""
+    return served, loaded, public_name(loaded)

@@ -7,8 +7,8 @@ import errno
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,19 +51,48 @@ def write_text(path: str | Path, text: str) -> None:
     path = Path(path)
     # A lone surrogate (half of an emoji from a cut reply) has no UTF-8 form; it becomes "?".
     content = text.encode("utf-8", errors="replace")
+    with writing(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file's path beside `path`; when the block ends well, that file is synced and takes the place of `path`.
+
+    Its rights are those that the user's umask leaves of 0666, whatever wrote it (safetensors makes 0600).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends well and is gone when it fails.
+
+    Raises RunError where `path` is a file, or a folder that holds anything, before the block and before the move.
+    """
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise RunError(f"{path} exists and is not empty; name another folder")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            scratch.mkdir(parents=True)
+            yield scratch
+            for file in scratch.iterdir():
+                sync(file)
+            scratch.replace(path)  # an empty folder gives way, one that was filled meanwhile does not
+            sync(path.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -9,10 +9,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.checkpoints import MANIFEST, read_tensors, write_checkpoint
 from thumbs.engine.local import HEAD, MODEL
 from thumbs.errors import ConfigError, ModelError, RunError
-from thumbs.tracking.files import plain, read_json, sync, write_json, writing
+from thumbs.tracking.files import plain, read_json, replacing, write_json, writing
 
 PARTS = ("model_state_dict", "config", "step")
 SUFFIXES = (".pt", ".pth", ".bin")
@@ -74,19 +72,9 @@ def pack(folder: Path, tokenizer: Tokenizer, config: dict[str, Any], step: int) 
 
 def write_pt(path: Path, content: PtFile) -> None:
     """Writes the file so that a reader finds the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     values = dict(zip(PARTS, (content.state, content.config, content.step), strict=True))
-    with writing(path):
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                torch.save(values, file)
-            sync(Path(temporary))
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    with writing(path), replacing(path) as temporary:
+        torch.save(values, temporary)
 
 
 def read_pt(path: Path) -> PtFile:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from thumbs.compat.rlhf_pipeline.pt_files import SUFFIXES, read_pt, unpack
@@ -26,6 +25,7 @@ from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.decoder_config import write_config
 from thumbs.models.module_lm import ModuleLM
+from thumbs.models.tensor_files import write_tensors
 from thumbs.models.trunk import named_module, open_tokenizer
 from thumbs.models.weights import named_tensors
 from thumbs.tracking.files import read_json, write_json
@@ -243,8 +243,7 @@ def _save(module: Any, folder: Path) -> None:
         module.save_pretrained(folder, max_shard_size="1000GB")
     else:
         folder.mkdir(parents=True)
-        tensors = {name: tensor.clone() for name, tensor in named_tensors(module).items()}
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        write_tensors(folder / "model.safetensors", {n: tensor.clone() for n, tensor in named_tensors(module).items()})
         write_json(folder / "config.json", write_config(module.config))
 
 

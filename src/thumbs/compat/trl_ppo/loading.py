@@ -78,7 +78,7 @@ def load(source: Any, keywords: Mapping[str, Any]) -> Loaded:
                 f"{folder} holds a trained adapter, which goes on as it is; peft_config is ignored", stacklevel=3
             )
         peft = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        name, adapter, seed = str(peft["base_model_name_or_path"]), folder / ADAPTER, _saved_seed(folder, seed)
+        name, adapter, seed = _saved_base(folder, peft), folder / ADAPTER, _saved_seed(folder, seed)
     lora = None if peft is None else read_lora(peft, decoder_shape(ModelConfig(name=name)).layers)
     model = ModelConfig(name=name, lora=lora, dtype=_dtype(keywords))
     engine = StepEngine()
@@ -189,6 +189,14 @@ def _written(model: Any, keywords: Mapping[str, Any]) -> tuple[str, TemporaryDir
     files = TemporaryDirectory(prefix="thumbs-trl-ppo-")
     model.save_pretrained(files.name)
     return files.name, files
+
+
+def _saved_base(folder: Path, peft: Mapping[str, Any]) -> str:
+    """The base's name in our catalog, which a folder of ours notes, else as PEFT's config has it."""
+    manifest = folder / MANIFEST
+    if manifest.is_file():
+        return str(json.loads(manifest.read_text(encoding="utf-8"))["model"]["name"])
+    return str(peft["base_model_name_or_path"])
 
 
 def _saved_seed(folder: Path, seed: int) -> int:

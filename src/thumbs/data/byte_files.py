@@ -1,0 +1,51 @@
+"""The byte tokenizer as files that `transformers` opens: tokenizer.json, tokenizer_config.json, chat_template.jinja."""
+
+from __future__ import annotations
+
+import json
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+MARKS = ("[PAD]", "[BOS]", "[SEP]", "[EOS]")
+"""Names of the tokens 256 … 259."""
+
+TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{{ '[SEP]' + message['content'] + '[EOS]' }}
+{%- else -%}
+{%- if loop.first or messages[loop.index0 - 1]['role'] != 'system' -%}{{ '[BOS]' }}{%- endif -%}
+{{ message['content'] + ('\\n' if message['role'] == 'system' else '') }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '[SEP]' }}{%- endif -%}
+"""
+
+
+def byte_files(mark: str) -> dict[str, str]:
+    """File name → text of a tokenizer whose ids are those of ByteTokenizer; `mark` is by what it is known as that."""
+    encoder = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(_letters())}, merges=[]))
+    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    encoder.decoder = decoders.ByteLevel()
+    encoder.add_special_tokens([AddedToken(mark, normalized=False) for mark in MARKS])
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "thumbs_tokenizer": mark,
+        "pad_token": "[PAD]",
+        "bos_token": "[BOS]",
+        "eos_token": "[EOS]",
+        "additional_special_tokens": ["[SEP]"],
+        "clean_up_tokenization_spaces": False,
+    }
+    return {
+        "tokenizer.json": encoder.to_str(),
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+        "chat_template.jinja": TEMPLATE,
+    }
+
+
+def _letters() -> list[str]:
+    """The printable letter by which byte-level vocabularies write each byte (GPT-2's bytes_to_unicode)."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]

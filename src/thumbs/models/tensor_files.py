@@ -1,0 +1,18 @@
+"""Safetensors files that others can read: with the rights of any other file, and whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from thumbs.tracking.files import replacing
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file as transformers and PEFT read it. Raises OSError or SafetensorError where it cannot."""
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(content, temporary, metadata={"format": "pt"})
