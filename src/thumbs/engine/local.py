@@ -228,14 +228,16 @@ class LocalEngine:
 
     def load(self, handle: Handle, path: Path, *, optimizer: bool = True) -> None:
         model = self._models[handle.id]
+        restored = None  # without a file there is no state: moments belong to the weights beside which they were saved
+        if optimizer and (path / OPTIMIZER).exists():
+            parameters = model.trained()
+            restored = make_optimizer(self.optimizer, parameters)
+            with naming(path / OPTIMIZER):
+                restore_optimizer(self.optimizer, restored, parameters, read_tensors(path / OPTIMIZER))
         steps = self._read(model, path)
         model.steps = steps if optimizer else 0
         self._clear(model)
-        model.optimizer = None  # moments belong to the weights beside which they were saved
-        if optimizer and (path / OPTIMIZER).exists():
-            model.optimizer = make_optimizer(self.optimizer, model.trained())
-            with naming(path / OPTIMIZER):
-                restore_optimizer(model.optimizer, model.trained(), read_tensors(path / OPTIMIZER))
+        model.optimizer = restored
 
     def close(self, handle: Handle) -> None:
         del self._models[handle.id]

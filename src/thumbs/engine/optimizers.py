@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ Groups = list[dict[str, Any]]
 """Parameter groups as torch takes them: `params`, and the `name` of the part, trunk or scalar."""
 
 ADAMW = "adamw"
+
+_NEVER_NEGATIVE = ("step", "exp_avg_sq", "max_exp_avg_sq")
+"""Names that torch's optimizers give to counts and to means of squares."""
 
 _OPTIMIZERS: dict[str, Callable[[Groups], Optimizer]] = {
     ADAMW: lambda groups: torch.optim.AdamW(groups, lr=0.0, fused=True)  # one pass over weights and moments, not ten
@@ -78,13 +81,55 @@ def optimizer_tensors(optimizer: Optimizer, parameters: Mapping[str, nn.Paramete
 
 
 def restore_optimizer(
-    optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+    name: str, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Inverse of `optimizer_tensors`; raises ValueError for parameters that are not trained here."""
-    unknown = {key.rpartition(":")[0] for key in tensors} - parameters.keys()
-    if unknown:
-        raise ValueError(f"moments of {sorted(unknown)[:3]}, which this model does not train")
-    for name, parameter in parameters.items():
-        state = {k.rpartition(":")[2]: v for k, v in tensors.items() if k.rpartition(":")[0] == name}
-        if state:
-            optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
+    """Inverse of `optimizer_tensors` for the optimizer of that name, which changes only if all of the state fits.
+
+    Raises ValueError that names the tensor: of a parameter that is not trained here, missing, left over, of another
+    shape than this optimizer's, no floats where it has floats, or not finite. Kernels trust what they find there, and
+    read and write beyond moments that are too short.
+    """
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        parameter, _, part = key.rpartition(":")
+        states.setdefault(parameter, {})[part] = tensor
+    if unknown := sorted(states.keys() - parameters.keys()):
+        raise ValueError(f"moments of {unknown[:3]}, which this model does not train")
+    twins: dict[tuple[str, torch.Size, torch.dtype], dict[str, Tensor]] = {}
+    fitting: dict[str, dict[str, Tensor]] = {}
+    for owner, state in states.items():
+        parameter = parameters[owner]
+        kind = (owner.partition(".")[0], parameter.shape, parameter.dtype)
+        if kind not in twins:
+            twins[kind] = _state_of_twin(name, kind[0], parameter)
+        fitting[owner] = {key: tensor.to(parameter.device) for key, tensor in _checked(owner, state, twins[kind])}
+    for owner, state in fitting.items():
+        optimizer.state[parameters[owner]] = state
+
+
+def _state_of_twin(name: str, part: str, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """What the optimizer keeps of a parameter like this one: it takes a step on a copy, without a gradient."""
+    twin = nn.Parameter(torch.zeros_like(parameter))
+    twin.grad = torch.zeros_like(twin)
+    trial = _OPTIMIZERS[name]([{"params": [twin], "name": part, "lr": 0.0}])
+    trial.step()
+    return {key: torch.as_tensor(value) for key, value in trial.state.get(twin, {}).items() if value is not None}
+
+
+def _checked(owner: str, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The state in the dtypes of `like`; raises ValueError where it does not fit."""
+    if state.keys() != like.keys():
+        missing, extra = sorted(like.keys() - state.keys()), sorted(state.keys() - like.keys())
+        raise ValueError(f"the state of {owner} lacks {missing or 'nothing'} and has {extra or 'nothing'} too many")
+    for key, wanted in like.items():
+        tensor, name = state[key], f"{owner}:{key}"
+        if tensor.shape != wanted.shape:
+            raise ValueError(f"{name} has the shape {list(tensor.shape)}; this model needs {list(wanted.shape)}")
+        if tensor.dtype != wanted.dtype and not (tensor.is_floating_point() and wanted.is_floating_point()):
+            raise ValueError(f"{name} is {tensor.dtype}; this optimizer keeps {wanted.dtype}")
+        tensor = tensor.to(wanted.dtype)
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} holds NaN or infinite numbers")
+        if key in _NEVER_NEGATIVE and bool((tensor < 0).any()):
+            raise ValueError(f"{name} holds negative numbers")
+        yield key, tensor

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from thumbs.config.losses import CrossEntropy, PairObjective
 from thumbs.config.model import ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.engine.objectives import register_reward_objective
-from thumbs.engine.optimizers import register_optimizer
-from thumbs.errors import ConfigError
+from thumbs.engine.optimizers import make_optimizer, register_optimizer, restore_optimizer
+from thumbs.errors import CheckpointError, ConfigError
 from thumbs.records import Datum
 
 BYTE = ModelConfig(name="byte-tiny", lora=None, dtype="float32")
@@ -73,6 +74,61 @@ def test_what_an_optimizer_remembers_comes_back_from_a_checkpoint(tmp_path: Path
                 engine.load(policy, tmp_path / "kept")
         states.append(weights(engine, policy, tmp_path / f"end-{resumes}"))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda k, v: {k: v[:-1]}, "shape"),
+        (lambda k, v: {k: torch.zeros(1)}, "shape"),
+        (lambda k, v: {k: torch.zeros(*v.shape, 1)}, "shape"),
+        (lambda k, v: {k: torch.full_like(v, float("nan"))}, "NaN"),
+        (lambda k, v: {k: v.to(torch.int64)}, "int64"),
+        (lambda k, v: {}, "lacks"),
+        (lambda k, v: {k: v, k.rpartition(":")[0] + ":extra": v}, "extra"),
+        (lambda k, v: {k: v, "trunk.nothing:exp_avg": v}, "trunk.nothing"),
+    ],
+)
+@pytest.mark.parametrize("name", ["adamw", "test-momentum"])
+def test_state_that_does_not_fit_is_refused_before_anything_changes(
+    tmp_path: Path, name: str, change: Callable[[str, torch.Tensor], dict[str, torch.Tensor]], words: str
+):
+    register_optimizer("test-momentum", momentum)
+    engine = LocalEngine(optimizer=name)
+    policy = engine.create(ModelSpec("policy", BYTE))
+    engine.forward_backward(policy, DATA, [CrossEntropy()])
+    engine.optim_step(policy, STEP)
+    engine.save(policy, tmp_path / "kept", optimizer=True)
+    file = tmp_path / "kept" / "optimizer.safetensors"
+    state = load_file(file)
+    victim = next(key for key in state if key.endswith((":exp_avg", ":momentum_buffer")))
+    save_file(
+        {
+            k: v
+            for key, value in state.items()
+            for k, v in (change(key, value) if key == victim else {key: value}).items()
+        },
+        file,
+    )
+    fresh = engine.create(ModelSpec("fresh", BYTE))
+    before = weights(engine, fresh, tmp_path / "before")
+    with pytest.raises(CheckpointError, match=words):
+        engine.load(fresh, tmp_path / "kept")
+    after = weights(engine, fresh, tmp_path / "after")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("part", ["step", "exp_avg_sq"])
+def test_a_negative_count_or_square_is_refused(part: str):
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    parameters = {"trunk.w": parameter}
+    optimizer = make_optimizer("adamw", parameters)
+    state = {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
+    restore_optimizer("adamw", optimizer, parameters, {f"trunk.w:{k}": v for k, v in state.items()})
+    assert torch.equal(optimizer.state[parameter]["exp_avg"], torch.ones(3))
+    state[part] = -state[part]
+    with pytest.raises(ValueError, match=f"trunk.w:{part} holds negative"):
+        restore_optimizer("adamw", optimizer, parameters, {f"trunk.w:{k}": v for k, v in state.items()})
 
 
 def test_an_unknown_optimizer_is_named():
