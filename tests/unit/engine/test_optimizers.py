@@ -84,9 +84,9 @@ def test_what_an_optimizer_remembers_comes_back_from_a_checkpoint(tmp_path: Path
         (lambda k, v: {k: torch.zeros(*v.shape, 1)}, "shape"),
         (lambda k, v: {k: torch.full_like(v, float("nan"))}, "NaN"),
         (lambda k, v: {k: v.to(torch.int64)}, "int64"),
-        (lambda k, v: {}, "lacks"),
-        (lambda k, v: {k: v, k.rpartition(":")[0] + ":extra": v}, "extra"),
-        (lambda k, v: {k: v, "trunk.nothing:exp_avg": v}, "trunk.nothing"),
+        (lambda k, v: {k.rpartition(":")[0] + ":other": v}, "lacks"),
+        (lambda k, v: {k: v, k.rpartition(":")[0] + ":extra": v.clone()}, "extra"),
+        (lambda k, v: {k: v, "trunk.nothing:exp_avg": v.clone()}, "trunk.nothing"),
     ],
 )
 @pytest.mark.parametrize("name", ["adamw", "test-momentum"])
