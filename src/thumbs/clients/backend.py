@@ -6,11 +6,9 @@ are the caller's are `ThumbsError`s; anything else is ours.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +16,7 @@ from typing import Any
 
 from thumbs.clients import translate, types
 from thumbs.clients.bases import Base, Bases
+from thumbs.clients.checkpoint_folders import readable, writable
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.lanes import Work
 from thumbs.clients.offer import Offer
@@ -29,10 +28,8 @@ from thumbs.config.losses import CrossEntropy, LossSpec
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.errors import CheckpointError, DataError, ThumbsError
+from thumbs.errors import DataError, ThumbsError
 from thumbs.records import Datum
-
-log = logging.getLogger(__name__)
 
 ALPHA = 32.0
 """Numerator of the scale of every adapter: the protocol does not carry it."""
@@ -132,6 +129,11 @@ class Backend(Sampling, Offer):
         record = self._checkpoint(path)
         run = self.store.run(record.run_id)
         assert run is not None  # noqa: S101 (the store keeps no checkpoint without its run)
+        if not (run.train_attn or run.train_mlp):
+            raise DataError(
+                f"{path} adapts a part of the attention or feed-forward projections; it can be sampled from, and a "
+                "training client adapts all of a group (train_attn, train_mlp)"
+            )
         lora = types.LoraConfig(
             rank=run.rank,
             seed=run.seed,
@@ -180,7 +182,7 @@ class Backend(Sampling, Offer):
         def work() -> Work:
             model, handle = self._in_memory(run_id)
             model.dirty = True
-            with _readable(reference_path):
+            with readable(reference_path):
                 reference = self._engine.read_adapter(record.folder)
             frozen, run = self._engine.frozen_base(base.config), partial(self._engine.in_parts, handle)
             return (yield from reverse_kl_pass(found, temperature, frozen, reference, run))
@@ -231,9 +233,10 @@ class Backend(Sampling, Offer):
             _, handle = self._in_memory(run_id)
             yield
             options = {"overwrite": overwrite, "ttl_seconds": ttl_seconds, "user_metadata": user_metadata}
-            with self.store.writing(run_id, kind, name, **options) as folder:
+            path = f"tinker://{run_id}/{kind}/{name}"
+            with self.store.writing(run_id, kind, name, **options) as folder, writable(path, folder):
                 self._engine.save(handle, folder, optimizer=kind == "weights")
-            return f"tinker://{run_id}/{kind}/{name}"
+            return path
 
         return self._submit(run_id, seq_id, work)
 
@@ -260,7 +263,8 @@ class Backend(Sampling, Offer):
             model, handle = self._in_memory(run_id)
             yield
             folder = self._spill(sampler_id)
-            self._engine.save(handle, folder)  # from where it comes back after others have taken its place
+            with writable(sampler_id, folder):
+                self._engine.save(handle, folder)  # from where it comes back after others have taken its place
             client = run_id.partition(":train:")[0]
             self._add(sampler_id, Sampler(model.base, client, folder, self._engine.frozen_adapter(handle)))
             return sampler_id
@@ -337,7 +341,7 @@ class Backend(Sampling, Offer):
                 f"{path} is of another kind ({told.format(*kinds[0])}) than this model ({told.format(*kinds[1])}); "
                 "create_training_client_from_state makes one that fits"
             )
-        with _readable(path):
+        with readable(path):
             self._engine.load(handle, record.folder, optimizer=optimizer)
 
     def _create(self, model: _Model) -> Work:
@@ -364,16 +368,6 @@ class Backend(Sampling, Offer):
                 self._engine.save(model.handle, self._spill(run_id), optimizer=True)
                 self._engine.close(model.handle)
                 model.handle = None
-
-
-@contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Errors of a checkpoint name its path: they speak of folders, which are none of the client's business."""
-    try:
-        yield
-    except CheckpointError as error:
-        log.warning("%s: %s", path, error)
-        raise CheckpointError(f"{path} cannot be read; it is damaged or incomplete") from None
 
 
 def _failing(error: Exception) -> Work:

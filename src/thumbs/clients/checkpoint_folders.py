@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from thumbs.errors import CheckpointError, ModelError
 from thumbs.tracking.files import sync
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -85,3 +89,28 @@ class CheckpointFolders:
 def size_of(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@contextlib.contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Errors of a checkpoint name its path: they speak of folders, which are none of the client's business."""
+    try:
+        yield
+    except ModelError as error:  # it speaks of tensors
+        raise CheckpointError(f"{path}: {error}") from None
+    except CheckpointError as error:
+        log.warning("%s: %s", path, error)
+        raise CheckpointError(f"{path} cannot be read; it is damaged or incomplete") from None
+
+
+@contextlib.contextmanager
+def writable(path: str, folder: Path) -> Iterator[None]:
+    """The same for writing."""
+    try:
+        yield
+    except (CheckpointError, OSError) as error:
+        log.warning("%s: %s", path, error)
+        free = shutil.disk_usage(folder.parent).free / 2**30
+        raise CheckpointError(
+            f"{path} could not be written; the server's disk has {free:.1f} GiB free, and what was saved before stays"
+        ) from None

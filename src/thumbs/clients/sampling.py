@@ -14,6 +14,7 @@ from pathlib import Path
 
 from thumbs.clients import translate, types
 from thumbs.clients.bases import Base, Bases
+from thumbs.clients.checkpoint_folders import readable
 from thumbs.clients.store import Store
 from thumbs.clients.tables import CheckpointRecord
 from thumbs.clients.worker import Worker
@@ -146,7 +147,8 @@ class Sampling:
         """The pool of the sampler's base, after the request has got the sampler's adapter."""
         base = sampler.base
         if sampler.folder is not None and sampler.adapter is None:
-            sampler.adapter = self._engine.read_adapter(sampler.folder)
+            with readable(sampler_id):
+                sampler.adapter = self._engine.read_adapter(sampler.folder)
         request.adapter = sampler.adapter
         if sampler_id in self._samplers:
             self._samplers.move_to_end(sampler_id)

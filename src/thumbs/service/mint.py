@@ -91,10 +91,18 @@ class MintRoutes:
         bases = {run.base_model for record in records if (run := backend.store.run(record.run_id))}
         if len(bases) != 1:
             raise DataError(f"the checkpoints are of different base models: {', '.join(sorted(bases))}")
-        mixed = mix([read_adapter(record.folder) for record in records], body.coefficients)
+        base_model = bases.pop()
+        shape = backend.bases[base_model].shape
+        adapters = []
+        for path, record in zip(body.source_paths, records, strict=True):
+            try:
+                adapters.append(read_adapter(record.folder, shape))
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
+        mixed = mix(adapters, body.coefficients)
         name = (body.output_path or "interpolated").rstrip("/").rpartition("/")[2]
         done: Future[str] = Future()
-        done.set_result(keep(backend, owner, bases.pop(), mixed, "sampler_weights", name))
+        done.set_result(keep(backend, owner, base_model, mixed, "sampler_weights", name))
         return done
 
 

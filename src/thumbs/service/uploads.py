@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from thumbs.engine.local import OPTIMIZER
 from thumbs.errors import DataError
 from thumbs.models.base_identity import public_name
-from thumbs.service.adapters import keep, read_adapter
+from thumbs.service.adapters import PEFT_FILES, base_of, keep, read_adapter
 from thumbs.service.archives import unpack
 from thumbs.service.requests import answer, owner_of
 from thumbs.service.state import Service
@@ -35,15 +36,18 @@ class UploadRoutes:
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 raise DataError("send the archive (.tar.gz) as the field `file` of a multipart form")
-            path = await self._service.threads.work(self._keep, file.file, owner_of(request))
-        return answer({"path": path, "checkpoint_id": path})
+            path, ignored = await self._service.threads.work(self._keep, file.file, owner_of(request))
+        return answer({"path": path, "checkpoint_id": path, "ignored_files": ignored})
 
-    def _keep(self, file: IO[bytes], owner: str) -> str:
+    def _keep(self, file: IO[bytes], owner: str) -> tuple[str, list[str]]:
+        """The path, and the files of the archive that were not looked at."""
         backend = self._service.backend
         with tempfile.TemporaryDirectory(prefix="thumbs-upload-") as folder:
-            unpack(file, Path(folder), self._service.settings.upload_bytes)
-            adapter = read_adapter(Path(folder))
-        return keep(backend, owner, self._base_model(adapter.base), adapter, "weights", "uploaded")
+            names = unpack(file, Path(folder), self._service.settings.upload_bytes)
+            base_model = self._base_model(base_of(Path(folder)))
+            adapter = read_adapter(Path(folder), backend.bases[base_model].shape)
+        path = keep(backend, owner, base_model, adapter, "weights", "uploaded")
+        return path, sorted(names - {*PEFT_FILES, OPTIMIZER})
 
     def _base_model(self, name: str) -> str:
         """The served model that an adapter is for: the one of that name, or that is loaded by it, or the only one."""

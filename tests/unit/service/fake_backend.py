@@ -20,6 +20,7 @@ from thumbs.clients.store import Store
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import DataError, ModelError
+from thumbs.models.byte_lm import byte_shape
 
 MODEL = "org/toy"
 
@@ -27,6 +28,7 @@ MODEL = "org/toy"
 class _Base:
     tokenizer = ByteTokenizer()
     config = ModelConfig(name=MODEL)
+    shape = byte_shape("byte-tiny")
 
 
 class _Bases(dict[str, _Base]):
