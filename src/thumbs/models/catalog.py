@@ -24,6 +24,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from thumbs.errors import ModelError
+from thumbs.models.checkpoint_files import weight_files
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,7 @@ def _checked(folder: Path) -> Path:
         raise ModelError(
             f"{folder} has no config.json; a model folder holds config.json, *.safetensors, tokenizer.json"
         )
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no *.safetensors; pickled weights are not read, save them as safetensors")
+    weight_files(folder)
     return folder
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,18 +13,27 @@ from torch import Tensor, nn
 
 from thumbs.errors import ModelError
 from thumbs.models.causal_lm import CausalLM, Layer
+from thumbs.models.checkpoint_files import INDEX, read_json_object, weight_files
 from thumbs.models.decoder_config import DecoderConfig, read_config
 from thumbs.models.lora import MODULE, Adapter, projections
 from thumbs.models.prepacked import prepack
+from thumbs.models.quantised import check_plain, dequantise, quantisation
+
+log = logging.getLogger(__name__)
+
+HARMLESS = re.compile(r"(^|\.)rotary_emb\.inv_freq$|^v_head\.")
+"""Tensors that may be left over: rotary frequencies that old versions of transformers saved, although config.json says
+them, and a value head of TRL's, which `compat.trl_ppo` reads and a policy has no use for.
+"""
 
 
 def load_decoder(folder: Path, dtype: torch.dtype, *, master: bool) -> CausalLM:
     """Our decoder with the weights of a Hugging Face folder.
 
     master: hold the weights in float32 (they will be trained) and compute in `dtype`; else hold them in `dtype`.
-    Raises ModelError that names the tensors missing or of another shape.
+    Raises ModelError that names the tensors missing, left over, of another shape or not finite.
     """
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    raw = read_json_object(folder / "config.json")
     with torch.device("meta"):
         model = CausalLM(read_config(raw), dtype)
     load_state(model, read_tensors(folder), torch.float32 if master else dtype, str(folder))
@@ -31,33 +41,92 @@ def load_decoder(folder: Path, dtype: torch.dtype, *, master: bool) -> CausalLM:
 
 
 def load_state(model: CausalLM, state: dict[str, Tensor], dtype: torch.dtype, source: str) -> None:
-    """Puts tensors under Hugging Face names into a decoder (which may be on the meta device)."""
-    try:
-        fused = dict(_fuse(model.config, state))
-    except KeyError as error:
-        raise ModelError(f"{source}: tensor {error} is missing; the folder does not hold a complete model") from None
-    for name, parameter in model.named_parameters():
-        if fused[name].shape != parameter.shape:
-            got, want = tuple(fused[name].shape), tuple(parameter.shape)
-            raise ModelError(f"{source}: {name} has shape {got}, its config.json asks for {want}")
+    """Puts tensors under Hugging Face names into a decoder (which may be on the meta device).
+
+    Every tensor is used, apart from `HARMLESS` and an output embedding equal to the input embedding it is tied to.
+    """
+    check_plain(state, source)
+    state = without_harmless(state, source)
+    if model.config.tied:
+        _drop_tied_head(state, source)
+    wanted = tensor_shapes(model.config)
+    if missing := [name for name in wanted if name not in state]:
+        raise ModelError(
+            f"{source}: {some(missing)} is missing; the folder does not hold a complete model under the names of "
+            f"{model.config.architecture}"
+        )
+    if left := sorted(state.keys() - wanted.keys()):
+        raise ModelError(
+            f"{source}: {some(left)} would be left out, because {model.config.architecture} with this config.json has "
+            "no such tensor; the weights and the config.json belong to different models"
+        )
+    for name, shape in wanted.items():
+        if tuple(state[name].shape) != shape:
+            raise ModelError(f"{source}: {name} has shape {tuple(state[name].shape)}, its config.json asks for {shape}")
+        check_finite(state[name], f"{source}: {name}")
+    fused = dict(_fuse(model.config, state))
     # A live model keeps its parameters, since an optimizer may hold them, and with them its device.
     fill = model.embedding.is_meta
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in fused.items()}, assign=fill)
 
 
+def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """What a decoder of that shape consists of: Hugging Face's name of each tensor → its shape."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config.vocab_size, config.width),
+        "model.norm.weight": (config.width,),
+    }
+    if not config.tied:
+        shapes["lm_head.weight"] = (config.vocab_size, config.width)
+    for stem in (f"model.layers.{index}" for index in range(config.layers)):
+        for fused, (width, outs) in projections(config).items():
+            for name, out in outs.items():
+                shapes[f"{stem}.{MODULE[fused]}.{name}.weight"] = (out, width)
+                if fused == "qkv" and config.qkv_bias:
+                    shapes[f"{stem}.{MODULE[fused]}.{name}.bias"] = (out,)
+        for norm in ("q_norm", "k_norm") if config.qk_norm else ():
+            shapes[f"{stem}.self_attn.{norm}.weight"] = (config.head_dim,)
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{stem}.{norm}.weight"] = (config.width,)
+    return shapes
+
+
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors files; raises ModelError when there are none or one is damaged."""
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise ModelError(f"{folder}: no model*.safetensors; other formats may hold code and are not read")
+    """All weights of a folder, de-quantised where config.json says that they are quantised.
+
+    `checkpoint_files.weight_files` says which files are read. Raises ModelError when one is damaged or lacks a tensor,
+    or when it has one that the index does not name, and for a quantisation that is not read.
+    """
+    config = read_json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    how = quantisation(folder, config)
+    files = weight_files(folder)
+    indexed = {name for names in files.values() for name in names or ()}
     state: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                state |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file}: unreadable ({error}); fetch or save it again") from None
-    return state
+    for file, names in files.items():
+        there = _read(file, names)
+        if names is not None and (extra := sorted(there.keys() - indexed)):
+            raise ModelError(f"{file} holds {some(extra)}, which {INDEX} does not name; save the model again")
+        state |= {name: there[name] for name in names} if names is not None else there
+    return state if how is None else dequantise(state, how, str(folder))
+
+
+def without_harmless(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors apart from `HARMLESS`, which the log names."""
+    if ignored := sorted(name for name in state if HARMLESS.search(name)):
+        log.info("%s: %s is not needed and ignored", source, some(ignored))
+    return {name: tensor for name, tensor in state.items() if not HARMLESS.search(name)}
+
+
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Raises ModelError, which names the tensor, where it holds NaN or infinity."""
+    low, high = tensor.aminmax() if tensor.numel() else (tensor.sum(), tensor.sum())
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise ModelError(f"{what} holds NaN or infinity; the training that wrote it failed, take an earlier checkpoint")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    return repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def named_tensors(model: CausalLM, adapter: Adapter | None = None) -> dict[str, Tensor]:
@@ -119,6 +188,30 @@ def prepack_decoder(model: CausalLM, lowest: Sequence[Layer] = ()) -> CausalLM:
         model.layers[index] = lowest[index] if index < len(lowest) else prepacked_layer(layer)
     model.prepacked_head = prepack(model.head_weight())
     return model
+
+
+def _drop_tied_head(state: dict[str, Tensor], source: str) -> None:
+    head, embedding = state.pop("lm_head.weight", None), state.get("model.embed_tokens.weight")
+    if head is None:
+        return
+    if embedding is None:
+        state["model.embed_tokens.weight"] = head
+    elif not torch.equal(head, embedding):
+        raise ModelError(
+            f"{source}: lm_head.weight differs from model.embed_tokens.weight, but config.json ties them; write "
+            "tie_word_embeddings: false into config.json if the model has an output embedding of its own"
+        )
+
+
+def _read(file: Path, names: list[str] | None) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as handle:
+            there = list(handle.keys())
+            if missing := sorted(set(names or ()) - set(there)):
+                raise ModelError(f"{file} lacks {some(missing)}, which {INDEX} says it holds; fetch or save it again")
+            return {name: handle.get_tensor(name) for name in there}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file}: unreadable ({error}); fetch or save it again") from None
 
 
 def _fuse(config: DecoderConfig, state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

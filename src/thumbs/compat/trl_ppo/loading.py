@@ -24,6 +24,7 @@ from thumbs.engine.local import ADAPTER, HEAD
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
+from thumbs.models.checkpoint_files import INDEX, SINGLE
 from thumbs.models.decoder_config import write_config
 from thumbs.models.trunk import decoder_shape
 from thumbs.models.weights import read_tensors as read_weights
@@ -222,7 +223,7 @@ def _value_head(folder: Path) -> dict[str, Tensor] | None:
     """The head that we saved, or one that TRL saved in model.safetensors; None where there is none."""
     if (folder / HEAD).is_file():
         return read_tensors(folder / HEAD)
-    stored = read_weights(folder) if list(folder.glob("model*.safetensors")) else {}
+    stored = read_weights(folder) if any((folder / name).is_file() for name in (SINGLE, INDEX)) else {}
     if (weight := stored.get("v_head.summary.weight")) is not None:
         if weight.numel() != weight.shape[-1]:
             raise ModelError(f"{folder}: v_head.summary.weight has shape {tuple(weight.shape)}; one row is wanted")
