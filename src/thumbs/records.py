@@ -22,10 +22,13 @@ it had as many as it may (turns) or no room for another reply (context).
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. `trained`: whether SFT learns it, if it is the assistant's; a turn with False is only
+    read.
+    """
 
     role: Role
     content: str
+    trained: bool = True
 
 
 @dataclass(frozen=True)

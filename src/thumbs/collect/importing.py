@@ -13,6 +13,7 @@ from thumbs.collect.question import AnswerError, Axis, Question, read_answer
 from thumbs.collect.records import Answer, ItemRole, NewItem
 from thumbs.data.conversations import read_conversation, read_prompt_messages
 from thumbs.data.lint import DataKind
+from thumbs.data.messages import as_prompt
 from thumbs.data.preferences import read_number, read_preference
 from thumbs.data.prompts import check_prompt, read_prompt
 from thumbs.data.rankings import read_ranking, read_reply
@@ -175,7 +176,7 @@ def _is_ours(value: Mapping[str, Any], question: Question) -> bool:
 def _own_item(value: Mapping[str, Any], question: Question, source: str) -> NewItem:
     if value.get("prompt") is None:
         raise RowError("missing_field", "no 'prompt'")
-    prompt = read_prompt_messages(value["prompt"])
+    prompt = as_prompt(read_prompt_messages(value["prompt"]))
     check_prompt(prompt)
     given = value.get("replies") or []
     if not isinstance(given, list):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from thumbs.config.base import Frozen
 
@@ -25,6 +26,16 @@ class LoraConfig(Frozen):
     computed once a sequence. null: all layers."""
 
 
+class TemplateConfig(Frozen):
+    """What the model's chat template is given beside the messages, wherever this model trains, samples or answers."""
+
+    variables: dict[str, JsonValue] = Field(default_factory=dict)
+    """Variables of the template, such as enable_thinking: false. One that the template never reads is refused."""
+    date: datetime.date = datetime.date(2026, 1, 1)
+    """What a template that writes the date takes for today, so that the same messages are the same tokens on any
+    day."""
+
+
 class ModelConfig(Frozen):
     """A base model and the way it is trained."""
 
@@ -34,3 +45,5 @@ class ModelConfig(Frozen):
     """Adapters on a frozen base; null trains every weight."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision; auto takes bfloat16 where the processor multiplies it."""
+    template: TemplateConfig = TemplateConfig()
+    """Settings of the model's chat template."""

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from thumbs.data.messages import ROLES, Conversation, check_turns, read_messages
 from thumbs.data.shapes import known_shape
 from thumbs.data.sources import RowError, read_text
-from thumbs.records import Message, Role
+from thumbs.records import Message
 
-Conversation = tuple[Message, ...]
-
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-}
 _TRANSCRIPT_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
@@ -31,13 +21,15 @@ def read_conversation(value: object) -> Conversation:
     Accepted: `messages` (role, content), `conversations` (ShareGPT: from, value), `prompt` with `completion`,
     `response` or `chosen` (text or messages), `instruction`/`input`/`output` (Alpaca), and transcripts
     "\\n\\nHuman: …\\n\\nAssistant: …" in `text`, in `chosen` or as the value itself.
-    Raises RowError when the shape is none of these, a role is unknown or out of place, a turn is empty, or
-    the assistant says nothing.
+    Raises RowError when the shape is none of these, a role is unknown or out of place, a turn is empty, the
+    assistant says nothing, or nothing that it says is to be learned.
     """
     messages = _find_messages(value)
     check_turns(messages)
     if not any(message.role == "assistant" for message in messages):
         raise RowError("no_assistant_turn", "there is no assistant turn to learn from")
+    if not any(message.role == "assistant" and message.trained for message in messages):
+        raise RowError("empty_mask", "every assistant turn has weight 0 (or train: false)")
     return messages
 
 
@@ -101,43 +93,6 @@ def read_instruction(value: Mapping[str, Any]) -> Message:
     return Message("user", "\n\n".join(part for part in parts if part.strip()))
 
 
-def read_messages(value: object, field: str, first: Role = "user") -> Conversation:
-    """Messages of a list of role and content (or from and value); absent roles alternate, beginning with
-    `first`.
-    """
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
-        raise RowError("missing_field", f"{field!r} must be a list of messages with role and content")
-    messages: list[Message] = []
-    expected = first
-    for turn in value:
-        if not isinstance(turn, Mapping):
-            raise RowError("not_an_object", f"a message in {field!r} must be an object, got {type(turn).__name__}")
-        role = _read_role(turn, expected)
-        messages.append(Message(role, _read_content(turn)))
-        expected = "assistant" if role == "user" else "user"
-    return tuple(messages)
-
-
-def _read_role(turn: Mapping[str, Any], expected: Role) -> Role:
-    name = turn.get("role", turn.get("from"))
-    if name is None:
-        return expected
-    role = _ROLES.get(name.lower()) if isinstance(name, str) else None
-    if role is None:
-        raise RowError("bad_role", f"unknown role {reprlib.repr(name)}; use system, user or assistant")
-    return role
-
-
-def _read_content(turn: Mapping[str, Any]) -> str:
-    content = turn.get("content", turn.get("value"))
-    if content is None:
-        raise RowError("missing_field", "a message without 'content'")
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        return "".join(read_text(part, "content") for part in parts)
-    return read_text(content, "content")
-
-
 def read_transcript(text: str) -> Conversation:
     """Messages of "\\n\\nHuman: …\\n\\nAssistant: …", each turn stripped of the space around it."""
     before, *rest = _TRANSCRIPT_TURN.split(read_text(text, "text").lstrip())
@@ -147,17 +102,4 @@ def read_transcript(text: str) -> Conversation:
             "text is no transcript: it must begin with 'Human:', turns divided by blank lines",
         )
     turns = zip(rest[::2], rest[1::2], strict=True)
-    return tuple(Message(_ROLES[name.lower()], content.strip()) for name, content in turns)
-
-
-def check_turns(messages: Conversation) -> None:
-    """Raises RowError for a system message that is not first, an assistant that begins, or an empty turn."""
-    turns = [m for m in messages if m.role != "system"]
-    if any(message.role == "system" for message in messages[1:]):
-        raise RowError("bad_role", "a system message must be the first message, and the only one of its kind")
-    if turns and turns[0].role != "user":
-        raise RowError("bad_role", "the first turn must be the user's")
-    for message in turns:
-        if not message.content.strip():
-            kind = "empty_reply" if message.role == "assistant" else "empty_prompt"
-            raise RowError(kind, f"an empty {message.role} turn")
+    return tuple(Message(ROLES[name.lower()], content.strip()) for name, content in turns)

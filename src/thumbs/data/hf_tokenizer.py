@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer as Encoder
-
+from thumbs.config.model import TemplateConfig
+from thumbs.data import template_probe
 from thumbs.data.chat_template import ROLE_COLON, ChatTemplate
+from thumbs.data.marks import build_encoder, encode, forgery_pattern, guarded, written_marks
+from thumbs.data.messages import mask_of
 from thumbs.data.sources import RowError
 from thumbs.errors import ModelError
 from thumbs.records import Message
 from thumbs.tracking.files import write_text
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_GUARD = "\ufdd0"  # a Unicode noncharacter: no text may hold it, so it can mark places in one
-_PROBE = (Message("user", "Hello"), Message("assistant", "Welcome"))
+
+
+class _Reply(NamedTuple):
+    """An assistant's turn as the template writes it when it is the last: what stands before it, and its text with the
+    mark that ends it.
+    """
+
+    opening: str
+    text: str
 
 
 class HfTokenizer:
     """Tokenizer of a folder with tokenizer.json and tokenizer_config.json.
 
-    * Text that users or models write never becomes a special token: wherever it spells one, it is cut after
-      the first character before encoding. All other text gets exactly the tokens of `transformers`.
+    * Text that users or models write never becomes a mark, special or not: wherever it spells one, it is cut after
+      the first character before encoding. All other text gets exactly the tokens of `transformers`. Added tokens that
+      stand within replies only, such as <think>, are marks in the texts of users, and words in those of the assistant.
+    * What the chat template can do is found once, by rendering a few conversations (`traits`); one that loses the words
+      of a turn is refused.
     * eos_id is the token with which the chat template ends a reply; stop_ids adds the configured eos_token.
     * pad_id is the configured pad_token unless that is a stop token; then it is the last special token that
       is none, or without such a token the lowest other id (padding is masked, so its meaning does not
@@ -36,9 +48,11 @@ class HfTokenizer:
       proof against that.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        """Reads the folder; raises ModelError when a file is missing or broken, or no token ends a reply."""
-        folder = Path(folder)
+    def __init__(self, folder: str | Path, template: TemplateConfig | None = None) -> None:
+        """Reads the folder; raises ModelError when a file is missing or broken, no token ends a reply, or the chat
+        template loses words, and ConfigError for a variable that the template never reads.
+        """
+        folder, self._config = Path(folder), template or TemplateConfig()
         self.name = folder.name
         try:
             self._files = {
@@ -47,53 +61,93 @@ class HfTokenizer:
             if "tokenizer.json" not in self._files:
                 raise ModelError("no tokenizer.json; give the folder of a model with a fast tokenizer")
             config = {**self._read("special_tokens_map.json"), **self._read("tokenizer_config.json")}
-            self._encoder = _build_encoder(self._read("tokenizer.json"))
+            self._encoder = build_encoder(self._read("tokenizer.json"))
             names = {key: text for key, value in config.items() if (text := _token_text(key, value))}
-            self._template = ChatTemplate(self._template_source(config), names)
-        except (ValueError, TypeError, LookupError, OSError) as error:
+            self._template = ChatTemplate(self._template_source(config), names, self._config)
+            self._open_template(names)
+        except RowError as error:
             raise ModelError(f"{folder}: {error}") from None
-        self.vocab_size = max(self._encoder.get_vocab(with_added_tokens=True).values()) + 1
+        except (ValueError, TypeError, LookupError, OSError, ModelError) as error:
+            raise ModelError(f"{folder}: {error}") from None
+
+    def _open_template(self, names: Mapping[str, str]) -> None:
+        """Finds out what the template does, which tokens end a reply, and which may not be forged."""
+        tail, header = template_probe.settle(self._template)
         added = self._encoder.get_added_tokens_decoder()
-        special = {number for number, token in added.items() if token.special}
-        self.eos_id = self._find_end(set(added))
+        self.vocab_size = max(self._encoder.get_vocab(with_added_tokens=True).values()) + 1
+        self.eos_id = self._find_end(tail, set(added))
         eos = self._encoder.token_to_id(names.get("eos_token", ""))
         self.stop_ids = tuple(dict.fromkeys(i for i in (self.eos_id, eos) if i is not None))
+        special = {number for number, token in added.items() if token.special}
         self.pad_id = self._choose_pad(names.get("pad_token", ""), special)
-        self._forged = _forgery_pattern(added[i].content for i in special.union(self.stop_ids) if i in added)
+        self._ends = [added[i].content for i in self.stop_ids if i in added]
+        self.traits = template_probe.probe(self._template, header, self._ends, names.get("bos_token", ""))
+        around = template_probe.around_question(self._template), tail
+        outer = written_marks(self._encoder, "", around)
+        every = written_marks(self._encoder, self._template.literals, (*around, self.traits.opening)) | outer
+        fixed = {added[i].content for i in special} | set(self._ends)
+        self._forged_reply, self._forged = forgery_pattern(fixed | outer), forgery_pattern(fixed | every)
+        self._encoder = build_encoder(self._read("tokenizer.json"), every)
+
+    def notes(self) -> list[str]:
+        """What a user should know of the chat template before training, one sentence each."""
+        return self.traits.notes(self._template, self._config.date.isoformat())
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of plain text, without BOS or EOS; text that spells a special token stays text."""
-        return self._encode_guarded(self._guard(text))
+        """Tokens of plain text, without BOS or EOS; text that spells a mark of turns stays text."""
+        return encode(self._encoder, guarded(text, self._forged_reply))
 
     def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
         """Text of the tokens; ids outside the vocabulary are left out."""
         known = [int(token) for token in tokens if 0 <= token < self.vocab_size]
         return self._encoder.decode(known, skip_special_tokens=skip_special)
 
+    def mark_id(self, text: str) -> int | None:
+        """The token that is written so, if decoded text does not show it (a special token); else None."""
+        number = self._encoder.token_to_id(text)
+        token = self._encoder.get_added_tokens_decoder().get(number) if number is not None else None
+        return number if token is not None and token.special else None
+
     def render_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of the messages up to where the assistant's next reply begins.
 
-        Raises RowError (a DataError) when the template refuses the messages.
+        Raises RowError (a DataError) when the template refuses the messages or leaves one out.
         """
-        return [token for piece in self._pieces(messages, opens_reply=True) for token in piece]
+        messages = self._guarded(messages)
+        text = self._opening(messages)
+        _check_words(messages, text)
+        return [token for piece in self._pieces(text, self._replies(messages, text)) for token in piece]
 
-    def render(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-        """Tokens of a conversation, and for each 1 where it is assistant content or the token that ends it,
-        else 0.
+    def render_turns(self, messages: Sequence[Message]) -> tuple[list[int], dict[int, tuple[int, int]]]:
+        """Tokens of a conversation, and first and last + 1 of the tokens that are each assistant turn's own, by the
+        number of its message: its content and the token that ends it.
 
-        Tokens of render_prompt(messages[:-1]) are a prefix of them. Raises RowError (a DataError) when the
-        template refuses the messages, writes the turns before a reply in another way once the reply is
-        there, or does not end it.
+        A turn that the template writes in another way than it did when it was the last (without its reasoning, say) has
+        no tokens of its own here. Tokens of render_prompt(messages[:-1]) are a prefix of these. Raises RowError (a
+        DataError) when the template refuses the messages, leaves one out, writes what stands before the last reply in
+        another way once it is there, or does not end it.
         """
-        opening, *replies = self._pieces(messages, opens_reply=False)
-        tokens, mask = list(opening), [0] * len(opening)
-        for piece in replies:
+        messages = self._guarded(messages)
+        text = self._template.render(messages, opens_reply=False)
+        replies = self._replies(messages, text, strict=True)
+        _check_words(messages, text)
+        opening, *pieces = self._pieces(text, replies)
+        tokens, spans = list(opening), {}
+        for number, piece in zip(replies, pieces, strict=True):
             end = next((i for i, token in enumerate(piece, start=1) if token in self.stop_ids), None)
             if end is None:
                 raise RowError("template", "the model's chat template does not end an assistant turn with a stop token")
+            spans[number] = len(tokens), len(tokens) + end
             tokens += piece
-            mask += [1] * end + [0] * (len(piece) - end)
-        return tokens, mask
+        return tokens, spans
+
+    def render(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """Tokens of a conversation, and for each 1 where it is a trained assistant turn's own, else 0.
+
+        Raises RowError as render_turns.
+        """
+        tokens, spans = self.render_turns(messages)
+        return tokens, mask_of(messages, len(tokens), spans)
 
     def save(self, folder: str | Path) -> None:
         """Writes the files that were read into `folder`, each at once or not at all."""
@@ -114,18 +168,11 @@ class HfTokenizer:
             return {item["name"]: item["template"] for item in source}.get("default", ROLE_COLON)
         return source
 
-    def _find_end(self, added: set[int]) -> int:
+    def _find_end(self, tail: str, added: set[int]) -> int:
         """The first added token after an assistant's words, as the template writes them."""
-        try:
-            text = self._template.render(_PROBE, opens_reply=False)
-        except RowError as error:
-            raise ModelError(f"{self.name}: {error}") from None
-        tail = text.rpartition(_PROBE[-1].content)[2]
-        end = next((token for token in self._encode_guarded(tail) if token in added), None)
+        end = next((token for token in encode(self._encoder, tail) if token in added), None)
         if end is None:
-            raise ModelError(
-                f"{self.name}: no special token ends a reply in the chat template; set eos_token and use it"
-            )
+            raise ModelError("no special token ends a reply in the chat template; set eos_token and use it")
         return end
 
     def _choose_pad(self, configured: str, special: set[int]) -> int:
@@ -135,20 +182,62 @@ class HfTokenizer:
         other = special.difference(self.stop_ids)
         return max(other) if other else next(i for i in range(self.vocab_size) if i not in self.stop_ids)
 
-    def _pieces(self, messages: Sequence[Message], opens_reply: bool) -> list[list[int]]:
+    def _guarded(self, messages: Sequence[Message]) -> list[Message]:
+        forged = {"assistant": self._forged_reply}
+        return [replace(m, content=guarded(m.content, forged.get(m.role, self._forged))) for m in messages]
+
+    def _opening(self, messages: Sequence[Message]) -> str:
+        return self._template.render(messages, opens_reply=True) + self.traits.header
+
+    def _replies(self, messages: Sequence[Message], text: str, *, strict: bool = False) -> dict[int, _Reply]:
+        """The assistant's turns that stand in `text` as they do when they are the last, by number.
+
+        strict: raises RowError if the last message is the assistant's and the template has no place for it.
+        """
+        kept: dict[int, _Reply] = {}
+        for number, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            try:
+                reply = self._reply(messages[: number + 1])
+            except RowError:
+                if strict and number == len(messages) - 1:
+                    raise
+                continue  # it is not learned from here, and says what is wrong when it is the last
+            if text.startswith(reply.opening + reply.text):
+                kept[number] = reply
+        return kept
+
+    def _reply(self, messages: Sequence[Message]) -> _Reply:
+        """The last of the messages; raises RowError if the template does not let it follow its own opening."""
+        whole = self._template.render(messages, opens_reply=False)
+        if any(message.role == "user" for message in messages):
+            opening = self._opening(messages[:-1])
+        else:
+            opening = self._first_opening(messages, whole)
+        if not whole.startswith(opening):
+            raise RowError("template", self.traits.untrainable or _REWRITES)
+        text = whole[len(opening) :]
+        end = template_probe.end_of(text, self._ends)
+        if end is None:
+            raise RowError("template", "the model's chat template does not end an assistant turn with a stop token")
+        _check_words(messages[-1:], text[:end])
+        return _Reply(opening, text[:end])
+
+    def _first_opening(self, messages: Sequence[Message], whole: str) -> str:
+        """What stands before a reply that no question precedes: templates open none without a message."""
+        system = messages[0].content.strip() if messages[0].role == "system" else ""
+        place = whole.find(self.traits.opening, max(whole.find(system), 0) + len(system))
+        if not self.traits.opening or place < 0:
+            raise RowError("template", "the model's chat template does not let the assistant open a conversation")
+        return whole[: place + len(self.traits.opening)]
+
+    def _pieces(self, text: str, replies: Mapping[int, _Reply]) -> list[list[int]]:
         """Tokens cut where replies begin: the opening, then from each reply to the beginning of the next."""
-        messages = [Message(message.role, self._guard(message.content)) for message in messages]
-        text = self._template.render(messages, opens_reply)
-        cuts = [0]
-        for i, message in enumerate(messages):
-            if message.role == "assistant":
-                opening = self._template.render(messages[:i], opens_reply=True)
-                if not text.startswith(opening):
-                    raise RowError("template", "the model's chat template rewrites a prompt once its reply is there")
-                cuts.append(len(opening))
-        segments = [text[start:end] for start, end in pairwise([*cuts, len(text)])]
+        cuts = [0, *(len(reply.opening) for reply in replies.values()), len(text)]
+        segments = [text[start:end] for start, end in pairwise(cuts)]
         following = [self._continue(before, segment) for before, segment in pairwise(segments)]
-        return [self._encode_guarded(segments[0]), *following]
+        return [encode(self._encoder, segments[0]), *following]
 
     def _continue(self, before: str, text: str) -> list[int]:
         """Tokens of `text` after `before`: those of the whole text, unless one of them would lie across the
@@ -157,38 +246,26 @@ class HfTokenizer:
         Encoding `text` alone is no general answer: SentencePiece vocabularies put a space in front of every
         text.
         """
-        whole, head = self._encode_guarded(before + text), self._encode_guarded(before)
-        return whole[len(head) :] if whole[: len(head)] == head else self._encode_guarded(text)
-
-    def _guard(self, text: str) -> str:
-        text = text.replace(_GUARD, "").encode("utf-8", "replace").decode("utf-8")
-        return self._forged.sub(rf"\1{_GUARD}", text)
-
-    def _encode_guarded(self, text: str) -> list[int]:
-        parts = text.split(_GUARD)
-        return [token for part in parts for token in self._encoder.encode(part, add_special_tokens=False).ids]
+        whole, head = encode(self._encoder, before + text), encode(self._encoder, before)
+        return whole[len(head) :] if whole[: len(head)] == head else encode(self._encoder, text)
 
 
-def _build_encoder(spec: dict[str, Any]) -> Encoder:
-    for token in spec.get("added_tokens") or ():
-        if token["special"]:
-            # Matched after normalisation, a special token could be spelled in ways that no guard foresees.
-            token["normalized"] = False
-    try:
-        encoder = Encoder.from_str(json.dumps(spec))
-    except Exception as error:  # the library raises nothing narrower
-        raise ModelError(f"tokenizer.json cannot be used: {error}") from None
-    encoder.no_truncation()
-    encoder.no_padding()
-    return encoder
+_REWRITES = (
+    "the model's chat template rewrites a prompt once its reply is there, so the reply would be trained at another "
+    "place than it is sampled at; change the template so that it only appends"
+)
 
 
-def _forgery_pattern(specials: Any) -> re.Pattern[str]:
-    """Matches the first character of every spelling of a special token, also of those that overlap."""
-    names = sorted(specials)
-    if any(len(name) < 2 for name in names):
-        raise ModelError(f"special tokens of one character cannot be kept out of texts: {names}")
-    return re.compile(rf"(?=(?:{'|'.join(map(re.escape, names))}))(.)", re.DOTALL)
+def _check_words(messages: Sequence[Message], text: str) -> None:
+    """Raises RowError if the text lacks the words of a message; white space may differ, and earlier turns of the
+    assistant may be shortened.
+    """
+    plain = "".join(text.split())
+    last = len(messages) - 1
+    for number, message in enumerate(messages):
+        if (message.role != "assistant" or number == last) and "".join(message.content.split()) not in plain:
+            whose = f"a turn of the {message.role}"
+            raise RowError("template", f"the model's chat template leaves out or rewrites the words of {whose}")
 
 
 def _token_text(key: str, value: Any) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from thumbs.config.data import DataConfig
-from thumbs.data.conversations import Conversation, read_conversation
+from thumbs.data.conversations import read_conversation
+from thumbs.data.messages import Conversation
 from thumbs.data.preferences import read_preference
 from thumbs.data.prompts import read_prompt
 from thumbs.data.rankings import pairs_of, read_ranking
@@ -17,7 +18,7 @@ from thumbs.data.ratings import pairs_of_ratings, read_rating, read_stepped_repl
 from thumbs.data.reading import reading
 from thumbs.data.replies import JudgedReply, read_judged_reply
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, read_rows
-from thumbs.data.tokenizers import Tokenizer
+from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.errors import DataError
 from thumbs.records import Message, Preference, Prompt, Ranking, Rating, Reply, SteppedReply
 
@@ -226,6 +227,14 @@ def _with_system(messages: Conversation, system: str) -> Conversation:
 
 
 def _measure_conversation(messages: Conversation, tokenizer: Tokenizer) -> int:
+    """Length of the longest sequence that the conversation is trained as."""
+    sequences = training_sequences(tokenizer, messages)
+    if not sequences:
+        raise RowError("empty_mask", "the chat template leaves nothing of the assistant's turns to learn from")
+    return max(len(tokens) for tokens, _ in sequences)
+
+
+def _measure_reply(messages: Conversation, tokenizer: Tokenizer) -> int:
     tokens, mask = tokenizer.render(messages)
     if not any(mask):
         raise RowError("empty_mask", "the chat template leaves nothing of the assistant's turns to learn from")
@@ -238,7 +247,7 @@ def _measure_preference(preference: Preference, tokenizer: Tokenizer) -> int:
 
 def _measure_replies(prompt: Conversation, replies: Iterable[Reply], tokenizer: Tokenizer) -> int:
     turns = (Message("assistant", reply.text) for reply in replies)
-    return max(_measure_conversation((*prompt, turn), tokenizer) for turn in turns)
+    return max(_measure_reply((*prompt, turn), tokenizer) for turn in turns)
 
 
 CONVERSATIONS = Form[Conversation](
@@ -279,7 +288,7 @@ STEPS = Form[SteppedReply](
 REPLIES = Form[JudgedReply](
     read=read_judged_reply,
     add_system=lambda row, system: replace(row, messages=_with_system(row.messages, system)),
-    measure=lambda row, tokenizer: _measure_conversation(row.messages, tokenizer),
+    measure=lambda row, tokenizer: _measure_reply(row.messages, tokenizer),
     key=lambda row: row,
     drop_duplicates=False,
 )

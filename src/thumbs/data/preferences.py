@@ -11,13 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from thumbs.data.conversations import (
-    Conversation,
-    join_reply,
-    read_messages,
-    read_prompt_messages,
-    read_transcript,
-)
+from thumbs.data.conversations import join_reply, read_prompt_messages, read_transcript
+from thumbs.data.messages import Conversation, as_prompt, read_messages, require_trained
 from thumbs.data.prompts import check_prompt
 from thumbs.data.shapes import known_shape
 from thumbs.data.sources import RowError, canonical_json, parse_json, read_text
@@ -82,7 +77,8 @@ def preferred(preference: Preference) -> float | None:
 
 def preference_to_json(preference: Preference) -> dict[str, Any]:
     """Plain data of a preference, one line of our JSONL: id, prompt, replies, judgements, margin, weight."""
-    return asdict(preference)
+    prompt = [{"role": message.role, "content": message.content} for message in preference.prompt]
+    return asdict(preference) | {"prompt": prompt}
 
 
 def preference_from_json(value: Mapping[str, Any]) -> Preference:
@@ -90,7 +86,7 @@ def preference_from_json(value: Mapping[str, Any]) -> Preference:
     try:
         replies = [reply_from_json(item) for item in value["replies"]]
         judgements = tuple(_judgement_from_json(item) for item in value["judgements"])
-        prompt = read_messages(value["prompt"], "prompt")
+        prompt = as_prompt(read_messages(value["prompt"], "prompt"))
         identity = read_text(value["id"], "id")
     except KeyError as error:
         raise RowError("missing_field", f"no {error.args[0]!r}") from None
@@ -151,9 +147,11 @@ def _split_pair(value: Mapping[str, Any]) -> tuple[Conversation, tuple[str, str]
     for key, messages in zip(("chosen", "rejected"), pair, strict=True):
         if messages[-1].role != "assistant":
             raise RowError("no_assistant_turn", f"{key!r} does not end with an assistant turn")
-    if pair[0][:-1] != pair[1][:-1]:
+        require_trained(messages[-1], key)
+    prompts = [as_prompt(messages[:-1]) for messages in pair]
+    if prompts[0] != prompts[1]:
         raise RowError("different_prompts", "'chosen' and 'rejected' part before their last assistant turn")
-    return pair[0][:-1], (pair[0][-1].content, pair[1][-1].content)
+    return prompts[0], (pair[0][-1].content, pair[1][-1].content)
 
 
 def _whole(prompt: Conversation | None, reply: object, field: str) -> Conversation:

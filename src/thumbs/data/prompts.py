@@ -5,13 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from thumbs.data.conversations import (
-    Conversation,
-    check_turns,
-    read_instruction,
-    read_messages,
-    read_prompt_messages,
-)
+from thumbs.data.conversations import read_instruction, read_prompt_messages
+from thumbs.data.messages import Conversation, as_prompt, check_turns, read_messages
 from thumbs.data.shapes import known_shape
 from thumbs.data.sources import RowError, canonical_json
 from thumbs.records import Message, Prompt
@@ -22,7 +17,7 @@ def read_prompt(value: object) -> Prompt:
     `messages` that end with the user; its id is a hash of the messages. An object's `answer` (text or a number) is
     kept. Raises RowError otherwise.
     """
-    messages = _find_messages(value)
+    messages = as_prompt(_find_messages(value))
     check_prompt(messages)
     return Prompt(prompt_id(messages), messages, _find_answer(value))
 

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from thumbs.data.conversations import read_messages, read_prompt_messages
+from thumbs.data.conversations import read_prompt_messages
+from thumbs.data.messages import as_prompt, read_messages, require_trained
 from thumbs.data.preferences import reply_from_json
 from thumbs.data.prompts import check_prompt
 from thumbs.data.sources import RowError, canonical_json, read_text
@@ -31,7 +32,7 @@ def read_ranking(value: object, source: str = "file") -> Ranking:
         raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")
     if value.get("prompt") is None:
         raise RowError("missing_field", "no 'prompt'")
-    prompt = read_prompt_messages(value["prompt"])
+    prompt = as_prompt(read_prompt_messages(value["prompt"]))
     check_prompt(prompt)
     given = value.get("ranking") if value.get("replies") is None else value["replies"]
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
@@ -93,7 +94,10 @@ def read_reply(item: object, source: str, field: str) -> Reply:
         except (TypeError, AttributeError) as error:
             raise RowError("not_an_object", f"a reply has the wrong shape: {error}") from None
     if not isinstance(item, str):
-        item = read_messages(item, field, first="assistant")[-1].content
+        messages = read_messages(item, field, first="assistant")
+        if len(messages) != 1 or messages[0].role != "assistant":
+            raise RowError("bad_role", f"a reply in {field!r} is text or one message of the assistant")
+        item = require_trained(messages[0], field).content
     return Reply(read_text(item, field), Generator("file", source))
 
 

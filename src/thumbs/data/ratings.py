@@ -7,7 +7,8 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from thumbs.data.conversations import Conversation, read_prompt_messages
+from thumbs.data.conversations import read_prompt_messages
+from thumbs.data.messages import Conversation, as_prompt
 from thumbs.data.preferences import read_number
 from thumbs.data.prompts import check_prompt
 from thumbs.data.rankings import judgement_rows, read_reply, row_id
@@ -86,7 +87,7 @@ def _row_and_prompt(value: object) -> tuple[Mapping[str, Any], Conversation]:
         raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")
     if value.get("prompt") is None:
         raise RowError("missing_field", "no 'prompt'")
-    prompt = read_prompt_messages(value["prompt"])
+    prompt = as_prompt(read_prompt_messages(value["prompt"]))
     check_prompt(prompt)
     return value, prompt
 

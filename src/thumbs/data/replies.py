@@ -6,7 +6,8 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from thumbs.data.conversations import Conversation, read_conversation
+from thumbs.data.conversations import read_conversation
+from thumbs.data.messages import Conversation, as_prompt, require_trained
 from thumbs.data.sources import RowError
 
 _LABELS = {1: True, "desirable": True, "good": True, 0: False, -1: False, "undesirable": False, "bad": False}
@@ -34,4 +35,5 @@ def read_judged_reply(value: object) -> JudgedReply:
         raise RowError("missing_field", "no 'label' that says whether the reply is desirable")
     if not isinstance(label, str | int | float) or label not in _LABELS:
         raise RowError("bad_label", f"label {reprlib.repr(label)}; use true or false, 1 or 0, desirable or undesirable")
-    return JudgedReply(messages, _LABELS[label])
+    require_trained(messages[-1], "messages")
+    return JudgedReply((*as_prompt(messages[:-1]), messages[-1]), _LABELS[label])

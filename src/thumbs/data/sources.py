@@ -40,6 +40,7 @@ Kind = Literal[
     "template",
     "too_long",
     "unreadable",
+    "unsupported",
     "wrong_format",
 ]
 """What can be wrong with a row."""

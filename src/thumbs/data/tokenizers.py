@@ -9,9 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
+from thumbs.config.model import TemplateConfig
 from thumbs.data.byte_files import byte_files
 from thumbs.data.hf_tokenizer import HfTokenizer
-from thumbs.errors import ModelError
+from thumbs.data.messages import mask_of
+from thumbs.errors import ConfigError, ModelError
 from thumbs.records import Message
 from thumbs.tracking.files import write_text
 
@@ -42,9 +44,23 @@ class Tokenizer(Protocol):
         ...
 
     def render(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-        """Tokens of a conversation, and for each 1 where it is assistant content or the token that ends it,
-        else 0.
+        """Tokens of a conversation, and for each 1 where it is content of an assistant turn that is trained, or the
+        token that ends it, else 0.
         """
+        ...
+
+    def render_turns(self, messages: Sequence[Message]) -> tuple[list[int], dict[int, tuple[int, int]]]:
+        """Tokens of a conversation, and first and last + 1 of those of each assistant turn, by the number of its
+        message; a turn that is written in another way than when it was the last has none.
+        """
+        ...
+
+    def mark_id(self, text: str) -> int | None:
+        """The token that is written so and that decoded text does not show; None if there is none."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What a user should know of the way messages are written, one sentence each."""
         ...
 
     def save(self, folder: str | Path) -> None:
@@ -85,21 +101,33 @@ class ByteTokenizer:
 
     def render(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """Tokens of a conversation, and for each 1 where it is assistant content or its EOS, else 0."""
+        tokens, spans = self.render_turns(messages)
+        return tokens, mask_of(messages, len(tokens), spans)
+
+    def render_turns(self, messages: Sequence[Message]) -> tuple[list[int], dict[int, tuple[int, int]]]:
+        """Tokens of a conversation, and where each assistant turn's content and its EOS stand."""
         tokens: list[int] = []
-        mask: list[int] = []
+        spans: dict[int, tuple[int, int]] = {}
         before = ""
-        for message in messages:
+        for number, message in enumerate(messages):
             body = self.encode(message.content)
             if message.role == "assistant":
                 turn = [self.SEP, *body, self.EOS]
-                mask += [0] + [1] * (len(body) + 1)
+                spans[number] = len(tokens) + 1, len(tokens) + len(turn)
             else:
                 turn = body if before == "system" else [self.BOS, *body]
                 turn += self.encode("\n") if message.role == "system" else []
-                mask += [0] * len(turn)
             tokens += turn
             before = message.role
-        return tokens, mask
+        return tokens, spans
+
+    def mark_id(self, text: str) -> int | None:
+        """The mark that is written so, like [EOS]."""
+        return {"[PAD]": self.PAD, "[BOS]": self.BOS, "[SEP]": self.SEP, "[EOS]": self.EOS}.get(text)
+
+    def notes(self) -> list[str]:
+        """Nothing: bytes have no chat template."""
+        return []
 
     def save(self, folder: str | Path) -> None:
         """Writes the files of a tokenizer that `transformers` opens and load_tokenizer knows as this one."""
@@ -109,13 +137,34 @@ class ByteTokenizer:
 
 def conversation_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [N] up to the last one of the assistant, and the target-aligned mask [N - 1] of the assistant's tokens."""
-    tokens, mask = tokenizer.render(messages)
+    return _cut(*tokenizer.render(messages))
+
+
+def training_sequences(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sequences, as conversation_tokens gives them, in which every assistant turn that is trained is so once, as the
+    chat template writes it when it is the last.
+
+    That is one sequence, and one more for each earlier turn that the template writes differently once more follows.
+    """
+    tokens, spans = tokenizer.render_turns(messages)
+    sequences = [_cut(tokens, mask)] if any(mask := mask_of(messages, len(tokens), spans)) else []
+    for number, message in enumerate(messages):
+        if message.role == "assistant" and message.trained and number not in spans:
+            tokens, own = tokenizer.render_turns(messages[: number + 1])
+            if any(mask := mask_of(messages, len(tokens), {number: own[number]} if number in own else {})):
+                sequences.append(_cut(tokens, mask))
+    return sequences
+
+
+def _cut(tokens: Sequence[int], mask: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     end = max(i for i, own in enumerate(mask) if own) + 1
     return np.asarray(tokens[:end], dtype=np.int64), np.asarray(mask[1:end], dtype=np.float32)
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Tokenizer of a model folder; raises ModelError when there is none that can be used."""
+def load_tokenizer(folder: str | Path, template: TemplateConfig | None = None) -> Tokenizer:
+    """Tokenizer of a model folder; raises ModelError when there is none that can be used, ConfigError for a variable
+    that its chat template never reads.
+    """
     config = Path(folder) / "tokenizer_config.json"
     try:
         settings = json.loads(config.read_bytes()) if config.is_file() else {}
@@ -126,4 +175,12 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         settings.get("thumbs_tokenizer"),
         settings.get("tokenizer_class"),
     )
-    return ByteTokenizer() if is_byte else HfTokenizer(folder)
+    return byte_tokenizer(template) if is_byte else HfTokenizer(folder, template)
+
+
+def byte_tokenizer(template: TemplateConfig | None = None) -> ByteTokenizer:
+    """The tokenizer of bytes; raises ConfigError for variables of a template, since it has none."""
+    if template is not None and template.variables:
+        names = ", ".join(template.variables)
+        raise ConfigError(f"model.template.variables sets {names}; a model of bytes has no chat template that reads it")
+    return ByteTokenizer()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from thumbs.config.model import ModelConfig
-from thumbs.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
+from thumbs.data.tokenizers import Tokenizer, byte_tokenizer, load_tokenizer
 from thumbs.errors import ModelError
 from thumbs.models.byte_lm import build_byte_lm, byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
@@ -71,7 +71,9 @@ def decoder_shape(config: ModelConfig) -> DecoderConfig:
 
 def open_tokenizer(config: ModelConfig) -> Tokenizer:
     """The tokenizer that belongs to `config.name`."""
-    return ByteTokenizer() if is_builtin_byte(config.name) else load_tokenizer(resolve(config.name))
+    if is_builtin_byte(config.name):
+        return byte_tokenizer(config.template)
+    return load_tokenizer(resolve(config.name), config.template)
 
 
 def _open_folder(folder: Path, dtype: torch.dtype, *, master: bool) -> Trunk:

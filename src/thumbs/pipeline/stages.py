@@ -25,7 +25,7 @@ from thumbs.data.pair_choice import Choice
 from thumbs.data.preferences import PreferenceStore
 from thumbs.data.prompts import read_prompt
 from thumbs.data.splits import is_heldout
-from thumbs.data.tokenizers import Tokenizer
+from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError
@@ -53,7 +53,6 @@ from thumbs.stages.preferences import collect_preferences, store_path
 from thumbs.stages.rejection import run_rejection
 from thumbs.stages.reward import run_reward
 from thumbs.stages.reward_items import Row as RewardRow
-from thumbs.stages.sequences import conversation_tokens
 from thumbs.stages.sft import run_sft
 from thumbs.tracking.files import read_json, write_json
 from thumbs.tracking.run_folder import RunFolder, StageFolder
@@ -284,7 +283,8 @@ class Pipeline:
         if c is None:
             raise ConfigError("ppo.ptx_coef mixes in the SFT data, so the config needs the section `sft`")
         rows = load_conversations(c.data, self.tokenizer, self.config.system).rows
-        tokenised = [conversation_tokens(self.tokenizer, row) for row in rows if not is_heldout(row, c.data.holdout)]
+        train = [row for row in rows if not is_heldout(row, c.data.holdout)]
+        tokenised = [sequence for row in train for sequence in training_sequences(self.tokenizer, row)]
         return [Datum.next_token(tokens, weights=mask) for tokens, mask in tokenised]
 
 

@@ -11,11 +11,11 @@ from thumbs.config.data import DataConfig
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.config.preference import OnlineConfig, PreferenceMethodConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.data.conversations import Conversation
 from thumbs.data.load import Loaded, load_conversations, load_graded, load_pairs, load_prompts, load_replies
+from thumbs.data.messages import Conversation
 from thumbs.data.replies import JudgedReply
 from thumbs.data.splits import is_heldout
-from thumbs.data.tokenizers import Tokenizer
+from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.records import Message, Preference, Prompt, Ranking
 from thumbs.rollout.native import MAX_ROWS
 
@@ -336,6 +336,7 @@ def _assistant_turn(rows: Sequence[Conversation], tokenizer: Tokenizer) -> float
     """Mean tokens of an assistant's turn, its end token included."""
 
     def turns(messages: Sequence[Message]) -> int:
-        return sum(message.role == "assistant" for message in messages)
+        return sum(message.role == "assistant" and message.trained for message in messages)
 
-    return sum(sum(tokenizer.render(row)[1]) for row in rows) / max(sum(turns(row) for row in rows), 1)
+    tokens = sum(float(mask.sum()) for row in rows for _, mask in training_sequences(tokenizer, row))
+    return tokens / max(sum(turns(row) for row in rows), 1)

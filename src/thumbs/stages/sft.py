@@ -13,8 +13,8 @@ from typing import Any
 
 from thumbs.config.losses import CrossEntropy
 from thumbs.config.sft import SftConfig
-from thumbs.data.conversations import Conversation
-from thumbs.data.tokenizers import conversation_tokens
+from thumbs.data.messages import Conversation
+from thumbs.data.tokenizers import training_sequences
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.records import Datum
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
@@ -30,8 +30,8 @@ def run_sft(
     """
     engine, log = context.engine, context.folder.metrics
     policy = engine.create(ModelSpec("policy", context.model, seed=context.seed))
-    rows = [conversation_tokens(context.tokenizer, messages) for messages in train]
-    held = [conversation_tokens(context.tokenizer, messages) for messages in heldout]
+    rows = [row for messages in train for row in training_sequences(context.tokenizer, messages)]
+    held = [row for messages in heldout for row in training_sequences(context.tokenizer, messages)]
     steps = math.ceil(len(rows) / config.batch_size) * config.epochs
     resume = Resume(context, {"policy": policy})
     step, state = resume.load()

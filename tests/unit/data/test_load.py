@@ -105,11 +105,10 @@ def test_a_prompt_comes_once_and_opposed_labels_both_stay(tmp_path):
 class Mute(ByteTokenizer):
     """A chat template that refuses some messages and hides the assistant in the others."""
 
-    def render(self, messages):
+    def render_turns(self, messages):
         if messages[0].content == "refuse":
             raise RowError("template", "no")
-        tokens, mask = super().render(messages)
-        return tokens, [0] * len(mask)
+        return super().render_turns(messages)[0], {}
 
 
 def test_what_the_template_makes_unusable_is_a_problem(tmp_path):

@@ -89,7 +89,7 @@ FAULTS = [
     ({**BASE, "rejected": " good "}, "identical_replies"),
     ({**BASE, "rejected": "\n"}, "empty_reply"),
     ({**BASE, "prompt": " "}, "empty_prompt"),
-    ({**BASE, "prompt": [ASSISTANT[GOOD]]}, "bad_role"),
+    ({**BASE, "prompt": [ASSISTANT[GOOD]]}, "no_user_turn"),
     ({**BASE, "prompt": [Q, ASSISTANT[GOOD]]}, "no_user_turn"),
     ({"chosen": HH + "a", "rejected": "\n\nHuman: other\n\nAssistant: b"}, "different_prompts"),
     ({"chosen": HH + "a\n\nHuman: x", "rejected": HH + "b"}, "no_assistant_turn"),

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from thumbs.data.conversations import Conversation, read_conversation
+from thumbs.data.conversations import read_conversation
 from thumbs.data.load import CONVERSATIONS, PREFERENCES, PROMPTS, Form, Loaded, ignored_text, read_all
+from thumbs.data.messages import Conversation
 from thumbs.data.prompts import read_prompt
 from thumbs.data.sources import WARNINGS, Problem, read_mixed_lines
 from thumbs.data.splits import is_heldout

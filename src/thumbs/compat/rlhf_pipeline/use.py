@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thumbs.config.sampling import SamplingConfig
-from thumbs.data.conversations import Conversation
+from thumbs.data.messages import Conversation
 from thumbs.data.prompts import prompt_id, read_prompt
-from thumbs.data.tokenizers import Tokenizer, conversation_tokens
+from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.engine.base import Handle
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import DataError
@@ -64,8 +64,8 @@ def mean_loss(policy: Policy, rows: Sequence[Conversation]) -> tuple[float, int]
     """
     data = []
     for row in rows:
-        tokens, mask = conversation_tokens(policy.tokenizer, row)
-        data.append(Datum.next_token(tokens, weights=mask))
+        sequences = training_sequences(policy.tokenizer, row)
+        data += [Datum.next_token(tokens, weights=mask) for tokens, mask in sequences]
     outputs = policy.engine.forward(policy.handle, data)
     total = sum(float(datum.columns["weights"].sum()) for datum in data)
     spent = sum(float((o.logprobs * d.columns["weights"]).sum()) for o, d in zip(outputs, data, strict=True))
