@@ -7,7 +7,7 @@ means absent: a value of its own where the field can be null, the default everyw
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -96,7 +96,8 @@ def build_config(cls: type[T], raw: Mapping[str, Any], source: str = "config") -
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {_explain(cls, item)}" for item in error.errors())) from None
+        explained = (f"{source}: {_explain(cls, item, raw)}" for item in error.errors())
+        raise ConfigError("\n".join(dict.fromkeys(explained))) from None
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -153,8 +154,8 @@ def _read_value(text: str, override: str) -> Any:
     return value
 
 
-def _explain(cls: type[BaseModel], item: Mapping[str, Any]) -> str:
-    path = [str(part) for part in item["loc"]]
+def _explain(cls: type[BaseModel], item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
+    path = _written(item["loc"], raw)
     where = ".".join(path)
     if item["type"] == "value_error":  # raised by a config class, in the user's words
         return f"{where}: {item['ctx']['error']}"
@@ -170,14 +171,36 @@ def _explain(cls: type[BaseModel], item: Mapping[str, Any]) -> str:
     return f"unknown key {where!r}; {hint}"
 
 
+def _written(loc: Iterable[str | int], raw: Any) -> list[str]:
+    """The place of an error without pydantic's names for the branches of a union, which the user never wrote: they
+    are in round brackets, as `Tag("(one)")`, or stand at no key of what was given.
+    """
+    path, here = [], raw
+    *parents, last = loc
+    for part in parents:
+        inside = part in here if isinstance(here, Mapping) else isinstance(here, list | tuple) and isinstance(part, int)
+        if inside:
+            path.append(str(part))
+            here = here[part]
+    return path if isinstance(last, str) and last.startswith("(") else [*path, str(last)]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The config classes in a type, outermost first."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
 def known_keys(cls: type[BaseModel], parents: list[str]) -> list[str]:
     """Keys of the section that stands under `parents` in a config of class `cls`."""
     current: Any = cls
     for parent in parents:
         if not (isinstance(current, type) and issubclass(current, BaseModel)):
             return []
+        if parent.isdigit():  # an item of the list that the key before it holds
+            continue
         annotation: Any = current.model_fields[parent].annotation if parent in current.model_fields else None
-        options = getattr(annotation, "__args__", None) or (annotation,)
-        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        current = models[0] if models else None
+        current = next(_models(annotation), None)
     return list(current.model_fields) if isinstance(current, type) else []

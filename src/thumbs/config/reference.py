@@ -9,7 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 from pydantic.fields import FieldInfo
 
@@ -76,6 +76,8 @@ def _type(annotation: Any) -> str:
         return _PLAIN[annotation]
     arguments = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:
@@ -105,9 +107,10 @@ def _plain(value: Any) -> str:
 
 
 def _classes(annotation: Any) -> Iterator[type[Frozen]]:
-    for option in typing.get_args(annotation) or (annotation,):
-        if isinstance(option, type) and issubclass(option, Frozen):
-            yield option
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _classes(inner)
 
 
 def _one_line(text: str) -> str:

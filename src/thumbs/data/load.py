@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
@@ -25,6 +26,9 @@ from thumbs.records import Message, Preference, Prompt, Ranking, Rating, Reply, 
 T = TypeVar("T")
 
 _SHOWN = 5
+
+MOST_TIMES = 1000
+"""A weight that needs the same rows more often is a mistake."""
 _KEYS = 40
 _BOOKKEEPING = ("id", "uid", "uuid", "idx", "index", "source", "dataset", "split", "category", "language", "metadata")
 """Keys of no use to training that many files have; they are named after the others."""
@@ -42,6 +46,10 @@ class Loaded(Generic[T]):
     problems: list[Problem]
     total: int
     ignored: Mapping[str, int] = field(default_factory=dict)
+    origins: list[tuple[str, int]] = field(default_factory=list)
+    """Source and line of each row, where the rows are those of a source."""
+    mixture: str = ""
+    """How many rows of each source there are, where they were mixed by weight."""
 
     def counts(self) -> Counter[str]:
         """How often each kind of problem occurred."""
@@ -55,7 +63,8 @@ class Loaded(Generic[T]):
         ordered = sorted(self.problems, key=lambda problem: problem.kind in WARNINGS)
         more = [f"  … and {len(ordered) - _SHOWN} more; `thumbs lint` counts them"] if len(ordered) > _SHOWN else []
         keys = [f"  {line}" for line in ignored_text(self.ignored)]
-        return "\n".join([head, *keys, *(f"  {problem}" for problem in ordered[:_SHOWN]), *more])
+        mixed = [f"  {self.mixture}"] if self.mixture else []
+        return "\n".join([head, *mixed, *keys, *(f"  {problem}" for problem in ordered[:_SHOWN]), *more])
 
 
 def ignored_text(ignored: Mapping[str, int]) -> list[str]:
@@ -115,7 +124,7 @@ def load_pairs(
         loaded = load_ratings(config, tokenizer, system)
         pairs = pairs_of_ratings(loaded.rows)
         if not pairs:
-            raise DataError(f"{config.path}: no two replies to one prompt are rated, so there are no pairs")
+            raise DataError(f"{loaded.source}: no two replies to one prompt are rated, so there are no pairs")
     lengths = [max(loaded.lengths)] * len(pairs)
     return Loaded(loaded.source, pairs, lengths, loaded.problems, loaded.total, loaded.ignored)
 
@@ -160,19 +169,23 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, system: str | None = 
 
 
 def read_all(
-    path: str | Path,
+    paths: str | Path | Sequence[str],
     form: Form[T],
     tokenizer: Tokenizer,
     system: str | None,
     max_tokens: int | None,
     axis: str | None = None,
 ) -> Loaded[T]:
-    """Everything in a source, usable or not; raises DataError only when there is no such source."""
-    loaded: Loaded[T] = Loaded(str(path), [], [], [], 0)
-    seen: dict[Hashable, int] = {}
+    """Everything in a source, or in several as if they were one, usable or not.
+
+    Raises DataError only when there is no such source.
+    """
+    names = [paths] if isinstance(paths, str | Path) else paths
+    loaded: Loaded[T] = Loaded(", ".join(map(str, names)), [], [], [], 0)
+    seen: dict[Hashable, tuple[str, int]] = {}
     ignored: Counter[str] = Counter()
     total = 0
-    for item in form.rows(path):
+    for item in chain.from_iterable(form.rows(name) for name in names):
         total += isinstance(item, Row) or (item.line > 0 and item.kind not in WARNINGS)
         if isinstance(item, Problem):
             loaded.problems.append(item)
@@ -185,13 +198,16 @@ def read_all(
             continue
         loaded.problems.extend(Problem(item.source, item.line, kind, text) for kind, text in notes.remarks)
         ignored.update(notes.ignored)
-        first = seen.setdefault(form.key(row), item.line)
-        if first != item.line:
-            loaded.problems.append(Problem(item.source, item.line, "duplicate", f"the same as line {first}"))
+        here = (item.source, item.line)
+        first = seen.setdefault(form.key(row), here)
+        if first != here:
+            place = f"line {first[1]}" + (f" of {first[0]}" if first[0] != item.source else "")
+            loaded.problems.append(Problem(item.source, item.line, "duplicate", f"the same as {place}"))
             if form.drop_duplicates:
                 continue
         loaded.rows.append(row)
         loaded.lengths.append(length)
+        loaded.origins.append(here)
     return replace(loaded, total=total, ignored=dict(ignored))
 
 
@@ -208,7 +224,7 @@ def _examine(
 
 
 def _load(config: DataConfig, form: Form[T], tokenizer: Tokenizer, system: str | None) -> Loaded[T]:
-    loaded = read_all(config.path, form, tokenizer, system, config.max_tokens, config.axis)
+    loaded = read_all(config.paths, form, tokenizer, system, config.max_tokens, config.axis)
     kept = len(loaded.rows)
     if any(problem.line == 0 for problem in loaded.problems):
         raise DataError(f"the data cannot be read to its end\n{loaded.summary()}")
@@ -219,7 +235,39 @@ def _load(config: DataConfig, form: Form[T], tokenizer: Tokenizer, system: str |
             f"{kept} of {loaded.total} rows are usable, min_kept asks for {config.min_kept:.0%}; mend the "
             f"data, raise max_tokens, or lower min_kept\n{loaded.summary()}"
         )
-    return loaded
+    weights = {source.path: source.weight for source in config.sources if source.weight is not None}
+    return _mixed(loaded, weights) if weights else loaded
+
+
+def _mixed(loaded: Loaded[T], weights: Mapping[str, float]) -> Loaded[T]:
+    """The rows, some of them again, so that the sources have shares as their weights say and no row is left out.
+
+    With n rows of each source and weight w there are w · max(n / w) rows of it. Raises DataError where a source has
+    no usable row, or its rows would have to come more than MOST_TIMES times each.
+    """
+    of = {name: [i for i, (source, _) in enumerate(loaded.origins) if source == name] for name in weights}
+    if missing := [name for name, places in of.items() if not places]:
+        raise DataError(f"{', '.join(missing)}: no usable row, so it cannot have the share that its weight asks for")
+    scale = max(len(places) / weights[name] for name, places in of.items())
+    order: list[int] = []
+    parts = []
+    for name, places in of.items():
+        wanted = max(round(weights[name] * scale), len(places))
+        if wanted > MOST_TIMES * len(places):
+            raise DataError(
+                f"{name}: {len(places)} usable rows would come {wanted / len(places):.0f} times each to have the share "
+                f"that its weight asks for; at most {MOST_TIMES} times: lower its weight, or add rows"
+            )
+        times, more = divmod(wanted, len(places))
+        order += places * times + [places[i * len(places) // more] for i in range(more)]  # spread over the source
+        parts.append(f"{wanted} of {name}" + (f" (its {len(places)} rows again)" if wanted > len(places) else ""))
+    return replace(
+        loaded,
+        rows=[loaded.rows[i] for i in order],
+        lengths=[loaded.lengths[i] for i in order],
+        origins=[loaded.origins[i] for i in order],
+        mixture="mixed by weight: " + ", ".join(parts),
+    )
 
 
 def _with_system(messages: Conversation, system: str) -> Conversation:

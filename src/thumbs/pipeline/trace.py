@@ -188,7 +188,7 @@ class _Builder:
                 len(labels),
                 len(given),
                 {name: given.count(name) for name in dict.fromkeys(given)},
-                None if c is None or c.data is None else c.data.path,
+                None if c is None or c.data is None else ", ".join(c.data.paths),
                 told.get("project"),
                 told.get("database"),
             )
@@ -201,7 +201,7 @@ class _Builder:
 
     def checkpoints(self) -> Iterator[Checkpoint]:
         if self.config.sft is not None:
-            yield Checkpoint("sft", "sft", "base", other=(self.config.sft.data.path,))
+            yield Checkpoint("sft", "sft", "base", other=self.config.sft.data.paths)
         for iteration in self.iterations:
             if self.config.reward is not None:
                 yield self.reward(self.config.reward, iteration)
@@ -212,7 +212,7 @@ class _Builder:
     def reward(self, c: RewardConfig, iteration: int) -> Checkpoint:
         name, start = place("reward", iteration), self.start(1)
         if c.data is not None:
-            return Checkpoint(name, c.loss, start, other=(c.data.path,))
+            return Checkpoint(name, c.loss, start, other=c.data.paths)
         batches = _Batches(c.batch_size, "reward", c.ties == "half", members=c.members)
         return self.learned(Checkpoint(name, c.loss, start), iteration, batches)
 
@@ -223,7 +223,7 @@ class _Builder:
         if c.online is not None:
             return self.scored(name, c.method, start, iteration, c.online.rewards)
         if c.unpaired is not None:
-            return Checkpoint(name, c.method, start, other=(c.unpaired.path,))
+            return Checkpoint(name, c.method, start, other=c.unpaired.paths)
         batches = _Batches(c.batch_size, "preference", c.ties == "half")
         if c.preset.data == "replies":
             batches = _Batches(c.batch_size, "kto", keep_ties=False, rows_a_pair=2)
