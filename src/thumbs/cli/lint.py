@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 Source = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="A .jsonl, .json, .txt or .parquet file, hub:NAME or builtin:NAME."),
+    typer.Argument(metavar="DATA", help="A data file, hub:NAME[@REVISION][[:CONFIGURATION]:SPLIT] or builtin:NAME."),
 ]
 Kind = Annotated[
     Literal["auto", "conversations", "preferences", "prompts", "rankings", "ratings", "steps", "replies"],
@@ -34,9 +35,19 @@ AxisOption = Annotated[
     typer.Option("--axis", metavar="NAME", help="Which of several judgements of a row to go by.", show_default=False),
 ]
 
+Fix = Annotated[
+    Path | None,
+    typer.Option("--fix", metavar="OUT", help="Write the usable rows to this new .jsonl file.", show_default=False),
+]
+
 
 def lint(
-    data: Source, kind: Kind = "auto", model: Model = None, max_tokens: MaxTokens = None, axis: AxisOption = None
+    data: Source,
+    kind: Kind = "auto",
+    model: Model = None,
+    max_tokens: MaxTokens = None,
+    axis: AxisOption = None,
+    fix: Fix = None,
 ) -> None:
     """Say what is wrong with a data file, line by line.
 
@@ -48,8 +59,12 @@ def lint(
     """
     from thumbs.data.lint import lint as lint_data
 
-    found = lint_data(data, tokenizer=_tokenizer(model) if model else None, kind=kind, max_tokens=max_tokens, axis=axis)
+    found = lint_data(
+        data, tokenizer=_tokenizer(model) if model else None, kind=kind, max_tokens=max_tokens, axis=axis, fix=fix
+    )
     typer.echo(printable(found.text()))
+    if fix is not None:
+        typer.echo(f"{found.rows_left} rows are in {fix}")
     if not found.rows_left:
         raise typer.Exit(FAILURE)
 

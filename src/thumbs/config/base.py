@@ -175,7 +175,8 @@ def _written(loc: Iterable[str | int], raw: Any) -> list[str]:
     """The place of an error without pydantic's names for the branches of a union, which the user never wrote: they
     are in round brackets, as `Tag("(one)")`, or stand at no key of what was given.
     """
-    path, here = [], raw
+    path: list[str] = []
+    here: Any = raw
     *parents, last = loc
     for part in parents:
         inside = part in here if isinstance(here, Mapping) else isinstance(here, list | tuple) and isinstance(part, int)

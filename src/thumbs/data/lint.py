@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from thumbs.data.sources import Problem, Row, read_rows
 from thumbs.data.tokenizers import ByteTokenizer, Tokenizer
 from thumbs.errors import DataError
 from thumbs.records import Preference
+from thumbs.tracking.files import replacing, writing
 
 DataKind = Literal["conversations", "preferences", "prompts", "rankings", "ratings", "steps", "replies"]
 
@@ -88,9 +90,13 @@ def lint(
     kind: DataKind | Literal["auto"] = "auto",
     max_tokens: int | None = None,
     axis: str | None = None,
+    fix: Path | None = None,
 ) -> LintReport:
     """Report on a source, as loading it would see it; never raises for what is in it, nor when it is not
     there.
+
+    fix: a new file for the usable rows as they stand in the source, one JSON value per line. Raises DataError if it
+    cannot be written, or is there already.
 
     kind "auto" takes what most of the first rows look like. Lengths, and max_tokens with them, are tokens of
     `tokenizer`, or without one UTF-8 bytes.
@@ -102,6 +108,8 @@ def lint(
     except DataError as error:
         chosen = "conversations" if kind == "auto" else kind
         loaded = Loaded(str(path), [], [], [Problem(str(path), 0, "unreadable", str(error))], 0)
+    if fix is not None:
+        _write_usable(loaded, fix)
     seen: Counter[str] = Counter()
     examples: list[Problem] = []
     for problem in loaded.problems:
@@ -120,6 +128,21 @@ def lint(
         ties=_tie_fraction(loaded.rows),
         ignored=loaded.ignored,
     )
+
+
+def _write_usable(loaded: Loaded[Any], out: Path) -> None:
+    if out.suffix.lower() != ".jsonl":
+        raise DataError(f"{out}: the rows that remain are written as JSON lines; give a name that ends in .jsonl")
+    if out.exists():
+        raise DataError(f"{out} is there already; name a new file")
+    usable = {line for _, line in loaded.origins}
+    rows = (item for item in read_rows(loaded.source) if isinstance(item, Row) and item.line in usable)
+    with writing(out), replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            try:
+                file.write(json.dumps(row.value, ensure_ascii=False, allow_nan=False) + "\n")
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{row.source}:{row.line}: cannot be written as JSON: {error}") from None
 
 
 def detect_kind(path: str | Path) -> DataKind:

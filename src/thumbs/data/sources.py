@@ -5,6 +5,10 @@ A row that cannot be read is a Problem in the stream, not an exception: one bad 
 
 from __future__ import annotations
 
+import bz2
+import csv
+import gzip
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +21,9 @@ from thumbs.errors import DataError
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is no training row, and reading it whole could exhaust memory."""
+
+MAX_LIST_BYTES = 2**31
+"""A .json file that is one list is read whole; a larger one must be lines."""
 
 Kind = Literal[
     "bad_json",
@@ -85,9 +92,10 @@ class RowError(DataError):
 def read_rows(path: str | Path) -> Iterator[Row | Problem]:
     """Rows of a source in order, and a Problem in the place of each row that cannot be read.
 
-    path: a .jsonl, .json, .txt or .parquet file, `hub:NAME[:SPLIT]` (the `datasets` library; split "train"
-    unless named), or `builtin:NAME` (packaged with thumbs). A .json file holds one list, or one object a
-    line. Raises DataError when there is no such source.
+    path: a .jsonl, .ndjson, .json, .txt, .csv, .tsv or .parquet file, all but the last also as .gz, .zst or .bz2;
+    `hub:NAME[@REVISION][[:CONFIGURATION]:SPLIT]` (the `datasets` library; split "train" unless named); or
+    `builtin:NAME` (packaged with thumbs). A .json file holds one list, or one object per line. Raises DataError
+    when there is no such source.
     """
     name = str(path)
     if name.startswith("hub:"):
@@ -95,14 +103,39 @@ def read_rows(path: str | Path) -> Iterator[Row | Problem]:
     if name.startswith("builtin:"):
         return _builtin_rows(name)
     file = Path(path)
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
+    reader = _READERS.get(_suffix(file))
+    if reader is None or (_suffix(file) == ".parquet" and _is_compressed(file)):
         raise DataError(
-            f"{name}: cannot read {file.suffix!r} files; use {', '.join(_READERS)}, hub:NAME or builtin:NAME"
+            f"{name}: cannot read {file.suffix!r} files; use {', '.join(_READERS)} (all but .parquet also with "
+            f"{', '.join(_COMPRESSED)} behind), hub:NAME or builtin:NAME"
         )
     if not file.is_file():
-        raise DataError(f"{name}: no such file; give a path, hub:NAME or builtin:NAME")
+        what = "is a folder, not a file" if file.is_dir() else "no such file"
+        raise DataError(f"{name}: {what}; give the path of a file, hub:NAME or builtin:NAME")
     return _guarded(name, reader(file, name))
+
+
+_COMPRESSED = (".gz", ".zst", ".bz2")
+
+
+def _is_compressed(file: Path) -> bool:
+    return file.suffix.lower() in _COMPRESSED
+
+
+def _suffix(file: Path) -> str:
+    """What kind of file it is, whether compressed or not."""
+    return Path(file.stem if _is_compressed(file) else file.name).suffix.lower()
+
+
+def _open(file: Path) -> IO[bytes]:
+    """The bytes of a file, decompressed; a file that ends too early is an error of reading."""
+    suffix = file.suffix.lower()
+    if suffix == ".zst":
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.input_stream(str(file), compression="zstd"))  # type: ignore[arg-type]
+    # Not by pyarrow, which takes a cut file for a whole one in these two formats.
+    return {".gz": gzip.open, ".bz2": bz2.open}.get(suffix, open)(file, "rb")  # type: ignore[operator]
 
 
 def read_mixed_lines(path: str | Path) -> Iterator[Row | Problem]:
@@ -111,7 +144,7 @@ def read_mixed_lines(path: str | Path) -> Iterator[Row | Problem]:
     A line that begins as an object and is none stays a fault.
     """
     file = Path(path)
-    if not file.is_file() or file.suffix.lower() == ".parquet" or _holds_list(file):
+    if not file.is_file() or _suffix(file) not in (".jsonl", ".ndjson", ".json", ".txt") or _holds_list(file):
         return read_rows(path)
     return _guarded(str(path), _mixed_rows(file, str(path)))
 
@@ -146,13 +179,13 @@ def _lines(file: IO[bytes], source: str) -> Iterator[tuple[int, str] | Problem]:
 
 
 def _text_rows(file: Path, source: str) -> Iterator[Row | Problem]:
-    with file.open("rb") as stream:
+    with _open(file) as stream:
         for item in _lines(stream, source):
             yield item if isinstance(item, Problem) else Row(item[0], item[1].strip(), source)
 
 
 def _jsonl_rows(file: Path, source: str) -> Iterator[Row | Problem]:
-    with file.open("rb") as stream:
+    with _open(file) as stream:
         for item in _lines(stream, source):
             if isinstance(item, Problem):
                 yield item
@@ -164,7 +197,7 @@ def _jsonl_rows(file: Path, source: str) -> Iterator[Row | Problem]:
 
 
 def _mixed_rows(file: Path, source: str) -> Iterator[Row | Problem]:
-    with file.open("rb") as stream:
+    with _open(file) as stream:
         for item in _lines(stream, source):
             if isinstance(item, Problem):
                 yield item
@@ -182,9 +215,9 @@ def _mixed_rows(file: Path, source: str) -> Iterator[Row | Problem]:
 
 def _holds_list(file: Path) -> bool:
     """Whether a .json file is one list, not one object a line."""
-    if file.suffix.lower() != ".json":
+    if _suffix(file) != ".json":
         return False
-    with file.open("rb") as stream:
+    with _open(file) as stream:
         return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
@@ -192,8 +225,13 @@ def _json_rows(file: Path, source: str) -> Iterator[Row | Problem]:
     if not _holds_list(file):
         yield from _jsonl_rows(file, source)
         return
+    with _open(file) as stream:
+        data = stream.read(MAX_LIST_BYTES + 1)
+    if len(data) > MAX_LIST_BYTES:
+        yield Problem(source, 0, "too_long", f"a list of more than {MAX_LIST_BYTES} bytes; write one value per line")
+        return
     try:
-        values = parse_json(file.read_bytes().decode("utf-8-sig"))
+        values = parse_json(data.decode("utf-8-sig"))
     except ValueError as error:
         yield Problem(source, 0, "bad_json", str(error))
         return
@@ -211,14 +249,70 @@ def _parquet_rows(file: Path, source: str) -> Iterator[Row | Problem]:
     yield from _numbered(values(), source)
 
 
+_NUMBERS = ("label", "margin", "weight", "rating", "score", "best")
+"""Columns of a table of text in which `4` is a number; everywhere else it is the text "4"."""
+
+
+def _csv_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+    """Rows of a table with a head: an empty cell is absent, and a JSON object or list of objects in a cell is read."""
+    import pyarrow.csv
+
+    with _open(file) as stream:
+        head = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig")
+    delimiter = "\t" if _suffix(file) == ".tsv" else max(",;\t", key=head.count)
+    columns = next(csv.reader([head], delimiter=delimiter), [])
+    if repeated := [name for name in dict.fromkeys(columns) if columns.count(name) > 1]:
+        raise ValueError(f"the head names {', '.join(map(repr, repeated))} more than once")
+    with _open(file) as stream:
+        table = pyarrow.csv.open_csv(
+            pyarrow.PythonFile(stream, mode="r"),
+            pyarrow.csv.ReadOptions(block_size=MAX_LINE_BYTES),
+            pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            pyarrow.csv.ConvertOptions(
+                column_types={name: pyarrow.string() for name in columns if name not in _NUMBERS},
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+        rows = (row for batch in table for row in batch.to_pylist())
+        yield from _numbered(({key: _cell(value) for key, value in row.items()} for row in rows), source)
+
+
+def _cell(value: object) -> object:
+    """A cell's JSON list of objects or object (messages that a table keeps as text), else the cell."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
+        return value
+    try:
+        inner = parse_json(value)
+    except ValueError:
+        return value
+    nested = isinstance(inner, dict) or (isinstance(inner, list) and any(isinstance(item, dict) for item in inner))
+    return inner if nested else value
+
+
+_HUB = re.compile(
+    r"hub:(?P<name>[^:@]+)(@(?P<revision>[^:@]+))?"
+    r"((:(?P<configuration>[^:@\[]+))?:(?P<split>[^:@\[]+(\[[^\]@]*\])?))?"
+)
+
+
 def _hub_rows(source: str) -> Iterator[Row | Problem]:
     import datasets
 
-    name, _, split = source.removeprefix("hub:").partition(":")
+    form = "hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIGURATION:SPLIT, with @REVISION behind NAME if you want one"
+    if (named := _HUB.fullmatch(source)) is None:
+        raise DataError(f"{source}: not the name of a data set; write {form}")
     try:
-        values = datasets.load_dataset(name, split=split or "train", streaming=True)
+        values = datasets.load_dataset(
+            named["name"],
+            named["configuration"],
+            split=named["split"] or "train",
+            revision=named["revision"],
+            streaming=True,
+        )
     except Exception as error:  # network, file and script errors have no common base there
-        raise DataError(f"{source}: cannot load: {error}; write hub:NAME or hub:NAME:SPLIT") from error
+        raise DataError(f"{source}: cannot load: {error}; write {form}") from error
     return _guarded(source, _numbered(values, source))
 
 
@@ -271,7 +365,10 @@ def read_text(value: object, field: str) -> str:
 
 _READERS: dict[str, Callable[[Path, str], Iterator[Row | Problem]]] = {
     ".jsonl": _jsonl_rows,
+    ".ndjson": _jsonl_rows,
     ".json": _json_rows,
     ".txt": _text_rows,
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
     ".parquet": _parquet_rows,
 }

@@ -194,7 +194,7 @@ def test_plan_prints_the_plan_and_its_warnings(config_file: str, fake: Fake):
 def test_lint_fails_only_when_nothing_is_left(rows_left: int, exit_code: int, fake: Fake):
     calls: list[Any] = []
 
-    def lint(path: str, tokenizer: Any = None, kind: str = "auto") -> Any:
+    def lint(path: str, tokenizer: Any = None, kind: str = "auto", **settings: Any) -> Any:
         calls.append((path, tokenizer, kind))
         return SimpleNamespace(text=lambda: "a\x1b[2Jb", rows_left=rows_left)
 
@@ -208,7 +208,7 @@ def test_lint_fails_only_when_nothing_is_left(rows_left: int, exit_code: int, fa
 def test_lint_measures_with_the_tokenizer_of_a_model(fake: Fake):
     used: list[Any] = []
 
-    def lint(path: str, tokenizer: Any = None, kind: str = "auto") -> Any:
+    def lint(path: str, tokenizer: Any = None, kind: str = "auto", **settings: Any) -> Any:
         used.append(tokenizer)
         return SimpleNamespace(text=lambda: "", rows_left=1)
 

@@ -84,7 +84,7 @@ def test_hub_names_go_to_datasets(monkeypatch):
 
     calls = []
 
-    def load(name, split, streaming):
+    def load(name, configuration, split, revision, streaming):
         calls.append((name, split, streaming))
         if name == "org/none":
             raise FileNotFoundError("not there")
@@ -101,7 +101,7 @@ def test_hub_names_go_to_datasets(monkeypatch):
 def test_a_source_that_stops_in_the_midst_says_so(monkeypatch):
     import datasets
 
-    def load(name, split, streaming):
+    def load(name, configuration, split, revision, streaming):
         yield VALUES[0]
         raise ConnectionError("gone")
 
