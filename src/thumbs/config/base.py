@@ -179,8 +179,9 @@ def _written(loc: Iterable[str | int], raw: Any) -> list[str]:
     here: Any = raw
     *parents, last = loc
     for part in parents:
-        inside = part in here if isinstance(here, Mapping) else isinstance(here, list | tuple) and isinstance(part, int)
-        if inside:
+        if isinstance(here, list | tuple):
+            here = dict(enumerate(here))
+        if isinstance(here, Mapping) and part in here:
             path.append(str(part))
             here = here[part]
     return path if isinstance(last, str) and last.startswith("(") else [*path, str(last)]
