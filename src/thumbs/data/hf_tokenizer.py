@@ -15,7 +15,7 @@ from thumbs.data.chat_template import ROLE_COLON, ChatTemplate
 from thumbs.data.marks import build_encoder, encode, forgery_pattern, guarded, written_marks
 from thumbs.data.messages import mask_of
 from thumbs.data.sources import RowError
-from thumbs.errors import ModelError
+from thumbs.errors import ConfigError, ModelError
 from thumbs.records import Message
 from thumbs.tracking.files import write_text
 
@@ -65,9 +65,9 @@ class HfTokenizer:
             names = {key: text for key, value in config.items() if (text := _token_text(key, value))}
             self._template = ChatTemplate(self._template_source(config), names, self._config)
             self._open_template(names)
-        except RowError as error:
-            raise ModelError(f"{folder}: {error}") from None
-        except (ValueError, TypeError, LookupError, OSError, ModelError) as error:
+        except ConfigError:
+            raise
+        except (ValueError, TypeError, LookupError, OSError) as error:
             raise ModelError(f"{folder}: {error}") from None
 
     def _open_template(self, names: Mapping[str, str]) -> None:
@@ -75,17 +75,18 @@ class HfTokenizer:
         tail, header = template_probe.settle(self._template)
         added = self._encoder.get_added_tokens_decoder()
         self.vocab_size = max(self._encoder.get_vocab(with_added_tokens=True).values()) + 1
-        self.eos_id = self._find_end(tail, set(added))
+        self.eos_id = self._find_end(tail, {i for i, token in added.items() if token.content.strip()})
         eos = self._encoder.token_to_id(names.get("eos_token", ""))
         self.stop_ids = tuple(dict.fromkeys(i for i in (self.eos_id, eos) if i is not None))
         special = {number for number, token in added.items() if token.special}
         self.pad_id = self._choose_pad(names.get("pad_token", ""), special)
         self._ends = [added[i].content for i in self.stop_ids if i in added]
         self.traits = template_probe.probe(self._template, header, self._ends, names.get("bos_token", ""))
-        around = template_probe.around_question(self._template), tail
+        around = template_probe.around_words(self._template), tail
         outer = written_marks(self._encoder, "", around)
         every = written_marks(self._encoder, self._template.literals, (*around, self.traits.opening)) | outer
-        fixed = {added[i].content for i in special} | set(self._ends)
+        fixed = {token.content for i, token in added.items() if i in special or token.content in names.values()}
+        fixed |= set(self._ends)
         self._forged_reply, self._forged = forgery_pattern(fixed | outer), forgery_pattern(fixed | every)
         self._encoder = build_encoder(self._read("tokenizer.json"), every)
 
@@ -165,7 +166,13 @@ class HfTokenizer:
             return self._files["chat_template.jinja"]
         source = config.get("chat_template") or ROLE_COLON
         if isinstance(source, list):
-            return {item["name"]: item["template"] for item in source}.get("default", ROLE_COLON)
+            source = {item["name"]: item["template"] for item in source}
+        if isinstance(source, dict):
+            if "default" not in source:
+                raise ModelError(f"chat_template holds {', '.join(source)}; one of them must be named default")
+            source = source["default"]
+        if not isinstance(source, str):
+            raise ModelError(f"chat_template must be text, got {type(source).__name__}")
         return source
 
     def _find_end(self, tail: str, added: set[int]) -> int:

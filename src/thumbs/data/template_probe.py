@@ -190,10 +190,16 @@ def _untrainable(prompt: str, whole: str) -> str:
     )
 
 
-def around_question(template: ChatTemplate) -> str:
-    """What the template writes around the words of a system message, if it takes one, and of a question."""
-    try:
-        text = template.render([SYSTEM, QUESTION], opens_reply=False)
-    except RowError:
-        text = template.render([QUESTION], opens_reply=False)
-    return text.replace(SYSTEM.content, "").replace(QUESTION.content, "")
+def around_words(template: ChatTemplate) -> str:
+    """What the template writes around the words of a system message, of questions, and of an answer that is not the
+    last: marks of turns, without those of reasoning, which templates write around the last answer alone.
+    """
+    for chat in ([SYSTEM, QUESTION, ANSWER, SECOND], [QUESTION, ANSWER, SECOND], [SYSTEM, QUESTION], [QUESTION]):
+        try:
+            text = template.render(chat, opens_reply=False)
+        except RowError:
+            continue
+        for message in chat:
+            text = text.replace(message.content, "")
+        return text
+    return ""

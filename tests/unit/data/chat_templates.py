@@ -8,7 +8,7 @@ bytes: the oracle of the masks needs no tokenizer.
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Encoder
 
 from thumbs.config.model import TemplateConfig
@@ -107,13 +107,21 @@ TWICE = "{{ bos_token }}{{ bos_token }}" + CHATML
 
 
 def write(
-    folder: Path, template: object, *, special: bool = True, options: TemplateConfig | None = None, **flags: bool
-):
+    folder: Path,
+    template: object,
+    *,
+    special: bool = True,
+    options: TemplateConfig | None = None,
+    normalizer: str | None = None,
+    **flags: bool,
+) -> HfTokenizer:
     """The tokenizer of a folder with that template; flags (normalized, lstrip, rstrip) are those of its marks."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     encoder = Encoder(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     encoder.decoder = decoders.ByteLevel()
+    if normalizer is not None:
+        encoder.normalizer = getattr(normalizers, normalizer)()
     marks = [AddedToken(mark, special=special, **{"normalized": False, **flags}) for mark in MARKS]
     encoder.add_tokens([*marks, *(AddedToken(text, special=False, normalized=False) for text in PLAIN)])
     folder.mkdir(exist_ok=True)
