@@ -25,13 +25,24 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    make_url,
     select,
 )
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 
 from thumbs.errors import ConfigError, ThumbsError
 
 BUSY_TIMEOUT_S = 30
+_NOTICED = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+"""What libpq is told, seconds: without it a server that vanished from the network is waited for for minutes."""
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 R = TypeVar("R")
@@ -50,7 +61,7 @@ class Database:
 
     def __init__(self, url: str | URL, migrations: Path = MIGRATIONS, version_table: str = "alembic_version") -> None:
         try:
-            self._engine = create_engine(url, pool_size=10, max_overflow=30)
+            self._engine = _engine(url)
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise ConfigError(
                 f"the database URL is of no use: {error}\nallowed: sqlite:///FILE, or "
@@ -106,6 +117,10 @@ class Database:
         with engine.connect() as connection:
             yield connection
 
+    def keep_connection(self) -> Connection:
+        """A connection for the caller to keep and close, which begins no transactions."""
+        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
     @property
     def is_sqlite(self) -> bool:
         """Whether it is a file of SQLite's."""
@@ -147,6 +162,17 @@ class Database:
             return list(connection.scalars(query))
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether the database did not answer, or would not write, so that the same may be tried again later.
+
+    Of a file: locked, read-only, full or unreadable for a moment. Of a server: stopped, starting, out of connections,
+    cutting connections, a standby.
+    """
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, (OperationalError, InterfaceError, InternalError, TimeoutError))
+
+
 def utc_now() -> datetime:
     """The time, as the stores keep it."""
     return datetime.now(UTC)
@@ -160,6 +186,15 @@ def oldest_first(table: Table) -> Select[Any]:
 def newest_first(table: Table) -> Select[Any]:
     """All rows against the order of their creation."""
     return select(table).order_by(table.c.created.desc(), table.c.id.desc())
+
+
+def _engine(url: str | URL) -> Engine:
+    """Connections are tried before they are used: a server drops those that are idle, and all when it restarts."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return create_engine(parsed, pool_size=10, max_overflow=30)
+    options = {key: value for key, value in _NOTICED.items() if key not in parsed.query}
+    return create_engine(parsed, pool_size=10, max_overflow=30, pool_pre_ping=True, connect_args=options)
 
 
 def _prepare(connection: Any, _: object) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sqlalchemy import URL, ColumnElement, and_, delete, insert, select, true, u
 
 from thumbs.clients.checkpoint_folders import locked
 from thumbs.clients.checkpoint_store import CheckpointStore
+from thumbs.clients.claim import Claim
 from thumbs.clients.database import Database, StoreError, newest_first, oldest_first, utc_now
 from thumbs.clients.tables import (
     FUTURES,
@@ -47,9 +49,11 @@ class Store(CheckpointStore):
         with locked(folder / ".opening", fcntl.LOCK_EX):
             database = Database(url or URL.create("sqlite", database=str(folder / "store.db")))
             super().__init__(folder, database, clock)
+        self.claim = Claim(folder, database)
 
     def close(self) -> None:
-        """Let go of the database's connections."""
+        """Let go of the database's connections, and of the claim of a server."""
+        self.claim.release()
         self._db.close()
 
     # tokens
@@ -61,6 +65,10 @@ class Store(CheckpointStore):
         with self._db.transaction(durable=True) as db:
             db.execute(insert(TOKENS).values(row))
         return token
+
+    def has_tokens(self) -> bool:
+        """Whether there is any."""
+        return bool(self._db.values(select(TOKENS.c.id).limit(1)))
 
     def owner_of(self, token: str) -> str | None:
         """Whose token it is; None for one that is unknown or revoked."""
@@ -180,8 +188,17 @@ class Store(CheckpointStore):
     def add_sampler(
         self, sampler_id: str, session_id: str, owner: str, base_model: str, model_path: str | None = None
     ) -> None:
-        """Keep what a sampler samples from; raises StoreError where the id is taken or the session is unknown."""
-        self._db.insert(SAMPLERS, SamplerRecord(sampler_id, session_id, owner, base_model, model_path, self._now()))
+        """Keep what a sampler samples from; raises StoreError where the id is taken or the session is unknown.
+
+        The same again is no error: the answer to the first time may have been lost.
+        """
+        made = SamplerRecord(sampler_id, session_id, owner, base_model, model_path, self._now())
+        try:
+            self._db.insert(SAMPLERS, made)
+        except StoreError:
+            known = self.sampler(sampler_id)
+            if known is None or replace(known, created=made.created) != made:
+                raise
 
     def sampler(self, sampler_id: str) -> SamplerRecord | None:
         """The sampler of that id."""

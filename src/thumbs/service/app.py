@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 
 from thumbs.clients.backend import Backend
+from thumbs.clients.database import is_away
 from thumbs.errors import CheckpointError, ThumbsError
 from thumbs.service.absent import AbsentRoutes
 from thumbs.service.auth import Authentication, Callers, Signer
@@ -74,7 +75,7 @@ def create_app(backend: Backend, key: bytes, *, needs_token: bool, settings: Set
         exception_handlers={
             HTTPException: _explain,
             ThumbsError: _explain,
-            OperationalError: _explain,
+            SQLAlchemyError: _explain,
             Exception: _fail,
         },
         lifespan=lambda _: _life(service),
@@ -84,7 +85,9 @@ def create_app(backend: Backend, key: bytes, *, needs_token: bool, settings: Set
 @contextlib.asynccontextmanager
 async def _life(service: Service) -> AsyncIterator[None]:
     """Ends what an earlier process left open, and looks after what expires while the server lives."""
-    lost = await service.threads.record(service.backend.store.fail_pending, LOST_ERROR, LOST)
+    store = service.backend.store
+    await service.threads.record(store.claim.take)
+    lost = await service.threads.record(store.fail_pending, LOST_ERROR, LOST)
     if lost:
         log.warning("%d operations were cut off when the server last stopped; their clients are told", lost)
     sweeper = asyncio.create_task(sweep(service))
@@ -92,7 +95,9 @@ async def _life(service: Service) -> AsyncIterator[None]:
         yield
     finally:
         sweeper.cancel()
+        await service.promises.close()
         service.threads.close()
+        store.claim.release()
 
 
 def _routes(service: Service, meter: Meter) -> list[BaseRoute]:
@@ -126,7 +131,9 @@ async def _explain(request: Request, error: Exception) -> Response:
     """A refusal in one sentence. Clients repeat 408, 409, 429 and 5xx, so those stand for what may pass alone."""
     if isinstance(error, HTTPException):
         return _refusal(request.url.path, error.status_code, error.detail, error.headers)
-    if isinstance(error, OperationalError):
+    if isinstance(error, SQLAlchemyError):
+        if not is_away(error):
+            raise error
         log.error("the database does not answer: %s", error)
         await asyncio.sleep(_PAUSE_S)  # some calls are repeated without a pause
         return _refusal(request.url.path, 503, "the server's database does not answer; try again")

@@ -7,13 +7,14 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from thumbs.clients.database import is_away
 from thumbs.clients.store import Store
 from thumbs.service.threads import Threads
 
@@ -21,6 +22,9 @@ NOBODY = "local"
 """The owner of everything on a server without tokens."""
 _JWT_S = 600
 _REMEMBERED_S = 5.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Signer:
@@ -81,7 +85,9 @@ def credential(connection: HTTPConnection) -> str:
 class Callers:
     """Tells the owner by the credential.
 
-    A token `tml-…` may also be written `sk-…`: MinT's clients send that kind, Tinker's refuse it.
+    A token `tml-…` may also be written `sk-…`: MinT's clients send that kind, Tinker's refuse it. Without `required`
+    all callers are one, until there is a first token: then it is required for as long as the server lives. While the
+    database is away, what was known when it went still holds.
     """
 
     def __init__(self, store: Store, threads: Threads, signer: Signer, *, required: bool) -> None:
@@ -90,29 +96,45 @@ class Callers:
         self._threads = threads
         self._signer = signer
         self._known: dict[bytes, tuple[str, float]] = {}
+        self._away_since: float | None = None
 
     async def owner(self, key: str) -> str:
         """The owner of `key`; raises HTTPException 401 where keys are required and this one is not good."""
-        if not self.required:
+        if not self.required and not await self._asked(False, self._store.has_tokens):
             return NOBODY
+        self.required = True
         if key.startswith("eyJ"):
             claims = self._signer.claims(key)
-            if claims is None:
+            if claims is None or not claims.get("keyed"):  # the latter were given out when there was no key yet
                 raise _unknown_key("the exchanged credential has expired or was not made by this server")
             return claims["sub"]
         return await self._owner_of_token("tml-" + key[3:] if key.startswith("sk-") else key)
 
+    async def _asked(self, known: R, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the store answers, or what is known where it is away."""
+        try:
+            found = await self._threads.record(function, *args, **kwargs)
+        except Exception as error:
+            if not is_away(error) or known is None:
+                raise
+            self._away_since = self._away_since or time.monotonic()
+            return known
+        self._away_since = None
+        return found
+
     def exchange(self, owner: str) -> str:
         """A credential that stands for a key for ten minutes; no longer, because it outlives a revoked key."""
         now = int(time.time())
-        return self._signer.jwt({"sub": owner, "org_id": NOBODY, "email": "", "iat": now, "exp": now + _JWT_S})
+        claims = {"sub": owner, "org_id": NOBODY, "email": "", "iat": now, "exp": now + _JWT_S, "keyed": self.required}
+        return self._signer.jwt(claims)
 
     async def _owner_of_token(self, token: str) -> str:
         digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         owner, until = self._known.get(digest, ("", 0.0))
         if until > time.monotonic():
             return owner
-        found = await self._threads.record(self._store.owner_of, token) if token else None
+        fresh = until > (self._away_since or time.monotonic())  # when the database went away
+        found = await self._asked(owner if fresh else None, self._store.owner_of, token) if token else None
         if found is None:
             self._known.pop(digest, None)
             raise _unknown_key("the API key is unknown to this server; set TINKER_API_KEY to one that it has given out")

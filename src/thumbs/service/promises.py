@@ -2,11 +2,15 @@
 
 A promise is a row of the store from before its operation starts, so that a repeated submission finds the first one and
 a restart can tell what was lost. Waiting costs a coroutine, not a thread.
+
+An outcome is kept in memory until it is in the store: while the database is away it is told from there, and storing it
+is tried again and again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import uuid
@@ -17,6 +21,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from thumbs.clients.database import is_away
 from thumbs.clients.sampling import FullError
 from thumbs.clients.store import Store
 from thumbs.clients.tables import FutureRecord
@@ -33,6 +38,8 @@ LOST_ERROR = (
     " the last saved state (create_training_client_from_state_with_optimizer) and go on from there"
 )
 Encode = Callable[[Any], tuple[bytes, str]]
+_PAUSES_S = (0.2, 5.0)
+"""Between two tries to store what could not be stored: the first and the longest."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ class Promises:
         self._threads = threads
         self._poll_s = poll_s
         self._pending: dict[str, _Pending] = {}
+        self._unstored: dict[str, Outcome] = {}
+        self._keeper: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -160,6 +169,9 @@ class Promises:
             del self._pending[request_id]
             raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
         except Exception as error:
+            if is_away(error):  # nothing has begun: the client is told to ask again
+                del self._pending[request_id]
+                raise
             running = Future()
             running.set_exception(error)
         pending.running = running
@@ -171,22 +183,70 @@ class Promises:
     def _settle(self, request_id: str, pending: _Pending, done: Future[Any], loop: asyncio.AbstractEventLoop) -> None:
         """Keeps the outcome, then tells those who wait; in that order, so that what was told survives a crash."""
         outcome = _outcome_of(request_id, pending, done)
-        try:
-            self._store.finish_future(
-                request_id,
-                result=outcome.result,
-                content_type=outcome.content_type,
-                error=outcome.error,
-                category=outcome.category if outcome.error is not None else None,
-            )
-        except Exception:
-            log.exception("the outcome of %s could not be kept", request_id)
-        loop.call_soon_threadsafe(self._deliver, request_id, outcome)
+        stored = self._store_outcome(request_id, outcome)
+        loop.call_soon_threadsafe(self._deliver, request_id, outcome, stored)
 
-    def _deliver(self, request_id: str, outcome: Outcome) -> None:
-        pending = self._pending.pop(request_id, None)
-        if pending is not None:
-            pending.done.set_result(outcome)
+    def _store_outcome(self, request_id: str, outcome: Outcome) -> bool:
+        """Whether it is in the store now; instead of one that can never be stored an error is."""
+        try:
+            self._write(request_id, outcome)
+        except Exception as error:
+            if is_away(error):
+                log.warning("the outcome of %s is not stored yet, the database is away: %s", request_id, error)
+                return False
+            log.exception("the outcome of %s cannot be stored", request_id)
+            refused = f"the server could not store the result ({type(error).__name__}); its log tells more"
+            with contextlib.suppress(Exception):
+                self._write(request_id, Outcome(outcome.kind, error=refused))
+                return True
+            return False
+        return True
+
+    def _write(self, request_id: str, outcome: Outcome) -> None:
+        self._store.finish_future(
+            request_id,
+            result=outcome.result,
+            content_type=outcome.content_type,
+            error=outcome.error,
+            category=outcome.category if outcome.error is not None else None,
+        )
+
+    def _deliver(self, request_id: str, outcome: Outcome, stored: bool) -> None:
+        pending = self._pending.get(request_id)
+        if pending is None:
+            return
+        pending.done.set_result(outcome)
+        if stored:
+            del self._pending[request_id]
+            return
+        self._unstored[request_id] = outcome
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """Stores what could not be stored before, until all of it is."""
+        pause, longest = _PAUSES_S
+        while self._unstored:
+            await asyncio.sleep(pause)
+            if not await self._store_rest():
+                pause = min(2 * pause, longest)
+
+    async def _store_rest(self) -> bool:
+        """Whether all could be stored; the first failure ends the round, since the next would fail alike."""
+        for request_id, outcome in list(self._unstored.items()):
+            if not await self._threads.record(self._store_outcome, request_id, outcome):
+                return False
+            del self._unstored[request_id], self._pending[request_id]
+        return True
+
+    async def close(self) -> None:
+        """A last try to store what is only in memory; says in the log what is lost with it."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if self._unstored and not await self._store_rest():
+            for request_id, outcome in self._unstored.items():
+                owner = self._pending[request_id].owner
+                log.error("the outcome of %s %s of %s is lost: it could not be stored", outcome.kind, request_id, owner)
 
 
 def _outcome_of(request_id: str, pending: _Pending, done: Future[Any]) -> Outcome:

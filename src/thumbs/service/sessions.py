@@ -160,6 +160,7 @@ async def sweep(service: Service) -> None:
             for session_id in await service.threads.record(store.stale_sessions, settings.session_timeout_s):
                 log.info("session %s: no heartbeat for %.0f s, ended", session_id, settings.session_timeout_s)
                 await service.end_session(session_id, "no heartbeat")
+            await service.threads.record(store.claim.renew)
             await service.threads.record(store.sweep_futures, settings.promise_ttl_s)
             await service.threads.record(store.sweep_expired)
         except Exception:

@@ -96,8 +96,10 @@ class Service:
     async def end_session(self, session_id: str, reason: str) -> None:
         """Marks the session as over and gives its memory back, after what it has asked for; its checkpoints stay."""
         store = self.backend.store
-        await self.threads.record(store.finish_session, session_id, reason)
-        for sampler in await self.threads.record(store.samplers_of, session_id):
+        samplers = await self.threads.record(store.samplers_of, session_id)
+        runs = await self.threads.record(store.runs_of, session_id)
+        await self.threads.record(store.finish_session, session_id, reason)  # the last word of a database that may fail
+        for sampler in samplers:
             await self.threads.work(self.backend.close_sampler, sampler.id)
-        for run in await self.threads.record(store.runs_of, session_id):
+        for run in runs:
             await self.threads.work(self.backend.unload, run.id)

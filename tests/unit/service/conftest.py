@@ -19,18 +19,22 @@ from thumbs.service.state import Settings
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts a server on the same store; `needs_token` and settings as given."""
-    with ExitStack() as stack:
+    """Starts a server on the same store, after the one before has ended; `needs_token` and settings as given."""
+    stack = ExitStack()
 
-        def start(*, needs_token: bool = False, tokenizer: Path | None = None, **settings: Any) -> Caller:
-            store = Store(tmp_path / "store")
-            stack.callback(store.close)
-            backend = FakeBackend(store, tokenizer)
-            chosen = Settings(**{"poll_s": 0.2, "sweep_s": 3600.0, **settings})
-            app = create_app(backend.as_backend(), b"k" * 32, needs_token=needs_token, settings=chosen)
-            http = stack.enter_context(TestClient(app, raise_server_exceptions=False))
-            return Caller(http, backend)
+    def start(
+        *, needs_token: bool = False, tokenizer: Path | None = None, database: str | None = None, **settings: Any
+    ) -> Caller:
+        stack.close()
+        store = Store(tmp_path / "store", database)
+        stack.callback(store.close)
+        backend = FakeBackend(store, tokenizer)
+        chosen = Settings(**{"poll_s": 0.2, "sweep_s": 3600.0, **settings})
+        app = create_app(backend.as_backend(), b"k" * 32, needs_token=needs_token, settings=chosen)
+        http = stack.enter_context(TestClient(app, raise_server_exceptions=False))
+        return Caller(http, backend)
 
+    with stack:
         yield start
 
 
