@@ -88,7 +88,8 @@ def serve(
         if add_token is not None or tokens or revoke is not None:
             _manage(store, add_token, revoke)
             return
-        needs_token = bool(store.tokens())
+        store.claim.take()
+        needs_token = store.has_tokens()
         if not needs_token and not is_loopback(host):
             raise ConfigError(
                 f"--host {host} lets other machines in, and there is no key yet; make one with "
@@ -106,7 +107,10 @@ def serve(
 
 def _manage(store: Store, owner: str | None, revoked: str | None) -> None:
     if owner is not None:
-        typer.echo(f"{store.add_token(owner)}\nThis key of {printable(owner)} cannot be shown again.")
+        typer.echo(
+            f"{store.add_token(owner)}\nThis key of {printable(owner)} cannot be shown again. From now on callers need "
+            "one, of a server that runs already too."
+        )
     if revoked is not None:
         store.revoke(revoked)
     for token in store.tokens():

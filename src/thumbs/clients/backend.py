@@ -18,7 +18,7 @@ from thumbs.clients import translate, types
 from thumbs.clients.bases import Base, Bases
 from thumbs.clients.checkpoint_folders import readable, writable
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
-from thumbs.clients.lanes import Work
+from thumbs.clients.lanes import Work, patiently
 from thumbs.clients.offer import Offer
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
 from thumbs.clients.sampling import FullError, Sampler, Sampling
@@ -233,10 +233,17 @@ class Backend(Sampling, Offer):
             _, handle = self._in_memory(run_id)
             yield
             options = {"overwrite": overwrite, "ttl_seconds": ttl_seconds, "user_metadata": user_metadata}
-            path = f"tinker://{run_id}/{kind}/{name}"
-            with self.store.writing(run_id, kind, name, **options) as folder, writable(path, folder):
-                self._engine.save(handle, folder, optimizer=kind == "weights")
-            return path
+            path, written = f"tinker://{run_id}/{kind}/{name}", set[str]()
+
+            def write() -> str:
+                known = self.store.checkpoint(path) if written else None
+                if known is None or known.id not in written:  # else it came through, and only the answer was lost
+                    with self.store.writing(run_id, kind, name, **options) as folder, writable(path, folder):
+                        written.add(folder.name)
+                        self._engine.save(handle, folder, optimizer=kind == "weights")
+                return path
+
+            return (yield from patiently(write))
 
         return self._submit(run_id, seq_id, work)
 
@@ -246,7 +253,7 @@ class Backend(Sampling, Offer):
         def work() -> Work:
             model, handle = self._in_memory(run_id)
             yield
-            self._read(model, handle, path, optimizer=optimizer)
+            yield from patiently(lambda: self._read(model, handle, path, optimizer=optimizer))
             model.dirty = False
 
         return self._submit(run_id, seq_id, work)

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from thumbs.clients.database import is_away
 from thumbs.errors import DataError
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Work = Generator[None, None, Any]
 """An operation in progress; it gives way between its parts."""
+
+
+PATIENCE_S = 600.0
+"""How long an operation waits for a database that is away, seconds."""
+
+
+def patiently(call: Callable[[], T]) -> Generator[None, None, T]:
+    """What `call` returns; where the database is away it is called again, and others go on meanwhile."""
+    until, pause = time.monotonic() + PATIENCE_S, 0.1
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not is_away(error) or time.monotonic() > until:
+                raise
+            log.warning("an operation waits for the database: %s", error)
+        again = time.monotonic() + pause
+        while time.monotonic() < again:
+            time.sleep(0.005)  # an operation that waits has always a part to do
+            yield
+        pause = min(2 * pause, 5.0)
 
 
 @dataclass(eq=False)

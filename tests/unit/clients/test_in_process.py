@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from sqlalchemy.exc import OperationalError
 
 from service.tiny_chat_model import save_tiny_chat_model
 from thumbs.clients import backend as backends
@@ -393,6 +395,32 @@ def test_a_damaged_checkpoint_is_named_as_the_client_knows_it(service, client, b
     with pytest.raises(ThumbsError, match="damaged") as caught:
         client.load_state(path).result()
     assert str(folder) not in str(caught.value)
+
+
+def test_saving_and_loading_wait_for_a_database_that_is_away(client, backend, monkeypatch):
+    """The second try of a save finds that the first one came through, and only its answer was lost."""
+    store, times = backend.store, Counter()
+
+    def away(name, after):
+        original = getattr(store, name)
+
+        def call(*args, **options):
+            times[name] += 1
+            if times[name] in after:
+                raise OperationalError("a query", {}, Exception("the database is away"))
+            found = original(*args, **options)
+            if -times[name] in after:
+                raise OperationalError("a query", {}, Exception("the answer was lost"))
+            return found
+
+        monkeypatch.setattr(store, name, call)
+
+    away("_commit", {1, -2})
+    path = client.save_state("patient").result().path
+    assert times["_commit"] == 2
+    away("run", {1, 2})
+    assert client.load_state(path).result().path == path
+    assert times["run"] > 2
 
 
 def test_passes_that_wait_are_bounded(client, monkeypatch):

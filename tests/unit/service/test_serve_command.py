@@ -54,7 +54,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, output = _run(tmp_path, "--port", str(taken.getsockname()[1]))
     assert code == 2
-    assert "--port" in output
+    assert "choose another port" in output
 
 
 def test_a_format_that_is_none(tmp_path: Path) -> None:
