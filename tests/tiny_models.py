@@ -30,11 +30,15 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 2,
 }
 LLAMA = LlamaConfig(**SHAPE, tie_word_embeddings=True)
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 FAMILIES = {
     "llama": LLAMA,
     "llama, own output embedding": LlamaConfig(**SHAPE, tie_word_embeddings=False),
     "llama, a key head each": LlamaConfig(**SHAPE | {"num_key_value_heads": 4}, tie_word_embeddings=True),
     "llama, wide heads, other base": LlamaConfig(**SHAPE, head_dim=12, rope_theta=5e5, rms_norm_eps=1e-3),
+    "llama 3": LlamaConfig(
+        **SHAPE, tie_word_embeddings=True, rope_parameters={**LLAMA3, "original_max_position_embeddings": 32}
+    ),
     "mistral": MistralConfig(**SHAPE, sliding_window=None),
     "qwen2, biases": Qwen2Config(**SHAPE, tie_word_embeddings=True),
     "qwen3, query and key norms": Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=True),

@@ -88,7 +88,7 @@ class LocalEngine:
         if spec.model.lora is not None:
             if not isinstance(trunk, CausalLM):
                 raise ConfigError(
-                    f"{spec.model.name} runs through transformers, which has no adapters here; set model.lora=null"
+                    f"{spec.model.name} has no adapters here, because {trunk.reason}; set model.lora=null"
                 )
             adapter = Adapter(trunk.config, spec.model.lora, spec.fresh_seed).to(_device(trunk))
         head = ScalarHead(trunk.width, spec.scores, spec.fresh_seed).to(_device(trunk))
@@ -248,7 +248,7 @@ class LocalEngine:
         if key not in self._frozen:
             trunk = self._base(model, 0)
             if not isinstance(trunk, CausalLM):
-                raise ConfigError(f"{model.name} runs through transformers, which has no adapters here")
+                raise ConfigError(f"{model.name} has no adapters here, because {trunk.reason}")
             self._frozen[key] = prepack_decoder(merged_copy(trunk, None, trunk.dtype))
         return self._frozen[key]
 

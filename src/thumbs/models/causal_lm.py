@@ -23,6 +23,7 @@ from thumbs.models.lora import Adapter, FrozenAdapter, Parts, RowParts, adapted_
 from thumbs.models.operators import Angles, Heads, attend, attend_cached, keys_and_values, rms_norm, swiglu
 from thumbs.models.prefixes import WORTH, prefix_tree
 from thumbs.models.prepacked import logits
+from thumbs.models.rope import frequencies
 from thumbs.models.rows import Rows
 
 
@@ -181,8 +182,7 @@ class CausalLM(nn.Module):
 
     def rotary(self, positions: Tensor) -> Angles:
         """The rotary angles of positions [N]."""
-        c = self.config
-        exponent = torch.arange(0, c.head_dim, 2, device=positions.device, dtype=torch.float32) / c.head_dim
-        angles = positions[:, None].float() * (c.rope_theta**-exponent)[None]
+        speeds, factor = frequencies(self.config.rope, self.config.head_dim, positions.device)
+        angles = positions[:, None].float() * speeds[None]
         angles = torch.cat([angles, angles], dim=-1)
-        return Angles(angles.cos(), angles.sin())
+        return Angles(angles.cos() * factor, angles.sin() * factor)

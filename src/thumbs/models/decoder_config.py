@@ -1,16 +1,79 @@
-"""The shape of a Llama-like decoder, read from and written to a Hugging Face config.json."""
+"""The shape of a Llama-like decoder, read from and written to a Hugging Face config.json.
+
+Every key of a config.json is used, or must have the one value that our decoder computes, or is in `HARMLESS`. With any
+other key the model is not ours, and `why_not_covered` names it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-COVERED = {
+from thumbs.errors import ModelError
+from thumbs.models.rope import Rope, read_rope, why_not_computed
+
+COVERED: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {},
     "MistralForCausalLM": {},
     "Qwen2ForCausalLM": {"qkv_bias": True},
     "Qwen3ForCausalLM": {"qk_norm": True},
 }
+
+DEFAULTS: dict[str, dict[str, int]] = {
+    "LlamaForCausalLM": {"max_position_embeddings": 2048},
+    "MistralForCausalLM": {"max_position_embeddings": 131_072, "num_key_value_heads": 8},
+    "Qwen2ForCausalLM": {"max_position_embeddings": 32_768, "num_key_value_heads": 32},
+    "Qwen3ForCausalLM": {"max_position_embeddings": 32_768, "num_key_value_heads": 32, "head_dim": 128},
+}
+"""What a key that is not there means in each family, as in `transformers`."""
+
+_NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+USED = {
+    *_NEEDED, "architectures", "model_type", "num_key_value_heads", "head_dim", "max_position_embeddings", "rope_theta",
+    "rope_parameters", "rope_scaling", "rms_norm_eps", "tie_word_embeddings", "quantization_config",
+    "compression_config",
+}  # fmt: skip
+
+FIXED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "mlp_bias": (False,),
+    "attention_bias": (False,),
+    "partial_rotary_factor": (1, 1.0),
+    "rope_interleaved": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "tie_encoder_decoder": (False,),
+    "use_mrope": (False,),
+    "pruned_heads": ({},),
+    "chunk_size_feed_forward": (0,),
+    "use_sliding_window": (False,),
+}
+"""Keys that would change the computation, and the values with which they do not."""
+
+HARMLESS = {
+    # Tokens and settings of generation, which the tokenizer and generation_config.json say.
+    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "max_length",
+    "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
+    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "forced_bos_token_id",
+    "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
+    "begin_suppress_tokens", "output_scores", "return_dict_in_generate", "use_cache",
+    # How a model was trained or begun; there is no dropout here (see `CausalLM`).
+    "initializer_range", "attention_dropout", "hidden_dropout", "gradient_checkpointing", "pretraining_tp", "loss_type",
+    # What is returned and stored in which form.
+    "torch_dtype", "dtype", "torchscript", "use_bfloat16", "tf_legacy_loss", "return_dict", "output_attentions",
+    "output_hidden_states", "transformers_version", "_name_or_path", "_commit_hash", "name_or_path",
+    "_attn_implementation", "attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled",
+    # Classifiers, translation and other tasks.
+    "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "tokenizer_class",
+    "prefix", "is_decoder", "cross_attention_hidden_size", "max_window_layers",
+    # Notes of other tools.
+    "unsloth_version", "unsloth_fixed", "is_llama_config", "transformers.js_config", "base_model_name_or_path",
+}  # fmt: skip
+"""Keys without effect on what our decoder computes."""
+
+_WINDOWED = {"MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 
 
 @dataclass(frozen=True)
@@ -26,52 +89,67 @@ class DecoderConfig:
     kv_heads: int
     head_dim: int
     context: int
-    rope_theta: float = 10_000.0
+    rope: Rope = field(default_factory=Rope)
     rms_eps: float = 1e-5
     tied: bool = True
     qkv_bias: bool = False
     qk_norm: bool = False
 
 
-def why_not_covered(raw: dict[str, Any]) -> str | None:
+def why_not_covered(raw: Mapping[str, Any]) -> str | None:
     """None when our decoder computes this config.json exactly; else the reason, for the log."""
     architecture = (raw.get("architectures") or ["?"])[0]
     if architecture not in COVERED:
         return f"architecture {architecture} is not Llama-shaped"
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        return f"rotary scaling {kind!r}"
-    if raw.get("hidden_act", "silu") != "silu":
-        return f"activation {raw['hidden_act']!r}"
-    if raw.get("mlp_bias") or (raw.get("attention_bias") and architecture != "Qwen2ForCausalLM"):
+    given = {key: value for key, value in raw.items() if value is not None}
+    family = architecture.removesuffix("ForCausalLM").lower()
+    if (given.get("model_type") or family) != family:
+        return f"model_type {given['model_type']!r} does not belong to {architecture}"
+    if reason := why_not_computed(raw):
+        return reason
+    if given.get("hidden_act", "silu") != "silu":
+        return f"activation {given['hidden_act']!r}"
+    biased = COVERED[architecture].get("qkv_bias", False)
+    if given.get("mlp_bias") or (given.get("attention_bias") and not biased):
         return "biases in the output projections"
-    # Mistral has a window unless its config.json says null.
-    if raw.get("use_sliding_window") or (architecture == "MistralForCausalLM" and raw.get("sliding_window", 4096)):
-        return "sliding-window attention"
+    if reason := _window(architecture, raw):
+        return reason
+    for key, values in FIXED.items():
+        if key in given and given[key] not in values and not (key == "attention_bias" and biased):
+            return f"config.json sets {key} to {given[key]!r}"
+    known = USED | FIXED.keys() | HARMLESS | ({"sliding_window", "layer_types"} if architecture in _WINDOWED else set())
+    if unknown := sorted(given.keys() - known):
+        return f"config.json sets {', '.join(unknown)}, which our decoder does not know"
     return None
 
 
-def read_config(raw: dict[str, Any]) -> DecoderConfig:
-    """DecoderConfig of a covered config.json."""
+def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
+    """DecoderConfig of a covered config.json; raises ModelError, which names the key, for a size that is missing."""
     architecture = raw["architectures"][0]
-    heads = raw["num_attention_heads"]
-    rope = raw.get("rope_parameters") or {}
-    return DecoderConfig(
+    size = DEFAULTS[architecture] | {key: value for key, value in raw.items() if value is not None}
+    heads, width = _size(size, "num_attention_heads"), _size(size, "hidden_size")
+    context = _size(size, "max_position_embeddings")
+    config = DecoderConfig(
         architecture=architecture,
-        vocab_size=raw["vocab_size"],
-        width=raw["hidden_size"],
-        intermediate=raw["intermediate_size"],
-        layers=raw["num_hidden_layers"],
+        vocab_size=_size(size, "vocab_size"),
+        width=width,
+        intermediate=_size(size, "intermediate_size"),
+        layers=_size(size, "num_hidden_layers"),
         heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        context=raw.get("max_position_embeddings", 2048),
-        rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
-        rms_eps=raw.get("rms_norm_eps", 1e-6),
-        tied=raw.get("tie_word_embeddings", False),
+        kv_heads=_size({"num_key_value_heads": heads} | size, "num_key_value_heads"),
+        head_dim=_size({"head_dim": width // heads} | size, "head_dim"),
+        context=context,
+        rope=read_rope(raw, context),
+        rms_eps=float(raw.get("rms_norm_eps") or 1e-6),
+        tied=bool(raw.get("tie_word_embeddings")),
         **COVERED[architecture],
     )
+    if config.heads % config.kv_heads or config.head_dim % 2:
+        raise ModelError(
+            f"config.json: {config.heads} heads of {config.head_dim} numbers over {config.kv_heads} key heads; heads "
+            "must be a multiple of key heads, and their width even"
+        )
+    return config
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
@@ -88,8 +166,22 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "max_position_embeddings": config.context,
-        "rope_theta": config.rope_theta,
+        **config.rope.written(),
         "rms_norm_eps": config.rms_eps,
         "tie_word_embeddings": config.tied,
         "hidden_act": "silu",
     }
+
+
+def _window(architecture: str, raw: Mapping[str, Any]) -> str | None:
+    # Mistral has a window unless its config.json says null; the others, only where use_sliding_window is set.
+    mistral = architecture == "MistralForCausalLM" and raw.get("sliding_window", 4096)
+    others = set(raw.get("layer_types") or ()) - {"full_attention"}
+    return "sliding-window attention" if raw.get("use_sliding_window") or mistral or others else None
+
+
+def _size(sizes: Mapping[str, Any], key: str) -> int:
+    value = sizes.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(f"config.json: {key} is {value!r}; a positive whole number is needed")
+    return value

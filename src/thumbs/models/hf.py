@@ -17,12 +17,16 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import AutoConfig, DynamicCache, PreTrainedModel
 
 from thumbs.errors import ModelError
+from thumbs.models import architectures
+from thumbs.models.checkpoint_files import read_json_object
 from thumbs.models.lora import Adapter
 from thumbs.models.prefixes import NEVER
 from thumbs.models.prepacked import logits
+from thumbs.models.quantised import check_plain
+from thumbs.models.weights import check_finite, read_tensors, some, without_harmless
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +53,16 @@ class HfCausalLM(nn.Module):
     supports_lora = False
     prefix_worth = NEVER
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, reason: str = "it runs through transformers") -> None:
+        """reason: why the model is not one for our decoder, for messages."""
         super().__init__()
-        self.model = model.eval()
+        self.model, self.reason = model.eval(), reason
         self.dtype: torch.dtype = model.dtype
         self.vocab_size, self.width = self.head_weight().shape
         # Models whose positions are no table (ALiBi) set no limit.
         self.context: int = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+        self._bound = architectures.even_rotary_length(model.config)
+        self.context = min(self.context, self._bound or sys.maxsize)
         self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
 
     def train(self, mode: bool = True) -> HfCausalLM:
@@ -113,6 +120,11 @@ class HfCausalLM(nn.Module):
     def _hidden(self, tokens: Tensor, mask: Tensor, cache: HfCache | None = None) -> Tensor:
         """Final hidden states [B, L, D] of the last L slots that `mask` [B, slots] describes."""
         extra: dict[str, Any] = {}
+        if self._bound is not None and mask.shape[1] > self._bound and int(mask.sum(1).max()) > self._bound:
+            raise ModelError(
+                f"a sequence of {int(mask.sum(1).max())} tokens; beyond {self._bound} the rotary scaling of this model "
+                "depends on the longest sequence of a batch, so that is as long as sequences may be"
+            )
         if self._takes_positions:
             extra["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
         if cache is not None:
@@ -122,21 +134,58 @@ class HfCausalLM(nn.Module):
         return output.last_hidden_state
 
 
-def load_hf(folder: Path, dtype: torch.dtype) -> HfCausalLM:
+def load_hf(folder: Path, dtype: torch.dtype, reason: str = "it runs through transformers") -> HfCausalLM:
     """The model in a local folder, through `transformers`; safetensors only, no code from the folder is run.
 
-    Raises ModelError when it cannot be loaded, or when its logits are more than hidden states times the
-    output embedding (a bias, a scale, a cap), which the engine would leave out without a sign.
+    Raises ModelError when it cannot be loaded; when a tensor is missing, left over, of another shape or not finite;
+    when its kind is refused (see `architectures`); or when its logits are more than hidden states times the output
+    embedding (a bias, a scale, a cap), which the engine would leave out without a sign.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model_class = architectures.causal_class(config)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"transformers cannot load a causal language model from {folder}: {error}") from error
+    if why := architectures.why_refused(config, model_class):
+        raise ModelError(f"{folder}: {why}")
+    if ignored := architectures.unknown_keys(config, read_json_object(folder / "config.json")):
+        log.warning("%s: transformers does not know %s of config.json and ignores it", folder, ", ".join(ignored))
+    model = _filled(model_class, config, folder, dtype)
     _refuse_other_heads(model, folder)
+    trunk = HfCausalLM(model, reason)
+    architectures.try_out(trunk, str(folder))
     log.info("%s runs through transformers (%s), without adapters", folder, type(model).__name__)
-    return HfCausalLM(model)
+    return trunk
+
+
+def _filled(model_class: type[PreTrainedModel], config: Any, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of that class with the weights of the folder, each of which is used."""
+    state = without_harmless(read_tensors(folder), str(folder))
+    check_plain(state, str(folder))
+    for name, tensor in state.items():
+        check_finite(tensor, f"{folder}: {name}")
+    # The weights are plain by now, and which files hold them is decided.
+    for key in ("quantization_config", "compression_config", "transformers_weights"):
+        if hasattr(config, key):
+            delattr(config, key)
+    try:
+        loaded: Any = model_class.from_pretrained(
+            None, config=config, state_dict=state, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"transformers cannot load {folder}: {error}") from error
+    model, found = loaded
+    if found["mismatched_keys"]:
+        name, got, want = min(found["mismatched_keys"])
+        raise ModelError(f"{folder}: {name} has shape {tuple(got)}, its config.json asks for {tuple(want)}")
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(f"{folder}: {some(missing)} is missing; the folder does not hold a complete model")
+    if left := sorted(found["unexpected_keys"]):
+        raise ModelError(
+            f"{folder}: {some(left)} would be left out, because {model_class.__name__} with this config.json has no "
+            "such tensor; the weights and the config.json belong to different models"
+        )
+    return model
 
 
 @torch.no_grad()
@@ -148,15 +197,32 @@ def _refuse_other_heads(model: PreTrainedModel, folder: Path) -> None:
         raise ModelError(f"{folder}: the output layer of {name} is missing or has a bias; that is not supported")
     weight = cast(nn.Linear, head).weight
     tokens = torch.arange(8)[None] % len(weight)
+    entering: list[Tensor] = []
+
+    def enlarge(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What enters the head, made so large that a cap shows whatever its height."""
+        entering.extend((inputs[0], inputs[0] * (1e3 / (inputs[0] @ weight.T).abs().max().clamp_min(1e-6))))
+        return (entering[1], *inputs[1:])
+
     hidden = model.base_model(input_ids=tokens).last_hidden_state
-    if hidden.shape[-1] == weight.shape[1]:
-        ours, theirs = (hidden @ weight.T).float(), model(input_ids=tokens).logits.float()
-        if (ours - theirs).abs().max() <= 0.005 * theirs.abs().max():
-            return
+    hook = head.register_forward_pre_hook(enlarge)
+    try:
+        theirs = model(input_ids=tokens).logits.float()
+    finally:
+        hook.remove()
+    if entering and _same(hidden, entering[0]) and _same(entering[1] @ weight.T, theirs):
+        return
     raise ModelError(
         f"{folder}: {name} scales, caps or projects before its logits; only models whose logits are hidden "
         "states times the output embedding can be trained"
     )
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Of one shape, and equal up to the rounding of bfloat16."""
+    if ours.shape != theirs.shape:
+        return False
+    return bool((ours.float() - theirs.float()).abs().max() <= 0.005 * theirs.float().abs().max())
 
 
 def _pad(rows: Sequence[Tensor], side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:

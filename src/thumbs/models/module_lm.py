@@ -47,6 +47,7 @@ class ModuleLM(nn.Module):
 
     supports_lora = False
     prefix_worth = NEVER
+    reason = "it is a module of the program's own"
 
     def __init__(self, model: nn.Module) -> None:
         """Tries the module out; raises ModelError where it is no causal language model of the form above."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from thumbs.errors import ModelError
 from thumbs.models.byte_lm import build_byte_lm, byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
+from thumbs.models.checkpoint_files import read_json_object
 from thumbs.models.decoder_config import DecoderConfig, read_config, why_not_covered
 from thumbs.models.module_lm import ModuleLM
 from thumbs.models.precision import compute_dtype, device
@@ -63,7 +63,7 @@ def decoder_shape(config: ModelConfig) -> DecoderConfig:
     """Shape of a model that our decoder computes, without its weights; raises ModelError for any other."""
     if is_builtin_byte(config.name):
         return byte_shape(config.name)
-    raw = json.loads((resolve(config.name) / "config.json").read_text(encoding="utf-8"))
+    raw = read_json_object(resolve(config.name) / "config.json")
     if reason := why_not_covered(raw):
         raise ModelError(f"{config.name}: {reason}, so it runs through transformers, without adapters")
     return read_config(raw)
@@ -77,10 +77,10 @@ def open_tokenizer(config: ModelConfig) -> Tokenizer:
 
 
 def _open_folder(folder: Path, dtype: torch.dtype, *, master: bool) -> Trunk:
-    reason = why_not_covered(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    reason = why_not_covered(read_json_object(folder / "config.json"))
     if reason is None:
         return load_decoder(folder, dtype, master=master)
     from thumbs.models.hf import load_hf  # importing transformers takes seconds, which our decoder does not need
 
     log.warning("%s: %s; it runs through transformers, which is slower", folder, reason)
-    return load_hf(folder, torch.float32 if master else dtype)
+    return load_hf(folder, torch.float32 if master else dtype, reason)

@@ -150,10 +150,9 @@ def test_transformers_reads_no_sliding_window_into_a_written_config(tmp_path):
     assert MistralConfig.from_pretrained(tmp_path).sliding_window is None
 
 
-SCALED = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-SCALED |= {"original_max_position_embeddings": 64, "rope_theta": 1e4}
+SCALED = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 1e4}
 NOT_COVERED = {
-    "scaled rope": (LlamaConfig(**SHAPE, rope_parameters=SCALED), "LlamaForCausalLM", "rotary scaling 'llama3'"),
+    "scaled rope": (LlamaConfig(**SHAPE, rope_parameters=SCALED), "LlamaForCausalLM", "rotary scaling 'dynamic'"),
     "sliding window, mistral": (MistralConfig(**SHAPE, sliding_window=16), "MistralForCausalLM", "sliding-window"),
     "sliding window by default": (PretrainedConfig(), "MistralForCausalLM", "sliding-window"),
     "sliding window, qwen2": (
@@ -177,8 +176,8 @@ def test_what_our_decoder_would_compute_wrongly_is_refused(case):
 
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 def test_scaled_rope_in_the_older_spelling_is_refused(key):
-    raw = {"architectures": ["LlamaForCausalLM"], "rope_scaling": {key: "linear", "factor": 2.0}}
-    assert why_not_covered(raw) == "rotary scaling 'linear'"
+    raw = {"architectures": ["LlamaForCausalLM"], "rope_scaling": {key: "dynamic", "factor": 2.0}}
+    assert why_not_covered(raw) == "rotary scaling 'dynamic'"
     assert why_not_covered(raw | {"rope_scaling": None}) is None
 
 

@@ -131,7 +131,7 @@ LEFT: dict[str, tuple[Callable[[State], State], str]] = {
         "q_proj.bias' would be left out",
     ),
     "a third layer": (
-        lambda s: s | {k.replace("layers.1", "layers.2"): v for k, v in s.items() if "layers.1" in k},
+        lambda s: s | {k.replace("layers.1", "layers.2"): v.clone() for k, v in s.items() if "layers.1" in k},
         r"layers\.2\..* more would be left out",
     ),
     "a score": (lambda s: s | {"score.weight": torch.ones(1, 32)}, "score.weight' would be left out"),

@@ -1,0 +1,160 @@
+"""Tiny random models of many architectures, with what thumbs does with each: the rows of docs/models.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+VOCABULARY = 97
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+BARE: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row. config: a class of transformers; refused: words of the message; whole: `values` is everything."""
+
+    name: str
+    config: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    refused: str = ""
+    whole: bool = False
+    slow: bool = False
+    """Only in the sweep, which the documentation records."""
+
+    def save(self, folder: Path) -> torch.nn.Module:
+        """A random model in a folder, float32; returns it, through transformers."""
+        values = dict(BARE if self.whole else COMMON) | dict(self.values)
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(getattr(transformers, self.config)(**values)).float().eval()
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim >= 2:
+                    parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))
+                elif "bias" in name:
+                    parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+        model.save_pretrained(folder)
+        return model
+
+
+def _rope(kind: str, **settings: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **settings}}
+
+
+_ORIGINAL = {"original_max_position_embeddings": 32}
+_LONG = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, **_ORIGINAL}
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8}
+_STATE = "recurrent state|layers of the kind"
+
+OURS = [
+    Architecture("Llama", "LlamaConfig"),
+    Architecture("Llama 3 (`rope_type: llama3`)", "LlamaConfig", _rope(
+        "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **_ORIGINAL)),
+    Architecture("Llama, linear rotary scaling", "LlamaConfig", _rope("linear", factor=4.0)),
+    Architecture("Llama, YaRN", "LlamaConfig", _rope("yarn", factor=4.0, **_ORIGINAL)),
+    Architecture("Mistral without a window", "MistralConfig", {"sliding_window": None}),
+    Architecture("Qwen2, Qwen2.5", "Qwen2Config"),
+    Architecture("Qwen3", "Qwen3Config", {"head_dim": 16}),
+]  # fmt: skip
+"""Computed by our decoder."""
+
+THROUGH_TRANSFORMERS = [
+    Architecture("Llama with biases", "LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
+    Architecture("Llama, dynamic rotary scaling", "LlamaConfig", _rope("dynamic", factor=4.0)),
+    Architecture("Mistral with a window", "MistralConfig", {"sliding_window": 8}),
+    Architecture("Mixtral", "MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}, slow=True),
+    Architecture("Qwen2 MoE", "Qwen2MoeConfig", {
+        "num_experts": 4, "shared_expert_intermediate_size": 16, **EXPERTS}, slow=True),
+    Architecture("Qwen3 MoE", "Qwen3MoeConfig", {"head_dim": 16, "num_experts": 4, **EXPERTS}),
+    Architecture("GPT-OSS", "GptOssConfig", {
+        "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"]}),
+    Architecture("DeepSeek V3", "DeepseekV3Config", {
+        "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+        "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16,
+        "num_key_value_heads": 4, **EXPERTS}, slow=True),
+    Architecture("Gemma", "GemmaConfig", {"head_dim": 16}, slow=True),
+    Architecture("Gemma 2 without a cap on logits", "Gemma2Config", {
+        "head_dim": 16, "sliding_window": 8, "final_logit_softcapping": None}, slow=True),
+    Architecture("Gemma 3 (text)", "Gemma3TextConfig", {
+        "head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}),
+    Architecture("Phi-3, Phi-4", "Phi3Config", slow=True),
+    Architecture("Phi-3 with longrope", "Phi3Config", _rope("longrope", **_LONG)),
+    Architecture("StableLM", "StableLmConfig", slow=True),
+    Architecture("StarCoder2", "Starcoder2Config", slow=True),
+    Architecture("OLMo 2", "Olmo2Config", slow=True),
+    Architecture("SmolLM3", "SmolLM3Config", slow=True),
+    Architecture("GLM-4", "Glm4Config", {"head_dim": 16}, slow=True),
+    Architecture("Nemotron", "NemotronConfig", {"head_dim": 16}, slow=True),
+    Architecture("EXAONE 4", "Exaone4Config", {"sliding_window": 8, "sliding_window_pattern": 2}, slow=True),
+    Architecture("ERNIE 4.5", "Ernie4_5Config", {"head_dim": 16}, slow=True),
+    Architecture("GPT-2", "GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, whole=True),
+    Architecture("GPT-NeoX, Pythia", "GPTNeoXConfig", slow=True),
+    Architecture("OPT", "OPTConfig", {
+        "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 64}, whole=True, slow=True),
+    Architecture("BLOOM", "BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, whole=True),
+    Architecture("Falcon", "FalconConfig", {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, whole=True, slow=True),
+    Architecture("MPT", "MptConfig", {
+        "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}, whole=True, slow=True),
+]  # fmt: skip
+"""Computed by transformers: trained whole, without adapters."""
+
+REFUSED = [
+    Architecture("Gemma 2", "Gemma2Config", {"head_dim": 16}, "scales, caps or"),
+    Architecture("Granite", "GraniteConfig", {"logits_scaling": 8.0}, "scales, caps or projects"),
+    Architecture("Cohere", "CohereConfig", {}, "scales, caps or projects", slow=True),
+    Architecture("Phi-1, Phi-2", "PhiConfig", {}, "has a bias"),
+    Architecture("GPT-J", "GPTJConfig", {
+        "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 8}, "has a bias",
+        whole=True, slow=True),
+    Architecture("Mamba", "MambaConfig", {
+        "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, _STATE, whole=True, slow=True),
+    Architecture("Mamba 2", "Mamba2Config", {
+        "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1},
+        _STATE, whole=True),
+    Architecture("RWKV", "RwkvConfig", {
+        "hidden_size": 32, "num_hidden_layers": 2, "context_length": 64}, _STATE, whole=True),
+    Architecture("Jamba", "JambaConfig", {
+        "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "num_experts": 2,
+        "num_experts_per_tok": 1, "mamba_d_state": 8, "use_mamba_kernels": False}, _STATE),
+    Architecture("Bamba", "BambaConfig", {"attn_layer_indices": [1], **_MAMBA}, _STATE, slow=True),
+    Architecture("Falcon-H1", "FalconH1Config", {"mamba_d_ssm": 64, "head_dim": 16, **_MAMBA}, _STATE, slow=True),
+    Architecture("Granite 4 (hybrid)", "GraniteMoeHybridConfig", {
+        "layer_types": ["mamba", "attention"], "num_local_experts": 2, "num_experts_per_tok": 1,
+        "shared_intermediate_size": 16, "mamba_expand": 2, **_MAMBA}, _STATE, slow=True),
+    Architecture("LFM2", "Lfm2Config", {
+        "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}, _STATE),
+    Architecture("RecurrentGemma", "RecurrentGemmaConfig", {
+        "num_hidden_layers": 3, "attention_window_size": 8, "lru_width": 32}, _STATE, slow=True),
+    Architecture("Qwen3-Next", "Qwen3NextConfig", {
+        "head_dim": 16, "layer_types": ["linear_attention", "full_attention"], "num_experts": 2,
+        "shared_expert_intermediate_size": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8, **EXPERTS, "num_experts_per_tok": 1}, _STATE),
+    Architecture("BERT and other encoders", "BertConfig", {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
+        "later ones|bias", whole=True),
+]  # fmt: skip
+"""Refused when they are loaded."""
+
+ALL = [*OURS, *THROUGH_TRANSFORMERS, *REFUSED]
