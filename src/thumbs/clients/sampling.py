@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from thumbs.clients.worker import Worker
 from thumbs.engine.local import OPTIMIZER, LocalEngine
 from thumbs.errors import CheckpointError, DataError, ThumbsError
 from thumbs.models.lora import FrozenAdapter
-from thumbs.rollout.pool import Request, SamplingPool
+from thumbs.rollout.pool import Heard, Request, SamplingPool
 
 
 class FullError(ThumbsError, RuntimeError):
@@ -77,11 +76,11 @@ class Sampling:
         target_prompt_logprobs: types.TensorData | None = None,
         prompt_alt_tokens_k: int = 0,
         prompt_logprobs_last_n: int | None = None,
-        heard: Callable[[int, int], None] | None = None,
+        heard: Heard | None = None,
     ) -> Future[types.SampleResponse]:
         """Samples. The same seed gives the same samples, which differ from each other; cancelling ends them.
 
-        `heard` is told the number of a sample and each of its tokens as it is drawn, on the worker's thread.
+        `heard` is told of each token as it is drawn, on the worker's thread.
         Raises FullError where too much waits already, DataError for a prompt or settings that cannot be.
         """
         sampler = self._samplers.get(sampler_id) or self._reopened(sampler_id)

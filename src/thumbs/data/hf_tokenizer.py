@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from thumbs.data.chat_template import ROLE_COLON, ChatTemplate
 from thumbs.data.marks import build_encoder, encode, forgery_pattern, guarded, written_marks
 from thumbs.data.messages import mask_of
 from thumbs.data.sources import RowError
+from thumbs.data.token_bytes import byte_reader
 from thumbs.errors import ConfigError, ModelError
 from thumbs.records import Message
 from thumbs.tracking.files import write_text
@@ -89,6 +91,8 @@ class HfTokenizer:
         fixed |= set(self._ends)
         self._forged_reply, self._forged = forgery_pattern(fixed | outer), forgery_pattern(fixed | every)
         self._encoder = build_encoder(self._read("tokenizer.json"), every)
+        self._bytes_of = byte_reader(self._read("tokenizer.json").get("decoder"))
+        self._hidden = {i for i, token in self._encoder.get_added_tokens_decoder().items() if token.special}
 
     def notes(self) -> list[str]:
         """What a user should know of the chat template before training, one sentence each."""
@@ -102,6 +106,19 @@ class HfTokenizer:
         """Text of the tokens; ids outside the vocabulary are left out."""
         known = [int(token) for token in tokens if 0 <= token < self.vocab_size]
         return self._encoder.decode(known, skip_special_tokens=skip_special)
+
+    def token_bytes(self, token: int, first: bool = False) -> bytes:
+        """What a token adds to a text; nothing for special tokens and ids outside the vocabulary."""
+        known = 0 <= token < self.vocab_size and token not in self._hidden
+        spelling = self._encoder.id_to_token(token) if known else None
+        if spelling is None:
+            return b""
+        if self._bytes_of is not None:
+            return self._bytes_of(spelling, first)
+        if first:
+            return self.decode([token]).encode("utf-8", "replace")
+        before = self._encoder.decode([self._anchor])  # neighbours decide, such as whether a space is between
+        return self._encoder.decode([self._anchor, token]).removeprefix(before).encode("utf-8", "replace")
 
     def mark_id(self, text: str) -> int | None:
         """The token that is written so, if decoded text does not show it (a special token); else None."""
@@ -154,6 +171,11 @@ class HfTokenizer:
         """Writes the files that were read into `folder`, each at once or not at all."""
         for name, text in self._files.items():
             write_text(Path(folder) / name, text)
+
+    @cached_property
+    def _anchor(self) -> int:
+        """A token whose text stands by itself."""
+        return next((i for i in range(self.vocab_size) if self.decode([i]).isalnum()), self.vocab_size - 1)
 
     def _read(self, name: str) -> dict[str, Any]:
         value = json.loads(self._files.get(name, "{}"))

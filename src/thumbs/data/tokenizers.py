@@ -39,6 +39,13 @@ class Tokenizer(Protocol):
         """Text of tokens; never fails."""
         ...
 
+    def token_bytes(self, token: int, first: bool = False) -> bytes:
+        """UTF-8 bytes that a token adds to a text, perhaps a part of a character; nothing for special tokens.
+
+        `first`: no other token of the text stands before it; some vocabularies write that one without its space.
+        """
+        ...
+
     def render_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of the messages up to where the assistant's next reply begins."""
         ...
@@ -94,6 +101,12 @@ class ByteTokenizer:
             marks = dict.fromkeys(marks, b"")
         parts = (bytes([token]) if 0 <= token < 256 else marks.get(int(token), b"\xff") for token in tokens)
         return b"".join(parts).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int, first: bool = False) -> bytes:
+        """The byte itself; nothing for marks, and what decode writes for an id that is neither."""
+        if 0 <= token < 256:
+            return bytes([token])
+        return b"" if token in (self.PAD, self.BOS, self.SEP, self.EOS) else b"\xff"
 
     def render_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of the messages and the SEP after which the reply begins."""

@@ -22,6 +22,9 @@ from thumbs.rollout.native import CACHE_TOKENS, MAX_ROWS
 from thumbs.rollout.prompt_reading import Top, likeliest, read_prompt
 from thumbs.rollout.sampler import SamplingParams
 
+Heard = Callable[[int, int, float, Top], None]
+"""Hears of a token as it is drawn: the sample's number, the token, its logprob, the likeliest tokens in its place."""
+
 ROOM = 128
 """Tokens by which a cache grows."""
 
@@ -57,7 +60,7 @@ class Request:
     first (nats, at temperature 1), and prompt_alternatives the likeliest tokens in the place of each. target_logprobs
     are those of prompt_targets [N - 1, K] (0 for an id of -1), and drawn tokens and logprobs of prompt_draws tokens a
     place, drawn at the temperature of the samples; both in pieces. `heard` is told the number of a sample and each
-    token that it gets, at once.
+    token that it gets, at once, with its logprob and the likeliest tokens in its place.
     """
 
     client: Hashable
@@ -75,7 +78,7 @@ class Request:
     target_logprobs: list[np.ndarray] = field(default_factory=list)
     drawn: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     prompt_is_read: bool = False
-    heard: Callable[[int, int], None] | None = None
+    heard: Heard | None = None
     cancelled: bool = False
 
     def __post_init__(self) -> None:
@@ -237,12 +240,12 @@ class SamplingPool:
     def _take(self, replies: list[Reply], logits: Tensor, tokens: list[int], logprobs: list[float]) -> None:
         for i, (reply, token, logprob) in enumerate(zip(replies, tokens, logprobs, strict=True)):
             params, top = reply.request.params, reply.request.top
-            if top:
-                reply.top += likeliest(logits[i : i + 1] / (params.temperature or 1.0), top)
+            others = likeliest(logits[i : i + 1] / (params.temperature or 1.0), top) if top else []
+            reply.top += others
             reply.tokens.append(token)
             reply.logprobs.append(logprob)
             if reply.request.heard is not None:
-                reply.request.heard(reply.number, token)
+                reply.request.heard(reply.number, token, logprob, others[0] if others else [])
             reply.stopped = token in params.stop_tokens
             if params.stop_strings and not reply.stopped:
                 text = self.decode_text(reply.tokens)

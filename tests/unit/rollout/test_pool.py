@@ -142,13 +142,14 @@ def test_prompt_logprobs_are_those_of_training(engine, tiny_llama):
 def test_tokens_are_told_as_they_are_drawn(engine, tiny_llama):
     model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
     pool, told = SamplingPool(engine.frozen_base(model), lambda tokens: ""), []
-    request = Request(0, [7], PARAMS, range(3), heard=lambda number, token: told.append((number, token)))
+    request = Request(0, [7], PARAMS, range(3), top=2, heard=lambda *news: told.append(news))
     pool.add(request)
     pool.step()
     assert len(told) == 3
     run(pool)
-    for number, tokens in enumerate(tokens_of(request)):
-        assert [token for each, token in told if each == number] == tokens
+    for reply in request.replies:
+        drawn = list(zip(reply.tokens, reply.logprobs, reply.top, strict=True))
+        assert [tuple(rest) for number, *rest in told if number == reply.number] == drawn
 
 
 def test_clients_take_turns(engine, tiny_llama, monkeypatch):

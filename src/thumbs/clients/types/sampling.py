@@ -19,14 +19,14 @@ TokenLogprobs = list[tuple[int, float]]
 
 
 class SamplingParams(Response):
-    """How to sample. `stop` None: the model's own end tokens; []: none at all; else texts or token ids.
+    """How to sample. `stop` None: the model's own end tokens; []: none at all; else texts and token ids.
 
     Unknown fields are dropped, as the hosted clients do: scripts pass some that mean nothing there.
     """
 
     max_tokens: int | None = None
     seed: int | None = None
-    stop: str | Sequence[str] | Sequence[int] | None = None
+    stop: str | Sequence[str | int] | None = None
     temperature: float = 1.0
     top_k: int = -1
     top_p: float = 1.0
