@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from thumbs.clients.backend import Backend
     from thumbs.clients.store import Store
+    from thumbs.service.state import Settings
 
 Models = Annotated[
     list[str],
@@ -43,12 +45,28 @@ AddToken = Annotated[
 ]
 Tokens = Annotated[bool, typer.Option("--tokens", help="List the keys' ids and owners, and end.")]
 Revoke = Annotated[str | None, typer.Option("--revoke", metavar="ID", help="Make a key invalid, and end.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", metavar="HOST", help="A name under which a proxy passes requests on. May be repeated."),
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-origin",
+        metavar="ORIGIN",
+        help="A site whose pages may use the server, such as https://chat.example.org; '*' for all. May be repeated.",
+    ),
+]
+RootPath = Annotated[
+    str, typer.Option(metavar="PATH", help="What a proxy puts before the server's paths, such as /thumbs.")
+]
 SessionTimeout = Annotated[
     float, typer.Option(min=30.0, help="A client that is silent for so long loses its models in memory, seconds.")
 ]
 MaxModels = Annotated[int, typer.Option(min=1, help="Models in training that are kept in memory; others wait on disk.")]
 MaxQueued = Annotated[int, typer.Option(min=1, help="Requests for samples that may wait; further ones get a 429.")]
 
+_OWN_PATHS = ("v1", "oai", "api", "download", "metrics", "health", "healthz")
 _KEY_FILE = "server.key"
 """Signs links and credentials; it is in the folder, because the SDKs keep the credential they exchanged."""
 
@@ -65,6 +83,9 @@ def serve(
     add_token: AddToken = None,
     tokens: Tokens = False,
     revoke: Revoke = None,
+    name: Names = None,
+    allow_origin: Origins = None,
+    root_path: RootPath = "",
     session_timeout: SessionTimeout = 600.0,
     max_models: MaxModels = 64,
     max_queued: MaxQueued = 4096,
@@ -80,6 +101,8 @@ def serve(
       thumbs serve --model smollm2-135m --alias Qwen/Qwen3-0.6B=smollm2-135m
       thumbs serve --add-token alice
       thumbs serve --host 0.0.0.0 --port 8000
+      thumbs serve --name models.example.org            behind a proxy on this machine
+      thumbs serve --allow-origin https://chat.example.org
     """
     from thumbs.clients.store import Store
 
@@ -95,10 +118,11 @@ def serve(
                 f"--host {host} lets other machines in, and there is no key yet; make one with "
                 f"`thumbs serve --add-token NAME --folder {folder}`, or listen on 127.0.0.1"
             )
+        settings = _settings(host, session_timeout, name or [], allow_origin or [], root_path)
         with listen(host, port) as listener:
             backend = _backend(store, _configs(models, alias or [], dtype), max_models, max_queued)
             try:
-                _run(backend, listener, host, folder, session_timeout, needs_token)
+                _run(backend, listener, host, folder, settings, needs_token)
             finally:
                 backend.close()
     finally:
@@ -138,29 +162,69 @@ def _backend(store: Store, configs: dict[str, ModelConfig], max_models: int, max
     return backend
 
 
+def _settings(host: str, session_timeout: float, names: list[str], origins: list[str], root_path: str) -> Settings:
+    """Raises ConfigError for a name, origin or prefix that could never fit a request."""
+    from thumbs.service.state import Settings
+    from thumbs.web.guards import LOOPBACK
+
+    loopback = is_loopback(host)
+    named = tuple(map(_name, names))
+    return Settings(
+        session_timeout_s=session_timeout,
+        compress=not loopback,
+        local_paths=loopback and not named,
+        hosts=(*LOOPBACK, host, *named) if loopback or named else ("*",),
+        origins=tuple(map(_origin, origins)),
+        root_path=_root_path(root_path),
+    )
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:]+\]", name):
+        raise ConfigError(
+            f"--name {name!r}: give the name alone, without scheme, port and path, as in models.example.org"
+        )
+    return name.lower()
+
+
+def _origin(origin: str) -> str:
+    """As browsers write it: lower case, without the usual port."""
+    if origin == "*":
+        return origin
+    match = re.fullmatch(r"(https?)://([\w.-]+|\[[0-9a-f:]+\])(:\d+)?", origin.lower())
+    if match is None:
+        raise ConfigError(
+            f"--allow-origin {origin!r}: give scheme, name and port of a site without a path, as in "
+            "https://chat.example.org or http://localhost:3000, or '*' for every site"
+        )
+    usual = {"http": ":80", "https": ":443"}[match[1]]
+    return f"{match[1]}://{match[2]}{'' if match[3] in (None, usual) else match[3]}"
+
+
+def _root_path(path: str) -> str:
+    path = path.rstrip("/")
+    if path and (not re.fullmatch(r"(/[\w.~-]+)+", path) or path.split("/")[1] in _OWN_PATHS):
+        raise ConfigError(
+            f"--root-path {path!r}: write it as in /thumbs, with letters, digits and - . _ ~, and not as one of the "
+            f"server's own paths ({', '.join(_OWN_PATHS)})"
+        )
+    return path
+
+
 def _run(
-    backend: Backend, listener: socket.socket, host: str, folder: Path, session_timeout: float, needs_token: bool
+    backend: Backend, listener: socket.socket, host: str, folder: Path, settings: Settings, needs_token: bool
 ) -> None:
     import uvicorn
 
     from thumbs.service.app import create_app
-    from thumbs.service.state import Settings
-    from thumbs.web.guards import LOOPBACK
     from thumbs.web.keys import load_key
 
-    loopback = is_loopback(host)
-    settings = Settings(
-        session_timeout_s=session_timeout,
-        compress=not loopback,
-        local_paths=loopback,
-        hosts=(*LOOPBACK, host) if loopback else ("*",),
-    )
     app = create_app(backend, load_key(folder / _KEY_FILE), needs_token=needs_token, settings=settings)
     # The SDKs keep connections for long; one that closes under a request costs them a retry.
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_keep_alive=120, timeout_graceful_shutdown=3, server_header=False
     )
-    typer.echo(_advice(url_of(listener, host), folder, needs_token))
+    typer.echo(_advice(f"{url_of(listener, host)}{settings.root_path}", folder, needs_token))
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Mount
 
 from thumbs.clients.backend import Backend
-from thumbs.clients.database import is_away
-from thumbs.errors import CheckpointError, ThumbsError
+from thumbs.errors import ThumbsError
 from thumbs.service.absent import AbsentRoutes
 from thumbs.service.auth import Authentication, Callers, Signer
 from thumbs.service.copies import CopyRoutes
@@ -26,9 +23,9 @@ from thumbs.service.downloads import DownloadRoutes
 from thumbs.service.hub import HubRoutes
 from thumbs.service.mint import MintRoutes
 from thumbs.service.models import ModelRoutes
-from thumbs.service.openai import PREFIXES, OpenAIRoutes
+from thumbs.service.openai import OpenAIRoutes
 from thumbs.service.promises import LOST, LOST_ERROR, Promises
-from thumbs.service.requests import answer
+from thumbs.service.refusals import Refusals
 from thumbs.service.rest import RestRoutes
 from thumbs.service.retrieval import RetrievalRoutes
 from thumbs.service.sampling import SamplingRoutes
@@ -39,13 +36,12 @@ from thumbs.service.status import Meter, Observation, StatusRoutes
 from thumbs.service.threads import Threads
 from thumbs.service.training import TrainingRoutes
 from thumbs.service.uploads import UploadRoutes
-from thumbs.web.guards import BodyLimit, SameOrigin
+from thumbs.web.guards import BodyLimit, KnownHost, Prefix, SameOrigin
 
 log = logging.getLogger(__name__)
 
 API = "/api/v1"
 _UPLOAD = f"{API}/checkpoints/upload"
-_PAUSE_S = 1.0
 
 
 def create_app(backend: Backend, key: bytes, *, needs_token: bool, settings: Settings | None = None) -> Starlette:
@@ -63,23 +59,38 @@ def create_app(backend: Backend, key: bytes, *, needs_token: bool, settings: Set
         signer=signer,
         promises=Promises(backend.store, threads, settings.poll_s),
     )
-    meter = Meter(service)
+    meter, refusals = Meter(service), Refusals(settings.root_path)
     return Starlette(
         routes=_routes(service, meter),
-        middleware=[
-            Middleware(Observation, meter=meter),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts), www_redirect=False),
-            Middleware(SameOrigin, refusal=_refusal),
-            Middleware(BodyLimit, most=lambda path: settings.upload_bytes if path == _UPLOAD else settings.body_bytes),
-        ],
+        middleware=_middleware(settings, meter, refusals),
         exception_handlers={
-            HTTPException: _explain,
-            ThumbsError: _explain,
-            SQLAlchemyError: _explain,
-            Exception: _fail,
+            HTTPException: refusals.explain,
+            ThumbsError: refusals.explain,
+            SQLAlchemyError: refusals.explain,
+            Exception: refusals.fail,
         },
         lifespan=lambda _: _life(service),
     )
+
+
+def _middleware(settings: Settings, meter: Meter, refusals: Refusals) -> list[Middleware]:
+    """From the outside to the inside."""
+    upload = f"{settings.root_path}{_UPLOAD}"
+    pages = Middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.origins),
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
+    )
+    return [
+        Middleware(Prefix, prefix=settings.root_path),
+        Middleware(Observation, meter=meter),
+        Middleware(KnownHost, hosts=settings.hosts, refusal=refusals.refuse),
+        Middleware(SameOrigin, refusal=refusals.refuse, origins=settings.origins),
+        *([pages] if settings.origins else []),
+        Middleware(BodyLimit, most=lambda path: settings.upload_bytes if path == upload else settings.body_bytes),
+    ]
 
 
 @contextlib.asynccontextmanager
@@ -125,29 +136,3 @@ def _routes(service: Service, meter: Meter) -> list[BaseRoute]:
         *hub.open_routes(),
         Mount("", routes=keyed, middleware=[Middleware(Authentication, callers=service.callers)]),
     ]
-
-
-async def _explain(request: Request, error: Exception) -> Response:
-    """A refusal in one sentence. Clients repeat 408, 409, 429 and 5xx, so those stand for what may pass alone."""
-    if isinstance(error, HTTPException):
-        return _refusal(request.url.path, error.status_code, error.detail, error.headers)
-    if isinstance(error, SQLAlchemyError):
-        if not is_away(error):
-            raise error
-        log.error("the database does not answer: %s", error)
-        await asyncio.sleep(_PAUSE_S)  # some calls are repeated without a pause
-        return _refusal(request.url.path, 503, "the server's database does not answer; try again")
-    return _refusal(request.url.path, 404 if isinstance(error, CheckpointError) else 400, str(error))
-
-
-async def _fail(request: Request, error: Exception) -> Response:
-    """A bug of ours. It will not pass, so that its status is none that clients repeat for minutes."""
-    text = f"the server failed ({type(error).__name__}); its log tells more"
-    return _refusal(request.url.path, 422, text)
-
-
-def _refusal(path: str, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    if path.startswith(PREFIXES):
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        return answer({"error": {"message": detail, "type": kind, "code": status}}, status, headers)
-    return answer({"detail": detail}, status, headers)

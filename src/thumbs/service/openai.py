@@ -2,93 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
 
-from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from thumbs.clients import types
+from thumbs.clients.bases import Base
 from thumbs.clients.sampling import FullError
-from thumbs.data.tokenizers import Tokenizer
-from thumbs.errors import DataError, ModelError, ThumbsError
-from thumbs.records import Message
-from thumbs.service.completions import Shape, Speech
-from thumbs.service.requests import Body, answer, owner_of, read, to_json
+from thumbs.errors import CheckpointError, ModelError
+from thumbs.models.decoder_config import DecoderConfig
+from thumbs.service.completions import Shape
+from thumbs.service.openai_errors import CONTEXT, RefusedError
+from thumbs.service.openai_requests import ChatBody, CompletionBody, SamplingBody, read_body
+from thumbs.service.requests import answer, owner_of
 from thumbs.service.state import Service
+from thumbs.service.streaming import News, SampleBatch, stream
 
 PREFIXES = ("/v1", "/oai/api/v1")
 _PATHS = ("tinker://", "mint://")
 _MOST_SAMPLERS = 64
-_ALIVE_S = 5.0
 
 
-class _Part(Body):
-    type: str
-    text: str = ""
+@dataclass(frozen=True)
+class _Found:
+    """A model by name. path, version: of a checkpoint; a new one may take the path of one that was deleted."""
 
-
-class _Message(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_Part]
-
-    def plain(self) -> Message:
-        """With its text in one piece; raises DataError where a part is no text."""
-        if isinstance(self.content, str):
-            text = self.content
-        else:
-            if wrong := next((part.type for part in self.content if part.type != "text"), None):
-                raise DataError(f"a message holds a part of type {wrong!r}; only text is read here")
-            text = "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text)
-
-
-class _StreamOptions(Body):
-    include_usage: bool = False
-
-
-class _Common(Body):
-    model: str
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = -1
-    n: int = Field(default=1, ge=1, le=128)
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    stream: bool = False
-    stream_options: _StreamOptions = _StreamOptions()
-
-    def stops(self) -> list[str]:
-        """Texts that end a reply, beside the model's own end."""
-        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
-
-
-class _Completion(_Common):
-    prompt: str | list[int] | list[str] | list[list[int]]
-    max_tokens: int | None = Field(default=16, ge=1)
-    logprobs: int | None = Field(default=None, ge=0, le=20)
-
-    def prompts(self, tokenizer: Tokenizer) -> list[list[int]]:
-        """The prompts as tokens."""
-        given = self.prompt if isinstance(self.prompt, list) and not _is_tokens(self.prompt) else [self.prompt]
-        return [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in given]  # type: ignore[arg-type]
-
-
-class _Chat(_Common):
-    messages: list[_Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    logprobs: bool = False
-    top_logprobs: int = Field(default=0, ge=0, le=20)
-    tools: list[Any] | None = None
+    base: Base
+    path: str | None = None
+    version: str = ""
+    created: int = 0
 
 
 class OpenAIRoutes:
@@ -106,6 +54,7 @@ class OpenAIRoutes:
             for prefix in PREFIXES
             for route in (
                 Route(f"{prefix}/models", self.models, methods=["GET"]),
+                Route(f"{prefix}/models/{{name:path}}", self.model, methods=["GET"]),
                 Route(f"{prefix}/completions", self.completions, methods=["POST"]),
                 Route(f"{prefix}/chat/completions", self.chat, methods=["POST"]),
             )
@@ -115,172 +64,129 @@ class OpenAIRoutes:
         """The base models, and the caller's newest checkpoints to sample from."""
         bases = await self._service.threads.work(self._backend.supported_models)
         records, _ = await self._service.threads.record(self._backend.store.checkpoints, owner_of(request), 200, 0)
-        found = [(model.model_name, 0) for model in bases]
+        found = [(model.model_name or "", 0) for model in bases]
         found += [(r.path, int(r.created.timestamp())) for r in records if r.kind == "sampler_weights"]
-        data = [{"id": name, "object": "model", "created": created, "owned_by": "thumbs"} for name, created in found]
-        return answer({"object": "list", "data": data})
+        return answer({"object": "list", "data": [_model(*each) for each in found]})
+
+    async def model(self, request: Request) -> Response:
+        """One base model, or one checkpoint that the caller may sample from."""
+        name = request.path_params["name"]
+        found = await self._find(name, owner_of(request))
+        return answer(_model(found.path or name, found.created))
 
     async def completions(self, request: Request) -> Response:
         """Goes on with texts or tokens."""
-        body = await read(request, _Completion)
-        sampler_id, tokenizer = await self._sampler(body.model, owner_of(request))
-        prompts = await self._service.threads.work(body.prompts, tokenizer)
-        shape = Shape(False, body.model, tokenizer, body.stops(), body.logprobs)
-        return await self._reply(request, body, shape, sampler_id, prompts, body.max_tokens)
+        body = await read_body(request, CompletionBody, "/v1/completions")
+        sampler_id, base = await self._sampler(body.model, owner_of(request))
+        prompts = await self._service.threads.work(body.prompts, base.tokenizer)
+        shape = Shape(False, body.model, base.tokenizer, body.stop, body.logprobs)
+        batch = SampleBatch(prompts, body.n, body.echo, body.max_tokens == 0)
+        return await self._reply(request, body, shape, sampler_id, base, batch, body.max_tokens)
 
     async def chat(self, request: Request) -> Response:
         """Answers a conversation."""
-        body = await read(request, _Chat)
-        if body.tools:
-            raise DataError("tools are not served; leave them out")
-        sampler_id, tokenizer = await self._sampler(body.model, owner_of(request))
-        messages = [message.plain() for message in body.messages]
-        prompt = await self._service.threads.work(tokenizer.render_prompt, messages)
-        shape = Shape(True, body.model, tokenizer, body.stops(), body.top_logprobs if body.logprobs else None)
+        body = await read_body(request, ChatBody, "/v1/chat/completions")
+        sampler_id, base = await self._sampler(body.model, owner_of(request))
+        prompt = await self._service.threads.work(body.prompt, base.tokenizer)
+        shape = Shape(True, body.model, base.tokenizer, body.stop, body.top_logprobs if body.logprobs else None)
         return await self._reply(
-            request, body, shape, sampler_id, [prompt], body.max_completion_tokens or body.max_tokens
+            request, body, shape, sampler_id, base, SampleBatch([prompt], body.n), body.most_tokens
         )
 
     async def _reply(
         self,
         request: Request,
-        body: _Common,
+        body: SamplingBody,
         shape: Shape,
         sampler_id: str,
-        prompts: Sequence[list[int]],
+        base: Base,
+        batch: SampleBatch,
         max_tokens: int | None,
     ) -> Response:
         params = types.SamplingParams(
-            max_tokens=max_tokens,
+            # A prompt is looked at on the way to a token: where none is wanted, one is drawn and dropped.
+            max_tokens=1 if batch.empty else max_tokens,
             seed=body.seed,
-            stop=_stops(body.stops(), shape.tokenizer),
+            stop=body.stops(base.tokenizer),
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=body.top_k,
         )
-        futures: list[Future[types.SampleResponse]] = []
-        news = _News(body.n)
+        news, top = News(body.n), shape.logprobs or 0
+        asked = {"topk_sample_logprobs": top}
+        if batch.echo and shape.logprobs is not None:
+            asked |= {"prompt_logprobs": True, "topk_prompt_logprobs": top}
+        incremental = body.stream and not batch.echo and not batch.empty
         try:
-            for number, prompt in enumerate(prompts):
-                tokens, top = types.ModelInput.from_ints(prompt), shape.logprobs or 0
-                told = partial(news.tell, number) if body.stream else None
-                sample = partial(self._backend.sample, topk_sample_logprobs=top, heard=told)
-                futures.append(await self._service.threads.work(sample, sampler_id, tokens, body.n, params))
+            for number, prompt in enumerate(batch.prompts):
+                _check_prompt(prompt, params.max_tokens, base.shape, "messages" if shape.chat else "prompt")
+                told = partial(news.tell, number) if incremental else None
+                sample = partial(self._backend.sample, **asked, heard=told)
+                tokens = types.ModelInput.from_ints(prompt)
+                batch.futures.append(await self._service.threads.work(sample, sampler_id, tokens, body.n, params))
             if body.stream:
-                counted = sum(map(len, prompts)) if body.stream_options.include_usage else None
-                return StreamingResponse(_stream(futures, shape, news, counted), media_type="text/event-stream")
-            sequences = await _all(futures, request)
+                usage = body.stream_options.include_usage
+                return StreamingResponse(stream(batch, shape, news, usage), media_type="text/event-stream")
+            await batch.finish(request)
         except BaseException as error:
-            for future in futures:
-                future.cancel()
+            batch.cancel()
             if isinstance(error, FullError):
                 raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
             raise
-        return answer(shape.whole(sequences, sum(map(len, prompts))))
+        return answer(shape.whole(batch.all_replies(), batch.prompt_tokens))
 
-    async def _sampler(self, model: str, owner: str) -> tuple[str, Tokenizer]:
-        """A sampler of the base model or path, opened at its first use, and its tokenizer."""
+    async def _find(self, model: str, owner: str) -> _Found:
+        """What a model's name stands for; raises RefusedError where that is nothing that the caller may use."""
         threads, store = self._service.threads, self._backend.store
-        if model.startswith(_PATHS):
-            record = await self._service.checkpoint(model, owner)
-            run = await threads.record(store.run, record.run_id)
-            base, path, version = run.base_model if run else "", record.path, record.id
-        else:
-            base, path, version = model, None, ""
         try:
-            tokenizer = await threads.work(lambda: self._backend.bases[base].tokenizer)
-        except ModelError as error:  # chat programs take a 404 for a model that is not there
-            raise HTTPException(404, str(error)) from None
-        key = (owner, model, version)
+            if model.startswith(_PATHS):
+                record = await self._service.checkpoint(model, owner)
+                run = await threads.record(store.run, record.run_id)
+                base = self._backend.bases[run.base_model if run else ""]
+                found = _Found(base, record.path, record.id, int(record.created.timestamp()))
+            else:
+                found = _Found(self._backend.bases[model])
+            await threads.work(lambda: found.base.tokenizer)
+        except (CheckpointError, ModelError) as error:
+            raise RefusedError(str(error), "model", "model_not_found", 404) from None
+        return found
+
+    async def _sampler(self, model: str, owner: str) -> tuple[str, Base]:
+        """A sampler of the base model or path, opened at its first use, and its base."""
+        threads, store = self._service.threads, self._backend.store
+        found = await self._find(model, owner)
+        key = (owner, model, found.version)
         session_id, sampler_id = self._samplers.pop(key, ("", ""))
         session = await threads.record(store.session, session_id) if session_id else None
         if session is None or session.finished is not None:
             session_id = await threads.record(store.add_session, owner, tags=("openai",), display_name=model[:200])
             sampler_id = f"{session_id}:sample:0"
-            await threads.work(self._backend.open_sampler, sampler_id, session_id, owner, base_model=base, path=path)
+            opened = partial(self._backend.open_sampler, sampler_id, session_id, owner)
+            await threads.work(opened, base_model=None if found.path else model, path=found.path)
         await threads.record(store.touch_session, session_id)
         self._samplers[key] = session_id, sampler_id
         while len(self._samplers) > _MOST_SAMPLERS:
             _, (oldest, _) = self._samplers.popitem(last=False)
             await self._service.end_session(oldest, "not used")
-        return sampler_id, tokenizer
+        return sampler_id, found.base
 
 
-def _is_tokens(prompt: list[Any]) -> bool:
-    return bool(prompt) and isinstance(prompt[0], int)
+def _model(name: str, created: int) -> dict[str, str | int]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "thumbs"}
 
 
-def _stops(texts: Sequence[str], tokenizer: Tokenizer) -> list[str] | None:
-    """What a sampler is to stop at: a list of texts takes the place of the model's own end, so that is put in."""
-    if not texts:
-        return None
-    return [*texts, *(tokenizer.decode([token], skip_special=False) for token in tokenizer.stop_ids)]
-
-
-async def _all(futures: Sequence[Future[types.SampleResponse]], request: Request) -> list[types.SampledSequence]:
-    """What was sampled; gives up, with HTTPException 499, when the caller has gone."""
-    waiting = [asyncio.wrap_future(future) for future in futures]
-    while (await asyncio.wait(waiting, timeout=_ALIVE_S))[1]:
-        if await request.is_disconnected():
-            raise HTTPException(499, "the caller has gone")
-    return [sequence for future in waiting for sequence in future.result().sequences]
-
-
-class _News:
-    """Tokens on their way from the worker's thread to the stream; n: samples of each prompt."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[tuple[int, int | None]]()
-
-    def tell(self, prompt: int, sample: int, token: int) -> None:
-        """A token of a sample of a prompt."""
-        self._put(prompt * self.n + sample, token)
-
-    def finished(self, prompt: int) -> None:
-        """All samples of a prompt are complete, or will not be."""
-        self._put(prompt, None)
-
-    async def next(self) -> tuple[int, int | None]:
-        """A choice and its new token, or a prompt that is finished and None; raises TimeoutError after a while."""
-        return await asyncio.wait_for(self._queue.get(), _ALIVE_S)
-
-    def _put(self, which: int, token: int | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the server has stopped, and its loop with it
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, (which, token))
-
-
-async def _stream(
-    futures: Sequence[Future[types.SampleResponse]], shape: Shape, news: _News, counted: int | None
-) -> AsyncIterator[bytes]:
-    """Server-sent events, a token's text in each as it is drawn; at the end what was used, if prompt tokens are
-    `counted`.
+def _check_prompt(prompt: Sequence[int], max_tokens: int | None, shape: DecoderConfig, param: str) -> None:
+    """Raises RefusedError where the context leaves no room for a reply, in the words that clients look for, or where a
+    token is none of the model's.
     """
-    speeches = [Speech(shape) for _ in range(len(futures) * news.n)]
-    for number, future in enumerate(futures):
-        future.add_done_callback(lambda _, number=number: news.finished(number))
-    left = len(futures)
-    try:
-        for index in range(len(speeches)):
-            yield shape.begin(index)
-        while left:
-            try:
-                which, token = await news.next()
-            except TimeoutError:
-                yield b": sampling\n\n"
-                continue
-            if token is not None:
-                yield shape.said(which, speeches[which].add(token))
-                continue
-            left -= 1
-            for index, sequence in enumerate(futures[which].result().sequences, which * news.n):
-                yield shape.said(index, speeches[index].end(sequence))
-                yield shape.end(index, sequence)
-        if counted is not None:
-            yield shape.used(counted, sum(len(s.tokens) for future in futures for s in future.result().sequences))
-        yield b"data: [DONE]\n\n"
-    except ThumbsError as error:
-        yield b"data: " + to_json({"error": {"message": str(error), "type": "server_error"}}) + b"\n\n"
-    finally:
-        for future in futures:
-            future.cancel()
+    if len(prompt) > shape.context or (len(prompt) == shape.context and max_tokens != 1):
+        raise RefusedError(
+            f"This model's maximum context length is {shape.context} tokens. However, the {param} hold {len(prompt)} "
+            "tokens, which leaves no room for a reply; send less",
+            param,
+            CONTEXT,
+        )
+    if (wrong := next((token for token in prompt if not 0 <= token < shape.vocab_size), None)) is not None:
+        raise RefusedError(
+            f"the {param} hold token {wrong}; ids are 0 to {shape.vocab_size - 1}", param, "invalid_value"
+        )

@@ -38,6 +38,10 @@ class Settings:
     hosts: tuple[str, ...] = ("*",)
     """Values of the Host header that are served. On loopback only its own names, or any page in a browser could reach
     the server under a name of its own."""
+    origins: tuple[str, ...] = ()
+    """Other sites whose pages may use the server from a browser; "*" stands for all."""
+    root_path: str = ""
+    """What a proxy puts before the server's paths, such as /thumbs; links lead there."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
@@ -16,22 +16,75 @@ LOOPBACK = ("localhost", "127.0.0.1", "[", "[::1]")
 class SameOrigin:
     """Middleware: refuses what a page of another site sends from somebody's browser.
 
-    `refusal` makes the answer from the path, the status and a sentence.
+    `refusal` makes the answer from the path, the status and a sentence. `origins`: other sites whose pages may use the
+    server; "*" stands for all.
     """
 
-    def __init__(self, app: ASGIApp, refusal: Callable[[str, int, str], ASGIApp]) -> None:
+    def __init__(
+        self, app: ASGIApp, refusal: Callable[[str, int, str], ASGIApp], origins: Collection[str] = ()
+    ) -> None:
         self._app = app
         self._refusal = refusal
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on requests without an Origin, as programs send them, and those of this server's own pages."""
         if scope["type"] == "http":
             headers = HTTPConnection(scope).headers
             origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            if origin is not None and not self._is_ours(origin, headers.get("host")):
                 refused = self._refusal(scope["path"], 403, "requests from pages of other sites are refused")
                 await refused(scope, receive, send)
                 return
+        await self._app(scope, receive, send)
+
+    def _is_ours(self, origin: str, host: str | None) -> bool:
+        return urlsplit(origin).netloc == host or bool(self._origins & {origin, "*"})
+
+
+class KnownHost:
+    """Middleware: refuses what was sent to a name that the server does not go by.
+
+    On loopback that keeps out pages whose own name was made to lead here. `hosts`: names without a port; "*" stands for
+    all. `refusal` as in SameOrigin.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str], refusal: Callable[[str, int, str], ASGIApp]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._refusal = refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on requests whose Host header is known."""
+        if scope["type"] == "http" and "*" not in self._hosts:
+            host = _without_port(HTTPConnection(scope).headers.get("host", "")).lower()
+            if host not in self._hosts:
+                told = (
+                    f"this server does not go by the name {host[:200]!r}; start it with `--name` if that is one of its"
+                )
+                await self._refusal(scope["path"], 400, told)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _without_port(host: str) -> str:
+    """The name in a Host header; an IPv6 address keeps its brackets."""
+    return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+
+
+class Prefix:
+    """Middleware: the server's paths begin with a prefix, whether a proxy in front of it takes that away or not."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tells the prefix to what makes links, and puts it before the path where a proxy took it away."""
+        if self._prefix and scope["type"] == "http":
+            path = scope["path"]
+            within = path == self._prefix or path.startswith(f"{self._prefix}/")
+            scope = {**scope, "root_path": self._prefix, "path": path if within else f"{self._prefix}{path}"}
         await self._app(scope, receive, send)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ MODEL = "org/toy"
 
 class _Base:
     tokenizer = ByteTokenizer()
+    shape = SimpleNamespace(context=64, vocab_size=260)
     config = ModelConfig(name=MODEL)
     shape = byte_shape("byte-tiny")
 
@@ -154,7 +156,7 @@ class FakeBackend:
         self.calls.append(("sample", sampler_id, tokens, params, wanted))
         for number in range(num_samples if heard else 0):
             for token in drawn.tolist():
-                heard(number, token)
+                heard(number, token, -0.5, [])
         return self._do(("sampled",), lambda: types.SampleResponse([sequence] * num_samples))
 
     def unload(self, run_id: str) -> None:

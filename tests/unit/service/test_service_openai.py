@@ -4,67 +4,15 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
-import numpy as np
 import pytest
 from fake_backend import MODEL
 from service_caller import Caller
 
-from thumbs.clients.types import SampledSequence, TopkLogprobs
 from thumbs.data.tokenizers import ByteTokenizer
-from thumbs.service.completions import Shape, Speech
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
-
-
-def _sequence(text: bytes, stop: bool = True) -> SampledSequence:
-    tokens = np.array([*text, *([ByteTokenizer.EOS] if stop else [])], np.int32)
-    top = TopkLogprobs(np.stack([tokens, tokens], 1), np.tile(np.float32([-0.5, -2.0]), (len(tokens), 1)))
-    return SampledSequence(
-        "stop" if stop else "length",
-        tokens_np=tokens,
-        logprobs_np=np.full(len(tokens), -0.5, np.float32),
-        topk_logprobs_np=top,
-    )
-
-
-def _shape(chat: bool = True, **changes: Any) -> Shape:
-    return Shape(**{"chat": chat, "model": "m", "tokenizer": ByteTokenizer(), "stop": (), "logprobs": None, **changes})
-
-
-def test_a_reply_ends_before_its_stop() -> None:
-    reply = _shape(stop=["!", "zz"]).whole([_sequence("wörld! and on".encode())], 3)
-    assert reply["object"] == "chat.completion"
-    assert reply["choices"][0]["message"] == {"role": "assistant", "content": "wörld"}
-    assert reply["choices"][0]["finish_reason"] == "stop"
-    assert reply["usage"] == {"prompt_tokens": 3, "completion_tokens": 15, "total_tokens": 18}
-
-
-@pytest.mark.parametrize("chat", [False, True])
-@pytest.mark.parametrize("text", ["wörld 😀!", "", "\ufffd", "a" * 50])
-def test_the_pieces_of_a_stream_are_the_reply(chat: bool, text: str) -> None:
-    sequence, shape = _sequence(text.encode(), stop=False), _shape(chat)
-    speech = Speech(shape)
-    said = [shape.said(0, speech.add(token)) for token in sequence.tokens]
-    told = [shape.begin(0), *said, shape.said(0, speech.end(sequence)), shape.end(0, sequence)]
-    events = b"".join(told).decode().split("\n\n")
-    choices = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-1]]
-    parts = [choice["delta"].get("content", "") if chat else choice["text"] for choice in choices]
-    assert "".join(parts) == text
-    assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["length"]
-    assert len(parts) >= len(text)
-
-
-@pytest.mark.parametrize("stop", [["!"], ["lo th"], ["lo thing", "there"], ["nowhere"], ["llo", "hello"]])
-def test_a_stream_never_tells_what_becomes_a_stop(stop: list[str]) -> None:
-    """Token by token, what has been told is the beginning of the reply that the other way of asking gives."""
-    sequence, shape = _sequence(b"hello there! and on"), _shape(stop=stop)
-    whole = shape.whole([sequence], 1)["choices"][0]["message"]["content"]
-    speech, told = Speech(shape), ""
-    for token in sequence.tokens:
-        told += speech.add(token)
-        assert whole.startswith(told)
-    assert told + speech.end(sequence) == whole
 
 
 def test_a_stream_tells_tokens_before_the_reply_is_complete(caller: Caller) -> None:
@@ -82,7 +30,8 @@ def test_a_stream_tells_tokens_before_the_reply_is_complete(caller: Caller) -> N
 
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
 def test_a_stream_tells_what_it_took_if_asked(caller: Caller, path: str) -> None:
-    body = {**CHAT, "prompt": ["ab", "c"][: 1 if "chat" in path else 2], "max_tokens": 5, "n": 2, "stream": True}
+    asked = CHAT if "chat" in path else {"model": MODEL, "prompt": ["ab", "c"]}
+    body = {**asked, "max_tokens": 5, "n": 2, "stream": True}
     events = caller.http.post(f"/v1/{path}", json={**body, "stream_options": {"include_usage": True}}).text.split(
         "\n\n"
     )
@@ -94,16 +43,6 @@ def test_a_stream_tells_what_it_took_if_asked(caller: Caller, path: str) -> None
     assert "usage" not in caller.http.post(f"/v1/{path}", json=body).text
 
 
-def test_logprobs_in_both_shapes() -> None:
-    chat = _shape(logprobs=2).whole([_sequence(b"a")], 1)["choices"][0]["logprobs"]["content"]
-    assert chat[0]["token"] == "a"  # noqa: S105
-    assert chat[0]["bytes"] == [97]
-    assert [top["logprob"] for top in chat[0]["top_logprobs"]] == [-0.5, -2.0]
-    text = _shape(chat=False, logprobs=2).whole([_sequence(b"a")], 1)["choices"][0]["logprobs"]
-    assert text["tokens"] == ["a", "[EOS]"]
-    assert text["token_logprobs"] == [-0.5, -0.5]
-
-
 def test_a_chat(caller: Caller) -> None:
     body = {**CHAT, "max_tokens": 4, "n": 2, "stop": ["x"], "temperature": 0.5, "user": "somebody"}
     reply = caller.http.post("/v1/chat/completions", json=body).json()
@@ -111,7 +50,7 @@ def test_a_chat(caller: Caller) -> None:
     _, sampler, tokens, params, _ = next(call for call in caller.backend.calls if call[0] == "sample")
     assert tokens == [ByteTokenizer.BOS, *b"Hi", ByteTokenizer.SEP]
     assert (params.max_tokens, params.temperature) == (4, 0.5)
-    assert params.stop == ["x", "[EOS]"]  # a list of texts takes the place of the model's own end
+    assert params.stop == ["x", ByteTokenizer.EOS]  # a list takes the place of the model's own end
     caller.http.post("/v1/chat/completions", json=CHAT)
     assert [call[1] for call in caller.backend.calls if call[0] == "sample"] == [sampler] * 2
 
@@ -140,24 +79,117 @@ def test_a_checkpoint_as_a_model(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "status", "words"),
+    ("changes", "status", "param", "code", "words"),
     [
-        ({"model": "no/such"}, 404, "supported"),
-        ({"model": "tinker://a/weights/b"}, 404, "tinker://a/weights/b"),
-        ({"messages": []}, 400, "messages"),
-        ({"tools": [{"type": "function"}]}, 400, "tools"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "image_url"),
-        ({"temperature": -1}, 400, "temperature"),
+        ({"model": "no/such"}, 404, "model", "model_not_found", "supported"),
+        ({"model": "tinker://a/weights/b"}, 404, "model", "model_not_found", "tinker://a/weights/b"),
+        ({"messages": []}, 400, "messages", "invalid_value", "at least 1"),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_value", "tools are not served"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            400,
+            "messages.0.content.0.type",
+            "invalid_value",
+            "image_url",
+        ),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            400,
+            "messages.0.content",
+            "missing_required_parameter",
+            "missing",
+        ),
+        ({"messages": [{"role": "tool", "content": "4"}]}, 400, "messages.0.role", "invalid_value", "tool"),
+        ({"temperature": -1}, 400, "temperature", "invalid_value", "-1"),
+        ({"n": True}, 400, "n", "invalid_value", "True"),
+        ({"top_logprobs": 2}, 400, "top_logprobs", "unsupported_value", "logprobs"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options", "unsupported_value", "stream"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, 400, "max_completion_tokens", "unsupported_value", "4"),
+        ({"continue_final_message": True}, 400, "continue_final_message", "unsupported_value", "assistant"),
+        (
+            {"messages": [{"role": "user", "content": "a" * 70}]},
+            400,
+            "messages",
+            "context_length_exceeded",
+            "maximum context length is 64 tokens",
+        ),
     ],
 )
 def test_refusals_have_the_shape_that_chat_programs_read(
-    caller: Caller, changes: dict[str, Any], status: int, words: str
+    caller: Caller, changes: dict[str, Any], status: int, param: str, code: str, words: str
 ) -> None:
     refused = caller.http.post("/v1/chat/completions", json={**CHAT, **changes})
     assert refused.status_code == status
-    assert words in refused.json()["error"]["message"]
+    error = refused.json()["error"]
+    assert words in error.pop("message")
+    assert error == {"type": "invalid_request_error", "param": param, "code": code}
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": [""]}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["a", [1]]}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": "a" * 70}, "prompt"),
+        ({"best_of": 2}, "best_of"),
+        ({"n": 128, "prompt": ["a"] * 33}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"stop": ["a"] * 65}, "stop"),
+    ],
+)
+def test_what_a_completion_cannot_be(caller: Caller, changes: dict[str, Any], param: str) -> None:
+    refused = caller.http.post("/v1/completions", json={"model": MODEL, "prompt": "a", **changes})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == param
+    assert [call for call in caller.backend.calls if call[0] == "sample"] == []
 
 
 def test_a_full_queue(caller: Caller) -> None:
     caller.backend.full = True
-    assert caller.http.post("/v1/chat/completions", json=CHAT).status_code == 429
+    refused = caller.http.post("/v1/chat/completions", json=CHAT)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_one_model(caller: Caller) -> None:
+    """As `models.retrieve` of the clients asks, also for names with slashes, escaped or not."""
+    listed = {model["id"]: model for model in caller.http.get("/v1/models").json()["data"]}
+    path = caller.checkpoint("sampler_weights")
+    for name in (MODEL, quote(MODEL, safe="")):
+        assert caller.http.get(f"/v1/models/{name}").json() == listed[MODEL]
+    for name in (path, quote(path, safe="")):
+        found = caller.http.get(f"/v1/models/{name}").json()
+        assert (found["id"], found["object"]) == (path, "model")
+    missing = caller.http.get("/v1/models/no/such")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["code"] == "model_not_found"
+
+
+def test_a_last_turn_of_the_assistant_is_continued(caller: Caller) -> None:
+    begun = [*CHAT["messages"], {"role": "assistant", "content": "Well"}]
+    for extra in ({}, {"add_generation_prompt": False, "continue_final_message": True}):
+        caller.http.post("/v1/chat/completions", json={**CHAT, "messages": begun, **extra}).raise_for_status()
+    caller.http.post("/v1/chat/completions", json={**CHAT, "messages": [*begun[:1], {**begun[1], "content": ""}]})
+    sampled = [call[2] for call in caller.backend.calls if call[0] == "sample"]
+    opening = [ByteTokenizer.BOS, *b"Hi", ByteTokenizer.SEP]
+    assert sampled == [[*opening, *b"Well"]] * 2 + [opening]
+
+
+@pytest.mark.parametrize(
+    ("extra", "stop"),
+    [
+        ({}, [ByteTokenizer.EOS]),
+        ({"stop": "x", "stop_token_ids": [7]}, ["x", 7, ByteTokenizer.EOS]),
+        ({"ignore_eos": True}, []),
+        ({"ignore_eos": True, "stop": ["x", ""]}, ["x"]),
+    ],
+)
+def test_what_ends_a_reply(caller: Caller, extra: dict[str, Any], stop: list[Any]) -> None:
+    caller.http.post("/v1/chat/completions", json={**CHAT, **extra}).raise_for_status()
+    assert next(call[3].stop for call in caller.backend.calls if call[0] == "sample") == stop

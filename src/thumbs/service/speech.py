@@ -1,0 +1,164 @@
+"""The text of one reply with the logprobs of its tokens, at once or while they come: no half characters, no stops."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from thumbs.clients.types import SampledSequence
+from thumbs.data.tokenizers import Tokenizer
+
+Top = Sequence[tuple[int, float]]
+
+_LOWEST = -9999.0
+"""Told for a logprob of minus infinity, which JSON cannot hold; OpenAI's number."""
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A token as it is told. own: its bytes; offset: of its first character in the text; top: other likely tokens.
+
+    logprob None: the first token of a prompt, before which there is nothing.
+    """
+
+    token: int
+    own: bytes
+    offset: int
+    logprob: float | None
+    top: Top = ()
+
+    def told(self, most: int) -> list[tuple[int, float]]:
+        """The `most` likeliest tokens with their logprobs, and the token itself if it is not among them."""
+        if self.logprob is None:
+            return []
+        own = max(self.logprob, _LOWEST)
+        likely = [(token, own if token == self.token else max(value, _LOWEST)) for token, value in self.top[:most]]
+        return likely if any(token == self.token for token, _ in likely) else [*likely, (self.token, own)]
+
+
+@dataclass(frozen=True)
+class Said:
+    """A piece of a reply; its rows begin in it."""
+
+    text: str = ""
+    rows: Sequence[TokenRow] = ()
+
+
+@dataclass(frozen=True)
+class DrawnToken:
+    """A token as it was drawn."""
+
+    token: int
+    logprob: float | None
+    top: Top = ()
+
+
+class Speech:
+    """One reply. `stop`: texts that end it and are no part of it.
+
+    `prompt`: tokens that are repeated before it; every token has a row then, special ones included, as those who count
+    them expect. Otherwise rows are of tokens that the text holds. `opens`: the reply is a text of its own, rather than
+    the rest of one.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), prompt: Sequence[DrawnToken] | None = None, *, opens: bool
+    ) -> None:
+        self._tokenizer, self._stop = tokenizer, [text for text in stop if text]
+        self._characters = _Characters()
+        self._opens, self._whole = opens or prompt is not None, prompt is not None
+        self._count = self._told = self._given = 0
+        self._rows: list[TokenRow] = []
+        for heard in prompt or ():
+            self._read(heard)
+        self._start = len(self._characters.text)  # stops are looked for from here on
+
+    def add(self, heard: DrawnToken) -> Said:
+        """What can be told now, with one more token."""
+        self._count += 1
+        self._read(heard)
+        return self._tell(self._safe())
+
+    def end(self, sequence: SampledSequence) -> Said:
+        """The rest, when the reply is complete; also of tokens that were not added."""
+        for heard in list(drawn(sequence))[self._count :]:
+            self._read(heard)
+        self._characters.end()
+        text = self._characters.text
+        cuts = [at for stop in self._stop if (at := text.find(stop, self._start)) >= 0]
+        return self._tell(min(cuts, default=len(text)), ends=self._whole)
+
+    def _read(self, heard: DrawnToken) -> None:
+        own = self._tokenizer.token_bytes(heard.token, self._opens)
+        if self._opens and self._tokenizer.token_bytes(heard.token):  # of the text, though its space may be dropped
+            self._opens = False
+        offset = self._characters.read(own)
+        if own or self._whole:
+            self._rows.append(TokenRow(heard.token, own, offset, heard.logprob, heard.top))
+
+    def _safe(self) -> int:
+        """How much of the text belongs to the reply, whatever comes."""
+        text, begin = self._characters.text, max(self._told, self._start)
+        safe = len(text)
+        for stop in self._stop:
+            at = text.find(stop, begin)
+            overlaps = (n for n in range(min(len(stop) - 1, len(text) - begin), 0, -1) if text.endswith(stop[:n]))
+            safe = min(safe, at if at >= 0 else len(text) - next(overlaps, 0))
+        return safe
+
+    def _tell(self, until: int, ends: bool = False) -> Said:
+        text = self._characters.text[self._told : max(until, self._told)]
+        self._told += len(text)
+        rows = []
+        while self._given < len(self._rows) and (ends or self._rows[self._given].offset < self._told):
+            rows.append(self._rows[self._given])
+            self._given += 1
+        return Said(text, rows)
+
+
+class _Characters:
+    """Bytes on their way to text. What is no UTF-8 becomes U+FFFD, as when all bytes are decoded together."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def read(self, piece: bytes) -> int:
+        """Takes more bytes; returns the place in the text of the character that the first of them belongs to."""
+        if not piece:
+            return len(self.text)
+        first, rest = piece[:1], piece[1:]
+        begun, before = bool(self._decoder.getstate()[0]), len(self.text)
+        text = self._decoder.decode(first)
+        # A begun character that this byte does not go on with was no character, and stands before it as U+FFFD.
+        broken = begun and text.startswith("\ufffd") and (len(text) > 1 or bool(self._decoder.getstate()[0]))
+        self.text += text + self._decoder.decode(rest)
+        return before + broken
+
+    def end(self) -> None:
+        """No more bytes come."""
+        self.text += self._decoder.decode(b"", final=True)
+
+
+def drawn(sequence: SampledSequence) -> Iterator[DrawnToken]:
+    """The tokens of a sample."""
+    count = len(sequence.tokens)
+    logprobs, tops = sequence.logprobs or [None] * count, sequence.topk_logprobs or [None] * count
+    for token, logprob, top in zip(sequence.tokens, logprobs, tops, strict=True):
+        yield DrawnToken(token, logprob, top or ())
+
+
+@dataclass
+class EchoedPrompt:
+    """A prompt that is repeated before its replies, with logprobs and likely tokens if they were asked for."""
+
+    tokens: Sequence[int]
+    logprobs: Sequence[float | None] = ()
+    tops: Sequence[Top | None] = field(default_factory=list)
+
+    def heard(self) -> list[DrawnToken]:
+        """Its tokens, as if they had been drawn."""
+        logprobs = self.logprobs or [None] * len(self.tokens)
+        tops = self.tops or [None] * len(self.tokens)
+        return [DrawnToken(*each[:2], each[2] or ()) for each in zip(self.tokens, logprobs, tops, strict=True)]
