@@ -188,8 +188,9 @@ class ChatBody(SamplingBody):
             return tokenizer.render_prompt(messages)
         if not messages[-1].content:
             return tokenizer.render_prompt(messages[:-1])
-        tokens, own = tokenizer.render(messages)
-        return tokens[: max(i for i, mine in enumerate(own) if mine)]  # the last of its own tokens ends the turn
+        tokens, own = tokenizer.render_turns(messages)
+        _, end = own[len(messages) - 1]
+        return tokens[: end - 1]  # the last of a turn's own tokens ends it
 
 
 async def read_body(request: Request, kind: type[B], path: str) -> B:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -28,9 +28,8 @@ MODEL = "org/toy"
 
 class _Base:
     tokenizer = ByteTokenizer()
-    shape = SimpleNamespace(context=64, vocab_size=260)
     config = ModelConfig(name=MODEL)
-    shape = byte_shape("byte-tiny")
+    shape = replace(byte_shape("byte-tiny"), context=64)
 
 
 class _Bases(dict[str, _Base]):
