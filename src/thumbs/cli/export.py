@@ -11,23 +11,29 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a .
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
 Stage = Annotated[str, typer.Option(help="The stage whose model is exported.")]
 Merge = Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights: a model that stands alone.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Format of whole weights: float32, bfloat16 or float16. [default: that of the base]"),
+]
 
 
-def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False) -> None:
+def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False, dtype: Dtype = None) -> None:
     """Write a trained model for other tools.
 
-    A LoRA model is written as a PEFT adapter, or with --merge as a whole Hugging Face model. A .pt is always a whole
-    model, of a reward model a sequence classifier.
+    A LoRA model is written as a PEFT adapter, or with --merge as a whole Hugging Face model; a model without adapters
+    is whole either way. A reward model becomes a sequence classifier with one score, whole or as an adapter. A .pt is
+    always a whole model. OUT is there whole or not at all, and is never overwritten.
 
     \b
     Example:
-      thumbs export runs/demo --stage ppo --merge out/
+      thumbs export runs/demo out/ --stage ppo --merge
+      thumbs export runs/demo scorer/ --stage reward --merge --dtype float32
     """
     if run.is_file() or run.suffix == ".pt":
         from thumbs.compat.rlhf_pipeline.pt_files import export_pt
 
-        typer.echo(str(export_pt(run, out)))
+        typer.echo(str(export_pt(run, out, dtype)))
         return
     from thumbs.pipeline.artifacts import export as export_model
 
-    typer.echo(str(export_model(run, stage, out, merge)))
+    typer.echo(str(export_model(run, stage, out, merge, dtype)))

@@ -35,6 +35,7 @@ def byte_files(mark: str) -> dict[str, str]:
         "bos_token": "[BOS]",
         "eos_token": "[EOS]",
         "additional_special_tokens": ["[SEP]"],
+        "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
     return {

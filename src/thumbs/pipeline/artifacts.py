@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from safetensors.torch import save_file
 
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import METHODS, PipelineConfig
@@ -17,14 +16,15 @@ from thumbs.engine.base import Handle, Head, ModelSpec
 from thumbs.engine.checkpoints import exists
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import RunError
-from thumbs.models.decoder_config import write_config
 from thumbs.models.trunk import open_tokenizer
-from thumbs.models.weights import named_tensors
+from thumbs.pipeline.exports import plan_export, write_export
 from thumbs.pipeline.model_card import model_card
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rollout.collect import collect, seed_of
 from thumbs.stages.milestones import milestones
-from thumbs.tracking.files import read_json, write_json, write_text
+from thumbs.tracking.files import new_folder, read_json, write_text
+
+log = logging.getLogger(__name__)
 
 MODELS = ("base", "sft", "reward", *METHODS)
 """What a run may have a model of."""
@@ -41,13 +41,16 @@ class OpenRun:
 
     def model(self, stage: str) -> Handle:
         """The frozen model that a stage left; `base` is what the run started from."""
+        self.require(stage)
+        heads: tuple[Head, ...] = ("scalar",) if stage.split("/")[-1] == "reward" else ("lm",)
+        return self._open(stage, None if stage == "base" else self.path / stage / "model", heads)
+
+    def require(self, stage: str) -> None:
+        """Raises RunError where the run has no such stage, or no model of it yet."""
         if stage.split("/")[-1] not in MODELS:
             raise RunError(f"no stage {stage!r}; a run has {', '.join(MODELS)}")
-        checkpoint = self.path / stage / "model"
-        if stage != "base" and not exists(checkpoint):
+        if stage != "base" and not exists(self.path / stage / "model"):
             raise RunError(f"{self.path} has no model of stage {stage!r}; run that stage first")
-        heads: tuple[Head, ...] = ("scalar",) if stage == "reward" else ("lm",)
-        return self._open(stage, None if stage == "base" else checkpoint, heads)
 
     def milestones(self) -> dict[str, Handle]:
         """The policies that methods kept on their way, as `ppo@2`: PPO's where its KL first passed 2 nats."""
@@ -78,7 +81,7 @@ def sample_text(
 ) -> list[list[Reply]]:
     """n replies to each prompt from the model of a stage."""
     opened = open_run(run)
-    if stage == "reward":
+    if stage.split("/")[-1] == "reward":
         raise RunError("the reward model scores and does not write; sample from base, sft or a method")
     sampler = opened.engine.snapshot(opened.model(stage))
     asked = [with_system(read_prompt(text), opened.config.system) for text in prompts]
@@ -93,28 +96,29 @@ def sample_text(
     return [replies[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 
-def export(run: Path, stage: str, out: Path, merge: bool) -> Path:
-    """Writes a model of a run and its card for other tools: a PEFT adapter, or with `merge` a whole model."""
+def export(run: Path, stage: str, out: Path, merge: bool, dtype: str | None = None) -> Path:
+    """Writes a model of a run and its card for other tools, in a folder that is there whole or not at all.
+
+    An adapter becomes a PEFT adapter, or with `merge` a whole model, in `dtype` (None: that of the base); a reward
+    model becomes a sequence classifier, whole or as an adapter. Raises RunError for what cannot be exported.
+    """
     opened = open_run(run)
-    if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out} exists and is not empty; name another folder")
-    ensemble = opened.config.reward
-    if stage == "reward" and ensemble is not None and ensemble.adapters > 1:
-        raise RunError(
-            f"the reward model is an ensemble of {ensemble.adapters} adapters, which one folder cannot be; each is in "
-            f"PEFT's format already: {run / 'reward'}/model, model-2 and so on"
+    opened.require(stage)
+    plan = plan_export(run, opened.config, stage, merge=merge, dtype=dtype)
+    checkpoint = None if stage == "base" else run / stage / "model"
+    end = opened.tokenizer.decode([opened.tokenizer.eos_id], skip_special=False)
+    with new_folder(out) as scratch:
+        write_export(
+            scratch,
+            checkpoint,
+            opened.config.model.name,
+            opened.tokenizer,
+            plan,
+            lambda: opened.engine.merged(opened.model(stage)),
         )
-    handle = opened.model(stage)
-    if merge:
-        out.mkdir(parents=True, exist_ok=True)
-        model = opened.engine.merged(handle)
-        save_file(named_tensors(model), out / "model.safetensors", metadata={"format": "pt"})
-        special = {"eos_token_id": opened.tokenizer.eos_id, "pad_token_id": opened.tokenizer.pad_id}
-        write_json(out / "config.json", write_config(model.config) | special | {"dtype": "float32"})
-    else:
-        opened.engine.save(handle, out)
-    opened.tokenizer.save(out)
-    write_text(out / "README.md", model_card(run, stage, merged=merge))
+        write_text(scratch / "README.md", model_card(run, stage, merged=plan.merged, end=end))
+    for note in plan.notes:
+        log.warning("%s", note)
     return out
 
 

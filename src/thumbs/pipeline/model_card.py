@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from thumbs.config.pipeline import METHODS
+from thumbs.models.base_identity import BaseIdentity, identify
+from thumbs.pipeline.card_snippets import snippet
 from thumbs.tracking.files import read_json
 
 _NUMBERS = (
@@ -26,40 +29,103 @@ _REWARD = (
     ("reward.length_correlation", "correlation of score and length"),
 )
 
+_UNMEASURED = "This run has no evaluation: nothing is known of its quality.\n"
 
-def model_card(run: Path, stage: str, *, merged: bool) -> str:
+
+def model_card(run: Path, stage: str, *, merged: bool, end: str = "") -> str:
     """README.md for the folder of an exported model, with the front matter of the Hugging Face hub.
 
     Only numbers that the run measured stand in it. Texts of the config are quoted as they are.
+    end: the text of the token that ends a reply.
     """
     config, versions = read_json(run / "config.json"), _read(run / "versions.json")
-    summary = _read(run / "summary.json")
-    base = config["model"]["name"]
-    front = {
-        "base_model": base,
-        "library_name": "transformers" if merged else "peft",
-        "tags": ["rlhf", "thumbs", stage.rpartition("/")[2]],
-    }
-    shaped = ("model", *_stages_before(stage), "seed")
-    settings = yaml.safe_dump(
-        {key: config[key] for key in shaped if config.get(key) is not None}, sort_keys=False, allow_unicode=True
-    )
+    base, name = identify(config["model"]["name"]), stage.rpartition("/")[2]
+    sections = {key: config[key] for key in _stages_before(stage) if config.get(key) is not None}
+    kept = {"model": config["model"]} | sections | ({"seed": config["seed"]} if "seed" in config else {})
+    python = snippet(base, merged=merged, scores=name == "reward", system=config.get("system"), end=end)
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
+        f"---\n{yaml.safe_dump(_front(base, name, sections, merged=merged), sort_keys=False)}---\n",
         f"# {run.resolve().name}: {stage}\n",
-        f"`{base}` after the stage `{stage}` of a run of thumbs {versions.get('thumbs', '?')}, "
+        f"{_called(base, config)} after the stage `{stage}` of a run of thumbs {versions.get('thumbs', '?')}, "
         f"begun {versions.get('created', 'at an unknown time')}.\n",
+        f"## How to load it\n\n```python\n{python}```\n",
+        *([_scale(run / stage)] if name == "reward" else []),
         "## What was measured\n",
-        _table(_measured(summary, stage)) or "This run has no evaluation: nothing is known of its quality.\n",
+        _table(_measured(_read(run / "summary.json"), stage)) or _UNMEASURED,
         "## How it was made\n",
-        f"```yaml\n{settings}```\n",
+        *([f"Method: {method}.\n"] if (method := _method(name, config)) else []),
+        *([f"Data:\n\n{data}"] if (data := "".join(f"* `{k}`: `{v}`\n" for k, v in _data(sections))) else []),
+        f"```yaml\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)}```\n",
         "## What to know\n",
-        "The data above, the base model and its licence decide what this model may be used for; this card does not. "
+        _licence(base)
+        + "The data above, the base model and its licence decide what this model may be used for; this card does not. "
         "Scores of a judge are not what people think. "
         + ("" if merged else "The weights are a PEFT adapter: load the base model first.")
+        + (f"\n\nThe base: {base.warning}." if base.warning and not merged else "")
         + "\n",
     ]
     return "\n".join(parts)
+
+
+def _front(base: BaseIdentity, stage: str, sections: Mapping[str, Any], *, merged: bool) -> dict[str, Any]:
+    """What the hub reads: only names that it knows."""
+    front: dict[str, Any] = {}
+    if base.kind == "hub":
+        front |= {"base_model": base.name, "base_model_relation": "finetune" if merged else "adapter"}
+    if base.licence:
+        front["license"] = base.licence
+    hub = [where.removeprefix("hub:").split(":")[0] for _, where in _data(sections) if where.startswith("hub:")]
+    if hub:
+        front["datasets"] = list(dict.fromkeys(hub))
+    front["library_name"] = "transformers" if merged else "peft"
+    front["pipeline_tag"] = "text-classification" if stage == "reward" else "text-generation"
+    return front | {"tags": ["rlhf", "thumbs", stage]}
+
+
+def _called(base: BaseIdentity, config: Mapping[str, Any]) -> str:
+    """The base in a sentence: its public name, with its commit where that is known."""
+    if base.kind == "bytes":
+        return f"`{config['model']['name']}`, a byte model that thumbs makes from the seed {config.get('seed', 0)},"
+    commit = f" at revision `{base.revision}`" if base.revision else ""
+    where = {"folder": "The local folder ", "gguf": "The file "}.get(base.kind, "")
+    return f"{where}`{base.name}`{commit}"
+
+
+def _licence(base: BaseIdentity) -> str:
+    if base.licence:
+        return f"The base model's licence: {base.licence}. "
+    return "" if base.kind == "bytes" else "The base model's licence is not known here. "
+
+
+def _scale(stage: Path) -> str:
+    """What a score means, and how the run itself scaled it."""
+    found = _read(stage / "done.json")
+    if "score_mean" not in found:
+        return "Scores order replies to one prompt; their differences are log-odds and their zero means nothing.\n"
+    return (
+        f"Scores order replies; their zero means nothing. Over the replies of its training data their mean is "
+        f"{found['score_mean']:.6g} and their deviation {found['score_std']:.6g}: the run's own PPO saw "
+        "(score - mean) / deviation.\n"
+    )
+
+
+def _method(stage: str, config: Mapping[str, Any]) -> str | None:
+    """The name of what trained it: a preference or group method, or the loss of a reward model."""
+    section = config.get(stage)
+    if stage in ("base", "sft") or not isinstance(section, dict):
+        return {"sft": "supervised fine-tuning"}.get(stage)
+    return str(section.get("method") or section.get("loss") or stage)
+
+
+def _data(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(setting, where its rows come from) of everything that was read."""
+    found: list[tuple[str, str]] = []
+    for key, value in sections.items():
+        if isinstance(value, dict):
+            found += [(f"{key}.{below}", where) for below, where in _data(value)]
+        elif key == "path" and value:
+            found.append((key, value if isinstance(value, str) else ", ".join(map(str, value))))
+    return found
 
 
 def _stages_before(stage: str) -> list[str]:

@@ -86,7 +86,11 @@ def run_reward(
 
 
 def create_members(context: Context, config: RewardConfig, start: Path | None) -> list[Handle]:
-    """One model, or of an ensemble of adapters one each."""
+    """One model, or of an ensemble of adapters one each.
+
+    A constant changes no order and no later stage, which shift scores to mean 0; without it the model is a sequence
+    classifier as `transformers` has them. Steps need it: their scores are log-odds.
+    """
     seeds = [seed_of(context.seed, "reward", i) if config.members > 1 else None for i in range(config.adapters)]
     return [
         context.engine.create(
@@ -96,6 +100,7 @@ def create_members(context: Context, config: RewardConfig, start: Path | None) -
                 ("scalar",),
                 start,
                 freeze_trunk=config.freeze_backbone,
+                head_bias=config.form == "steps",
                 seed=context.seed,
                 adapter_seed=seed,
                 scores=config.heads,

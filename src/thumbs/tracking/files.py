@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thumbs.errors import CheckpointError, RunError
+from thumbs.errors import CheckpointError, RunError, ThumbsError
 
 
 def plain(value: Any) -> Any:
@@ -100,6 +100,8 @@ def writing(path: Path) -> Iterator[None]:
     """Turn an OSError of the block, which writes `path`, into a RunError that says what to do."""
     try:
         yield
+    except ThumbsError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(

@@ -10,13 +10,11 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from thumbs.compat.rlhf_pipeline.tokenizer import tokenizer_files, tokenizer_of, write_tokenizer
@@ -24,13 +22,14 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.checkpoints import MANIFEST, read_tensors, write_checkpoint
 from thumbs.engine.local import HEAD, MODEL
 from thumbs.errors import ConfigError, ModelError, RunError
-from thumbs.tracking.files import plain, read_json, replacing, write_json, writing
+from thumbs.models.tensor_files import write_tensors
+from thumbs.pipeline.exports import DTYPES, SCORED_AT, classifier, read_dtype, write_model
+from thumbs.tracking.files import new_folder, plain, read_json, replacing, write_json, writing
 
 PARTS = ("model_state_dict", "config", "step")
 SUFFIXES = (".pt", ".pth", ".bin")
 
 _HEAD = "scalar_head."
-_OUTPUT = ("lm_head.weight", "embed_out.weight")
 
 
 @dataclass(frozen=True)
@@ -109,42 +108,28 @@ def unpack(content: PtFile, folder: Path, model: dict[str, Any]) -> None:
     write_tokenizer(content.config["tokenizer"], folder)
 
 
-def export_pt(path: Path, out: Path) -> Path:
+def export_pt(path: Path, out: Path, dtype: str | None = None) -> Path:
     """Writes a .pt as a Hugging Face folder: a causal language model, or a sequence classifier with one score.
 
-    The classifier has no bias, which config.json keeps as `score_bias`, with score_mean and score_std beside it.
+    dtype: of the weights; None: float32, in which they were trained. score_mean and score_std in a classifier's
+    config.json say how the pipeline scaled its scores. Raises RunError for what cannot be exported.
     """
     content = read_pt(path)
     if content.config["architecture"] is None:
         raise ConfigError(f"{path} holds a torch module of a program's own, which transformers cannot open")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists and is not empty; name another folder")
+    if dtype is not None and read_dtype(dtype) is None:
+        raise RunError(f"--dtype {dtype}: allowed are {', '.join(DTYPES)}")
     tokenizer = content.tokenizer()
-    special = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id, "dtype": "float32"}
+    special = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     tensors, architecture = content.trunk(), content.config["architecture"] | special
-    if content.is_reward:
-        tensors, architecture = _classifier(content, architecture)
-    scratch = out.with_name(f".{out.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    with writing(out):
-        scratch.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in tensors.items()}, scratch / "model.safetensors", {"format": "pt"})
-        write_json(scratch / "config.json", architecture)
+    with new_folder(out) as scratch:
+        if content.is_reward:
+            write_tensors(scratch / HEAD, content.head())
+            tensors, architecture = classifier(tensors, architecture, scratch / HEAD)
+            (scratch / HEAD).unlink()
+            score = content.config["score"]
+            architecture |= {"score_bias": 0.0, "score_mean": score["mean"], "score_std": score["std"]}
+            write_json(scratch / SCORED_AT, {"scored_at": "end_token"})
+        write_model(scratch, tensors, architecture, read_dtype(dtype) or "float32")
         write_tokenizer(content.config["tokenizer"], scratch)
-        if out.exists():
-            out.rmdir()
-        scratch.rename(out)
     return out
-
-
-def _classifier(content: PtFile, architecture: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES  # slow to import
-
-    name = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(architecture["model_type"])
-    if name is None:
-        raise ConfigError(f"transformers has no sequence classifier of type {architecture['model_type']!r}")
-    tensors = {key: tensor for key, tensor in content.trunk().items() if key not in _OUTPUT}
-    head, score = content.head(), content.config["score"]
-    labels = {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}, "architectures": [name]}
-    kept = {"score_bias": float(head["bias"]), "score_mean": score["mean"], "score_std": score["std"]}
-    return tensors | {"score.weight": head["weight"][None]}, architecture | labels | kept

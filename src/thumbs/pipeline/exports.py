@@ -1,0 +1,292 @@
+"""What leaves a run: a whole model, an adapter, or either of them as a sequence classifier that scores.
+
+Everything that can be refused is refused before a file is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.data.chat_template import ROLE_COLON
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.checkpoints import read_tensors
+from thumbs.engine.local import ADAPTER, HEAD, MODEL
+from thumbs.errors import RunError
+from thumbs.models.base_identity import BaseIdentity, identify
+from thumbs.models.catalog import is_builtin_byte, resolve
+from thumbs.models.causal_lm import CausalLM
+from thumbs.models.decoder_config import why_not_covered, write_config
+from thumbs.models.tensor_files import write_tensors
+from thumbs.models.weights import named_tensors
+from thumbs.models.weights import read_tensors as read_weights
+from thumbs.tracking.files import read_json, write_json, write_text
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
+Kind = Literal["model", "adapter", "classifier", "classifier adapter"]
+
+SCORED_AT = "thumbs_reward.json"
+"""Beside a classifier of ours: {"scored_at": "end_token"}, where a template writes something after the last turn."""
+GENERATION, PEFT_CONFIG = "generation_config.json", "adapter_config.json"
+_TOKENIZER_FILES = (
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "vocab.json",
+    "tokenizer.model",
+)
+_OUTPUT = ("lm_head.weight", "embed_out.weight")
+# Of the folder that the weights came from, not of those that are written.
+_NOT_OURS = ("quantization_config", "auto_map", "torch_dtype", "_name_or_path", "transformers_version")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export is: its kind, its base, the number format of its weights, and what its user must know.
+
+    dtype: of a whole model; adapters are float32.
+    """
+
+    kind: Kind
+    base: BaseIdentity
+    dtype: Dtype
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever loads it must know."""
+        return () if self.merged or self.base.warning is None else (self.base.warning,)
+
+    @property
+    def scores(self) -> bool:
+        """Whether it is a reward model."""
+        return self.kind.startswith("classifier")
+
+    @property
+    def merged(self) -> bool:
+        """Whether it stands alone."""
+        return not self.kind.endswith("adapter")
+
+
+def kind_of(config: PipelineConfig, stage: str, merge: bool) -> Kind:
+    """What the model of a stage becomes; one without an adapter is whole either way."""
+    name = stage.rpartition("/")[2]
+    whole = merge or name == "base" or config.model.lora is None
+    if name == "reward":
+        return "classifier" if whole else "classifier adapter"
+    return "model" if whole else "adapter"
+
+
+def plan_export(run: Path, config: PipelineConfig, stage: str, *, merge: bool, dtype: str | None) -> Exported:
+    """What the export will be; raises RunError, which names the reason and the way out, where it cannot be."""
+    kind = kind_of(config, stage, merge)
+    if dtype is not None and dtype not in DTYPES:
+        raise RunError(f"--dtype {dtype}: allowed are {', '.join(DTYPES)}")
+    if dtype is not None and kind.endswith("adapter"):
+        raise RunError("--dtype belongs to --merge: an adapter is written in float32, as it was trained")
+    if kind.startswith("classifier"):
+        _refuse_reward(run / stage, config)
+    base = identify(config.model.name)
+    return Exported(kind, base, read_dtype(dtype) or base_dtype(config.model.name))
+
+
+def read_dtype(name: str | None) -> Dtype | None:
+    """The name as one of DTYPES, or None."""
+    return next((known for known in DTYPES if known == name), None)
+
+
+def base_dtype(name: str) -> Dtype:
+    """The format in which the base was published, float32 where its config.json does not tell."""
+    raw = base_config(name)
+    told = raw.get("dtype") or raw.get("torch_dtype")
+    return read_dtype(told) or "float32"
+
+
+def base_config(name: str) -> dict[str, Any]:
+    """config.json of the base; empty for a byte model, which has none."""
+    return {} if is_builtin_byte(name) else read_json(resolve(name) / "config.json")
+
+
+def runs_elsewhere(name: str) -> str | None:
+    """Why the base runs through transformers; None for what our decoder computes."""
+    return None if is_builtin_byte(name) else why_not_covered(base_config(name))
+
+
+def write_export(
+    out: Path, checkpoint: Path | None, name: str, tokenizer: Tokenizer, plan: Exported, merged: Callable[[], CausalLM]
+) -> None:
+    """Writes everything but the card.
+
+    checkpoint: of the stage; None: the base itself. merged: the model on our decoder, for one that runs there.
+    """
+    if plan.merged:
+        tensors, config = whole_model(checkpoint, name, merged)
+        config |= special_ids(name, tokenizer)
+        if plan.scores and checkpoint is not None:
+            tensors, config = classifier(tensors, config, checkpoint / HEAD)
+            config["pad_token_id"] = tokenizer.pad_id
+        else:
+            write_json(out / GENERATION, generation_config(name) | special_ids(name, tokenizer))
+        write_model(out, tensors, config, plan.dtype)
+    elif checkpoint is not None:
+        write_adapter(out, checkpoint, plan)
+    if plan.scores:
+        write_json(out / SCORED_AT, {"scored_at": "end_token"})
+    # A classifier reads its score at the last token that does not pad, so no end of a reply may pad.
+    pad = tokenizer.decode([tokenizer.pad_id], skip_special=False) if plan.scores else None
+    write_tokenizer(out, name, tokenizer, pad)
+
+
+def whole_model(
+    checkpoint: Path | None, name: str, merged: Callable[[], CausalLM]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and config.json of a model: our decoder's, float32, or those that transformers runs, as they are."""
+    if runs_elsewhere(name):
+        folder = resolve(name) if checkpoint is None else checkpoint
+        return read_weights(folder), read_json(folder / "config.json")
+    model = merged()
+    return named_tensors(model), base_config(name) | write_config(model.config)
+
+
+def write_model(out: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], dtype: Dtype) -> None:
+    """Writes model.safetensors and config.json; raises RunError where a weight is not finite in that format."""
+    write_tensors(out / MODEL, cast(tensors, dtype))
+    kept = {key: value for key, value in config.items() if key not in _NOT_OURS}
+    write_json(out / "config.json", kept | {"dtype": dtype})
+
+
+def cast(tensors: Mapping[str, Tensor], dtype: Dtype) -> dict[str, Tensor]:
+    """The tensors in that format; raises RunError that names one which is not finite there."""
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+        if not torch.isfinite(found[name]).all():
+            if not torch.isfinite(tensor).all():
+                raise RunError(f"{name} holds numbers that are not finite; the model is broken and is not exported")
+            most = torch.finfo(getattr(torch, dtype)).max
+            raise RunError(
+                f"{name} reaches {float(tensor.abs().max()):.4g} and {dtype} ends at {most:.4g}; "
+                "use --dtype bfloat16 or float32"
+            )
+    return found
+
+
+def classifier(tensors: Mapping[str, Tensor], config: dict[str, Any], head: Path) -> tuple[dict[str, Tensor], Any]:
+    """Tensors and config.json of a language model and a scalar head as a sequence classifier with one score."""
+    body = {name: tensor for name, tensor in tensors.items() if name not in _OUTPUT}
+    labels = {
+        "architectures": [classifier_name(config["model_type"])],
+        "num_labels": 1,
+        "id2label": {"0": "score"},
+        "label2id": {"score": 0},
+        "problem_type": "regression",
+    }
+    return body | {"score.weight": score_weight(head)}, config | labels
+
+
+def classifier_name(model_type: str) -> str:
+    """The sequence classifier of a family in transformers; raises RunError where there is none."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES  # slow to import
+
+    if name := MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(model_type):
+        return name
+    raise RunError(
+        f"transformers has no sequence classifier for models of type {model_type!r}, so the reward model cannot be "
+        "exported; use its `reward` folder in `rewards:`"
+    )
+
+
+def score_weight(head: Path) -> Tensor:
+    """The head as the row [1, D] of a linear layer without a bias; raises RunError for a head that has one."""
+    found = read_tensors(head)
+    if found["weight"].dim() != 1:
+        raise RunError(f"{head} gives {len(found['weight'])} scores; a sequence classifier of one score is exported")
+    if float(found["bias"]) != 0:
+        raise RunError(
+            f"the reward head has a bias ({float(found['bias']):.4g}), which sequence classifiers of its family do not "
+            "have, so every score would be shifted; an older version trained it. Train the stage `reward` again"
+        )
+    return found["weight"][None]
+
+
+def write_adapter(out: Path, checkpoint: Path, plan: Exported) -> None:
+    """Writes the adapter of a checkpoint as PEFT reads it; of a reward model with its head, for classification."""
+    tensors, config = read_tensors(checkpoint / ADAPTER), read_json(checkpoint / PEFT_CONFIG)
+    config |= {"base_model_name_or_path": plan.base.name, "revision": plan.base.revision}
+    if plan.scores:
+        tensors |= {"base_model.model.score.weight": score_weight(checkpoint / HEAD)}
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+    write_tensors(out / ADAPTER, tensors)
+    write_json(out / PEFT_CONFIG, config)
+
+
+def special_ids(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """eos_token_id with every token that ends a reply, here or in the base, and the base's pad_token_id, or ours."""
+    raw = base_config(name) | generation_config(name)
+    ends = list(dict.fromkeys([*tokenizer.stop_ids, *_ids(base_config(name)), *_ids(generation_config(name))]))
+    pad = raw.get("pad_token_id")
+    return {
+        "eos_token_id": ends[0] if len(ends) == 1 else ends,
+        "pad_token_id": tokenizer.pad_id if pad is None else pad,
+    }
+
+
+def generation_config(name: str) -> dict[str, Any]:
+    """The base's sampling defaults; empty where it has none."""
+    file = None if is_builtin_byte(name) else resolve(name) / GENERATION
+    return {} if file is None or not file.is_file() else read_json(file)
+
+
+def write_tokenizer(out: Path, name: str, tokenizer: Tokenizer, pad: str | None = None) -> None:
+    """Writes the tokenizer whole, with the chat template that training used; `pad`: another token to pad with."""
+    tokenizer.save(out)
+    folder = None if is_builtin_byte(name) else resolve(name)
+    for file in _TOKENIZER_FILES:
+        if folder is not None and (folder / file).is_file() and not (out / file).exists():
+            shutil.copyfile(folder / file, out / file)
+    settings = out / "tokenizer_config.json"
+    config = read_json(settings) if settings.is_file() else {}
+    if not config.get("chat_template") and not (out / "chat_template.jinja").is_file():
+        write_text(out / "chat_template.jinja", ROLE_COLON)
+    if pad is not None:
+        write_json(settings, config | {"pad_token": pad})
+        names = out / "special_tokens_map.json"
+        if names.is_file():
+            write_json(names, read_json(names) | {"pad_token": pad})
+
+
+def _refuse_reward(folder: Path, config: PipelineConfig) -> None:
+    """Raises RunError for a reward model that is no sequence classifier with one score."""
+    reward = config.reward
+    if reward is not None and reward.members > 1:
+        what, where = ("adapters", "model, model-2 and so on") if reward.adapters > 1 else ("heads", "model")
+        raise RunError(
+            f"the reward model is an ensemble of {reward.members} {what}, which no sequence classifier is; use "
+            f"{folder} in `rewards:`, where its members are ({where})"
+        )
+    if reward is not None and reward.form == "steps":
+        raise RunError(
+            f"the reward model scores steps (loss {reward.loss}), and a sequence classifier whole replies; use "
+            f"{folder} in `rewards:`"
+        )
+    if reason := runs_elsewhere(config.model.name):
+        raise RunError(
+            f"{config.model.name} runs through transformers here ({reason}), and reward models of such bases are not "
+            f"exported; use {folder} in `rewards:`"
+        )
+    raw = base_config(config.model.name)
+    _ = classifier_name(raw.get("model_type", "llama"))
+    if (folder / "model" / HEAD).is_file():
+        _ = score_weight(folder / "model" / HEAD)
+
+
+def _ids(raw: Mapping[str, Any]) -> list[int]:
+    found = raw.get("eos_token_id")
+    return [] if found is None else [found] if isinstance(found, int) else list(found)
