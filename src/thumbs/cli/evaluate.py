@@ -1,4 +1,4 @@
-"""`thumbs eval`: measure a run on its held-out prompts, or its reward model on its held-out pairs."""
+"""`thumbs eval`: measure a run on its held-out prompts, its reward model on held-out pairs, or any reward model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ Asked = Annotated[
     list[str],
     typer.Argument(metavar="[reward] RUN", help="The run folder; `reward` before it audits its reward model."),
 ]
+Pairs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="With reward, and in place of RUN a reward model: a run's `reward` folder, or the folder or hub name of a "
+        "sequence classifier; FILE holds the pairs on which it is audited.",
+    ),
+]
 Halves = Annotated[
     bool,
     typer.Option("--halves", help="With reward: train two more models, each on half of the data, and compare them."),
 ]
 
 
-def evaluate(asked: Asked, halves: Halves = False) -> None:
+def evaluate(asked: Asked, halves: Halves = False, pairs: Pairs = None) -> None:
     """Measure a run on its held-out prompts, or audit its reward model.
 
     Prints the numbers as JSON; of an audit, a table, and keeps the numbers in RUN/reward/audit.json and the report.
@@ -31,14 +39,23 @@ def evaluate(asked: Asked, halves: Halves = False) -> None:
     Example:
       thumbs eval runs/demo
       thumbs eval reward runs/demo --halves
+      thumbs eval reward org/reward-model --pairs pairs.jsonl
     """
+    if len(asked) == 2 and asked[0] == "reward" and pairs is not None:
+        if halves:
+            raise ConfigError("--halves trains models of a run; leave it out or leave out --pairs")
+        from thumbs.pipeline.reward_audit import audit_model
+
+        _show(audit_model(asked[1], pairs))
+        return
     if len(asked) == 2 and asked[0] == "reward":
+        _refuse_models(asked[1])
         _audit(Path(asked[1]), halves)
         return
     if len(asked) != 1:
         raise ConfigError(f"`thumbs eval {' '.join(asked)}`: write `thumbs eval RUN` or `thumbs eval reward RUN`")
-    if halves:
-        raise ConfigError("--halves belongs to `thumbs eval reward RUN`")
+    if halves or pairs is not None:
+        raise ConfigError(f"{'--halves' if halves else '--pairs'} belongs to `thumbs eval reward RUN`")
 
     from thumbs.pipeline.run import evaluate_run
 
@@ -49,9 +66,27 @@ def _audit(run: Path, halves: bool) -> None:
     from thumbs.pipeline.reward_audit import audit_reward
     from thumbs.report.build import build_report
 
-    for line in audit_lines(audit_reward(run, halves=halves)):
-        typer.echo(printable(line))
+    _show(audit_reward(run, halves=halves))
     typer.echo(f"report: {build_report(run)}")
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    for line in audit_lines(found):
+        typer.echo(printable(line))
+
+
+def _refuse_models(name: str) -> None:
+    """Raises ConfigError where a model stands in the place of a run."""
+    folder = Path(name)
+    if (folder / "config.json").is_file():
+        from thumbs.tracking.files import read_json
+
+        config = read_json(folder / "config.json")
+        is_model = isinstance(config, dict) and "model_type" in config
+    else:
+        is_model = (folder / "adapter_config.json").is_file() or not folder.exists()
+    if is_model:
+        raise ConfigError(f"{name} is no run; audit a model with `thumbs eval reward {name} --pairs FILE`")
 
 
 def audit_lines(found: Mapping[str, Any]) -> Iterator[str]:

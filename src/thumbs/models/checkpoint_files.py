@@ -15,6 +15,9 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 COMPANIONS = ("adapter_model.safetensors", "scalar_head.safetensors", "optimizer.safetensors")
 """Files of ours that may lie next to a model's weights and are no part of them."""
 
+SCORED_AT = "thumbs_reward.json"
+"""Next to a classifier of ours: {"scored_at": "end_token"}, for templates that write something after the last turn."""
+
 log = logging.getLogger(__name__)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from thumbs.errors import ModelError
 from thumbs.models.tensor_files import write_tensors
@@ -20,7 +21,7 @@ CONFIG, WEIGHTS, INDEX = "adapter_config.json", "adapter_model.safetensors", "mo
 
 def base_name(folder: Path) -> str:
     """Name of the model that the adapter was trained on."""
-    name = _config(folder).get("base_model_name_or_path")
+    name = read_peft_config(folder).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ModelError(f"{folder / CONFIG} does not say what its base is (base_model_name_or_path)")
     return name
@@ -33,12 +34,22 @@ def merge(folder: Path, base: Path, out: Path) -> None:
     Kalajdzievski 2023, arXiv:2312.03732). Raises ModelError for what is no plain LoRA, and for tensors that the base
     does not have.
     """
-    config = _config(folder)
+    state = {name: tensor.float() for name, tensor in read_tensors(base).items()}
+    fold(folder, state, str(base))
+    _copy_rest(base, folder, out)
+    write_tensors(out / "model.safetensors", state)
+
+
+def fold(folder: Path, state: dict[str, Tensor], base: str) -> None:
+    """Adds an adapter to the weights `state` of the model `base` in their place, and puts in what it replaces.
+
+    Raises ModelError for what is no plain LoRA, and for tensors that the base does not have.
+    """
+    config = read_peft_config(folder)
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("fan_in_fan_out"):
         raise ModelError(f"{folder}: only plain LoRA adapters are read; merge it with PEFT and name the whole model")
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}; pickled adapters are not read, save it as safetensors")
-    state = {name: tensor.float() for name, tensor in read_tensors(base).items()}
     adapter = {k.removeprefix("base_model.model."): v.float() for k, v in load_file(folder / WEIGHTS).items()}
     for name, tensor in adapter.items():
         target = re.sub(r"\.lora_[AB](\.default)?\.weight$", ".weight", name)
@@ -49,8 +60,6 @@ def merge(folder: Path, base: Path, out: Path) -> None:
             state[target] += _scale(config, target) * up @ tensor
         elif ".lora_B" not in name:  # a whole weight that was trained beside the adapters (modules_to_save)
             state[target] = tensor
-    _copy_rest(base, folder, out)
-    write_tensors(out / "model.safetensors", state)
 
 
 def _scale(config: dict[str, Any], target: str) -> float:
@@ -73,7 +82,8 @@ def _copy_rest(base: Path, folder: Path, out: Path) -> None:
                 shutil.copyfile(file, out / file.name)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_peft_config(folder: Path) -> dict[str, Any]:
+    """What adapter_config.json says; raises ModelError where it cannot be read."""
     try:
         found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

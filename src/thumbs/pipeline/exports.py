@@ -23,6 +23,7 @@ from thumbs.errors import RunError
 from thumbs.models.base_identity import BaseIdentity, identify
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
+from thumbs.models.checkpoint_files import SCORED_AT
 from thumbs.models.decoder_config import why_not_covered, write_config
 from thumbs.models.tensor_files import write_tensors
 from thumbs.models.weights import named_tensors
@@ -33,8 +34,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 Kind = Literal["model", "adapter", "classifier", "classifier adapter"]
 
-SCORED_AT = "thumbs_reward.json"
-"""Beside a classifier of ours: {"scored_at": "end_token"}, where a template writes something after the last turn."""
 GENERATION, PEFT_CONFIG = "generation_config.json", "adapter_config.json"
 _TOKENIZER_FILES = (
     "special_tokens_map.json",
@@ -126,12 +125,14 @@ def write_export(
 
     checkpoint: of the stage; None: the base itself. merged: the model on our decoder, for one that runs there.
     """
+    # A classifier reads its score at the last token that does not pad, so no end of a reply may pad.
+    pad = scoring_pad(name, tokenizer) if plan.scores else None
+    write_tokenizer(out, name, tokenizer, pad)
     if plan.merged:
         tensors, config = whole_model(checkpoint, name, merged)
         config |= special_ids(name, tokenizer)
-        if plan.scores and checkpoint is not None:
-            tensors, config = classifier(tensors, config, checkpoint / HEAD)
-            config["pad_token_id"] = tokenizer.pad_id
+        if pad is not None and checkpoint is not None:
+            tensors, config = classifier(tensors, config | {"pad_token_id": pad}, checkpoint / HEAD)
         else:
             write_json(out / GENERATION, generation_config(name) | special_ids(name, tokenizer))
         write_model(out, tensors, config, plan.dtype)
@@ -139,9 +140,14 @@ def write_export(
         write_adapter(out, checkpoint, plan)
     if plan.scores:
         write_json(out / SCORED_AT, {"scored_at": "end_token"})
-    # A classifier reads its score at the last token that does not pad, so no end of a reply may pad.
-    pad = tokenizer.decode([tokenizer.pad_id], skip_special=False) if plan.scores else None
-    write_tokenizer(out, name, tokenizer, pad)
+
+
+def scoring_pad(name: str, tokenizer: Tokenizer) -> int:
+    """The token with which a classifier's batches are padded: ours, or the last special one, that ends no reply."""
+    ends = ends_of(name, tokenizer)
+    added = [] if is_builtin_byte(name) else read_json(resolve(name) / "tokenizer.json").get("added_tokens") or []
+    special = [token["id"] for token in added if token["special"] and token["id"] not in ends]
+    return tokenizer.pad_id if tokenizer.pad_id not in ends or not special else max(special)
 
 
 def whole_model(
@@ -229,13 +235,16 @@ def write_adapter(out: Path, checkpoint: Path, plan: Exported) -> None:
 
 def special_ids(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
     """eos_token_id with every token that ends a reply, here or in the base, and the base's pad_token_id, or ours."""
-    raw = base_config(name) | generation_config(name)
-    ends = list(dict.fromkeys([*tokenizer.stop_ids, *_ids(base_config(name)), *_ids(generation_config(name))]))
-    pad = raw.get("pad_token_id")
+    ends, pad = ends_of(name, tokenizer), (base_config(name) | generation_config(name)).get("pad_token_id")
     return {
         "eos_token_id": ends[0] if len(ends) == 1 else ends,
         "pad_token_id": tokenizer.pad_id if pad is None else pad,
     }
+
+
+def ends_of(name: str, tokenizer: Tokenizer) -> list[int]:
+    """Every token that ends a reply: by the tokenizer, the base's config.json and its generation_config.json."""
+    return list(dict.fromkeys([*tokenizer.stop_ids, *_ids(base_config(name)), *_ids(generation_config(name))]))
 
 
 def generation_config(name: str) -> dict[str, Any]:
@@ -244,7 +253,7 @@ def generation_config(name: str) -> dict[str, Any]:
     return {} if file is None or not file.is_file() else read_json(file)
 
 
-def write_tokenizer(out: Path, name: str, tokenizer: Tokenizer, pad: str | None = None) -> None:
+def write_tokenizer(out: Path, name: str, tokenizer: Tokenizer, pad: int | None = None) -> None:
     """Writes the tokenizer whole, with the chat template that training used; `pad`: another token to pad with."""
     tokenizer.save(out)
     folder = None if is_builtin_byte(name) else resolve(name)
@@ -256,10 +265,11 @@ def write_tokenizer(out: Path, name: str, tokenizer: Tokenizer, pad: str | None 
     if not config.get("chat_template") and not (out / "chat_template.jinja").is_file():
         write_text(out / "chat_template.jinja", ROLE_COLON)
     if pad is not None:
-        write_json(settings, config | {"pad_token": pad})
+        padding = {"pad_token": tokenizer.decode([pad], skip_special=False)}
+        write_json(settings, config | padding)
         names = out / "special_tokens_map.json"
         if names.is_file():
-            write_json(names, read_json(names) | {"pad_token": pad})
+            write_json(names, read_json(names) | padding)
 
 
 def _refuse_reward(folder: Path, config: PipelineConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def _front(base: BaseIdentity, stage: str, sections: Mapping[str, Any], *, merge
         front |= {"base_model": base.name, "base_model_relation": "finetune" if merged else "adapter"}
     if base.licence:
         front["license"] = base.licence
-    hub = [where.removeprefix("hub:").split(":")[0] for _, where in _data(sections) if where.startswith("hub:")]
+    hub = [re.split("[:@]", where[4:])[0] for _, where in _data(sections) if where.startswith("hub:")]
     if hub:
         front["datasets"] = list(dict.fromkeys(hub))
     front["library_name"] = "transformers" if merged else "peft"
@@ -124,7 +125,8 @@ def _data(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             found += [(f"{key}.{below}", where) for below, where in _data(value)]
         elif key == "path" and value:
-            found.append((key, value if isinstance(value, str) else ", ".join(map(str, value))))
+            several = value if isinstance(value, list) else [value]
+            found += [(key, str(each["path"] if isinstance(each, dict) else each)) for each in several]
     return found
 
 

@@ -20,6 +20,7 @@ from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run, with_system
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rewards.build import open_reward_model
+from thumbs.rewards.classifier import ClassifierReward
 from thumbs.rewards.ensemble import RewardEnsemble, member_scores
 from thumbs.rewards.model import RewardModel
 from thumbs.rewards.trained import TrainedReward
@@ -118,6 +119,9 @@ def member_scorer(engine: Engine, source: TrainedReward, tokenizer: Tokenizer) -
 
     tokenizer: of the policy, for a model that has none of its own. Raises ConfigError for a process reward model.
     """
+    if isinstance(source, ClassifierReward):
+        classifier = source
+        return lambda messages, replies: classifier.answer_scores([(messages, reply) for reply in replies])
     if not isinstance(source, RewardModel | RewardEnsemble):
         raise ConfigError("a process reward model scores steps; pairs are chosen by a reward model of whole replies")
     reader = source.tokenizer or tokenizer

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from thumbs.config.data import DataConfig
 from thumbs.config.reward import RewardConfig
+from thumbs.data.load import load_pairs
 from thumbs.data.preferences import preferred
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import Engine
+from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError
-from thumbs.evaluation.reward_probes import Answer, agreement, audit_scorer
+from thumbs.evaluation.reward_probes import Answer, Scorer, agreement, audit_scorer
 from thumbs.pipeline.artifacts import open_run
 from thumbs.pipeline.stages import Pipeline
 from thumbs.records import Preference
+from thumbs.rewards.build import open_reward_model
+from thumbs.rewards.classifier import ClassifierReward
 from thumbs.rewards.ensemble import RewardEnsemble, member_scores
+from thumbs.rewards.steps import StepReward
+from thumbs.rewards.trained import TrainedReward
 from thumbs.stages.context import Resume
 from thumbs.stages.reward import run_reward
 from thumbs.stages.reward_items import Row, judged_pairs
@@ -40,33 +49,58 @@ def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
         raise ConfigError(f"{run} has no reward model; give it the sections `preferences` and `reward`")
     with RunFolder(run).open(opened.config.model_dump(mode="json")) as folder:
         pipeline = Pipeline(opened.config, folder, opened.tokenizer, opened.engine, opened.config.iterations)
-        source = pipeline.reward_source()
-        handles = source.handles if isinstance(source, RewardEnsemble) else [source.handle]
         train, held = pipeline.reward_rows()
-        pairs = clear_pairs(run, held)
-
-        def scores(answers: Sequence[Answer]) -> np.ndarray:
-            sequences = [reply_tokens(opened.tokenizer, prompt, reply) for prompt, reply in answers]
-            return member_scores(opened.engine, handles, sequences).mean(axis=1)
-
-        def length(answer: Answer) -> int:
-            prompt, reply = answer
-            whole = reply_tokens(opened.tokenizer, prompt, reply)
-            return len(whole) - len(opened.tokenizer.render_prompt(prompt))
-
-        found = audit_scorer(scores, pairs, length, opened.config.seed)
+        pairs = clear_pairs(str(run), judged_pairs(held))
+        scores = answer_scorer(opened.engine, pipeline.reward_source(), opened.tokenizer)
+        found = audit_scorer(scores, pairs, reply_length(opened.tokenizer), opened.config.seed)
         if halves:
             found["halves"] = agreement(*(half_gaps(pipeline, config, i, rows, held) for i, rows in split(train)))
         write_json(folder.stage("reward").path / AUDIT, found)
     return found
 
 
-def clear_pairs(run: Path, held: Sequence[Row]) -> list[Preference]:
-    """The held-out pairs with a verdict; raises DataError where none is untied."""
-    pairs = [pair for pair in judged_pairs(held) if preferred(pair) is not None]
+def audit_model(name: str, pairs: str) -> dict[str, Any]:
+    """Audits any reward model on all pairs of a file (or hub:NAME); returns the audit and writes nothing.
+
+    name: the folder of a run's stage `reward`, or the folder or hub name of a sequence classifier with one label. Its
+    own tokenizer counts lengths. Raises DataError where no pair has a verdict.
+    """
+    engine = LocalEngine()
+    source = open_reward_model(engine, Path(name))
+    assert source.tokenizer is not None  # noqa: S101 - one that is opened by its folder has its own
+    rows = load_pairs(DataConfig(path=pairs), "pairs", source.tokenizer).rows
+    scores = answer_scorer(engine, source, source.tokenizer)
+    return audit_scorer(scores, clear_pairs(pairs, rows), reply_length(source.tokenizer))
+
+
+def answer_scorer(engine: Engine, source: TrainedReward, tokenizer: Tokenizer) -> Scorer:
+    """Raw scores of replies to prompts, of an ensemble the mean of its members."""
+    if isinstance(source, ClassifierReward):
+        classifier = source
+        return lambda answers: classifier.answer_scores(answers)[:, 0]
+    if isinstance(source, StepReward):
+        raise ConfigError("a process reward model scores steps; an audit is of a model that scores whole replies")
+    reader = source.tokenizer or tokenizer
+    handles = source.handles if isinstance(source, RewardEnsemble) else [source.handle]
+    return lambda answers: member_scores(engine, handles, [reply_tokens(reader, *a) for a in answers]).mean(axis=1)
+
+
+def reply_length(tokenizer: Tokenizer) -> Callable[[Answer], int]:
+    """Length of a reply in that tokenizer's tokens, its end included."""
+
+    def length(answer: Answer) -> int:
+        prompt, reply = answer
+        return len(reply_tokens(tokenizer, prompt, reply)) - len(tokenizer.render_prompt(prompt))
+
+    return length
+
+
+def clear_pairs(source: str, held: Sequence[Preference]) -> list[Preference]:
+    """The pairs with a verdict; raises DataError where none is untied."""
+    pairs = [pair for pair in held if preferred(pair) is not None]
     if all(preferred(pair) == 0.5 for pair in pairs):
         raise DataError(
-            f"{run} has {len(pairs)} held-out pairs and none says which reply is better; there is nothing to audit. "
+            f"{source} has {len(pairs)} held-out pairs and none says which reply is better; there is nothing to audit. "
             "Give its data a larger `holdout`"
         )
     return pairs

@@ -14,6 +14,7 @@ from thumbs.envs.named import load_callable
 from thumbs.errors import ConfigError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.rewards.base import CallableReward, EnvironmentReward, RewardSource
+from thumbs.rewards.classifier import ClassifierReward
 from thumbs.rewards.judge import open_judge
 from thumbs.rewards.mix import Mix, Part
 from thumbs.rewards.trained import TrainedReward, open_scores
@@ -27,14 +28,21 @@ def build_rewards(parts: Sequence[RewardPart], engine: Engine, own: Callable[[],
 
 
 def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
-    """A trained reward model: the folder of a run's stage `reward`, or of the model in it.
+    """A trained reward model: the folder of a run's stage `reward`, or of the model in it, or a sequence classifier
+    with one label: a folder, a hub name, or the folder of its LoRA adapter.
 
-    It reads text with its own tokenizer. Scores are normalised as its run measured them, where that is known. Raises
-    ConfigError where there is none.
+    It reads text with its own tokenizer. Scores are normalised as its run measured them, where that is known; those of
+    a classifier are its logits. Raises ConfigError where there is none.
     """
+    path = path.expanduser()
     folder = path / "model" if exists(path / "model") else path
+    if not exists(folder) and is_classifier(str(path)):
+        return open_classifier_reward(str(path))
     if not exists(folder):
-        raise ConfigError(f"no reward model at {path}; give a run's `reward` folder, or the `model` folder in it")
+        raise ConfigError(
+            f"no reward model at {path}; give a run's `reward` folder, the `model` folder in it, or the folder or hub "
+            "name of a sequence classifier with one label"
+        )
     manifest = read_manifest(folder)
     if "scalar" not in manifest.get("heads", ()):
         raise ConfigError(f"{folder} holds a model without a scalar head, so it scores nothing")
@@ -43,6 +51,21 @@ def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
     done = folder.parent / "done.json"
     measured = read_json(done) if done.exists() else {}
     return open_scores(engine, spec, measured, open_tokenizer(model), reread=True)
+
+
+def is_classifier(name: str) -> bool:
+    """Whether a name is of a model in Hugging Face's form, and not of a folder of ours; opens nothing."""
+    path = Path(name)
+    if path.exists():
+        return path.is_dir() and any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
+    return name.count("/") == 1 and not name.startswith(("/", "."))
+
+
+def open_classifier_reward(name: str) -> ClassifierReward:
+    """The classifier of that name as a source; raises ModelError where it is none with one label."""
+    from thumbs.models.classifier import open_classifier  # imports transformers, which rewards of ours do not need
+
+    return ClassifierReward(open_classifier(name))
 
 
 def _source(part: RewardPart, engine: Engine, own: Callable[[], RewardSource]) -> RewardSource:

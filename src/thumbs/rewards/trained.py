@@ -9,11 +9,12 @@ from typing import Any
 
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, ModelSpec
+from thumbs.rewards.classifier import ClassifierReward
 from thumbs.rewards.ensemble import RewardEnsemble, member_paths
 from thumbs.rewards.model import RewardModel
 from thumbs.rewards.steps import StepReward
 
-TrainedReward = RewardModel | RewardEnsemble | StepReward
+TrainedReward = RewardModel | RewardEnsemble | StepReward | ClassifierReward
 
 
 def open_scores(

@@ -16,10 +16,13 @@ def test_the_card_has_front_matter_settings_and_what_was_measured(tiny_run: Path
     card = (export(tiny_run, "ppo", tmp_path / "out", merge=True) / "README.md").read_text(encoding="utf-8")
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front) == {
-        "base_model": "byte-tiny",
         "library_name": "transformers",
+        "pipeline_tag": "text-generation",
         "tags": ["rlhf", "thumbs", "ppo"],
     }
+    assert "`byte-tiny`, a byte model that thumbs makes from the seed 0," in body
+    for name in ("demonstrations.jsonl", "pairs.jsonl", "prompts.jsonl"):
+        assert f"{name}`\n" in body
     settings = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
     assert list(settings) == ["model", "sft", "preferences", "reward", "ppo", "seed"]
     assert settings["ppo"]["steps"] == 2
@@ -57,3 +60,18 @@ def test_a_reward_model_has_numbers_of_its_own(run: Path):
     card = model_card(run, "reward", merged=False)
     assert "| `reward.heldout_accuracy` | 0.81 |" in card
     assert "sft.gold" not in card
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_the_base_is_named_as_the_hub_names_it(
+    merged: bool, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("THUMBS_CACHE", str(tmp_path / "cache"))
+    data = {"path": [{"path": "hub:org/rows@main:train"}, "mine.jsonl"]}
+    write_json(run / "config.json", {"model": {"name": "smollm2-135m"}, "seed": 3, "sft": {"data": data}})
+    card = model_card(run, "sft", merged=merged)
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert front["base_model_relation"] == ("finetune" if merged else "adapter")
+    assert front["datasets"] == ["org/rows"]
+    assert "* `sft.data.path`: `mine.jsonl`" in card

@@ -22,8 +22,9 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.checkpoints import MANIFEST, read_tensors, write_checkpoint
 from thumbs.engine.local import HEAD, MODEL
 from thumbs.errors import ConfigError, ModelError, RunError
+from thumbs.models.checkpoint_files import SCORED_AT
 from thumbs.models.tensor_files import write_tensors
-from thumbs.pipeline.exports import DTYPES, SCORED_AT, classifier, read_dtype, write_model
+from thumbs.pipeline.exports import DTYPES, classifier, read_dtype, write_model
 from thumbs.tracking.files import new_folder, plain, read_json, replacing, write_json, writing
 
 PARTS = ("model_state_dict", "config", "step")
