@@ -37,12 +37,8 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
-CHATS = [
-    [Message("user", "Hi"), Message("assistant", reply)]
-    for reply in ("Good day to you!", "No.", "", "a much longer reply")
-]
-
-
+REPLIES = ("Good day to you!", "No.", "", "a much longer reply")
+CHATS = [[Message("user", "Hi"), Message("assistant", reply)] for reply in REPLIES]
 LORA = {"rank": 2, "layers": 1}
 
 

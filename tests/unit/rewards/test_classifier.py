@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from reward_world import CHATS, END, PAD, REPLIES, SHAPE, made_run, padded_scores, write_tokenizer
+from reward_world import CHATS, END, PAD, REPLIES, SHAPE, chat_model, made_run, padded_scores, write_tokenizer
 from thumbs.cli.main import app
 from thumbs.config.rewards import RewardPart
 from thumbs.data.tokenizers import load_tokenizer
@@ -37,7 +37,9 @@ def published(folder: Path, kind: str = "Llama", pad: int | None = PAD, **change
     shape = SHAPE if kind in ("Llama", "Qwen2") else small
     if kind == "GPT2":
         shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 264}
-    config = getattr(transformers, f"{kind}Config")(**shape | {"num_labels": 1, "pad_token_id": pad} | changes)
+    config = getattr(transformers, f"{kind}Config")(
+        **shape | {"num_labels": 1, "pad_token_id": pad, "initializer_range": 0.3} | changes
+    )
     getattr(transformers, f"{kind}ForSequenceClassification")(config).save_pretrained(write_tokenizer(folder))
     return folder
 
@@ -152,7 +154,7 @@ def test_every_tensor_and_file_of_the_folder_is_used_or_named(tmp_path: Path):
 
 
 def test_an_adapter_that_is_no_reward_models_is_refused(tmp_path: Path):
-    run = made_run(tmp_path / "run", "sft", published(tmp_path / "base"))
+    run = made_run(tmp_path / "run", "sft", chat_model(tmp_path / "base"))
     policy = export(run, "sft", tmp_path / "policy", merge=False)
     with pytest.raises(ModelError, match="an adapter for CAUSAL_LM, which gives no score"):
         open_reward_model(LocalEngine(), policy)
@@ -187,7 +189,7 @@ def test_the_command_audits_a_classifier_on_a_file_of_pairs(tmp_path: Path):
             said = [Message("user", row["prompt"]), Message("assistant", row[side])]
             pair.append(float(padded_scores(model, [tokenizer.render(said)[0]], PAD)[0]))
         right += pair[0] > pair[1]
-    assert f"{right / 6:.3f}" in next(line for line in found.output.splitlines() if line.startswith("accuracy "))
+    assert f"{right / 6:.3f}" in next(line for line in found.output.splitlines() if line.startswith("accuracy    "))
     refused = CliRunner().invoke(app, ["eval", "reward", str(folder)])
     assert refused.exit_code == 2
     assert "--pairs FILE" in refused.output
