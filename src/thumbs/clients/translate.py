@@ -215,7 +215,9 @@ def sampling_params(params: types.SamplingParams, prompt: int, context: int, sto
     if params.stop is not None:
         stops = [params.stop] if isinstance(params.stop, str) else list(params.stop)
         tokens = [stop for stop in stops if isinstance(stop, int)]
-        texts = tuple(stop for stop in stops if isinstance(stop, str) and stop)
+        if "" in stops:
+            raise DataError("stop has an empty string, which would end every reply at once; leave it out")
+        texts = tuple(stop for stop in stops if isinstance(stop, str))
     return SamplingParams(count, tuple(tokens), params.temperature, top_k, params.top_p, texts)
 
 

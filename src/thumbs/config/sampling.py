@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from thumbs.config.base import Frozen
 
@@ -19,4 +19,12 @@ class SamplingConfig(Frozen):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample within this probability mass only; 1: off. Refused in rollouts."""
     stop: tuple[str, ...] = ()
-    """Strings that end a reply, beside the model's own end token."""
+    """Strings that end a reply, beside the model's own end token. Its text ends with the first of them, whatever else
+    its last token holds. The name of a special token is that token."""
+
+    @field_validator("stop")
+    @classmethod
+    def _check_stop(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("stop has an empty string, which would end every reply at once; take it out")
+        return stop

@@ -81,6 +81,7 @@ class HfTokenizer:
         eos = self._encoder.token_to_id(names.get("eos_token", ""))
         self.stop_ids = tuple(dict.fromkeys(i for i in (self.eos_id, eos) if i is not None))
         special = {number for number, token in added.items() if token.special}
+        self.marks: Mapping[str, int] = {added[i].content: i for i in sorted(special)}
         self.pad_id = self._choose_pad(names.get("pad_token", ""), special)
         self._ends = [added[i].content for i in self.stop_ids if i in added]
         self.traits = template_probe.probe(self._template, header, self._ends, names.get("bos_token", ""))
@@ -119,12 +120,6 @@ class HfTokenizer:
             return self.decode([token]).encode("utf-8", "replace")
         before = self._encoder.decode([self._anchor])  # neighbours decide, such as whether a space is between
         return self._encoder.decode([self._anchor, token]).removeprefix(before).encode("utf-8", "replace")
-
-    def mark_id(self, text: str) -> int | None:
-        """The token that is written so, if decoded text does not show it (a special token); else None."""
-        number = self._encoder.token_to_id(text)
-        token = self._encoder.get_added_tokens_decoder().get(number) if number is not None else None
-        return number if token is not None and token.special else None
 
     def render_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of the messages up to where the assistant's next reply begins.

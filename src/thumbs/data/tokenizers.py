@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +31,8 @@ class Tokenizer(Protocol):
     """The token that ends a reply."""
     stop_ids: tuple[int, ...]
     """Every token after which a reply is over; eos_id among them."""
+    marks: Mapping[str, int]
+    """Tokens that decoded text does not show, by their names."""
 
     def encode(self, text: str) -> list[int]:
         """Tokens of plain text; text that spells a special token stays text."""
@@ -62,10 +65,6 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def mark_id(self, text: str) -> int | None:
-        """The token that is written so and that decoded text does not show; None if there is none."""
-        ...
-
     def notes(self) -> list[str]:
         """What a user should know of the way messages are written, one sentence each."""
         ...
@@ -89,6 +88,7 @@ class ByteTokenizer:
     pad_id: int = PAD
     eos_id: int = EOS
     stop_ids: tuple[int, ...] = (EOS,)
+    marks: Mapping[str, int] = MappingProxyType({"[PAD]": PAD, "[BOS]": BOS, "[SEP]": SEP, "[EOS]": EOS})
 
     def encode(self, text: str) -> list[int]:
         """UTF-8 bytes of the text; half surrogate pairs become question marks."""
@@ -96,9 +96,7 @@ class ByteTokenizer:
 
     def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
         """Text of the bytes; what is not UTF-8 becomes U+FFFD, marks are left out or written like [EOS]."""
-        marks = {self.PAD: b"[PAD]", self.BOS: b"[BOS]", self.SEP: b"[SEP]", self.EOS: b"[EOS]"}
-        if skip_special:
-            marks = dict.fromkeys(marks, b"")
+        marks = {token: b"" if skip_special else name.encode() for name, token in self.marks.items()}
         parts = (bytes([token]) if 0 <= token < 256 else marks.get(int(token), b"\xff") for token in tokens)
         return b"".join(parts).decode("utf-8", "replace")
 
@@ -133,10 +131,6 @@ class ByteTokenizer:
             tokens += turn
             before = message.role
         return tokens, spans
-
-    def mark_id(self, text: str) -> int | None:
-        """The mark that is written so, like [EOS]."""
-        return {"[PAD]": self.PAD, "[BOS]": self.BOS, "[SEP]": self.SEP, "[EOS]": self.EOS}.get(text)
 
     def notes(self) -> list[str]:
         """Nothing: bytes have no chat template."""

@@ -48,6 +48,8 @@ class Plan:
     memory: int
     disk: int
     warnings: tuple[str, ...]
+    template: tuple[str, ...] = ()
+    """What the model's chat template does that training is to be told of."""
 
     def seconds(self, stage: str) -> float | None:
         """Time of a stage; None without a probe."""
@@ -69,6 +71,7 @@ class Plan:
             f"model       {self.config.model.name}, {size.dtype}, context {size.context} tokens",
             f"parameters  {size.parameters:,} of which {size.trained:,} are trained ({way})",
             f"base        {amount(size.base_bytes)} in memory",
+            *(f"template    {note}" for note in self.template),
         ]
 
     def _table(self) -> list[str]:
@@ -124,7 +127,7 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     found = run_probe(engine, handle, work, *_typical(inputs, size.context)) if probe else None
     memory, disk = _memory(config, size, work, found), _disk(config, trained)
     warnings = (*pitfalls(config, inputs, size.context), *_scarce(config, memory, disk))
-    return Plan(config, size, work, found, memory, disk, warnings)
+    return Plan(config, size, work, found, memory, disk, warnings, tuple(tokenizer.notes()))
 
 
 def amount(size: float) -> str:

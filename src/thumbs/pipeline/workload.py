@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from thumbs.config.data import DataConfig
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.config.preference import OnlineConfig, PreferenceMethodConfig
@@ -16,7 +18,7 @@ from thumbs.data.messages import Conversation
 from thumbs.data.replies import JudgedReply
 from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import Tokenizer, training_sequences
-from thumbs.records import Message, Preference, Prompt, Ranking
+from thumbs.records import Preference, Prompt, Ranking
 from thumbs.rollout.native import MAX_ROWS
 
 
@@ -38,6 +40,8 @@ class Inputs:
     online_prompts: Loaded[Prompt] | None = None
     judged: Loaded[JudgedReply] | None = None
     graded: Loaded[Any] | None = None
+    sequences: Sequence[int] = ()
+    """How many sequences SFT makes of each conversation."""
 
     def reply_length(self, sampling: SamplingConfig) -> float:
         """Tokens a sampled reply is expected to have: as long as the demonstrations, which SFT imitates."""
@@ -81,13 +85,15 @@ def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
     pairs, scorer = preferences.data if preferences else None, config.reward
     conversations = load_conversations(config.sft.data, tokenizer, config.system) if config.sft else None
     preferred = load_pairs(pairs, preferences.form, tokenizer, config.system) if preferences and pairs else None
+    turns = [training_sequences(tokenizer, row) for row in conversations.rows] if conversations else []
     return Inputs(
         conversations=conversations,
+        sequences=[len(sequences) for sequences in turns],
         pairs=preferred,
         pair_prompts=prompts(preferences.prompts) if preferences and pairs is None else None,
         prompts=prompts(config.ppo.prompts if config.ppo else None),
         evaluation_prompts=prompts(config.evaluation.prompts if config.evaluation else None),
-        reply_tokens=_assistant_turn(conversations.rows, tokenizer) if conversations else None,
+        reply_tokens=_assistant_turn(conversations.rows, turns) if conversations else None,
         pair_prompt_tokens=mean([len(tokenizer.render_prompt(r.prompt)) for r in preferred.rows])
         if preferred
         else None,
@@ -132,17 +138,19 @@ def _sft(config: PipelineConfig, inputs: Inputs) -> Work | None:
     c, data = config.sft, inputs.conversations
     if c is None or data is None:
         return None
-    held = sum(is_heldout(row, c.data.holdout) for row in data.rows)
-    rows, length = len(data.rows) - held, mean(data.lengths)
-    steps = math.ceil(rows / c.batch_size) * c.epochs
+    sides = [is_heldout(row, c.data.holdout) for row in data.rows]
+    counts = inputs.sequences or [1] * len(sides)
+    trained = sum(count for count, held in zip(counts, sides, strict=True) if not held)
+    held, length = sum(counts) - trained, mean(data.lengths)
+    steps = math.ceil(trained / c.batch_size) * c.epochs
     return Work(
         "sft",
-        rows,
-        held,
+        len(sides) - sum(sides),
+        sum(sides),
         steps,
-        trained=rows * c.epochs * length,
+        trained=trained * c.epochs * length,
         read=math.ceil(steps / c.eval_every) * held * length,
-        new=(rows + held) * length,
+        new=(trained + held) * length,
     )
 
 
@@ -332,11 +340,9 @@ def _evaluation(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _assistant_turn(rows: Sequence[Conversation], tokenizer: Tokenizer) -> float:
+def _assistant_turn(
+    rows: Sequence[Conversation], sequences: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]
+) -> float:
     """Mean tokens of an assistant's turn, its end token included."""
-
-    def turns(messages: Sequence[Message]) -> int:
-        return sum(message.role == "assistant" and message.trained for message in messages)
-
-    tokens = sum(float(mask.sum()) for row in rows for _, mask in training_sequences(tokenizer, row))
-    return tokens / max(sum(turns(row) for row in rows), 1)
+    turns = sum(message.role == "assistant" and message.trained for row in rows for message in row)
+    return sum(float(mask.sum()) for row in sequences for _, mask in row) / max(turns, 1)

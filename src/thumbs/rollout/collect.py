@@ -26,7 +26,7 @@ def collect(
     samples = sampler.sample(rendered, sampling_params(sampling, tokenizer), seeds)
     rollouts = []
     for prompt, head, sample in zip(prompts, rendered, samples, strict=True):
-        text = tokenizer.decode(sample.tokens.tolist()).strip()
+        text = reply_text(tokenizer, sample.tokens.tolist(), sampling)
         unsampled = np.zeros(len(head) - 1, dtype=np.float32)
         rollouts.append(
             Rollout(
@@ -45,15 +45,33 @@ def collect(
     return rollouts
 
 
+def reply_text(tokenizer: Tokenizer, tokens: Sequence[int], sampling: SamplingConfig) -> str:
+    """Text of a reply, up to the end of the first stop string in it; what else its last token holds is left out."""
+    text = tokenizer.decode(tokens)
+    ends = [place + len(stop) for stop in sampling.stop if (place := text.find(stop)) >= 0]
+    return text[: min(ends, default=len(text))].strip()
+
+
 def sampling_params(sampling: SamplingConfig, tokenizer: Tokenizer) -> SamplingParams:
-    """What a sampler needs, with the tokenizer's end tokens."""
+    """What a sampler needs, with the tokenizer's end tokens; the name of a special token is that token.
+
+    Raises ConfigError for a stop string that holds such a name among other text, which no reply would ever show.
+    """
+    names = [stop for stop in sampling.stop if stop in tokenizer.marks]
+    texts = tuple(stop for stop in sampling.stop if stop not in tokenizer.marks)
+    for stop in texts:
+        if hidden := [name for name in tokenizer.marks if name in stop]:
+            raise ConfigError(
+                f"sampling.stop has {stop!r}, but {hidden[0]} is a special token, which is no part of a reply's text; "
+                f"write {hidden[0]!r} alone, or plain text"
+            )
     return SamplingParams(
         max_new_tokens=sampling.max_new_tokens,
-        stop_tokens=tokenizer.stop_ids,
+        stop_tokens=tuple(dict.fromkeys((*tokenizer.stop_ids, *(tokenizer.marks[name] for name in names)))),
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
-        stop_strings=sampling.stop,
+        stop_strings=texts,
     )
 
 

@@ -20,7 +20,7 @@ from thumbs.envs.named import load_callable
 from thumbs.envs.tools import ToolUse
 from thumbs.errors import ConfigError, RewardError
 from thumbs.records import Message, Prompt, Rollout, Sample, StopReason
-from thumbs.rollout.collect import sampling_params, seed_of
+from thumbs.rollout.collect import reply_text, sampling_params, seed_of
 from thumbs.rollout.sampler import Sampler
 
 
@@ -81,7 +81,8 @@ def play(
         drawn = [seed if turn == 0 else seed_of(seed, "turn", turn) for _, seed in live]
         samples = sampler.sample([episode.tokens for episode, _ in live], params, drawn)
         for (episode, _), sample in zip(live, samples, strict=True):
-            _reply(episode, sample, tokenizer, room, last=turn + 1 == episodes.max_turns)
+            text = reply_text(tokenizer, sample.tokens.tolist(), sampling)
+            _reply(episode, sample, text, tokenizer, room, last=turn + 1 == episodes.max_turns)
         live = [(episode, seed) for episode, seed in live if episode.over is None]
         if not live:
             break
@@ -101,13 +102,13 @@ def _begin(prompt: Prompt, tokenizer: Tokenizer, make: MakeEnv, room: int) -> _E
     return _Episode(prompt, env, messages, list(head), len(head), list(zeros), list(zeros), list(zeros))
 
 
-def _reply(episode: _Episode, sample: Sample, tokenizer: Tokenizer, room: int, *, last: bool) -> None:
+def _reply(episode: _Episode, sample: Sample, text: str, tokenizer: Tokenizer, room: int, *, last: bool) -> None:
     """Takes a reply into the conversation, and what the environment says to it."""
     e, count = episode, len(sample.tokens)
     e.tokens += sample.tokens.tolist()
     e.mask += [1.0] * count
     e.logprobs += sample.logprobs.tolist()
-    e.text = tokenizer.decode(sample.tokens.tolist()).strip()
+    e.text = text
     e.messages.append(Message("assistant", e.text))
     try:
         turn = e.env.step(e.text)

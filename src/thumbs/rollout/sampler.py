@@ -14,7 +14,8 @@ class SamplingParams:
     """How to draw: in tokens, so that samplers know nothing of text.
 
     stop_tokens end a reply and are kept in it. Each request carries its own seed, so a reply does not depend on
-    what else is in the batch. `stop_strings` need `decode`; the token that completes one is kept.
+    what else is in the batch. `stop_strings` need `decode`; the token that completes one is kept whole,
+    so a reply's tokens may say more than its text does.
     """
 
     max_new_tokens: int

@@ -73,11 +73,11 @@ def others(field: FieldInfo, value: Any) -> Iterator[Any]:
     if any(option in (int, float) for option in options):
         number = value or 0
         yield from (number + 1, number / 2, 0.3, 1, number * 2, 97)
-    yield from ("other", ["other"], [0.7], {"path": "other.jsonl"}, [{"function": "a:b"}], "dpo")
+    yield from ("other", ["other"], [0.7], {"path": "other.jsonl"}, [{"function": "a:b"}], "dpo", "2031-05-09")
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         return {k: v for name, inner in value.items() for k, v in flat(inner, f"{path}.{name}".lstrip(".")).items()}
     return {path: value}
 
@@ -112,7 +112,7 @@ def test_one_key_on_the_command_line_changes_that_key(key: str):
         changed = {name for name in old | new if old.get(name) != new.get(name)}
         if not changed:
             continue
-        assert changed == {key} or all(name.startswith(f"{key}.") for name in changed)
+        assert all(name == key or name.startswith(f"{key}.") for name in changed)
         return
     pytest.fail(f"no other value was accepted for {key}: {tried}")
 

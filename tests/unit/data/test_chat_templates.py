@@ -163,8 +163,7 @@ def test_every_turns_reasoning_is_learned_though_the_template_drops_that_of_earl
         chat[3].content,
         chat[1].content,
     ]
-    think = tokenizer.mark_id("<think>") or tokenizer.encode("<think>")
-    assert len(think) == 1  # the assistant's <think> is the token that the template means
+    assert len(tokenizer.encode("<think>")) == 1  # the assistant's <think> is the token that the template means
 
 
 REFUSED = {

@@ -5,9 +5,11 @@ import pytest
 
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.envs.base import SingleTurn
 from thumbs.errors import ConfigError
 from thumbs.records import Message, Prompt, Sample
 from thumbs.rollout.collect import collect, require_unwarped, sampling_params, seed_of
+from thumbs.rollout.episodes import Episodes, play
 
 TOKENIZER = ByteTokenizer()
 
@@ -62,3 +64,51 @@ def test_seeds_come_from_names():
     seeds = {seed_of(*parts) for parts in [(0, "ppo", 3), (0, "ppo", 4), (1, "ppo", 3), (0, "sft", 3)]}
     assert len(seeds) == 4
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+class Words(ByteTokenizer):
+    """Bytes, and a token 300 that holds a stop string and more."""
+
+    def decode(self, tokens, skip_special=True):
+        return "".join(
+            "END!!" if token == 300 else super(Words, self).decode([token], skip_special) for token in tokens
+        )
+
+
+class Says:
+    """A sampler of these very tokens."""
+
+    policy_version = 0
+
+    def __init__(self, *tokens):
+        self.tokens = np.array(tokens)
+
+    def sample(self, prompts, params, seeds):
+        return [Sample(self.tokens, np.zeros(len(self.tokens), np.float32), "stop", 0) for _ in prompts]
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [(("END",), "ok END"), (("D!", "zz"), "ok END!"), (("k E",), "ok E"), (("!", "END"), "ok END"), ((), "ok END!!")],
+)
+def test_a_reply_ends_exactly_after_its_stop_string(stop, text):
+    prompts, sampling = [Prompt("a", (Message("user", "Hi"),))], SamplingConfig(stop=stop)
+    (rollout,) = collect(Says(*b" ok ", 300), prompts, Words(), sampling, [1])
+    assert rollout.text == rollout.messages[-1].content == text
+    assert rollout.tokens.tolist()[-1] == 300  # what was sampled stays: its logprob is that of the whole token
+    episodes = Episodes(lambda prompt: SingleTurn(prompt, lambda p, reply: float(reply == text)))
+    (played,) = play(Says(*b" ok ", 300), prompts, Words(), sampling, [1], episodes)
+    assert (played.text, played.rewards[-1]) == (text, 1.0)
+
+
+def test_an_empty_stop_string_is_refused():
+    for stop in ("",), ("END", ""):
+        with pytest.raises(ValueError, match="empty string"):
+            SamplingConfig(stop=stop)
+
+
+def test_the_name_of_a_special_token_stops_at_it():
+    found = sampling_params(SamplingConfig(stop=("[SEP]", "x")), TOKENIZER)
+    assert (found.stop_tokens, found.stop_strings) == ((TOKENIZER.EOS, TOKENIZER.SEP), ("x",))
+    with pytest.raises(ConfigError, match=r"\[SEP\] is a special token"):
+        sampling_params(SamplingConfig(stop=("a[SEP]",)), TOKENIZER)
