@@ -21,7 +21,8 @@ from thumbs.errors import ConfigError, ModelError
 from thumbs.records import Message
 from thumbs.tracking.files import write_text
 
-_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_GENERATION = "generation_config.json"
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", _GENERATION)
 
 
 class _Reply(NamedTuple):
@@ -41,7 +42,8 @@ class HfTokenizer:
       stand within replies only, such as <think>, are marks in the texts of users, and words in those of the assistant.
     * What the chat template can do is found once, by rendering a few conversations (`traits`); one that loses the words
       of a turn is refused.
-    * eos_id is the token with which the chat template ends a reply; stop_ids adds the configured eos_token.
+    * eos_id is the token with which the chat template ends a reply; stop_ids adds the configured eos_token
+      and the end tokens of generation_config.json, or of config.json if there is no such file, as `transformers` does.
     * pad_id is the configured pad_token unless that is a stop token; then it is the last special token that
       is none, or without such a token the lowest other id (padding is masked, so its meaning does not
       matter).
@@ -66,30 +68,34 @@ class HfTokenizer:
             self._encoder = build_encoder(self._read("tokenizer.json"))
             names = {key: text for key, value in config.items() if (text := _token_text(key, value))}
             self._template = ChatTemplate(self._template_source(config), names, self._config)
-            self._open_template(names)
+            self._open_template(names, _generation_ends(folder))
         except ConfigError:
             raise
         except (ValueError, TypeError, LookupError, OSError) as error:
             raise ModelError(f"{folder}: {error}") from None
 
-    def _open_template(self, names: Mapping[str, str]) -> None:
+    def _open_template(self, names: Mapping[str, str], generation_ends: Sequence[int]) -> None:
         """Finds out what the template does, which tokens end a reply, and which may not be forged."""
         tail, header = template_probe.settle(self._template)
         added = self._encoder.get_added_tokens_decoder()
         self.vocab_size = max(self._encoder.get_vocab(with_added_tokens=True).values()) + 1
         self.eos_id = self._find_end(tail, {i for i, token in added.items() if token.content.strip()})
         eos = self._encoder.token_to_id(names.get("eos_token", ""))
-        self.stop_ids = tuple(dict.fromkeys(i for i in (self.eos_id, eos) if i is not None))
+        self._named = {self._encoder.token_to_id(names.get(f"{kind}_token", "")) for kind in ("bos", "eos", "unk")}
+        self._named.add(self.eos_id)
+        self._closing = tuple(dict.fromkeys(i for i in (self.eos_id, eos) if i is not None))
+        # A token of generation_config.json may be a word of the vocabulary: it ends what is sampled, not what is read.
+        self.stop_ids = tuple(dict.fromkeys((*self._closing, *generation_ends)))
         special = {number for number, token in added.items() if token.special}
         self.marks: Mapping[str, int] = {added[i].content: i for i in sorted(special)}
         self.pad_id = self._choose_pad(names.get("pad_token", ""), special)
-        self._ends = [added[i].content for i in self.stop_ids if i in added]
+        self._ends = [added[i].content for i in self._closing if i in added]
         self.traits = template_probe.probe(self._template, header, self._ends, names.get("bos_token", ""))
         around = template_probe.around_words(self._template), tail
         outer = written_marks(self._encoder, "", around)
         every = written_marks(self._encoder, self._template.literals, (*around, self.traits.opening)) | outer
         fixed = {token.content for i, token in added.items() if i in special or token.content in names.values()}
-        fixed |= set(self._ends)
+        fixed |= {added[i].content for i in self.stop_ids if i in added}
         self._forged_reply, self._forged = forgery_pattern(fixed | outer), forgery_pattern(fixed | every)
         self._encoder = build_encoder(self._read("tokenizer.json"), every)
         self._bytes_of = byte_reader(self._read("tokenizer.json").get("decoder"))
@@ -121,6 +127,19 @@ class HfTokenizer:
         before = self._encoder.decode([self._anchor])  # neighbours decide, such as whether a space is between
         return self._encoder.decode([self._anchor, token]).removeprefix(before).encode("utf-8", "replace")
 
+    def tokens_beyond(self, rows: int) -> tuple[list[str], list[str]]:
+        """Tokens with a number of `rows` or more: those that texts or the template can give, and those that neither
+        gives (special tokens that no turn is written with, a padding token).
+        """
+        added = self._encoder.get_added_tokens_decoder()
+        beyond = {i: text for text, i in self._encoder.get_vocab(with_added_tokens=True).items() if i >= rows}
+        given = {
+            i
+            for i, text in beyond.items()
+            if i not in added or not added[i].special or text in self._template.literals or i in self._named
+        }
+        return [beyond[i] for i in sorted(given)], [beyond[i] for i in sorted(beyond.keys() - given)]
+
     def render_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of the messages up to where the assistant's next reply begins.
 
@@ -147,7 +166,7 @@ class HfTokenizer:
         opening, *pieces = self._pieces(text, replies)
         tokens, spans = list(opening), {}
         for number, piece in zip(replies, pieces, strict=True):
-            end = next((i for i, token in enumerate(piece, start=1) if token in self.stop_ids), None)
+            end = next((i for i, token in enumerate(piece, start=1) if token in self._closing), None)
             if end is None:
                 raise RowError("template", "the model's chat template does not end an assistant turn with a stop token")
             spans[number] = len(tokens), len(tokens) + end
@@ -290,6 +309,21 @@ def _check_words(messages: Sequence[Message], text: str) -> None:
         if (message.role != "assistant" or number == last) and "".join(message.content.split()) not in plain:
             whose = f"a turn of the {message.role}"
             raise RowError("template", f"the model's chat template leaves out or rewrites the words of {whose}")
+
+
+def _generation_ends(folder: Path) -> tuple[int, ...]:
+    """The tokens after which the model's own settings end a reply; raises ModelError where they are no tokens."""
+    file = next((folder / name for name in (_GENERATION, "config.json") if (folder / name).is_file()), None)
+    if file is None:
+        return ()
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise ModelError(f"{file.name} must hold an object")
+    ends = settings.get("eos_token_id")
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    if not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
+        raise ModelError(f"{file.name}: eos_token_id must be a token's number or a list of them, got {ends}")
+    return tuple(end for end in ends if end >= 0)  # -1 stands for no token
 
 
 def _token_text(key: str, value: Any) -> str:

@@ -30,7 +30,8 @@ class Tokenizer(Protocol):
     eos_id: int
     """The token that ends a reply."""
     stop_ids: tuple[int, ...]
-    """Every token after which a reply is over; eos_id among them."""
+    """Every token after which a reply is over, eos_id first, those of generation_config.json included. An export writes
+    them all."""
     marks: Mapping[str, int]
     """Tokens that decoded text does not show, by their names."""
 
@@ -71,6 +72,10 @@ class Tokenizer(Protocol):
 
     def save(self, folder: str | Path) -> None:
         """Writes what load_tokenizer needs into `folder`."""
+        ...
+
+    def tokens_beyond(self, rows: int) -> tuple[list[str], list[str]]:
+        """Tokens that an embedding of so many rows does not have: those that can occur, and those that cannot."""
         ...
 
 
@@ -135,6 +140,10 @@ class ByteTokenizer:
     def notes(self) -> list[str]:
         """Nothing: bytes have no chat template."""
         return []
+
+    def tokens_beyond(self, rows: int) -> tuple[list[str], list[str]]:
+        """Bytes and marks that an embedding of so many rows does not have; all of them can occur."""
+        return [self.decode([token], skip_special=False) for token in range(rows, self.vocab_size)], []
 
     def save(self, folder: str | Path) -> None:
         """Writes the files of a tokenizer that `transformers` opens and load_tokenizer knows as this one."""

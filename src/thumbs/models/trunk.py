@@ -21,7 +21,7 @@ from thumbs.models.checkpoint_files import read_json_object
 from thumbs.models.decoder_config import DecoderConfig, read_config, why_not_covered
 from thumbs.models.module_lm import ModuleLM
 from thumbs.models.precision import compute_dtype, device
-from thumbs.models.weights import load_decoder
+from thumbs.models.weights import load_decoder, some
 
 if TYPE_CHECKING:
     from thumbs.models.hf import HfCausalLM
@@ -70,10 +70,30 @@ def decoder_shape(config: ModelConfig) -> DecoderConfig:
 
 
 def open_tokenizer(config: ModelConfig) -> Tokenizer:
-    """The tokenizer that belongs to `config.name`."""
+    """The tokenizer that belongs to `config.name`; raises ModelError for tokens beyond the model's embedding."""
     if is_builtin_byte(config.name):
         return byte_tokenizer(config.template)
-    return load_tokenizer(resolve(config.name), config.template)
+    folder = resolve(config.name)
+    tokenizer = load_tokenizer(folder, config.template)
+    raw = read_json_object(folder / "config.json")
+    inner = raw.get("text_config")
+    rows = raw.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, dict) else None)
+    if isinstance(rows, int):
+        _check_fit(tokenizer, rows, str(folder))
+    return tokenizer
+
+
+def _check_fit(tokenizer: Tokenizer, rows: int, source: str) -> None:
+    """Raises ModelError for a token beyond an embedding of so many rows; the log names those that cannot occur."""
+    given, unused = tokenizer.tokens_beyond(rows)
+    if given:
+        raise ModelError(
+            f"{source}: the tokenizer has {some(given)} beyond the {rows} rows of the embedding; resize the embedding "
+            "with transformers (resize_token_embeddings(len(tokenizer))) and save both, or take the tokens out of "
+            "tokenizer.json"
+        )
+    if unused:
+        log.warning("%s: the embedding has no row for %s, which no text gives", source, some(unused))
 
 
 def _open_folder(folder: Path, dtype: torch.dtype, *, master: bool) -> Trunk:
