@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 
@@ -37,7 +38,8 @@ PREFERENCES = [  # question, better answer, worse answer: garbled twice, empty, 
 ]
 QUESTIONS = [question for question, _ in DEMONSTRATIONS]
 PAD, BOS, SEP, EOS = 256, 257, 258, 259
-VOCABULARY, CONTEXT, LONGEST_ANSWER = 260, 128, 37
+VOCABULARY, CONTEXT = 260, 128
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SFT_EPOCHS, SFT_BATCH, SFT_RATE = 60, 2, 3e-3
 REWARD_EPOCHS, REWARD_BATCH, REWARD_RATE = 50, 2, 2e-3
 PPO_STEPS, PPO_EPOCHS, ANSWERS_EACH, MINIBATCH, POLICY_RATE = 27, 2, 10, 17, 6e-4
@@ -58,7 +60,13 @@ def decode_answer(tokens: list[int]) -> str:
 
 def pad(rows: list[list[int]]) -> Tensor:
     """Tokens [B, N], padded on the right: causal attention never looks there, so no attention mask is needed."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD)
+    tensors = [torch.tensor(row, device=DEVICE) for row in rows]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=PAD)
+
+
+def longest_answer() -> int:
+    """Tokens that a sampled answer may have: those of the longest demonstration, and two to spare."""
+    return max(len(answer.encode()) for _, answer in DEMONSTRATIONS) + 2
 
 
 def answer_mask(tokens: Tensor) -> Tensor:
@@ -73,7 +81,7 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 
 # ---- Model: a small Llama (RMSNorm before each block, rotary positions, SwiGLU, no biases, no dropout)
 WIDTH, LAYERS, HEADS, HALF, INNER, THETA = 128, 4, 4, 16, 352, 10000.0  # HALF: of a head
-ANGLES = torch.arange(CONTEXT)[:, None, None] * THETA ** (-torch.arange(HALF) / HALF)
+ANGLES = (torch.arange(CONTEXT)[:, None, None] * THETA ** (-torch.arange(HALF) / HALF)).to(DEVICE)
 COS, SIN = ANGLES.cos(), ANGLES.sin()  # [CONTEXT, 1, HALF]
 
 
@@ -122,6 +130,7 @@ class GPT(nn.Module):
         for weight in self.parameters():
             if weight.dim() == 2:
                 nn.init.normal_(weight, 0.0, 0.02, generator=generator)
+        self.to(DEVICE)
 
     def hidden(self, tokens: Tensor, start: int = 0, cache: Tensor | None = None) -> Tensor:
         """Final states [B, N, D] of `tokens`, the first of them at position `start`; keys and values go to `cache`."""
@@ -141,7 +150,7 @@ class Scorer(nn.Module):
 
     def __init__(self, trunk: GPT) -> None:
         super().__init__()
-        self.trunk, self.head = copy.deepcopy(trunk), nn.Linear(WIDTH, 1)
+        self.trunk, self.head = copy.deepcopy(trunk), nn.Linear(WIDTH, 1, device=DEVICE)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -159,10 +168,10 @@ def sample(model: GPT, questions: list[str], temperature: float, generator: torc
     Inside its question a row reads its next token there, so lengths may differ. Cached keys make a step cost one token.
     """
     prompts = pad([encode(question) for question in questions])
-    cache = torch.zeros(LAYERS, 2, len(prompts), CONTEXT, HEADS, WIDTH // HEADS)  # 2: keys and values
+    cache = torch.zeros(LAYERS, 2, len(prompts), CONTEXT, HEADS, WIDTH // HEADS, device=DEVICE)  # 2: keys and values
     tokens = new = prompts[:, : min(len(question.encode()) for question in questions)]
-    ended = torch.zeros(len(prompts), dtype=torch.bool)
-    while tokens.shape[1] < min(CONTEXT, prompts.shape[1] + LONGEST_ANSWER) and not ended.all():
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=DEVICE)
+    while tokens.shape[1] < min(CONTEXT, prompts.shape[1] + longest_answer()) and not ended.all():
         logits = model.hidden(new, tokens.shape[1] - new.shape[1], cache)[:, -1] @ model.embed_tokens.weight.T
         logits[:, [PAD, BOS, SEP]] = -math.inf  # never part of an answer
         drawn = torch.multinomial((logits / max(temperature, 1e-6)).softmax(-1), 1, generator=generator).squeeze(1)
@@ -183,24 +192,29 @@ def descend(adam: torch.optim.Adam, loss: Tensor) -> float:
     return loss.item()
 
 
-def fit(model: nn.Module, rate: float, batches: list, loss_of: Callable[[list], Tensor]) -> tuple[list, nn.Module]:
-    """Trains `model` in place, one batch a step; returns the losses and a copy of the model at half of the way."""
+def fit(
+    name: str, model: nn.Module, rate: float, epochs: list[list], loss_of: Callable[[list], Tensor]
+) -> tuple[list, nn.Module]:
+    """Trains `model` in place, one batch per step; returns the losses and a copy of the model at half of the way."""
     adam = torch.optim.Adam(model.parameters(), rate, BETAS, fused=True)
-    losses, steps, half = [], len(batches), model
+    losses, steps, half = [], sum(map(len, epochs)), model
     warmup = round(0.1 * steps)  # without it a fresh model does not bear a peak of 3e-3
-    for step, batch in enumerate(batches):
-        fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-        adam.param_groups[0]["lr"] = rate * ((step + 1) / (warmup + 1) if step < warmup else fall)
-        losses.append(descend(adam, loss_of(batch)))
-        half = copy.deepcopy(model) if step + 1 == steps // 2 else half
+    for number, batches in enumerate(epochs, start=1):
+        for batch in batches:
+            step = len(losses)
+            fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+            adam.param_groups[0]["lr"] = rate * ((step + 1) / (warmup + 1) if step < warmup else fall)
+            losses.append(descend(adam, loss_of(batch)))
+            half = copy.deepcopy(model) if step + 1 == steps // 2 else half
+        print(f"    {name}, epoch {number:2} of {len(epochs)}: loss {mean(losses[-len(batches) :]):.4f}")
     return losses, half
 
 
 def shuffled(rows: list, size: int, epochs: int, seed: int) -> list[list]:
-    """The batches of all epochs, each in an order of its own; the last batch of an epoch may be smaller."""
+    """The batches of each epoch, in an order of its own; the last batch of an epoch may be smaller."""
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(rows), generator=generator) for _ in range(epochs)]
-    return [[rows[i] for i in part] for order in orders for part in order.split(size)]
+    return [[[rows[i] for i in part] for part in order.split(size)] for order in orders]
 
 
 # ---- Stage 1: supervised fine-tuning -----------------------------------------------------------------------
@@ -219,16 +233,29 @@ def reward_loss(model: Scorer, triples: list[tuple[str, str, str]]) -> tuple[Ten
 
 
 # ---- Stage 3: PPO --------------------------------------------------------------------------------------------
-def gae(rewards: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, gamma: float = GAMMA, lam: float = LAMBDA) -> tuple[Tensor, Tensor]:
     """Advantages and returns [B, T], eq. 11 of arXiv:1506.02438: A_t = δ_t + γλ A_t+1, δ_t = r_t + γ V_t+1 - V_t.
 
     Rewards and values must be 0 behind an answer's last token, so that nothing flows back from the padding.
     """
     advantages, ahead, next_value = torch.zeros_like(rewards), 0.0, 0.0
     for t in reversed(range(rewards.shape[1])):
-        ahead = rewards[:, t] + GAMMA * next_value - values[:, t] + GAMMA * LAMBDA * ahead
+        ahead = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * ahead
         advantages[:, t], next_value = ahead, values[:, t]
     return advantages, advantages + values
+
+
+def show_gae(gamma: float = 0.99, lam: float = 0.95) -> None:
+    """Prints the sum of `gae` by hand for two answers of five tokens: small KL prices, and the score at the end."""
+    rewards = torch.tensor([[0, -0.01, -0.02, -0.03, 1.2], [0, -0.005, -0.015, -0.025, 0.8]])
+    values = torch.tensor([[0, 0.8, 0.6, 0.4, 0.2], [0, 0.7, 0.5, 0.3, 0.1]])
+    advantages, returns = gae(rewards, values, gamma, lam)
+    deltas = rewards + gamma * F.pad(values, (0, 1))[:, 1:] - values
+    print(f"GAE by hand: delta = r + {gamma} V' - V, A = delta + {gamma} * {lam} A', where ' is the next token's")
+    for i in range(len(rewards)):
+        print("    answer  t       r       V   delta       A  return")
+        for t, row in enumerate(torch.stack([rewards[i], values[i], deltas[i], advantages[i], returns[i]]).T.tolist()):
+            print(f"    {i + 1:6}{t + 1:3}" + "".join(f"{x:8.4f}" for x in row))
 
 
 def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
@@ -244,7 +271,7 @@ def value_loss(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
 def train_ppo(policy: GPT, reward_model: Scorer, seed: int, steps: int) -> list[dict[str, float]]:
     """Trains `policy` in place; returns each step's mean reward and score (score units), KL (nats), length (tokens)."""
-    generator, questions, history = torch.Generator().manual_seed(seed), QUESTIONS * ANSWERS_EACH, []
+    generator, questions, history = torch.Generator(DEVICE).manual_seed(seed), QUESTIONS * ANSWERS_EACH, []
     reference, critic = copy.deepcopy(policy), Scorer(policy)
     # Adam moves every weight by its rate, noise or not: with all in training KL grows by four nats before the reward.
     for model in (policy, critic.trunk):
@@ -255,7 +282,7 @@ def train_ppo(policy: GPT, reward_model: Scorer, seed: int, steps: int) -> list[
     # A critic that explains nothing makes PPO a random walk, so it first learns what the reference's answers earn; and
     # on the policy's trunk, which knows how a beginning may go on: the paper's (the reward model's) has to relearn it.
     earned, batches = (scores - average)[:, None], shuffled([*range(len(tokens))], MINIBATCH, CRITIC_EPOCHS, seed)
-    fit(critic, CRITIC_RATE, batches, lambda i: value_loss(critic(tokens[i])[:, :-1], earned[i], mask[i]))
+    fit("critic", critic, CRITIC_RATE, batches, lambda i: value_loss(critic(tokens[i])[:, :-1], earned[i], mask[i]))
     policy_adam = torch.optim.Adam(policy.parameters(), POLICY_RATE, BETAS, fused=True)
     critic_adam = torch.optim.Adam(critic.parameters(), CRITIC_RATE, BETAS, fused=True)
     for step in range(steps):
@@ -271,16 +298,16 @@ def train_ppo(policy: GPT, reward_model: Scorer, seed: int, steps: int) -> list[
         advantages, returns = gae(rewards, old_values)
         advantages = advantages - masked_mean(advantages, mask)
         advantages = advantages / (masked_mean(advantages**2, mask).sqrt() + 1e-8)
-        batches = shuffled([*range(len(tokens))], MINIBATCH, PPO_EPOCHS, seed + step)
+        epochs = shuffled([*range(len(tokens))], MINIBATCH, PPO_EPOCHS, seed + step)
         policy_adam.param_groups[0]["lr"] = POLICY_RATE * (1 - step / steps)
-        for i in batches:
+        for i in chain.from_iterable(epochs):
             descend(policy_adam, policy_loss(policy.logprobs(tokens[i]), old[i], advantages[i], mask[i]))
-        for i in batches[: len(batches) // PPO_EPOCHS]:
+        for i in epochs[0]:
             descend(critic_adam, value_loss(critic(tokens[i])[:, :-1], returns[i], mask[i]))
         sums = {"reward": rewards.sum(1), "score": score, "kl": kl.sum(1), "length": mask.sum(1)}
         history.append({name: x.mean().item() for name, x in sums.items()})
-        if step % 8 == 0:
-            print("    step {:3}  reward {reward:6.2f}  score {score:6.2f}  KL {kl:5.2f}".format(step, **history[-1]))
+        line = "    PPO, step {:2} of {}: reward {reward:.2f}, score {score:.2f}, KL {kl:.2f}, length {length:.1f}"
+        print(line.format(step + 1, steps, **history[-1]))
     return history
 
 
@@ -291,9 +318,30 @@ def show(title: str, model: GPT) -> list[str]:
     return said
 
 
+def row_by_hand(question: str, answer: str) -> str:
+    """What a row becomes."""
+    tokens = encode(question, answer)
+    learned = int(answer_mask(torch.tensor([tokens])).sum())
+    return f"{question!r} {answer!r}: {len(tokens)} tokens, {tokens[:4]} to {tokens[-2:]}, {learned} of them learned"
+
+
+def use_rows(rows: dict[str, list[list[str]]]) -> None:
+    """Puts other rows in the place of those above: {"demonstrations": [[question, answer]], "preferences": [[question,
+    better answer, worse answer]]}; a question and an answer may have CONTEXT tokens together, a Chinese character 3.
+    """
+    demonstrations, preferences = (rows[name] for name in ("demonstrations", "preferences"))
+    for question, *answers in (*demonstrations, *preferences):
+        longest = max(len(encode(question, answer)) for answer in answers)
+        if longest > CONTEXT:
+            raise SystemExit(f"{question!r} and its answer are {longest} tokens; at most {CONTEXT} are allowed")
+    DEMONSTRATIONS[:], PREFERENCES[:] = map(tuple, demonstrations), map(tuple, preferences)
+    QUESTIONS[:] = [question for question, _ in DEMONSTRATIONS]
+
+
 def run_sft(seed: int, epochs: int) -> tuple[GPT, GPT, dict]:
     model, results = GPT(seed), {}
-    losses, half = fit(model, SFT_RATE, shuffled(DEMONSTRATIONS, SFT_BATCH, epochs, seed), lambda x: sft_loss(model, x))
+    batches = shuffled(DEMONSTRATIONS, SFT_BATCH, epochs, seed)
+    losses, half = fit("SFT", model, SFT_RATE, batches, lambda batch: sft_loss(model, batch))
     for name, stage, done in ("half", half, epochs // 2), ("whole", model, epochs):
         loss = sft_loss(stage, DEMONSTRATIONS).item()
         results[name] = {"loss": loss, "answers": show(f"SFT, {done} epochs: loss {loss:.3f}", stage)}
@@ -302,7 +350,7 @@ def run_sft(seed: int, epochs: int) -> tuple[GPT, GPT, dict]:
 
 def run_reward(trunk: GPT, seed: int, epochs: int) -> tuple[Scorer, dict]:
     model, batches = Scorer(trunk), shuffled(PREFERENCES, REWARD_BATCH, epochs, seed)
-    losses, _ = fit(model, REWARD_RATE, batches, lambda batch: reward_loss(model, batch)[0])
+    losses, _ = fit("reward model", model, REWARD_RATE, batches, lambda batch: reward_loss(model, batch)[0])
     loss, accuracy = (x.item() for x in reward_loss(model, PREFERENCES))
     print(f"Reward model, {epochs} epochs: loss {loss:.5f}, accuracy {accuracy:.2f}")
     return model, {"losses": losses, "loss": loss, "accuracy": accuracy}
@@ -328,7 +376,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/from-scratch"), help="for curves.png and results.json")
+    parser.add_argument("--rows", type=Path, help="a JSON file of your own demonstrations and preferences (README)")
     args, started = parser.parse_args(), time.monotonic()
+    if args.rows is not None:
+        use_rows(json.loads(args.rows.read_text(encoding="utf-8")))
+    print(f"device: {DEVICE}; {row_by_hand(*DEMONSTRATIONS[0])}")
+    show_gae()
     sft_epochs, reward_epochs, ppo_steps = (2, 2, 4) if args.smoke else (SFT_EPOCHS, REWARD_EPOCHS, PPO_STEPS)
     # The model of all epochs knows its answers by heart and has nothing left to try. PPO needs variety, so its policy
     # and reference are the model of half of them, which still stumbles; the reward model gets the better trunk.

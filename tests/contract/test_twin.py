@@ -84,7 +84,7 @@ def test_the_first_ten_sft_steps_are_the_same(tmp_path: Path, example: ModuleTyp
 
     steps = EPOCHS * -(-len(conversations) // example.SFT_BATCH)
     batches = [batch_at(example.DEMONSTRATIONS, step, example.SFT_BATCH, seed, "sft") for step in range(steps)]
-    theirs, _ = example.fit(model, example.SFT_RATE, batches, lambda batch: example.sft_loss(model, batch))
+    theirs, _ = example.fit("SFT", model, example.SFT_RATE, [batches], lambda batch: example.sft_loss(model, batch))
     assert len(ours) == len(theirs) == steps > STEPS
     assert theirs[STEPS - 1] < theirs[0] - 0.5  # they learn, so that equality says something
     np.testing.assert_allclose(ours[:STEPS], theirs[:STEPS], rtol=2e-4)
