@@ -144,7 +144,7 @@ def read_mixed_lines(path: str | Path) -> Iterator[Row | Problem]:
     A line that begins as an object and is none stays a fault.
     """
     file = Path(path)
-    if not file.is_file() or _suffix(file) not in (".jsonl", ".ndjson", ".json", ".txt") or _holds_list(file):
+    if not file.is_file() or _suffix(file) in (".csv", ".tsv", ".parquet") or _holds_list(file):
         return read_rows(path)
     return _guarded(str(path), _mixed_rows(file, str(path)))
 

@@ -19,6 +19,9 @@ from thumbs.stages.ppo import Models, Ppo, is_spent
 from thumbs.stages.rollouts import check_rounds, keep_samples
 from thumbs.tracking.progress import Progress
 
+CRITIC = "critic"
+"""Folder of the stage in which a critic with weights of its own is left."""
+
 
 def run_ppo(
     context: Context,
@@ -28,20 +31,23 @@ def run_ppo(
     prompts: Sequence[Prompt],
     *,
     reward_checkpoint: Path | None = None,
+    critic_checkpoint: Path | None = None,
     fixed_prompts: Sequence[Prompt] = (),
     pretraining: Sequence[Datum] = (),
     episodes: Episodes | None = None,
 ) -> dict[str, Any]:
     """Optimises the policy in checkpoint `start` (None: the base model) against `reward`.
 
-    Leaves the last policy in the stage's `model` folder; returns the last step's metrics. `fixed_prompts` are answered
-    every `sample_every` steps for the report; `episodes` makes rollouts conversations of several turns.
+    Leaves the last policy in the stage's `model` folder, and a critic with weights of its own in `critic`; returns the
+    last step's metrics. `critic_checkpoint`: what such a critic goes on from, in place of what the config says.
+    `fixed_prompts` are answered every `sample_every` steps for the report; `episodes` makes rollouts conversations of
+    several turns.
     """
     check_rounds(config)
     if not prompts:
         raise ConfigError("PPO got no prompts")
     engine = context.engine
-    models = create_models(context, config, start, reward_checkpoint)
+    models = create_models(context, config, start, reward_checkpoint, critic_checkpoint)
     ppo = Ppo(context, config, models, reward, prompts, pretraining, episodes)
     handles = {"policy": models.policy} | ({} if models.shared_critic else {"critic": models.critic})
     resume = Resume(context, handles)
@@ -71,13 +77,21 @@ def run_ppo(
         spent = f"the policy is {metrics['ppo/kl']:.2f} nats from the reference, past kl.budget {config.kl.budget}"
         print(f"PPO ends at step {step} of {config.steps} without an update: {spent}", file=sys.stderr)  # noqa: T201
     engine.save(models.policy, context.best)
+    if not models.shared_critic:
+        engine.save(models.critic, context.folder.path / CRITIC)
     for handle in {models.policy, models.critic, models.reference}:
         engine.close(handle)
     return {"steps": step, "last": metrics}
 
 
-def create_models(context: Context, config: PpoConfig, start: Path | None, reward_checkpoint: Path | None) -> Models:
-    """Policy and reference from `start`; the critic as the config says."""
+def create_models(
+    context: Context,
+    config: PpoConfig,
+    start: Path | None,
+    reward_checkpoint: Path | None,
+    critic_checkpoint: Path | None = None,
+) -> Models:
+    """Policy and reference from `start`; the critic from its checkpoint, or else as the config says."""
     engine, model, seed = context.engine, context.model, context.seed
     shared = config.critic.init == "shared"
     heads = ("lm", "scalar") if shared else ("lm",)
@@ -87,5 +101,5 @@ def create_models(context: Context, config: PpoConfig, start: Path | None, rewar
         return Models(policy, policy, reference)
     if config.critic.init == "reward" and reward_checkpoint is None:
         raise ConfigError("ppo.critic.init=reward needs a trained reward model with one head; use shared or policy")
-    origin = reward_checkpoint if config.critic.init == "reward" else start
+    origin = critic_checkpoint or (reward_checkpoint if config.critic.init == "reward" else start)
     return Models(policy, engine.create(ModelSpec("critic", model, ("scalar",), origin, seed=seed)), reference)

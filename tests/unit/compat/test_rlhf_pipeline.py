@@ -63,7 +63,8 @@ def test_a_run_leaves_the_files_that_people_look_for(run: RLHFPipeline):
 )
 def test_a_pt_holds_weights_settings_and_step_and_no_code(run: RLHFPipeline, name: str, step: int):
     held = torch.load(run.save_dir / name, weights_only=True)
-    assert list(held) == ["model_state_dict", "config", "step"]
+    value_model = ["value_model_state_dict"] if name.startswith("ppo") else []
+    assert list(held) == ["model_state_dict", "config", "step", *value_model]
     assert held["step"] == step
     assert {key: held["config"][key] for key in run.config.to_dict()} == run.config.to_dict()
     assert all(isinstance(tensor, torch.Tensor) for tensor in held["model_state_dict"].values())

@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from thumbs.compat.rlhf_pipeline import stages
+from thumbs.compat.rlhf_pipeline.curves import draw_curves
 from thumbs.compat.rlhf_pipeline.logs import log_to
 from thumbs.compat.rlhf_pipeline.pt_files import pack, write_pt
 from thumbs.compat.rlhf_pipeline.rows import load_conversations, load_pairs, load_prompts, split
@@ -32,7 +33,9 @@ from thumbs.models.precision import device as fastest_device
 from thumbs.records import Prompt
 from thumbs.rewards.model import RewardModel
 from thumbs.stages.context import Context
-from thumbs.stages.ppo_run import run_ppo
+from thumbs.stages.kto import judged_of_pairs, run_kto
+from thumbs.stages.ppo_run import CRITIC, run_ppo
+from thumbs.stages.preference import run_preference
 from thumbs.stages.reward import run_reward
 from thumbs.stages.sft import run_sft
 from thumbs.tracking.files import write_json
@@ -60,8 +63,8 @@ class RLHFPipeline:
         self._made: MadeSource | None = None
         self._latest: Path | None = None
         self._policy: tuple[str, Policy] | None = None
-        write_json(self.save_dir / "config.json", self.config.to_dict())
-        with self._logged():
+        self._save_config()
+        with self._init_logging():
             self.device = choose_device(self.config.device)
             self.logger.info("device: %s (%s)", self.device, self.config.device)
 
@@ -72,7 +75,7 @@ class RLHFPipeline:
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer that tokenizer_path names, or without it the base model's; raises ModelError for a pickle."""
-        with self._logged():
+        with self._init_logging():
             if self.config.tokenizer_path is None:
                 with self._base_source().open(self._work) as opened:
                     self.tokenizer = self._tokenizer_of(opened)
@@ -87,7 +90,7 @@ class RLHFPipeline:
 
         Raises ModelError for what names no model, and for a module that is no causal language model (`module_lm.py`).
         """
-        with self._logged():
+        with self._init_logging():
             self._base = self._source_of(model)
             if isinstance(self._base, MadeSource):
                 self._made = self._base
@@ -121,7 +124,10 @@ class RLHFPipeline:
             return self._run("reward_model", "best_model.pt", asked, work)
 
     def run_ppo_training(self, sft_model_path: str | Path, reward_model_path: str | Path) -> str:
-        """Optimises the SFT policy against the reward model; returns the path of ppo/final_model.pt."""
+        """Optimises the SFT policy against the reward model; returns the path of ppo/final_model.pt.
+
+        In place of SFT's file one of PPO's goes on from both its policy, which is then the reference, and its critic.
+        """
         c, sft, reward = self.config, self._source_of(sft_model_path), self._source_of(reward_model_path)
         with self._stage(), sft.open(self._work) as opened, reward.open(self._work) as judge:
             require_policy(opened, sft)
@@ -133,13 +139,26 @@ class RLHFPipeline:
                     f"{sft.label} and {reward.label} have different tokenizers; train both from one model"
                 )
             limit = self._limit(opened)
-            prompts, longest = load_prompts(c.ppo_data_path, tokenizer, stages.prompt_limit(limit))
+            prompts, longest = self._load_ppo_prompts(tokenizer, limit)
             asked = self._asked("ppo", tokenizer, c.ppo_data_path, start=sft.identity(), reward=reward.identity())
             context = self._context("ppo", opened, tokenizer)
             budget = stages.reply_budget(longest, limit)
             stages.say_batches(c, len(prompts))
-            work = partial(self._train_ppo, context, judge, stages.whole_batches(prompts, c.ppo_batch_size), budget)
+            batches = stages.whole_batches(prompts, c.ppo_batch_size)
+            work = partial(self._train_ppo, context, judge, opened.critic, batches, budget)
             return self._run("ppo", "final_model.pt", asked, work)
+
+    def run_dpo_training(self, sft_model_path: str | Path) -> str:
+        """Optimises the SFT policy on the pairs of reward_data_path, without a reward model (DPO, arXiv:2305.18290);
+        returns the path of dpo/best_model.pt.
+        """
+        return self._run_preference("dpo", sft_model_path)
+
+    def run_kto_training(self, sft_model_path: str | Path) -> str:
+        """Optimises the SFT policy on single replies that are good or bad (KTO, arXiv:2402.01306): both sides of the
+        pairs of reward_data_path; returns the path of kto/best_model.pt.
+        """
+        return self._run_preference("kto", sft_model_path)
 
     def run_full_pipeline(self, base_model_path: Made | str | Path) -> str:
         """All three stages from that base model; returns the path of ppo/final_model.pt."""
@@ -152,7 +171,7 @@ class RLHFPipeline:
         """perplexity of the assistant's tokens, and of greedy replies against the last assistant turns bleu_score (0 to
         100) and rouge_score (rougeL, 0 to 1); beside them loss (nats a token), rouge1, rouge2, tokens, conversations.
         """
-        with self._logged():
+        with self._init_logging():
             policy = self._open_policy(self._source_of(model_path))
             rows = load_conversations(str(test_data_path), policy.tokenizer, policy.limit)
             results = evaluate(policy, rows)
@@ -172,7 +191,7 @@ class RLHFPipeline:
 
         The same seed gives the same reply; temperature 0 takes the likeliest tokens.
         """
-        with self._logged():
+        with self._init_logging():
             policy = self._open_policy(self._newest() if model_path is None else self._source_of(model_path))
             return policy.reply(prompt, temperature, max_new_tokens, seed)
 
@@ -180,6 +199,27 @@ class RLHFPipeline:
         results = run_sft(context, stages.sft_settings(self.config), *rows)
         self._write(context, output, "sft", results["best_step"])
         return results
+
+    def _run_preference(self, method: str, sft_model_path: str | Path) -> str:
+        c, source = self.config, self._source_of(sft_model_path)
+        settings = stages.preference_settings(c, method)
+        with self._stage(), source.open(self._work) as opened:
+            require_policy(opened, source)
+            tokenizer = self._tokenizer_of(opened)
+            pairs = load_pairs(c.reward_data_path, tokenizer, self._limit(opened))
+            rows = split(pairs, [pair.prompt for pair in pairs])
+            asked = self._asked("preference", tokenizer, c.reward_data_path, start=source.identity())
+            context = self._context(method, opened, tokenizer)
+
+            def work(output: Path) -> dict[str, Any]:
+                if method == "kto":
+                    results = run_kto(context, settings, None, *(judged_of_pairs(part) for part in rows))
+                else:
+                    results = run_preference(context, settings, None, *rows)
+                self._write(context, output, method, results["best_step"])
+                return results
+
+            return self._run(method, "best_model.pt", asked, work)
 
     def _train_reward(
         self, context: Context, start: Path | None, rows: tuple[list[Any], list[Any]], output: Path
@@ -191,7 +231,13 @@ class RLHFPipeline:
         return results
 
     def _train_ppo(
-        self, context: Context, judge: Opened, prompts: list[Prompt], max_new_tokens: int, output: Path
+        self,
+        context: Context,
+        judge: Opened,
+        critic: Path | None,
+        prompts: list[Prompt],
+        max_new_tokens: int,
+        output: Path,
     ) -> dict[str, Any]:
         """PPO in parts of save_interval rounds, each of which goes on from the checkpoint of the one before."""
         c = self.config
@@ -203,7 +249,8 @@ class RLHFPipeline:
             if end < stages.reached(context.folder.path):
                 continue
             settings = stages.ppo_settings(c, end, max_new_tokens)
-            results = run_ppo(context, settings, reward, None, prompts, fixed_prompts=prompts[:2])
+            shown = prompts[:2]
+            results = run_ppo(context, settings, reward, None, prompts, critic_checkpoint=critic, fixed_prompts=shown)
             if end % c.save_interval == 0:
                 self._write(context, output.with_name(f"iteration_{end:06d}.pt"), "ppo", end)
         self._write(context, output, "ppo", results["steps"])
@@ -219,6 +266,7 @@ class RLHFPipeline:
             self.logger.info("%s: %s", name, f"goes on after step {step}" if step else "begins")
             folder.mark_done(work(output))
             stages.tidy(folder.path)
+            draw_curves(folder)
             self.logger.info("%s: wrote %s", name, output)
         if name != "reward_model":
             self._latest = output
@@ -226,7 +274,8 @@ class RLHFPipeline:
 
     def _write(self, context: Context, output: Path, stage: str, step: int, **more: Any) -> None:
         config = self.config.to_dict() | {"stage": stage} | more
-        write_pt(output, pack(context.best, context.tokenizer, config, step))
+        critic = context.folder.path / CRITIC
+        write_pt(output, pack(context.best, context.tokenizer, config, step, critic))
 
     def _context(self, name: str, opened: Opened, tokenizer: Tokenizer) -> Context:
         engine = LocalEngine(tokenizer.decode, device=torch.device(self.device), optimizer=self.config.optimizer)
@@ -250,6 +299,10 @@ class RLHFPipeline:
         stages.check_fit(tokenizer, opened.vocab_size)
         return tokenizer
 
+    def _load_ppo_prompts(self, tokenizer: Tokenizer, limit: int) -> tuple[list[Prompt], int]:
+        """The prompts of ppo_data_path that leave room for a reply, and the tokens of the longest."""
+        return load_prompts(self.config.ppo_data_path, tokenizer, stages.prompt_limit(limit))
+
     def _limit(self, opened: Opened) -> int:
         """The longest sequence, tokens."""
         if opened.context < self.config.max_length:
@@ -270,8 +323,9 @@ class RLHFPipeline:
         return self._policy[1]
 
     def _newest(self) -> Source:
-        """What the last stage of this object left, else what is in save_dir, else the base model."""
-        found = [self.save_dir / "ppo" / "final_model.pt", self.save_dir / "sft" / "best_model.pt"]
+        """What the last stage of this object left, else what one left in save_dir, else the base model."""
+        names = ("ppo/final_model.pt", "dpo/best_model.pt", "kto/best_model.pt", "sft/best_model.pt")
+        found = [self.save_dir / name for name in names]
         newest = self._latest or next((path for path in found if path.exists()), None)
         return self._base_source() if newest is None else self._source_of(newest)
 
@@ -287,8 +341,13 @@ class RLHFPipeline:
     def _work(self) -> Path:
         return self.save_dir / ".work"
 
+    def _save_config(self) -> None:
+        """The settings, beside the stages and once more beside the log."""
+        for folder in (self.save_dir, self.save_dir / "logs"):
+            write_json(folder / "config.json", self.config.to_dict())
+
     @contextmanager
-    def _logged(self) -> Iterator[None]:
+    def _init_logging(self) -> Iterator[None]:
         with log_to(self.save_dir / "logs" / "pipeline.log", self.config.log_level):
             yield
 
@@ -296,10 +355,10 @@ class RLHFPipeline:
     def _stage(self) -> Iterator[None]:
         """Log, and save_dir for this process alone."""
         check_optimizer(self.config.optimizer)
-        with self._logged():
+        with self._init_logging():
             try:
                 with FileLock(self.save_dir / ".lock", timeout=0):
-                    write_json(self.save_dir / "config.json", self.config.to_dict())
+                    self._save_config()
                     yield
             except Timeout:
                 raise RunError(f"{self.save_dir} is in use by another process; wait, or use another save_dir") from None

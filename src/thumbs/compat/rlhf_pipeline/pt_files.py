@@ -5,6 +5,7 @@
   null for a torch module of a program's own), `tokenizer` (file name → text), and `score` (mean and deviation of a
   reward model's scores on the replies that it was trained on).
 * `step`: optimizer steps of SFT and reward model, rounds of PPO.
+* `value_model_state_dict`, of PPO alone: the critic, named as a reward model's tensors are.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from thumbs.errors import ConfigError, ModelError, RunError
 from thumbs.models.checkpoint_files import SCORED_AT
 from thumbs.models.tensor_files import write_tensors
 from thumbs.pipeline.exports import DTYPES, classifier, read_dtype, write_model
+from thumbs.stages.ppo_run import CRITIC
 from thumbs.tracking.files import new_folder, plain, read_json, replacing, write_json, writing
 
 PARTS = ("model_state_dict", "config", "step")
+VALUE_MODEL = "value_model_state_dict"
 SUFFIXES = (".pt", ".pth", ".bin")
 
 _HEAD = "scalar_head."
@@ -40,6 +43,7 @@ class PtFile:
     state: dict[str, Tensor]
     config: dict[str, Any]
     step: int
+    value_model: dict[str, Tensor] | None = None
 
     @property
     def is_reward(self) -> bool:
@@ -59,31 +63,41 @@ class PtFile:
         return tokenizer_of(self.config["tokenizer"])
 
 
-def pack(folder: Path, tokenizer: Tokenizer, config: dict[str, Any], step: int) -> PtFile:
-    """What the checkpoint in `folder` becomes as a .pt file."""
+def pack(folder: Path, tokenizer: Tokenizer, config: dict[str, Any], step: int, critic: Path | None = None) -> PtFile:
+    """What the checkpoint in `folder` becomes as a .pt file, with the critic's if there is one."""
+    architecture = read_json(folder / "config.json") if (folder / "config.json").exists() else None
+    settings = plain(config) | {"architecture": architecture, "tokenizer": tokenizer_files(tokenizer)}
+    value_model = checkpoint_state(critic) if critic is not None and critic.exists() else None
+    return PtFile(checkpoint_state(folder), settings, int(step), value_model)
+
+
+def checkpoint_state(folder: Path) -> dict[str, Tensor]:
+    """The tensors of one of the engine's checkpoints as a .pt names them."""
     state = read_tensors(folder / MODEL)
     if (folder / HEAD).exists():
         state |= {_HEAD + name: tensor for name, tensor in read_tensors(folder / HEAD).items()}
-    architecture = read_json(folder / "config.json") if (folder / "config.json").exists() else None
-    return PtFile(
-        state, plain(config) | {"architecture": architecture, "tokenizer": tokenizer_files(tokenizer)}, int(step)
-    )
+    return state
 
 
 def write_pt(path: Path, content: PtFile) -> None:
     """Writes the file so that a reader finds the old one or the new one, never a part."""
-    values = dict(zip(PARTS, (content.state, content.config, content.step), strict=True))
+    values: dict[str, Any] = dict(zip(PARTS, (content.state, content.config, content.step), strict=True))
+    if content.value_model is not None:
+        values[VALUE_MODEL] = content.value_model
     with writing(path), replacing(path) as temporary:
         torch.save(values, temporary)
 
 
-def read_pt(path: Path) -> PtFile:
-    """Reads one of our files without running anything in it; raises ModelError for any other."""
+def read_pt(path: Path, *, mmap: bool = False) -> PtFile:
+    """Reads one of our files without running anything in it; raises ModelError for any other.
+
+    mmap: leave the tensors on the disk, where they are read when they are used.
+    """
     mend = "allowed is a .pt that this pipeline wrote; another program's weights come as a folder with safetensors"
     if not path.is_file():
         raise ModelError(f"no file at {path}; was the stage that writes it run?")
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path} cannot be read as weights alone ({reason}); {mend}") from None
@@ -95,11 +109,16 @@ def read_pt(path: Path) -> PtFile:
     ):
         got = sorted(map(str, values))[:5] if isinstance(values, dict) else type(values).__name__
         raise ModelError(f"{path} holds {got}, not {', '.join(PARTS)} with settings and tokenizer; {mend}")
-    return PtFile(values["model_state_dict"], values["config"], int(values["step"]))
+    if unknown := [str(key) for key in values if key not in (*PARTS, VALUE_MODEL)]:
+        raise ModelError(f"{path} also holds {', '.join(unknown)}, which nothing here reads; {mend}")
+    return PtFile(values["model_state_dict"], values["config"], int(values["step"]), values.get(VALUE_MODEL))
 
 
 def unpack(content: PtFile, folder: Path, model: dict[str, Any]) -> None:
-    """Writes a folder that is a Hugging Face model and one of the engine's checkpoints; `model`: its settings there."""
+    """Writes a folder that is a Hugging Face model and one of the engine's checkpoints; `model`: its settings there.
+
+    A critic becomes a checkpoint in its folder `critic`.
+    """
     tensors = {MODEL: content.trunk()} | ({HEAD: content.head()} if content.is_reward else {})
     heads = ["scalar"] if content.is_reward else ["lm"]
     files: dict[str, Any] = {MANIFEST: {"model": model, "heads": heads, "seed": 0, "steps": content.step}}
@@ -107,6 +126,8 @@ def unpack(content: PtFile, folder: Path, model: dict[str, Any]) -> None:
         files["config.json"] = content.config["architecture"]
     write_checkpoint(folder, tensors, files)
     write_tokenizer(content.config["tokenizer"], folder)
+    if content.value_model is not None:
+        unpack(PtFile(content.value_model, content.config, content.step), folder / CRITIC, model)
 
 
 def export_pt(path: Path, out: Path, dtype: str | None = None) -> Path:

@@ -28,6 +28,7 @@ from thumbs.models.module_lm import ModuleLM
 from thumbs.models.tensor_files import write_tensors
 from thumbs.models.trunk import named_module, open_tokenizer
 from thumbs.models.weights import named_tensors
+from thumbs.stages.ppo_run import CRITIC
 from thumbs.tracking.files import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ _MODELS_OF_FOLDERS = ("best_model.pt", "final_model.pt")
 class Opened:
     """A model that an engine can create: its settings, the checkpoint that brings its head, and what belongs to it.
 
-    tokenizer: None where the model brings none. vocab_size: None where it is not known.
+    tokenizer: None if the model brings none. vocab_size: None if it is not known. critic: the checkpoint of the value
+    model that PPO left beside its policy.
     """
 
     model: ModelConfig
@@ -51,6 +53,7 @@ class Opened:
     vocab_size: int | None
     context: int
     config: dict[str, Any]
+    critic: Path | None = None
 
 
 class Source(Protocol):
@@ -100,8 +103,7 @@ class PtSource:
 
     def __init__(self, path: Path, made: MadeSource | None) -> None:
         self.path, self.made, self.label = path, made, str(path)
-        if not path.is_file():
-            raise ModelError(f"no file at {path}; was the stage that writes it run?")
+        read_pt(path, mmap=True)  # a file of another program fails here, not when a stage begins
 
     def identity(self) -> str:
         with self.path.open("rb") as file:
@@ -124,7 +126,8 @@ class PtSource:
                 model = _settings(str(folder), small=tokenizer.name == "byte")
                 unpack(content, folder, model.model_dump(mode="json"))
                 limits = _limits(model)
-            yield Opened(model, folder if content.is_reward else None, tokenizer, *limits, content.config)
+            head, critic = folder if content.is_reward else None, folder / CRITIC if content.value_model else None
+            yield Opened(model, head, tokenizer, *limits, content.config, critic)
 
     def _maker(self) -> MadeSource:
         if self.made is None or self.made.is_hf:

@@ -15,6 +15,7 @@ from thumbs.config.data import DataConfig
 from thumbs.config.losses import PairObjective
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, PpoConfig
+from thumbs.config.preference import PreferenceMethodConfig
 from thumbs.config.reward import REWARD_METHODS, RewardConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.sft import SftConfig
@@ -77,6 +78,17 @@ def ppo_settings(c: RLHFConfig, iterations: int, max_new_tokens: int) -> PpoConf
         sampling=SamplingConfig(max_new_tokens=max_new_tokens),
         critic=CriticConfig(init="policy", learning_rate=c.ppo_lr_value),
         save_every=min(SAVE_EVERY, c.save_interval),
+    )
+
+
+def preference_settings(c: RLHFConfig, method: str) -> PreferenceMethodConfig:
+    """DPO's or KTO's settings: linear warm-up, cosine decay, the best checkpoint by held-out loss."""
+    return PreferenceMethodConfig(
+        method=method,
+        beta=c.preference_beta,
+        epochs=c.preference_epochs,
+        batch_size=c.preference_batch_size,
+        optim=AdamConfig(learning_rate=c.preference_lr),
     )
 
 
@@ -169,5 +181,5 @@ def reached(folder: Path) -> int:
 
 def tidy(folder: Path) -> None:
     """Removes what a stage needed to go on, once its .pt is there."""
-    for name in ("checkpoints", "model"):
+    for name in ("checkpoints", "model", "critic"):
         shutil.rmtree(folder / name, ignore_errors=True)
