@@ -153,7 +153,7 @@ def test_rows_without_a_user_and_an_assistant_turn_are_skipped_with_their_lines(
     assert "3 of 8 rows usable" in caplog.text
     for line in (
         "skipped 2 no_assistant_turn (lines 2, 9)",
-        "skipped 1 bad_role (lines 4)",
+        "skipped 1 no_user_turn (lines 4)",
         "skipped 1 bad_json (lines 5)",
         "skipped 1 blank_line (lines 6)",
         "skipped 1 too_long (lines 7)",

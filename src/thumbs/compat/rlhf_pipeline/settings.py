@@ -70,14 +70,6 @@ class RLHFConfig:
     """Rollouts an optimizer step; one that does not divide ppo_batch_size becomes the nearest that does."""
     ppo_epochs: Count = 4
     """Passes over the rollouts of a round."""
-    preference_epochs: Count = 1
-    """Passes of DPO and KTO over the pairs of reward_data_path."""
-    preference_lr: Rate = 5e-6
-    """Peak rate of DPO and KTO."""
-    preference_batch_size: Count = 16
-    """Pairs of DPO per optimizer step; for KTO single replies."""
-    preference_beta: Rate = 0.1
-    """How much DPO and KTO pay for distance from the SFT policy: the factor of the log-ratios."""
     max_length: Annotated[int, Field(ge=8)] = 512
     """Longest sequence, tokens: longer rows are left out and counted, and rollouts end here."""
     save_dir: str = "rlhf_outputs"
@@ -92,6 +84,14 @@ class RLHFConfig:
     """Loss of the reward model: bradley_terry, or a name given to register_reward_objective."""
     optimizer: str = "adamw"
     """Optimizer of every stage: adamw, or a name given to register_optimizer."""
+    preference_epochs: Count = 1
+    """Passes of DPO and KTO over the pairs of reward_data_path."""
+    preference_lr: Rate = 5e-6
+    """Peak rate of DPO and KTO."""
+    preference_batch_size: Count = 16
+    """Pairs of DPO per optimizer step; for KTO single replies."""
+    preference_beta: Rate = 0.1
+    """How much DPO and KTO pay for distance from the SFT policy: the factor of the log-ratios."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _types():
