@@ -318,13 +318,6 @@ def show(title: str, model: GPT) -> list[str]:
     return said
 
 
-def row_by_hand(question: str, answer: str) -> str:
-    """What a row becomes."""
-    tokens = encode(question, answer)
-    learned = int(answer_mask(torch.tensor([tokens])).sum())
-    return f"{question!r} {answer!r}: {len(tokens)} tokens, {tokens[:4]} to {tokens[-2:]}, {learned} of them learned"
-
-
 def use_rows(rows: dict[str, list[list[str]]]) -> None:
     """Puts other rows in the place of those above: {"demonstrations": [[question, answer]], "preferences": [[question,
     better answer, worse answer]]}; a question and an answer may have CONTEXT tokens together, a Chinese character 3.
@@ -380,7 +373,7 @@ def main() -> None:
     args, started = parser.parse_args(), time.monotonic()
     if args.rows is not None:
         use_rows(json.loads(args.rows.read_text(encoding="utf-8")))
-    print(f"device: {DEVICE}; {row_by_hand(*DEMONSTRATIONS[0])}")
+    print(f"device: {DEVICE}; a row is {encode(*DEMONSTRATIONS[0])}")
     show_gae()
     sft_epochs, reward_epochs, ppo_steps = (2, 2, 4) if args.smoke else (SFT_EPOCHS, REWARD_EPOCHS, PPO_STEPS)
     # The model of all epochs knows its answers by heart and has nothing left to try. PPO needs variety, so its policy
