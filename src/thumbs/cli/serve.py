@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from thumbs.cli.shell import printable
-from thumbs.config.base import build_config
+from thumbs.config.base import apply_overrides, build_config
 from thumbs.config.model import ModelConfig
 from thumbs.errors import ConfigError
 from thumbs.web.listening import is_loopback, listen, url_of
@@ -32,6 +33,14 @@ Aliases = Annotated[
 DType = Annotated[
     str,
     typer.Option(help="What models compute in: auto, bfloat16 or float32 (slower; sampler and trainer then agree)."),
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        metavar="KEY=VALUE",
+        help="A setting of the models' chat templates, as in a run's model.template: variables.enable_thinking=false.",
+    ),
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on. Others than this machine can reach 0.0.0.0.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
@@ -76,6 +85,7 @@ def serve(
     alias: Aliases = None,
     *,
     dtype: DType = "auto",
+    template: Template = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     folder: Folder = Path("thumbs-serve"),
@@ -120,7 +130,7 @@ def serve(
             )
         settings = _settings(host, session_timeout, name or [], allow_origin or [], root_path)
         with listen(host, port) as listener:
-            backend = _backend(store, _configs(models, alias or [], dtype), max_models, max_queued)
+            backend = _backend(store, _configs(models, alias or [], dtype, template or []), max_models, max_queued)
             try:
                 _run(backend, listener, host, folder, settings, needs_token)
             finally:
@@ -141,13 +151,14 @@ def _manage(store: Store, owner: str | None, revoked: str | None) -> None:
         typer.echo(f"{token.id}  {token.created:%Y-%m-%d}  {printable(token.owner)}", err=owner is not None)
 
 
-def _configs(models: list[str], aliases: list[str], dtype: str) -> dict[str, ModelConfig]:
+def _configs(models: list[str], aliases: list[str], dtype: str, template: Sequence[str] = ()) -> dict[str, ModelConfig]:
     from thumbs.clients.bases import parse_aliases
+
+    settings = apply_overrides({"dtype": dtype}, [f"template.{setting}" for setting in template])
 
     names = {name: name for name in models} | parse_aliases(",".join(aliases))
     return {
-        name: build_config(ModelConfig, {"name": model, "dtype": dtype}, source="serve")
-        for name, model in names.items()
+        name: build_config(ModelConfig, {**settings, "name": model}, source="serve") for name, model in names.items()
     }
 
 

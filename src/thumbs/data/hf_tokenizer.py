@@ -97,7 +97,8 @@ class HfTokenizer:
         fixed = {token.content for i, token in added.items() if i in special or token.content in names.values()}
         fixed |= {added[i].content for i in self.stop_ids if i in added}
         self._forged_reply, self._forged = forgery_pattern(fixed | outer), forgery_pattern(fixed | every)
-        self._encoder = build_encoder(self._read("tokenizer.json"), every)
+        if any(token.normalized and token.content in every for token in added.values()):
+            self._encoder = build_encoder(self._read("tokenizer.json"), every)
         self._bytes_of = byte_reader(self._read("tokenizer.json").get("decoder"))
         self._hidden = {i for i, token in self._encoder.get_added_tokens_decoder().items() if token.special}
 

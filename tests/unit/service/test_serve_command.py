@@ -15,6 +15,7 @@ from service.tiny_chat_model import save_tiny_chat_model
 from thumbs.cli.serve import _configs, serve
 from thumbs.cli.shell import Shell
 from thumbs.clients.store import Store
+from thumbs.errors import ConfigError
 
 app = typer.Typer(cls=Shell)
 app.command("serve")(serve)
@@ -92,3 +93,12 @@ def test_help_shows_how_to_start(tmp_path: Path) -> None:
     assert code == 0
     for word in ("--alias", "--add-token", "thumbs serve --model smollm2-135m"):
         assert word in output
+
+
+def test_settings_of_templates_reach_every_model() -> None:
+    configs = _configs(["a", "b"], ["c=d"], "auto", ["variables.enable_thinking=false", "date=2031-05-09"])
+    for config in configs.values():
+        assert config.template.variables == {"enable_thinking": False}
+        assert str(config.template.date) == "2031-05-09"
+    with pytest.raises(ConfigError, match="template"):
+        _configs(["a"], [], "auto", ["variable=1"])
