@@ -35,7 +35,7 @@ ALPHA = 32.0
 """Numerator of the scale of every adapter: the protocol does not carry it."""
 
 MAX_QUEUED_TOKENS = 2**23
-"""Tokens of passes that may wait, some 300 MB; a single pass is taken at any size."""
+"""Targets of passes that may wait, some 300 MB; a single pass is taken at any size."""
 
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 
@@ -74,11 +74,13 @@ class Backend(Sampling, Offer):
 
     def waiting(self) -> dict[str, Any]:
         """For a status page: operations by lane, samples, models and samplers in memory, tokens sampled so far."""
+        with self._lock:
+            models, samplers = list(self._models.values()), list(self._samplers.values())
         return {
             "operations": self._worker.waiting(),
             "samples": self._worker.samples,
-            "models": sum(model.handle is not None for model in list(self._models.values())),
-            "samplers": sum(sampler.adapter is not None for sampler in list(self._samplers.values())),
+            "models": sum(model.handle is not None for model in models),
+            "samplers": sum(sampler.adapter is not None for sampler in samplers),
             "sampled_tokens": self._worker.sampled_tokens,
         }
 
@@ -113,7 +115,8 @@ class Backend(Sampling, Offer):
             train_attn=lora.train_attn,
             user_metadata=user_metadata,
         )
-        self._models[run_id] = model
+        with self._lock:
+            self._models[run_id] = model
         return self._submit(run_id, None, lambda: self._create(model))
 
     def create_from(
@@ -165,7 +168,7 @@ class Backend(Sampling, Offer):
         except ThumbsError as error:
             return self._submit(run_id, seq_id, lambda bad=error: _failing(bad))
         return self._queue(
-            run_id, seq_id, sum(map(len, records)), lambda: self._pass(run_id, records, spec, forward_only)
+            run_id, seq_id, translate.cells(records), lambda: self._pass(run_id, records, spec, forward_only)
         )
 
     def forward_backward_reverse_kl(
@@ -283,7 +286,8 @@ class Backend(Sampling, Offer):
 
         def work() -> Work:
             yield
-            model = self._models.pop(run_id, None)
+            with self._lock:
+                model = self._models.pop(run_id, None)
             if model is not None and model.handle is not None:
                 self._engine.close(model.handle)
             shutil.rmtree(self._spill(run_id), ignore_errors=True)
@@ -296,7 +300,7 @@ class Backend(Sampling, Offer):
         self._worker.close()
         self._spilled.cleanup()
 
-    # on the worker's thread
+    # on the threads of callers
 
     def _unqueue(self, tokens: int) -> None:
         with self._lock:
@@ -329,6 +333,8 @@ class Backend(Sampling, Offer):
         self._known(run_id)
         return self._worker.submit(run_id, work, seq_id)
 
+    # on the worker's thread
+
     def _pass(self, run_id: str, records: list[Datum], spec: LossSpec, forward_only: bool) -> Work:
         model, handle = self._in_memory(run_id)
         model.dirty = model.dirty or not forward_only
@@ -358,8 +364,9 @@ class Backend(Sampling, Offer):
 
     def _in_memory(self, run_id: str) -> tuple[_Model, Handle]:
         """The model, brought back from disk if need be."""
-        model = self._models[run_id]
-        self._models.move_to_end(run_id)
+        with self._lock:
+            model = self._models[run_id]
+            self._models.move_to_end(run_id)
         if model.handle is None:
             model.handle = self._engine.create(model.spec)
             self._engine.load(model.handle, self._spill(run_id))
@@ -368,7 +375,8 @@ class Backend(Sampling, Offer):
 
     def _make_room(self) -> None:
         """Moves what has not been used for longest to disk."""
-        loaded = [(run_id, model) for run_id, model in self._models.items() if model.handle is not None]
+        with self._lock:  # other threads add models
+            loaded = [(run_id, model) for run_id, model in self._models.items() if model.handle is not None]
         busy = self._worker.waiting()
         for run_id, model in loaded[: max(len(loaded) - self.max_models, 0)]:
             if model.handle is not None and not model.dirty and run_id not in busy:

@@ -22,6 +22,9 @@ from thumbs.errors import CheckpointError, DataError, ThumbsError
 from thumbs.models.lora import FrozenAdapter
 from thumbs.rollout.pool import Heard, Request, SamplingPool
 
+MAX_WAITING_TOKENS = 2**25
+"""Tokens of prompts and replies that may wait or be drawn at a time; a single request is taken whatever waits."""
+
 
 class FullError(ThumbsError, RuntimeError):
     """Too many requests wait already; come back later."""
@@ -48,6 +51,7 @@ class Sampling:
         self._samplers: OrderedDict[str, Sampler] = OrderedDict()
         self._pools: dict[int, SamplingPool] = {}
         self._lock = threading.Lock()
+        self._waiting_tokens = 0
         self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-")
 
     def open_sampler(
@@ -84,13 +88,11 @@ class Sampling:
         Raises FullError where too much waits already, DataError for a prompt or settings that cannot be.
         """
         sampler = self._samplers.get(sampler_id) or self._reopened(sampler_id)
-        if self._worker.samples >= self.max_queued:
-            raise FullError(f"{self._worker.samples} requests for samples wait already")
-        if num_samples < 1:
-            raise DataError(f"num_samples is {num_samples}; it must be 1 or more")
         shape = sampler.base.shape
         tokens = translate.prompt_tokens(prompt, shape.vocab_size)
         settings = translate.sampling_params(params, len(tokens), shape.context, sampler.base.tokenizer.stop_ids)
+        top = translate.likeliest_count(topk_sample_logprobs, shape.vocab_size, "topk_sample_logprobs")
+        translate.check_samples(num_samples, settings, top)
         seed = secrets.randbits(62) if params.seed is None else params.seed % 2**62
         request = Request(
             sampler.client,
@@ -98,17 +100,38 @@ class Sampling:
             settings,
             range(seed, seed + num_samples),
             wants_prompt_logprobs=prompt_logprobs or topk_prompt_logprobs > 0,
-            prompt_top=topk_prompt_logprobs,
+            prompt_top=translate.prompt_top(topk_prompt_logprobs, len(tokens), shape.vocab_size),
             prompt_targets=translate.prompt_targets(target_prompt_logprobs, len(tokens), shape.vocab_size),
             prompt_draws=translate.prompt_draws(prompt_alt_tokens_k, len(tokens)),
-            top=topk_sample_logprobs,
+            top=top,
             heard=heard,
         )
-        return self._worker.sample(
-            lambda: self._pool(sampler_id, sampler, request),
-            request,
-            lambda done: translate.sample_response(done, prompt_logprobs_last_n, target_prompt_logprobs),
-        )
+        cost = len(tokens) + num_samples * settings.max_new_tokens
+        self._reserve(cost)
+        try:
+            future = self._worker.sample(
+                lambda: self._pool(sampler_id, sampler, request),
+                request,
+                lambda done: translate.sample_response(done, prompt_logprobs_last_n, target_prompt_logprobs),
+            )
+        except ThumbsError:
+            self._release(cost)
+            raise
+        future.add_done_callback(lambda _: self._release(cost))
+        return future
+
+    def _reserve(self, tokens: int) -> None:
+        """Raises FullError where too much waits already."""
+        with self._lock:
+            if self._worker.samples >= self.max_queued:
+                raise FullError(f"{self._worker.samples} requests for samples wait already")
+            if self._waiting_tokens and self._waiting_tokens + tokens > MAX_WAITING_TOKENS:
+                raise FullError(f"samples of {self._waiting_tokens} tokens wait already; collect some of them first")
+            self._waiting_tokens += tokens
+
+    def _release(self, tokens: int) -> None:
+        with self._lock:
+            self._waiting_tokens -= tokens
 
     def close_sampler(self, sampler_id: str) -> None:
         """Forgets a sampler; what is being sampled goes on."""
@@ -138,9 +161,13 @@ class Sampling:
     def _add(self, sampler_id: str, sampler: Sampler) -> None:
         with self._lock:
             self._samplers[sampler_id] = sampler
-            loaded = [each for each in self._samplers.values() if each.adapter is not None]
-            for each in loaded[: max(len(loaded) - self.max_samplers, 0)]:
-                each.adapter = None
+            self._make_room_for_samplers()
+
+    def _make_room_for_samplers(self) -> None:
+        """Lets go of the adapters that were not used for longest; the lock is held."""
+        loaded = [each for each in self._samplers.values() if each.adapter is not None]
+        for each in loaded[: max(len(loaded) - self.max_samplers, 0)]:
+            each.adapter = None
 
     def _pool(self, sampler_id: str, sampler: Sampler, request: Request) -> SamplingPool:
         """The pool of the sampler's base, after the request has got the sampler's adapter."""
@@ -149,9 +176,10 @@ class Sampling:
             with readable(sampler_id):
                 sampler.adapter = self._engine.read_adapter(sampler.folder)
         request.adapter = sampler.adapter
-        if sampler_id in self._samplers:
-            self._samplers.move_to_end(sampler_id)
-            self._add(sampler_id, sampler)
+        with self._lock:
+            if sampler_id in self._samplers:  # not closed meanwhile
+                self._samplers.move_to_end(sampler_id)
+                self._make_room_for_samplers()
         model = self._engine.frozen_base(base.config)
         if id(model) not in self._pools:  # one for all names of a base
             self._pools[id(model)] = SamplingPool(model, lambda tokens: base.tokenizer.decode(tokens, False))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,12 @@ log = logging.getLogger(__name__)
 
 MOST_PROMPT_CELLS = 2**17
 """Logprobs of chosen or drawn tokens that one request may ask for in its prompt."""
+MOST_TOP_CELLS = 2**21
+"""Likeliest tokens that one request may ask for, over all places: some 300 MB until they are sent."""
+MOST_SAMPLE_TOKENS = 2**23
+"""Tokens that the samples of one request may have together: some 500 MB until they are sent."""
+MOST_STOPS, MOST_STOP_BYTES = 256, 1024
+"""Stops of one request, and UTF-8 bytes of each that is a text: all are looked for after every token."""
 
 Settings = Mapping[str, float | str]
 RATIO_INPUTS = ("logprobs", "advantages")
@@ -97,10 +104,17 @@ def engine_data(data: Sequence[types.Datum], loss: str, vocab_size: int, context
     return found
 
 
+def cells(data: Sequence[Datum]) -> int:
+    """Targets of all positions: what a pass keeps in memory while it waits grows with them."""
+    return sum(datum.targets.size for datum in data)
+
+
 def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) -> Datum:
     tokens = prompt_tokens(datum.model_input, vocab_size)
     if len(tokens) > context:
         raise DataError(f"{len(tokens)} tokens; the model's context is {context}")
+    if wide := [k for k, t in datum.loss_fn_inputs.items() if len(t.shape) == 2 and t.shape[1] > vocab_size]:
+        raise DataError(f"{wide[0]} names more tokens a position than the vocabulary's {vocab_size}")
     given = {key: tensor.to_numpy() for key, tensor in datum.loss_fn_inputs.items()}
     needed = ("target_tokens", *LOSSES[loss].inputs)
     if missing := [key for key in needed if key not in given]:
@@ -214,11 +228,55 @@ def sampling_params(params: types.SamplingParams, prompt: int, context: int, sto
     tokens, texts = stop_ids, ()
     if params.stop is not None:
         stops = [params.stop] if isinstance(params.stop, str) else list(params.stop)
+        _check_stops(stops)
         tokens = [stop for stop in stops if isinstance(stop, int)]
         if "" in stops:
             raise DataError("stop has an empty string, which would end every reply at once; leave it out")
         texts = tuple(stop for stop in stops if isinstance(stop, str))
     return SamplingParams(count, tuple(tokens), params.temperature, top_k, params.top_p, texts)
+
+
+def _check_stops(stops: Sequence[str | int]) -> None:
+    if len(stops) > MOST_STOPS:
+        raise DataError(f"stop has {len(stops)} entries; at most {MOST_STOPS} are looked for")
+    for stop in stops:
+        if isinstance(stop, str) and len(stop.encode("utf-8", "replace")) > MOST_STOP_BYTES:
+            raise DataError(f"stop holds a text longer than {MOST_STOP_BYTES} bytes, {reprlib.repr(stop)}")
+
+
+def check_samples(samples: int, settings: SamplingParams, top: int) -> None:
+    """Raises DataError where a request would hold more in memory than one may; the reply's length counts, as asked."""
+    if samples < 1:
+        raise DataError(f"num_samples is {samples}; it must be 1 or more")
+    tokens = samples * settings.max_new_tokens
+    if tokens > MOST_SAMPLE_TOKENS:
+        raise DataError(
+            f"num_samples {samples} of max_tokens {settings.max_new_tokens} are {tokens} tokens; one request may ask "
+            f"for {MOST_SAMPLE_TOKENS}"
+        )
+    if tokens * top > MOST_TOP_CELLS:
+        raise DataError(
+            f"topk_sample_logprobs {top} for num_samples {samples} of max_tokens {settings.max_new_tokens} are "
+            f"{tokens * top} numbers; at most {MOST_TOP_CELLS} are given at a time"
+        )
+
+
+def likeliest_count(asked: int, vocab_size: int, name: str) -> int:
+    """How many likeliest tokens to tell: no more than there are. Raises DataError for a number below 0."""
+    if asked < 0:
+        raise DataError(f"{name} is {asked}; it must be 0 or more")
+    return min(asked, vocab_size)
+
+
+def prompt_top(asked: int, prompt: int, vocab_size: int) -> int:
+    """How many likeliest tokens to tell at each place of a prompt; raises DataError where that is too many."""
+    count = likeliest_count(asked, vocab_size, "topk_prompt_logprobs")
+    if count * prompt > MOST_TOP_CELLS:
+        raise DataError(
+            f"topk_prompt_logprobs {count} for a prompt of {prompt} tokens are {count * prompt} numbers; at most "
+            f"{MOST_TOP_CELLS} are given at a time"
+        )
+    return count
 
 
 def prompt_targets(ids: types.TensorData | None, prompt: int, vocab_size: int) -> np.ndarray | None:
@@ -233,14 +291,16 @@ def prompt_targets(ids: types.TensorData | None, prompt: int, vocab_size: int) -
             f"target_prompt_logprobs are {ids.dtype} of shape {ids.shape}; for a prompt of {prompt} tokens they are "
             f"int64 of shape [{prompt - 1}, K] and name one id at least"
         )
+    _check_cost(math.prod(ids.shape), "target_prompt_logprobs")  # before a sparse one is made dense
     dense = ids.to_numpy(pad_value=-1)
     _check_ids(np.where(dense == -1, 0, dense), vocab_size, "target_prompt_logprobs")
-    _check_cost(dense.size, "target_prompt_logprobs")
     return dense
 
 
 def prompt_draws(count: int, prompt: int) -> int:
     """How many tokens to draw at each place of a prompt; raises DataError where that is none or too many."""
+    if count < 0:
+        raise DataError(f"prompt_alt_tokens_k is {count}; it must be 0 or more")
     if count and prompt < 2:
         raise DataError("prompt_alt_tokens_k needs a prompt of two tokens or more")
     _check_cost(count * prompt, "prompt_alt_tokens_k")

@@ -9,6 +9,9 @@ from torch import Tensor
 from thumbs.models import kernels
 from thumbs.rollout.sampler import SamplingParams
 
+_ORDINARY = 1e-4, 1e4
+"""Temperatures at which logits of any model can be divided by them."""
+
 
 def uniforms(seed: int, count: int) -> np.ndarray:
     """The `count` uniform numbers of one request; its reply depends on nothing else in the batch."""
@@ -24,14 +27,27 @@ def draw(logits: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Ten
     if params.temperature == 0:
         tokens = logits.argmax(-1)
         return tokens, logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
-    if not params.top_k and params.top_p == 1 and kernels.usable(logits, logits.shape[1]):
+    ordinary = _ORDINARY[0] <= params.temperature <= _ORDINARY[1]
+    if ordinary and not params.top_k and params.top_p == 1 and kernels.usable(logits, logits.shape[1]):
         return kernels.draw_tokens(logits, u, params.temperature)
-    logits = logits / params.temperature
+    logits = tempered(logits, params.temperature)
     normaliser = logits.logsumexp(-1)
     kept = restrict(logits, params)
     probabilities = (kept - kept.amax(-1, keepdim=True)).exp_()
     tokens = _inverse_cdf(probabilities, u)
     return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - normaliser
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits [B, V] at a temperature above 0, up to a constant for each row.
+
+    At the edges of float32 they are those of the limit: all mass on the most likely token, or the same on every token
+    that is possible at all.
+    """
+    if _ORDINARY[0] <= temperature <= _ORDINARY[1]:
+        return logits / temperature
+    edges = torch.finfo(torch.float32)  # a quotient beyond them is infinite or 0 / 0
+    return (logits - logits.amax(-1, keepdim=True)) / min(max(temperature, edges.tiny), edges.max)
 
 
 def restrict(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -43,6 +59,7 @@ def restrict(logits: Tensor, params: SamplingParams) -> Tensor:
         ordered, order = logits.sort(dim=-1, descending=True)
         mass = ordered.softmax(-1)
         outside = mass.cumsum(-1) - mass >= params.top_p  # the token that crosses the line stays
+        outside[:, 0] = False  # a top_p below float32 is 0 in the comparison
         logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
     return logits
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.lora import FrozenAdapter
-from thumbs.rollout.draw import draw, uniforms
+from thumbs.rollout.draw import draw, tempered, uniforms
 from thumbs.rollout.native import CACHE_TOKENS, MAX_ROWS
 from thumbs.rollout.prompt_reading import Top, likeliest, read_prompt
 from thumbs.rollout.sampler import SamplingParams
@@ -34,11 +34,14 @@ PREFILL_TOKENS = 2048
 
 @dataclass(eq=False)
 class Reply:
-    """One sample in progress; top: the likeliest tokens where each of its tokens was drawn."""
+    """One sample in progress; top: the likeliest tokens where each of its tokens was drawn. u: what it is drawn with,
+    once it is let in: what waits should cost no more than its prompt.
+    """
 
     request: Request
     number: int
-    u: np.ndarray
+    seed: int
+    u: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top: list[Top] = field(default_factory=list)
@@ -82,8 +85,7 @@ class Request:
     cancelled: bool = False
 
     def __post_init__(self) -> None:
-        count = self.params.max_new_tokens
-        self.replies = [Reply(self, number, uniforms(seed, count)) for number, seed in enumerate(self.seeds)]
+        self.replies = [Reply(self, number, seed) for number, seed in enumerate(self.seeds)]
         self.begun = 0  # replies that have been let in
 
     @property
@@ -177,6 +179,7 @@ class SamplingPool:
         """Reads the prompts of new rows, which take the places of rows that are done, or stand below the others."""
         by_adapter: dict[int, list[Reply]] = {}
         for reply in new:
+            reply.u = uniforms(reply.seed, reply.request.params.max_new_tokens)
             by_adapter.setdefault(id(reply.request.adapter), []).append(reply)
         read = [self._prefill(replies) for replies in by_adapter.values()]
         caches, hidden = [cache for cache, _ in read], torch.cat([states for _, states in read])
@@ -240,7 +243,7 @@ class SamplingPool:
     def _take(self, replies: list[Reply], logits: Tensor, tokens: list[int], logprobs: list[float]) -> None:
         for i, (reply, token, logprob) in enumerate(zip(replies, tokens, logprobs, strict=True)):
             params, top = reply.request.params, reply.request.top
-            others = likeliest(logits[i : i + 1] / (params.temperature or 1.0), top) if top else []
+            others = likeliest(tempered(logits[i : i + 1], params.temperature or 1.0), top) if top else []
             reply.top += others
             reply.tokens.append(token)
             reply.logprobs.append(logprob)

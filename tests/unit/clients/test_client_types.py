@@ -1,9 +1,12 @@
 """The clients' types have the public face of the SDK's, cost little, and refuse what no service could use."""
 
+import copy
 import dataclasses
 import pickle
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import numpy as np
 import pydantic
@@ -79,9 +82,106 @@ def test_a_model_input_is_its_chunks_end_to_end():
     assert types.ModelInput.empty().to_ints() == []
 
 
-def test_a_list_of_tokens_stays_the_list_that_was_given():
-    tokens = [7, 8]
-    assert types.EncodedTextChunk(tokens=tokens).tokens is tokens
+def test_a_list_of_tokens_stays_a_list():
+    assert types.EncodedTextChunk(tokens=[7, 8]).tokens == [7, 8]
+
+
+def _chunk():
+    return types.EncodedTextChunk(tokens=[4, 5])
+
+
+def _sequence(**given):
+    return types.SampledSequence("stop", **given)
+
+
+def _checkpoint():
+    return types.Checkpoint(
+        checkpoint_id="weights/a", checkpoint_type="training", time=datetime(2026, 1, 1, tzinfo=UTC), tinker_path="p"
+    )
+
+
+_CURSOR = {"offset": 0, "limit": 1, "total_count": 1}
+_RUN = {"training_run_id": "r", "base_model": "b", "model_owner": "o", "is_lora": True}
+
+OWNING = {  # what is given by name, and what makes the type of it; every list, mapping and array of every type
+    "tokens": ([1, 2], lambda x: types.EncodedTextChunk(tokens=x)),
+    "tokens of an array": (np.array([1, 2]), lambda x: types.EncodedTextChunk(tokens=x)),
+    "from_ints": ([1, 2], types.ModelInput.from_ints),
+    "from_ints of an array": (np.array([1, 2]), types.ModelInput.from_ints),
+    "from_ints of a tensor": (torch.tensor([1, 2]), types.ModelInput.from_ints),
+    "chunks": ([_chunk()], lambda x: types.ModelInput(chunks=x)),
+    "data": ([1.0, 2.0], lambda x: types.TensorData(x, "float32")),
+    "data of an array": (np.ones(2, np.float32), lambda x: types.TensorData(x, "float32")),
+    "data of integers": (np.ones(2, np.int64), lambda x: types.TensorData(x, "int64")),
+    "shape": ([2], lambda x: types.TensorData([1.0, 2.0], "float32", x)),
+    "from_numpy": (np.ones(2, np.float32), types.TensorData.from_numpy),
+    "from_torch": (torch.ones(2), types.TensorData.from_torch),
+    "from_torch of integers": (torch.ones(2, dtype=torch.int64), types.TensorData.from_torch),
+    "crow": ([0, 1], lambda x: types.TensorData([1.0], "float32", [1, 2], x, [1])),
+    "crow of an array": (np.array([0, 1]), lambda x: types.TensorData([1.0], "float32", [1, 2], x, [1])),
+    "col of an array": (np.array([1]), lambda x: types.TensorData([1.0], "float32", [1, 2], [0, 1], x)),
+    "loss_fn_inputs": ({"weights": [1.0]}, lambda x: types.Datum(types.ModelInput.from_ints([1]), x)),
+    "weights": ([1.0], lambda x: types.Datum(types.ModelInput.from_ints([1]), {"weights": x})),
+    "weights of an array": (np.ones(1, np.float32), lambda x: types.Datum(types.ModelInput.from_ints([1]), {"w": x})),
+    "weights of a tensor": (torch.ones(1), lambda x: types.Datum(types.ModelInput.from_ints([1]), {"weights": x})),
+    "stop texts": (["a", "b"], lambda x: types.SamplingParams(stop=x)),
+    "stop tokens": ([1, 2], lambda x: types.SamplingParams(stop=x)),
+    "tokens_np": (np.array([1, 2], np.int32), lambda x: _sequence(tokens_np=x)),
+    "logprobs_np": (np.ones(2, np.float32), lambda x: _sequence(logprobs_np=x)),
+    "token_ids": (np.ones((2, 2), np.int32), lambda x: types.TopkLogprobs(x, np.ones((2, 2), np.float32))),
+    "top logprobs": (np.ones((2, 2), np.float32), lambda x: types.TopkLogprobs(np.ones((2, 2), np.int32), x)),
+    "sequences": ([_sequence()], types.SampleResponse),
+    "prompt_logprobs_np": (np.ones(2, np.float32), lambda x: types.SampleResponse([], prompt_logprobs_np=x)),
+    "loss_fn_outputs": ([{"a": types.TensorData([1.0], "float32")}], lambda x: types.ForwardBackwardOutput("s", x)),
+    "an output": ({"a": types.TensorData([1.0], "float32")}, lambda x: types.ForwardBackwardOutput("s", [x])),
+    "metrics": ({"loss:sum": 1.0}, lambda x: types.ForwardBackwardOutput("s", [], x)),
+    "step metrics": ({"loss": 1.0}, lambda x: types.OptimStepResponse(metrics=x)),
+    "supported_models": ([types.SupportedModel()], lambda x: types.GetServerCapabilitiesResponse(supported_models=x)),
+    "checkpoints": ([_checkpoint()], lambda x: types.CheckpointsListResponse(checkpoints=x)),
+    "checkpoint metadata": ({"a": "b"}, lambda x: types.Checkpoint(**{**dict(_checkpoint()), "user_metadata": x})),
+    "urls": ({"a": "b"}, lambda x: types.ExternalWeightsUrlsResponse(urls=x, expires=datetime(2026, 1, 1, tzinfo=UTC))),
+    "run metadata": (
+        {"a": "b"},
+        lambda x: types.TrainingRun(**_RUN, last_request_time=datetime(2026, 1, 1, tzinfo=UTC), user_metadata=x),
+    ),
+    "training_runs": ([], lambda x: types.TrainingRunsResponse(training_runs=x, cursor=_CURSOR)),
+    "training_run_ids": (["a"], lambda x: types.GetSessionResponse(training_run_ids=x, sampler_ids=[])),
+    "sampler_ids": (["a"], lambda x: types.GetSessionResponse(training_run_ids=[], sampler_ids=x)),
+    "session metadata": (
+        {"a": "b"},
+        lambda x: types.GetSessionResponse(training_run_ids=[], sampler_ids=[], user_metadata=x),
+    ),
+    "sessions": (["a"], lambda x: types.ListSessionsResponse(sessions=x)),
+}
+
+
+@pytest.mark.parametrize("name", OWNING)
+def test_what_happens_to_a_container_after_it_was_given_is_no_matter(name):
+    given, make = copy.deepcopy(OWNING[name])
+    made = make(given)
+    before = pickle.dumps(made)
+    if isinstance(given, (np.ndarray, torch.Tensor)):
+        given[...] = 77
+    elif isinstance(given, dict):
+        given.clear()
+        given["other"] = 77
+    else:
+        given[:] = [*given[1:], 77]
+    assert pickle.dumps(made) == before
+
+
+def test_every_container_of_every_type_is_in_the_test_above():
+    """A new field that holds one has to be added there."""
+    container = re.compile("list|dict|Sequence|Mapping|ndarray")
+    classes = [name for name in types.__all__ if isinstance(getattr(types, name), type)]
+    holders = {name for name in classes if container.search(str(_hints(name)))}
+    makers = {type(make(copy.deepcopy(given))).__name__ for given, make in OWNING.values()}
+    assert holders - makers <= {"PromptAltTokens", "LossFnInputs", "LossFnOutput"}
+
+
+def _hints(name):
+    found = getattr(types, name)
+    return getattr(found, "__annotations__", {})
 
 
 @pytest.mark.parametrize("same", [(1, 2), np.array([1, 2], np.int32), torch.tensor([1, 2]), range(1, 3)])
@@ -176,9 +276,8 @@ def test_dtypes_are_the_two_of_the_wire():
     assert types.TensorData([1, 2, 3, 4], "int64", [2, 2]).tolist() == [[1, 2], [3, 4]]
 
 
-def test_an_array_of_the_right_dtype_is_not_copied_but_a_read_only_one_is():
+def test_a_read_only_array_becomes_a_tensor_that_can_be_written():
     array = np.zeros(3, np.float32)
-    assert np.shares_memory(types.TensorData.from_numpy(array).to_numpy(), array)
     array.flags.writeable = False
     assert types.TensorData.from_numpy(array).to_numpy().flags.writeable
 

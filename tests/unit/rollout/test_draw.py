@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from thumbs.rollout.draw import draw, restrict, uniforms
+from thumbs.rollout.draw import draw, restrict, tempered, uniforms
 from thumbs.rollout.sampler import SamplingParams
 
 BELOW_ONE = 1 - 2.0**-24  # the largest float32 that a generator gives
@@ -132,3 +132,46 @@ def test_uniforms_depend_on_the_seed_alone():
     many = uniforms(2**63 - 1, 10_000)
     assert many.dtype == np.float32
     assert 0 <= many.min() < many.max() < 1
+
+
+EDGES = [5e-324, 1e-310, 1e-45, 2.9e-39, 1e-38, 1e-30, 1e-8]
+
+
+@pytest.mark.parametrize("temperature", EDGES)
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}, {"top_p": 5e-324}])
+def test_a_temperature_near_zero_takes_the_most_likely_token(temperature, settings):
+    logits = random_logits(30, 300)
+    logits[:, 290:] = -torch.inf  # as a vocabulary that is filled up
+    tokens, logprobs = draw(logits, torch.from_numpy(uniforms(3, 30)), params(temperature=temperature, **settings))
+    assert tokens.tolist() == logits.argmax(-1).tolist()
+    torch.testing.assert_close(logprobs, torch.zeros(30), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [1e5, 1e38, 1e39, 1.7e308])
+def test_a_temperature_without_bound_draws_every_possible_token_alike(temperature):
+    logits = random_logits(4000, 12)
+    logits[:, 10:] = -torch.inf
+    tokens, logprobs = draw(logits, torch.from_numpy(uniforms(3, 4000)), params(temperature=temperature))
+    counts = torch.bincount(tokens, minlength=12)
+    assert counts[10:].tolist() == [0, 0]
+    assert chisquare(counts[:10].tolist()).pvalue > 1e-4
+    torch.testing.assert_close(logprobs, torch.full((4000,), -math.log(10)), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("top_p", [5e-324, 1e-45, 1e-40, 1e-30])
+@pytest.mark.parametrize("temperature", [1e-3, 0.7, 1.0, 3.0])
+def test_a_top_p_near_zero_takes_the_most_likely_token(top_p, temperature):
+    logits = random_logits(30, 300)
+    logits[:, 290:] = -torch.inf
+    u = torch.from_numpy(uniforms(3, 30))
+    tokens, logprobs = draw(logits, u, params(temperature=temperature, top_p=top_p))
+    assert tokens.tolist() == logits.argmax(-1).tolist()
+    expected = (logits.double() / temperature).log_softmax(-1).amax(-1)
+    torch.testing.assert_close(logprobs.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_shifted_logits_are_the_divided_ones():
+    logits = random_logits(5, 40)
+    for edge in (1e-4, 1e4):
+        inside, outside = tempered(logits, edge), tempered(logits, edge * (0.999999 if edge < 1 else 1.000001))
+        torch.testing.assert_close(inside.log_softmax(-1), outside.log_softmax(-1), atol=0.2, rtol=1e-4)

@@ -17,14 +17,14 @@ Tokens = Sequence[int] | np.ndarray
 
 
 def _integers(tokens: Any) -> list[int] | np.ndarray:
-    """A list as it came, anything else as an array; raises ValueError unless it is a row of integers.
+    """A copy, a list of a list and else an array; raises ValueError unless it is a row of integers.
 
     One check by numpy: a validation of every token in Python would cost more than the rest of a submission.
     """
     array = np.asarray(tokens)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"tokens are a flat list of integers, got {reprlib.repr(tokens)}")
-    return tokens if isinstance(tokens, list) else array
+    return list(tokens) if isinstance(tokens, list) else array.copy()
 
 
 class EncodedTextChunk(Request):

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from thumbs.clients.types.base import Response
+from thumbs.clients.types.base import Owner, Response
 from thumbs.clients.types.tensors import TensorData
 from thumbs.records import StopReason
 
@@ -33,7 +33,7 @@ class SamplingParams(Response):
 
 
 @dataclass(frozen=True, eq=False)
-class TopkLogprobs:
+class TopkLogprobs(Owner):
     """The likeliest tokens at each position: token_ids int32 and logprobs float32 (nats), both [N, k]."""
 
     token_ids: np.ndarray
@@ -47,7 +47,7 @@ class TopkLogprobs:
 
 
 @dataclass(frozen=True, eq=False)
-class SampledSequence:
+class SampledSequence(Owner):
     """One sampled sequence, the stop token included.
 
     tokens_np int32 [N]; logprobs_np float32 [N] (nats, at the sampling temperature). The properties without `_np` are
@@ -77,7 +77,7 @@ class SampledSequence:
 
 
 @dataclass(frozen=True, eq=False)
-class PromptAltTokens:
+class PromptAltTokens(Owner):
     """k draws from the model at every prompt position after the first: tokens int64, logprobs float32, [N - 1, k]."""
 
     tokens: TensorData
@@ -85,7 +85,7 @@ class PromptAltTokens:
 
 
 @dataclass(frozen=True, eq=False)
-class SampleResponse:
+class SampleResponse(Owner):
     """Sampled sequences and, where asked for, logprobs of the prompt of N tokens (nats, at temperature 1).
 
     prompt_logprobs_np float32 [N], NaN where none was computed, as at the first token; topk_prompt_logprobs_np [N, k];

@@ -26,7 +26,7 @@ class TensorData:
 
     `values` are the numbers: of a dense tensor in its shape, of a CSR tensor the listed entries, row after row.
     Row i of a CSR tensor lists entries sparse_crow_indices[i] to sparse_crow_indices[i + 1], in the columns that
-    sparse_col_indices names; an entry that is not listed is 0. An array of the right dtype is not copied.
+    sparse_col_indices names; an entry that is not listed is 0. What is given is copied.
     """
 
     dtype: TensorDtype
@@ -124,7 +124,7 @@ def _as_dtype(data: Any, dtype: str) -> np.ndarray:
     if array.size and array.dtype.kind not in "biuf":
         raise DataError(f"got {reprlib.repr(data)}; a tensor is a rectangular array of numbers, integers below 2**63")
     with np.errstate(invalid="ignore", over="ignore"):
-        converted = array.astype(_NUMPY_DTYPES[dtype], copy=not array.flags.writeable)
+        converted = array.astype(_NUMPY_DTYPES[dtype])  # a copy always
     if dtype == "int64" and array.dtype.kind in "uf" and not np.array_equal(converted, array):
         raise DataError(f"got {reprlib.repr(data)}; dtype int64 takes whole numbers below 2**63")
     return converted

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from thumbs.clients.types.base import Request, Response
+from thumbs.clients.types.base import Owner, Request, Response
 from thumbs.clients.types.inputs import ModelInput
 from thumbs.clients.types.tensors import TensorData, TensorDtype
 from thumbs.errors import DataError
@@ -83,7 +83,7 @@ class AdamParams(Request):
 
 
 @dataclass(frozen=True, eq=False)
-class ForwardBackwardOutput:
+class ForwardBackwardOutput(Owner):
     """Outputs by name for each datum, in order, and metrics named `name:reduction`."""
 
     loss_fn_output_type: str
