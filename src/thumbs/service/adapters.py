@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ from thumbs.errors import CheckpointError, DataError
 from thumbs.models.base_identity import public_name
 from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.lora import Adapter, peft_shapes
-from thumbs.service.requests import Body, explain
+from thumbs.service.requests import explain
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,10 @@ IGNORED = {
 """Keys of adapter_config.json that change nothing here, each with the reason."""
 
 
-class _PeftConfig(Body):
+class _PeftConfig(BaseModel):
     """What is read of adapter_config.json. Other keys are in IGNORED, or say nothing (null, false, empty)."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     base_model_name_or_path: str = ""
     peft_type: str = "LORA"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Literal
@@ -17,9 +16,9 @@ from thumbs.errors import DataError
 from thumbs.service import wire
 from thumbs.service.adapters import keep, mix, read_adapter
 from thumbs.service.promises import Operation
-from thumbs.service.requests import Body, answer, owner_of, parse
+from thumbs.service.requests import Body, answer, owner_of, parse, peek
 from thumbs.service.state import Service
-from thumbs.service.submissions import Numbered, encode_json, submit
+from thumbs.service.submissions import Numbered, encode_json, submit, unknown_key
 
 _MOST_SOURCES = 16
 _INTERPOLATE = "mint_interpolate_checkpoints"
@@ -33,9 +32,16 @@ class _Interpolate(Body):
     output_checkpoint_type: Literal["sampler"] = "sampler"
 
 
+class _ReverseKlData(Body):
+    student_input: Any = None
+    reference_input: Any = None
+    target_tokens: Any = None
+    weights: Any = None
+
+
 class _ReverseKl(Numbered):
     reference_model_path: str
-    data: list[dict[str, Any]] = Field(max_length=wire.MAX_DATUMS)
+    data: list[_ReverseKlData] = Field(max_length=wire.MAX_DATUMS)
     temperature: float = 1.0
 
 
@@ -79,9 +85,10 @@ class MintRoutes:
             data = [_reverse_kl_datum(index, datum) for index, datum in enumerate(body.data)]
             return self._backend.forward_backward_reverse_kl(body.model_id, body.seq_id, data, path, body.temperature)
 
-        numbered = parse(Numbered, raw)
+        numbered, unknown = peek(Numbered, raw), unknown_key(_ReverseKl, raw)
         encode = encode_json(_reverse_kl_json)
-        return await submit(self._service, request, "forward_backward_reverse_kl", numbered, raw, start, encode)
+        kind = "forward_backward_reverse_kl"
+        return await submit(self._service, request, kind, numbered, raw, start, encode, unknown=unknown)
 
     def _interpolate(self, body: _Interpolate, owner: str) -> Future[str]:
         backend = self._service.backend
@@ -106,13 +113,13 @@ class MintRoutes:
         return done
 
 
-def _reverse_kl_datum(index: int, datum: Mapping[str, Any]) -> ReverseKlDatum:
+def _reverse_kl_datum(index: int, datum: _ReverseKlData) -> ReverseKlDatum:
     try:
         return ReverseKlDatum(
-            wire.decode_model_input(datum.get("student_input")),
-            wire.decode_model_input(datum.get("reference_input")),
-            wire.decode_tensor(datum.get("target_tokens")),
-            wire.decode_tensor(datum.get("weights")),
+            wire.decode_model_input(datum.student_input),
+            wire.decode_model_input(datum.reference_input),
+            wire.decode_tensor(datum.target_tokens),
+            wire.decode_tensor(datum.weights),
         )
     except DataError as error:
         raise DataError(f"datum {index}: {error}") from None

@@ -15,9 +15,9 @@ from thumbs.clients import types
 from thumbs.clients.listings import weights_info_of
 from thumbs.errors import DataError
 from thumbs.service.promises import Operation
-from thumbs.service.requests import Body, Int64, answer, owner_of, parse, read
+from thumbs.service.requests import Body, Int64, Metadata, answer, owner_of, parse, peek, read
 from thumbs.service.state import Service
-from thumbs.service.submissions import Numbered, Optimizer, encode_json, submit
+from thumbs.service.submissions import Numbered, Optimizer, encode_json, submit, unknown_key
 
 
 class _Lora(Body):
@@ -31,7 +31,7 @@ class _Lora(Body):
 class _New(Body):
     session_id: str
     model_seq_id: Int64
-    user_metadata: dict[str, str] | None = None
+    user_metadata: Metadata | None = None
     optimizer_config: Optimizer = Optimizer()
 
 
@@ -43,11 +43,13 @@ class _NewFromBase(_New):
 class _NewFromCheckpoint(_New):
     path: str
     optimizer: bool = False
+    base_model: str | None = None
 
 
 class _Load(Numbered):
     path: str
     optimizer: bool = False
+    optimizer_config: Optimizer = Optimizer()
 
 
 class _Target(Body):
@@ -90,13 +92,18 @@ class ModelRoutes:
     async def load_weights(self, request: Request) -> Response:
         """Weights of a checkpoint: into a model that is there (load_state; SDK 0.22), or a new model (SDK 0.38)."""
         raw = await request.body()
-        if parse(_Target, raw).model_id is not None:
+        if peek(_Target, raw).model_id is not None:
             return await self._load(request, raw)
         body = parse(_NewFromCheckpoint, raw)
 
         def start(run_id: str) -> Future[Any]:
             owner = owner_of(request)
-            path = self._service.find_checkpoint(body.path, owner).path
+            record = self._service.find_checkpoint(body.path, owner)
+            path, run = record.path, self._backend.store.run(record.run_id)
+            if body.base_model is not None and run is not None and body.base_model != run.base_model:
+                raise DataError(
+                    f"base_model {body.base_model!r}: {path} is of {run.base_model!r}, which cannot be changed"
+                )
             return self._backend.create_from(run_id, body.session_id, owner, path, body.optimizer, body.user_metadata)
 
         return await self._create(request, "load_weights", body, raw, start)
@@ -147,12 +154,15 @@ class ModelRoutes:
         return answer({"request_id": await self._service.promises.submit(operation), "model_id": run_id})
 
     async def _load(self, request: Request, raw: bytes) -> Response:
-        numbered = parse(Numbered, raw)
+        numbered = peek(Numbered, raw)
 
         def start() -> Future[Any]:
             body = parse(_Load, raw)
+            body.optimizer_config.check()
             path = self._service.find_checkpoint(body.path, owner_of(request)).path
             return self._backend.load(body.model_id, body.seq_id, path, body.optimizer)
 
         encode = encode_json(lambda _: {"model_id": numbered.model_id, "type": "load_weights"})
-        return await submit(self._service, request, "load_weights", numbered, raw, start, encode)
+        return await submit(
+            self._service, request, "load_weights", numbered, raw, start, encode, unknown=unknown_key(_Load, raw)
+        )

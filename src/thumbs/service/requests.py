@@ -5,31 +5,73 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from thumbs.errors import DataError
+from thumbs.service.keys import UnknownKeyError, check_keys, present
 
 B = TypeVar("B", bound="Body")
 
+_PEEK = "peek"
+MOST_TEXT, MOST_METADATA_BYTES = 1024, 2**16
+
+
+def _check_metadata(value: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(value).encode()) > MOST_METADATA_BYTES:
+        raise ValueError(f"is longer than {MOST_METADATA_BYTES} bytes as JSON")
+    return value
+
+
+Metadata = Annotated[dict[str, str], AfterValidator(_check_metadata)]
+"""What clients note down about their things."""
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
+"""Names and the like."""
 Int64 = Annotated[int, Field(ge=0, lt=2**63)]
 """Sequence ids; those of pickled sampling clients reach 10¹⁸."""
 
 
 class Body(BaseModel):
-    """A JSON object from a client. Unknown keys are left out: newer SDKs send more than older ones."""
+    """A JSON object from a client; see keys.py for what becomes of keys that are no field.
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    harmless: such keys that the SDKs send, by the request's name in HARMLESS.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
+    harmless: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, given: Any, info: ValidationInfo) -> Any:
+        if not isinstance(given, dict):
+            return given
+        given = present(given)
+        if info.context != _PEEK:
+            check_keys(given, {*cls.model_fields, *cls.harmless})
+        return given
 
 
 def parse(kind: type[B], raw: bytes) -> B:
-    """`raw` as a `kind`; raises DataError that names the first field that is wrong."""
+    """`raw` as a `kind`; raises DataError that names the first field that is wrong, UnknownKeyError one too many."""
+    return _parsed(kind, raw, None)
+
+
+def peek(kind: type[B], raw: bytes) -> B:
+    """The fields of a `kind` in `raw`, whatever else is there; raises as `parse`."""
+    return _parsed(kind, raw, _PEEK)
+
+
+def _parsed(kind: type[B], raw: bytes, context: object) -> B:
     try:
-        return kind.model_validate_json(raw or b"{}")
+        return kind.model_validate_json(raw or b"{}", context=context)
     except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        cause = first.get("ctx", {}).get("error")
+        if first["type"] == "extra_forbidden" or isinstance(cause, UnknownKeyError):
+            raise UnknownKeyError(explain(error)) from None
         raise DataError(explain(error)) from None
 
 
@@ -42,7 +84,8 @@ def explain(error: ValidationError) -> str:
     """The first complaint in one sentence, with the place of the value."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"the request is not as expected: {place + ': ' if place else ''}{first['msg']}"
+    words = first["msg"].removeprefix("Value error, ")
+    return f"the request is not as expected: {place + ': ' if place else ''}{words}"
 
 
 def owner_of(request: Request) -> str:

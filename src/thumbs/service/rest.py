@@ -13,7 +13,8 @@ from starlette.routing import Route
 
 from thumbs.clients.listings import checkpoint_of, training_run_of
 from thumbs.clients.tables import CheckpointRecord
-from thumbs.service.requests import Body, answer, owner_of, page, read, version
+from thumbs.errors import DataError
+from thumbs.service.requests import Body, answer, owner_of, page, parse, read, version
 from thumbs.service.state import Service
 
 _EXTERNAL_SINCE = (0, 25)
@@ -21,7 +22,11 @@ _CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
 
 class _Ttl(Body):
-    ttl_seconds: int | None
+    ttl_seconds: int | None = None
+
+
+class _Nothing(Body):
+    """No field at all."""
 
 
 class RestRoutes:
@@ -98,11 +103,15 @@ class RestRoutes:
 
     async def publish(self, request: Request) -> Response:
         """POST lets every caller read a checkpoint, DELETE takes that back; doing it twice is no error."""
+        await read(request, _Nothing)
         return await self._change(request, self._store.publish, request.method == "POST")
 
     async def ttl(self, request: Request) -> Response:
         """Sets how long a checkpoint is kept, seconds from now; null is for ever."""
-        return await self._change(request, self._store.set_ttl, (await read(request, _Ttl)).ttl_seconds)
+        raw = await request.body()
+        if b"ttl_seconds" not in raw:  # null is a value here, and nothing is none
+            raise DataError("say ttl_seconds, a number, or null for a checkpoint that stays")
+        return await self._change(request, self._store.set_ttl, parse(_Ttl, raw).ttl_seconds)
 
     async def _change(self, request: Request, change: Callable[..., None], *args: Any) -> Response:
         record = await self._service.checkpoint(path_of(request), owner_of(request), own=True)

@@ -17,6 +17,10 @@ class _Promise(Body):
     request_id: str
 
 
+class _Retrieval(_Promise):
+    harmless = ("allow_metadata_only",)
+
+
 class RetrievalRoutes:
     """What every future of a client calls."""
 
@@ -36,7 +40,7 @@ class RetrievalRoutes:
         A failed operation is a 200 with `error`: clients repeat a request that fails with another status. A sample
         that is lost is a 410, on which they draw it again.
         """
-        body = await read(request, _Promise)
+        body = await read(request, _Retrieval)
         try:
             outcome = await self._service.promises.wait(body.request_id, owner_of(request))
         except LookupError:

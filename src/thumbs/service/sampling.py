@@ -27,12 +27,18 @@ class _NewSampler(Body):
     model_path: str | None = None
 
 
+class _SamplingParams(Body, types.SamplingParams):
+    """Nothing more than what is read: the SDKs drop everything else themselves."""
+
+
 class _Sample(Body):
+    harmless = ("record_stability_info",)
+
     sampling_session_id: str
     seq_id: Int64 | None = None
     num_samples: int = Field(default=1, ge=1, le=4096)
     prompt: dict[str, Any]
-    sampling_params: types.SamplingParams = types.SamplingParams()
+    sampling_params: _SamplingParams = _SamplingParams()
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = Field(default=0, ge=0)
     topk_sample_logprobs: int = Field(default=0, ge=0)

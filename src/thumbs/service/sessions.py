@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Annotated
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from thumbs.service.requests import Body, answer, owner_of, page, read, version
+from thumbs.service.requests import Body, Metadata, Text, answer, owner_of, page, read, version
 from thumbs.service.state import Service
 
 log = logging.getLogger(__name__)
@@ -23,11 +25,11 @@ class _Config(Body):
 
 
 class _NewSession(Body):
-    tags: tuple[str, ...] = ()
-    user_metadata: dict[str, str] | None = None
-    sdk_version: str = ""
-    project_id: str | None = None
-    display_name: str | None = None
+    tags: Annotated[tuple[Text, ...], Field(max_length=256)] = ()
+    user_metadata: Metadata | None = None
+    sdk_version: Text = ""
+    project_id: Text | None = None
+    display_name: Text | None = None
 
 
 class _Heartbeat(Body):
@@ -35,10 +37,16 @@ class _Heartbeat(Body):
 
 
 class _Reason(Body):
-    type: str = "success"
+    type: Text = "success"
+
+
+class _Nothing(Body):
+    """No field at all."""
 
 
 class _Finish(Body):
+    harmless = ("detail",)
+
     reason: _Reason = _Reason()
 
 
@@ -80,10 +88,12 @@ class SessionRoutes:
 
     async def dynamic_config(self, request: Request) -> Response:
         """Flags that a client asks for again now and then."""
+        await read(request, _Config)
         return answer({"refresh_interval_sec": 300, "sample_cancel_enabled": True, "sample_cancel_max_batch_size": 64})
 
     async def auth_token(self, request: Request) -> Response:
         """A short-lived credential for the key that came."""
+        await read(request, _Nothing)
         return answer({"jwt": self._service.callers.exchange(owner_of(request))})
 
     async def create_session(self, request: Request) -> Response:

@@ -6,17 +6,20 @@ after it do not wait for it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from pydantic import model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from thumbs.errors import ConfigError, ThumbsError
 from thumbs.service import wire
+from thumbs.service.keys import UnknownKeyError
 from thumbs.service.promises import Encode, Operation
-from thumbs.service.requests import Body, Int64, answer, owner_of, to_json
+from thumbs.service.requests import Body, Int64, answer, owner_of, parse, to_json
 from thumbs.service.state import Service
 
 
@@ -28,9 +31,15 @@ class Numbered(Body):
 
 
 class Optimizer(Body):
-    """Which optimizer a client wants."""
+    """Which optimizer a client wants; of another one than ours the settings do not matter."""
 
     type: str = "adamw"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other(cls, given: Any) -> Any:
+        other = isinstance(given, dict) and given.get("type", "adamw") != "adamw"
+        return {"type": given["type"]} if other else given
 
     def check(self) -> None:
         """Raises ConfigError unless it is the one that is served."""
@@ -46,13 +55,21 @@ async def submit(
     raw: bytes,
     start: Callable[[], Future[Any]],
     encode: Encode,
+    *,
+    unknown: UnknownKeyError | None = None,
 ) -> Response:
     """The promise of an operation; raises HTTPException 404 unless the model is the caller's.
 
-    `start` runs in a worker thread. Where it raises an error of the user, the number is used up all the same.
+    `start` runs in a worker thread. Where it raises an error of the user, the number is used up all the same. A key
+    that is `unknown` is refused at once, and uses up the number too.
     """
     owner = owner_of(request)
     run = await service.run(numbered.model_id, owner)
+    if unknown is not None:
+        if numbered.seq_id is not None:
+            with contextlib.suppress(ThumbsError):
+                await service.threads.work(service.backend.skip, run.id, numbered.seq_id, unknown)
+        raise unknown
     await service.threads.record(service.backend.store.touch_run, run.id)
 
     def start_or_skip() -> Future[Any]:
@@ -67,6 +84,17 @@ async def submit(
     operation = Operation(kind, owner, run.session_id, key, raw, start_or_skip, encode)
     request_id = await service.promises.submit(operation)
     return answer({"request_id": request_id, "model_id": run.id})
+
+
+def unknown_key(kind: type[Body], raw: bytes) -> UnknownKeyError | None:
+    """What is wrong with the keys of `raw` as a `kind`; whatever else is wrong is for later."""
+    try:
+        parse(kind, raw)
+    except UnknownKeyError as error:
+        return error
+    except ThumbsError:
+        pass
+    return None
 
 
 def encode_json(describe: Callable[[Any], Mapping[str, Any]]) -> Encode:

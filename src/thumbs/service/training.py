@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from pydantic import ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,15 +14,14 @@ from starlette.routing import Route
 from thumbs.clients import types
 from thumbs.errors import ConfigError
 from thumbs.service import wire
-from thumbs.service.requests import Int64, owner_of, parse
+from thumbs.service.keys import UnknownKeyError
+from thumbs.service.requests import Body, Int64, Metadata, owner_of, parse, peek
 from thumbs.service.state import Service
-from thumbs.service.submissions import Numbered, Optimizer, encode_binary, encode_json, submit
+from thumbs.service.submissions import Numbered, Optimizer, encode_binary, encode_json, submit, unknown_key
 
 
-class _Adam(types.AdamParams):
-    """As it comes: newer SDKs may send more."""
-
-    model_config = ConfigDict(extra="ignore")
+class _Adam(Body, types.AdamParams):
+    """As the SDK's."""
 
 
 class _OptimStep(Numbered):
@@ -32,14 +30,20 @@ class _OptimStep(Numbered):
 
 
 class _Save(Numbered):
+    harmless = ("kind", "sampling_session_seq_id")
+
     path: str | None = None
     ttl_seconds: int | None = None
     overwrite: bool = False
-    user_metadata: dict[str, str] | None = None
+    user_metadata: Metadata | None = None
     age_encryption_recipients: list[str] | None = None
 
 
 class _Ephemeral(Numbered):
+    """What of it can be kept of a sampler that has no name is its number; it ends with its session in any case."""
+
+    harmless = ("kind", "ttl_seconds", "user_metadata")
+
     path: str | None = None
     sampling_session_seq_id: Int64 | None = None
 
@@ -66,8 +70,10 @@ class TrainingRoutes:
         """One pass over a chunk of data, with gradients unless the body says otherwise."""
         raw = await request.body()
         content = request.headers.get("content-type", ""), request.headers.get("content-encoding", "")
-        numbered, start = await self._service.threads.work(self._read_pass, raw, *content)
-        return await submit(self._service, request, "forward_backward", numbered, raw, start, encode_binary)
+        numbered, start, unknown = await self._service.threads.work(self._read_pass, raw, *content)
+        return await submit(
+            self._service, request, "forward_backward", numbered, raw, start, encode_binary, unknown=unknown
+        )
 
     async def optim_step(self, request: Request) -> Response:
         """Applies the gradients and clears them."""
@@ -79,7 +85,10 @@ class TrainingRoutes:
             return self._backend.optim_step(body.model_id, body.seq_id, body.adam_params)
 
         encode = encode_json(lambda result: {"metrics": dict(result.metrics or {})})
-        return await submit(self._service, request, "optim_step", parse(Numbered, raw), raw, start, encode)
+        unknown = unknown_key(_OptimStep, raw)
+        return await submit(
+            self._service, request, "optim_step", peek(Numbered, raw), raw, start, encode, unknown=unknown
+        )
 
     async def save_weights(self, request: Request) -> Response:
         """A checkpoint to train on from: weights and optimizer."""
@@ -92,7 +101,7 @@ class TrainingRoutes:
     async def save_weights_for_sampler(self, request: Request) -> Response:
         """A checkpoint to sample from; without a name, a sampler that lives as long as its session."""
         raw = await request.body()
-        body = parse(_Ephemeral, raw)
+        body = peek(_Ephemeral, raw)
         if body.path is not None or body.sampling_session_seq_id is None:
             return await self._save(request, "save_weights_for_sampler", "sampler_weights")
         run = await self._service.run(body.model_id, owner_of(request))
@@ -105,7 +114,10 @@ class TrainingRoutes:
         encode = encode_json(lambda _: {"sampling_session_id": sampler_id, "type": "save_weights_for_sampler"})
         # Where the answer was lost, the SDKs send the same operation again under another name for the sampler.
         same = body.model_dump_json(exclude={"sampling_session_seq_id"}).encode()
-        return await submit(self._service, request, "save_weights_for_sampler", body, same, start, encode)
+        unknown = unknown_key(_Ephemeral, raw)
+        return await submit(
+            self._service, request, "save_weights_for_sampler", body, same, start, encode, unknown=unknown
+        )
 
     async def _save(self, request: Request, operation: str, kind: str) -> Response:
         raw = await request.body()
@@ -125,16 +137,22 @@ class TrainingRoutes:
             )
 
         encode = encode_json(lambda path: {"path": path, "type": operation})
-        return await submit(self._service, request, operation, parse(Numbered, raw), raw, start, encode)
+        unknown = unknown_key(_Save, raw)
+        return await submit(self._service, request, operation, peek(Numbered, raw), raw, start, encode, unknown=unknown)
 
-    def _read_pass(self, raw: bytes, kind: str, encoding: str) -> tuple[Numbered, Callable[[], Future[Any]]]:
-        """Model and number of a pass, and what starts it; raises WireError where not even those can be read."""
+    def _read_pass(
+        self, raw: bytes, kind: str, encoding: str
+    ) -> tuple[Numbered, Callable[[], Future[Any]], UnknownKeyError | None]:
+        """Model and number of a pass, what starts it, and the key it has too many; raises WireError where not even the
+        model can be read.
+        """
         try:
             body = wire.decode_forward_backward(raw, kind, encoding)
         except wire.WireError as error:
             if not error.model_id:
                 raise
-            return Numbered(model_id=error.model_id, seq_id=error.seq_id), partial(_fail, error)
+            unknown = UnknownKeyError(str(error)) if error.is_unknown_key else None
+            return Numbered(model_id=error.model_id, seq_id=error.seq_id), partial(_fail, error), unknown
         start = partial(
             self._backend.forward_backward,
             body.model_id,
@@ -144,7 +162,7 @@ class TrainingRoutes:
             body.loss_fn_config,
             forward_only=body.forward_only,
         )
-        return Numbered(model_id=body.model_id, seq_id=body.seq_id), start
+        return Numbered(model_id=body.model_id, seq_id=body.seq_id), start, None
 
 
 def _fail(error: Exception) -> Future[Any]:

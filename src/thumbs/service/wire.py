@@ -30,7 +30,8 @@ from thumbs.clients.types import (
     TopkLogprobs,
 )
 from thumbs.errors import DataError
-from thumbs.service.wire_schema import MESSAGES
+from thumbs.service.keys import UnknownKeyError, check_keys, present
+from thumbs.service.wire_schema import MESSAGES, check_fields
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
@@ -47,16 +48,19 @@ _ITEMS: dict[TensorDtype, str] = {"float32": "<f4", "int64": "<i8"}
 DTYPES: dict[int, tuple[TensorDtype, str]] = {number: (dtype, _ITEMS[dtype]) for number, dtype in _DTYPES.items()}
 """By their numbers in messages: the name of each dtype and how its items lie in bytes."""
 _STOP_REASON_NUMBERS = {"stop": 0, "length": 1}
+_SPANS, _SPAN_NUMBERS = ("model_input_spans", "loss_fn_input_spans"), (3, 4)
+"""Of a datum; see HARMLESS in keys.py."""
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a text"}
 
 
 class WireError(DataError):
     """A request that cannot be read. `model_id` and `seq_id` name the submission, where so much could be read."""
 
-    def __init__(self, message: str, model_id: str = "", seq_id: int | None = None) -> None:
+    def __init__(
+        self, message: str, model_id: str = "", seq_id: int | None = None, *, is_unknown_key: bool = False
+    ) -> None:
         super().__init__(message)
-        self.model_id = model_id
-        self.seq_id = seq_id
+        self.model_id, self.seq_id, self.is_unknown_key = model_id, seq_id, is_unknown_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +116,16 @@ def _at(place: str, model_id: str = "", seq_id: int | None = None) -> Iterator[N
         yield
     except (ValueError, TypeError, OverflowError) as error:
         text = f"{place}: {error}" if place else str(error)
-        raise WireError(text, model_id, seq_id) from None
+        unknown = isinstance(error, UnknownKeyError) or getattr(error, "is_unknown_key", False)
+        raise WireError(text, model_id, seq_id, is_unknown_key=unknown) from None
+
+
+def _object(value: Any, name: str, *keys: str) -> dict[str, Any]:
+    """The object without what is null; raises WireError where it has other keys."""
+    given = present(_typed(value, dict, name))
+    with _at(""):
+        check_keys(given, keys, "" if name in ("datum", "tensor") else name)
+    return given
 
 
 def _typed(value: Any, kind: type, name: str) -> Any:
@@ -140,6 +153,7 @@ def _from_protobuf(body: bytes) -> ForwardBackwardRequest:
     for key, value in message.loss_fn_config_v2.items():
         config[key] = getattr(value, value.WhichOneof("choice") or "number")
     with _at("", model_id, seq_id):
+        check_fields(message)
         data = _datums(message.data, _message_datum)
     return ForwardBackwardRequest(model_id, seq_id, data, message.loss_fn, config, message.forward_only)
 
@@ -153,7 +167,8 @@ def _from_json(body: bytes) -> ForwardBackwardRequest:
     with _at("", model_id, seq_id):
         forward_only = "forward_input" in request
         name = "forward_input" if forward_only else "forward_backward_input"
-        given = _typed(request.get(name), dict, name)
+        check_keys(present(request), ("model_id", "seq_id", name))
+        given = _object(request.get(name), name, "data", "loss_fn", "loss_fn_config")
         loss_fn = _typed(given.get("loss_fn"), str, "loss_fn")
         config = _typed(given.get("loss_fn_config") or {}, dict, "loss_fn_config")
         for key, value in config.items():
@@ -188,7 +203,7 @@ def _tensors(inputs: Mapping[str, Any], read: Callable[[Any], TensorData]) -> di
 
 
 def _json_datum(datum: Any) -> Datum:
-    fields = _typed(datum, dict, "datum")
+    fields = _object(datum, "datum", "model_input", "loss_fn_inputs", *_SPANS)
     inputs = _typed(fields.get("loss_fn_inputs"), dict, "loss_fn_inputs")
     return Datum(decode_model_input(fields.get("model_input")), _tensors(inputs, decode_tensor))
 
@@ -196,11 +211,13 @@ def _json_datum(datum: Any) -> Datum:
 def decode_model_input(value: Any) -> ModelInput:
     """The text chunks of {"chunks": [...]} as one; raises WireError where a chunk is no text."""
     tokens: list[int] = []
-    fields = _typed(value, dict, "model_input")
+    fields = _object(value, "model_input", "chunks")
     for index, chunk in enumerate(_typed(fields.get("chunks"), list, "chunks")):
         kind = _typed(chunk, dict, f"chunk {index}").get("type", "encoded_text")
         if kind != "encoded_text":
             raise _no_text(index, kind)
+        with _at(f"chunk {index}"):
+            check_keys(present(chunk), ("tokens",))
         tokens += _numbers(chunk.get("tokens"), f"chunk {index}: tokens", {int})
     with _at("tokens"):
         return ModelInput.from_ints(TensorData(tokens, "int64", [len(tokens)]).values)
@@ -211,7 +228,7 @@ def decode_tensor(value: Any) -> TensorData:
 
     Raises WireError where its parts do not fit each other.
     """
-    fields = _typed(value, dict, "tensor")
+    fields = _object(value, "tensor", "data", "dtype", "shape", "sparse_crow_indices", "sparse_col_indices")
     data = _numbers(fields.get("data"), "data", {int, float})
     dtype = _typed(fields.get("dtype"), str, "dtype")
     names = ("shape", "sparse_crow_indices", "sparse_col_indices")
@@ -239,6 +256,7 @@ def _no_text(index: int, kind: object) -> WireError:
 
 
 def _message_datum(datum: Any) -> Datum:
+    check_fields(datum, *_SPAN_NUMBERS)
     tokens = []
     for index, chunk in enumerate(datum.model_input):
         kind = chunk.WhichOneof("choice")

@@ -10,6 +10,9 @@ from typing import Any
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from thumbs.service.keys import UnknownKeyError
 
 _PACKAGE = "thumbs.wire"
 
@@ -95,3 +98,12 @@ def _classes() -> dict[str, Any]:
 
 MESSAGES = _classes()
 """Message classes by name."""
+
+
+def check_fields(message: Any, *harmless: int) -> None:
+    """Raises UnknownKeyError where a message holds a field that is not in the schema."""
+    unknown = [field.field_number for field in UnknownFieldSet(message) if field.field_number not in harmless]
+    if unknown:
+        raise UnknownKeyError(
+            f"field {unknown[0]} of the {message.DESCRIPTOR.name} message is not known; use an SDK of version 0.38"
+        )

@@ -14,7 +14,7 @@ PROMPT = {"chunks": [{"type": "encoded_text", "tokens": [7]}, {"type": "encoded_
 
 
 def _sample(sampler: str, **changes: Any) -> dict[str, Any]:
-    params = {"max_tokens": 3, "temperature": 0.7, "stop_token_ids": [1]}
+    params = {"max_tokens": 3, "temperature": 0.7}
     return {"sampling_session_id": sampler, "seq_id": 0, "prompt": PROMPT, "sampling_params": params, **changes}
 
 

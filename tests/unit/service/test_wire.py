@@ -48,10 +48,25 @@ def test_the_key_of_a_json_request_says_whether_it_goes_backward():
     assert not wire.decode_forward_backward(body, JSON).forward_only
 
 
-def test_what_this_server_does_not_need_is_passed_over():
+def test_provenance_and_types_are_passed_over_and_nothing_else():
     assert wire.decode_forward_backward(sdk_messages.SPANS_REQUEST, PROTOBUF).data[0].model_input.to_ints() == [1]
-    body = sdk_messages.JSON_REQUEST.replace(b'"model_id"', b'"type":"forward","new_field":{},"model_id"')
+    body = sdk_messages.JSON_REQUEST.replace(b'"model_id"', b'"type":"forward","new_field":null,"model_id"')
     assert len(wire.decode_forward_backward(body, JSON).data) == 2
+    with pytest.raises(wire.WireError, match="new_field is no known field") as refused:
+        wire.decode_forward_backward(body.replace(b"null,", b"{},"), JSON)
+    assert refused.value.is_unknown_key
+
+
+@pytest.mark.parametrize("place", ["request", "datum"])
+def test_a_field_of_a_newer_schema_is_refused(place):
+    request = MESSAGES["ForwardBackwardRequest"](model_id="m")
+    newer = b"\xf8\x07\x01"  # field 127, a number
+    if place == "datum":
+        request.data.add().MergeFromString(newer)
+    body = request.SerializeToString() + (newer if place == "request" else b"")
+    with pytest.raises(wire.WireError, match="field 127") as refused:
+        wire.decode_forward_backward(body, PROTOBUF)
+    assert refused.value.is_unknown_key
 
 
 def test_settings_may_be_in_the_older_field_alone():
