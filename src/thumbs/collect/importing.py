@@ -12,13 +12,13 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.question import AnswerError, Axis, Question, read_answer
 from thumbs.collect.records import Answer, ItemRole, NewItem
 from thumbs.data.conversations import read_conversation, read_prompt_messages
-from thumbs.data.lint import DataKind
 from thumbs.data.messages import as_prompt
 from thumbs.data.preferences import read_number, read_preference
 from thumbs.data.prompts import check_prompt, read_prompt
 from thumbs.data.rankings import read_ranking, read_reply
 from thumbs.data.ratings import read_rating
 from thumbs.data.replies import read_judged_reply
+from thumbs.data.shapes import DataKind
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, parse_json, read_mixed_lines, read_rows, read_text
 from thumbs.records import Generator, Message, Reply
 

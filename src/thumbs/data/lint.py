@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from thumbs.data.formats import kind_of
 from thumbs.data.load import (
     CONVERSATIONS,
     PREFERENCES,
@@ -26,13 +27,12 @@ from thumbs.data.load import (
     read_all,
 )
 from thumbs.data.preferences import preferred
-from thumbs.data.sources import Problem, Row, read_rows
+from thumbs.data.shapes import DataKind
+from thumbs.data.sources import WARNINGS, Problem, Row, read_rows
 from thumbs.data.tokenizers import ByteTokenizer, Tokenizer
 from thumbs.errors import DataError
 from thumbs.records import Preference
 from thumbs.tracking.files import replacing, writing
-
-DataKind = Literal["conversations", "preferences", "prompts", "rankings", "ratings", "steps", "replies"]
 
 _FORMS: dict[DataKind, Form[Any]] = {
     "conversations": CONVERSATIONS,
@@ -77,7 +77,7 @@ class LintReport:
         if self.ties is not None:
             lines.append(f"  ties: {self.ties:.1%} of the usable pairs")
         lines += [f"  {line}" for line in ignored_text(self.ignored)]
-        if not self.total and not self.counts:
+        if not self.total and not any(kind not in WARNINGS for kind in self.counts):
             lines.append("  the file is empty")
         elif not self.counts:
             lines.append("  nothing is wrong")
@@ -148,43 +148,8 @@ def _write_usable(loaded: Loaded[Any], out: Path) -> None:
 def detect_kind(path: str | Path) -> DataKind:
     """What most of the first 200 readable rows look like by their keys; conversations when none tells."""
     rows = (item.value for item in read_rows(path) if isinstance(item, Row))
-    votes: list[DataKind] = [vote for value in islice(rows, _VOTERS) if (vote := _vote(value))]
+    votes: list[DataKind] = [vote for value in islice(rows, _VOTERS) if (vote := kind_of(value))]
     return max(_FORMS, key=votes.count)
-
-
-def _vote(value: object) -> DataKind | None:
-    if isinstance(value, str):
-        return "prompts"
-    if not isinstance(value, Mapping):
-        return None
-    keys = {key for key, item in value.items() if item is not None}
-    if graded := _vote_graded(value, keys):
-        return graded
-    if keys & {"rejected", "replies"}:
-        return "preferences"
-    if isinstance(value.get("label"), bool):
-        return "replies"
-    if keys & {"conversations", "completion", "response", "output", "chosen", "text"}:
-        return "conversations"
-    if "messages" in keys:
-        return "prompts" if _ends_with_user(value["messages"]) else "conversations"
-    return "prompts" if keys & {"prompt", "instruction"} else None
-
-
-def _vote_graded(value: Mapping[str, Any], keys: set[str]) -> DataKind | None:
-    """Rankings, ratings and steps, by the names that only they have."""
-    rows = value.get("judgements")
-    first = rows[0] if isinstance(rows, list) and rows else {}
-    if keys & {"ranking", "ranks", "best"} or (isinstance(first, Mapping) and "ranks" in first):
-        return "rankings"
-    if keys & {"rating", "ratings"} or (isinstance(first, Mapping) and "value" in first):
-        return "ratings"
-    return "steps" if keys & {"steps", "completions"} else None
-
-
-def _ends_with_user(messages: object) -> bool:
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    return isinstance(last, Mapping) and last.get("role") == "user"
 
 
 def _describe(lengths: list[int]) -> dict[str, int]:

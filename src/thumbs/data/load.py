@@ -16,7 +16,7 @@ from thumbs.data.preferences import read_preference
 from thumbs.data.prompts import read_prompt
 from thumbs.data.rankings import pairs_of, read_ranking
 from thumbs.data.ratings import pairs_of_ratings, read_rating, read_stepped_reply
-from thumbs.data.reading import reading
+from thumbs.data.reading import note_oddities, reading
 from thumbs.data.replies import JudgedReply, read_judged_reply
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, read_rows
 from thumbs.data.tokenizers import Tokenizer, training_sequences
@@ -81,14 +81,15 @@ def ignored_text(ignored: Mapping[str, int]) -> list[str]:
 
 @dataclass(frozen=True)
 class Form(Generic[T]):
-    """One form of training data: how a row is read, given a system message, measured and recognised, and how a source
-    is cut into rows.
+    """One form of training data: how a row is read, given a system message, measured, recognised, parted into its
+    messages and replies, and how a source is cut into rows.
     """
 
     read: Callable[[object], T]
     add_system: Callable[[T, str], T]
     measure: Callable[[T, Tokenizer], int]
     key: Callable[[T], Hashable]
+    parts: Callable[[T], tuple[Conversation, Sequence[str]]]
     drop_duplicates: bool
     rows: Callable[[str | Path], Iterator[Row | Problem]] = read_rows
 
@@ -182,9 +183,9 @@ def read_all(
     """
     names = [paths] if isinstance(paths, str | Path) else paths
     loaded: Loaded[T] = Loaded(", ".join(map(str, names)), [], [], [], 0)
-    seen: dict[Hashable, tuple[str, int]] = {}
+    seen: dict[Hashable, tuple[T, Row]] = {}
     ignored: Counter[str] = Counter()
-    total = 0
+    total, axis_used = 0, False
     for item in chain.from_iterable(form.rows(name) for name in names):
         total += isinstance(item, Row) or (item.line > 0 and item.kind not in WARNINGS)
         if isinstance(item, Problem):
@@ -196,19 +197,42 @@ def read_all(
         except RowError as error:
             loaded.problems.append(Problem(item.source, item.line, error.kind, str(error)))
             continue
+        axis_used = axis_used or notes.axis_used
         loaded.problems.extend(Problem(item.source, item.line, kind, text) for kind, text in notes.remarks)
         ignored.update(notes.ignored)
-        here = (item.source, item.line)
-        first = seen.setdefault(form.key(row), here)
-        if first != here:
-            place = f"line {first[1]}" + (f" of {first[0]}" if first[0] != item.source else "")
-            loaded.problems.append(Problem(item.source, item.line, "duplicate", f"the same as {place}"))
+        first, place = seen.setdefault(form.key(row), (row, item))
+        if place is not item:
+            again = f"line {place.line}" if place.source == item.source else f"line {place.line} of {place.source}"
+            if form.drop_duplicates and first != row:
+                text = f"the prompt of {again} once more, with another answer; one prompt has one right answer"
+                loaded.problems.append(Problem(item.source, item.line, "bad_label", text))
+                continue
+            loaded.problems.append(Problem(item.source, item.line, "duplicate", f"the same as {again}"))
             if form.drop_duplicates:
                 continue
         loaded.rows.append(row)
         loaded.lengths.append(length)
-        loaded.origins.append(here)
+        loaded.origins.append((item.source, item.line))
+    if axis is not None and loaded.rows and not axis_used:
+        text = f"axis {axis!r} is given, and no row has several judgements to choose from; leave it out"
+        loaded.problems.append(Problem(loaded.source, 0, "wrong_format", text))
     return replace(loaded, total=total, ignored=dict(ignored))
+
+
+def _identified(row: T, ids: dict[str, int]) -> T:
+    """The row under an id that no row before it has: what a file calls `id` may be that of a prompt, or of nothing.
+
+    ids: how often each id was asked for; the second row of an id gets "id#2".
+    """
+    own: str | None = getattr(row, "id", None)
+    if own is None or isinstance(row, Prompt):
+        return row
+    name = own
+    while name in ids:
+        ids[own] += 1
+        name = f"{own}#{ids[own]}"
+    ids[name] = 1
+    return replace(row, id=name)  # type: ignore[type-var]
 
 
 def _examine(
@@ -217,6 +241,7 @@ def _examine(
     row = form.read(item.value)
     if system is not None:
         row = form.add_system(row, system)
+    note_oddities(*form.parts(row))
     length = form.measure(row, tokenizer)
     if max_tokens is not None and length > max_tokens:
         raise RowError("too_long", f"{length} tokens, more than max_tokens = {max_tokens}")
@@ -226,8 +251,11 @@ def _examine(
 def _load(config: DataConfig, form: Form[T], tokenizer: Tokenizer, system: str | None) -> Loaded[T]:
     loaded = read_all(config.paths, form, tokenizer, system, config.max_tokens, config.axis)
     kept = len(loaded.rows)
-    if any(problem.line == 0 for problem in loaded.problems):
-        raise DataError(f"the data cannot be read to its end\n{loaded.summary()}")
+    if whole := [problem for problem in loaded.problems if problem.line == 0]:
+        what = "cannot be read to its end" if whole[0].kind == "unreadable" else "is not as it should be"
+        raise DataError(f"the data {what}\n{loaded.summary()}")
+    if not loaded.total:
+        raise DataError(f"{loaded.source}: the file is empty, 0 usable rows")
     if kept < config.min_rows:
         raise DataError(f"{kept} usable rows, min_rows asks for {config.min_rows}\n{loaded.summary()}")
     if kept < config.min_kept * loaded.total:
@@ -236,7 +264,9 @@ def _load(config: DataConfig, form: Form[T], tokenizer: Tokenizer, system: str |
             f"data, raise max_tokens, or lower min_kept\n{loaded.summary()}"
         )
     weights = {source.path: source.weight for source in config.sources if source.weight is not None}
-    return _mixed(loaded, weights) if weights else loaded
+    loaded = _mixed(loaded, weights) if weights else loaded
+    ids: dict[str, int] = {}
+    return replace(loaded, rows=[_identified(row, ids) for row in loaded.rows])
 
 
 def _mixed(loaded: Loaded[T], weights: Mapping[str, float]) -> Loaded[T]:
@@ -303,6 +333,7 @@ CONVERSATIONS = Form[Conversation](
     add_system=_with_system,
     measure=_measure_conversation,
     key=lambda messages: messages,
+    parts=lambda messages: (messages, ()),
     drop_duplicates=False,
 )
 PREFERENCES = Form[Preference](
@@ -310,6 +341,7 @@ PREFERENCES = Form[Preference](
     add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
     measure=_measure_preference,
     key=lambda row: (row.prompt, row.replies[0].text, row.replies[1].text, row.judgements),
+    parts=lambda row: (row.prompt, [reply.text for reply in row.replies]),
     drop_duplicates=False,
 )
 RANKINGS = Form[Ranking](
@@ -317,6 +349,7 @@ RANKINGS = Form[Ranking](
     add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
     measure=lambda row, tokenizer: _measure_replies(row.prompt, row.replies, tokenizer),
     key=lambda row: (row.prompt, tuple(reply.text for reply in row.replies), row.judgements),
+    parts=lambda row: (row.prompt, [reply.text for reply in row.replies]),
     drop_duplicates=False,
 )
 RATINGS = Form[Rating](
@@ -324,6 +357,7 @@ RATINGS = Form[Rating](
     add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
     measure=lambda row, tokenizer: _measure_replies(row.prompt, [row.reply], tokenizer),
     key=lambda row: (row.prompt, row.reply.text, row.judgements),
+    parts=lambda row: (row.prompt, [row.reply.text]),
     drop_duplicates=False,
 )
 STEPS = Form[SteppedReply](
@@ -331,6 +365,7 @@ STEPS = Form[SteppedReply](
     add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
     measure=lambda row, tokenizer: _measure_replies(row.prompt, [row.reply], tokenizer),
     key=lambda row: (row.prompt, row.steps, row.judgements),
+    parts=lambda row: (row.prompt, row.steps),
     drop_duplicates=False,
 )
 REPLIES = Form[JudgedReply](
@@ -338,6 +373,7 @@ REPLIES = Form[JudgedReply](
     add_system=lambda row, system: replace(row, messages=_with_system(row.messages, system)),
     measure=lambda row, tokenizer: _measure_reply(row.messages, tokenizer),
     key=lambda row: row,
+    parts=lambda row: (row.messages, ()),
     drop_duplicates=False,
 )
 PROMPTS = Form[Prompt](
@@ -345,5 +381,6 @@ PROMPTS = Form[Prompt](
     add_system=lambda row, system: replace(row, messages=_with_system(row.messages, system)),
     measure=lambda row, tokenizer: len(tokenizer.render_prompt(row.messages)),
     key=lambda row: row.id,
+    parts=lambda row: (row.messages, ()),
     drop_duplicates=True,
 )

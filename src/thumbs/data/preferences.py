@@ -6,59 +6,61 @@ import hashlib
 import json
 import os
 import reprlib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from thumbs.data.conversations import join_reply, read_prompt_messages, read_transcript
-from thumbs.data.messages import Conversation, as_prompt, read_messages, require_trained
+from thumbs.data.conversations import read_prompt_messages, split_pair, with_system
+from thumbs.data.formats import recognise
+from thumbs.data.messages import as_prompt, read_messages
 from thumbs.data.prompts import check_prompt
-from thumbs.data.shapes import known_shape
+from thumbs.data.reading import ignore_unknown
 from thumbs.data.sources import RowError, canonical_json, parse_json, read_text
+from thumbs.data.verdicts import favoured, read_judgement, read_verdicts
 from thumbs.errors import DataError
-from thumbs.records import Generator, Judgement, Message, Preference, Reply
+from thumbs.records import Generator, Message, Preference, Reply
 from thumbs.tracking.files import writing
 
 PREFERENCES = "preferences.jsonl"
 """The file in which a run's stage keeps its preferences."""
 
-_LABELS = {"chosen": 1.0, "rejected": 0.0, "tie": 0.5}
 _KINDS = ("model", "human", "file")
+_REPLY_KEYS = frozenset(field.name for field in fields(Reply))
+_GENERATOR_KEYS = frozenset(field.name for field in fields(Generator))
 _STOP_REASONS = ("stop", "length")
-_VERDICTS = ("prefer", "tie", "both_bad", "skip")
 
 
 def read_preference(value: object, source: str = "file") -> Preference:
     """Preference of one row; `source` names the file as generator and annotator of a pair that names neither.
 
-    Accepted: our own format (an object with `replies`, see preference_from_json), and `chosen` with
-    `rejected` as texts, messages or transcripts, with or without `prompt`. Beside them may stand `margin`
-    (score units), `weight` (how much the pair counts, 1 by default), `tie` (true: neither is better) and
-    `label`: 1 or "chosen", 0 or "rejected" (the annotator disagrees with the names), 0.5 or "tie". The first
-    reply of the result is `chosen`. Raises RowError when a reply is empty, both are the same, or they answer
-    different prompts.
+    Accepted: our own format (an object with `replies` and `judgements`, see preference_from_json), and any format of
+    pairs (docs/data.md). Beside `chosen` and `rejected` may stand `margin` (score units), `weight` (how much the pair
+    counts, 1 by default), `tie` (true: neither is better), `label`: 1 or "chosen", 0 or "rejected" (the annotator
+    disagrees with the names), 0.5 or "tie", or `judgements`, as in our own format. The first reply of the result is
+    `chosen`. Raises RowError when a reply is empty, both are the same, or they answer different prompts.
     """
-    if not isinstance(value, Mapping):
-        raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")
-    if value.get("replies") is not None:
-        return _checked(preference_from_json(value))
-    value = known_shape(value)
-    for key in ("chosen", "rejected"):
-        if value.get(key) is None:
-            raise RowError("missing_field", f"no {key!r} (nor 'replies', our own format)")
-    prompt, texts = _split_pair(value)
-    generator = Generator("file", source)
-    return _checked(
-        Preference(
-            id=read_text(str(value["id"]), "id") if value.get("id") is not None else _pair_id(prompt, texts),
+    shaped = recognise(value, "preferences")
+    row = shaped.row
+    if "replies" in row:
+        prompt = as_prompt(read_prompt_messages(row["prompt"]))
+        plain = [{"role": message.role, "content": message.content} for message in prompt]
+        found = preference_from_json({**row, "id": str(row.get("id", "")), "prompt": plain})
+        found = replace(found, prompt=prompt)
+    else:
+        prompt, texts = split_pair(row)
+        generator = Generator("file", source)
+        found = Preference(
+            id=str(row.get("id", "")),
             prompt=prompt,
             replies=(Reply(texts[0], generator), Reply(texts[1], generator)),
-            judgements=(_read_label(value, source),),
-            margin=read_number(value.get("margin") or 0.0, "margin"),
-            weight=_read_weight(value),
+            judgements=read_verdicts(row, source),
+            margin=read_number(row.get("margin", 0.0), "margin"),
+            weight=_read_weight(row),
         )
-    )
+    found = replace(found, prompt=with_system(found.prompt, shaped.system))
+    identity = read_text(found.id, "id") or _pair_id(found.prompt, [reply.text for reply in found.replies])
+    return _checked(replace(found, id=identity))
 
 
 def preferred(preference: Preference) -> float | None:
@@ -67,12 +69,7 @@ def preferred(preference: Preference) -> float | None:
 
     A judgement counts once, whatever its strength; skip and both_bad do not count. None when nothing counts.
     """
-    votes = [
-        0.5 if judgement.verdict == "tie" else float(judgement.strength < 0)
-        for judgement in preference.judgements
-        if judgement.verdict in ("prefer", "tie")
-    ]
-    return sum(votes) / len(votes) if votes else None
+    return favoured(preference.judgements)
 
 
 def preference_to_json(preference: Preference) -> dict[str, Any]:
@@ -85,7 +82,7 @@ def preference_from_json(value: Mapping[str, Any]) -> Preference:
     """Inverse of preference_to_json; raises RowError that names the field that is missing or out of range."""
     try:
         replies = [reply_from_json(item) for item in value["replies"]]
-        judgements = tuple(_judgement_from_json(item) for item in value["judgements"])
+        judgements = tuple(read_judgement(item) for item in value["judgements"])
         prompt = as_prompt(read_messages(value["prompt"], "prompt"))
         identity = read_text(value["id"], "id")
     except KeyError as error:
@@ -108,6 +105,8 @@ def _read_weight(value: Mapping[str, Any]) -> float:
 def reply_from_json(item: Mapping[str, Any]) -> Reply:
     """Reply of plain data in our own format; raises KeyError for a part that is missing, RowError for a wrong one."""
     maker = item["generator"]
+    ignore_unknown(item, _REPLY_KEYS, "replies[]")
+    ignore_unknown(maker, _GENERATOR_KEYS, "replies[].generator")
     generator = Generator(
         kind=_one_of(maker["kind"], _KINDS, "kind"),
         name=read_text(maker["name"], "name"),
@@ -122,44 +121,6 @@ def reply_from_json(item: Mapping[str, Any]) -> Reply:
     )
 
 
-def _judgement_from_json(item: Mapping[str, Any]) -> Judgement:
-    verdict = _one_of(item["verdict"], _VERDICTS, "verdict")
-    strength = item.get("strength", 0)
-    allowed = (-4, -3, -2, -1, 1, 2, 3, 4) if verdict == "prefer" else (0,)
-    if isinstance(strength, bool) or not isinstance(strength, int) or strength not in allowed:
-        raise RowError(
-            "bad_label",
-            f"strength {reprlib.repr(strength)} does not fit verdict {verdict!r}; use one of {allowed}",
-        )
-    return Judgement(
-        annotator=read_text(item["annotator"], "annotator"),
-        at=read_text(item["at"], "at"),
-        verdict=verdict,
-        strength=strength,
-        reason=read_text(item.get("reason", ""), "reason"),
-    )
-
-
-def _split_pair(value: Mapping[str, Any]) -> tuple[Conversation, tuple[str, str]]:
-    """The shared prompt and the two last assistant turns of a chosen / rejected row."""
-    given = read_prompt_messages(value["prompt"]) if value.get("prompt") is not None else None
-    pair = [_whole(given, value[key], key) for key in ("chosen", "rejected")]
-    for key, messages in zip(("chosen", "rejected"), pair, strict=True):
-        if messages[-1].role != "assistant":
-            raise RowError("no_assistant_turn", f"{key!r} does not end with an assistant turn")
-        require_trained(messages[-1], key)
-    prompts = [as_prompt(messages[:-1]) for messages in pair]
-    if prompts[0] != prompts[1]:
-        raise RowError("different_prompts", "'chosen' and 'rejected' part before their last assistant turn")
-    return prompts[0], (pair[0][-1].content, pair[1][-1].content)
-
-
-def _whole(prompt: Conversation | None, reply: object, field: str) -> Conversation:
-    if prompt is not None:
-        return join_reply(prompt, reply, field)
-    return read_transcript(reply) if isinstance(reply, str) else read_messages(reply, field)
-
-
 def _checked(preference: Preference) -> Preference:
     check_prompt(preference.prompt)
     first, second = (reply.text.strip() for reply in preference.replies)
@@ -170,19 +131,7 @@ def _checked(preference: Preference) -> Preference:
     return preference
 
 
-def _read_label(value: Mapping[str, Any], source: str) -> Judgement:
-    if value.get("tie") is True:
-        return Judgement(source, "", "tie")
-    label = 1 if value.get("label") is None else value["label"]
-    better = _LABELS.get(label) if isinstance(label, str) else label
-    if better not in (0, 0.5, 1):
-        raise RowError("bad_label", f"label {reprlib.repr(label)}; use 1 or 'chosen', 0 or 'rejected', 0.5 or 'tie'")
-    if better == 0.5:
-        return Judgement(source, "", "tie")
-    return Judgement(source, "", "prefer", strength=-1 if better == 1 else 1)
-
-
-def _pair_id(prompt: tuple[Message, ...], texts: tuple[str, str]) -> str:
+def _pair_id(prompt: tuple[Message, ...], texts: Sequence[str]) -> str:
     text = canonical_json([[[m.role, m.content] for m in prompt], *texts])
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
@@ -218,28 +167,33 @@ class PreferenceStore:
         self._size = raw.rfind(b"\n") + 1
         if torn := len(raw) - self._size:
             self.note = f"{self.path}: dropped {torn} bytes of a last line that was never finished"
-        self._preferences = {p.id: p for p in self._parse(raw[: self._size])}
+        self._preferences = list(self._parse(raw[: self._size]))
 
     def __len__(self) -> int:
         return len(self._preferences)
 
     def ids(self) -> frozenset[str]:
         """Ids of all stored preferences."""
-        return frozenset(self._preferences)
+        return frozenset(p.id for p in self._preferences)
 
     def load(self) -> list[Preference]:
         """All stored preferences, oldest first."""
-        return list(self._preferences.values())
+        return list(self._preferences)
 
     def append(self, preferences: Iterable[Preference]) -> int:
-        """Adds the preferences whose id is new and returns how many; they are on disk when this returns."""
-        fresh: dict[str, Preference] = {}
+        """Adds the preferences whose id is not stored yet and returns how many; they are on disk when this returns.
+
+        A stage that goes on after a kill gives the same ids again, so ids must tell preferences apart; loading a file
+        gives every row an id of its own.
+        """
+        stored, fresh = {p.id: p for p in self._preferences}, []
         for preference in preferences:
-            if preference.id not in self._preferences:
-                fresh.setdefault(preference.id, preference)
+            known = stored.setdefault(preference.id, preference)
+            if known is preference:
+                fresh.append(preference)
         if not fresh:
             return 0
-        lines = [json.dumps(preference_to_json(p), ensure_ascii=False, allow_nan=False) for p in fresh.values()]
+        lines = [json.dumps(preference_to_json(p), ensure_ascii=False, allow_nan=False) for p in fresh]
         data = "".join(f"{line}\n" for line in lines).encode("utf-8")
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +203,7 @@ class PreferenceStore:
                 file.flush()
                 os.fsync(file.fileno())
         self._size += len(data)
-        self._preferences.update(fresh)
+        self._preferences.extend(fresh)
         return len(fresh)
 
     def _parse(self, raw: bytes) -> Iterable[Preference]:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from thumbs.data.conversations import read_instruction, read_prompt_messages
+from thumbs.data.conversations import read_prompt_messages, split_pair, with_system
+from thumbs.data.formats import recognise
 from thumbs.data.messages import Conversation, as_prompt, check_turns, read_messages
-from thumbs.data.shapes import known_shape
 from thumbs.data.sources import RowError, canonical_json
 from thumbs.records import Message, Prompt
 
 
 def read_prompt(value: object) -> Prompt:
-    """Prompt from text, from an object with `prompt` (text or messages) or `instruction`, or from
-    `messages` that end with the user; its id is a hash of the messages. An object's `answer` (text or a number) is
-    kept. Raises RowError otherwise.
+    """Prompt from text, or from an object in any format that has a prompt (docs/data.md), whose replies are set aside;
+    its id is a hash of the messages. An object's `answer` (text or a number) is kept. Raises RowError otherwise.
     """
-    messages = as_prompt(_find_messages(value))
+    if isinstance(value, str):
+        messages, row = read_prompt_messages(value), {}
+    elif isinstance(value, Mapping):
+        shaped = recognise(value, "prompts")
+        row, messages = shaped.row, with_system(_find_messages(shaped.row), shaped.system)
+    else:
+        raise RowError("not_an_object", f"expected text or an object, got {type(value).__name__}")
+    messages = as_prompt(messages)
     check_prompt(messages)
-    return Prompt(prompt_id(messages), messages, _find_answer(value))
+    return Prompt(prompt_id(messages), messages, _find_answer(row))
 
 
-def _find_answer(value: object) -> str | None:
-    answer = value.get("answer") if isinstance(value, Mapping) else None
+def _find_answer(row: Mapping[str, Any]) -> str | None:
+    answer = row.get("answer")
     if answer is not None and (isinstance(answer, bool) or not isinstance(answer, str | int | float)):
         raise RowError("bad_label", f"`answer` is text or a number, got {type(answer).__name__}")
     return None if answer is None else str(answer)
@@ -42,16 +49,11 @@ def check_prompt(messages: Conversation) -> None:
         raise RowError("no_user_turn", "a prompt must end with a user turn, which the reply answers")
 
 
-def _find_messages(value: object) -> Conversation:
-    if isinstance(value, str):
-        return read_prompt_messages(value)
-    if not isinstance(value, Mapping):
-        raise RowError("not_an_object", f"expected text or an object, got {type(value).__name__}")
-    value = known_shape(value)
-    if value.get("prompt") is not None:
-        return read_prompt_messages(value["prompt"])
-    if value.get("instruction") is not None:
-        return (read_instruction(value),)
-    if value.get("messages") is not None:
-        return read_messages(value["messages"], "messages")
-    raise RowError("missing_field", "no 'prompt', 'instruction' or 'messages'")
+def _find_messages(row: Mapping[str, Any]) -> Conversation:
+    if "prompt" in row:
+        return read_prompt_messages(row["prompt"])
+    if "messages" in row:
+        return read_messages(row["messages"], "messages")
+    if "chosen" in row and "rejected" in row:
+        return split_pair(row)[0]
+    raise RowError("missing_field", "a transcript or conversation is no prompt; give 'prompt' or 'messages'")

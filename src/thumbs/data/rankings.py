@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from thumbs.data.conversations import read_prompt_messages
+from thumbs.data.conversations import read_prompt_messages, with_system
+from thumbs.data.formats import recognise
 from thumbs.data.messages import as_prompt, read_messages, require_trained
 from thumbs.data.preferences import reply_from_json
 from thumbs.data.prompts import check_prompt
+from thumbs.data.reading import ignore_unknown
 from thumbs.data.sources import RowError, canonical_json, read_text
 from thumbs.records import Generator, Judgement, Message, Preference, Ranking, RankJudgement, Reply
 
@@ -28,19 +30,17 @@ def read_ranking(value: object, source: str = "file") -> Ranking:
     `best` (index of the best reply from 0; the others have no order), or `judgements`, each with annotator, at and
     ranks. Raises RowError for anything else, for equal or empty replies, and for a tie of more than MOST_TIED.
     """
-    if not isinstance(value, Mapping):
-        raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")
-    if value.get("prompt") is None:
-        raise RowError("missing_field", "no 'prompt'")
-    prompt = as_prompt(read_prompt_messages(value["prompt"]))
+    shaped = recognise(value, "rankings")
+    row = shaped.row
+    prompt = with_system(as_prompt(read_prompt_messages(row["prompt"])), shaped.system)
     check_prompt(prompt)
-    given = value.get("ranking") if value.get("replies") is None else value["replies"]
+    given = row.get("ranking") if "replies" not in row else row["replies"]
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise RowError("missing_field", "no 'ranking' (texts from best to worst) and no list of 'replies'")
     replies = tuple(_read_reply(item, source) for item in given)
     _check_replies(replies)
-    judgements = tuple(_read_judgements(value, len(replies), source))
-    return Ranking(row_id(value, prompt, replies), prompt, replies, judgements)
+    judgements = tuple(_read_judgements(row, len(replies), source))
+    return Ranking(row_id(row, prompt, replies), prompt, replies, judgements)
 
 
 def pairs_of(ranking: Ranking) -> list[Preference]:
@@ -68,14 +68,15 @@ def row_id(value: Mapping[str, Any], prompt: Sequence[Message], replies: Sequenc
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
-def judgement_rows(value: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The objects of `judgements`, each with annotator and at as text; raises RowError otherwise."""
+def judgement_rows(value: Mapping[str, Any], *keys: str) -> Iterator[Mapping[str, Any]]:
+    """The objects of `judgements`, each with annotator and at as text, and those keys; raises RowError otherwise."""
     rows = value["judgements"]
     if not isinstance(rows, Sequence) or isinstance(rows, str | bytes) or not rows:
         raise RowError("missing_field", "'judgements' must be a list of at least one object")
     for row in rows:
         if not isinstance(row, Mapping) or row.get("annotator") is None:
             raise RowError("missing_field", "a judgement is an object with an annotator")
+        ignore_unknown(row, {"annotator", "at", "reason", *keys}, "judgements[]")
         yield {
             **row,
             "annotator": read_text(row["annotator"], "annotator"),
@@ -117,7 +118,7 @@ def _check_replies(replies: Sequence[Reply]) -> None:
 
 def _read_judgements(value: Mapping[str, Any], k: int, source: str) -> Iterator[RankJudgement]:
     if value.get("judgements") is not None:
-        for row in judgement_rows(value):
+        for row in judgement_rows(value, "ranks"):
             yield RankJudgement(row["annotator"], row["at"], _read_ranks(row.get("ranks"), k), row["reason"])
     elif value.get("ranks") is not None:
         yield RankJudgement(source, "", _read_ranks(value["ranks"], k))

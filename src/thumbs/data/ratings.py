@@ -7,11 +7,13 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from thumbs.data.conversations import read_prompt_messages
+from thumbs.data.conversations import read_prompt_messages, with_system
+from thumbs.data.formats import recognise
 from thumbs.data.messages import Conversation, as_prompt
 from thumbs.data.preferences import read_number
 from thumbs.data.prompts import check_prompt
 from thumbs.data.rankings import judgement_rows, read_reply, row_id
+from thumbs.data.shapes import DataKind
 from thumbs.data.sources import RowError, read_text
 from thumbs.records import (
     Generator,
@@ -24,8 +26,6 @@ from thumbs.records import (
     SteppedReply,
 )
 
-_REPLY_KEYS = ("reply", "response", "completion")
-
 
 def read_rating(value: object, source: str = "file") -> Rating:
     """Rating of one row: `prompt`, a reply (`reply`, `response` or `completion`) and `rating`, a number, or `ratings`,
@@ -33,11 +33,8 @@ def read_rating(value: object, source: str = "file") -> Rating:
 
     `source` names the file as generator and annotator where the row names neither. Raises RowError otherwise.
     """
-    row, prompt = _row_and_prompt(value)
-    key = next((key for key in _REPLY_KEYS if row.get(key) is not None), None)
-    if key is None:
-        raise RowError("missing_field", f"no {', '.join(map(repr, _REPLY_KEYS))}")
-    reply = read_reply(row[key], source, key)
+    row, prompt = _row_and_prompt(value, "ratings")
+    reply = read_reply(row["reply"], source, "reply")
     if not reply.text.strip():
         raise RowError("empty_reply", "an empty reply")
     return Rating(row_id(row, prompt, [reply]), prompt, reply, tuple(_read_ratings(row, source)))
@@ -68,8 +65,8 @@ def read_stepped_reply(value: object, source: str = "file") -> SteppedReply:
     The reply is the steps one after the other; a step that ends in no white space gets a line break, but for the last.
     Raises RowError for anything else.
     """
-    row, prompt = _row_and_prompt(value)
-    given = row.get("steps") if row.get("steps") is not None else row.get("completions")
+    row, prompt = _row_and_prompt(value, "steps")
+    given = row["steps"]
     if not isinstance(given, Sequence) or isinstance(given, str | bytes) or not given:
         raise RowError("missing_field", "no list of 'steps'")
     texts = [read_text(step, "steps") for step in given]
@@ -82,19 +79,16 @@ def read_stepped_reply(value: object, source: str = "file") -> SteppedReply:
     return SteppedReply(row_id(row, prompt, [Reply(s, generator) for s in steps]), prompt, steps, generator, judgements)
 
 
-def _row_and_prompt(value: object) -> tuple[Mapping[str, Any], Conversation]:
-    if not isinstance(value, Mapping):
-        raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")
-    if value.get("prompt") is None:
-        raise RowError("missing_field", "no 'prompt'")
-    prompt = as_prompt(read_prompt_messages(value["prompt"]))
+def _row_and_prompt(value: object, kind: DataKind) -> tuple[Mapping[str, Any], Conversation]:
+    shaped = recognise(value, kind)
+    prompt = with_system(as_prompt(read_prompt_messages(shaped.row["prompt"])), shaped.system)
     check_prompt(prompt)
-    return value, prompt
+    return shaped.row, prompt
 
 
 def _read_ratings(row: Mapping[str, Any], source: str) -> Iterator[RatingJudgement]:
     if row.get("judgements") is not None:
-        for given in judgement_rows(row):
+        for given in judgement_rows(row, "value"):
             number = read_number(given.get("value"), "value")
             yield RatingJudgement(given["annotator"], given["at"], number, given["reason"])
         return
@@ -112,7 +106,7 @@ def _read_ratings(row: Mapping[str, Any], source: str) -> Iterator[RatingJudgeme
 
 def _read_step_judgements(row: Mapping[str, Any], steps: int, source: str) -> Iterator[StepJudgement]:
     if row.get("judgements") is not None:
-        for given in judgement_rows(row):
+        for given in judgement_rows(row, "labels"):
             labels = _read_labels(given.get("labels"), steps)
             yield StepJudgement(given["annotator"], given["at"], labels, given["reason"])
         return

@@ -1,80 +1,370 @@
-"""Rows as other libraries keep them, in the shapes that our readers know; a row that is none of these stays itself.
+"""The formats of rows that are no project's own: prompts with their answers, conversations, and graded replies.
 
-Read here: LLaMA-Factory's alpaca and sharegpt rows (system, history, pairs), OpenRLHF's input and output, and the
-comparisons of the Tinker cookbook. TRL's shapes are those of the readers themselves.
+`thumbs.data.foreign` has those of named projects, `thumbs.data.formats` finds the one that a row is in.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from thumbs.data.sources import RowError
 
-_LABELS = {"A": 1, "B": 0, "Tie": 0.5}
+Row = Mapping[str, Any]
+DataKind = Literal["conversations", "preferences", "prompts", "rankings", "ratings", "steps", "replies"]
 
 
-def known_shape(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with `prompt` and its answers under the names that we use.
-
-    Raises RowError for a comparison or a history that is not what its name says.
-    """
-    if row.get("comparison") is not None:
-        return _comparison(row)
-    if row.get("instruction") is not None and (_has_pair(row) or row.get("history") or row.get("system")):
-        return _rest(row) | {"prompt": _instruction_prompt(row)} | _renamed(row, "output", "completion")
-    if row.get("conversations") is not None and _has_pair(row):
-        sides = {key: [row[key]] if isinstance(row[key], Mapping) else row[key] for key in ("chosen", "rejected")}
-        return _rest(row) | {"prompt": _with_system(row, row["conversations"])} | sides
-    for key in ("messages", "conversations"):
-        if row.get(key) is not None and row.get("system"):
-            return {**row, key: _with_system(row, row[key]), "system": None}
-    if row.get("input") is not None and row.get("instruction") is None and row.get("prompt") is None:
-        return _rest(row) | {"prompt": row["input"]} | _renamed(row, "output", "completion")
+def as_it_is(row: Row) -> Row:
+    """The row: its keys are those that the readers know."""
     return row
 
 
-def _comparison(row: Mapping[str, Any]) -> dict[str, Any]:
-    """{"comparison": {prompt_conversation, completion_A, completion_B}, "label": "A", "B" or "Tie"}."""
-    sides, label = row["comparison"], row.get("label")
-    if not isinstance(sides, Mapping):
-        raise RowError("not_an_object", f"'comparison' must be an object, got {type(sides).__name__}")
-    for key in ("prompt_conversation", "completion_A", "completion_B"):
-        if sides.get(key) is None:
-            raise RowError("missing_field", f"a comparison without {key!r}")
-    if not isinstance(label, str) or label not in _LABELS:
-        raise RowError("bad_label", f"label {reprlib.repr(label)}; use one of {', '.join(_LABELS)}")
-    answers = {"chosen": sides["completion_A"], "rejected": sides["completion_B"]}
-    return {**row, "comparison": None, "prompt": sides["prompt_conversation"], **answers, "label": _LABELS[label]}
+def always(row: Row) -> bool:
+    """Every row fits."""
+    return True
 
 
-def _instruction_prompt(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Messages of LLaMA-Factory's system, history of [question, answer], instruction and input."""
+@dataclass(frozen=True)
+class Format:
+    """One format: how a row of it is recognised and read.
+
+    kind: what its rows are. needs: keys that must be there; "a|b" is a or else b. reads: keys that count if they are
+    there. unused: keys that such rows are known to have and that nothing reads. fits: whether the values are right.
+    convert: the row under the names that the readers know. prompt: those of its keys that make the prompt.
+    refusal: why its rows cannot be read and what to do instead; empty if they can.
+    """
+
+    name: str
+    kind: DataKind
+    needs: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    fits: Callable[[Row], bool] = always
+    convert: Callable[[Row], Row] = as_it_is
+    prompt: tuple[str, ...] = ()
+    refusal: str = ""
+
+    def keys_of(self, row: Row) -> set[str] | None:
+        """The keys of a row that this format reads; None if one that it needs is missing or its values do not fit."""
+        used = set()
+        for need in self.needs:
+            found = next((key for key in need.split("|") if key in row), None)
+            if found is None:
+                return None
+            used.add(found)
+        return used | {key for key in self.reads if key in row} if self.fits(row) else None
+
+
+def first_of(row: Row, keys: str) -> Any:
+    """The value of the first of the keys "a|b|…" that is there."""
+    return next(row[key] for key in keys.split("|") if key in row)
+
+
+def is_list(value: object) -> bool:
+    """Whether a value is a list, of whatever."""
+    return isinstance(value, list | tuple)
+
+
+def turns_of(value: Any, field: str) -> Any:
+    """The messages of a list of turns; objects of input and output, as Capybara keeps them, become two messages."""
+    if is_list(value) and value and all(isinstance(turn, Mapping) and "input" in turn for turn in value):
+        messages = []
+        for turn in value:
+            messages += [{"role": "user", "content": turn["input"]}]
+            messages += [{"role": "assistant", "content": turn["output"]}] if "output" in turn else []
+        return messages
+    if isinstance(value, Mapping) and "messages" in value:
+        return value["messages"]
+    return value
+
+
+def instruction_prompt(row: Row) -> Any:
+    """Prompt of Alpaca's instruction and input, or Dolly's context, after LLaMA-Factory's history of pairs."""
     messages = []
-    for turn in row.get("history") or ():
-        if not isinstance(turn, list | tuple) or len(turn) != 2:
+    for turn in row.get("history", ()):
+        if not is_list(turn) or len(turn) != 2:
             raise RowError("missing_field", f"'history' holds [question, answer] pairs, got {reprlib.repr(turn)}")
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
-    question = "\n\n".join(str(part) for part in (row["instruction"], row.get("input")) if part)
-    return _with_system(row, [*messages, {"role": "user", "content": question}])
+    for key in ("instruction", "input", "context"):
+        if not isinstance(row.get(key, ""), str):
+            raise RowError("bad_text", f"{key!r} must be text, got {type(row[key]).__name__}")
+    parts = (row["instruction"], row.get("input", ""), row.get("context", ""))
+    question = "\n\n".join(part for part in parts if part.strip())
+    return [*messages, {"role": "user", "content": question}]
 
 
-def _with_system(row: Mapping[str, Any], messages: Any) -> Any:
-    if not row.get("system") or not isinstance(messages, list):
-        return messages
-    return [{"role": "system", "content": row["system"]}, *messages]
+@dataclass(frozen=True)
+class Style:
+    """A way to write a prompt: the key that holds it, the keys that count beside it, and the prompt of a row."""
+
+    key: str
+    reads: tuple[str, ...] = ()
+
+    def prompt_of(self, row: Row) -> Any:
+        """Text or messages."""
+        return instruction_prompt(row) if self.key == "instruction" else turns_of(row[self.key], self.key)
 
 
-def _has_pair(row: Mapping[str, Any]) -> bool:
-    return row.get("chosen") is not None and row.get("rejected") is not None
+STYLES = (
+    Style("prompt"),
+    Style("instruction", ("input", "context", "history")),
+    Style("input"),
+    Style("question"),
+    Style("query"),
+    Style("user"),
+)
+LISTS = tuple(Style(key) for key in ("messages", "conversations", "conversation"))
+REPLY = "completion|response|output|reply|assistant|answer"
+SIDES = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("preferred_output", "non_preferred_output"),
+    ("response_j", "response_k"),
+)
+"""Keys of the better and the worse reply: TRL and others, Argilla, OpenAI, Stack Exchange pairs."""
+
+_PAIR = ("margin", "weight", "tie", "label", "judgements", "id")
+_PAIR_UNUSED = (
+    *(
+        "prompt_id",
+        "messages",
+        "conversation",
+        "conversations",
+        "chosen_score",
+        "rejected_score",
+        "score_chosen",
+        "score_rejected",
+    ),
+    *("rating_chosen", "rating_rejected", "chosen_rating", "rejected_rating", "chosen_avg_rating"),
+    *("rejected_avg_rating", "chosen_model", "rejected_model", "n_votes", "agreement", "item_id", "group_id"),
+)
+_ROUTINE = ("id", "source", "prompt_id", "metadata", "item_id")
+_OPENAI = ("parallel_tool_calls",)
 
 
-def _renamed(row: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
-    return {} if row.get(old) is None else {new: row[old]}
+def _prompt_formats(style: Style) -> Iterator[Format]:
+    """The formats whose prompt is written in that style."""
+
+    def with_prompt(**names: str) -> Callable[[Row], Row]:
+        def convert(row: Row) -> Row:
+            gone = {style.key, *style.reads, *(key for keys in names.values() for key in keys.split("|"))}
+            rest = {key: value for key, value in row.items() if key not in gone}
+            return rest | {"prompt": style.prompt_of(row)} | {new: first_of(row, old) for new, old in names.items()}
+
+        return convert
+
+    about = "prompt" if style.key == "prompt" else f"{style.key} as prompt"
+    keys = (style.key, *style.reads)
+    for chosen, rejected in SIDES:
+        needs, convert = (style.key, chosen, rejected), with_prompt(chosen=chosen, rejected=rejected)
+        reads = (*style.reads, *_PAIR)
+        name = f"{about} with {chosen} and {rejected}"
+        yield Format(name, "preferences", needs, reads, _PAIR_UNUSED, convert=convert, prompt=keys)
+    graded: tuple[tuple[str, DataKind, tuple[str, ...], tuple[str, ...], dict[str, str]], ...] = (
+        ("a labelled reply", "replies", (REPLY, "label|kto_tag"), (), {"completion": REPLY, "label": "label|kto_tag"}),
+        ("a rated reply", "ratings", (REPLY, "rating|ratings"), ("judgements", "id"), {"reply": REPLY}),
+        ("a judged reply", "ratings", (REPLY, "judgements"), ("id",), {"reply": REPLY}),
+        ("a ranking", "rankings", ("ranking",), ("id",), {}),
+        ("ranked replies", "rankings", ("replies", "ranks|best|judgements"), ("ranks", "best", "judgements", "id"), {}),
+        (
+            "labelled steps",
+            "steps",
+            ("steps|completions", "labels|judgements"),
+            ("id",),
+            {"steps": "steps|completions"},
+        ),
+    )
+    for what, kind, needs, reads, names in graded:
+        needs, reads = (style.key, *needs), (*style.reads, *reads)
+        fits = _has_ranks if what == "ranked replies" else _has_values if what == "a judged reply" else always
+        name = f"{about} with {what}"
+        yield Format(name, kind, needs, reads, _ROUTINE, fits, with_prompt(**names), prompt=keys)
+    yield Format(
+        f"{about} with a score of 0 or 1",
+        "replies",
+        (style.key, REPLY, "score"),
+        style.reads,
+        _ROUTINE,
+        lambda row: row["score"] in (0, 1) and not isinstance(row["score"], list | dict),
+        with_prompt(completion=REPLY, label="score"),
+        prompt=keys,
+    )
+    convert = with_prompt(completion=REPLY)
+    yield Format(
+        f"{about} with an answer",
+        "conversations",
+        (style.key, REPLY),
+        style.reads,
+        (*_ROUTINE, "text"),
+        lambda row: not _texts(first_of(row, REPLY)),
+        convert,
+        prompt=keys,
+    )
+    yield Format(
+        f"{about} with chosen",
+        "conversations",
+        (style.key, "chosen"),
+        style.reads,
+        _ROUTINE,
+        convert=with_prompt(completion="chosen"),
+        prompt=keys,
+    )
+    yield Format(
+        f"{about} alone",
+        "prompts",
+        (style.key,),
+        (*style.reads, "answer"),
+        _ROUTINE,
+        convert=with_prompt(),
+        prompt=keys,
+    )
 
 
-def _rest(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands beside, such as margins and ids."""
-    gone = ("instruction", "input", "output", "history", "system", "conversations")
-    return {key: value for key, value in row.items() if key not in gone}
+def _has_ranks(row: Row) -> bool:
+    """Whether replies stand with an order of theirs, not with votes on two of them."""
+    judgements = row.get("judgements")
+    first = judgements[0] if is_list(judgements) and judgements else {}
+    return "ranks" in row or "best" in row or (isinstance(first, Mapping) and "verdict" not in first)
+
+
+def _has_values(row: Row) -> bool:
+    first = row["judgements"][0] if is_list(row["judgements"]) else {}
+    return not isinstance(first, Mapping) or "verdict" not in first
+
+
+def _list_formats(style: Style) -> Iterator[Format]:
+    """The formats that hold their turns in a list."""
+    key = style.key
+
+    def named(**names: str) -> Callable[[Row], Row]:
+        def convert(row: Row) -> Row:
+            gone = {key, *(name for old in names.values() for name in old.split("|"))}
+            rest = {name: value for name, value in row.items() if name not in gone}
+            return (
+                rest | {"messages": turns_of(row[key], key)} | {new: first_of(row, old) for new, old in names.items()}
+            )
+
+        return convert
+
+    def pair(row: Row) -> Row:
+        sides = {side: [row[side]] if isinstance(row[side], Mapping) else row[side] for side in ("chosen", "rejected")}
+        return {name: value for name, value in row.items() if name != key} | {"prompt": turns_of(row[key], key)} | sides
+
+    yield Format(
+        f"{key} with chosen and rejected", "preferences", (key, "chosen", "rejected"), _PAIR, _PAIR_UNUSED, convert=pair
+    )
+    yield Format(
+        f"{key} with a rejected answer (ms-swift)",
+        "preferences",
+        (key, "rejected_response|rejected_messages"),
+        _PAIR,
+        _PAIR_UNUSED,
+        lambda row: "chosen" not in row and not _ends_with_user(turns_of(row[key], key)),
+        lambda row: _against_last(row, key),
+    )
+    label = "label|kto_tag"
+    yield Format(f"{key} with a label", "replies", (key, label), (), _ROUTINE, convert=named(label=label))
+    yield Format(
+        f"{key} that end with the user",
+        "prompts",
+        (key,),
+        ("answer",),
+        _ROUTINE,
+        lambda row: _ends_with_user(turns_of(row[key], key)),
+        named(),
+    )
+    yield Format(key, "conversations", (key,), (), (*_ROUTINE, "prompt", *_OPENAI), convert=named())
+
+
+def _against_last(row: Row, key: str) -> Row:
+    """The last reply of a conversation against another one, or against another conversation."""
+    messages = turns_of(row[key], key)
+    rest = {name: value for name, value in row.items() if name not in (key, "rejected_response", "rejected_messages")}
+    if "rejected_messages" in row:
+        return rest | {"chosen": messages, "rejected": row["rejected_messages"]}
+    return rest | {"prompt": messages[:-1], "chosen": messages[-1:], "rejected": row["rejected_response"]}
+
+
+def _ends_with_user(messages: object) -> bool:
+    last = messages[-1] if is_list(messages) and messages else None  # type: ignore[index]
+    return isinstance(last, Mapping) and (last.get("role") or last.get("from")) in ("user", "human")
+
+
+def _whole(chosen: str, rejected: str) -> Format:
+    return Format(
+        f"{chosen} and {rejected} as whole conversations",
+        "preferences",
+        (chosen, rejected),
+        _PAIR,
+        _PAIR_UNUSED,
+        lambda row: _is_conversation(row[chosen]) and _is_conversation(row[rejected]),
+        convert=lambda row: (
+            {k: v for k, v in row.items() if k not in (chosen, rejected)}
+            | {"chosen": row[chosen], "rejected": row[rejected]}
+        ),
+    )
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether a value is a list or a transcript, not the mere text of a reply."""
+    return not isinstance(value, str) or value.lstrip().startswith("Human:")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a conversation from its beginning, not only the reply."""
+    first = value[0] if is_list(value) and value else None
+    if isinstance(first, Mapping):
+        return (first.get("role") or first.get("from")) in ("system", "user", "human")
+    return isinstance(value, str) and value.lstrip().startswith("Human:")
+
+
+def _texts(value: Any) -> bool:
+    return is_list(value) and len(value) > 1 and all(isinstance(text, str) for text in value)
+
+
+def _older_pair(row: Row) -> Row:
+    if len(row["output"]) != 2:
+        raise RowError("missing_field", f"'output' must hold the better and the worse reply, got {len(row['output'])}")
+    rest = {k: v for k, v in row.items() if k not in ("instruction", "input", "context", "history", "output")}
+    return rest | {"prompt": instruction_prompt(row), "chosen": row["output"][0], "rejected": row["output"][1]}
+
+
+SHAPES: tuple[Format, ...] = (
+    Format(
+        "preferences of thumbs",
+        "preferences",
+        ("prompt", "replies", "judgements"),
+        ("id", "margin", "weight"),
+        fits=lambda row: not _has_ranks(row),
+    ),
+    Format(
+        "LLaMA-Factory's older pairs",
+        "preferences",
+        ("instruction", "output"),
+        ("input", "context", "history", *_PAIR),
+        fits=lambda row: _texts(row["output"]),
+        convert=_older_pair,
+        prompt=("instruction", "input", "context", "history"),
+    ),
+    *(found for style in STYLES for found in _prompt_formats(style)),
+    *(found for style in LISTS for found in _list_formats(style)),
+    *(_whole(*sides) for sides in SIDES),
+    Format(
+        "a transcript with a label",
+        "replies",
+        ("text", "label|kto_tag"),
+        convert=lambda row: {"text": row["text"], "label": first_of(row, "label|kto_tag")},
+    ),
+    Format("a transcript", "conversations", ("text",), (), _ROUTINE),
+    Format(
+        "a conversation in chosen",
+        "conversations",
+        ("chosen",),
+        (),
+        _ROUTINE,
+        lambda row: _is_conversation(row["chosen"]),
+        convert=lambda row: {"text" if isinstance(row["chosen"], str) else "messages": row["chosen"]},
+    ),
+)

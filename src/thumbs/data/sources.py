@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
+from thumbs.data.layout import other_layout
 from thumbs.errors import DataError
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -185,6 +186,9 @@ def _text_rows(file: Path, source: str) -> Iterator[Row | Problem]:
 
 
 def _jsonl_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+    if reason := other_layout(lambda: _open(file), MAX_LINE_BYTES):
+        yield Problem(source, 0, "unreadable", reason)
+        return
     with _open(file) as stream:
         for item in _lines(stream, source):
             if isinstance(item, Problem):
@@ -218,7 +222,10 @@ def _holds_list(file: Path) -> bool:
     if _suffix(file) != ".json":
         return False
     with _open(file) as stream:
-        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        head = b""
+        while not head.strip() and (block := stream.read(65536)):
+            head = block.removeprefix(b"\xef\xbb\xbf")
+        return head.lstrip().startswith(b"[")
 
 
 def _json_rows(file: Path, source: str) -> Iterator[Row | Problem]:

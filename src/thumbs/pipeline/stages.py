@@ -92,10 +92,9 @@ class Pipeline:
         if c.data is not None:
             loaded = load_pairs(c.data, c.form, self.tokenizer, self.config.system)
             say(loaded.summary())
-            return {
-                "pairs": PreferenceStore(store_path(context)).append(loaded.rows),
-                "source": ", ".join(c.data.paths),
-            }
+            store = PreferenceStore(store_path(context))
+            store.append(loaded.rows)
+            return {"pairs": len(store), "source": ", ".join(c.data.paths)}
         if c.prompts is None:
             raise ConfigError("preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for)")
         created = read_json(self.folder.path / "versions.json")["created"]

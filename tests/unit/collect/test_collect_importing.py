@@ -130,7 +130,7 @@ def test_a_text_file_of_prompts_is_work_for_writers(tmp_path: Path):
         ({"prompt": "Hi?", "replies": ["a", "b"], "gold": {"verdict": "rank"}}, PAIR, "bad_label", "/verdict"),
         ({"prompt": "Hi?", "replies": ["a", "b"], "gold": 7}, PAIR, "not_an_object", "'gold'"),
         ({"prompt": "Hi?", "replies": ["a", "b"], "chosen_by": [1]}, PAIR, "not_an_object", "'chosen_by'"),
-        ({"prompt": "Hi?"}, Question(kind="rewrite"), "missing_field", "prompt without its answer"),
+        ({"prompt": "Hi?"}, Question(kind="rewrite"), "missing_field", "a row needs"),
         ([1], Question(kind="rank"), "not_an_object", "list"),
     ],
 )

@@ -37,7 +37,7 @@ def test_messages_are_read_too():
         ({"prompt": "hi", "completion": "yes", "label": "maybe"}, "bad_label"),
         ({"prompt": "hi", "completion": "yes", "label": [1]}, "bad_label"),
         ({"prompt": "hi", "label": True}, "missing_field"),
-        ("hi", "missing_field"),
+        ("hi", "not_an_object"),
     ],
 )
 def test_rows_without_a_judgement_are_refused(row: Any, kind: str):

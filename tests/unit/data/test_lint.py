@@ -49,7 +49,7 @@ def test_tokenizer_and_limit(tmp_path):
     [
         (PAIR, "preferences"),
         ({"chosen": "x", "rejected": None, "prompt": "y"}, "conversations"),
-        ({"replies": []}, "preferences"),
+        ({"replies": [], "foo": 1}, "conversations"),
         ({"messages": [{"role": "user", "content": "a"}]}, "prompts"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "conversations"),
         ({"conversations": []}, "conversations"),

@@ -102,7 +102,7 @@ FAULTS = [
     ({**BASE, "margin": 10**400}, "bad_label"),
     ({**BASE, "margin": float("nan")}, "bad_label"),
     ({**BASE, "id": "\ud800"}, "bad_text"),
-    ({"replies": 3}, "not_an_object"),
+    ({"prompt": "Q", "replies": 3, "judgements": [{"verdict": "tie"}]}, "not_an_object"),
     ({"replies": []}, "missing_field"),
 ]
 
