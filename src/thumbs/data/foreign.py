@@ -139,7 +139,7 @@ def _summaries(row: Row) -> Row:
     lines = [mark + str(info[key]).strip() for mark, key in parts if key in info]
     texts = [side.get("text") if isinstance(side, Mapping) else side for side in sides]
     verdict = vote(_choice(row["choice"], {0: 1.0, 1: 0.0}, "choice"), annotator=row.get("worker"))
-    return _pair("\n\n".join([*lines, "TL;DR:"]), *texts, verdict)
+    return _pair("\n\n".join([*lines, "TL;DR:"]), texts[0], texts[1], verdict)
 
 
 def _prodigy(row: Row) -> Row:

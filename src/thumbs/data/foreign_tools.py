@@ -72,7 +72,7 @@ def _votes(given: list[tuple[Any, Any]], names: list[str]) -> list[dict[str, Any
 def _better(value: Any, names: list[str]) -> float | None:
     """1 if a value names the first reply, 0 the second, 0.5 for a tie; None if it says none of that."""
     if is_list(value):  # a ranking
-        ranks = {item.get("value"): item.get("rank") for item in value if isinstance(item, Mapping)}
+        ranks: dict[Any, Any] = {item.get("value"): item.get("rank") for item in value if isinstance(item, Mapping)}
         if set(ranks) != set(names) or not all(isinstance(rank, int) for rank in ranks.values()):
             return None
         first, second = (ranks[name] for name in names)
