@@ -10,7 +10,8 @@ from typing import TypeVar
 from thumbs.config.pipeline import place
 from thumbs.config.preferences import PreferenceConfig
 from thumbs.data.preferences import PREFERENCES, PreferenceStore
-from thumbs.data.splits import is_heldout
+from thumbs.data.splits import is_heldout, split_fault
+from thumbs.errors import DataError
 from thumbs.records import Message, Preference
 
 T = TypeVar("T")
@@ -31,6 +32,16 @@ def heldout_share(source: PreferenceConfig) -> float:
     """Fraction of the prompts whose pairs are held out."""
     data = source.data or source.prompts
     return data.holdout if data is not None else 0.1
+
+
+def checked_split(
+    rows: Sequence[T], prompt_of: Callable[[T], Sequence[Message]], fraction: float, name: str
+) -> tuple[list[T], list[T]]:
+    """As split; raises DataError if a side that is to have rows has none. name: the setting that the rows are of."""
+    train, held = split(rows, prompt_of, fraction)
+    if fault := split_fault(name, len(train), len(held), fraction):
+        raise DataError(fault)
+    return train, held
 
 
 def split(rows: Sequence[T], prompt_of: Callable[[T], Sequence[Message]], fraction: float) -> tuple[list[T], list[T]]:

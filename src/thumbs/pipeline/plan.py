@@ -17,7 +17,7 @@ from thumbs.models.precision import compute_dtype, device
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.pitfalls import pitfalls
 from thumbs.pipeline.probe import Probe, duration, run_probe
-from thumbs.pipeline.workload import Inputs, Work, mean, read_inputs, work_of
+from thumbs.pipeline.workload import Inputs, Work, check_splits, mean, read_inputs, told_of, work_of
 
 STATE_BYTES = 12
 """A trained parameter beside itself: gradient and two moments, float32."""
@@ -50,6 +50,8 @@ class Plan:
     warnings: tuple[str, ...]
     template: tuple[str, ...] = ()
     """What the model's chat template does that training is to be told of."""
+    data: tuple[str, ...] = ()
+    """What is to be known of the data: rows that are left out, and keys that nothing reads."""
 
     def seconds(self, stage: str) -> float | None:
         """Time of a stage; None without a probe."""
@@ -57,7 +59,8 @@ class Plan:
 
     def text(self) -> str:
         """The forecast for a terminal."""
-        return "\n".join([*self._model(), "", *self._table(), "", *self._machine()])
+        data = ["", *self.data] if self.data else []
+        return "\n".join([*self._model(), "", *self._table(), *data, "", *self._machine()])
 
     def _model(self) -> list[str]:
         size, lora = self.size, self.config.model.lora
@@ -109,6 +112,7 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     """
     tokenizer = open_tokenizer(config.model)
     inputs = read_inputs(config, tokenizer)
+    check_splits(config, inputs)
     work = tuple(work_of(config, inputs))
     engine = LocalEngine(tokenizer.decode)
     heads = ("lm", "scalar") if config.ppo is not None else ("lm",)
@@ -127,7 +131,7 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     found = run_probe(engine, handle, work, *_typical(inputs, size.context)) if probe else None
     memory, disk = _memory(config, size, work, found), _disk(config, trained)
     warnings = (*pitfalls(config, inputs, size.context), *_scarce(config, memory, disk))
-    return Plan(config, size, work, found, memory, disk, warnings, tuple(tokenizer.notes()))
+    return Plan(config, size, work, found, memory, disk, warnings, tuple(tokenizer.notes()), told_of(inputs))
 
 
 def amount(size: float) -> str:

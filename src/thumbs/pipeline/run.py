@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from thumbs.config.pipeline import LOOP, METHODS, STAGES, PipelineConfig, place
+from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run
 from thumbs.pipeline.stages import Pipeline, say
 from thumbs.pipeline.summary import peak_rss_bytes, summarise
+from thumbs.pipeline.workload import check_splits, read_inputs
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.people import People
 from thumbs.stages.rollouts import check_rounds
@@ -41,10 +43,11 @@ def run_pipeline(
     wanted = [name for name in STAGES[: STAGES.index(until) + 1 if until else None] if getattr(config, name)]
     if people is None and "preferences" in wanted:
         check_nobody_is_asked(config, path, fresh=fresh)
+    tokenizer = open_tokenizer(config.model)
+    check_data(config, wanted, tokenizer, fresh=fresh)
     if fresh and path.exists():
         remove_run(path)
     with RunFolder(path).open(config.model_dump(mode="json")) as folder:
-        tokenizer = open_tokenizer(config.model)
         engine = LocalEngine(tokenizer.decode)
         for iteration in range(1, config.iterations + 1):
             pipeline = Pipeline(config, folder, tokenizer, engine, iteration, people)
@@ -54,6 +57,14 @@ def run_pipeline(
                     run_stage(pipeline, name)
         write_json(path / "summary.json", summarise(path, peak_rss_bytes()))
     return path
+
+
+def check_data(config: PipelineConfig, wanted: Sequence[str], tokenizer: Tokenizer, *, fresh: bool) -> None:
+    """Reads the data of the stages that are still to run; raises DataError for what would stop one of them later."""
+    last = {name: place(name, config.iterations if name in LOOP else 1) for name in STAGES}
+    done = [name for name in STAGES if not fresh and (Path(config.run) / last[name] / "done.json").exists()]
+    left = config.model_copy(update={name: None for name in STAGES if name not in wanted or name in done})
+    check_splits(left, read_inputs(left, tokenizer))
 
 
 def check_iterations(config: PipelineConfig) -> None:

@@ -33,7 +33,7 @@ from thumbs.evaluation.heldout import Evaluation
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.reward_audit import audit
 from thumbs.pipeline.artifacts import OpenRun, with_system
-from thumbs.pipeline.labels import heldout_share, labels_until, split
+from thumbs.pipeline.labels import checked_split, heldout_share, labels_until
 from thumbs.pipeline.reply_source import member_scorer
 from thumbs.records import Datum, Preference, Prompt, Reply
 from thumbs.rewards.base import EnvironmentReward, RewardSource
@@ -84,7 +84,7 @@ class Pipeline:
         assert c is not None  # noqa: S101
         loaded = load_conversations(c.data, self.tokenizer, self.config.system)
         say(loaded.summary())
-        return run_sft(context, c, *split(loaded.rows, lambda row: row, c.data.holdout))
+        return run_sft(context, c, *checked_split(loaded.rows, lambda row: row, c.data.holdout, "sft.data"))
 
     def preferences(self, context: Context) -> dict[str, Any]:
         c = self.config.preferences
@@ -211,7 +211,8 @@ class Pipeline:
         if source is None:
             raise ConfigError(f"{stage} needs the section `preferences`, which says where the pairs come from")
         rows = labels_until(self.folder.path, self.iteration)
-        return split(rows, lambda row: row.prompt, heldout_share(source))
+        name = "preferences.data" if source.data is not None else "preferences.prompts"
+        return checked_split(rows, lambda row: row.prompt, heldout_share(source), name)
 
     def reward_rows(self) -> tuple[list[RewardRow], list[RewardRow]]:
         """(training, held-out) rows of the reward model: the run's pairs, or those of a file, split in the same way."""
@@ -222,7 +223,7 @@ class Pipeline:
             return list(train), list(held)
         loaded = load_graded(c.data, c.form, self.tokenizer, self.config.system)
         say(loaded.summary())
-        return split(list(loaded.rows), lambda row: row.prompt, c.data.holdout)
+        return checked_split(list(loaded.rows), lambda row: row.prompt, c.data.holdout, "reward.data")
 
     def judged_replies(self) -> tuple[list[Row], list[Row]]:
         """(training, held-out) single replies that are good or bad: those of a file, or the sides of the pairs."""
@@ -233,7 +234,8 @@ class Pipeline:
             return judged_of_pairs(train), judged_of_pairs(held)
         loaded = load_replies(c.unpaired, self.tokenizer, self.config.system)
         say(loaded.summary())
-        return split(judged_of_rows(loaded.rows), lambda row: row[0], c.unpaired.holdout)
+        rows = judged_of_rows(loaded.rows)
+        return checked_split(rows, lambda row: row[0], c.unpaired.holdout, "preference.unpaired")
 
     def rewards(self, parts: Sequence[RewardPart], environment: EnvironmentConfig | None = None) -> RewardSource:
         """What a method is rewarded by: its own mix, its environment, or the run's reward model."""

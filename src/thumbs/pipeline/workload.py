@@ -16,9 +16,10 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.load import Loaded, load_conversations, load_graded, load_pairs, load_prompts, load_replies
 from thumbs.data.messages import Conversation
 from thumbs.data.replies import JudgedReply
-from thumbs.data.splits import is_heldout
+from thumbs.data.splits import is_heldout, split_fault
 from thumbs.data.tokenizers import Tokenizer, training_sequences
-from thumbs.records import Preference, Prompt, Ranking
+from thumbs.errors import DataError
+from thumbs.records import Message, Preference, Prompt, Ranking
 from thumbs.rollout.native import MAX_ROWS
 
 
@@ -102,6 +103,40 @@ def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
         graded=load_graded(scorer.data, scorer.form, tokenizer, config.system) if scorer and scorer.data else None,
         judged=load_replies(method.unpaired, tokenizer, config.system) if method and method.unpaired else None,
     )
+
+
+def told_of(inputs: Inputs) -> tuple[str, ...]:
+    """Lines on each source of which rows are left out or keys ignored."""
+    sources = [item for item in vars(inputs).values() if isinstance(item, Loaded)]
+    told = [item.summary() for item in sources if item.ignored or item.problems]
+    return tuple(dict.fromkeys(line for text in told for line in text.splitlines()))
+
+
+def check_splits(config: PipelineConfig, inputs: Inputs) -> None:
+    """Raises DataError that names every setting whose rows leave nothing to train on, or nothing to hold out."""
+    c = config
+    splits: list[tuple[str, int, int, float]] = []
+    if c.sft is not None and inputs.conversations is not None:
+        splits.append(("sft.data", *_sides(inputs.conversations.rows, c.sft.data.holdout), c.sft.data.holdout))
+    source = c.preferences
+    if source is not None and (c.reward is not None or c.preference is not None):
+        name, data = ("preferences.data", source.data) if source.data else ("preferences.prompts", source.prompts)
+        if data is not None:
+            splits.append((name, *split_pairs(c, inputs), data.holdout))
+    if c.reward is not None and c.reward.data is not None and inputs.graded is not None:
+        prompts = [row.prompt for row in inputs.graded.rows]
+        splits.append(("reward.data", *_sides(prompts, c.reward.data.holdout), c.reward.data.holdout))
+    if c.preference is not None and c.preference.unpaired is not None and inputs.judged is not None:
+        held = c.preference.unpaired.holdout
+        splits.append(("preference.unpaired", *_sides([row.messages for row in inputs.judged.rows], held), held))
+    if faults := [fault for split in splits if (fault := split_fault(*split))]:
+        raise DataError("\n".join(faults))
+
+
+def _sides(prompts: Sequence[Sequence[Message]], fraction: float) -> tuple[int, int]:
+    """(training, held-out) rows."""
+    held = sum(is_heldout(prompt, fraction) for prompt in prompts)
+    return len(prompts) - held, held
 
 
 def work_of(config: PipelineConfig, inputs: Inputs) -> list[Work]:
