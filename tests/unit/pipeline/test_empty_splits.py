@@ -50,15 +50,14 @@ def config_of(tmp_path: Path, section: str, prompt: str) -> dict[str, Any]:
         },
     }
     if section == "reward.data":
-        found["reward"] = {"data": rows("reward.data", pair)}
+        rated = rows(section, lambda p, i: {"prompt": asked(p), "reply": f"r{i}", "rating": i})
+        found["reward"] = {"data": rated, "form": "ratings", "loss": "regression"}
     elif section == "preference.unpaired":
         unpaired = rows(section, lambda p, i: {"prompt": asked(p), "completion": f"r{i}", "label": i % 2 == 0})
         found["preference"] = {"method": "kto", "unpaired": unpaired}
     elif section == "preferences.prompts":
-        found |= {
-            "preferences": {"prompts": rows(section, lambda p, i: {"prompt": p, "system": f"Be kind {i}."})},
-            "reward": {},
-        }
+        prompts = rows(section, lambda p, i: {"prompt": p, "system": f"Be kind {i}."})
+        found |= {"preferences": {"prompts": prompts}, "reward": {}}
     else:
         found |= {"preferences": {"data": rows("preferences.data", pair)}, "reward": {}}
     return found
