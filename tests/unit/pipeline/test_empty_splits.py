@@ -51,7 +51,7 @@ def config_of(tmp_path: Path, section: str, prompt: str) -> dict[str, Any]:
     }
     if section == "reward.data":
         rated = rows(section, lambda p, i: {"prompt": asked(p), "reply": f"r{i}", "rating": i})
-        found["reward"] = {"data": rated, "form": "ratings", "loss": "regression"}
+        found["reward"] = {"data": rated, "loss": "regression"}
     elif section == "preference.unpaired":
         unpaired = rows(section, lambda p, i: {"prompt": asked(p), "completion": f"r{i}", "label": i % 2 == 0})
         found["preference"] = {"method": "kto", "unpaired": unpaired}
