@@ -57,7 +57,7 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
 
 def _winner(row: Mapping[str, Any]) -> Conversation:
     """The prompt of a pair with the reply that won."""
-    better = favoured(read_verdicts(row, ""))
+    better = favoured(read_verdicts(row, "file"))
     if better is None or better == 0.5:
         raise RowError("bad_label", "neither reply of the pair won, so there is none to imitate")
     prompt, replies = split_pair(row)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from thumbs.data.sources import RowError
@@ -144,10 +144,73 @@ _ROUTINE = ("id", "source", "prompt_id", "metadata", "item_id")
 _OPENAI = ("parallel_tool_calls",)
 
 
+def _has_ranks(row: Row) -> bool:
+    """Whether replies stand with an order of theirs, not with votes on two of them."""
+    judgements = row.get("judgements")
+    first = judgements[0] if is_list(judgements) and judgements else {}
+    return "ranks" in row or "best" in row or (isinstance(first, Mapping) and "verdict" not in first)
+
+
+def _has_values(row: Row) -> bool:
+    """Whether the judgements are numbers, not verdicts."""
+    first = row["judgements"][0] if is_list(row["judgements"]) else {}
+    return not isinstance(first, Mapping) or "verdict" not in first
+
+
+def _has_one_reply(row: Row) -> bool:
+    return not _texts(first_of(row, REPLY))
+
+
+def _has_score_of_label(row: Row) -> bool:
+    return not isinstance(row["score"], list | dict) and row["score"] in (0, 1)
+
+
+_LABEL = "label|kto_tag"
+_STEPS = "steps|completions"
+_BEHIND: tuple[Format, ...] = (
+    Format("a labelled reply", "replies", (REPLY, _LABEL), (), _ROUTINE),
+    Format(
+        "a rated reply",
+        "ratings",
+        (REPLY, "rating|ratings"),
+        ("judgements", "id"),
+        _ROUTINE,
+        lambda row: not isinstance(row.get("ratings"), Mapping),
+    ),
+    Format("a judged reply", "ratings", (REPLY, "judgements"), ("id",), _ROUTINE, _has_values),
+    Format("a ranking", "rankings", ("ranking",), ("id",), _ROUTINE),
+    Format(
+        "ranked replies",
+        "rankings",
+        ("replies", "ranks|best|judgements"),
+        ("ranks", "best", "judgements", "id"),
+        _ROUTINE,
+        _has_ranks,
+    ),
+    Format("labelled steps", "steps", (_STEPS, "labels|judgements"), ("id",), _ROUTINE),
+    Format("a score of 0 or 1", "replies", (REPLY, "score"), (), _ROUTINE, _has_score_of_label),
+    Format("an answer", "conversations", (REPLY,), (), (*_ROUTINE, "text"), _has_one_reply),
+    Format("chosen", "conversations", ("chosen",), (), _ROUTINE, lambda row: "rejected" not in row),
+    Format("nothing else", "prompts", (), ("answer",), _ROUTINE),
+)
+"""What may stand beside a prompt, but for pairs."""
+
+_NAMES: Mapping[str, Mapping[str, str]] = {
+    "a labelled reply": {"completion": REPLY, "label": _LABEL},
+    "a rated reply": {"reply": REPLY},
+    "a judged reply": {"reply": REPLY},
+    "labelled steps": {"steps": _STEPS},
+    "a score of 0 or 1": {"completion": REPLY, "label": "score"},
+    "an answer": {"completion": REPLY},
+    "chosen": {"completion": "chosen"},
+}
+"""The names that the readers know, and the keys of a row that hold them."""
+
+
 def _prompt_formats(style: Style) -> Iterator[Format]:
     """The formats whose prompt is written in that style."""
 
-    def with_prompt(**names: str) -> Callable[[Row], Row]:
+    def with_prompt(names: Mapping[str, str]) -> Callable[[Row], Row]:
         def convert(row: Row) -> Row:
             gone = {style.key, *style.reads, *(key for keys in names.values() for key in keys.split("|"))}
             rest = {key: value for key, value in row.items() if key not in gone}
@@ -158,80 +221,19 @@ def _prompt_formats(style: Style) -> Iterator[Format]:
     about = "prompt" if style.key == "prompt" else f"{style.key} as prompt"
     keys = (style.key, *style.reads)
     for chosen, rejected in SIDES:
-        needs, convert = (style.key, chosen, rejected), with_prompt(chosen=chosen, rejected=rejected)
-        reads = (*style.reads, *_PAIR)
+        needs, convert = (style.key, chosen, rejected), with_prompt({"chosen": chosen, "rejected": rejected})
         name = f"{about} with {chosen} and {rejected}"
+        reads = (*style.reads, *_PAIR)
         yield Format(name, "preferences", needs, reads, _PAIR_UNUSED, convert=convert, prompt=keys)
-    graded: tuple[tuple[str, DataKind, tuple[str, ...], tuple[str, ...], dict[str, str]], ...] = (
-        ("a labelled reply", "replies", (REPLY, "label|kto_tag"), (), {"completion": REPLY, "label": "label|kto_tag"}),
-        ("a rated reply", "ratings", (REPLY, "rating|ratings"), ("judgements", "id"), {"reply": REPLY}),
-        ("a judged reply", "ratings", (REPLY, "judgements"), ("id",), {"reply": REPLY}),
-        ("a ranking", "rankings", ("ranking",), ("id",), {}),
-        ("ranked replies", "rankings", ("replies", "ranks|best|judgements"), ("ranks", "best", "judgements", "id"), {}),
-        (
-            "labelled steps",
-            "steps",
-            ("steps|completions", "labels|judgements"),
-            ("id",),
-            {"steps": "steps|completions"},
-        ),
-    )
-    for what, kind, needs, reads, names in graded:
-        needs, reads = (style.key, *needs), (*style.reads, *reads)
-        fits = _has_ranks if what == "ranked replies" else _has_values if what == "a judged reply" else always
-        name = f"{about} with {what}"
-        yield Format(name, kind, needs, reads, _ROUTINE, fits, with_prompt(**names), prompt=keys)
-    yield Format(
-        f"{about} with a score of 0 or 1",
-        "replies",
-        (style.key, REPLY, "score"),
-        style.reads,
-        _ROUTINE,
-        lambda row: row["score"] in (0, 1) and not isinstance(row["score"], list | dict),
-        with_prompt(completion=REPLY, label="score"),
-        prompt=keys,
-    )
-    convert = with_prompt(completion=REPLY)
-    yield Format(
-        f"{about} with an answer",
-        "conversations",
-        (style.key, REPLY),
-        style.reads,
-        (*_ROUTINE, "text"),
-        lambda row: not _texts(first_of(row, REPLY)),
-        convert,
-        prompt=keys,
-    )
-    yield Format(
-        f"{about} with chosen",
-        "conversations",
-        (style.key, "chosen"),
-        style.reads,
-        _ROUTINE,
-        convert=with_prompt(completion="chosen"),
-        prompt=keys,
-    )
-    yield Format(
-        f"{about} alone",
-        "prompts",
-        (style.key,),
-        (*style.reads, "answer"),
-        _ROUTINE,
-        convert=with_prompt(),
-        prompt=keys,
-    )
-
-
-def _has_ranks(row: Row) -> bool:
-    """Whether replies stand with an order of theirs, not with votes on two of them."""
-    judgements = row.get("judgements")
-    first = judgements[0] if is_list(judgements) and judgements else {}
-    return "ranks" in row or "best" in row or (isinstance(first, Mapping) and "verdict" not in first)
-
-
-def _has_values(row: Row) -> bool:
-    first = row["judgements"][0] if is_list(row["judgements"]) else {}
-    return not isinstance(first, Mapping) or "verdict" not in first
+    for rest in _BEHIND:
+        yield replace(
+            rest,
+            name=f"{about} with {rest.name}",
+            needs=(style.key, *rest.needs),
+            reads=(*style.reads, *rest.reads),
+            convert=with_prompt(_NAMES.get(rest.name, {})),
+            prompt=keys,
+        )
 
 
 def _list_formats(style: Style) -> Iterator[Format]:
@@ -253,7 +255,13 @@ def _list_formats(style: Style) -> Iterator[Format]:
         return {name: value for name, value in row.items() if name != key} | {"prompt": turns_of(row[key], key)} | sides
 
     yield Format(
-        f"{key} with chosen and rejected", "preferences", (key, "chosen", "rejected"), _PAIR, _PAIR_UNUSED, convert=pair
+        f"{key} with chosen and rejected",
+        "preferences",
+        (key, "chosen", "rejected"),
+        _PAIR,
+        _PAIR_UNUSED,
+        lambda row: not _is_whole(row["chosen"]),
+        pair,
     )
     yield Format(
         f"{key} with a rejected answer (ms-swift)",
@@ -264,8 +272,7 @@ def _list_formats(style: Style) -> Iterator[Format]:
         lambda row: "chosen" not in row and not _ends_with_user(turns_of(row[key], key)),
         lambda row: _against_last(row, key),
     )
-    label = "label|kto_tag"
-    yield Format(f"{key} with a label", "replies", (key, label), (), _ROUTINE, convert=named(label=label))
+    yield Format(f"{key} with a label", "replies", (key, _LABEL), (), _ROUTINE, convert=named(label=_LABEL))
     yield Format(
         f"{key} that end with the user",
         "prompts",
@@ -354,8 +361,8 @@ SHAPES: tuple[Format, ...] = (
     Format(
         "a transcript with a label",
         "replies",
-        ("text", "label|kto_tag"),
-        convert=lambda row: {"text": row["text"], "label": first_of(row, "label|kto_tag")},
+        ("text", _LABEL),
+        convert=lambda row: {"text": row["text"], "label": first_of(row, _LABEL)},
     ),
     Format("a transcript", "conversations", ("text",), (), _ROUTINE),
     Format(
@@ -364,7 +371,7 @@ SHAPES: tuple[Format, ...] = (
         ("chosen",),
         (),
         _ROUTINE,
-        lambda row: _is_conversation(row["chosen"]),
+        lambda row: "rejected" not in row and _is_conversation(row["chosen"]),
         convert=lambda row: {"text" if isinstance(row["chosen"], str) else "messages": row["chosen"]},
     ),
 )
