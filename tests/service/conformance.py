@@ -30,7 +30,7 @@ GAP_S = 3.0
 class Sdk:
     """An SDK: its environment's name, the file of its cases, what the table calls it, and the model it asks for.
 
-    context: of that model, tokens.
+    context: of that model, tokens. alone: its file names all that is to be installed.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Sdk:
     title: str
     model: str = MODEL
     context: int = 256
+    alone: bool = False
 
     @property
     def python(self) -> Path:
@@ -49,8 +50,10 @@ TINKER = Sdk("tinker", "sdk038_cases.py", "tinker 0.38.0")
 MINT = Sdk("mint", "sdk022_cases.py", "mint 0.2.0, tinker 0.22.0")
 COOKBOOK = Sdk("cookbook", "cookbook_cases.py", "tinker-cookbook 0.5.8, tinker 0.38.0", "Qwen/Qwen3-8B", 2048)
 """The recipes, which look things up by a model's name: ours answers to one that they know."""
+EVALUATORS = Sdk("evaluators", "", "lm-eval 0.4.13, inspect-ai 0.3.285", alone=True)
+"""Harnesses that evaluate what is served; see test_evaluators.py."""
 SDKS = (TINKER, MINT)
-ENVIRONMENTS = (*SDKS, COOKBOOK)
+ENVIRONMENTS = (*SDKS, COOKBOOK, EVALUATORS)
 
 
 def build(sdk: Sdk) -> None:
@@ -60,6 +63,7 @@ def build(sdk: Sdk) -> None:
     ours, theirs = (next(Path(prefix).glob("lib/python3*/site-packages")) for prefix in (sys.prefix, folder))
     (theirs / "thumbs-environment.pth").write_text(f"{ours}\n", encoding="utf-8")
     install = [sdk.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install += ["--no-deps", "--no-compile"] if sdk.alone else []
     subprocess.run([*install, "-r", HERE / "sdks" / f"{sdk.name}.txt"], check=True)
 
 
