@@ -26,6 +26,7 @@ from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.checkpoint_files import INDEX, SINGLE
 from thumbs.models.decoder_config import write_config
+from thumbs.models.peft_settings import REFUSED as PEFT_REFUSED
 from thumbs.models.trunk import decoder_shape
 from thumbs.models.weights import read_tensors as read_weights
 from thumbs.tracking.files import write_json
@@ -133,9 +134,7 @@ def read_lora(config: Any, depth: int) -> LoraConfig:
     kind = str(getattr(given.get("peft_type"), "value", given.get("peft_type") or "LORA"))
     if kind != "LORA":
         raise ConfigError(f"peft_config of type {kind}; only LORA adapters are trained here")
-    for name, neutral in (("bias", "none"), ("use_dora", False), ("use_rslora", False), ("fan_in_fan_out", False)):
-        if given.get(name) not in (None, neutral):
-            raise ConfigError(f"peft_config: {name}={given[name]!r} is not supported; leave it at {neutral!r}")
+    _refuse_settings(given)
     if given.get("lora_dropout"):
         warnings.warn(
             f"peft_config: lora_dropout={given['lora_dropout']} is left out; with dropout ratio and KL start off wrong",
@@ -157,6 +156,21 @@ def read_lora(config: Any, depth: int) -> LoraConfig:
         targets=ordered,
         layers=len(layers) if layers else None,
     )
+
+
+def _refuse_settings(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a setting of PEFT's that our adapters do not have."""
+    beginning = given.get("init_lora_weights")
+    if beginning not in (None, True, False, "gaussian", "eva", "orthogonal"):
+        raise ConfigError(f"peft_config: init_lora_weights={beginning!r} is not supported; leave it at True")
+    names = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "exclude_modules")
+    names += (*PEFT_REFUSED, "modules_to_save", "trainable_token_indices")
+    neutral = {"bias": "none", **dict.fromkeys(PEFT_REFUSED), "use_dora": False, "use_rslora": False}
+    for name in ("bias", *names):
+        if given.get(name) and given[name] != neutral.get(name):
+            raise ConfigError(
+                f"peft_config: {name}={given[name]!r} is not supported; leave it at {neutral.get(name)!r}"
+            )
 
 
 def _check(keywords: Mapping[str, Any]) -> None:
