@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -35,12 +36,13 @@ class Asking:
         self.candidates, self.run, self.iteration, self.where = candidates, run, iteration, where
         self.pairs: dict[int, Preference] = {}
         self.records: dict[int, ItemRecord] = {}
+        self._counted: Counter[int] = Counter()
         self.exhausted = False
         self._watermark = -1
 
     @property
     def judged(self) -> int:
-        """How many pairs have all the judgements that are wanted of them."""
+        """How many pairs have all the judgements that are wanted of them, of those that count in the project."""
         return sum(self._is_judged(record) for record in self.records.values())
 
     def fill(self) -> bool:
@@ -87,7 +89,7 @@ class Asking:
         from thumbs.stages.people import Labels
 
         votes: dict[int, list[Vote]] = {}
-        for vote in self.store.votes.of_items(list(self.pairs)):
+        for vote in self._votes():
             votes.setdefault(vote.item, []).append(vote)
         said = {i: vs for i, vs in votes.items() if any(vote.answer.verdict != "skip" for vote in vs)}
         handles = {v.account: self.store.people.get(v.account).handle for vs in said.values() for v in vs}
@@ -104,7 +106,12 @@ class Asking:
             {pair.id: [vote.judgement for vote in said[item]] for item, pair in pairs.items()},
         )
 
+    def _votes(self) -> Iterator[Vote]:
+        """What was said of the candidates and counts in the project."""
+        return self.store.votes.of_items(list(self.pairs))
+
     def _read(self) -> dict[int, ItemRecord]:
+        self._counted = Counter(vote.item for vote in self._votes() if vote.answer.verdict != "skip")
         return {record.id: record for record in self._page() if record.id in self.pairs}
 
     def _page(self, state: str | None = None) -> Iterator[ItemRecord]:
@@ -115,11 +122,14 @@ class Asking:
             after = page[-1].id
 
     def _promising(self) -> int:
-        return sum(self._is_judged(record) or not record.n_skip for record in self.records.values())
+        """Pairs that are judged or may be: nobody is asked again about one whose judgements do not count."""
+        return sum(
+            self._is_judged(record) or (record.n_done < record.target and not record.n_skip)
+            for record in self.records.values()
+        )
 
-    @staticmethod
-    def _is_judged(record: ItemRecord) -> bool:
-        return record.n_done >= record.target
+    def _is_judged(self, record: ItemRecord) -> bool:
+        return self._counted[record.id] >= record.target
 
     def _add(self, candidate: Candidate) -> bool:
         pair = candidate.pair
@@ -128,6 +138,8 @@ class Asking:
         added = self.store.items.add(self.project.id, [item])
         for item_id in added.ids:  # none, where a reply holds what no database keeps
             self.pairs[item_id], self.records[item_id] = pair, self.store.items.get(item_id)
+            votes = self.store.votes.of_items([item_id])
+            self._counted[item_id] = sum(vote.answer.verdict != "skip" for vote in votes)
         return added.created > 0
 
 

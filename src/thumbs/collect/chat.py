@@ -13,9 +13,9 @@ from thumbs.clients.database import Database
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.items import Items
 from thumbs.collect.projects import Projects
-from thumbs.collect.question import stored_answer
 from thumbs.collect.records import NewItem, Task
-from thumbs.collect.tables import ASSIGNMENTS, CONVERSATIONS, ITEMS, JUDGEMENTS
+from thumbs.collect.tables import ASSIGNMENTS, CONVERSATIONS, ITEMS
+from thumbs.collect.votes import Votes
 from thumbs.collect.work import Work
 from thumbs.records import Message, Reply
 
@@ -30,12 +30,22 @@ class Chat:
     """A conversation belongs to the person who began it."""
 
     def __init__(
-        self, db: Database, projects: Projects, items: Items, work: Work, clock: Callable[[], datetime]
+        self,
+        db: Database,
+        projects: Projects,
+        items: Items,
+        work: Work,
+        votes: Votes,
+        clock: Callable[[], datetime],
     ) -> None:
-        self._db, self._projects, self._items, self._work, self._clock = db, projects, items, work, clock
+        self._db, self._projects, self._items, self._work = db, projects, items, work
+        self._votes, self._clock = votes, clock
 
     def start(self, project_id: int, account_id: int, goal: str = "") -> str:
-        """The id of a new conversation; one that was open ends. Raises CollectError where the project has none."""
+        """The id of a new conversation; one that was open ends. Raises CollectError where the project has none, Closed if
+        it is not open to the person.
+        """
+        self._work.access(project_id, account_id).check()
         if self._projects.question(project_id)[1].kind != "chat":
             raise CollectError("this project has no conversations")
         conversation = secrets.token_urlsafe(18)
@@ -59,20 +69,22 @@ class Chat:
         if last is None:
             return ()
         messages, replies = self._items.content(last.item_id)
-        if last.answer is None:
+        said = self._votes.revisions(last.assignment)[: last.revision]
+        if not said:
             return messages
-        answer = stored_answer(last.answer)
-        slot = last.display[0] if not answer.strength else int(answer.strength > 0)
+        strength = said[-1].as_given.strength  # what was chosen goes on, even if a better reply was not asked for
+        slot = last.display[0] if not strength else int(strength > 0)
         return (*messages, Message("assistant", replies[slot].text))
 
     def say(self, conversation: str, account_id: int, text: str, write: Write) -> Task:
         """The task of choosing between two replies to `text`.
 
         Raises CollectError where the last two are not judged yet, the conversation is over, or the policy gives one
-        reply only.
+        reply only; Closed if the project is not open to the person.
         """
         row = self._own(conversation, account_id)
-        if row.state != "open" or self._projects.get(row.project_id).state != "open":
+        self._work.access(row.project_id, account_id).check()
+        if row.state != "open":
             raise CollectError("this conversation is over; begin a new one")
         if not text.strip() or len(text) > 20_000 or "\0" in text:
             raise CollectError("a message has 1 to 20000 characters")
@@ -118,12 +130,10 @@ class Chat:
         return row
 
     def _last_turn(self, conversation: str) -> Any:
-        """Its newest item, with the answer that stands, or None as the answer; None before the first turn."""
-        stands = (JUDGEMENTS.c.assignment_id == ASSIGNMENTS.c.id) & (JUDGEMENTS.c.revision == ASSIGNMENTS.c.revision)
+        """Its newest item with its assignment; None before the first turn."""
         query = (
-            select(ITEMS.c.id.label("item_id"), ASSIGNMENTS.c.display, JUDGEMENTS.c.answer)
+            select(ITEMS.c.id.label("item_id"), *ASSIGNMENTS.c["display", "revision"], ASSIGNMENTS.c.id.label("assignment"))
             .join(ASSIGNMENTS, ASSIGNMENTS.c.item_id == ITEMS.c.id)
-            .join(JUDGEMENTS, stands, isouter=True)
             .where(ITEMS.c.conversation_id == conversation)
             .order_by(ITEMS.c.id.desc())
             .limit(1)

@@ -19,3 +19,7 @@ class Conflict(CollectError):  # noqa: N818 - reads as what it says
     def __init__(self, message: str, revision: int = 0) -> None:
         super().__init__(message)
         self.revision = revision
+
+
+class Closed(CollectError):
+    """The project is not open to this person."""

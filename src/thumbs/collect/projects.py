@@ -189,7 +189,8 @@ def newest_version(table: Table, project_id: int) -> Any:
 
 
 def _question_text(question: Question) -> str:
-    return json.dumps(question.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    # What is null is left out, so that a field that came later makes no new version of an old question.
+    return json.dumps(question.model_dump(mode="json", exclude_none=True), sort_keys=True, ensure_ascii=False)
 
 
 def _checked_guidelines(markdown: str) -> str:

@@ -36,9 +36,13 @@ class Axis(Frozen):
     low: int = Field(default=1, ge=0, le=10)
     """Lowest rating; pairs are always compared from -4 to 4."""
     high: int = Field(default=5, ge=1, le=10)
-    """Highest rating, the best."""
+    """Highest rating."""
     required: bool = False
     """Whether an answer without it is refused."""
+    best: Literal["high", "low"] | None = None
+    """Which end is good; null: the high one, but the low one where a reversed question (`more_harmful`) asks for
+    ratings.
+    """
 
 
 class Question(Frozen):
@@ -51,7 +55,9 @@ class Question(Frozen):
     text: str = ""
     """The question as asked; empty: the page's own words for that kind."""
     direction: Literal["better", "more_harmful"] = "better"
-    """What choosing a reply says of it. Exports of `more_harmful` turn the sign round and say so."""
+    """What choosing a reply says of it. Answers to `more_harmful` are turned round wherever they are used: in runs,
+    exports and statistics.
+    """
     tie: bool = True
     """Whether two replies may be equally good."""
     both_bad: bool = True
@@ -86,6 +92,11 @@ class Question(Frozen):
     def replies(self) -> tuple[int, int]:
         """How many replies an item must have, at least and at most."""
         return _REPLIES[self.kind]
+
+    def low_is_best(self, axis: Axis) -> bool:
+        """Whether the low end of an axis is the good one."""
+        reversed_ratings = self.direction == "more_harmful" and self.kind == "rate"
+        return axis.best == "low" or (axis.best is None and reversed_ratings)
 
     @property
     def is_pair(self) -> bool:
@@ -126,16 +137,6 @@ def shown_answer(answer: Answer, display: Sequence[int]) -> dict[str, Any]:
         if getattr(answer, name):
             body[name] = getattr(answer, name)
     return body
-
-
-def stored_answer(plain: Mapping[str, Any]) -> Answer:
-    """The answer of its plain data, as `dataclasses.asdict` makes it."""
-    lists = {
-        "ranks": tuple(plain.get("ranks") or ()),
-        "ratings": tuple(plain.get("ratings") or ()),
-        "flags": tuple(tuple(names) for names in plain.get("flags") or ()),
-    }
-    return Answer(**{**plain, **lists})
 
 
 def is_right(answer: Answer, gold: Answer) -> bool:

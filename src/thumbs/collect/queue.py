@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, case, exists, func, insert, not_, or_, select, update
 
 from thumbs.clients.database import Database
-from thumbs.collect.errors import CollectError, NotFound
-from thumbs.collect.projects import newest_version
-from thumbs.collect.question import is_right, stored_answer
+from thumbs.collect.access import Access, access_of, given
+from thumbs.collect.errors import CollectError
+from thumbs.collect.judgement import read_gold, read_judgement
+from thumbs.collect.projects import newest_version, read_question
+from thumbs.collect.question import is_right
 from thumbs.collect.records import ItemRole, Nothing
 from thumbs.collect.settings import Settings
-from thumbs.collect.tables import ASSIGNMENTS, GUIDELINES, ITEMS, JUDGEMENTS, MEMBERS, PROJECTS, QUESTIONS, SLOTS
-from thumbs.data.sources import canonical_json
+from thumbs.collect.tables import ASSIGNMENTS, GUIDELINES, ITEMS, JUDGEMENTS, MEMBERS, QUESTIONS, SLOTS
 
 Found = Row[*tuple[Any, ...]]
 """A row of the table of assignments, or of the candidates for one."""
@@ -35,47 +34,6 @@ _CANDIDATE = [
     select(func.count()).where(SLOTS.c.item_id == ITEMS.c.id).correlate(ITEMS).scalar_subquery().label("slots"),
 ]
 """What is asked of an item before it is given to somebody."""
-
-
-@dataclass(frozen=True)
-class _Door:
-    """Whether a project is open to a person, and by which rules; `closed` says why it is not."""
-
-    project_id: int
-    account_id: int
-    settings: Settings
-    is_member: bool
-    qualified: bool | None
-    closed: Nothing | None
-
-    @staticmethod
-    def of(db: Connection, project_id: int, account_id: int) -> _Door:
-        member = and_(MEMBERS.c.project_id == PROJECTS.c.id, MEMBERS.c.account_id == account_id)
-        query = (
-            select(PROJECTS.c.state, PROJECTS.c.settings, *MEMBERS.c["account_id", "quota", "paused", "qualified"])
-            .join(MEMBERS, member, isouter=True)
-            .where(PROJECTS.c.id == project_id)
-        )
-        row = db.execute(query).first()
-        if row is None:
-            raise NotFound(f"there is no project {project_id}")
-        settings, is_member = _read_settings(canonical_json(row.settings)), row.account_id is not None
-        quota = settings.quota if row.quota is None else row.quota
-        closed: Nothing | None = None
-        if row.state != "open":
-            closed = row.state
-        elif settings.invited_only and not is_member:
-            closed = "not_invited"
-        elif row.paused:
-            closed = "paused"
-        elif quota is not None and _given(db, project_id, account_id, "submitted", role="work") >= quota:
-            closed = "quota"
-        return _Door(project_id, account_id, settings, is_member, row.qualified, closed)
-
-
-@lru_cache(maxsize=256)
-def _read_settings(text: str) -> Settings:
-    return Settings.model_validate_json(text)
 
 
 _ROOM = ITEMS.c.n_live + ITEMS.c.n_done < ITEMS.c.target
@@ -94,12 +52,12 @@ class Queue:
             row = db.execute(_live(project_id, account_id)).first()
             if row is None or self._clock() > row.leased + (row.expires - row.leased) / 2:
                 return None
-            return row if _Door.of(db, project_id, account_id).closed is None else None
+            return row if access_of(db, project_id, account_id).closed is None else None
 
     def next(self, project_id: int, account_id: int) -> Found | Nothing:
         """The person's task, its lease renewed, or the next one, leased to them now."""
         with self._db.transaction(turn=project_id) as db:
-            door = _Door.of(db, project_id, account_id)
+            door = access_of(db, project_id, account_id)
             if door.closed is not None:
                 return door.closed
             self._enrol(db, door)
@@ -111,19 +69,31 @@ class Queue:
             return found if isinstance(found, str) else self._take(db, found, account_id, door.settings)
 
     def assign(self, item_id: int, project_id: int, account_id: int) -> Found:
-        """That item for that person; raises CollectError where they have another task."""
+        """That item for that person; raises CollectError if they have another task or a test to finish, Closed if the
+        project is not open to them.
+        """
         with self._db.transaction(turn=project_id) as db:
-            door = _Door.of(db, project_id, account_id)
+            door = access_of(db, project_id, account_id)
+            door.check()
             self._enrol(db, door)
+            if self._untested(db, door):
+                raise CollectError("there is a test to finish first")
             if db.execute(_live(project_id, account_id)).first() is not None:
                 raise CollectError("there is a task to finish first")
             item = db.execute(select(*_CANDIDATE).where(ITEMS.c.id == item_id)).one()
             return self._take(db, item, account_id, door.settings)
 
-    def given(self, project_id: int, account_id: int, role: ItemRole | None = None) -> int:
+    def access(self, project_id: int, account_id: int) -> Access:
+        """Whether the project is open to the person; raises NotFound."""
+        with self._db.glance() as db:
+            return access_of(db, project_id, account_id)
+
+    def given(
+        self, project_id: int, account_id: int, role: ItemRole | None = None, states: Sequence[str] = ("submitted",)
+    ) -> int:
         """How many of the person's answers stand, skips apart; `role`: to items of that role alone."""
         with self._db.glance() as db:
-            return _given(db, project_id, account_id, "submitted", role=role)
+            return given(db, project_id, account_id, *states, role=role)
 
     def expire(self, project_id: int) -> int:
         """Ends the leases that have run out; returns how many."""
@@ -146,7 +116,7 @@ class Queue:
         )
         db.execute(changed)
 
-    def _enrol(self, db: Connection, door: _Door) -> None:
+    def _enrol(self, db: Connection, door: Access) -> None:
         if not door.is_member:
             row = {"project_id": door.project_id, "account_id": door.account_id, "paused": False}
             db.execute(insert(MEMBERS).values(**row, created=self._clock()))
@@ -163,7 +133,7 @@ class Queue:
             count(db, row.item_id, {"n_live": -1})
         return len(rows)
 
-    def _choose(self, db: Connection, door: _Door) -> Found | Nothing:
+    def _choose(self, db: Connection, door: Access) -> Found | Nothing:
         """What the person judges next: what they had when their time ran out, the test of new people, now and then
         what has a known answer, then the work.
         """
@@ -171,12 +141,10 @@ class Queue:
         returned = self._returned(db, project_id, account_id)
         if returned is not None and returned.had == "expired":
             return returned
-        if settings.qualify_items and door.qualified is not True:
-            test = self._next_of_test(db, door)
-            if test is not None:
-                return test
+        if (test := self._untested(db, door)) is not None:
+            return test
         turn = settings.gold_every and self._chance.randrange(settings.gold_every) == 0
-        if turn and _given(db, project_id, account_id, *_GIVEN):
+        if turn and given(db, project_id, account_id, *_GIVEN):
             known = self._unseen(db, project_id, account_id, "gold", "attention")
             if known is not None:
                 return known
@@ -185,11 +153,17 @@ class Queue:
             return fresh
         return _why_nothing(db, project_id, account_id) if returned is None else returned
 
-    def _next_of_test(self, db: Connection, door: _Door) -> Found | Nothing | None:
+    def _untested(self, db: Connection, door: Access) -> Found | Nothing | None:
+        """What keeps the person from work: the next item of the test, or having failed it; None if nothing does."""
+        if not door.settings.qualify_items or door.qualified is True:
+            return None
+        return self._next_of_test(db, door)
+
+    def _next_of_test(self, db: Connection, door: Access) -> Found | Nothing | None:
         """The next item of the qualification; None once it is passed, or where there is no item for it."""
         qualified = door.qualified
         if qualified is None:
-            tried = _given(db, door.project_id, door.account_id, *_GIVEN, role="qualification")
+            tried = given(db, door.project_id, door.account_id, *_GIVEN, role="qualification")
             left = self._unseen(db, door.project_id, door.account_id, "qualification")
             if left is not None and tried < door.settings.qualify_items:
                 return left
@@ -256,19 +230,22 @@ class Queue:
     def _qualify(self, db: Connection, project_id: int, account_id: int, settings: Settings) -> bool:
         """Decides, once and for all, by the answers of the test so far; a skip is no right answer."""
         standing = (
-            select(ITEMS.c.gold, JUDGEMENTS.c.answer)
-            .join(ASSIGNMENTS, ASSIGNMENTS.c.item_id == ITEMS.c.id)
-            .join(
-                JUDGEMENTS,
-                and_(JUDGEMENTS.c.assignment_id == ASSIGNMENTS.c.id, JUDGEMENTS.c.revision == ASSIGNMENTS.c.revision),
-            )
+            select(JUDGEMENTS, ASSIGNMENTS.c.display, ITEMS.c.gold, ITEMS.c.question_id.label("gold_question"))
+            .join(ASSIGNMENTS, ASSIGNMENTS.c.id == JUDGEMENTS.c.assignment_id)
+            .join(ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id)
             .where(
                 ITEMS.c.role == "qualification",
                 ITEMS.c.project_id == project_id,
                 ASSIGNMENTS.c.account_id == account_id,
+                JUDGEMENTS.c.revision == ASSIGNMENTS.c.revision,
             )
         )
-        right = [is_right(stored_answer(row.answer), stored_answer(row.gold)) for row in db.execute(standing)]
+        versions = db.execute(select(QUESTIONS).where(QUESTIONS.c.project_id == project_id)).all()
+        asked = {row.id: (read_question(row.body), row.version) for row in versions}
+        right = []
+        for row in db.execute(standing):
+            gold = read_gold(row.gold, asked[row.gold_question][0])
+            right.append(gold is not None and is_right(read_judgement(row, *asked[row.question_id]).answer, gold))
         where = (MEMBERS.c.project_id == project_id, MEMBERS.c.account_id == account_id)
         passed = sum(right) >= settings.qualify_share * len(right)
         db.execute(update(MEMBERS).where(*where).values(qualified=passed))
@@ -301,18 +278,3 @@ def _live(project_id: int, account_id: int) -> Any:
 def _had(account_id: int) -> Any:
     """Whether the person ever had the item."""
     return exists().where(ASSIGNMENTS.c.item_id == ITEMS.c.id, ASSIGNMENTS.c.account_id == account_id)
-
-
-def _given(db: Connection, project_id: int, account_id: int, *states: str, role: str | None = None) -> int:
-    query = (
-        select(func.count())
-        .select_from(ASSIGNMENTS)
-        .where(
-            ASSIGNMENTS.c.project_id == project_id,
-            ASSIGNMENTS.c.account_id == account_id,
-            or_(*(ASSIGNMENTS.c.state == state for state in states)),
-        )
-    )
-    if role is not None:
-        query = query.join(ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id).where(ITEMS.c.role == role)
-    return db.scalar(query) or 0

@@ -136,7 +136,9 @@ class Effort:
 class Vote:
     """A judgement that stands (the last of its revisions), with what statistics need.
 
-    display: the slot shown at each place; display[0] was left, or on top.
+    answer: what it says in terms of the better reply, whatever was asked; given: as the person gave it, None: the same.
+    version: of the question; direction: the question's. display: the slot shown at each place; display[0] was left, or
+    on top.
     """
 
     judgement: int
@@ -151,12 +153,20 @@ class Vote:
     wall_ms: int
     late: bool
     at: datetime
+    given: Answer | None = None
+    version: int = 1
+    direction: str = "better"
+
+    @property
+    def as_given(self) -> Answer:
+        """The answer to the question as it was asked."""
+        return self.answer if self.given is None else self.given
 
 
 @dataclass(frozen=True)
 class ItemFacts:
     """What statistics need of an item: who wrote each slot (generator ids), how long it is (characters), and of an item
-    whose answer is known that answer.
+    whose answer is known that answer, in terms of the better reply.
     """
 
     item: int

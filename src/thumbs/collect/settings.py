@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from thumbs.config.base import Frozen
+from thumbs.collect.judgement import Counting
 
 
-class Settings(Frozen):
-    """Kept with the project; each change is in the audit log."""
+class Settings(Counting):
+    """Kept with the project; each change is in the audit log. Runs, exports and statistics leave out alike what the
+    settings of `Counting` leave out.
+    """
 
     overlap: int = Field(default=1, ge=1, le=100)
     """Judgements wanted an item."""

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from thumbs.collect.errors import CollectError
-from thumbs.collect.question import Question
+from thumbs.collect.question import Axis, Question
 from thumbs.collect.records import Effort, Task
 from thumbs.collect.store import CollectStore
 from thumbs.data.annotators import STRENGTH_STEPS
@@ -48,7 +48,8 @@ class SimulatedPerson:
     def answer(self, task: Task) -> tuple[dict[str, Any], Effort]:
         """The body, in display order as question.read_answer takes it, and the time that it took.
 
-        The strength is the difference of scores in the steps of STRENGTH_STEPS, each axis says the same; a rating is
+        The strength is the difference of scores in the steps of STRENGTH_STEPS, each axis says the same; a reversed
+        question is answered by the lower score. A rating is
         the middle of its scale, and one more or less for each step that the score is above or below 0. Raises
         CollectError for kinds where something must be written, NonFiniteError where a score is no number.
         """
@@ -71,6 +72,7 @@ class SimulatedPerson:
     ) -> dict[str, Any]:
         mistaken, by_place = chance.random() < self.noise, chance.random() < self.left_bias
         undecided = min(replies) if chance.random() < 0.5 else max(replies)
+        scores = [-score if question.direction == "more_harmful" else score for score in scores]
         difference = scores[1] - scores[0]
         equal = difference == 0 or abs(difference) < self.tie_below
         strength = 1 + bisect_right(STRENGTH_STEPS, abs(difference))
@@ -84,12 +86,14 @@ class SimulatedPerson:
             signed = -1 if replies[0] == undecided else 1
         body: dict[str, Any] = {"verdict": "prefer", "strength": signed} if signed else {"verdict": "tie"}
         if question.axes:
-            body["axes"] = {axis.key: signed for axis in question.axes}
+            better = -signed if question.direction == "more_harmful" else signed
+            body["axes"] = {axis.key: -better if question.low_is_best(axis) else better for axis in question.axes}
         return body
 
     def _rank(
-        self, _: Question, replies: Sequence[str], scores: Sequence[float], chance: random.Random
+        self, question: Question, replies: Sequence[str], scores: Sequence[float], chance: random.Random
     ) -> dict[str, Any]:
+        scores = [-score if question.direction == "more_harmful" else score for score in scores]
         order = sorted(range(len(replies)), key=lambda place: (-scores[place], replies[place]))
         for at in range(len(order) - 1):
             if chance.random() < self.noise:
@@ -110,10 +114,10 @@ class SimulatedPerson:
         off = {reply: [self._slip(chance) for _ in question.axes] for reply in sorted(replies)}
         ratings = []
         for reply, score in zip(replies, scores, strict=True):
-            level = math.copysign(bisect_right(STRENGTH_STEPS, abs(score)), score)
+            level = int(math.copysign(bisect_right(STRENGTH_STEPS, abs(score)), score))
             ratings.append(
                 {
-                    axis.key: min(axis.high, max(axis.low, (axis.low + axis.high) // 2 + int(level) + slip))
+                    axis.key: _rated(axis, -level if question.low_is_best(axis) else level, slip)
                     for axis, slip in zip(question.axes, off[reply], strict=True)
                 }
             )
@@ -139,6 +143,11 @@ class SimulatedPerson:
         chars = sum(map(len, task.replies)) + sum(len(message.content) for message in task.messages)
         active = max(_LEAST_MS, round(1000 * chars / self.chars_per_s * chance.lognormvariate(0, 0.35)))
         return Effort(active, active * chance.choice((1, 1, 2)))
+
+
+def _rated(axis: Axis, level: int, slip: int) -> int:
+    """The middle of the scale, moved by a level and a slip, within the scale."""
+    return min(axis.high, max(axis.low, (axis.low + axis.high) // 2 + level + slip))
 
 
 def work_through(

@@ -46,9 +46,9 @@ class CollectStore:
         self.projects = Projects(self.db, self.audit, clock)
         self.people = People(self.db, self.audit, clock)
         self.items = Items(self.db, self.audit, clock)
-        self.work = Work(self.db, self.projects, self.items, clock, chance)
-        self.chat = Chat(self.db, self.projects, self.items, self.work, clock)
-        self.votes = Votes(self.db)
+        self.votes = Votes(self.db, self.projects)
+        self.work = Work(self.db, self.projects, self.items, self.votes, clock, chance)
+        self.chat = Chat(self.db, self.projects, self.items, self.work, self.votes, clock)
 
     def close(self) -> None:
         """Let go of all connections."""

@@ -8,45 +8,78 @@ from typing import Any
 from sqlalchemy import Row, Select, func, select, text
 
 from thumbs.clients.database import Database
-from thumbs.collect.projects import read_question
-from thumbs.collect.question import stored_answer
-from thumbs.collect.records import ItemFacts, ItemRole, Vote
-from thumbs.collect.tables import ASSIGNMENTS, ITEMS, JUDGEMENTS, QUESTIONS, RESPONSES, SLOTS
+from thumbs.collect.judgement import Counting, Rule, read_gold, read_judgement
+from thumbs.collect.projects import Projects, read_question
+from thumbs.collect.records import Answer, ItemFacts, ItemRole, Vote
+from thumbs.collect.tables import ACCOUNTS, ASSIGNMENTS, ITEMS, JUDGEMENTS, QUESTIONS, RESPONSES, SLOTS
 
 _AT_ONCE = 1000
 
 
 class Votes:
-    """Reads; of each assignment the last revision stands. A `watermark` shows what stood when it was the newest."""
+    """Reads; of each assignment the last revision stands. A `watermark` shows what stood when it was the newest.
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    `counting` says which judgements count, None: the project's settings do; `Counting()`: all.
+    """
+
+    def __init__(self, db: Database, projects: Projects) -> None:
+        self._db, self._projects = db, projects
 
     def all(
-        self, project_id: int, *, watermark: int | None = None, roles: Sequence[ItemRole] = ("work",)
+        self,
+        project_id: int,
+        *,
+        watermark: int | None = None,
+        roles: Sequence[ItemRole] = ("work",),
+        counting: Counting | None = None,
     ) -> Iterator[Vote]:
-        """Every judgement that stands, skips included, by item and then by age; in constant memory."""
+        """Every judgement that stands and counts, skips included, by item and then by age; in constant memory."""
         query = (
             _standing(watermark)
             .join(ITEMS, ITEMS.c.id == JUDGEMENTS.c.item_id)
             .where(ITEMS.c.project_id == project_id, ITEMS.c.role.in_(roles))
             .order_by(JUDGEMENTS.c.item_id, JUDGEMENTS.c.id)
         )
-        yield from self._stream(query)
+        rule = self.rule(project_id, counting)
+        yield from (vote for vote in self._stream(query) if rule.why_not(vote) is None)
 
-    def of_items(self, item_ids: Sequence[int], watermark: int | None = None) -> Iterator[Vote]:
-        """Those of some items, by item and then by age."""
+    def of_items(
+        self, item_ids: Sequence[int], watermark: int | None = None, counting: Counting | None = None
+    ) -> Iterator[Vote]:
+        """Those of some items of one project, by item and then by age."""
+        if not item_ids:
+            return
+        projects = self._db.values(select(ITEMS.c.project_id).where(ITEMS.c.id == item_ids[0]))
+        if not projects:
+            return
+        rule = self.rule(projects[0], counting)
         query = _standing(watermark).where(JUDGEMENTS.c.item_id.in_(item_ids))
-        yield from self._stream(query.order_by(JUDGEMENTS.c.item_id, JUDGEMENTS.c.id))
+        votes = self._stream(query.order_by(JUDGEMENTS.c.item_id, JUDGEMENTS.c.id))
+        yield from (vote for vote in votes if rule.why_not(vote) is None)
 
     def of_item(self, item_id: int) -> list[Vote]:
-        """Those of one item, oldest first."""
-        return list(self.of_items([item_id]))
+        """Everything that stands of one item, oldest first, whether it counts or not."""
+        query = _standing(None).where(JUDGEMENTS.c.item_id == item_id)
+        return list(self._stream(query.order_by(JUDGEMENTS.c.id)))
 
     def revisions(self, assignment: str) -> list[Vote]:
         """Everything that was said in one assignment, oldest first, the last stands."""
         query = _with_display().where(JUDGEMENTS.c.assignment_id == assignment)
         return list(self._stream(query.order_by(JUDGEMENTS.c.revision)))
+
+    def rule(self, project_id: int, counting: Counting | None = None) -> Rule:
+        """Which judgements of a project count."""
+        counting = self._projects.settings(project_id) if counting is None else counting
+        named = select(ACCOUNTS.c.id).where(ACCOUNTS.c.handle.in_(counting.exclude_people))
+        return Rule(counting, frozenset(self._db.values(named) if counting.exclude_people else ()))
+
+    def golds(self, item_ids: Sequence[int]) -> dict[int, Answer]:
+        """The right answers of those of the items that have one, in terms of the better reply."""
+        query = select(ITEMS.c.id, ITEMS.c.gold, QUESTIONS.c.body).where(ITEMS.c.id.in_(item_ids))
+        with self._db.reading() as db:
+            rows = db.execute(query.join(QUESTIONS, QUESTIONS.c.id == ITEMS.c.question_id)).all()
+        read = {row.id: read_gold(row.gold, read_question(row.body)) for row in rows}
+        return {item: answer for item, answer in read.items() if answer is not None}
 
     def facts(self, project_id: int, *, roles: Sequence[ItemRole] = ("work",)) -> Iterator[ItemFacts]:
         """What statistics need of every item that has an answer, by id."""
@@ -87,7 +120,8 @@ class Votes:
     def _stream(self, query: Select[Any]) -> Iterator[Vote]:
         with self._db.reading() as db:
             for row in db.execute(query.execution_options(yield_per=_AT_ONCE)):
-                yield _vote(row)
+                asked = self._projects.version("questions", row.question_id)
+                yield read_judgement(row, read_question(asked.body), asked.version)
 
 
 def _with_display() -> Select[Any]:
@@ -110,30 +144,14 @@ def _standing(watermark: int | None) -> Select[Any]:
     return _with_display().where(JUDGEMENTS.c.id <= watermark, ~revised)
 
 
-def _vote(row: Row[Any]) -> Vote:
-    return Vote(
-        judgement=row.id,
-        assignment=row.assignment_id,
-        item=row.item_id,
-        account=row.account_id,
-        question=row.question_id,
-        guideline=row.guideline_id,
-        answer=stored_answer(row.answer),
-        display=tuple(row.display),
-        active_ms=row.active_ms,
-        wall_ms=row.wall_ms,
-        late=row.late,
-        at=row.created,
-    )
-
-
 def _facts(rows: Sequence[Row[Any]]) -> ItemFacts:
     first, slots = rows[0], [row for row in rows if row.slot is not None]
+    question = read_question(first.body)
     return ItemFacts(
         item=first.id,
-        kind=read_question(first.body).kind,
+        kind=question.kind,
         role=first.role,
         generators=tuple(row.generator_id for row in slots),
         lengths=tuple(row.length for row in slots),
-        gold=None if first.gold is None else stored_answer(first.gold),
+        gold=read_gold(first.gold, question),
     )

@@ -16,13 +16,15 @@ from typing import Any
 from sqlalchemy import Connection, case, func, insert, select, update
 
 from thumbs.clients.database import Database
+from thumbs.collect.access import Access
 from thumbs.collect.errors import CollectError, Conflict, NotFound
 from thumbs.collect.items import Items, read_messages
 from thumbs.collect.projects import Projects, read_question
-from thumbs.collect.question import Question, read_answer, shown_answer, stored_answer
+from thumbs.collect.question import Question, read_answer, shown_answer
 from thumbs.collect.queue import Found, Queue, count
 from thumbs.collect.records import Answer, Effort, ItemRole, Nothing, Past, Saved, Task
 from thumbs.collect.tables import ACCOUNTS, ASSIGNMENTS, ITEMS, JUDGEMENTS, PROMPTS, SLOTS
+from thumbs.collect.votes import Votes
 from thumbs.data.sources import canonical_json
 from thumbs.records import Generator, Reply
 
@@ -37,10 +39,11 @@ class Work:
         db: Database,
         projects: Projects,
         items: Items,
+        votes: Votes,
         clock: Callable[[], datetime],
         chance: random.Random,
     ) -> None:
-        self._db, self._projects, self._items, self._clock = db, projects, items, clock
+        self._db, self._projects, self._items, self._votes, self._clock = db, projects, items, votes, clock
         self._queue = Queue(db, clock, chance)
 
     def claim(self, project_id: int, account_id: int) -> Task | Nothing:
@@ -79,19 +82,20 @@ class Work:
         return self._keep(assignment, account_id, key, body, effort or Effort(), expected)
 
     def look(self, assignment: str, account_id: int) -> Task:
-        """The person's own task again, with their answer where there is one; raises NotFound."""
+        """The person's own task again, with their answer where there is one; raises NotFound, and Closed if they may
+        not see it any more.
+        """
         with self._db.reading() as db:
             row = _own(db, assignment, account_id)
-            stands = db.scalar(
-                select(JUDGEMENTS.c.answer).where(
-                    JUDGEMENTS.c.assignment_id == assignment, JUDGEMENTS.c.revision == row.revision
-                )
-            )
-        earlier = None if stands is None else shown_answer(stored_answer(stands), row.display)
-        return self._task(row, earlier)
+        self.access(row.project_id, account_id).check_own()
+        said = self._votes.revisions(assignment)[: row.revision]
+        return self._task(row, shown_answer(said[-1].as_given, row.display) if said else None)
 
     def history(self, project_id: int, account_id: int, before: int | None = None, limit: int = 20) -> list[Past]:
-        """Own answers that stand, newest first; `before` is the item in the last line of a page before."""
+        """Own answers that stand, newest first; `before` is the item in the last line of a page before. Raises Closed if
+        the person may not see them any more.
+        """
+        self.access(project_id, account_id).check_own()
         query = (
             select(JUDGEMENTS, PROMPTS.c.messages)
             .join(ASSIGNMENTS, ASSIGNMENTS.c.id == JUDGEMENTS.c.assignment_id)
@@ -113,6 +117,14 @@ class Work:
     def given(self, project_id: int, account_id: int, role: ItemRole | None = None) -> int:
         """How many answers of this person stand, skips apart; `role`: to items of that role alone."""
         return self._queue.given(project_id, account_id, role)
+
+    def answered(self, project_id: int, account_id: int) -> int:
+        """How many tasks this person answered, those passed on with a reason among them."""
+        return self._queue.given(project_id, account_id, states=("submitted", "skipped"))
+
+    def access(self, project_id: int, account_id: int) -> Access:
+        """Whether the project is open to the person; raises NotFound if there is none."""
+        return self._queue.access(project_id, account_id)
 
     def project_of(self, assignment: str, account_id: int) -> int:
         """The project of the person's own task; raises NotFound."""
@@ -159,7 +171,9 @@ class Work:
         return self._db.values(counted)
 
     def assign(self, item_id: int, project_id: int, account_id: int) -> Task:
-        """Gives that item to that person, who has no task now; for chats, where a turn is nobody else's."""
+        """Gives that item to that person, who has no task now; for chats, where a turn is nobody else's. Raises Closed
+        if the project is not open to them.
+        """
         return self._task(self._queue.assign(item_id, project_id, account_id))
 
     def _keep(

@@ -21,7 +21,7 @@ def vote_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
         yield {
             **_stamps(judged, one),
             "answer": asdict(one.answer),
-            "given": asdict(one.vote.answer),
+            "given": asdict(one.vote.as_given),
             "display": list(one.vote.display),
             "conversation": judged.conversation,
             "name": judged.name,

@@ -95,14 +95,6 @@ def merged(judged: Judged, aggregate: Aggregate) -> Judged:
     return replace(judged, opinions=(one,))
 
 
-def better_answer(answer: Answer, question: Question) -> Answer:
-    """The answer with its sign or order turned round where people chose the more harmful reply."""
-    if question.direction == "better":
-        return answer
-    lowest = max(answer.ranks, default=0)
-    return replace(answer, strength=-answer.strength, ranks=tuple(lowest + 1 - rank for rank in answer.ranks))
-
-
 def answer_on_axis(answer: Answer, axis: str) -> Answer | None:
     """The comparison of two replies on that axis in the place of the verdict; None where nothing was said of it."""
     value = answer.axes.get(axis)

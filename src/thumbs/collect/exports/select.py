@@ -19,16 +19,17 @@ from thumbs.collect.exports.judged import (
     Opinion,
     agreement,
     answer_on_axis,
-    better_answer,
     merged,
 )
 from thumbs.collect.exports.texts import AT_ONCE, Texts, read_texts
+from thumbs.collect.judgement import Counting
 from thumbs.collect.projects import read_question
 from thumbs.collect.records import Answer, Project, Vote
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import ACCOUNTS, ITEMS
-from thumbs.config.base import Frozen
 
+_ALL = Counting()
+"""Nothing is left out unseen: what the filters leave out is counted."""
 DROPS: Mapping[str, str] = {
     "skip": "passed on with a reason instead of an answer",
     "question_version": "answers another version of the question",
@@ -48,15 +49,12 @@ DROPS: Mapping[str, str] = {
 """Why a judgement is not in an export, in the order in which it is asked; formats have reasons of their own after."""
 
 
-class Filters(Frozen):
-    """Which judgements an export holds, and how it shows their strength. The rest stays in the database."""
+class Filters(Counting):
+    """Which judgements an export holds, and how it shows their strength. The rest stays in the database.
 
-    question_version: int | None = Field(default=None, ge=1)
-    """Only answers to this version of the question; null: to any."""
-    exclude_late: bool = False
-    """Leave out answers that came after their lease had run out."""
-    exclude_people: tuple[str, ...] = ()
-    """Handles of people whose answers are left out."""
+    What does not count in the project (its settings) is not exported either.
+    """
+
     min_active_ms: int = Field(default=0, ge=0)
     """Leave out answers that took less active time, milliseconds."""
     axis: str | None = None
@@ -119,14 +117,33 @@ def select(
     sieve = _Sieve(store, project, filters)
     if filters.per_person is not None:
         pages = _pages(store, project.id, None)
-        votes = (vote for page in pages for vote in store.votes.of_items(page, watermark))
+        votes = (vote for page in pages for vote in store.votes.of_items(page, watermark, _ALL))
         sieve.last = _last_allowed(votes, sieve, filters.per_person)
     for page in _pages(store, project.id, most_items):
         texts = read_texts(store, page)
-        for item, votes in itertools.groupby(store.votes.of_items(page, watermark), key=lambda vote: vote.item):
+        of_page = store.votes.of_items(page, watermark, _ALL)
+        for item, votes in itertools.groupby(of_page, key=lambda vote: vote.item):
             judged = sieve.judged(texts[item], tuple(votes), tally)
             if judged is not None:
                 yield judged
+
+
+def with_settings(store: CollectStore, project_id: int, filters: Filters) -> Filters:
+    """The filters, and what does not count in the project; raises CollectError if they ask for what does not count."""
+    counting = store.projects.settings(project_id)
+    versions = {counting.question_version, filters.question_version} - {None}
+    if len(versions) > 1:
+        raise CollectError(
+            f"question_version={filters.question_version}: only answers to version {counting.question_version} count "
+            "in this project; change its settings"
+        )
+    return filters.model_copy(
+        update={
+            "question_version": next(iter(versions), None),
+            "exclude_late": filters.exclude_late or counting.exclude_late,
+            "exclude_people": tuple(dict.fromkeys((*filters.exclude_people, *counting.exclude_people))),
+        }
+    )
 
 
 def check_filters(store: CollectStore, project: Project, filters: Filters) -> None:
@@ -153,8 +170,8 @@ class _Sieve:
 
     def __init__(self, store: CollectStore, project: Project, filters: Filters) -> None:
         self.project, self.filters = project, filters
+        self.rule = store.votes.rule(project.id, filters)
         versions = store.projects.versions("questions", project.id)
-        self.versions = {version.id: version.version for version in versions}
         self.questions = {version.id: read_question(version.body) for version in versions}
         guidelines = store.projects.versions("guidelines", project.id)
         self.guidelines = {version.id: version.version for version in guidelines}
@@ -167,15 +184,12 @@ class _Sieve:
     def opinion(self, vote: Vote) -> Opinion | str:
         """What a judgement says when it leaves, or the first reason of DROPS why it stays."""
         asked = self.filters
-        reasons = {
-            "skip": vote.answer.verdict == "skip",
-            "question_version": asked.question_version not in (None, self.versions[vote.question]),
-            "late": asked.exclude_late and vote.late,
-            "person": self.handles[vote.account] in asked.exclude_people,
-            "fast": vote.active_ms < asked.min_active_ms,
-        }
-        if any(reasons.values()):
-            return next(reason for reason, holds in reasons.items() if holds)
+        if vote.answer.verdict == "skip":
+            return "skip"
+        if (reason := self.rule.why_not(vote)) is not None:
+            return reason
+        if vote.active_ms < asked.min_active_ms:
+            return "fast"
         answer = self._restated(vote)
         if answer is None:
             return "axis"
@@ -187,19 +201,19 @@ class _Sieve:
             vote=vote,
             annotator=self.handles[vote.account],
             answer=answer,
-            question=self.versions[vote.question],
+            question=vote.version,
             guideline=self.guidelines[vote.guideline],
-            direction=self.questions[vote.question].direction,
+            direction=vote.direction,
         )
 
     def _restated(self, vote: Vote) -> Answer | None:
         """The answer as it leaves; None where it says nothing of the axis asked for."""
         question, axis = self.questions[vote.question], self.filters.axis
         if axis is not None and question.is_pair:
-            return answer_on_axis(vote.answer, axis)  # an axis says itself which end of it is good
+            return answer_on_axis(vote.answer, axis)
         if axis is not None and not any(axis in ratings for ratings in vote.answer.ratings):
             return None
-        return better_answer(vote.answer, question)
+        return vote.answer
 
     def judged(self, texts: Texts, votes: Sequence[Vote], tally: Tally) -> Judged | None:
         """The item with the opinions that are left; None where there are none."""

@@ -24,7 +24,7 @@ from thumbs import __version__
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.exports.dataset import write_dataset
 from thumbs.collect.exports.formats import Format, find_format, fitted
-from thumbs.collect.exports.select import Filters, Tally, select
+from thumbs.collect.exports.select import Filters, Tally, select, with_settings
 from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import EXPORTS
@@ -91,6 +91,7 @@ def preview(
     """The first `n` rows that `export` would write, and what the filters do to the first `most_items` items with
     answers (None: to all). The filter per_person reads all judgements first.
     """
+    filters = with_settings(store, project_id, filters)
     made = _Making(store, project_id, format, filters, store.votes.watermark(project_id))
     shown = []
     for row in made.rows(most_items):
@@ -117,6 +118,7 @@ def export(
     newest = store.votes.watermark(project_id)
     if watermark is not None and watermark > newest:
         raise CollectError(f"watermark {watermark} is of judgements to come; the newest has the number {newest}")
+    filters = with_settings(store, project_id, filters)
     manifest = _made(store, project_id, format, filters, out, newest if watermark is None else watermark)
     _keep(store, manifest, project_id, by)
     return manifest

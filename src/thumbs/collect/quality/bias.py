@@ -60,11 +60,11 @@ def position(judged: Judged) -> PositionBias:
 
 
 def shown_first(compared: Comparisons) -> tuple[np.ndarray, np.ndarray]:
-    """Of each comparison whether it prefers the reply shown first, and whether it says something of position: it
-    prefers one of the two replies that were shown first and last. bool [N] each.
+    """Of each comparison whether it chooses the reply shown first, and whether it says something of position: it
+    chooses one of the two replies that were shown first and last. bool [N] each.
     """
-    preferred = compared.ends & (compared.value != 0)
-    return preferred & (np.sign(compared.value) == compared.earlier), preferred
+    preferred = compared.ends & (compared.chosen != 0)
+    return preferred & (np.sign(compared.chosen) == compared.earlier), preferred
 
 
 def length(judged: Judged) -> LengthBias:

@@ -44,11 +44,13 @@ class Comparisons(Opinions):
     Of pairs the value is the strength, or what was said of the axis, -4 … 4; both_bad is 0, as a tie is: it prefers
     neither. Rankings and ratings of K replies imply K(K - 1)/2 comparisons of value -1, 0 or 1.
     generators int64 [N, 2]: who wrote the two. longer int64 [N]: characters of the second minus those of the first.
+    chosen int64 [N]: as `value`, but of the question as it was asked: a reversed question turns it round.
     earlier int64 [N]: -1 where the first was shown before the second, else 1. ends bool [N]: between them they were
     shown first and last.
     """
 
     generators: np.ndarray
+    chosen: np.ndarray
     longer: np.ndarray
     earlier: np.ndarray
     ends: np.ndarray
@@ -115,8 +117,9 @@ class _Reader:
         self.votes.extend((vote.judgement, vote.item, vote.account, verdict, vote.active_ms, right, work, order))
         if not work or skipped:
             return
-        for axis, first, second, value in compared(answer):
-            self.compared.extend((number, self.axes.setdefault(axis, len(self.axes)), first, second, value))
+        as_given = (value for *_, value in compared(vote.as_given))
+        for (axis, first, second, value), chosen in zip(compared(answer), as_given, strict=True):
+            self.compared.extend((number, self.axes.setdefault(axis, len(self.axes)), first, second, value, chosen))
         for slot, ratings in enumerate(answer.ratings):
             for axis, value in ratings.items():
                 self.rated.extend((number, self.axes.setdefault(axis, len(self.axes)), slot, slot, value))
@@ -144,6 +147,7 @@ class _Reader:
             return Comparisons(
                 **vars(some),
                 generators=generators[of, pair],
+                chosen=rows[:, 5],
                 longer=size[:, 1] - size[:, 0],
                 earlier=np.where(shown[:, 0] < shown[:, 1], -1, 1),
                 ends=np.abs(shown[:, 1] - shown[:, 0]) == last[order],
@@ -160,12 +164,12 @@ class _Reader:
             right=votes[:, 5],
             work=votes[:, 6] == 1,
             lengths=lengths[item],
-            compared=self.by_axis(self.compared, comparisons),
-            rated=self.by_axis(self.rated, opinions),
+            compared=self.by_axis(self.compared, 6, comparisons),
+            rated=self.by_axis(self.rated, 5, opinions),
         )
 
-    def by_axis(self, flat: array[int], make: Callable[[np.ndarray], T]) -> dict[str, T]:
-        rows = _table(flat, 5)
+    def by_axis(self, flat: array[int], width: int, make: Callable[[np.ndarray], T]) -> dict[str, T]:
+        rows = _table(flat, width)
         found = {axis: rows[rows[:, 1] == code] for axis, code in self.axes.items()}
         return {axis: make(some) for axis, some in found.items() if len(some)}
 

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.exports.texts import read_texts
+from thumbs.collect.judgement import Counting, restated
 from thumbs.collect.overview import ROLES, STATES, Wanted, items_page
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.records import ItemRecord, NewItem, Vote
@@ -78,6 +79,7 @@ def one_item(visit: Visit) -> Content:
     record = _own(visit)
     messages, replies = visit.store.items.content(record.id)
     votes = visit.store.votes.of_item(record.id)
+    rule = visit.store.votes.rule(record.project_id)
     holders = select(*ASSIGNMENTS.c["account_id", "state", "leased", "expires"]).where(
         ASSIGNMENTS.c.item_id == record.id, ASSIGNMENTS.c.revision == 0
     )
@@ -85,6 +87,8 @@ def one_item(visit: Visit) -> Content:
         held = db.execute(holders).all()
     return {
         "record": record,
+        "gold": visit.store.votes.golds([record.id]).get(record.id),
+        "left_out": {vote.judgement: rule.why_not(vote) for vote in votes},
         "messages": messages,
         "replies": replies,
         "votes": votes,
@@ -129,6 +133,7 @@ def gold(visit: Visit) -> Content:
     return {
         "lines": [by_id[item] for item in ids],
         "golds": golds,
+        "right_answers": visit.store.votes.golds(ids),
         "known": len(order),
         "handles": handles(visit),
         "shown": shown,
@@ -141,7 +146,7 @@ def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[s
     ids = [record.id for record in records]
     texts = read_texts(visit.store, ids) if ids else {}
     votes: dict[int, list[Vote]] = {item: [] for item in ids}
-    for vote in visit.store.votes.of_items(ids) if ids else ():
+    for vote in visit.store.votes.of_items(ids, counting=Counting()):
         votes[vote.item].append(vote)
     found = []
     for record in records:
@@ -170,7 +175,8 @@ def _make_gold(visit: Visit, record: ItemRecord, judgement: int) -> str:
     if vote is None or vote.answer.verdict == "skip":
         raise CollectError("only an answer that stands, and is no skip, can be the right one")
     messages, replies = visit.store.items.content(record.id)
-    right = replace(vote.answer, reason="", text="")
+    question = visit.store.projects.question(record.project_id)[1]
+    right = restated(replace(vote.answer, reason="", text=""), question)  # a gold answer is kept as it would be given
     source = {"policy": "gold", "item": record.id, "judgement": judgement}
     new = NewItem(messages, replies, role="gold", gold=right, chosen_by=source)
     added = visit.store.items.add(visit.project.id, [new], visit.caller.account.id)

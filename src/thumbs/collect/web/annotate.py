@@ -157,8 +157,7 @@ async def guidelines(request: Request) -> Response:
 
     def found() -> dict[str, Any]:
         project = _project(request)
-        if project not in _projects_of(request, caller):
-            raise HTTPException(403, "this project is open to people who were added to it")
+        site_of(request).store.work.access(project.id, caller.account.id).check()
         version = site_of(request).store.projects.guidelines(project.id)
         html = fragment(request, "guidelines.html", version=version.version, body=version.body)
         return {"version": version.version, "html": html}
@@ -200,9 +199,10 @@ async def begin(request: Request) -> Response:
     body = await json_body(request)
 
     def said() -> dict[str, Any]:
-        project = _project(request)
-        conversation = site_of(request).store.chat.start(project.id, caller.account.id, _text(body, "goal"))
-        return _said(request, project, conversation, caller, body)
+        project, goal = _project(request), _text(body, "goal")
+        waiting = _waiting(request, project, caller)
+        conversation = "" if waiting else site_of(request).store.chat.start(project.id, caller.account.id, goal)
+        return waiting or _said(request, project, conversation, caller, body)
 
     return answer(await run_sync(said, limiter=request.app.state.writers), 201)
 
@@ -216,7 +216,7 @@ async def turn(request: Request) -> Response:
     def said() -> dict[str, Any]:
         store = site_of(request).store
         project = store.projects.get(store.chat.project_of(conversation, caller.account.id))
-        return _said(request, project, conversation, caller, body)
+        return _waiting(request, project, caller) or _said(request, project, conversation, caller, body)
 
     return answer(await run_sync(said, limiter=request.app.state.writers), 201)
 
@@ -243,14 +243,14 @@ def _project(request: Request) -> Project:
 
 
 def _projects_of(request: Request, caller: Caller) -> list[Project]:
-    """Those open to the caller: all for those who run them, for others all but those by invitation."""
+    """Those that the caller may know of: all but those by invitation, which they were not added to."""
     store = site_of(request).store
-    if caller.account.role in ("owner", "admin"):
+    if caller.account.role not in ANNOTATE:  # those who only read results
         return store.projects.all()
     return [
         project
         for project in store.projects.all()
-        if not read_settings(project).invited_only or store.people.member(project.id, caller.account.id)
+        if store.work.access(project.id, caller.account.id).closed != "not_invited"
     ]
 
 
@@ -358,14 +358,23 @@ def _your_turn(request: Request, project: Project, caller: Caller) -> str:
     )
 
 
+def _waiting(request: Request, project: Project, caller: Caller) -> dict[str, Any] | None:
+    """The task that comes before the next message: a choice that still waits (the answer to an earlier try got lost), or
+    a test; raises Closed if the project is not open to the person.
+    """
+    work = site_of(request).store.work
+    found = work.claim(project.id, caller.account.id)
+    if isinstance(found, Task):
+        return {"task": _task(request, found, project)}
+    work.access(project.id, caller.account.id).check()
+    return None
+
+
 def _said(
     request: Request, project: Project, conversation: str, caller: Caller, body: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Has the policy answer; where a choice still waits (the answer to an earlier try got lost), that one."""
+    """Has the policy answer."""
     site = site_of(request)
-    waiting = site.store.work.claim(project.id, caller.account.id)
-    if isinstance(waiting, Task):
-        return {"task": _task(request, waiting, project)}
     source = site.sources.get(project.slug)
     if source is None:
         raise CollectError("no model is connected to this project; whoever runs it has to start one")

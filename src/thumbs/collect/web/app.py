@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from thumbs.collect.errors import Conflict, NotFound
+from thumbs.collect.errors import Closed, Conflict, NotFound
 from thumbs.collect.question import AnswerError
 from thumbs.collect.web import admin, annotate, api, join, login, results
 from thumbs.collect.web.limits import Limits
@@ -174,6 +174,8 @@ def _told(error: Exception) -> tuple[int, str, Mapping[str, str], dict[str, obje
             return 422, str(error), {}, {"faults": [list(fault) for fault in error.faults]}
         case NotFound():
             return 404, str(error), {}, {}
+        case Closed():
+            return 403, str(error), {}, {}
         case Conflict():
             return 409, str(error), {}, {"revision": error.revision}
         case ThumbsError():

@@ -64,7 +64,8 @@ async def join_mturk(request: Request) -> Response:
     request.state.embedded = True
     if request.query_params.get("assignmentId") == PREVIEW:
         guidelines = await threaded(site.store.projects.guidelines, project.id)
-        return page(request, "join_preview.html", project=project, guidelines=guidelines.body)
+        body = guidelines.body if project.state == "open" else ""
+        return page(request, "join_preview.html", project=project, guidelines=body)
     ids = _ids(request, "assignmentId", "hitId", "workerId")
     back = request.query_params.get("turkSubmitTo", "").removesuffix("/")
     if back not in MTURK:

@@ -65,7 +65,7 @@ def samples(visit: Visit) -> Content:
     records, more = listed(visit, wanted, show, visit.number("after"), _A_PAGE)
     chosen = [record.id for record in records]
     votes: dict[int, list[Vote]] = {item: [] for item in chosen}
-    for vote in visit.store.votes.of_items(chosen) if chosen else ():
+    for vote in visit.store.votes.of_items(chosen):
         votes[vote.item].append(vote)
     return {
         "shown": shown,
