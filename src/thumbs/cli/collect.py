@@ -286,8 +286,21 @@ def serve(
         bool, typer.Option("--secure", help="People come by https, through a proxy: cookies demand it.")
     ] = False,
     name: Annotated[
-        list[str], typer.Option(metavar="HOST", help="A name under which a proxy passes requests on. May be repeated.")
+        list[str],
+        typer.Option(
+            metavar="HOST[:PORT]", help="A name under which people reach the site through a proxy. May be repeated."
+        ),
     ] = [],  # noqa: B006 - typer copies it
+    root_path: Annotated[
+        str, typer.Option(metavar="/PATH", help="What a proxy puts before the paths of this site, such as /label.")
+    ] = "",
+    proxy: Annotated[
+        list[str],
+        typer.Option(
+            metavar="ADDRESS[/BITS]",
+            help="Where the proxy calls from; its X-Forwarded headers are believed. May be repeated.",
+        ),
+    ] = [],  # noqa: B006
     policy: Annotated[
         list[str],
         typer.Option(metavar="PROJECT=MODEL", help="Who answers in a project's chats: a model, or RUN:STAGE."),
@@ -302,11 +315,14 @@ def serve(
       thumbs collect account add ann --role owner --password
       thumbs collect serve --host 0.0.0.0
       thumbs collect serve --secure --name collect.example.org        behind a proxy on this machine
+      thumbs collect serve --secure --name example.org --root-path /label
     """
     from thumbs.collect.desk import database
     from thumbs.collect.web.site import Site
     from thumbs.web.keys import load_key
+    from thumbs.web.proxies import checked_prefix, proxies_of
 
+    prefix, proxies = checked_prefix(root_path), proxies_of(proxy)
     with opened_store(db) as store:
         if not store.people.has_owner():
             make = "thumbs collect account add NAME --role owner --password"
@@ -317,7 +333,16 @@ def serve(
         with listen(host, port) as listener:
             where = database(db)
             key = where.with_name(_KEY_FILE) if isinstance(where, Path) else Path("thumbs-collect") / _KEY_FILE
-            site = Site(store, load_key(key), secure=secure, hosts=_hosts(host, name), sources=sources)
+            site = Site(
+                store,
+                load_key(key),
+                secure=secure,
+                hosts=_hosts(host, name, trusts_proxies=bool(proxies)),
+                names=tuple(name),
+                prefix=prefix,
+                proxies=proxies,
+                sources=sources,
+            )
             _serve_team(site, listener, host)
     typer.echo("stopped; all answers that were acknowledged are kept")
 
@@ -333,11 +358,16 @@ def _policy(store: CollectStore, given: str) -> tuple[str, ReplySource]:
     return project.slug, open_stage(Path(run), stage) if colon else open_model(model)
 
 
-def _hosts(host: str, names: list[str]) -> tuple[str, ...]:
-    """Host headers that are served: any where others reach the server directly, under names that it cannot know."""
+def _hosts(host: str, names: list[str], *, trusts_proxies: bool) -> tuple[str, ...]:
+    """Host headers that are served: any if others reach the server directly, under names that it cannot know, or if a
+    proxy that is believed says under which name.
+    """
     from thumbs.web.guards import LOOPBACK
 
-    return (*LOOPBACK, *names) if is_loopback(host) or names else ("*",)
+    if trusts_proxies and not names:
+        return ("*",)
+    known = tuple(name.partition(":")[0] for name in names)
+    return (*LOOPBACK, host, *known) if is_loopback(host) or names else ("*",)
 
 
 def _serve_team(site: Site, listener: socket.socket, host: str) -> None:
@@ -346,8 +376,13 @@ def _serve_team(site: Site, listener: socket.socket, host: str) -> None:
     from thumbs.collect.web.app import create_app
 
     config = uvicorn.Config(
-        create_app(site), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
+        create_app(site),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        proxy_headers=not site.proxies,  # else `Forwarded` reads them
     )
-    typer.echo(f"serving {url_of(listener, host)}; Ctrl-C ends")
+    typer.echo(f"serving {url_of(listener, host)}{site.prefix}; Ctrl-C ends")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has ended
         uvicorn.Server(config).run(sockets=[listener])

@@ -42,8 +42,8 @@ class Chat:
         self._votes, self._clock = votes, clock
 
     def start(self, project_id: int, account_id: int, goal: str = "") -> str:
-        """The id of a new conversation; one that was open ends. Raises CollectError where the project has none, Closed if
-        it is not open to the person.
+        """The id of a new conversation; one that was open ends. Raises CollectError where the project has none, Closed
+        if it is not open to the person.
         """
         self._work.access(project_id, account_id).check()
         if self._projects.question(project_id)[1].kind != "chat":
@@ -132,7 +132,8 @@ class Chat:
     def _last_turn(self, conversation: str) -> Any:
         """Its newest item with its assignment; None before the first turn."""
         query = (
-            select(ITEMS.c.id.label("item_id"), *ASSIGNMENTS.c["display", "revision"], ASSIGNMENTS.c.id.label("assignment"))
+            select(*ASSIGNMENTS.c["item_id", "display", "revision"], ASSIGNMENTS.c.id.label("assignment"))
+            .select_from(ITEMS)
             .join(ASSIGNMENTS, ASSIGNMENTS.c.item_id == ITEMS.c.id)
             .where(ITEMS.c.conversation_id == conversation)
             .order_by(ITEMS.c.id.desc())

@@ -21,5 +21,5 @@ class Conflict(CollectError):  # noqa: N818 - reads as what it says
         self.revision = revision
 
 
-class Closed(CollectError):
+class Closed(CollectError):  # noqa: N818 - reads as what it says
     """The project is not open to this person."""

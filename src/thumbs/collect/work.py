@@ -92,8 +92,8 @@ class Work:
         return self._task(row, shown_answer(said[-1].as_given, row.display) if said else None)
 
     def history(self, project_id: int, account_id: int, before: int | None = None, limit: int = 20) -> list[Past]:
-        """Own answers that stand, newest first; `before` is the item in the last line of a page before. Raises Closed if
-        the person may not see them any more.
+        """Own answers that stand, newest first; `before` is the item in the last line of a page before. Raises Closed
+        if the person may not see them any more.
         """
         self.access(project_id, account_id).check_own()
         query = (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from thumbs.web.proxies import is_own_page
 
 LOOPBACK = ("localhost", "127.0.0.1", "[", "[::1]")
 """Host headers that only this machine can mean; Starlette before 1.0 cuts [::1] at its first colon."""
@@ -17,29 +19,37 @@ class SameOrigin:
     """Middleware: refuses what a page of another site sends from somebody's browser.
 
     `refusal` makes the answer from the path, the status and a sentence. `origins`: other sites whose pages may use the
-    server; "*" stands for all.
+    server; "*" stands for all. names, secure: as in `is_own_page`.
     """
 
     def __init__(
-        self, app: ASGIApp, refusal: Callable[[str, int, str], ASGIApp], origins: Collection[str] = ()
+        self,
+        app: ASGIApp,
+        refusal: Callable[[str, int, str], ASGIApp],
+        origins: Collection[str] = (),
+        *,
+        names: Collection[str] = (),
+        secure: bool | None = None,
     ) -> None:
         self._app = app
         self._refusal = refusal
         self._origins = frozenset(origins)
+        self._names, self._secure = names, secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on requests without an Origin, as programs send them, and those of this server's own pages."""
         if scope["type"] == "http":
             headers = HTTPConnection(scope).headers
             origin = headers.get("origin")
-            if origin is not None and not self._is_ours(origin, headers.get("host")):
+            if origin is not None and not self._is_ours(origin, headers, scope["scheme"]):
                 refused = self._refusal(scope["path"], 403, "requests from pages of other sites are refused")
                 await refused(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _is_ours(self, origin: str, host: str | None) -> bool:
-        return urlsplit(origin).netloc == host or bool(self._origins & {origin, "*"})
+    def _is_ours(self, origin: str, headers: Headers, scheme: str) -> bool:
+        own = is_own_page(headers, scheme, self._names, secure=self._secure)
+        return own or bool(self._origins & {origin, "*"})
 
 
 class KnownHost:

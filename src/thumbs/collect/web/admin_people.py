@@ -12,6 +12,7 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.people import Member
 from thumbs.collect.records import ROLES, Account, Role
 from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
+from thumbs.collect.web.site import public_url
 
 
 def routes() -> list[Route]:
@@ -68,7 +69,7 @@ def change(visit: Visit, form: FormData) -> str | Content:
 def invited(visit: Visit, account: Account) -> Content:
     """A new invitation, to be shown once."""
     secret = visit.store.people.invite(account.id, visit.caller.account.id)
-    return {"link": str(visit.request.base_url) + f"invite/{secret}", "invited": account.handle}
+    return {"link": f"{public_url(visit.request)}/invite/{secret}", "invited": account.handle}
 
 
 def _save(visit: Visit, form: FormData, account: Account) -> None:

@@ -10,14 +10,14 @@ from typing import Any, cast
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from thumbs.collect.overview_cache import Shown, Snapshots
 from thumbs.collect.overview_numbers import Numbers, make_numbers
 from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.render import page
-from thumbs.collect.web.requests import CHANGE, READ, Caller, caller_of, form_body, site_of, threaded
+from thumbs.collect.web.requests import CHANGE, READ, Caller, caller_of, form_body, redirect, site_of, threaded
 from thumbs.errors import ThumbsError
 
 SNAPSHOTS = "snapshots"
@@ -142,7 +142,7 @@ def _change(
     except ValidationError as error:
         return _page(visit, template, tab, {**content(visit), "given": given, "fault": _plain(error)}, 400)
     if isinstance(done, str):
-        return RedirectResponse(done, 303)
+        return redirect(visit.request, done)
     return _page(visit, template, tab, {"given": given, "fault": "", **content(visit), **done})
 
 

@@ -13,7 +13,7 @@ from anyio.to_thread import run_sync
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError, Conflict
@@ -21,7 +21,18 @@ from thumbs.collect.projects import read_settings
 from thumbs.collect.records import Effort, Nothing, Project, Task
 from thumbs.collect.web.join import completion_link
 from thumbs.collect.web.render import fragment, language_of, page, static
-from thumbs.collect.web.requests import ANNOTATE, Caller, answer, caller_of, json_body, problem, site_of, threaded
+from thumbs.collect.web.requests import (
+    ANNOTATE,
+    Caller,
+    answer,
+    caller_of,
+    json_body,
+    problem,
+    redirect,
+    site_of,
+    threaded,
+)
+from thumbs.collect.web.site import root_of
 from thumbs.collect.web.words import script_words
 
 SKIP_WORDS = ("unclear", "expertise", "language", "broken", "other")
@@ -85,7 +96,7 @@ async def home(request: Request) -> Response:
     ending = "" if caller.account.role in ANNOTATE else "/results"
     projects = await threaded(_projects_of, request, caller)
     if len(projects) == 1 and "lang" not in request.query_params:
-        return RedirectResponse(f"/p/{projects[0].slug}{ending}", 303)
+        return redirect(request, f"/p/{projects[0].slug}{ending}")
     return page(request, "home.html", projects=projects, ending=ending)
 
 
@@ -259,14 +270,15 @@ def _page(request: Request, caller: Caller) -> Response:
     language = language_of(request)
     setup = {
         "project": project.slug,
+        "root": root_of(request),
         "account": caller.account.id,
         "csrf": caller.csrf,
         "local": site.local,
         "quick": read_settings(project).submit_on_key,
         "keys": {key.shown.lower(): key.does for key in KEYS if len(key.shown) == 1 and key.shown.isascii()},
         "words": script_words(language),
-        "kinds": static("kinds.js"),
-        "differences": static("differences.js"),
+        "kinds": root_of(request) + static("kinds.js"),
+        "differences": root_of(request) + static("differences.js"),
     }
     part = _next(request, project, caller)
     return page(
@@ -359,8 +371,8 @@ def _your_turn(request: Request, project: Project, caller: Caller) -> str:
 
 
 def _waiting(request: Request, project: Project, caller: Caller) -> dict[str, Any] | None:
-    """The task that comes before the next message: a choice that still waits (the answer to an earlier try got lost), or
-    a test; raises Closed if the project is not open to the person.
+    """The task that comes before the next message: a choice that still waits (the answer to an earlier try got lost),
+    or a test; raises Closed if the project is not open to the person.
     """
     work = site_of(request).store.work
     found = work.claim(project.id, caller.account.id)

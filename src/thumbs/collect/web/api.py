@@ -28,6 +28,7 @@ from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import EXPORTS
 from thumbs.collect.web.admin_site import snapshots_of
 from thumbs.collect.web.requests import Caller, answer, json_body, problem, site_of, threaded
+from thumbs.collect.web.site import root_of
 from thumbs.config.base import build_config
 
 _NDJSON = ("application/x-ndjson", "application/jsonl")
@@ -123,14 +124,14 @@ async def make_export(request: Request) -> Response:
     store = site_of(request).store
     export_id = await threaded(_make, store, project, form, filters, caller.account.id)
     where = f"/api/v1/projects/{project.slug}/exports/{export_id}"
-    return answer(await threaded(_told, store, project, export_id), 201, {"Location": where})
+    return answer(await threaded(_told, request, project, export_id), 201, {"Location": root_of(request) + where})
 
 
 async def show_export(request: Request) -> Response:
     """What an export holds."""
     token_of(request, "export")
     project = await threaded(_project, request)
-    return answer(await threaded(_told, site_of(request).store, project, request.path_params["export"]))
+    return answer(await threaded(_told, request, project, request.path_params["export"]))
 
 
 async def export_file(request: Request) -> Response:
@@ -138,7 +139,7 @@ async def export_file(request: Request) -> Response:
     token_of(request, "export")
     project = await threaded(_project, request)
     store, export_id = site_of(request).store, request.path_params["export"]
-    await threaded(_told, store, project, export_id)
+    await threaded(_told, request, project, export_id)
     path: Path = await threaded(export_again, store, export_id)
     clean = BackgroundTask(shutil.rmtree, path.parent, ignore_errors=True)
     return FileResponse(path, media_type="application/octet-stream", filename=path.name, background=clean)
@@ -205,13 +206,13 @@ def _make(store: CollectStore, project: Project, form: str, filters: dict[str, A
         return next(row.id for row in rows if row.manifest["sha256"] == manifest.sha256)
 
 
-def _told(store: CollectStore, project: Project, export_id: int) -> dict[str, Any]:
+def _told(request: Request, project: Project, export_id: int) -> dict[str, Any]:
     query = select(EXPORTS).where(EXPORTS.c.id == export_id, EXPORTS.c.project_id == project.id)
-    with store.db.reading() as db:
+    with site_of(request).store.db.reading() as db:
         row = db.execute(query).first()
     if row is None:
         raise NotFound(f"there is no export {export_id} of this project")
-    file = f"/api/v1/projects/{project.slug}/exports/{export_id}/file"
+    file = f"{root_of(request)}/api/v1/projects/{project.slug}/exports/{export_id}/file"
     return {"id": row.id, "created": row.created.isoformat(), "manifest": row.manifest, "file": file}
 
 

@@ -21,7 +21,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,12 +31,13 @@ from thumbs.collect.question import AnswerError
 from thumbs.collect.web import admin, annotate, api, join, login, results
 from thumbs.collect.web.limits import Limits
 from thumbs.collect.web.render import language_of, page
-from thumbs.collect.web.requests import problem, threaded
+from thumbs.collect.web.requests import problem, redirect, threaded
 from thumbs.collect.web.sessions import Sessions
 from thumbs.collect.web.site import Site, site_of
 from thumbs.collect.web.words import words
 from thumbs.errors import ThumbsError
 from thumbs.web.guards import BodyLimit, SameOrigin
+from thumbs.web.proxies import Forwarded, route_path
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +68,11 @@ def create_app(site: Site) -> Starlette:
     app = Starlette(
         routes=_routes(),
         middleware=[
+            Middleware(Forwarded, prefix=site.prefix, proxies=site.proxies),
             Middleware(Headers),
             Middleware(ExceptionMiddleware, handlers=handlers),  # for what the following refuse
             Middleware(TrustedHostMiddleware, allowed_hosts=list(site.hosts), www_redirect=False),
-            Middleware(SameOrigin, refusal=_refused_path),
+            Middleware(SameOrigin, refusal=_refused_path, names=site.names, secure=site.secure),
             Middleware(Sessions),
             Middleware(login.Entry),
             Middleware(BodyLimit, most=_most_bytes),
@@ -143,7 +145,7 @@ class Headers:
 
 def _headers(connection: HTTPConnection) -> dict[str, str]:
     state = connection.state
-    static = connection.url.path.startswith("/static/")
+    static = route_path(connection.scope).startswith("/static/")
     hit = join.hit_of(connection) if state.embedded else None
     forms = f"'self' {hit[0]}" if hit else "'self'"
     frames = "https://*.mturk.com" if state.embedded else "'none'"
@@ -160,8 +162,9 @@ async def _explain(request: Request, error: Exception) -> Response:
     status, detail, headers, more = _told(error)
     if status == 503:
         log.error("the database does not answer: %s", error)
-    if status == 401 and not _is_api(request.url.path) and not site_of(request).local and request.method == "GET":
-        return RedirectResponse("/login?next=" + quote(request.url.path, safe="/"), 303)
+    path = route_path(request.scope)
+    if status == 401 and not _is_api(path) and not site_of(request).local and request.method == "GET":
+        return redirect(request, "/login?next=" + quote(path, safe="/"))
     return _refusal(request, status, detail, headers, **more)
 
 
@@ -190,7 +193,7 @@ async def _fail(request: Request, error: Exception) -> Response:
     """A bug of ours; the server's log has its trace. Other middleware does not see this response."""
     detail = f"the server failed ({type(error).__name__}); its log tells more under {request.state.request_id}"
     log.error("request %s failed: %s %s", request.state.request_id, request.method, request.url.path)
-    if _is_api(request.url.path):
+    if _is_api(route_path(request.scope)):
         return problem(500, "Internal Server Error", detail, headers=_headers(request))
     return PlainTextResponse(detail, 500, _headers(request))
 
@@ -199,7 +202,7 @@ def _refusal(
     request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object
 ) -> Response:
     phrase = HTTPStatus(status).phrase
-    if _is_api(request.url.path):
+    if _is_api(route_path(request.scope)):
         return problem(status, phrase, detail, headers=headers, **more)
     title = words(language_of(request)).get(f"status.{status}", phrase)
     if status == 401 and site_of(request).local:

@@ -7,7 +7,7 @@ from hmac import compare_digest
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,8 +15,9 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.passwords import SHORTEST
 from thumbs.collect.records import Account
 from thumbs.collect.web.render import page
-from thumbs.collect.web.requests import address_of, caller_of, form_body, site_of, threaded
+from thumbs.collect.web.requests import address_of, caller_of, form_body, redirect, site_of, threaded
 from thumbs.collect.web.sessions import begin_visit, delete_cookies, set_cookie
+from thumbs.web.proxies import route_path
 
 
 def routes() -> list[Route]:
@@ -56,7 +57,7 @@ async def log_out(request: Request) -> Response:
     caller_of(request)
     await form_body(request)
     await threaded(site_of(request).store.people.log_out, request.state.secret)
-    response = RedirectResponse("/login", 303)
+    response = redirect(request, "/login")
     delete_cookies(response, request)
     return response
 
@@ -87,7 +88,7 @@ async def begin_session(request: Request, account: Account, after: str, *, embed
     if request.state.secret:
         await threaded(site.store.people.log_out, request.state.secret)
     secret = await threaded(site.store.people.log_in, account.id)
-    response = RedirectResponse(after, 303)
+    response = redirect(request, after)
     set_cookie(response, request, "embedded" if embedded else "login", secret)
     return response
 
@@ -106,7 +107,7 @@ class Entry:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on all but `GET /?token=…&next=…` of a local site; raises HTTPException 401 for a wrong one."""
-        if scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET":
+        if scope["type"] == "http" and route_path(scope) == "/" and scope["method"] == "GET":
             request = Request(scope)
             site, token = site_of(request), request.query_params.get("token")
             if site.local and token is not None:
@@ -119,7 +120,7 @@ async def _enter(request: Request, token: str) -> Response:
     site = site_of(request)
     after = local_path(request.query_params.get("next", ""))
     if request.state.caller is not None:
-        return RedirectResponse(after, 303)
+        return redirect(request, after)
     request.app.state.limits.door.take(address_of(request))
     if not site.token or not compare_digest(site.token.encode(), token.encode("utf-8", "replace")):
         raise HTTPException(401, "open the address that `thumbs collect` printed in the terminal")

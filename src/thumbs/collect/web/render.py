@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from thumbs.collect.web.markdown import render_markdown, render_raw
-from thumbs.collect.web.site import site_of
+from thumbs.collect.web.site import root_of, site_of
 from thumbs.collect.web.words import LANGUAGES, Language, translator
 
 _HERE = Path(__file__).parent
@@ -21,14 +21,15 @@ _YEAR_S = 365 * 24 * 3600
 
 
 def page(request: Request, template: str, status: int = 200, **content: Any) -> HTMLResponse:
-    """The page that `template` makes of `content`. Each also has caller (None: nobody is logged in), csrf, local, t,
-    lang, languages and static.
+    """The page that `template` makes of `content`. Each also has caller (None: nobody is logged in), csrf, local, root
+    (what stands before all paths), t, lang, languages and static.
     """
     response = HTMLResponse(fragment(request, template, **content), status)
     asked = request.query_params.get("lang")
     if asked in LANGUAGES:
         secure = request.url.scheme == "https"
-        response.set_cookie(_COOKIE, asked, max_age=_YEAR_S, secure=secure, httponly=True, samesite="lax")
+        path = root_of(request) or "/"
+        response.set_cookie(_COOKIE, asked, max_age=_YEAR_S, path=path, secure=secure, httponly=True, samesite="lax")
     return response
 
 
@@ -39,6 +40,7 @@ def fragment(request: Request, template: str, **content: Any) -> str:
         "caller": request.state.caller,
         "csrf": request.state.csrf,
         "local": site_of(request).local,
+        "root": root_of(request),
         "t": translator(language),
         "lang": language,
         "languages": LANGUAGES,

@@ -12,12 +12,23 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 
 from thumbs.collect.records import Account, Role
-from thumbs.collect.web.site import Site, site_of
+from thumbs.collect.web.site import Site, root_of, site_of
 
-__all__ = ["Caller", "Site", "answer", "caller_of", "form_body", "json_body", "problem", "site_of", "threaded"]
+__all__ = [
+    "Caller",
+    "Site",
+    "answer",
+    "caller_of",
+    "form_body",
+    "json_body",
+    "problem",
+    "redirect",
+    "site_of",
+    "threaded",
+]
 
 ANNOTATE: tuple[Role, ...] = ("owner", "admin", "reviewer", "annotator")
 READ: tuple[Role, ...] = ("owner", "admin", "reviewer", "viewer")
@@ -94,6 +105,11 @@ async def threaded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) 
 def answer(value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """`value` as JSON."""
     return JSONResponse(dict(value), status, dict(headers or {}))
+
+
+def redirect(request: Request, path: str) -> RedirectResponse:
+    """Sends the browser to a path of this site."""
+    return RedirectResponse(root_of(request) + path, 303)
 
 
 def problem(

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thumbs.collect.people import LOGIN_DAYS
 from thumbs.collect.web.requests import Caller, address_of, threaded
-from thumbs.collect.web.site import Site, site_of
+from thumbs.collect.web.site import Site, root_of, site_of
+from thumbs.web.proxies import route_path
 
 Kind = Literal["login", "embedded", "visit", "hit"]
 """login: the secret of a session; embedded: the same within Mechanical Turk's page; visit: what the forms of somebody
@@ -27,7 +28,9 @@ def cookie_name(connection: HTTPConnection, kind: Kind) -> str:
     """Cookies of one host are shared by all its ports; the name keeps two servers of one machine apart."""
     port = connection.headers.get("host", "").rpartition(":")[2]
     name = f"collect_{kind}_{port}" if port.isascii() and port.isdigit() and len(port) <= 5 else f"collect_{kind}"
-    return f"__Host-{name}" if site_of(connection).secure else name
+    if not site_of(connection).secure:
+        return name
+    return f"__Secure-{name}" if root_of(connection) else f"__Host-{name}"  # __Host- demands the path /
 
 
 def set_cookie(response: Response, connection: HTTPConnection, kind: Kind, value: str) -> None:
@@ -37,7 +40,7 @@ def set_cookie(response: Response, connection: HTTPConnection, kind: Kind, value
         cookie_name(connection, kind),
         value,
         max_age=LOGIN_DAYS * 86_400 if kind == "login" else None,
-        path="/",
+        path=root_of(connection) or "/",
         secure=site_of(connection).secure or embedded,
         httponly=True,
         samesite="none" if embedded else "lax",
@@ -52,7 +55,7 @@ def delete_cookies(response: Response, connection: HTTPConnection) -> None:
     for kind in ("login", "embedded"):
         response.delete_cookie(
             cookie_name(connection, kind),
-            path="/",
+            path=root_of(connection) or "/",
             secure=site_of(connection).secure or kind == "embedded",
             httponly=True,
             samesite="none" if kind == "embedded" else "lax",
@@ -74,7 +77,7 @@ class Sessions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Looks into the database for each request, so that whoever is disabled is out at once."""
-        if scope["type"] != "http" or scope["path"].startswith("/static/"):
+        if scope["type"] != "http" or route_path(scope).startswith("/static/"):
             await self._app(scope, receive, send)
             return
         request = Request(scope)

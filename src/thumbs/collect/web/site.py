@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from thumbs.collect.store import CollectStore
 from thumbs.web.guards import LOOPBACK
+from thumbs.web.proxies import Network
 
 if TYPE_CHECKING:
     from thumbs.collect.supply import ReplySource
@@ -29,8 +30,30 @@ class Site:
     """Reached by https alone: cookies are not sent otherwise."""
     hosts: tuple[str, ...] = LOOPBACK
     """Values of the Host header that are served; ("*",) where others reach the server under names of their own."""
+    names: tuple[str, ...] = ()
+    """Names under which people reach it through a proxy, the first one in links; with a port if it is not the usual."""
+    prefix: str = ""
+    """What stands before all paths, as /label; "" for nothing."""
+    proxies: tuple[Network, ...] = ()
+    """Where proxies call from, whose X-Forwarded headers are believed."""
     sources: Mapping[str, ReplySource] = field(default_factory=dict)
     """Live policies by project, for chats."""
+
+
+def root_of(connection: HTTPConnection) -> str:
+    """What stands before all paths of the site, as this visitor knows them."""
+    return connection.scope.get("root_path", "")
+
+
+def public_url(connection: HTTPConnection) -> str:
+    """The site's address as people reach it, without a slash at its end."""
+    site = site_of(connection)
+    scheme = "https" if site.secure else connection.url.scheme
+    host = connection.headers.get("host", "")
+    known = {name.partition(":")[0] for name in site.names}
+    if site.names and host.partition(":")[0] not in known:
+        host = site.names[0]
+    return f"{scheme}://{host}{root_of(connection)}"
 
 
 def site_of(connection: HTTPConnection) -> Site:

@@ -38,11 +38,11 @@ function notice(...parts) { $("#notice").replaceChildren(...parts); }
 function made(tag, text, more) { return Object.assign(document.createElement(tag), { textContent: text }, more); }
 function button(text, action) { return made("button", text, { onclick: () => { notice(); action?.(); } }); }
 function loggedOut() {
-  notice(words.logged_out, setup.local ? "" : made("a", words.login, { href: `/login?next=/p/${project}`, target: "_blank" }));
+  notice(words.logged_out, setup.local ? "" : made("a", words.login, { href: `${setup.root}/login?next=/p/${project}`, target: "_blank" }));
 }
 
 async function call(method, address, body, headers, limit = 30000) {
-  const reply = await fetch(address, {
+  const reply = await fetch(setup.root + address, {
     method,
     headers: { "X-CSRF-Token": setup.csrf, "Content-Type": "application/json", ...headers },
     body: body && JSON.stringify(body),
