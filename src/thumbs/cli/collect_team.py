@@ -54,11 +54,16 @@ def new(
     from thumbs.config.base import apply_overrides, build_config
 
     asked = read_question(question) or Question(kind=kind, axes=(QUALITY,) if kind == "rate" else ())
-    chosen = build_config(Settings, apply_overrides({"overlap": overlap}, settings or []), source="settings")
+    given = {"overlap": overlap, "invited_only": True}
+    chosen = build_config(Settings, apply_overrides(given, settings or []), source="settings")
     text = _read_text(guidelines)
     with opened_store(db) as store:
         made = store.projects.create(project, name or project, asked, guidelines=text, settings=chosen)
         typer.echo(f"{made.slug}: a project of kind {asked.kind}; add tasks: thumbs collect import {made.slug} FILE")
+        if chosen.invited_only:
+            typer.echo(
+                "people get its tasks once they are added on its page People; invited_only=false opens it to all"
+            )
 
 
 @app.command("import")
@@ -303,6 +308,7 @@ def simulate(
                 account = store.people.find(handle)
             except NotFound:
                 account = store.people.add(handle, f"Simulated {number}", "annotator")
+            store.people.enrol(found.id, account.id)
             person = SimulatedPerson(handle, gold_judge(judge), seed, noise)
             typer.echo(f"{handle}: {work_through(store, found.id, account.id, person, most)} tasks")
 

@@ -64,7 +64,8 @@ class Desk:
         """
         where = database(settings.db)
         with contextlib.closing(CollectStore(where)) as store:
-            project = project_of(store, settings.project or slug_of(run.name), f"{run}", settings.overlap)
+            slug = settings.project or slug_of(run.name)
+            project = project_of(store, slug, f"{run}", settings.overlap, invited_only=not settings.serve)
             asking = Asking(store, project, settings, candidates, str(run), iteration, shown(where))
             self.tell(f"people: sampling {settings.pairs} pairs for project {project.slug!r}")
             if asking.fill() and store.projects.get(project.id).state == "closed":
@@ -83,7 +84,10 @@ class Desk:
                 self.tell("Closing the project there ends it sooner; Ctrl-C interrupts, and the same command goes on.")
                 self.show(url)
             else:
-                self.tell("the pairs wait to be judged")
+                self.tell(
+                    f"the pairs wait to be judged in project {asking.project.slug!r}; people other than owners and "
+                    "admins get them once they are added to it, on its page People"
+                )
             bar = stack.enter_context(Progress("people", settings.pairs, ("pairs",)))
             told = 0
             while True:
@@ -120,14 +124,22 @@ def slug_of(name: str) -> str:
 
 
 def project_of(
-    store: CollectStore, slug: str, name: str, overlap: int = 1, question: Question | None = None
+    store: CollectStore,
+    slug: str,
+    name: str,
+    overlap: int = 1,
+    question: Question | None = None,
+    *,
+    invited_only: bool = False,
 ) -> Project:
     """The project of that short name, made if need be; raises ConfigError where it asks something else."""
     question = question or Question()
     try:
         found = store.projects.find(slug)
     except NotFound:
-        return store.projects.create(slug, name[-200:], question, settings=Settings(overlap=overlap))
+        return store.projects.create(
+            slug, name[-200:], question, settings=Settings(overlap=overlap, invited_only=invited_only)
+        )
     kind = store.projects.question(found.id)[1].kind
     if kind != question.kind:
         raise ConfigError(f"project {slug!r} asks people to {kind!r}, not {question.kind!r}; name another project")

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from sqlalchemy import func, select
 
 from thumbs.clients.database import Database
-from thumbs.collect.tables import JUDGEMENTS
+from thumbs.collect.tables import JUDGEMENTS, PROJECTS
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class _Kept(Generic[N]):
     took: float = 0.0
     worker: threading.Thread | None = None
     failed: str = ""
+    settings: object = None
 
 
 class Snapshots(Generic[N]):
@@ -65,9 +66,11 @@ class Snapshots(Generic[N]):
 
     def of(self, project_id: int) -> Shown[N]:
         """The numbers of a project: fresh ones of a small project, else the newest that there are."""
-        newest, small = self._newest(project_id)
+        newest, small, settings = self._newest(project_id)
         with self._lock:
             kept = self._kept.setdefault(project_id, _Kept())
+            if kept.settings != settings and kept.worker is None:  # another part of the judgements may count now
+                kept.numbers, kept.settings = None, settings
             if kept.numbers is not None and kept.numbers.watermark >= newest:
                 return self._shown(kept, coming=False)
             rested = small or self._clock() - kept.made >= _REST * kept.took
@@ -105,10 +108,13 @@ class Snapshots(Generic[N]):
     def _shown(self, kept: _Kept[N], *, coming: bool) -> Shown[N]:
         return Shown(kept.numbers, self._clock() - kept.made, coming and not kept.failed, kept.failed)
 
-    def _newest(self, project_id: int) -> tuple[int, bool]:
-        """The newest judgement as far as it can be seen without waiting for writers, and whether there are few."""
+    def _newest(self, project_id: int) -> tuple[int, bool, object]:
+        """The newest judgement as far as it can be seen without waiting for writers, whether there are few, and the
+        project's settings.
+        """
         of = JUDGEMENTS.c.project_id == project_id
         some = select(JUDGEMENTS.c.id).where(of).limit(AT_ONCE + 1).subquery()
         with self._db.reading() as db:
             newest = db.scalar(select(func.max(JUDGEMENTS.c.id)).where(of)) or 0
-            return newest, (db.scalar(select(func.count()).select_from(some)) or 0) <= AT_ONCE
+            settings = db.scalar(select(PROJECTS.c.settings).where(PROJECTS.c.id == project_id))
+            return newest, (db.scalar(select(func.count()).select_from(some)) or 0) <= AT_ONCE, settings

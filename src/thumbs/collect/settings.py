@@ -25,10 +25,18 @@ class Settings(Counting):
     quota: int | None = Field(default=None, ge=1)
     """Judgements a person may give; null: as many as there are."""
     invited_only: bool = False
-    """Whether people need to be added to the project by name."""
+    """Whether people need to be added to the project by name; owners and admins do not. Projects that are made on a
+    team's site or with `thumbs collect new` begin with true.
+    """
     submit_on_key: bool = False
     """Whether a strength key sends at once, with a few seconds to undo."""
     prolific_code: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]{1,40}$")
     """Completion code of a Prolific study; null: its entry links do not work."""
+    prolific_screen_out_code: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]{1,40}$")
+    """Code for people who failed the test; null: `prolific_code`, as they answered."""
+    prolific_early_code: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]{1,40}$")
+    """Code for people who must stop before their share is done, because the project is paused or nothing is left for
+    them; null: `prolific_code` if they answered something, else no code, and they return their submission.
+    """
     mturk: bool = False
     """Whether Mechanical Turk may embed the project's pages."""

@@ -25,6 +25,7 @@ from thumbs.collect.web import (
 from thumbs.collect.web.admin_forms import read_question_form
 from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
 from thumbs.collect.web.render import language_of
+from thumbs.collect.web.site import site_of
 from thumbs.collect.web.words import translator
 
 _DAYS = 7
@@ -61,7 +62,11 @@ def new_project(_visit: Visit) -> Content:
 
 def create(visit: Visit, form: FormData) -> str:
     """Makes the project, and goes to where items are added."""
-    settings = Settings(overlap=1 if (overlap := number(form, "overlap")) is None else overlap)
+    team = not site_of(visit.request).local
+    settings = Settings(
+        overlap=1 if (overlap := number(form, "overlap")) is None else overlap,
+        invited_only=team and "open_to_all" not in form,
+    )
     project = visit.store.projects.create(
         text(form, "slug"),
         text(form, "name"),

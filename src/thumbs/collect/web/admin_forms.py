@@ -12,12 +12,15 @@ from thumbs.collect.question import Axis, Question
 from thumbs.collect.settings import Settings
 from thumbs.collect.web.admin_site import number, text
 
-_AXIS = re.compile(r"([a-z][a-z0-9_]*)\s*(?::\s*([^\[\]*]*?))?\s*(?:\[\s*(\d+)\s*-\s*(\d+)\s*\])?\s*(\*)?")
+_AXIS = re.compile(
+    r"([a-z][a-z0-9_]*)\s*(?::\s*([^\[\]*]*?))?\s*(?:\[\s*(\d+)\s*-\s*(\d+)\s*\])?"
+    r"\s*(?:\[\s*(low|high) is best\s*\])?\s*(\*)?"
+)
 
 
 def read_question_form(form: FormData) -> Question:
-    """The question of a form. Axes stand one a line, `key: Label [1-5] *`, * where an answer needs them; flags and
-    reasons to skip one a line. Raises CollectError, or pydantic's ValidationError.
+    """The question of a form. Axes stand one per line, `key: Label [1-5] [low is best] *`, * if an answer needs them; flags
+    and reasons to skip one per line. Raises CollectError, or pydantic's ValidationError.
     """
     given: dict[str, Any] = {
         "kind": text(form, "kind") or "pair",
@@ -40,6 +43,7 @@ def axes_text(question: Question) -> str:
     lines = []
     for axis in question.axes:
         scale = "" if question.is_pair else f" [{axis.low}-{axis.high}]"
+        scale += f" [{axis.best} is best]" if axis.best else ""
         lines.append(f"{axis.key}: {axis.label}{scale}{' *' if axis.required else ''}")
     return "\n".join(lines)
 
@@ -59,6 +63,11 @@ def read_settings_form(form: FormData, now: Settings) -> Settings:
         "invited_only": "invited_only" in form,
         "submit_on_key": "submit_on_key" in form,
         "prolific_code": text(form, "prolific_code") or None,
+        "prolific_screen_out_code": text(form, "prolific_screen_out_code") or None,
+        "prolific_early_code": text(form, "prolific_early_code") or None,
+        "exclude_people": tuple(text(form, "exclude_people").replace(",", " ").split()),
+        "exclude_late": "exclude_late" in form,
+        "question_version": number(form, "question_version"),
         "mturk": "mturk" in form,
     }
     return Settings.model_validate({**now.model_dump(), **values})
@@ -80,6 +89,6 @@ def _axis(line: str) -> Axis:
             f"an axis is a line such as `helpful: Helpful [1-5] *` (the scale only for ratings, * where it must be "
             f"answered), got {line[:80]!r}"
         )
-    key, label, low, high, needed = found.groups()
+    key, label, low, high, best, needed = found.groups()
     scale = {"low": int(low), "high": int(high)} if low else {}
-    return Axis(key=key, label=(label or "").strip() or key, required=bool(needed), **scale)
+    return Axis(key=key, label=(label or "").strip() or key, required=bool(needed), best=best, **scale)

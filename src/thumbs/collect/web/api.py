@@ -101,14 +101,19 @@ async def agreement(request: Request) -> Response:
 
 
 async def leaderboard(request: Request) -> Response:
-    """Which generators people prefer, overall ("") and on each axis."""
+    """Which generators write the better replies, overall ("") and on each axis; `direction` says what was asked, and
+    answers to `more_harmful` are turned round.
+    """
     token_of(request, "export")
-    numbers = await threaded(_numbers, request, await threaded(_project, request))
+    project = await threaded(_project, request)
+    numbers = await threaded(_numbers, request, project)
+    question = (await threaded(site_of(request).store.projects.question, project.id))[1]
     known = await threaded(site_of(request).store.generators)
     boards = {axis: [_plain(standing) for standing in board] for axis, board in numbers.boards.items()}
     shown = {standing.generator for board in numbers.boards.values() for standing in board}
     generators = {str(key): _plain(made) for key, made in known.items() if key in shown}
-    return answer({"watermark": numbers.watermark, "generators": generators, "boards": boards})
+    content = {"watermark": numbers.watermark, "direction": question.direction, "first_is": "better"}
+    return answer({**content, "generators": generators, "boards": boards})
 
 
 async def make_export(request: Request) -> Response:

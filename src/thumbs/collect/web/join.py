@@ -15,9 +15,11 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from thumbs.collect.errors import NotFound
 from thumbs.collect.people import EXTERNAL_ID, Source
 from thumbs.collect.projects import read_settings
 from thumbs.collect.records import Account, Nothing, Project
+from thumbs.collect.settings import Settings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.login import begin_session
 from thumbs.collect.web.render import page
@@ -30,6 +32,8 @@ MTURK = ("https://www.mturk.com", "https://workersandbox.mturk.com")
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
 """The assignment of somebody who only looks."""
 _PROLIFIC_DONE = "https://app.prolific.com/submissions/complete?cc="
+NO_CODE = "NOCODE"
+"""What Prolific takes from somebody who has no code; the researcher then decides, or they return the submission."""
 _FINISHED: tuple[Nothing, ...] = ("quota", "done", "closed")
 
 
@@ -50,6 +54,7 @@ async def join_prolific(request: Request) -> Response:
         raise HTTPException(404, "this project takes no participants of Prolific")
     ids = _ids(request, "PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
     _check_free(request)
+    await threaded(_check_newcomer, request, "prolific", ids["PROLIFIC_PID"])
     account = await threaded(_enrolled, site.store, project, "prolific", ids["PROLIFIC_PID"], ids["STUDY_ID"])
     return await begin_session(request, account, f"/p/{project.slug}")
 
@@ -71,6 +76,7 @@ async def join_mturk(request: Request) -> Response:
     if back not in MTURK:
         raise HTTPException(400, f"turkSubmitTo must be {' or '.join(MTURK)}")
     _check_free(request)
+    await threaded(_check_newcomer, request, "mturk", ids["workerId"])
     account = await threaded(_enrolled, site.store, project, "mturk", ids["workerId"], ids["hitId"])
     response = await begin_session(request, account, f"/p/{project.slug}", embedded=True)
     set_cookie(response, request, "hit", _signed(site, f"{MTURK.index(back)}.{ids['assignmentId']}"))
@@ -78,21 +84,48 @@ async def join_mturk(request: Request) -> Response:
 
 
 def completion_link(request: Request, project: Project, caller: Caller, reason: Nothing) -> dict[str, str] | None:
-    """What a hired worker needs to be paid, where there is nothing left for them to do; None for everybody else.
+    """How a hired worker gets back, if there is nothing for them to do now; None for everybody else.
 
-    {"kind": "link", "url"} is Prolific's page; {"kind": "form", "url", "assignmentId"} is to be sent to Mechanical Turk
-    as a POST. Nobody gets it without stored judgements. Waits for the database.
+    {"kind": "link", "url"} is Prolific's page, "leave" the same without a code; {"kind": "form", "url", "assignmentId"}
+    is to be sent to Mechanical Turk as a POST, {"kind": "return"} is for those who have nothing to send. Waits for the
+    database.
     """
     site = site_of(request)
-    if reason not in _FINISHED or not site.store.work.given(project.id, caller.account.id):
-        return None
+    answered = _answered(site.store, project, caller.account.id)
     hit = hit_of(request) if request.state.embedded else None
     if hit is not None:
-        return {"kind": "form", "url": f"{hit[0]}/mturk/externalSubmit", "assignmentId": hit[1]}
-    code = read_settings(project).prolific_code
-    if code is None or "prolific" not in site.store.people.sources(caller.account.id):
+        sent = {"kind": "form", "url": f"{hit[0]}/mturk/externalSubmit", "assignmentId": hit[1]}
+        return sent if answered else {"kind": "return"}
+    settings = read_settings(project)
+    if settings.prolific_code is None or "prolific" not in site.store.people.sources(caller.account.id):
         return None
-    return {"kind": "link", "url": _PROLIFIC_DONE + code}
+    code = _code(settings, reason, answered, site.store.work.given(project.id, caller.account.id))
+    return {"kind": "leave" if code == NO_CODE else "link", "url": _PROLIFIC_DONE + code}
+
+
+def _code(settings: Settings, reason: Nothing, answered: int, given: int) -> str:
+    """The code for how it ended: the share is done, the test was failed, or neither, whatever the reason."""
+    otherwise = settings.prolific_code if answered and settings.prolific_code else NO_CODE
+    if reason == "not_qualified":
+        return settings.prolific_screen_out_code or otherwise
+    if reason in _FINISHED and answered and given:
+        return settings.prolific_code or NO_CODE
+    return settings.prolific_early_code or otherwise
+
+
+def _answered(store: CollectStore, project: Project, account_id: int) -> int:
+    """How many tasks the worker answered for this study, those passed on among them."""
+    share, member = read_settings(project).quota, store.people.member(project.id, account_id)
+    before = member.quota - share if share and member and member.quota else 0
+    return max(store.work.answered(project.id, account_id) - max(before, 0), 0)
+
+
+def _check_newcomer(request: Request, source: Source, worker: str) -> None:
+    """Raises HTTPException 429 if too many accounts are made from one address."""
+    try:
+        site_of(request).store.people.find(f"{source}:{worker}")
+    except NotFound:
+        request.app.state.limits.newcomers.take(address_of(request))
 
 
 def hit_of(request: HTTPConnection) -> tuple[str, str] | None:

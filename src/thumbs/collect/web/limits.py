@@ -49,5 +49,7 @@ class Limits:
     """Of requests that nobody is logged in for."""
     door: Buckets = field(default_factory=lambda: Buckets(0.5, 60))
     """Logins, invitations and entry links, by address; a class or an office may share one."""
+    newcomers: Buckets = field(default_factory=lambda: Buckets(1 / 60, 60))
+    """Accounts that entry links make, by address."""
     handle: Buckets = field(default_factory=lambda: Buckets(0.2, 15))
     """Passwords tried, by account name."""

@@ -11,6 +11,7 @@ from thumbs.collect.exports.texts import read_texts
 from thumbs.collect.overview import Wanted
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.overview_tape import SECONDS
+from thumbs.collect.projects import read_question
 from thumbs.collect.quality.generators import Standing
 from thumbs.collect.records import Vote
 from thumbs.collect.web import charts
@@ -45,6 +46,10 @@ def results(visit: Visit) -> Content:
         "numbers": numbers,
         "agreements": [("", numbers.overall), *numbers.axes.items()],
         "axis": axis,
+        "turned": any(
+            read_question(one.body).direction != "better"
+            for one in visit.store.projects.versions("questions", visit.project.id)
+        ),
         "board": board,
         "rows": _rows(board),
         "makers": visit.store.generators(),
