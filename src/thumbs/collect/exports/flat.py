@@ -12,7 +12,6 @@ from thumbs.collect.exports.select import Filters
 
 Row = Mapping[str, Any]
 _NUMBERS = ("judgement", "item", "question", "guideline", "strength", "active_ms", "wall_ms")
-_STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def vote_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
@@ -53,12 +52,7 @@ def table_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
             reply = judged.replies[place] if place < len(judged.replies) else None
             row[f"reply_{place}"] = reply.text if reply else ""
             row[f"generator_{place}"] = f"{reply.generator.name} {reply.generator.checkpoint}".strip() if reply else ""
-        yield {column: value if column in _NUMBERS else harmless(str(value)) for column, value in row.items()}
-
-
-def harmless(cell: str) -> str:
-    """The text with an apostrophe before it where a spreadsheet would run it as a formula: = + - @, tab, line break."""
-    return f"'{cell}" if cell.startswith(_STARTS_A_FORMULA) else cell
+        yield {column: value if column in _NUMBERS else str(value) for column, value in row.items()}
 
 
 def _stamps(judged: Judged, one: Opinion) -> dict[str, Any]:

@@ -135,7 +135,7 @@ _TABLE: Mapping[str, Format] = {
         _of(flat.vote_rows, *_COMPARED, "rate", *_WRITTEN),
     ),
     "csv": Format(
-        "the same as a table; cells that a spreadsheet would run as a formula begin with an apostrophe",
+        "the same as a table for spreadsheets: nothing runs as a formula, and long texts go on in further columns",
         _of(flat.table_rows, *_COMPARED, "rate", *_WRITTEN),
         suffix=".csv",
     ),

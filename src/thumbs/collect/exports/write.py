@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -25,6 +23,7 @@ from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.exports.dataset import write_dataset
 from thumbs.collect.exports.formats import Format, find_format, fitted
 from thumbs.collect.exports.select import Filters, Tally, select, with_settings
+from thumbs.collect.exports.table import table_lines
 from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import EXPORTS
@@ -279,7 +278,7 @@ def _written(made: _Making, out: Path) -> str:
 
 
 def _write_lines(made: _Making, path: Path) -> str:
-    lines = _csv_lines(made.rows()) if made.form.suffix == ".csv" else _json_lines(made.rows())
+    lines = table_lines(made.rows()) if made.form.suffix == ".csv" else _json_lines(made.rows())
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for line in lines:
@@ -294,17 +293,6 @@ def _write_lines(made: _Making, path: Path) -> str:
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         yield json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _csv_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """RFC 4180, the column names first."""
-    for number, row in enumerate(rows):
-        text = io.StringIO()
-        table = csv.writer(text)
-        if not number:
-            table.writerow(row)
-        table.writerow(row.values())
-        yield text.getvalue()
 
 
 def _nothing(counts: Counts) -> str:

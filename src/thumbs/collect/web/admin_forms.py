@@ -19,8 +19,8 @@ _AXIS = re.compile(
 
 
 def read_question_form(form: FormData) -> Question:
-    """The question of a form. Axes stand one per line, `key: Label [1-5] [low is best] *`, * if an answer needs them; flags
-    and reasons to skip one per line. Raises CollectError, or pydantic's ValidationError.
+    """The question of a form. Axes stand one per line, `key: Label [1-5] [low is best] *`, * if an answer needs
+    them; flags and reasons to skip one per line. Raises CollectError, or pydantic's ValidationError.
     """
     given: dict[str, Any] = {
         "kind": text(form, "kind") or "pair",
