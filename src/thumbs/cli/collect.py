@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from thumbs.cli.shell import printable
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, RunError
 from thumbs.web.listening import is_loopback, listen, url_of
 
 if TYPE_CHECKING:
@@ -146,13 +146,17 @@ def open_(
 
 @contextlib.contextmanager
 def opened_store(db: str) -> Iterator[CollectStore]:
-    """The database of --db."""
+    """The database of --db; raises RunError if it stops to answer."""
+    from sqlalchemy.exc import OperationalError
+
     from thumbs.collect.desk import database
-    from thumbs.collect.store import CollectStore
+    from thumbs.collect.store import CollectStore, why_no_answer
 
     store = CollectStore(database(db))
     try:
         yield store
+    except OperationalError as error:
+        raise RunError(why_no_answer(error)) from error
     finally:
         store.close()
 

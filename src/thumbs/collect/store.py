@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import sqlite3
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import URL, make_url, select
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from thumbs.clients.database import Database, utc_now
 from thumbs.collect.audit import Audit
@@ -22,6 +25,7 @@ from thumbs.collect.work import Work
 from thumbs.errors import ConfigError
 from thumbs.records import Generator
 
+_POSTGRES_DISK_FULL = "53100"
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "fuse.sshfs", "afs")
 
 
@@ -80,7 +84,27 @@ def _url(where: Path | str | URL) -> str | URL:
                 f"{path} lies on a network file system ({kind}), where SQLite's locks do not hold and judgements would "
                 "be lost; keep it on a local disk, or give the URL of a PostgreSQL database"
             )
+        _make_private(path)
     return where
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file, if it is new, readable by its owner alone: it holds password hashes. SQLite gives the files
+    beside it the same mode.
+    """
+    with contextlib.suppress(OSError):  # there already, or SQLite says what is wrong with the place
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def why_no_answer(error: OperationalError) -> str:
+    """Why the database took no answer, in a sentence; what was not acknowledged was not kept."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    full = code == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", "") == _POSTGRES_DISK_FULL
+    if full:
+        return "the disk of the database is full, so nothing was kept; free some space and try again"
+    if code == sqlite3.SQLITE_IOERR:
+        return "the disk of the database takes no more (it may be full), so nothing was kept; make room and try again"
+    return "the database does not answer; try again"
 
 
 def _network_kind(path: Path, mounts: Path = Path("/proc/mounts")) -> str | None:

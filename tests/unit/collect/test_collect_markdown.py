@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thumbs.collect.web.markdown import MOST_CHARACTERS, render_markdown, render_raw
+from thumbs.collect.web.markdown import MOST_CELLS, MOST_CHARACTERS, MOST_MARKS, render_markdown, render_raw
 
 TAGS = set(re.findall(r"\w+", """
     div p br hr strong em s code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td a
@@ -97,3 +97,19 @@ def test_plain_words_stay_what_they_are(text: str):
     words = re.sub(r"[^\w ]|_", "", text).strip()
     words = re.sub(r"^(\d+)", r"n\1", re.sub(r" +", " ", words))
     assert html.unescape(re.sub(r"<[^>]+>", "", inner(words))) == words
+
+
+@pytest.mark.parametrize("chain", ["[a][b]", "[", "![", "**a*", "`", "<", "&", "~~a", "> \n", "- a\n"])
+def test_a_text_of_marks_is_rendered_up_to_a_bound_and_shown_to_its_end(chain: str):
+    text = chain * (2 * MOST_MARKS) + "the end\n\n[b]: http://h.example"
+    shown = str(render_markdown(text))
+    body, _, rest = shown.partition("<details>")
+    assert sum(body.count(tag) for tag in ("<a ", "<li>", "<em>", "<s>")) <= MOST_MARKS + 1
+    assert "the end" in rest
+
+
+def test_a_table_that_a_short_text_blows_up_is_shown_as_text():
+    wide = "|" + "a|" * 3000 + "\n|" + "-|" * 3000 + "\n" + "|b\n" * 300
+    assert "<td" not in str(render_markdown(wide))
+    many = "|a|\n|-|\n" + "|b|\n" * (MOST_CELLS // 10)
+    assert str(render_markdown(many)).count("<td>") == MOST_CELLS // 10

@@ -22,13 +22,14 @@ from thumbs.collect.web import (
     admin_team,
     charts,
 )
-from thumbs.collect.web.admin_forms import read_question_form
+from thumbs.collect.web.admin_forms import QUESTION_FIELDS, read_question_form
 from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
 from thumbs.collect.web.render import language_of
 from thumbs.collect.web.site import site_of
 from thumbs.collect.web.words import translator
 
 _DAYS = 7
+_NEW_FIELDS = ("slug", "name", "overlap", "guidelines", "open_to_all", *QUESTION_FIELDS)
 _LINES = 100
 
 
@@ -37,7 +38,7 @@ def routes() -> list[Route]:
     return [
         Route("/admin", reads("admin/home.html", "", home), methods=["GET"]),
         Route("/admin/new", reads("admin/new.html", "", new_project), methods=["GET"]),
-        Route("/admin/new", changes(create, "admin/new.html", "", new_project), methods=["POST"]),
+        Route("/admin/new", changes(create, "admin/new.html", "", new_project, _NEW_FIELDS), methods=["POST"]),
         Route("/admin/p/{slug}", reads("admin/overview.html", "overview", overview), methods=["GET"]),
         Route("/admin/p/{slug}/log", reads("admin/log.html", "log", log), methods=["GET"]),
         *admin_people.routes(),

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from thumbs.collect.errors import CollectError
 from thumbs.collect.exports import DROPS, FORMATS, Filters, Manifest, export_temporarily, preview
 from thumbs.collect.exports.formats import UNFIT
 from thumbs.collect.overview_cache import AT_ONCE
@@ -36,6 +37,8 @@ _MOST_FILES = 8
 """Exports whose files are kept for fetching; the database knows how to make any of them again."""
 _LOCK = threading.Lock()
 _SHOWN_CHARS = 2000
+_OTHERS = {"format", "csrf", "done", "lang"}
+"""What else may stand in the page's address and form."""
 
 
 @dataclass
@@ -55,7 +58,11 @@ def routes() -> list[Route]:
     path = "/admin/p/{slug}/export"
     return [
         Route(path, reads("admin/export.html", "export", form_page), methods=["GET"]),
-        Route(path, changes(create, "admin/export.html", "export", form_page), methods=["POST"]),
+        Route(
+            path,
+            changes(create, "admin/export.html", "export", form_page, ("format", *Filters.model_fields)),
+            methods=["POST"],
+        ),
         Route(f"{path}/{{job:int}}", fetch, methods=["GET"]),
     ]
 
@@ -134,7 +141,11 @@ async def fetch(request: Request) -> Response:
 
 
 def read_filters(given: FormData | QueryParams) -> Filters:
-    """The filters of a form or of an address; raises pydantic's ValidationError, which is a ValueError."""
+    """The filters of a form or of an address; raises pydantic's ValidationError, which is a ValueError, and
+    CollectError for a name that is no filter.
+    """
+    if unknown := sorted(set(given.keys()) - set(Filters.model_fields) - _OTHERS):
+        raise CollectError(f"there is no filter {', '.join(map(repr, unknown))[:200]}")
     plain = {name: str(value).strip() for name, value in given.items() if name in Filters.model_fields}
     values: dict[str, Any] = {name: value for name, value in plain.items() if value}
     if "exclude_people" in values:

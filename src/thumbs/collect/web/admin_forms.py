@@ -12,6 +12,14 @@ from thumbs.collect.question import Axis, Question
 from thumbs.collect.settings import Settings
 from thumbs.collect.web.admin_site import number, text
 
+QUESTION_FIELDS = ("kind", *Question.model_fields)
+"""Fields of a form that asks for a question."""
+SETTINGS_FIELDS = (
+    *(name for name in Settings.model_fields if name not in ("lease_s", "qualify_share")),
+    "lease_minutes",
+    "qualify_percent",
+)
+"""Fields of the form of a project's settings."""
 _AXIS = re.compile(
     r"([a-z][a-z0-9_]*)\s*(?::\s*([^\[\]*]*?))?\s*(?:\[\s*(\d+)\s*-\s*(\d+)\s*\])?"
     r"\s*(?:\[\s*(low|high) is best\s*\])?\s*(\*)?"

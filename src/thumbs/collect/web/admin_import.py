@@ -21,7 +21,9 @@ def routes() -> list[Route]:
     path = "/admin/p/{slug}/import"
     return [
         Route(path, reads("admin/import.html", "items", form_page), methods=["GET"]),
-        Route(path, changes(add, "admin/import.html", "items", form_page), methods=["POST"]),
+        Route(
+            path, changes(add, "admin/import.html", "items", form_page, ("file", "pasted", "source")), methods=["POST"]
+        ),
     ]
 
 

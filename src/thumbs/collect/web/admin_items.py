@@ -41,7 +41,7 @@ def routes() -> list[Route]:
     return [
         Route(f"{base}/items", reads("admin/items.html", "items", items), methods=["GET"]),
         Route(item, reads("admin/item.html", "items", one_item), methods=["GET"]),
-        Route(item, changes(change, "admin/item.html", "items", one_item), methods=["POST"]),
+        Route(item, changes(change, "admin/item.html", "items", one_item, ("action", "judgement")), methods=["POST"]),
         Route(f"{base}/gold", reads("admin/gold.html", "gold", gold), methods=["GET"]),
     ]
 

@@ -14,13 +14,15 @@ from thumbs.collect.records import ROLES, Account, Role
 from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
 from thumbs.collect.web.site import public_url
 
+_FIELDS = ("action", "account", "handle", "name", "role", "quota")
+
 
 def routes() -> list[Route]:
     """The people of one project."""
     path = "/admin/p/{slug}/people"
     return [
         Route(path, reads("admin/people.html", "people", people), methods=["GET"]),
-        Route(path, changes(change, "admin/people.html", "people", people), methods=["POST"]),
+        Route(path, changes(change, "admin/people.html", "people", people, _FIELDS), methods=["POST"]),
     ]
 
 

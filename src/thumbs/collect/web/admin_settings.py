@@ -12,7 +12,13 @@ from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError
 from thumbs.collect.records import ProjectState, Version
-from thumbs.collect.web.admin_forms import axes_text, read_question_form, read_settings_form
+from thumbs.collect.web.admin_forms import (
+    QUESTION_FIELDS,
+    SETTINGS_FIELDS,
+    axes_text,
+    read_question_form,
+    read_settings_form,
+)
 from thumbs.collect.web.admin_site import Content, Visit, changes, reads, text
 
 _STATES = ("open", "paused", "closed")
@@ -33,10 +39,10 @@ def routes() -> list[Route]:
     shown = ("admin/settings.html", "settings", settings)
     return [
         Route(path, reads(*shown), methods=["GET"]),
-        Route(path, changes(configure, *shown), methods=["POST"]),
-        Route(f"{path}/question", changes(ask, *shown), methods=["POST"]),
-        Route(f"{path}/guidelines", changes(advise, *shown), methods=["POST"]),
-        Route(f"{path}/state", changes(set_state, *shown), methods=["POST"]),
+        Route(path, changes(configure, *shown, SETTINGS_FIELDS), methods=["POST"]),
+        Route(f"{path}/question", changes(ask, *shown, QUESTION_FIELDS), methods=["POST"]),
+        Route(f"{path}/guidelines", changes(advise, *shown, ("guidelines", "action")), methods=["POST"]),
+        Route(f"{path}/state", changes(set_state, *shown, ("state",)), methods=["POST"]),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -92,8 +92,9 @@ def changes(
     template: str,
     tab: str,
     content: Callable[[Visit], Content],
+    fields: Sequence[str],
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint of a form that owners and admins may send.
+    """The endpoint of a form that owners and admins may send, with no other fields than `fields`.
 
     `act` returns the address to go to, or what the page shows once. The page comes again, with what was typed and the
     reason, where `act` refuses it.
@@ -101,7 +102,7 @@ def changes(
 
     async def endpoint(request: Request) -> Response:
         caller = caller_of(request, *CHANGE)
-        form = await form_body(request)
+        form = await form_body(request, *fields)
         return await threaded(_change, request, caller, form, act, template, tab, content)
 
     return endpoint

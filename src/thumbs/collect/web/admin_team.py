@@ -14,13 +14,14 @@ from thumbs.collect.web.admin_people import invited
 from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
 
 _LINES = 50
+_FIELDS = ("action", "account", "handle", "name", "role", "scope", "note", "token")
 
 
 def routes() -> list[Route]:
     """One page."""
     return [
         Route("/admin/team", reads("admin/team.html", "team", team), methods=["GET"]),
-        Route("/admin/team", changes(change, "admin/team.html", "team", team), methods=["POST"]),
+        Route("/admin/team", changes(change, "admin/team.html", "team", team, _FIELDS), methods=["POST"]),
     ]
 
 

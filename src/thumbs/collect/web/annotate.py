@@ -207,7 +207,7 @@ async def heartbeat(request: Request) -> Response:
 async def begin(request: Request) -> Response:
     """A new conversation with its first message: the choice between two replies to it."""
     caller = caller_of(request, *ANNOTATE)
-    body = await json_body(request)
+    body = await json_body(request, "goal", "text")
 
     def said() -> dict[str, Any]:
         project, goal = _project(request), _text(body, "goal")
@@ -221,7 +221,7 @@ async def begin(request: Request) -> Response:
 async def turn(request: Request) -> Response:
     """The next message of a conversation: the choice between two replies to it, or the one that still waits."""
     caller = caller_of(request, *ANNOTATE)
-    body = await json_body(request)
+    body = await json_body(request, "text")
     conversation = request.path_params["id"]
 
     def said() -> dict[str, Any]:
@@ -235,7 +235,7 @@ async def turn(request: Request) -> Response:
 async def end(request: Request) -> Response:
     """Ends a conversation; what comes next."""
     caller = caller_of(request, *ANNOTATE)
-    body = await json_body(request)
+    body = await json_body(request, "success")
     success = body.get("success")
     if success is not None and (not isinstance(success, int) or isinstance(success, bool)):
         raise HTTPException(400, "`success` must be a number from 0 to 4")
@@ -322,7 +322,7 @@ def _task(request: Request, task: Task, project: Project | None = None) -> dict[
 async def _keep(request: Request, expected: int | None) -> JSONResponse:
     """Stores an answer (of revision `expected`, None: the first) and finds the next task."""
     caller = caller_of(request, *ANNOTATE)
-    body = await json_body(request)
+    body = await json_body(request, "answer", "active_ms", "wall_ms", "input")
     key, assignment = request.headers.get("idempotency-key", ""), request.path_params["id"]
     given, effort = body.get("answer"), _effort(body)
     if not isinstance(given, dict):

@@ -119,9 +119,7 @@ async def leaderboard(request: Request) -> Response:
 async def make_export(request: Request) -> Response:
     """Makes an export of what is there now: {"format": …, "filters": {…}}; it keeps its content for ever."""
     caller = token_of(request, "export")
-    body = await json_body(request)
-    if unknown := body.keys() - {"format", "filters"}:
-        raise HTTPException(400, f"unknown: {', '.join(sorted(unknown))}; allowed are format and filters"[:200])
+    body = await json_body(request, "format", "filters")
     form, filters = body.get("format", "preferences"), body.get("filters") or {}
     if not isinstance(form, str) or not isinstance(filters, dict):
         raise HTTPException(400, "`format` must be text and `filters` an object")
@@ -202,7 +200,8 @@ def _numbers(request: Request, project: Project) -> Numbers:
 
 def _make(store: CollectStore, project: Project, form: str, filters: dict[str, Any], by: int) -> int:
     """Makes the export once, to see that it can be made and what is in it; its number."""
-    asked = build_config(Filters, filters, source="filters")
+    given = {name: value for name, value in filters.items() if value is not None}
+    asked = build_config(Filters, given, source="filters")
     path, manifest = export_temporarily(store, project.id, form, asked, by=by)
     shutil.rmtree(path.parent, ignore_errors=True)
     query = select(EXPORTS.c.id, EXPORTS.c.manifest).where(EXPORTS.c.project_id == project.id, EXPORTS.c.format == form)

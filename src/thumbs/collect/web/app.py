@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thumbs.collect.errors import Closed, Conflict, NotFound
 from thumbs.collect.question import AnswerError
+from thumbs.collect.store import why_no_answer
 from thumbs.collect.web import admin, annotate, api, join, login, results
 from thumbs.collect.web.limits import Limits
 from thumbs.collect.web.render import language_of, page
@@ -184,7 +185,7 @@ def _told(error: Exception) -> tuple[int, str, Mapping[str, str], dict[str, obje
         case ThumbsError():
             return 400, str(error), {}, {}
         case OperationalError():
-            return 503, "the database does not answer; try again", {"Retry-After": "5"}, {}
+            return 503, why_no_answer(error), {"Retry-After": "5"}, {}
         case _:  # the database's driver refuses a number or a character
             return 400, "the request holds a value that cannot be kept", {}, {}
 

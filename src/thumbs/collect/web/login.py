@@ -43,7 +43,7 @@ async def log_in(request: Request) -> Response:
     """A session for the right name and password; one answer for all that is wrong."""
     site, limits = site_of(request), request.app.state.limits
     limits.door.take(address_of(request))
-    form = await form_body(request)
+    form = await form_body(request, "handle", "password", "next")
     handle, password, after = (_text(form.get(name)) for name in ("handle", "password", "next"))
     limits.handle.take(handle.strip().lower()[:100])
     account = None if site.local else await threaded(site.store.people.authenticate, handle, password)
@@ -71,7 +71,7 @@ async def show_invitation(request: Request) -> Response:
 async def accept_invitation(request: Request) -> Response:
     """Sets the password and begins a session."""
     account = await _invited(request)
-    form = await form_body(request)
+    form = await form_body(request, "username", "password", "again")
     password, again = (_text(form.get(name)) for name in ("password", "again"))
     try:
         if password != again:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -63,8 +63,10 @@ def caller_of(request: Request, *roles: Role) -> Caller:
     return caller
 
 
-async def json_body(request: Request) -> dict[str, Any]:
-    """The JSON object that came; raises HTTPException 415, 400, and 403 without the session's X-CSRF-Token."""
+async def json_body(request: Request, *known: str) -> dict[str, Any]:
+    """The JSON object that came, without what is null; raises HTTPException 415, 400 for a key that is not `known`
+    among others, and 403 without the session's X-CSRF-Token.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise HTTPException(415, f"the content type must be application/json, got {kind or 'none'}"[:200])
@@ -77,11 +79,14 @@ async def json_body(request: Request) -> dict[str, Any]:
         raise HTTPException(400, "the body is not JSON that can be read") from None
     if not isinstance(value, dict):
         raise HTTPException(400, "the body must be a JSON object")
-    return value
+    _check_known("key", value, known)
+    return {key: one for key, one in value.items() if one is not None}
 
 
-async def form_body(request: Request) -> FormData:
-    """The form that came; raises HTTPException 415, 400, and 403 without the hidden field `csrf`."""
+async def form_body(request: Request, *known: str) -> FormData:
+    """The form that came; raises HTTPException 415, 400 for a field that is not `known` among others, and 403 without
+    the hidden field `csrf`.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/x-www-form-urlencoded", "multipart/form-data"):
         raise HTTPException(415, f"the content type must be that of a form, got {kind or 'none'}"[:200])
@@ -91,6 +96,7 @@ async def form_body(request: Request) -> FormData:
     for name, value in form.multi_items():
         if isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
             raise HTTPException(400, f"the field {name!r} holds a character that cannot be kept"[:200])
+    _check_known("field", form.keys(), ("csrf", *known))
     return form
 
 
@@ -124,6 +130,12 @@ def address_of(request: Request) -> str:
     """Where the request came from: an address, or as much of an IPv6 address as one subscriber has."""
     host = request.client.host if request.client else ""
     return ":".join(host.split(":")[:4]) if ":" in host else host
+
+
+def _check_known(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        allowed = f"allowed are {', '.join(known)}" if known else "none is allowed"
+        raise HTTPException(400, f"unknown {what} {', '.join(map(repr, unknown))[:200]}; {allowed}")
 
 
 def _check_csrf(request: Request, given: str) -> None:
