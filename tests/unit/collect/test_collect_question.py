@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import thumbs.collect
 from thumbs.collect.question import STRENGTHS, AnswerError, Axis, Question, is_right, read_answer, shown_answer
 from thumbs.collect.records import Answer
 
@@ -154,3 +157,15 @@ def test_a_question_that_cannot_be_answered_is_refused():
         Question(axes=(Axis(key="flat", label="Flat", low=5, high=5),))
     with pytest.raises(ValidationError, match="extra"):
         Question.model_validate({"kind": "pair", "stars": 5})
+
+
+def test_judgements_are_read_in_one_place():
+    folder = Path(thumbs.collect.__file__).parent
+    readers = [
+        path.name
+        for path in folder.rglob("*.py")
+        if re.search(
+            r"JUDGEMENTS\.c\.answer|JUDGEMENTS\.c\[[^\]]*\"answer|row\.answer|Answer\(\*\*", path.read_text("utf-8")
+        )
+    ]
+    assert readers == ["judgement.py"]
