@@ -25,8 +25,8 @@ class Settings(Counting):
     quota: int | None = Field(default=None, ge=1)
     """Judgements a person may give; null: as many as there are."""
     invited_only: bool = False
-    """Whether people need to be added to the project by name; owners and admins do not. Projects that are made on a
-    team's site or with `thumbs collect new` begin with true.
+    """Whether people need to be added to the project by name; owners and admins do not. A project that is made
+    on a team's site, or by `thumbs collect new` once there are accounts, begins with true.
     """
     submit_on_key: bool = False
     """Whether a strength key sends at once, with a few seconds to undo."""

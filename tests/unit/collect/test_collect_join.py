@@ -70,7 +70,7 @@ def test_a_participant_works_and_is_sent_back(store: CollectStore):
     assert link(visitor) is None  # nothing is judged yet
     judge(visitor, 2)
     assert link(visitor) == DONE
-    assert link(visitor, "paused") is None
+    assert link(visitor, "paused") == DONE  # she must be able to go, and is paid for what she gave
     page = visitor.get("/p/work")
     assert f'href="{DONE["url"]}"' in page.text
     assert store.people.all()[0].role == "annotator"

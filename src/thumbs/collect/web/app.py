@@ -131,8 +131,8 @@ class Headers:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        request_id = secrets.token_hex(8)
-        state.update(caller=None, secret="", csrf="", embedded=False, request_id=request_id)
+        request_id, places = secrets.token_hex(8), {"root": scope.get("root_path", ""), "path": route_path(scope)}
+        state.update(caller=None, secret="", csrf="", embedded=False, request_id=request_id, **places)
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -146,7 +146,7 @@ class Headers:
 
 def _headers(connection: HTTPConnection) -> dict[str, str]:
     state = connection.state
-    static = route_path(connection.scope).startswith("/static/")
+    static = state.path.startswith("/static/")
     hit = join.hit_of(connection) if state.embedded else None
     forms = f"'self' {hit[0]}" if hit else "'self'"
     frames = "https://*.mturk.com" if state.embedded else "'none'"
@@ -163,7 +163,7 @@ async def _explain(request: Request, error: Exception) -> Response:
     status, detail, headers, more = _told(error)
     if status == 503:
         log.error("the database does not answer: %s", error)
-    path = route_path(request.scope)
+    path = request.state.path
     if status == 401 and not _is_api(path) and not site_of(request).local and request.method == "GET":
         return redirect(request, "/login?next=" + quote(path, safe="/"))
     return _refusal(request, status, detail, headers, **more)
@@ -194,7 +194,7 @@ async def _fail(request: Request, error: Exception) -> Response:
     """A bug of ours; the server's log has its trace. Other middleware does not see this response."""
     detail = f"the server failed ({type(error).__name__}); its log tells more under {request.state.request_id}"
     log.error("request %s failed: %s %s", request.state.request_id, request.method, request.url.path)
-    if _is_api(route_path(request.scope)):
+    if _is_api(request.state.path):
         return problem(500, "Internal Server Error", detail, headers=_headers(request))
     return PlainTextResponse(detail, 500, _headers(request))
 
@@ -203,7 +203,7 @@ def _refusal(
     request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object
 ) -> Response:
     phrase = HTTPStatus(status).phrase
-    if _is_api(route_path(request.scope)):
+    if _is_api(request.state.path):
         return problem(status, phrase, detail, headers=headers, **more)
     title = words(language_of(request)).get(f"status.{status}", phrase)
     if status == 401 and site_of(request).local:

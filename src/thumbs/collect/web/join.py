@@ -92,6 +92,8 @@ def completion_link(request: Request, project: Project, caller: Caller, reason: 
     """
     site = site_of(request)
     answered = _answered(site.store, project, caller.account.id)
+    if reason == "quota" and not answered:  # a share is used up by answers alone
+        return None
     hit = hit_of(request) if request.state.embedded else None
     if hit is not None:
         sent = {"kind": "form", "url": f"{hit[0]}/mturk/externalSubmit", "assignmentId": hit[1]}

@@ -15,7 +15,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from thumbs.collect.people import LOGIN_DAYS
 from thumbs.collect.web.requests import Caller, address_of, threaded
 from thumbs.collect.web.site import Site, root_of, site_of
-from thumbs.web.proxies import route_path
 
 Kind = Literal["login", "embedded", "visit", "hit"]
 """login: the secret of a session; embedded: the same within Mechanical Turk's page; visit: what the forms of somebody
@@ -77,7 +76,7 @@ class Sessions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Looks into the database for each request, so that whoever is disabled is out at once."""
-        if scope["type"] != "http" or route_path(scope).startswith("/static/"):
+        if scope["type"] != "http" or scope["state"]["path"].startswith("/static/"):
             await self._app(scope, receive, send)
             return
         request = Request(scope)

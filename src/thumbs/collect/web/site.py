@@ -42,7 +42,7 @@ class Site:
 
 def root_of(connection: HTTPConnection) -> str:
     """What stands before all paths of the site, as this visitor knows them."""
-    return connection.scope.get("root_path", "")
+    return connection.state.root  # the scope's own is longer within what is mounted
 
 
 def public_url(connection: HTTPConnection) -> str:
