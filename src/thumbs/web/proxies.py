@@ -107,12 +107,14 @@ class Forwarded:
         return any(found in network for network in self._proxies)
 
 
-def is_own_page(headers: Mapping[str, str], scheme: str, names: Collection[str] = (), *, secure: bool = False) -> bool:
+def is_own_page(
+    headers: Mapping[str, str], scheme: str, names: Collection[str] = (), *, secure: bool | None = False
+) -> bool:
     """Whether a request with an Origin was sent by a page of this server.
 
     Browsers say so themselves (Sec-Fetch-Site), whatever a proxy makes of the Host header. Older ones, and those that
     came by plain http, are asked for an Origin that is the Host, or one of `names` if a proxy hands on another Host or
-    leaves out its port. `secure`: pages of this server are reached by https alone.
+    leaves out its port. `secure`: pages of this server are reached by https alone; None: by whichever scheme.
     """
     if (site := headers.get("sec-fetch-site")) is not None:
         return site in ("same-origin", "none")
@@ -123,12 +125,12 @@ def is_own_page(headers: Mapping[str, str], scheme: str, names: Collection[str] 
         return False
     if origin.scheme not in _DEFAULT_PORTS or origin.hostname is None:  # "null" too
         return False
-    secure = secure or scheme == "https"
-    if origin.scheme != "https" and secure:
+    by_https = secure or scheme == "https"
+    if origin.scheme != "https" and by_https and secure is not None:
         return False
     default = _DEFAULT_PORTS[origin.scheme]
     if origin.hostname == host.hostname and (port or default) == (at or default):
-        return secure or origin.scheme == scheme or bool(names)
+        return by_https or secure is None or origin.scheme == scheme or bool(names)
     told = f"{origin.hostname}:{port or default}"
     bare = origin.hostname in {name.lower() for name in names}
     port_unknown = origin.hostname != host.hostname or at is None
