@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal, cast
 
 from starlette.datastructures import FormData
 
@@ -99,4 +99,5 @@ def _axis(line: str) -> Axis:
         )
     key, label, low, high, best, needed = found.groups()
     scale = {"low": int(low), "high": int(high)} if low else {}
-    return Axis(key=key, label=(label or "").strip() or key, required=bool(needed), best=best, **scale)
+    good = cast("Literal['high', 'low'] | None", best)
+    return Axis(key=key, label=(label or "").strip() or key, required=bool(needed), best=good, **scale)
