@@ -67,6 +67,22 @@ Active = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="The same seed samples the same replies.")]
 Host = Annotated[str, typer.Option(help="Address to listen on. Others than this machine can reach 0.0.0.0.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Names = Annotated[
+    list[str],
+    typer.Option(
+        metavar="HOST[:PORT]", help="A name under which people reach the site through a proxy. May be repeated."
+    ),
+]
+RootPath = Annotated[
+    str, typer.Option(metavar="/PATH", help="What a proxy puts before the paths of this site, such as /label.")
+]
+Proxies = Annotated[
+    list[str],
+    typer.Option(
+        metavar="ADDRESS[/BITS]",
+        help="Where the proxy calls from; its X-Forwarded headers are believed. May be repeated.",
+    ),
+]
 Browser = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 
 
@@ -289,22 +305,9 @@ def serve(
     secure: Annotated[
         bool, typer.Option("--secure", help="People come by https, through a proxy: cookies demand it.")
     ] = False,
-    name: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST[:PORT]", help="A name under which people reach the site through a proxy. May be repeated."
-        ),
-    ] = [],  # noqa: B006 - typer copies it
-    root_path: Annotated[
-        str, typer.Option(metavar="/PATH", help="What a proxy puts before the paths of this site, such as /label.")
-    ] = "",
-    proxy: Annotated[
-        list[str],
-        typer.Option(
-            metavar="ADDRESS[/BITS]",
-            help="Where the proxy calls from; its X-Forwarded headers are believed. May be repeated.",
-        ),
-    ] = [],  # noqa: B006
+    name: Names = [],  # noqa: B006 - typer copies it
+    root_path: RootPath = "",
+    proxy: Proxies = [],  # noqa: B006
     policy: Annotated[
         list[str],
         typer.Option(metavar="PROJECT=MODEL", help="Who answers in a project's chats: a model, or RUN:STAGE."),
