@@ -22,7 +22,8 @@ class RewardPart(Frozen):
     weight: float = 1.0
     """What the part is multiplied by before the parts are added (score units)."""
     model: str | None = None
-    """A trained reward model: `reward` for that of the run, or the folder of another, with a tokenizer of its own."""
+    """A trained reward model: `reward` for that of the run, the `reward` folder of another run, or the folder or hub
+    name of a sequence classifier with one label. Other models than the run's read text with their own tokenizer."""
     function: str | None = None
     """A Python function (`module:name`) of a Rollout: a number, or an array with one number a sampled token."""
     verifier: Literal["exact", "contains", "numeric", "regex"] | None = None
