@@ -28,7 +28,6 @@ class ModelSpec:
     """What `create` makes: a base, an optional adapter (in `model.lora`), heads, and where the weights come from.
 
     adapter_seed: of a fresh adapter and head, where it differs from `seed`, of which the base of a byte model is made.
-    head_bias: False leaves the scalar head's bias at zero, as sequence classifiers elsewhere have none.
     scores: how many numbers the scalar head gives at each place; more than one is an ensemble on one trunk.
     start: a checkpoint folder or another handle whose trunk weights are copied; None: the base model itself.
     trainable: False makes a frozen model (reference, reward model at work), which keeps no optimizer state.
@@ -40,7 +39,6 @@ class ModelSpec:
     start: Path | Handle | None = None
     trainable: bool = True
     freeze_trunk: bool = False
-    head_bias: bool = True
     seed: int = 0
     adapter_seed: int | None = None
     scores: int = 1

@@ -60,7 +60,6 @@ class _Model:
             for part, module in parts.items()
             if module is not None
             for name, parameter in module.named_parameters()
-            if self.spec.head_bias or (part, name) != ("scalar", "bias")
         }
 
 
@@ -93,7 +92,6 @@ class LocalEngine:
                 )
             adapter = Adapter(trunk.config, spec.model.lora, spec.fresh_seed).to(_device(trunk))
         head = ScalarHead(trunk.width, spec.scores, spec.fresh_seed).to(_device(trunk))
-        head.bias.requires_grad_(spec.head_bias)
         scalar = head if "scalar" in spec.heads else None
         below = self._shared_states(trunk, adapter)
         network = Network(trunk, adapter, scalar, "lm" in spec.heads, spec.freeze_trunk, below)

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from thumbs.config.losses import ScoreLoss
 from thumbs.config.reward import RewardConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
+from thumbs.engine.checkpoints import read_tensors
+from thumbs.engine.local import HEAD
+from thumbs.models.tensor_files import write_tensors
 from thumbs.rewards.ensemble import member_paths, member_scores
 from thumbs.rollout.collect import seed_of
 from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
@@ -78,6 +82,8 @@ def run_reward(
             shown = {"accuracy": metrics.get("reward/accuracy"), "tokens/s": metrics["reward/tokens_per_s"]}
             bar.advance(loss=metrics["reward/loss"], **shown)
     for model, path in zip(models, member_paths(context.best, len(models)), strict=True):
+        if config.form != "steps":
+            drop_bias(path / HEAD)
         context.engine.load(model, path)
     results = measure(context, config, models, items, held) | {"best_step": best["step"]}
     for model in models:
@@ -86,11 +92,7 @@ def run_reward(
 
 
 def create_members(context: Context, config: RewardConfig, start: Path | None) -> list[Handle]:
-    """One model, or of an ensemble of adapters one each.
-
-    A constant changes no order and no later stage, which shift scores to mean 0; without it the model is a sequence
-    classifier as `transformers` has them. Steps need it: their scores are log-odds.
-    """
+    """One model, or of an ensemble of adapters one each."""
     seeds = [seed_of(context.seed, "reward", i) if config.members > 1 else None for i in range(config.adapters)]
     return [
         context.engine.create(
@@ -100,7 +102,6 @@ def create_members(context: Context, config: RewardConfig, start: Path | None) -
                 ("scalar",),
                 start,
                 freeze_trunk=config.freeze_backbone,
-                head_bias=config.form == "steps",
                 seed=context.seed,
                 adapter_seed=seed,
                 scores=config.heads,
@@ -159,6 +160,16 @@ def keep_best(
     for model, path in zip(models, member_paths(context.best, len(models)), strict=True):
         context.engine.save(model, path)
     return best
+
+
+def drop_bias(head: Path) -> None:
+    """Sets the bias of a saved head to zero.
+
+    It shifts all scores alike, and everything downstream uses them less their mean, so nothing depends on it; without
+    it the model is exactly a sequence classifier of `transformers`. Scores of steps are log-odds and keep theirs.
+    """
+    tensors = read_tensors(head)
+    write_tensors(head, tensors | {"bias": torch.zeros_like(tensors["bias"])})
 
 
 def measure(
