@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from byte_world import byte_context, pair
 from thumbs.config.losses import BradleyTerry
@@ -84,6 +85,8 @@ def test_it_separates_what_can_be_separated(tmp_path: Path):
     np.testing.assert_allclose(results["heldout"]["scores_a"], held[:, 0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(results["heldout"]["scores_b"], held[:, 1], rtol=1e-4, atol=1e-5)
     assert results["heldout"]["preferred"] == [1.0, 0.0] * 3
+    saved = next(path for path in tmp_path.rglob("scalar_head.safetensors") if path.parent.name == "model")
+    assert float(load_file(saved)["bias"]) == 0  # a classifier elsewhere has none
 
 
 def test_the_order_of_a_pair_is_immaterial(tmp_path: Path):
