@@ -184,7 +184,7 @@ def _settings(host: str, session_timeout: float, names: list[str], origins: list
         session_timeout_s=session_timeout,
         compress=not loopback,
         local_paths=loopback and not named,
-        hosts=(*LOOPBACK, host, *named) if loopback or named else ("*",),
+        hosts=(*LOOPBACK, "0.0.0.0", host, *named) if loopback or named else ("*",),  # noqa: S104  # as some scripts call it
         origins=tuple(map(_origin, origins)),
         root_path=_root_path(root_path),
     )

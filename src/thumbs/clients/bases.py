@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import Tokenizer
@@ -30,6 +31,17 @@ class Base:
     def folder(self) -> Path | None:
         """Where its files are; None for a byte model, which has none."""
         return None if is_builtin_byte(self.config.name) else resolve(self.config.name)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where files are that transformers loads the tokenizer from; of a byte model a temporary one."""
+        return self.folder or Path(self._written_tokenizer.name)
+
+    @cached_property
+    def _written_tokenizer(self) -> TemporaryDirectory[str]:
+        folder = TemporaryDirectory(prefix="thumbs-tokenizer-")
+        self.tokenizer.save(folder.name)
+        return folder
 
     @cached_property
     def shape(self) -> DecoderConfig:

@@ -28,17 +28,14 @@ class Offer:
         return found
 
     def tokenizer_folder(self, base_model: str) -> Path | None:
-        """A folder with the tokenizer's files; None for a byte model."""
-        return self.bases[base_model].folder
+        """A folder with the tokenizer's files, as transformers loads them."""
+        return self.bases[base_model].tokenizer_folder
 
     def tokenizer(self, base_model: str) -> Any:
-        """The tokenizer of a base as transformers loads it; of a byte model, ours."""
-        base = self.bases[base_model]
-        if base.folder is None:
-            return base.tokenizer
+        """The tokenizer of a base as transformers loads it."""
         from transformers import AutoTokenizer  # takes seconds, and not every client asks
 
-        return AutoTokenizer.from_pretrained(base.folder)
+        return AutoTokenizer.from_pretrained(self.bases[base_model].tokenizer_folder)
 
     def info(self, run_id: str) -> types.GetInfoResponse:
         """Of a run, in memory or not."""
@@ -46,9 +43,7 @@ class Offer:
         if run is None:
             raise DataError(f"there is no model {run_id!r}")
         folder = self.tokenizer_folder(run.base_model)
-        data = types.ModelData(
-            arch="llama", model_name=run.base_model, tokenizer_id=None if folder is None else str(folder)
-        )
+        data = types.ModelData(arch="llama", model_name=run.base_model, tokenizer_id=str(folder))
         return types.GetInfoResponse(
             type="get_info",
             model_id=run_id,

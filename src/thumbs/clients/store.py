@@ -94,11 +94,12 @@ class Store(CheckpointStore):
         project_id: str | None = None,
         display_name: str | None = None,
         sdk_version: str = "",
+        session_id: str | None = None,
     ) -> str:
-        """The id of a new session, a UUID."""
+        """The id of a new session, a UUID unless one is given; raises StoreError where that is taken."""
         now = self._now()
         session = SessionRecord(
-            id=str(uuid.uuid4()),
+            id=session_id or str(uuid.uuid4()),
             owner=owner,
             tags=list(tags),
             user_metadata=dict(user_metadata or {}),

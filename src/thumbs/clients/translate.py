@@ -78,8 +78,18 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+_OPTIONAL = {"cross_entropy": ("weights",)}
+_KNOWN_INPUTS = {"target_tokens", "weights", "mask", *CLIP, *(key for loss in LOSSES.values() for key in loss.inputs)}
+"""Scripts send the same inputs with several losses; those that a loss does not read are passed over."""
+
+
 def loss_spec(name: str, settings: Settings) -> LossSpec:
     """The engine's loss; raises DataError for an unknown name or setting, or one out of range."""
+    if name == "stable_reinforce":
+        raise DataError(
+            "loss_fn 'stable_reinforce' is not served: its formula is not public. Set loss_fn to importance_sampling, "
+            "or, for data that is some steps old, to ppo or cispo (in recipes: loss_fn=importance_sampling)"
+        )
     if name not in LOSSES:
         raise DataError(f"unknown loss_fn {name!r}; allowed are {', '.join(LOSSES)}")
     known = LOSSES[name].defaults
@@ -119,6 +129,10 @@ def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) 
     needed = ("target_tokens", *LOSSES[loss].inputs)
     if missing := [key for key in needed if key not in given]:
         raise DataError(f"{loss} needs the loss_fn_inputs {missing}; got {sorted(given)}")
+    if unknown := sorted(given.keys() - _KNOWN_INPUTS):
+        raise DataError(f"loss_fn_inputs {unknown} are not known; {loss} reads {[*needed, *_OPTIONAL.get(loss, ())]}")
+    if unread := sorted(given.keys() - {*needed, *_OPTIONAL.get(loss, ()), *CLIP}):
+        log.info("%s makes no use of the loss_fn_inputs %s", loss, unread)
     targets = given["target_tokens"]
     several = loss == "cross_entropy" and targets.ndim == 2
     if len(targets) != len(tokens) or not (targets.ndim == 1 or several):

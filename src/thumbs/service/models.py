@@ -75,6 +75,7 @@ class ModelRoutes:
             Route("/get_info", self.get_info, methods=["POST"]),
             Route("/weights_info", self.weights_info, methods=["POST"]),
             Route("/unload_model", self.unload_model, methods=["POST"]),
+            Route("/models/{model_id}", self.delete, methods=["DELETE"]),
         ]
 
     async def create_model(self, request: Request) -> Response:
@@ -140,12 +141,18 @@ class ModelRoutes:
         encode = encode_json(lambda _: {"model_id": body.model_id, "type": "unload_model"})
         return await submit(self._service, request, "unload_model", body, raw, start, encode)
 
+    async def delete(self, request: Request) -> Response:
+        """As `unload_model`, at once and without a promise; twice is no error."""
+        run = await self._service.run(request.path_params["model_id"], owner_of(request))
+        await self._service.threads.work(self._backend.unload, run.id)
+        return answer({"model_id": run.id, "type": "unload_model"})
+
     async def _create(
         self, request: Request, kind: str, body: _New, raw: bytes, start: Callable[[str], Future[Any]]
     ) -> Response:
         """The promise of a new model. Clients work out the name {session}:train:{number} by themselves."""
         owner = owner_of(request)
-        await self._service.live_session(body.session_id, owner)
+        await self._service.joined_session(body.session_id, owner)
         body.optimizer_config.check()
         run_id = f"{body.session_id}:train:{body.model_seq_id}"
         encode = encode_json(lambda _: {"model_id": run_id, "type": kind})

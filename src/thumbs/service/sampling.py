@@ -66,7 +66,7 @@ class SamplingRoutes:
         """A sampler on a checkpoint, or on a base model; the same again is the same sampler."""
         body = await read(request, _NewSampler)
         owner = owner_of(request)
-        await self._service.live_session(body.session_id, owner)
+        await self._service.joined_session(body.session_id, owner)
         path = (await self._service.checkpoint(body.model_path, owner)).path if body.model_path else None
         sampler_id = f"{body.session_id}:sample:{body.sampling_session_seq_id}"
         known = await self._service.threads.record(self._backend.store.sampler, sampler_id)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 
 from thumbs.clients.backend import Backend
+from thumbs.clients.database import StoreError
 from thumbs.clients.tables import CheckpointRecord, RunRecord, SamplerRecord, SessionRecord
 from thumbs.errors import CheckpointError
 from thumbs.service import wire
 from thumbs.service.auth import Callers, Signer
 from thumbs.service.promises import Promises
 from thumbs.service.threads import Threads
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,22 @@ class Service:
         if record.finished is not None:
             raise HTTPException(400, f"session {session_id} has ended; create a new client")
         return record
+
+    async def joined_session(self, session_id: str, owner: str) -> SessionRecord:
+        """The same, or a new session of that name: scripts written for MinT name theirs themselves.
+
+        A name that somebody else has taken is a 404, as any session of others. Raises HTTPException 400 for a name that
+        could be no part of a path.
+        """
+        store = self.backend.store
+        if await self.threads.record(store.session, session_id) is None:
+            if not _NAME.fullmatch(session_id):
+                raise HTTPException(400, f"session_id {session_id!r:.80}: names are up to 64 letters, digits, _ and -")
+            with contextlib.suppress(StoreError):  # another request was first
+                await self.threads.record(
+                    store.add_session, owner, tags=("named by its client",), session_id=session_id
+                )
+        return await self.live_session(session_id, owner)
 
     async def run(self, run_id: str, owner: str) -> RunRecord:
         """The training run; raises HTTPException 404 unless it is the owner's."""

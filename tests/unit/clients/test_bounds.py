@@ -151,3 +151,35 @@ def test_every_target_of_a_pass_counts() -> None:
     one = translate.Datum(tokens, tokens, {"weights": np.ones(3, np.float32)})
     five = translate.Datum(tokens, np.ones((3, 5), np.int64), {"weights": np.ones((3, 5), np.float32)})
     assert translate.cells([one, five]) == 3 + 15
+
+
+def test_a_loss_input_that_is_not_known_is_refused(service: ServiceClient) -> None:
+    """cross_entropy with `weight` would weigh every token alike, without a word."""
+    client = service.create_lora_training_client("b", rank=2)
+    inputs = {"target_tokens": [2, 3], "weights": [1.0, 0.0]}
+    model_input = types.ModelInput.from_ints([1, 2])
+    client.forward_backward([types.Datum(model_input, {**inputs, "mask": [1.0, 1.0]})], "cross_entropy").result()
+    wrong = types.Datum(model_input, {"target_tokens": [2, 3], "weight": [1.0, 0.0]})
+    with pytest.raises(DataError, match=r"'weight'.*are not known; cross_entropy reads .*weights"):
+        client.forward_backward([wrong], "cross_entropy").result()
+
+
+def test_stable_reinforce_says_what_to_set_instead(service: ServiceClient) -> None:
+    client = service.create_lora_training_client("b", rank=2)
+    datum = types.Datum(types.ModelInput.from_ints([1]), {"target_tokens": [2]})
+    with pytest.raises(DataError, match="importance_sampling"):
+        client.forward_backward([datum], "stable_reinforce").result()
+
+
+def test_a_byte_model_has_a_tokenizer_as_transformers_loads_it(service: ServiceClient) -> None:
+    client = service.create_lora_training_client("b", rank=2)
+    tokenizer = client.get_tokenizer()
+    for text in ("Hi!", "日本 é", ""):
+        expected = list(text.encode())
+        assert tokenizer.encode(text, add_special_tokens=True) == tokenizer.encode(text) == expected
+        assert tokenizer.decode(expected) == text
+    assert tokenizer.eos_token_id == 259
+    folder = service.backend.tokenizer_folder("b")
+    assert folder is not None
+    assert (folder / "tokenizer.json").is_file()  # what the hub routes give out
+    assert client.get_info().model_data.tokenizer_id == str(folder)

@@ -20,8 +20,7 @@ from starlette.testclient import TestClient
 from thumbs.clients import database as databases
 from thumbs.clients.store import Store
 from thumbs.errors import ConfigError
-from thumbs.service import app as apps
-from thumbs.service import promises
+from thumbs.service import promises, refusals
 from thumbs.service.app import create_app
 
 ADAM = {"learning_rate": 0.1}
@@ -77,7 +76,7 @@ class StoppedServer:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "BUSY_TIMEOUT_S", 0.1)
     monkeypatch.setattr(promises, "_PAUSES_S", (0.05, 0.1))
-    monkeypatch.setattr(apps, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(refusals, "_PAUSE_S", 0.01)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from pydantic import model_validator
 
 from thumbs.clients.types.base import Owner, Response
 from thumbs.clients.types.tensors import TensorData
 from thumbs.records import StopReason
+
+log = logging.getLogger(__name__)
 
 UNUSED_LOGPROB = -99999.0
 """Logprob of a cell of `TopkLogprobs` that holds no token; its token id is 0."""
@@ -21,7 +26,7 @@ TokenLogprobs = list[tuple[int, float]]
 class SamplingParams(Response):
     """How to sample. `stop` None: the model's own end tokens; []: none at all; else texts and token ids.
 
-    Unknown fields are dropped, as the hosted clients do: scripts pass some that mean nothing there.
+    Unknown fields are dropped, as the hosted clients do: scripts pass some that mean nothing there. The log names them.
     """
 
     max_tokens: int | None = None
@@ -30,6 +35,13 @@ class SamplingParams(Response):
     temperature: float = 1.0
     top_k: int = -1
     top_p: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unread(cls, given: Any) -> Any:
+        if isinstance(given, dict) and (unread := sorted(map(str, given.keys() - cls.model_fields.keys()))):
+            log.warning("SamplingParams makes no use of %s", ", ".join(unread))
+        return given
 
 
 @dataclass(frozen=True, eq=False)
