@@ -32,6 +32,17 @@ SET = ("messages", "add_generation_prompt", "tools", "documents", "raise_excepti
 None.
 """
 
+_FAILURES = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+)
+"""What a program in Jinja's sandbox can raise; RuntimeError is that of endless recursion."""
+
 _GENERATION_TAG = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
@@ -39,7 +50,8 @@ class ChatTemplate:
     """A template in Jinja's sandbox, with the functions that `transformers` gives it.
 
     It is a program from a stranger, so it sees the messages, the names of special tokens, the user's variables and a
-    fixed date, and nothing else. `as_parts`: whether it gets content as a list of parts, [{"type": "text", "text": …}].
+    fixed date, and nothing else. `as_parts`: the roles whose content it gets as a list of parts, [{"type": "text",
+    "text": …}].
     `reads`: the variables that it reads and that nobody sets.
     """
 
@@ -62,7 +74,7 @@ class ChatTemplate:
             tokens = list(environment.lex(source))
         except jinja2.TemplateSyntaxError as error:
             raise ModelError(f"the chat template is not valid Jinja: {error} (line {error.lineno})") from None
-        self.as_parts = False
+        self.as_parts: tuple[str, ...] = ()
         self.is_dated = any(kind == "name" and text == "strftime_now" for _, kind, text in tokens)
         self.literals = "\n".join(text for _, kind, text in tokens if kind in ("data", "string"))
         own = {*SET, *special_tokens, *environment.globals}
@@ -78,17 +90,18 @@ class ChatTemplate:
         """
         try:
             return self._template.render(
-                messages=[{"role": message.role, "content": self._content(message.content)} for message in messages],
+                messages=[{"role": message.role, "content": self._content(message)} for message in messages],
                 add_generation_prompt=opens_reply,
                 tools=None,
                 documents=None,
                 **self._given,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        except _FAILURES as error:
             raise RowError("template", f"the model's chat template refuses the messages: {error}") from None
 
-    def _content(self, text: str) -> Any:
-        return [{"type": "text", "text": text}] if self.as_parts else text
+    def _content(self, message: Message) -> Any:
+        as_part = message.role in self.as_parts
+        return [{"type": "text", "text": message.content}] if as_part else message.content
 
 
 def _variables(tree: nodes.Template) -> set[str]:

@@ -64,6 +64,8 @@ class LintReport:
     """Fraction of the usable pairs whose judgements favour neither reply; None where there are no pairs."""
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Keys that nothing reads, with the number of usable rows that have each."""
+    notes: tuple[str, ...] = ()
+    """What the tokenizer's chat template does that training is to be told of."""
 
     def text(self) -> str:
         """The report for a terminal."""
@@ -76,7 +78,7 @@ class LintReport:
             lines.append(f"  length of a row in {self.unit}: {lengths}")
         if self.ties is not None:
             lines.append(f"  ties: {self.ties:.1%} of the usable pairs")
-        lines += [f"  {line}" for line in ignored_text(self.ignored)]
+        lines += [f"  {line}" for line in (*ignored_text(self.ignored), *self.notes)]
         if not self.total and not any(kind not in WARNINGS for kind in self.counts):
             lines.append("  the file is empty")
         elif not self.counts:
@@ -127,6 +129,7 @@ def lint(
         unit="bytes" if tokenizer is None else "tokens",
         ties=_tie_fraction(loaded.rows),
         ignored=loaded.ignored,
+        notes=tuple(ruler.notes()),
     )
 
 

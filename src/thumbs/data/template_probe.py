@@ -19,6 +19,10 @@ QUESTION = Message("user", "Zebras zigzag?")
 ANSWER = Message("assistant", "Walruses waltz")
 SECOND = Message("user", "Ünïcode ☃ 你好 {{ bos_token }} jackdaws")
 LAST = Message("assistant", "Vixens vanish")
+_PARTS = ((), ("system", "user", "assistant"), ("system", "user"))
+"""Whose content is tried as a list of parts."""
+_PRINTED = ("{'type'", '{"type"')
+"""What shows that a template printed a list of parts instead of reading it."""
 _THOUGHT = "ponder pandas"
 _THINKING = Message("assistant", f"<think>\n{_THOUGHT}\n</think>\n\n{ANSWER.content}")
 
@@ -76,7 +80,7 @@ class TemplateTraits:
 
 def _inputs(template: ChatTemplate, date: str) -> Iterator[str]:
     if template.as_parts:
-        yield "the chat template wants content as a list of parts, and gets it so"
+        yield f"the chat template gets content of {', '.join(template.as_parts)} as a list of parts, as it wants it"
     if template.is_dated:
         yield f"the chat template writes today's date; model.template.date says that it is {date}"
     if template.reads:
@@ -84,20 +88,21 @@ def _inputs(template: ChatTemplate, date: str) -> Iterator[str]:
 
 
 def settle(template: ChatTemplate) -> tuple[str, str]:
-    """Lets the template have content as text, or as parts if only that works.
+    """Lets the template have content as text, or as parts of all roles or of all but the assistant if only that works.
 
     Returns what it writes after the words of a reply, and the header that thumbs must add where a reply begins. Raises
     ModelError if the words of a question and its answer do not come out either way.
     """
     reason = ""
-    for template.as_parts in (False, True):
+    for template.as_parts in _PARTS:
         try:
             prompt = template.render([QUESTION], opens_reply=True)
             whole = template.render([QUESTION, ANSWER], opens_reply=False)
         except RowError as error:
             reason = reason or str(error)
             continue
-        if QUESTION.content in prompt and QUESTION.content in whole and ANSWER.content in whole:
+        said = QUESTION.content in prompt and QUESTION.content in whole and ANSWER.content in whole
+        if said and not any(mark in whole for mark in _PRINTED):
             return whole.rpartition(ANSWER.content)[2], _header(template, prompt, whole)
         reason = reason or (
             "the chat template leaves out the words of the messages, as text and as a list of parts; it must write "
@@ -108,7 +113,7 @@ def settle(template: ChatTemplate) -> tuple[str, str]:
 
 def _header(template: ChatTemplate, prompt: str, whole: str) -> str:
     """What stands before a reply that the template did not write when it was asked to open one."""
-    if prompt != template.render([QUESTION], opens_reply=False) or not whole.startswith(prompt):
+    if prompt != _closed(template) or not whole.startswith(prompt):
         return ""
     lead = whole[len(prompt) :].partition(ANSWER.content)[0]
     return lead if lead.strip() else ""
@@ -120,9 +125,9 @@ def probe(template: ChatTemplate, header: str, ends: Sequence[str], bos: str) ->
     Raises ModelError if it loses the words of a turn of a longer conversation.
     """
     prompt = template.render([QUESTION], opens_reply=True)
-    closed = template.render([QUESTION], opens_reply=False)
+    closed = _closed(template)
     whole = template.render([QUESTION, ANSWER], opens_reply=False)
-    opening = prompt[len(closed) :] if prompt.startswith(closed) else ""
+    opening = prompt[len(closed) :] if closed is not None and prompt.startswith(closed) else ""
     several, keeps = _several(template, prompt + header, whole, ends)
     return TemplateTraits(
         header=header,
@@ -135,6 +140,14 @@ def probe(template: ChatTemplate, header: str, ends: Sequence[str], bos: str) ->
         untrainable=_untrainable(prompt + header, whole),
         twice_begun=bool(bos) and prompt.startswith(bos * 2),
     )
+
+
+def _closed(template: ChatTemplate) -> str | None:
+    """A question to which no reply is opened; None if the template refuses a conversation that ends with one."""
+    try:
+        return template.render([QUESTION], opens_reply=False)
+    except RowError:
+        return None
 
 
 def _several(template: ChatTemplate, prompt: str, whole: str, ends: Sequence[str]) -> tuple[bool, bool]:

@@ -68,6 +68,13 @@ PARTS = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% for p in m.content %}{% if p.type == 'text' %}"
     "{{ p.text }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}" + ADD
 )
+MIXED_PARTS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{{ m.content }}{% else %}"
+    "{{ m.content[0].text }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}" + ADD
+)
+ASSISTANT_LAST = (
+    "{% if messages[-1].role == 'user' and not add_generation_prompt %}{{ raise_exception('a reply must follow') }}{% endif %}"
+) + CHATML
 UNCLOSED = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% if m.role == 'user' or loop.last %}{{ eos_token }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"

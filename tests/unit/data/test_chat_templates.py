@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thumbs.config.model import TemplateConfig
+from thumbs.data.lint import lint
 from thumbs.data.sources import RowError
 from thumbs.data.tokenizers import ByteTokenizer, byte_tokenizer, load_tokenizer, training_sequences
-from thumbs.errors import ConfigError, ModelError
+from thumbs.errors import ConfigError, DataError, ModelError
 from thumbs.records import Message
 
 SYSTEM = Message("system", "Be kind")
@@ -32,6 +33,8 @@ LEARNED = {
     "TWICE": ([["Hello<|im_end|>", "Done<|im_end|>"]], ...),
     "GENERATION": ([["Hello<|im_end|>", "Done<|im_end|>"]], ...),
     "PARTS": ([["Hello<|im_end|>", "Done<|im_end|>"]], ...),
+    "MIXED_PARTS": ([["Hello<|im_end|>", "Done<|im_end|>"]], ...),
+    "ASSISTANT_LAST": ([["Hello<|im_end|>", "Done<|im_end|>"]], ...),
     "NO_OPENING": ([["Hello<|im_end|>", "Done<|im_end|>"]], ...),
     "ALWAYS_OPEN": ([["Hello<|im_end|>", "Done<|im_end|>"]], ...),
     "THINKING_ONLY": ([["Hello<|im_end|>", "Done<|im_end|>"]], ...),
@@ -71,9 +74,10 @@ def text_of(name, messages, **options):
     from transformers.utils.chat_template_utils import render_jinja_template
 
     source = getattr(kinds, name).replace("strftime_now('%d %b %Y')", "'01 Jan 2026'")
-    as_parts = name == "PARTS"
+    as_parts = {"PARTS": ("system", "user", "assistant"), "MIXED_PARTS": ("system", "user")}.get(name, ())
     chat = [
-        {"role": m.role, "content": [{"type": "text", "text": m.content}] if as_parts else m.content} for m in messages
+        {"role": m.role, "content": [{"type": "text", "text": m.content}] if m.role in as_parts else m.content}
+        for m in messages
     ]
     special = {"bos_token": "<s>", "eos_token": "</s>"}
     return render_jinja_template([chat], chat_template=source, **special, **options)[0][0]
@@ -317,3 +321,23 @@ def test_a_list_of_templates_without_a_default_and_templates_by_name(tmp_path):
     assert load_tokenizer(tmp_path).render_prompt([HI]) == named.render_prompt([HI])
     with pytest.raises(ModelError, match="rag"):
         kinds.write(tmp_path, [{"name": "rag", "template": kinds.CHATML}])
+
+
+def test_recipes_refuse_to_learn_turns_that_the_template_rewrote(tokenizers):
+    from thumbs.recipe.renderers import TrainOnWhat, get_renderer
+
+    chat = [{"role": message.role, "content": message.content} for message in CHAT]
+    renderer = get_renderer("chat_template", tokenizers["QWEN3"])
+    with pytest.raises(DataError, match="message 1 is written by the chat template in another way"):
+        renderer.build_supervised_example(chat, TrainOnWhat.ALL_ASSISTANT_MESSAGES)
+    tokens, weights = renderer.build_supervised_example(chat)
+    learned = [token for token, weight in zip(tokens.to_ints(), weights.tolist(), strict=True) if weight]
+    assert tokenizers["QWEN3"].decode(learned, False) == f"{THINK}Done<|im_end|>"
+    kept = get_renderer("chat_template", tokenizers["CHATML"])
+    assert kept.build_supervised_example(chat, TrainOnWhat.ALL_ASSISTANT_MESSAGES)[1].sum() == 11
+
+
+def test_lint_tells_what_the_template_does(tokenizers, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n')
+    assert "drops the reasoning of earlier turns" in lint(tmp_path / "a.jsonl", tokenizers["QWEN3"]).text()
+    assert "template" not in lint(tmp_path / "a.jsonl", tokenizers["CHATML"]).text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,13 @@ def test_the_text_shows_every_stage(sound: dict[str, Any]):
     assert f"parameters  {WEIGHTS + HEAD:,} of which {WEIGHTS + HEAD:,} are trained" in text
     table = text.split("\n\n")[1].splitlines()
     assert [line.split()[0] for line in table] == ["stage", "sft", "preferences", "reward", "ppo", "evaluation"]
+
+
+def test_the_text_tells_what_the_chat_template_does(sound: dict[str, Any]):
+    plan = planned(sound)
+    assert "template  " not in plan.text()
+    told = replace(plan, template=("the chat template drops the reasoning of earlier turns",))
+    assert "template    the chat template drops the reasoning of earlier turns" in told.text()
 
 
 def test_the_committed_demonstration_can_be_planned(tmp_path: Path):

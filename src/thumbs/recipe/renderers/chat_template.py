@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 
 from thumbs import records
 from thumbs.clients.types import ModelInput
+from thumbs.data.messages import mask_of
 from thumbs.errors import ConfigError, DataError
 from thumbs.recipe.renderers.base import Renderer, check_message, last_turn_start
 from thumbs.recipe.renderers.messages import (
@@ -52,15 +53,16 @@ class ChatTemplateRenderer(Renderer):
     ) -> tuple[ModelInput, torch.Tensor]:
         """Tokens and weights; raises ConfigError where other turns than the assistant's should be trained on."""
         turns = _turns(messages)
-        tokens, mask = self._text.render(turns)
-        weights = np.array(mask, dtype=np.float32)
+        tokens, spans = self._text.render_turns(turns)
+        weights = np.array(mask_of(turns, len(tokens), spans), dtype=np.float32)
         match TrainOnWhat(train_on_what):
             case TrainOnWhat.ALL_TOKENS:
                 weights[:] = 1
             case TrainOnWhat.ALL_ASSISTANT_MESSAGES:
-                pass
+                _check_turns(turns, spans, 0)
             case TrainOnWhat.LAST_ASSISTANT_TURN:
                 first = last_turn_start(messages)
+                _check_turns(turns, spans, first)
                 weights[: len(self._text.render_prompt(turns[:first])) if first else 0] = 0
             case TrainOnWhat.LAST_ASSISTANT_MESSAGE:
                 last = len(self._text.render_prompt(turns[:-1])) if turns[-1].role == "assistant" else len(tokens)
@@ -71,6 +73,17 @@ class ChatTemplateRenderer(Renderer):
                     "be last_assistant_message, last_assistant_turn, all_assistant_messages or all_tokens"
                 )
         return ModelInput.from_ints(tokens), torch.from_numpy(weights)
+
+
+def _check_turns(turns: Sequence[records.Message], spans: Collection[int], first: int) -> None:
+    """Raises DataError for an assistant's turn that the template writes in another way than when it was the last."""
+    rewritten = [i for i, turn in enumerate(turns) if turn.role == "assistant" and i >= first and i not in spans]
+    if rewritten:
+        raise DataError(
+            f"message {rewritten[0]} is written by the chat template in another way than when it was the last (it "
+            "drops reasoning, say), so it cannot be learned here; make an example of each turn with "
+            "last_assistant_message"
+        )
 
 
 def _turns(messages: Sequence[Message]) -> list[records.Message]:
