@@ -10,26 +10,38 @@ from typing import Any
 from thumbs.compat.trl_ppo.config import PPOConfig
 from thumbs.compat.trl_ppo.core import AdaptiveKLController, FixedKLController, LengthSampler, set_seed
 from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead, create_reference_model
+from thumbs.compat.trl_ppo.reward import AutoModelForSequenceClassification, RewardConfig, RewardTrainer
 from thumbs.compat.trl_ppo.trainer import PPOTrainer
 
 __all__ = [
     "AdaptiveKLController",
     "AutoModelForCausalLMWithValueHead",
+    "AutoModelForSequenceClassification",
     "FixedKLController",
     "LengthSampler",
     "PPOConfig",
     "PPOTrainer",
+    "RewardConfig",
+    "RewardTrainer",
     "create_reference_model",
     "set_seed",
 ]
 
 ELSEWHERE = {
     "SFTTrainer": "`thumbs sft`",
-    "RewardTrainer": "`thumbs reward`",
+    "SFTConfig": "the `sft` section of a YAML file",
     "DPOTrainer": "`thumbs preference`",
+    "DPOConfig": "the `preference` section of a YAML file",
     "KTOTrainer": "`thumbs preference`",
     "ORPOTrainer": "`thumbs preference`",
+    "CPOTrainer": "`thumbs preference`",
+    "OnlineDPOTrainer": "`thumbs preference`",
+    "KTOConfig": "the `preference` section of a YAML file",
     "GRPOTrainer": "`thumbs group`",
+    "GRPOConfig": "the `group` section of a YAML file",
+    "BestOfNSampler": "`thumbs rejection`",
+    "PPOv2Trainer": "`PPOTrainer`, or `thumbs ppo`",
+    "PPOv2Config": "`PPOConfig`",
     "RLOOTrainer": "`thumbs group`",
     "AutoModelForSeq2SeqLMWithValueHead": "a causal language model, the only kind that is trained here",
 }
@@ -38,4 +50,6 @@ ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     if name in ELSEWHERE:
         raise ImportError(f"{__name__} has no {name}; take {ELSEWHERE[name]} (docs/guides/trl_ppo.md)")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}; there are {', '.join(__all__)} (docs/guides/trl_ppo.md)"
+    )

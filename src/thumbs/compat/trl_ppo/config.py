@@ -58,8 +58,10 @@ class PPOConfig:
     "full" the exact KL(π ‖ π_ref) over the vocabulary.
     init_kl_coef, adap_kl_ctrl, target, horizon: the KL coefficient, and how it follows the KL of whole sequences
     (target in nats a sequence, 6.0 unless given; horizon in sequences).
-    target_kl with early_stopping: epochs end once the last minibatch's `policykl` is above 1.5 times it (nats a token).
-    A target_kl of 3 and more without `target` is read as the adaptive target, with a warning.
+    target_kl with early_stopping: epochs end once the last minibatch's `policykl` is above 1.5 times it (nats a token);
+    a target_kl of 3 and more is meant per sequence, and is `stop_at`: once the responses are farther than that from the
+    reference, nothing is updated any more. Without early_stopping and `target` it is read as the adaptive target, with
+    a warning.
     max_grad_norm: None clips to 1.0 (nothing is clipped with reproduce_trl); float("inf") never clips.
     ratio_threshold: a minibatch with a larger mean ratio is left out, with a warning.
     use_score_scaling, use_score_norm, score_clip: scores divided by their running deviation (and freed of their
@@ -155,6 +157,12 @@ class PPOConfig:
             return self.max_grad_norm
         return math.inf if self.reproduce_trl else 1.0
 
+    @property
+    def stop_at(self) -> float | None:
+        """Nats per sequence from the reference past which nothing is updated; None: that is not asked for."""
+        asked = self.early_stopping and self.target_kl >= LOOKS_LIKE_TARGET and not self.reproduce_trl
+        return float(self.target_kl) if asked else None
+
     def to_dict(self) -> dict[str, Any]:
         """The settings, settings of trackers flattened to `tracker_kwargs/name`."""
         flat: dict[str, Any] = {}
@@ -180,7 +188,8 @@ class PPOConfig:
         if self.target is None and self.target_kl >= LOOKS_LIKE_TARGET and not self.early_stopping:
             warnings.warn(
                 f"target_kl={self.target_kl} is the threshold of early stopping (nats a token), which is off; it is "
-                "taken as the target of the adaptive KL coefficient. Write target=… for that",
+                "taken as the target of the adaptive KL coefficient. Write target=… for that, or early_stopping=True "
+                f"to stop once responses are more than {self.target_kl} nats per sequence from the reference",
                 stacklevel=4,
             )
             self.target = float(self.target_kl)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,59 @@ def sort_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> di
     return found
 
 
+def rows_of(tokens: Any, pad: int | None) -> Any:
+    """The rows of a stacked batch [B, N] without the padding at their ends; anything else as it is."""
+    if not isinstance(tokens, torch.Tensor) or tokens.dim() != 2:
+        return tokens
+    return [_without_padding(row, pad) for row in tokens]
+
+
+def _without_padding(row: Tensor, pad: int | None) -> Tensor:
+    real = (row != pad).nonzero().flatten() if pad is not None else torch.arange(len(row))
+    return row[int(real[0]) : int(real[-1]) + 1] if len(real) else row
+
+
+def numbers_of(scores: Any) -> Any:
+    """A tensor [B] or [B, 1], or a model's output with such logits, as a list of numbers; anything else as it is."""
+    scores = getattr(scores, "logits", scores)
+    if isinstance(scores, torch.Tensor | np.ndarray) and (
+        scores.ndim == 1 or (scores.ndim == 2 and scores.shape[1] == 1)
+    ):
+        return [*torch.as_tensor(scores).detach().flatten()]
+    return scores
+
+
+def without_queries(queries: Any, responses: Any, scores: Any, masks: Any | None) -> tuple[Any, Any, Any]:
+    """Responses without the query that each of them repeats, as `generate` gives them unless return_prompt=False.
+
+    With them their masks and their rewards per token. Only if all responses of a step begin with their own queries:
+    one that does may have quoted it.
+    """
+    lists = all(isinstance(each, list | tuple) for each in (queries, responses, scores))
+    if not lists or not len(queries) == len(responses) == len(scores) or not queries:
+        return responses, scores, masks
+    if not all(_repeats(query, response) for query, response in zip(queries, responses, strict=True)):
+        return responses, scores, masks
+    warnings.warn(
+        "every response begins with its own query, so these tokens are left out of what is trained on; "
+        "generate(..., return_prompt=False) gives responses alone",
+        stacklevel=3,
+    )
+    own = [len(query) for query in queries]
+    per_token = [np.ndim(s) == 1 and len(s) == len(r) for s, r in zip(scores, responses, strict=True)]
+    scores = [s[n:] if each else s for s, n, each in zip(scores, own, per_token, strict=True)]
+    if masks is not None:
+        masks = [mask[n:] for mask, n in zip(masks, own, strict=True)]
+    return [response[n:] for response, n in zip(responses, own, strict=True)], scores, masks
+
+
+def _repeats(query: Any, response: Any) -> bool:
+    if not (isinstance(query, torch.Tensor) and isinstance(response, torch.Tensor)):
+        return False
+    shorter = query.dim() == response.dim() == 1 and 0 < len(query) < len(response)
+    return shorter and bool((response[: len(query)].cpu() == query.cpu()).all())
+
+
 def check_batch(
     batch_size: int, vocab_size: int, queries: Any, responses: Any, scores: Any, masks: Any | None = None
 ) -> Batch:
@@ -58,7 +112,8 @@ def check_batch(
             raise DataError(f"{name} must be a list of tensors - got {type(each)}")
         if len(each) != batch_size:
             raise DataError(
-                f"Batch size ({batch_size}) does not match number of examples - but got {len(each)} for: {name}"
+                f"Batch size ({batch_size}) does not match number of examples - but got {len(each)} for: {name}. A "
+                "list of columns instead of rows comes of a data set without set_format('torch')"
             )
     tokens = {
         name: [_tokens(value, f"{name}[{i}]", vocab_size) for i, value in enumerate(each)]

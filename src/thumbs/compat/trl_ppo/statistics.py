@@ -49,6 +49,8 @@ def step_statistics(batch: Batch, learned: Experience, seen: Sequence[Seen], kl_
             f"tokens/{name}_len_std": deviation(lengths),
             f"tokens/{name}_dist": lengths,
         }
+    if not seen:  # past its target nothing was updated
+        return stats
     for name in seen[0]:
         values = [each[name] for each in seen]
         is_list = name in DISTRIBUTIONS

@@ -19,7 +19,14 @@ from thumbs.compat.trl_ppo.config import ADAPTIVE_TARGET, PPOConfig
 from thumbs.compat.trl_ppo.core import AdaptiveKLController, FixedKLController, RunningMoments, set_seed
 from thumbs.compat.trl_ppo.experience import Experience, advantages_of, look, shape_rewards, trained_scores
 from thumbs.compat.trl_ppo.generation import Generation, read_keywords
-from thumbs.compat.trl_ppo.inputs import check_batch, check_temperature, sort_arguments
+from thumbs.compat.trl_ppo.inputs import (
+    check_batch,
+    check_temperature,
+    numbers_of,
+    rows_of,
+    sort_arguments,
+    without_queries,
+)
 from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead, base_reference, create_reference_model
 from thumbs.compat.trl_ppo.statistics import deviation, step_statistics
 from thumbs.compat.trl_ppo.update import update
@@ -83,6 +90,7 @@ class PPOTrainer:
             warnings.warn("training_data_collator does nothing here: sequences are packed, not padded", stacklevel=2)
         self.kl_ctl = _controller(self.config)
         self.running, self.current_step, self._temperature = RunningMoments(), 0, 1.0
+        self.stopped = False
 
     @property
     def current_device(self) -> torch.device:
@@ -117,18 +125,20 @@ class PPOTrainer:
     ) -> Any:
         """Replies of the policy, and with generate_ref_response those of the reference: (ours, its).
 
-        A list of 1-D queries gives a list of 1-D tensors that end with the end token, if it came; one 1-D query gives
-        a tensor [1, length]. return_prompt=False leaves the query out. length_sampler draws max_new_tokens anew for
-        every batch_size queries; without it all queries are drawn together. `step` takes logprobs at the temperature
-        of the last call.
+        A list of 1-D queries, or a stacked batch [B, N] whose padding is left out, gives a list of 1-D tensors that end
+        with the end token, if it came; one 1-D query gives a tensor [1, length]. return_prompt=False leaves the query
+        out. length_sampler draws max_new_tokens anew for every batch_size queries; without it all queries are drawn
+        together. `step` takes logprobs at the temperature of the last call.
         """
         remove_padding = generation_kwargs.pop("remove_padding", True)
         generation = read_keywords(generation_kwargs)
         self._temperature = generation.temperature or 1.0
+        query_tensor = rows_of(query_tensor, getattr(self.tokenizer, "pad_token_id", None))
         queries = [query_tensor] if isinstance(query_tensor, torch.Tensor) else list(query_tensor)
         if not queries or any(query.dim() != 1 for query in queries):
             raise DataError(
-                "query_tensor must be a tensor of shape (`seq_len`) or a list of tensors of shape (`seq_len`)"
+                "query_tensor must be a tensor of shape (`seq_len`), a list of tensors of shape (`seq_len`), or one of "
+                "shape (`batch_size`, `seq_len`)"
             )
         chunk = len(queries) if length_sampler is None else batch_size
         starts = range(0, len(queries), chunk)
@@ -145,21 +155,26 @@ class PPOTrainer:
 
     def step(
         self,
-        queries: list[Tensor],
-        responses: list[Tensor],
-        scores: list[Any],
+        queries: Any,
+        responses: Any,
+        scores: Any,
         response_masks: list[Tensor] | None = None,
         temperature: float | None = None,
     ) -> dict[str, Any]:
         """One round of PPO on config.batch_size samples; returns the statistics under TRL's names.
 
-        queries, responses: 1-D token tensors; scores: numbers, or for a response a tensor with a reward for each of its
-        tokens; response_masks: 1 where a token of a response counts. temperature: at which the responses were drawn
-        (None: that of the last `generate`).
+        queries, responses: 1-D token tensors, or stacked batches [B, N] whose padding is left out. scores: numbers, a
+        tensor [B] or [B, 1], a classifier's output with such logits, or for a response a tensor with a reward for each
+        of its tokens. response_masks: 1 where a token of a response counts. temperature: at which the responses were
+        drawn (None: that of the last `generate`). If every response begins with its own query, that part is not
+        trained on. Past config.stop_at nothing is updated, and `stopped` is true.
         Raises DataError for lists that do not fit, NonFiniteError where a loss or gradient is not finite.
         """
         started, config = time.monotonic(), self.config
         vocab_size = self.model.pretrained_model.trunk.vocab_size
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        queries, responses, scores = rows_of(queries, pad), rows_of(responses, pad), numbers_of(scores)
+        responses, scores, response_masks = without_queries(queries, responses, scores, response_masks)
         batch = check_batch(config.batch_size, vocab_size, queries, responses, scores, response_masks)
         at = check_temperature(self._temperature if temperature is None else temperature)
         if config.reproduce_trl:
@@ -173,13 +188,14 @@ class PPOTrainer:
         times.append(time.monotonic())
         learned = Experience(looked, trained, price, *advantages_of(looked, rewards, config))
         times.append(time.monotonic())
-        seen = update(self.model, self.optimizer, learned, config, at)
+        self.stopped = self._is_past_target(float(looked.kl.sum(1).mean()))
+        seen = [] if self.stopped else update(self.model, self.optimizer, learned, config, at)
         times.append(time.monotonic())
 
         stats = step_statistics(batch, learned, seen, self.kl_ctl.value)
         stats["ppo/learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self.kl_ctl.update(stats["objective/kl"], config.batch_size)
-        if self.lr_scheduler is not None:
+        if self.lr_scheduler is not None and not self.stopped:
             self.lr_scheduler.step()
         self.current_step += 1
         return stats | _timing(started, times)
@@ -213,6 +229,19 @@ class PPOTrainer:
     def push_to_hub(self, *_: Any, **__: Any) -> None:
         """Raises ConfigError: nothing is sent anywhere."""
         self.model.push_to_hub()
+
+    def _is_past_target(self, kl: float) -> bool:
+        """Whether this step's responses are farther from the reference than the run may go (nats per sequence)."""
+        limit = self.config.stop_at
+        if limit is None or kl <= limit:
+            return False
+        if not self.stopped:
+            warnings.warn(
+                f"the responses are {kl:.2f} nats per sequence from the reference, past target_kl={limit}: the policy "
+                "is no longer updated, so end your loop (`if trainer.stopped: break`)",
+                stacklevel=3,
+            )
+        return True
 
     def _reference(self, given: Any, num_shared_layers: int | None) -> AutoModelForCausalLMWithValueHead:
         if given is None:
