@@ -24,7 +24,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from thumbs.errors import ModelError
-from thumbs.models.checkpoint_files import weight_files
+from thumbs.models.checkpoint_files import INDEX, SINGLE, weight_files
+from thumbs.models.content import digest_of, file_digest, model_digest, settings_files
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.mod
 _HUB_SKIP = ["*/*", "consolidated*"]
 # Part of every cached folder's name: raise it when conversion writes something else than before.
 _FORMAT = 1
+# The same for what is derived from files of the user's: conversions of GGUF files, adapters in their base.
+_DERIVED = 2
 _CONNECT_S = 2.0
 _DOWNLOAD_S = 1800.0
 
@@ -67,8 +70,7 @@ def resolve(name: str) -> Path:
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        is_adapter = (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
-        return _merged(path) if is_adapter else _checked(path)
+        return _merged(path) if _is_adapter(path) else _checked(path)
     if path.suffix == ".gguf":
         return _converted(path)
     if name in BUILTIN:
@@ -126,12 +128,23 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
+def _is_adapter(folder: Path) -> bool:
+    """Whether the folder is an adapter's; raises ModelError where it holds an adapter and a whole model."""
+    if not (folder / "adapter_config.json").is_file():
+        return False
+    whole = [name for name in (SINGLE, INDEX) if (folder / name).is_file()]
+    if whole and (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{folder} holds an adapter (adapter_model.safetensors) and a whole model ({whole[0]}); which one is meant "
+            "is not said, so move one of them to another folder"
+        )
+    return not whole
+
+
 def _converted(path: Path) -> Path:
     if not path.is_file():
         raise ModelError(f"no GGUF file at {path}")
-    state = path.stat()
-    identity = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {_FORMAT}"
-    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    key = _key(file_digest(path))
     return _build_once(f"{path.stem}-{key}", lambda folder: _convert(path, folder))
 
 
@@ -139,9 +152,14 @@ def _merged(folder: Path) -> Path:
     from thumbs.models.peft_folder import base_name, merge  # brings in torch
 
     base = resolve(base_name(folder))
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("adapter_*"))]
-    key = hashlib.sha256(f"{folder.resolve()} {base} {states} {_FORMAT}".encode()).hexdigest()[:12]
+    own = digest_of([*folder.glob("adapter_model.safetensors"), *settings_files(folder)])
+    key = _key(own, model_digest(base))
     return _build_once(f"{folder.name}-merged-{key}", lambda out: merge(folder, base, out))
+
+
+def _key(*digests: str) -> str:
+    """Part of a cached folder's name, by the content of all that goes into it."""
+    return hashlib.sha256(f"{' '.join(digests)} {_DERIVED}".encode()).hexdigest()[:12]
 
 
 def _convert(path: Path, folder: Path) -> None:

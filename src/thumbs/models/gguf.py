@@ -42,6 +42,13 @@ _BLOCK = {
     "ffn_down": "mlp.down_proj",
 }
 
+_KEYS = {
+    "context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size", "rope.freq_base",
+    "rope.dimension_count", "rope.scaling.type", "attention.head_count", "attention.head_count_kv",
+    "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon",
+}  # fmt: skip
+"""Fields of an architecture that are read or checked; any other that is set is refused by its name."""
+
 _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
 # How text is cut before the merges apply; names are llama.cpp's (tokenizer.ggml.pre). GPT-2's own expression
@@ -106,7 +113,10 @@ def convert(gguf_path: Path, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", {k: v for k, v in config.items() if k.endswith("token_id")})
+    special = {k: v for k, v in config.items() if k.endswith("token_id")}
+    ends = (config["eos_token_id"], *(header.find(f"tokenizer.ggml.{kind}_token_id") for kind in ("eot", "eom")))
+    several = list(dict.fromkeys(end for end in ends if end is not None))
+    _write_json(folder / "generation_config.json", special | ({"eos_token_id": several} if several[1:] else {}))
 
 
 def read_config(header: _Header) -> dict[str, Any]:
@@ -115,6 +125,7 @@ def read_config(header: _Header) -> dict[str, Any]:
     names = {tensor.name for tensor in header.reader.tensors}
     if "rope_freqs.weight" in names or header.find(f"{architecture}.rope.scaling.type", "none") != "none":
         raise ModelError(f"{header.path}: scaled rotary positions are not converted; use the Hugging Face folder")
+    _check_fields(header)
     width, heads = (header.require(f"{architecture}.{k}") for k in ("embedding_length", "attention.head_count"))
     theta = header.find(f"{architecture}.rope.freq_base", 10_000.0)
     embedding = next((t for t in header.reader.tensors if t.name == "token_embd.weight"), None)
@@ -140,6 +151,25 @@ def read_config(header: _Header) -> dict[str, Any]:
         "hidden_act": "silu",
         "dtype": "bfloat16",
     }
+
+
+def _check_fields(header: _Header) -> None:
+    """Raises ModelError for a field of the architecture that is not read, and for heads of unequal widths."""
+    prefix = f"{header.architecture}."
+    fields = {name.removeprefix(prefix): header.find(name) for name in header.reader.fields if name.startswith(prefix)}
+    if unknown := sorted(k for k, v in fields.items() if k not in _KEYS and v not in (None, 0, False)):
+        raise ModelError(
+            f"{header.path} sets {', '.join(prefix + name for name in unknown)}, which the conversion does not know; "
+            "use the model's Hugging Face folder or hub name instead"
+        )
+    if listed := sorted(name for name, value in fields.items() if isinstance(value, list)):
+        raise ModelError(f"{header.path}: {prefix}{listed[0]} differs from layer to layer, which is not converted")
+    width = fields.get("attention.key_length") or fields["embedding_length"] // fields["attention.head_count"]
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if fields.get(name, width) != width:
+            raise ModelError(
+                f"{header.path}: {prefix}{name} is {fields[name]}, heads are {width} wide; use the Hugging Face folder"
+            )
 
 
 def read_weights(header: _Header, config: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from thumbs.errors import ModelError
-from thumbs.models.checkpoint_files import read_json_object
+from thumbs.models.checkpoint_files import INDEX, read_json_object
+from thumbs.models.content import settings_files
 from thumbs.models.peft_settings import WAY_OUT, is_target, rank_of, scale_of, why_refused
 from thumbs.models.quantised import check_plain
 from thumbs.models.tensor_files import write_tensors
 from thumbs.models.weights import check_finite, read_tensors, some, without_harmless
 from thumbs.tracking.files import write_json
 
-CONFIG, WEIGHTS, INDEX = "adapter_config.json", "adapter_model.safetensors", "model.safetensors.index.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -189,8 +190,8 @@ def _replace_rows(state: dict[str, Tensor], name: str, rows: Tensor, config: Map
 def _copy_rest(base: Path, folder: Path, out: Path) -> None:
     """Config and tokenizer: the adapter folder's own where it has them, else the base's."""
     for source in (base, folder):
-        for file in source.iterdir():
-            if file.suffix in (".json", ".jinja", ".txt", ".model") and file.name not in (CONFIG, INDEX):
+        for file in settings_files(source):
+            if file.name not in (CONFIG, INDEX):
                 shutil.copyfile(file, out / file.name)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,17 @@ def test_another_file_of_the_same_name_is_another_model(tmp_path):
     first = catalog.resolve(str(path))
     tiny_gguf.write_gguf(path, **{"llama.context_length": 32})
     assert catalog.resolve(str(path)) != first
+
+
+def test_a_file_that_was_changed_in_place_is_another_model(tmp_path):
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf")
+    times, first = path.stat(), catalog.resolve(str(path))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert catalog.resolve(str(path)) != first
+    path.write_bytes(content)
+    assert catalog.resolve(str(path)) == first
 
 
 def test_a_failed_conversion_leaves_nothing(tmp_path):

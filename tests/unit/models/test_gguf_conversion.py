@@ -112,6 +112,10 @@ def test_text_is_cut_as_the_file_says(tmp_path, pre, text, pieces):
     [
         ({"general.architecture": "gemma"}, "architecture 'gemma'; GGUF files can be converted for llama"),
         ({"llama.rope.scaling.type": "yarn"}, "scaled rotary positions"),
+        ({"llama.brand_new": 3}, r"sets llama\.brand_new, which the conversion does not know"),
+        ({"llama.attention.sliding_window": 4}, r"sets llama\.attention\.sliding_window"),
+        ({"llama.attention.value_length": 16}, "value_length is 16, heads are 8 wide"),
+        ({"llama.rope.dimension_count": 4}, "dimension_count is 4, heads are 8 wide"),
         ({"tokenizer.ggml.model": "llama"}, "only byte-level BPE"),
         ({"tokenizer.ggml.pre": "tekken"}, "known: default, gpt-2"),
         ({"llama.block_count": None}, r"no field 'llama\.block_count'"),
@@ -134,3 +138,11 @@ def test_a_truncated_file_is_a_model_error(tmp_path):
     (tmp_path / "cut.gguf").write_bytes(whole[: len(whole) * 3 // 4])
     with pytest.raises(ModelError, match=r"cut\.gguf cannot be read as GGUF"):
         convert(tmp_path / "cut.gguf", tmp_path)
+
+
+def test_every_end_token_of_the_file_stops_replies(tmp_path):
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", **{"tokenizer.ggml.eot_token_id": 0})
+    (tmp_path / "out").mkdir()
+    convert(path, tmp_path / "out")
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [2, 0]

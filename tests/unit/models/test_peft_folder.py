@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import GPT2Config
 
 from thumbs.config.model import ModelConfig
 from thumbs.errors import ModelError
+from thumbs.models.catalog import resolve
 from thumbs.models.peft_settings import HARMLESS, USED
 from thumbs.models.peft_settings import REFUSED as PEFT_REFUSED
 from thumbs.models.trunk import open_trunk
@@ -219,3 +221,44 @@ def test_another_base_and_pickled_weights_are_refused(plain: Path, tmp_path: Pat
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(ModelError, match="pickled adapters are not read"):
         open_trunk(ModelConfig(name=str(folder)), seed=0)
+
+
+def test_what_is_cached_follows_the_content_of_adapter_and_base(tmp_path: Path):
+    """Whatever keeps its size and its time stamp too is seen: nothing is looked up by these."""
+    folder, _ = adapted(tmp_path)
+    before = resolve(str(folder))
+    assert resolve(str(folder)) == before
+    files = {
+        "chat_template.jinja of the adapter": (folder / "chat_template.jinja", lambda text: text + b"{# new #}"),
+        "config.json of the base": (
+            tmp_path / "base" / "config.json",
+            lambda text: text.replace(b'"dtype"', b'"dtypo"'),
+        ),
+        "the adapter's alpha": (folder / "adapter_config.json", lambda text: text.replace(b"12,", b"13,")),
+        "the adapter": (folder / "adapter_model.safetensors", lambda text: text[:-1] + bytes([text[-1] ^ 1])),
+        "the base": (tmp_path / "base" / "model.safetensors", lambda text: text[:-1] + bytes([text[-1] ^ 1])),
+    }
+    seen = {before}
+    for name, (file, change) in files.items():
+        old, times = (file.read_bytes(), file.stat()) if file.exists() else (b"", None)
+        file.write_bytes(change(old))
+        if times is not None:
+            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        if name == "config.json of the base":  # our decoder does not know that key; only the content matters here
+            file.write_bytes(file.read_bytes().replace(b'"dtypo"', b'"torch_dtype"'))
+        found = resolve(str(folder))
+        assert found not in seen, name
+        seen.add(found)
+
+
+def test_a_folder_with_an_adapter_and_a_whole_model_is_refused(plain: Path, tmp_path: Path):
+    folder = changed(plain, tmp_path / "changed")
+    shutil.copy(folder / "adapter_model.safetensors", folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"holds an adapter .* and a whole model"):
+        resolve(str(folder))
+
+
+def test_a_config_next_to_an_adapter_does_not_make_it_a_model(tmp_path: Path):
+    folder, expected = adapted(tmp_path)
+    shutil.copy(tmp_path / "base" / "config.json", folder)
+    torch.testing.assert_close(logits(folder), expected, atol=3e-4, rtol=1e-4)
