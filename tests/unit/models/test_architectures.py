@@ -33,7 +33,9 @@ def quick(rows: list[Architecture]) -> list[Architecture]:
 
 
 def largest_difference(row: Architecture, folder: Path) -> float:
-    """Between the logprobs of the sampler, the trainer and transformers, of replies in the company of others."""
+    """Between the logprobs of the sampler, the trainer, transformers, and transformers after we saved the model, of
+    replies in the company of others.
+    """
     reference = row.save(folder)
     engine = LocalEngine()
     handle = engine.create(ModelSpec("m", ModelConfig(name=str(folder), lora=None, dtype="float32")))
@@ -42,11 +44,15 @@ def largest_difference(row: Architecture, folder: Path) -> float:
     samples = engine.snapshot(handle).sample(prompts, SamplingParams(12, (1,), 1.0), [1, 2, 3])
     data = [Datum.next_token(p + s.tokens.tolist()) for p, s in zip(prompts, samples, strict=True)]
     trained = [output.logprobs for output in engine.forward(handle, data)]
+    engine.save(handle, folder / "saved")
+    exported = AutoModelForCausalLM.from_pretrained(folder / "saved", dtype=torch.float32).eval()
     worst = 0.0
     for prompt, sample, ours in zip(prompts, samples, trained, strict=True):
         tokens = torch.tensor([prompt + sample.tokens.tolist()])
         with torch.no_grad():
             logits = reference(input_ids=tokens, use_cache=False).logits.float()
+            again = exported(input_ids=tokens, use_cache=False).logits.float()
+        worst = max(worst, float((logits.log_softmax(-1) - again.log_softmax(-1)).abs().max()))
         theirs = logits.log_softmax(-1)[0, :-1].gather(1, tokens[0, 1:, None])[:, 0].numpy()
         worst = max(worst, np.abs(ours - theirs).max(), np.abs(ours[len(prompt) - 1 :] - sample.logprobs).max())
     return float(worst)
