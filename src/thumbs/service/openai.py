@@ -23,6 +23,7 @@ from thumbs.service.openai_requests import ChatBody, CompletionBody, SamplingBod
 from thumbs.service.requests import answer, owner_of
 from thumbs.service.state import Service
 from thumbs.service.streaming import News, SampleBatch, stream
+from thumbs.service.templates import Templates
 
 PREFIXES = ("/v1", "/oai/api/v1")
 _PATHS = ("tinker://", "mint://")
@@ -46,6 +47,7 @@ class OpenAIRoutes:
         self._service = service
         self._backend = service.backend
         self._samplers: OrderedDict[tuple[str, str, str], tuple[str, str]] = OrderedDict()
+        self._templates = Templates()
 
     def routes(self) -> list[Route]:
         """The routes, at the root, under both of their prefixes."""
@@ -87,8 +89,9 @@ class OpenAIRoutes:
         """Answers a conversation."""
         body = await read_body(request, ChatBody, "/v1/chat/completions")
         sampler_id, base = await self._sampler(body.model, owner_of(request))
-        prompt = await self._service.threads.work(body.prompt, base.tokenizer)
-        shape = Shape(True, body.model, base.tokenizer, body.stop, body.top_logprobs if body.logprobs else None)
+        tokenizer = await self._service.threads.work(self._templates.tokenizer, base, body.chat_template_kwargs)
+        prompt = await self._service.threads.work(body.prompt, tokenizer)
+        shape = Shape(True, body.model, tokenizer, body.stop, body.top_logprobs if body.logprobs else None)
         return await self._reply(
             request, body, shape, sampler_id, base, SampleBatch([prompt], body.n), body.most_tokens
         )
@@ -107,7 +110,7 @@ class OpenAIRoutes:
             # A prompt is looked at on the way to a token: where none is wanted, one is drawn and dropped.
             max_tokens=1 if batch.empty else max_tokens,
             seed=body.seed,
-            stop=body.stops(base.tokenizer),
+            stop=body.stops(shape.tokenizer),
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=body.top_k,
@@ -181,12 +184,14 @@ def _check_prompt(prompt: Sequence[int], max_tokens: int | None, shape: DecoderC
     """
     if len(prompt) > shape.context or (len(prompt) == shape.context and max_tokens != 1):
         raise RefusedError(
-            f"This model's maximum context length is {shape.context} tokens. However, the {param} hold {len(prompt)} "
-            "tokens, which leaves no room for a reply; send less",
+            f"This model's maximum context length is {shape.context} tokens. However, there are {len(prompt)} in the "
+            f"{param}, which leaves no room for a reply; send less",
             param,
             CONTEXT,
         )
     if (wrong := next((token for token in prompt if not 0 <= token < shape.vocab_size), None)) is not None:
         raise RefusedError(
-            f"the {param} hold token {wrong}; ids are 0 to {shape.vocab_size - 1}", param, "invalid_value"
+            f"token {wrong} in the {param} is none of this model's; ids are 0 to {shape.vocab_size - 1}",
+            param,
+            "invalid_value",
         )

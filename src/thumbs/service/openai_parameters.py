@@ -38,7 +38,7 @@ class Neutral:
 _SAMPLING = "the sampler has no such setting"
 _STOPS = "a reply is its text, up to its stop and without special tokens"
 _THINKING = "no reasoning is kept apart from the reply"
-_TOOLS = "tools are not served"
+_TOOLS = "replies call no tools here"
 
 SHARED: Mapping[str, Neutral] = {
     "user": Neutral((ANY,), "a label for the provider's own watch; nothing is kept of it"),
@@ -78,10 +78,10 @@ CHAT: Mapping[str, Neutral] = {
     "modalities": Neutral((["text"],), "replies are text"),
     "verbosity": Neutral(("medium",), "there is no such setting; this is the default of those who have one"),
     "echo": Neutral((False,), "only completions repeat their prompt"),
-    "chat_template_kwargs": Neutral(({},), "templates are given no variables by requests"),
 }
 
 MESSAGE: Mapping[str, Neutral] = {
+    "name": Neutral(("",), "templates are told no names of speakers; write them into the content"),
     "tool_calls": Neutral(([],), _TOOLS),
     "annotations": Neutral(([],), "replies that come back to the server hold it"),
     "refusal": Neutral(("",), "replies that come back to the server hold it"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 from starlette.requests import Request
 
@@ -148,13 +148,17 @@ class CompletionBody(SamplingBody):
 
 
 class ChatBody(SamplingBody):
-    """A conversation to answer, or whose last turn to go on with. top_logprobs need logprobs."""
+    """A conversation to answer, or whose last turn to go on with. top_logprobs need logprobs.
+
+    chat_template_kwargs: variables of the model's template, as in vLLM; one that it never reads is refused.
+    """
 
     neutral = CHAT
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
+    chat_template_kwargs: dict[str, JsonValue] = {}
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 

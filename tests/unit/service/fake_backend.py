@@ -28,7 +28,8 @@ MODEL = "org/toy"
 
 class _Base:
     tokenizer = ByteTokenizer()
-    config = ModelConfig(name=MODEL)
+    name = MODEL
+    config = ModelConfig(name="byte-tiny")
     shape = replace(byte_shape("byte-tiny"), context=64)
 
 

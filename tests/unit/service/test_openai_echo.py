@@ -26,7 +26,15 @@ CONTEXT = 64
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_chat_model(tmp_path_factory.mktemp("model"), seed=3, context=CONTEXT)
+    """A model whose template reads a variable."""
+    made = save_tiny_chat_model(tmp_path_factory.mktemp("model"), seed=3, context=CONTEXT)
+    file = made / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    settings["chat_template"] = settings["chat_template"].replace(
+        "assistant\n' }}{% endif %}", "assistant\n' }}{% if mood %}{{ mood }}{% endif %}{% endif %}"
+    )
+    file.write_text(json.dumps(settings))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +159,18 @@ def test_tokens_that_the_model_does_not_know(http: TestClient) -> None:
         answer = http.post("/v1/completions", json={"model": "m", "prompt": [1, token]})
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == "prompt"
+
+
+def test_variables_of_the_template(http: TestClient) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+
+    def read(**variables: Any) -> Any:
+        return http.post("/v1/chat/completions", json={**body, "chat_template_kwargs": variables})
+
+    plain = read().json()["usage"]["prompt_tokens"]
+    assert read(mood="gay").json()["usage"]["prompt_tokens"] == plain + 3
+    assert read(mood="").json()["usage"]["prompt_tokens"] == plain
+    refused = read(mode="gay")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "chat_template_kwargs"
+    assert "mode" in refused.json()["error"]["message"]

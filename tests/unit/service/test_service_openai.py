@@ -84,7 +84,7 @@ def test_a_checkpoint_as_a_model(caller: Caller) -> None:
         ({"model": "no/such"}, 404, "model", "model_not_found", "supported"),
         ({"model": "tinker://a/weights/b"}, 404, "model", "model_not_found", "tinker://a/weights/b"),
         ({"messages": []}, 400, "messages", "invalid_value", "at least 1"),
-        ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_value", "tools are not served"),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_value", "replies call no tools"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             400,
