@@ -29,7 +29,7 @@ MODEL = "org/toy"
 class _Base:
     tokenizer = ByteTokenizer()
     name = MODEL
-    config = ModelConfig(name="byte-tiny")
+    config = ModelConfig(name=MODEL)
     shape = replace(byte_shape("byte-tiny"), context=64)
 
 
