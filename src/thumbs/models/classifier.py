@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from thumbs.data.tokenizers import Tokenizer, conversation_tokens, load_tokenizer
 from thumbs.errors import ModelError
@@ -22,7 +20,8 @@ from thumbs.models.peft_folder import base_name, fold, read_peft_config
 from thumbs.models.precision import device, multiplies_bfloat16
 from thumbs.records import Message
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _TOKENS = 8192
 """Tokens of a batch."""
@@ -91,18 +90,34 @@ def open_classifier(name: str) -> Classifier:
     which names what is there instead: a language model, several labels, tensors that are missing or unknown, a folder
     without a chat template.
     """
-    path = Path(name).expanduser()
-    if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
-        return _open_adapter(name, path)
-    folder = resolve(name)
-    check_classifier(name, read_json_object(folder / "config.json"))
-    _ = weight_files(folder)  # the words of our own reader where files are missing
-    _refuse_other_files(folder)
+    folder = check_classifier(name)
+    if _is_adapter(folder):
+        return _open_adapter(name, folder)
     model = _load(folder, wanted=set(), spare=set())
     return Classifier(name, model, _tokenizer(folder), _read_at_end(folder))
 
 
-def check_classifier(name: str, config: dict[str, Any]) -> None:
+def check_classifier(name: str) -> Path:
+    """The folder of a classifier or its adapter; raises as `open_classifier`, as far as can be told without weights."""
+    path = Path(name).expanduser()
+    if _is_adapter(path):
+        task = read_peft_config(path).get("task_type")
+        if task != "SEQ_CLS":
+            raise ModelError(f"{name} is an adapter for {task}, which gives no score; a reward model's says SEQ_CLS")
+        _ = base_name(path)
+        return path
+    folder = resolve(name)
+    _refuse_other_models(name, read_json_object(folder / "config.json"))
+    _ = weight_files(folder)  # the words of our own reader where files are missing
+    _refuse_other_files(folder)
+    return folder
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def _refuse_other_models(name: str, config: dict[str, Any]) -> None:
     """Raises ModelError where config.json is of no sequence classifier with one label."""
     architecture = (config.get("architectures") or ["nothing"])[0]
     if not str(architecture).endswith("ForSequenceClassification"):
@@ -121,11 +136,6 @@ def check_classifier(name: str, config: dict[str, Any]) -> None:
 
 
 def _open_adapter(name: str, folder: Path) -> Classifier:
-    config = read_peft_config(folder)
-    if config.get("task_type") != "SEQ_CLS":
-        raise ModelError(
-            f"{name} is an adapter for {config.get('task_type')}, which gives no score; a reward model's says SEQ_CLS"
-        )
     base = resolve(base_name(folder))
     head = {"score.weight"}
     model = _load(base, wanted=head, spare=set(_OUTPUT), num_labels=1, dtype=torch.float32)
@@ -144,6 +154,8 @@ def _open_adapter(name: str, folder: Path) -> Classifier:
 
 def _load(folder: Path, *, wanted: set[str], spare: set[str], **options: Any) -> PreTrainedModel:
     """The classifier of a folder, which lacks exactly `wanted` and may hold `spare` besides."""
+    from transformers import AutoModelForSequenceClassification  # takes seconds, which a check of names does not need
+
     dtype = "auto" if multiplies_bfloat16() else torch.float32
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(

@@ -12,6 +12,7 @@ from thumbs.engine.base import Engine, ModelSpec
 from thumbs.engine.checkpoints import exists, read_manifest
 from thumbs.envs.named import load_callable
 from thumbs.errors import ConfigError
+from thumbs.models.classifier import check_classifier, open_classifier
 from thumbs.models.trunk import open_tokenizer
 from thumbs.rewards.base import CallableReward, EnvironmentReward, RewardSource
 from thumbs.rewards.classifier import ClassifierReward
@@ -20,6 +21,11 @@ from thumbs.rewards.mix import Mix, Part
 from thumbs.rewards.trained import TrainedReward, open_scores
 from thumbs.rewards.verifiers import verifier
 from thumbs.tracking.files import read_json
+
+_NONE = (
+    "no reward model at {path}; give a run's `reward` folder, the `model` folder in it, or the folder or hub name of a "
+    "sequence classifier with one label"
+)
 
 
 def build_rewards(parts: Sequence[RewardPart], engine: Engine, own: Callable[[], RewardSource]) -> Mix:
@@ -39,10 +45,7 @@ def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
     if not exists(folder) and is_classifier(str(path)):
         return open_classifier_reward(str(path))
     if not exists(folder):
-        raise ConfigError(
-            f"no reward model at {path}; give a run's `reward` folder, the `model` folder in it, or the folder or hub "
-            "name of a sequence classifier with one label"
-        )
+        raise ConfigError(_NONE.format(path=path))
     manifest = read_manifest(folder)
     if "scalar" not in manifest.get("heads", ()):
         raise ConfigError(f"{folder} holds a model without a scalar head, so it scores nothing")
@@ -51,6 +54,19 @@ def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
     done = folder.parent / "done.json"
     measured = read_json(done) if done.exists() else {}
     return open_scores(engine, spec, measured, open_tokenizer(model), reread=True)
+
+
+def check_reward_model(name: str) -> None:
+    """Raises ConfigError or ModelError where `open_reward_model` would, as far as can be told without weights."""
+    path = Path(name).expanduser()
+    folder = path / "model" if exists(path / "model") else path
+    if exists(folder):
+        if "scalar" not in read_manifest(folder).get("heads", ()):
+            raise ConfigError(f"{folder} holds a model without a scalar head, so it scores nothing")
+    elif is_classifier(str(path)):
+        check_classifier(str(path))
+    else:
+        raise ConfigError(_NONE.format(path=path))
 
 
 def is_classifier(name: str) -> bool:
@@ -63,8 +79,6 @@ def is_classifier(name: str) -> bool:
 
 def open_classifier_reward(name: str) -> ClassifierReward:
     """The classifier of that name as a source; raises ModelError where it is none with one label."""
-    from thumbs.models.classifier import open_classifier  # imports transformers, which rewards of ours do not need
-
     return ClassifierReward(open_classifier(name))
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thumbs.models.classifier import Classifier
 from thumbs.records import Message, Reply, Rollout, Score
 from thumbs.rewards.base import require_finite
-
-if TYPE_CHECKING:
-    from thumbs.models.classifier import Classifier  # imports transformers, which other rewards do not need
 
 
 class ClassifierReward:

@@ -22,7 +22,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, ModelError
 from thumbs.pipeline.artifacts import export
 from thumbs.records import Generator, Message, Reply, Rollout
-from thumbs.rewards.build import build_rewards, open_reward_model
+from thumbs.rewards.build import build_rewards, check_reward_model, open_reward_model
 from thumbs.rewards.classifier import ClassifierReward
 
 
@@ -118,8 +118,10 @@ def spoil(folder: Path, **changes: Any) -> None:
 
 def test_what_scores_nothing_certain_is_refused_by_name(tmp_path: Path):
     several = published(tmp_path / "several", num_labels=3)
-    with pytest.raises(ModelError, match=r"has 3 labels \(LABEL_0, LABEL_1, LABEL_2\)"):
-        open_reward_model(LocalEngine(), several)
+    for look in (lambda: open_reward_model(LocalEngine(), several), lambda: check_reward_model(str(several))):
+        with pytest.raises(ModelError, match=r"has 3 labels \(LABEL_0, LABEL_1, LABEL_2\)"):
+            look()
+    check_reward_model(str(published(tmp_path / "one")))
     language = tmp_path / "language"
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).save_pretrained(write_tokenizer(language))
     with pytest.raises(ModelError, match="holds LlamaForCausalLM, which gives no score"):
