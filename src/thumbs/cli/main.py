@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from thumbs import __version__
-from thumbs.cli import collect_team, compare, evaluate, export, lint, plan, report, run, sample, serve, trace
+from thumbs.cli import (
+    collect_serve,
+    compare,
+    evaluate,
+    export,
+    lint,
+    plan,
+    report,
+    run,
+    sample,
+    serve,
+    trace,
+)
 from thumbs.cli.shell import Shell, show_log
 from thumbs.config.method_page import help_lines
 
@@ -60,4 +72,4 @@ for _name, _command in {
     "serve": serve.serve,
 }.items():
     app.command(_name)(_command)
-app.add_typer(collect_team.app, name="collect")
+app.add_typer(collect_serve.app, name="collect")

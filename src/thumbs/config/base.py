@@ -155,10 +155,10 @@ def _read_value(text: str, override: str) -> Any:
 
 
 def _explain(cls: type[BaseModel], item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
-    path = _written(item["loc"], raw)
+    path = _written(item["loc"], raw) if item["loc"] else []  # a fault of the whole has no place
     where = ".".join(path)
     if item["type"] == "value_error":  # raised by a config class, in the user's words
-        return f"{where}: {item['ctx']['error']}"
+        return f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"])
     if item["type"] == "missing":
         return f"{where}: this setting is required; give it"
     if item["type"] in ("model_type", "dict_type", "model_attributes_type"):

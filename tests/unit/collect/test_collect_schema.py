@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 import postgres_server
-from collect_world import first_is_better, person, project_of_pairs
+from collect_world import ON_SQLITE, first_is_better, person, project_of_pairs
 from thumbs.collect import store as store_module
 from thumbs.collect.records import Task
-from thumbs.collect.store import CollectStore
+from thumbs.collect.store import CollectStore, why_no_answer
 from thumbs.collect.tables import EVENTS, IMMUTABLE, METADATA
 from thumbs.errors import ConfigError
 
@@ -120,3 +121,27 @@ def test_the_next_task_and_the_own_history_are_found_without_sorting(tmp_path: P
         assert not any("TEMP B-TREE" in step for step in plan), plan
         assert any("ix_items_next" in step or "ix_judgements_account" in step for step in plan), plan
     store.close()
+
+
+@ON_SQLITE
+def test_a_new_database_file_is_its_owners_alone(database: Path, tmp_path: Path):
+    tmp_path.chmod(0o755)
+    with contextlib.closing(CollectStore(database)) as store:
+        person(store, "ann")
+        modes = {
+            path.name: path.stat().st_mode & 0o077 for path in tmp_path.iterdir() if path.name.startswith("collect")
+        }
+    assert "collect.db" in modes
+    assert set(modes.values()) == {0}
+
+
+def test_a_full_disk_is_said():
+    class FullError(Exception):
+        sqlite_errorcode = 13
+
+    class PostgresError(Exception):
+        sqlstate = "53100"
+
+    for cause in (FullError(), PostgresError()):
+        assert "disk of the database is full" in why_no_answer(OperationalError("INSERT", {}, cause))
+    assert "does not answer" in why_no_answer(OperationalError("INSERT", {}, Exception()))

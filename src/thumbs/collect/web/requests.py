@@ -79,7 +79,7 @@ async def json_body(request: Request, *known: str) -> dict[str, Any]:
         raise HTTPException(400, "the body is not JSON that can be read") from None
     if not isinstance(value, dict):
         raise HTTPException(400, "the body must be a JSON object")
-    _check_known("key", value, known)
+    _check_known(value, known)
     return {key: one for key, one in value.items() if one is not None}
 
 
@@ -96,7 +96,7 @@ async def form_body(request: Request, *known: str) -> FormData:
     for name, value in form.multi_items():
         if isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
             raise HTTPException(400, f"the field {name!r} holds a character that cannot be kept"[:200])
-    _check_known("field", form.keys(), ("csrf", *known))
+    _check_known(form.keys(), ("csrf", *known))
     return form
 
 
@@ -132,10 +132,10 @@ def address_of(request: Request) -> str:
     return ":".join(host.split(":")[:4]) if ":" in host else host
 
 
-def _check_known(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+def _check_known(given: Iterable[str], known: Sequence[str]) -> None:
     if unknown := sorted(set(given) - set(known)):
-        allowed = f"allowed are {', '.join(known)}" if known else "none is allowed"
-        raise HTTPException(400, f"unknown {what} {', '.join(map(repr, unknown))[:200]}; {allowed}")
+        allowed = f"allowed are {', '.join(known)}" if known else "nothing is allowed there"
+        raise HTTPException(400, f"unknown: {', '.join(unknown)[:200]}; {allowed}")
 
 
 def _check_csrf(request: Request, given: str) -> None:
