@@ -309,7 +309,11 @@ def _check_words(messages: Sequence[Message], text: str) -> None:
     for number, message in enumerate(messages):
         if (message.role != "assistant" or number == last) and "".join(message.content.split()) not in plain:
             whose = f"a turn of the {message.role}"
-            raise RowError("template", f"the model's chat template leaves out or rewrites the words of {whose}")
+            raise RowError(
+                "template",
+                f"the model's chat template leaves out or rewrites the words of {whose}; take what it drops "
+                "(reasoning, say) out of the row, or change the template",
+            )
 
 
 def _generation_ends(folder: Path) -> tuple[int, ...]:
