@@ -52,7 +52,7 @@ def by_hand(model: AutoModelForCausalLMWithValueHead, temperature: float = 1.0) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"queries": torch.stack([torch.ones(3, dtype=torch.long)] * 4)}, "queries must be a list of tensors"),
+        ({"queries": torch.ones(3, dtype=torch.long)}, "queries must be a list of tensors"),
         ({"responses": [[1, 2]] * 4}, "Elements in responses must be tensors"),
         ({"scores": SCORES[:3]}, r"Batch size \(4\) does not match number of examples - but got 3 for: scores"),
         ({"queries": [q[None] for q in QUERIES]}, r"queries\[0\] has shape \(1, 5\)"),
@@ -290,8 +290,14 @@ def test_replies_in_every_form():
         **keywords | {"max_new_tokens": 9},
     )
     assert [len(reply) for reply in lengths] == [2, 2, 4, 4]
+    padded = torch.full((4, 9), made.tokenizer.pad_id)
+    for row, query in zip(padded, QUERIES, strict=True):
+        row[-len(query) :] = query
+    torch.manual_seed(3)
+    stacked = made.generate(padded, **keywords)
+    assert [row.tolist() for row in stacked] == [row.tolist() for row in whole]
     with pytest.raises(DataError, match="seq_len"):
-        made.generate(QUERIES[0][None], do_sample=True)
+        made.generate(QUERIES[0][None, None], do_sample=True)
     with pytest.warns(UserWarning, match="top_k=5"):
         made.generate(QUERIES, do_sample=True, top_k=5, max_new_tokens=1)
 

@@ -50,6 +50,11 @@ def sort_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> di
     return found
 
 
+def pad_token_of(tokenizer: Any) -> int | None:
+    """The padding of a tokenizer of transformers or of ours."""
+    return getattr(tokenizer, "pad_token_id", getattr(tokenizer, "pad_id", None))
+
+
 def rows_of(tokens: Any, pad: int | None) -> Any:
     """The rows of a stacked batch [B, N] without the padding at their ends; anything else as it is."""
     if not isinstance(tokens, torch.Tensor) or tokens.dim() != 2:

@@ -23,6 +23,7 @@ from thumbs.compat.trl_ppo.inputs import (
     check_batch,
     check_temperature,
     numbers_of,
+    pad_token_of,
     rows_of,
     sort_arguments,
     without_queries,
@@ -133,7 +134,7 @@ class PPOTrainer:
         remove_padding = generation_kwargs.pop("remove_padding", True)
         generation = read_keywords(generation_kwargs)
         self._temperature = generation.temperature or 1.0
-        query_tensor = rows_of(query_tensor, getattr(self.tokenizer, "pad_token_id", None))
+        query_tensor = rows_of(query_tensor, pad_token_of(self.tokenizer))
         queries = [query_tensor] if isinstance(query_tensor, torch.Tensor) else list(query_tensor)
         if not queries or any(query.dim() != 1 for query in queries):
             raise DataError(
@@ -172,7 +173,7 @@ class PPOTrainer:
         """
         started, config = time.monotonic(), self.config
         vocab_size = self.model.pretrained_model.trunk.vocab_size
-        pad = getattr(self.tokenizer, "pad_token_id", None)
+        pad = pad_token_of(self.tokenizer)
         queries, responses, scores = rows_of(queries, pad), rows_of(responses, pad), numbers_of(scores)
         responses, scores, response_masks = without_queries(queries, responses, scores, response_masks)
         batch = check_batch(config.batch_size, vocab_size, queries, responses, scores, response_masks)
