@@ -33,11 +33,15 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Messages that await an answer; `id` is stable across runs and splits; `answer` is the right one, if known."""
+    """Messages that await an answer; `id` is stable across runs and splits; `answer` is the right one, if known.
+
+    as_text: whether it was written as text, and not as messages.
+    """
 
     id: str
     messages: tuple[Message, ...]
     answer: str | None = None
+    as_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ class Rollout:
     """A finished conversation as tokens.
 
     tokens int64 [N]; prompt_length: how many of them stand before the first reply; mask, logprobs float32 [N - 1].
-    text: the last reply; messages: the whole conversation with it; answer: that of the prompt.
+    text: the last reply; messages: the whole conversation with it; answer, as_text: those of the prompt.
     rewards: what an environment gave at each target (score units), [N - 1], where there was one.
     """
 
@@ -189,6 +193,7 @@ class Rollout:
     messages: tuple[Message, ...] = ()
     answer: str | None = None
     rewards: np.ndarray | None = None
+    as_text: bool = False
 
     @property
     def reply_length(self) -> int:
@@ -207,11 +212,13 @@ class Score:
     """One number a rollout (score units) and the named parts that made it.
 
     tokens: where it fell, one number a sampled token, which add up to `value`; None: all at the last one.
+    counts: False where its source has nothing to say of the reply.
     """
 
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
     tokens: tuple[float, ...] | None = None
+    counts: bool = True
 
 
 @dataclass(frozen=True, eq=False)

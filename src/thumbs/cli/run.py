@@ -21,9 +21,13 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file.", show_default=False),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of going on where the run stopped.")]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="RUN", help="Take finished stages of this run that the config makes the same."),
+]
 
 
-def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
     """Run every stage of a config, evaluate, report.
 
     Stages that the config leaves out are skipped.
@@ -31,69 +35,70 @@ def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -
 
     \b
     Example:
-      thumbs run config.yaml ppo.kl.coef=0.05 run=runs/softer
+      thumbs run config.yaml
+      thumbs run config.yaml ppo.kl.coef=0.05 run=runs/softer --from runs/mine
     """
-    _run_until(None, config, overrides, fresh)
+    _run_until(None, config, overrides, fresh, source)
 
 
-def sft(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def sft(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
     """Run up to supervised fine-tuning.
 
     \b
     Example:
       thumbs sft config.yaml sft.epochs=3
     """
-    _run_until("sft", config, overrides, fresh)
+    _run_until("sft", config, overrides, fresh, source)
 
 
-def reward(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def reward(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
     """Run up to the reward model.
 
     \b
     Example:
       thumbs reward config.yaml reward.freeze_backbone=true
     """
-    _run_until("reward", config, overrides, fresh)
+    _run_until("reward", config, overrides, fresh, source)
 
 
-def ppo(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def ppo(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
     """Run up to reinforcement learning with PPO.
 
     \b
     Example:
       thumbs ppo config.yaml ppo.steps=20 seed=1
     """
-    _run_until("ppo", config, overrides, fresh)
+    _run_until("ppo", config, overrides, fresh, source)
 
 
-def preference(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def preference(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
     """Run up to training on pairs directly (DPO and its family).
 
     \b
     Example:
       thumbs preference config.yaml method=simpo beta=2
     """
-    _run_until("preference", config, overrides, fresh)
+    _run_until("preference", config, overrides, fresh, source)
 
 
-def group(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def group(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
     """Run up to reinforcement learning from groups of replies (GRPO and its family).
 
     \b
     Example:
       thumbs group config.yaml method=rloo group_size=16
     """
-    _run_until("group", config, overrides, fresh)
+    _run_until("group", config, overrides, fresh, source)
 
 
-def rejection(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def rejection(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
     """Run up to fine-tuning on the policy's own best replies (RAFT).
 
     \b
     Example:
       thumbs rejection config.yaml rejection.replies_per_prompt=16
     """
-    _run_until("rejection", config, overrides, fresh)
+    _run_until("rejection", config, overrides, fresh, source)
 
 
 def in_section(stage: str | None, overrides: list[str]) -> list[str]:
@@ -115,7 +120,7 @@ def _people(config: PipelineConfig) -> People | None:
     return Desk(tell=typer.echo, show=open_page)
 
 
-def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool) -> None:
+def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool, source: Path | None) -> None:
     config = load_config(PipelineConfig, path, in_section(stage, overrides or []))
     if stage is not None and getattr(config, stage) is None:
         raise ConfigError(f"{path} has no section `{stage}`; add one, or use `thumbs run` for the stages it has")
@@ -123,6 +128,7 @@ def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh
     from thumbs.pipeline.run import run_pipeline
     from thumbs.report.build import build_report
 
-    folder = run_pipeline(config, until=stage, fresh=fresh, people=_people(config))
+    taken = {} if source is None else {"source": source}
+    folder = run_pipeline(config, until=stage, fresh=fresh, people=_people(config), **taken)
     typer.echo(f"run folder: {folder}")
     typer.echo(f"report:     {build_report(folder)}")

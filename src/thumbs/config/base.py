@@ -177,7 +177,7 @@ def _written(loc: Iterable[str | int], raw: Any) -> list[str]:
     """
     path: list[str] = []
     here: Any = raw
-    *parents, last = loc
+    *parents, last = loc or ("",)
     for part in parents:
         if isinstance(here, list | tuple):
             here = dict(enumerate(here))

@@ -25,7 +25,11 @@ class RewardPart(Frozen):
     """A trained reward model: `reward` for that of the run, the `reward` folder of another run, or the folder or hub
     name of a sequence classifier with one label. Other models than the run's read text with their own tokenizer."""
     function: str | None = None
-    """A Python function (`module:name`) of a Rollout: a number, or an array with one number a sampled token."""
+    """A Python function (`module:name`). f(rollout) gives a number, or one number for each sampled token; as in TRL,
+    f(prompts, completions, **columns) gives a number for each reply, or None for one that it has nothing to say of.
+    """
+    time_limit_s: float = Field(default=600.0, gt=0)
+    """function, verifier: what one call may take, seconds; then the run stops and names the function."""
     verifier: Literal["exact", "contains", "numeric", "regex"] | None = None
     """A rule that compares the reply with the `answer` of its prompt: 1 or 0."""
     pattern: str | None = None

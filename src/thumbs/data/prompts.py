@@ -26,7 +26,10 @@ def read_prompt(value: object) -> Prompt:
         raise RowError("not_an_object", f"expected text or an object, got {type(value).__name__}")
     messages = as_prompt(messages)
     check_prompt(messages)
-    return Prompt(prompt_id(messages), messages, _find_answer(row))
+    plain = value if isinstance(value, str) else value.get("prompt") or value.get("instruction")
+    return Prompt(
+        prompt_id(messages), messages, _find_answer(row), as_text=isinstance(plain, str) and len(messages) == 1
+    )
 
 
 def _find_answer(row: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,9 @@ def load_callable(name: str) -> Callable[..., Any]:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise ConfigError(f"{name!r} names no Python function; write module:name, for example my_rewards:brevity")
+    if module.endswith(".py") or "/" in module:
+        right = module.removesuffix(".py").removeprefix("./").replace("/", ".")
+        raise ConfigError(f"{name!r} names a file; write {right}:{attribute}, and run in the folder where it is found")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

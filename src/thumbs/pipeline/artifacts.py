@@ -22,7 +22,7 @@ from thumbs.pipeline.model_card import model_card
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rollout.collect import collect, seed_of
 from thumbs.stages.milestones import milestones
-from thumbs.tracking.files import new_folder, read_json, write_text
+from thumbs.tracking.files import new_folder, read_object, write_text
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def open_run(run: Path) -> OpenRun:
     """Opens a run folder; raises RunError when it is none."""
     if not (run / "config.json").exists():
         raise RunError(f"{run} is not a run folder: it has no config.json")
-    config = build_config(PipelineConfig, read_json(run / "config.json"), source=str(run / "config.json"))
+    config = build_config(PipelineConfig, read_object(run / "config.json"), source=str(run / "config.json"))
     tokenizer = open_tokenizer(config.model)
     return OpenRun(run, config, tokenizer, LocalEngine(tokenizer.decode))
 

@@ -12,7 +12,7 @@ import yaml
 from thumbs.config.pipeline import METHODS
 from thumbs.models.base_identity import BaseIdentity, identify
 from thumbs.pipeline.card_snippets import snippet
-from thumbs.tracking.files import read_json
+from thumbs.tracking.files import plain, read_object, read_object_if_there
 
 _NUMBERS = (
     ("gold", "mean gold score of its replies to held-out prompts"),
@@ -39,13 +39,13 @@ def model_card(run: Path, stage: str, *, merged: bool, end: str = "") -> str:
     Only numbers that the run measured stand in it. Texts of the config are quoted as they are.
     end: the text of the token that ends a reply.
     """
-    config, versions = read_json(run / "config.json"), _read(run / "versions.json")
+    config, versions = read_object(run / "config.json"), _read(run / "versions.json")
     base, name = identify(config["model"]["name"]), stage.rpartition("/")[2]
     sections = {key: config[key] for key in _stages_before(stage) if config.get(key) is not None}
     kept = {"model": config["model"]} | sections | ({"seed": config["seed"]} if "seed" in config else {})
     python = snippet(base, merged=merged, scores=name == "reward", system=config.get("system"), end=end)
     parts = [
-        f"---\n{yaml.safe_dump(_front(base, name, sections, merged=merged), sort_keys=False)}---\n",
+        f"---\n{yaml.safe_dump(plain(_front(base, name, sections, merged=merged)), sort_keys=False)}---\n",
         f"# {run.resolve().name}: {stage}\n",
         f"{_called(base, config)} after the stage `{stage}` of a run of thumbs {versions.get('thumbs', '?')}, "
         f"begun {versions.get('created', 'at an unknown time')}.\n",
@@ -56,7 +56,7 @@ def model_card(run: Path, stage: str, *, merged: bool, end: str = "") -> str:
         "## How it was made\n",
         *([f"Method: {method}.\n"] if (method := _method(name, config)) else []),
         *([f"Data:\n\n{data}"] if (data := "".join(f"* `{k}`: `{v}`\n" for k, v in _data(sections))) else []),
-        f"```yaml\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)}```\n",
+        f"```yaml\n{yaml.safe_dump(plain(kept), sort_keys=False, allow_unicode=True)}```\n",
         "## What to know\n",
         _licence(base)
         + "The data above, the base model and its licence decide what this model may be used for; this card does not. "
@@ -160,4 +160,4 @@ def _table(rows: list[tuple[str, Any, str]]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_object_if_there(path)

@@ -6,19 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from thumbs.config.group import GroupConfig
 from thumbs.config.pipeline import METHODS, PipelineConfig
-from thumbs.config.ppo import PpoConfig
-from thumbs.config.preference import OnlineConfig
-from thumbs.config.rejection import RejectionConfig
-from thumbs.config.rewards import RUNS_OWN
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.load import Loaded
 from thumbs.errors import ConfigError
 from thumbs.evaluation.intervals import wilson
+from thumbs.pipeline.names import lacking
+from thumbs.pipeline.standing import problems, standings
 from thumbs.pipeline.workload import Inputs, split_pairs
 from thumbs.rollout.collect import require_unwarped
-from thumbs.tracking.files import plain, read_json
+from thumbs.tracking.run_folder import listed
 
 FEW = 50
 """Held-out pairs or prompts under which an interval says little."""
@@ -67,46 +64,20 @@ def pitfalls(config: PipelineConfig, inputs: Inputs, context: int) -> tuple[str,
 
 
 def _sections(config: PipelineConfig) -> Iterator[str]:
-    c = config
-    needs: dict[str, str] = {}
-    if c.reward is not None and c.reward.data is None:
-        needs["reward"] = "preferences"
-    needs |= {
-        section: "reward" for section in ("ppo", "group", "rejection") if _needs_reward_model(getattr(c, section))
-    }
-    if c.preference is not None and c.preference.online is not None:
-        needs |= {"preference": "reward"} if _needs_reward_model(c.preference.online) else {}
-    elif c.preference is not None and c.preference.unpaired is None:
-        needs["preference"] = "preferences"
-    for section, needed in needs.items():
-        if getattr(c, section) is not None and getattr(c, needed) is None:
-            yield f"section `{section}` needs section `{needed}`; the run will stop there"
-    if c.preferences is not None and c.preferences.data is None and c.preferences.prompts is None:
-        yield "preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for); the run will stop there"
-    if c.ppo is not None and c.ppo.ptx_coef and c.sft is None:
-        yield "ppo.ptx_coef mixes in the SFT data, so the config needs section `sft`"
-
-
-def _needs_reward_model(method: PpoConfig | GroupConfig | RejectionConfig | OnlineConfig | None) -> bool:
-    """Whether a method is rewarded by the model that the run trains."""
-    if method is None:
-        return False
-    if not method.rewards:
-        return getattr(method, "environment", None) is None
-    return any(part.model == RUNS_OWN for part in method.rewards)
+    yield from (f"{text}; the run will stop there" for _, text in lacking(config))
 
 
 def _run_folder(config: PipelineConfig) -> Iterator[str]:
-    stored = Path(config.run) / "config.json"
-    if stored.exists() and _settings(read_json(stored)) != _settings(plain(config.model_dump(mode="json"))):
+    run = Path(config.run)
+    if not run.exists():
+        return
+    lines, _ = problems(config, run, standings(config, run))
+    if lines:
         yield (
-            f"run folder {config.run} holds a run with another config, so this one will be refused; "
-            "name another folder (run=PATH) or start over with --fresh"
+            f"run folder {run} holds a run with another config, or of other files, so this one will be refused:"
+            f"{listed(lines)}\nname another folder (run=PATH, with --from {run} to keep the stages that fit), or start "
+            "over with --fresh"
         )
-
-
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "run"}
 
 
 def _batches(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:

@@ -15,6 +15,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.engine.shared_states import CAPACITY
 from thumbs.models.precision import compute_dtype, device
 from thumbs.models.trunk import open_tokenizer
+from thumbs.pipeline.names import check_names
 from thumbs.pipeline.pitfalls import pitfalls
 from thumbs.pipeline.probe import Probe, duration, run_probe
 from thumbs.pipeline.workload import Inputs, Work, check_splits, mean, read_inputs, told_of, work_of
@@ -106,10 +107,12 @@ class Plan:
 def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     """Forecast of a run: sizes from the model, work from the data, time and memory from a probe of some seconds.
 
-    Opens the model (and fetches it where need be) and reads all data. Raises what the run would raise: ModelError for a
-    model that cannot be had, DataError for data under its thresholds. Times assume replies as long as the
+    Opens the model (and fetches it where need be), looks up every name and reads all data. Raises what the run would
+    raise: ConfigError for a name that is none, ModelError for a model that cannot be had, DataError for data under its
+    thresholds. Times assume replies as long as the
     demonstrations and a machine as busy as now; expect them to be right within a third.
     """
+    check_names(config)
     tokenizer = open_tokenizer(config.model)
     inputs = read_inputs(config, tokenizer)
     check_splits(config, inputs)

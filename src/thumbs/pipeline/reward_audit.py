@@ -47,7 +47,7 @@ def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
     config = opened.config.reward
     if config is None:
         raise ConfigError(f"{run} has no reward model; give it the sections `preferences` and `reward`")
-    with RunFolder(run).open(opened.config.model_dump(mode="json")) as folder:
+    with RunFolder(run).lock() as folder:
         pipeline = Pipeline(opened.config, folder, opened.tokenizer, opened.engine, opened.config.iterations)
         train, held = pipeline.reward_rows()
         pairs = clear_pairs(str(run), judged_pairs(held))
@@ -122,6 +122,6 @@ def half_gaps(
     if not folder.is_done():
         results = run_reward(context, config, pipeline.sft_model(), rows, held)
         folder.mark_done(results)
-        Resume(context, {}).clear()
+        Resume(context, {}).close(keep=False)
     found = folder.results()["heldout"]
     return np.subtract(found["scores_a"], found["scores_b"]).tolist()

@@ -5,7 +5,6 @@ A stage whose done.json is there is skipped, one that was interrupted goes on, s
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,44 +16,63 @@ from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run
+from thumbs.pipeline.identity import GROWING
+from thumbs.pipeline.names import check_names, check_sections, require_files
 from thumbs.pipeline.stages import Pipeline, say
+from thumbs.pipeline.standing import Standing, known_digests, places, require_same, standing_of, standings
 from thumbs.pipeline.summary import peak_rss_bytes, summarise
+from thumbs.pipeline.takeover import take_over
 from thumbs.pipeline.workload import check_splits, read_inputs
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.people import People
 from thumbs.stages.rollouts import check_rounds
-from thumbs.tracking.files import read_json, write_json
+from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.run_folder import RunFolder
 
 
 def run_pipeline(
-    config: PipelineConfig, *, until: str | None = None, fresh: bool = False, people: People | None = None
+    config: PipelineConfig,
+    *,
+    until: str | None = None,
+    fresh: bool = False,
+    people: People | None = None,
+    source: Path | None = None,
 ) -> Path:
     """Runs the stages of `config` (up to and including `until`) and returns the run folder.
 
-    people: who judges the pairs where the config has `preferences.people`.
+    people: who judges the pairs where the config has `preferences.people`. source: another run, whose finished stages
+    are taken over if this config makes them the same.
     """
+    path = Path(config.run)
+    wanted = [name for name in STAGES[: STAGES.index(until) + 1 if until else None] if getattr(config, name)]
     check_iterations(config)
     check_active_choice(config)
     for method in (config.ppo, config.group):
         if method is not None:
             check_rounds(method)  # before SFT has run for an hour, and before --fresh deletes anything
-    path = Path(config.run)
-    wanted = [name for name in STAGES[: STAGES.index(until) + 1 if until else None] if getattr(config, name)]
     if people is None and "preferences" in wanted:
         check_nobody_is_asked(config, path, fresh=fresh)
+    check_sections(config, wanted)
+    check_names(config)
+    check_source(path, source)
     tokenizer = open_tokenizer(config.model)
-    check_data(config, wanted, tokenizer, fresh=fresh)
-    if fresh and path.exists():
-        remove_run(path)
-    with RunFolder(path).open(config.model_dump(mode="json")) as folder:
+    if source is None:
+        check_data(config, wanted, tokenizer, fresh=fresh)
+    with RunFolder(path).lock() as folder:
+        if fresh:
+            folder.clear()
+        if source is not None:
+            with RunFolder(source).lock_to_read():
+                take_over(config, path, source, say)
+            check_data(config, wanted, tokenizer, fresh=False)
+        found = standings(config, path)
+        require_same(config, path, found)
+        require_files(standing for standing in found if standing.place.rpartition("/")[2] in wanted)
+        folder.record(config.model_dump(mode="json"))
         engine = LocalEngine(tokenizer.decode)
-        for iteration in range(1, config.iterations + 1):
-            pipeline = Pipeline(config, folder, tokenizer, engine, iteration, people)
-            last = iteration == config.iterations
-            for name in wanted:
-                if name in LOOP or (last if name == "evaluation" else iteration == 1):
-                    run_stage(pipeline, name)
+        for name, iteration in places(config):
+            if name in wanted:
+                run_stage(Pipeline(config, folder, tokenizer, engine, iteration, people), name)
         write_json(path / "summary.json", summarise(path, peak_rss_bytes()))
     return path
 
@@ -65,6 +83,16 @@ def check_data(config: PipelineConfig, wanted: Sequence[str], tokenizer: Tokeniz
     done = [name for name in STAGES if not fresh and (Path(config.run) / last[name] / "done.json").exists()]
     left = config.model_copy(update={name: None for name in STAGES if name not in wanted or name in done})
     check_splits(left, read_inputs(left, tokenizer))
+
+
+def check_source(path: Path, source: Path | None) -> None:
+    """Raises RunError where `source` is no run to take stages from, or is the run itself."""
+    if source is None:
+        return
+    if not (source / "config.json").exists():
+        raise RunError(f"--from {source}: that is no run folder, since it has no config.json; name one that a run made")
+    if path.exists() and path.samefile(source):
+        raise RunError(f"--from {source} is the run folder itself; name another folder for this run with run=PATH")
 
 
 def check_iterations(config: PipelineConfig) -> None:
@@ -106,34 +134,55 @@ def check_nobody_is_asked(config: PipelineConfig, run: Path, *, fresh: bool) -> 
         )
 
 
-def remove_run(path: Path) -> None:
-    """Deletes a run folder; refuses a folder that no run wrote, such as a mistyped path."""
-    if any(path.iterdir()) and not (path / "config.json").exists():
-        raise RunError(f"{path} holds no run, so --fresh does not delete it; name another folder with run=PATH")
-    shutil.rmtree(path)
-
-
 def evaluate_run(run: Path) -> dict[str, Any]:
     """Evaluates the models of a run again; returns the new summary."""
-    config = open_run(run).config
+    opened = open_run(run)
+    config = opened.config.model_copy(update={"run": str(run)})
     if config.evaluation is None:
         raise ConfigError(f"{run} was made without an `evaluation` section; there are no held-out prompts to use")
-    shutil.rmtree(run / "evaluation", ignore_errors=True)
-    return read_json(run_pipeline(config.model_copy(update={"run": str(run)})) / "summary.json")
+    check_names(config, ("evaluation",))
+    with RunFolder(run).lock() as folder:
+        folder.stage("evaluation").clear()
+        run_stage(Pipeline(config, folder, opened.tokenizer, opened.engine, config.iterations), "evaluation")
+        write_json(run / "summary.json", summarise(run, peak_rss_bytes()))
+    return read_object(run / "summary.json")
 
 
 def run_stage(pipeline: Pipeline, name: str) -> None:
-    """Runs one stage unless it is done; prints and records the time it took."""
-    context, label = pipeline.context(name), place(name, pipeline.iteration)
-    if context.folder.is_done():
-        say(f"{label}: done already")
+    """Runs one stage unless it is done; prints and records what it is made of and the time it took."""
+    config, run = pipeline.config, pipeline.folder.path
+    standing = standing_of(config, run, name, pipeline.iteration, known_digests(config, run))
+    require_same(config, run, [standing])  # files may have changed since the run began
+    require_files([standing])
+    context = pipeline.context(name)
+    if standing.done and not (standing.grows or standing.again):
+        say(f"{standing.place}: done already" + ("" if standing.there else ", before runs recorded what they read"))
         return
+    make_ready(config, context, standing, name)
     work: Callable[[Context], dict[str, Any]] = getattr(pipeline, name)
     with SpentTime(context.folder.path / "spent_s.json") as spent:
         results = work(context)
     context.folder.mark_done({**results, "time_s": spent.total})
-    Resume(context, {}).clear()
-    say(f"{label}: {spent.total:.0f} s")
+    Resume(context, {}).close(keep=GROWING.get(name) in standing.now.settings)
+    say(f"{standing.place}: {spent.total:.0f} s")
+
+
+def make_ready(config: PipelineConfig, context: Context, standing: Standing, name: str) -> None:
+    """Prepares the folder of a stage that is about to run, and says in it what the stage is made of."""
+    folder = context.folder
+    if standing.again:
+        say(f"{standing.place}: measured again, since its models are others now")
+        folder.clear()
+    elif not standing.begun and standing.there != standing.now:
+        folder.clear()  # what settings of before left behind, such as policies kept at a KL
+    elif standing.grows and standing.there is not None:
+        steps = standing.there.settings[GROWING[name]]
+        say(f"{standing.place}: goes on from {steps} to {standing.now.settings[GROWING[name]]} steps")
+        Resume(context, {}).reopen()
+        every = getattr(getattr(config, name), "sample_every", None)
+        if standing.done and every and steps % every:
+            folder.samples.drop(steps)  # shown because it was the last step, which it is no longer
+    standing.now.write(folder.path)
 
 
 class SpentTime:
@@ -141,7 +190,7 @@ class SpentTime:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.total = float(read_json(path)["s"]) if path.exists() else 0.0
+        self.total = read_object(path).number("s") if path.exists() else 0.0
 
     def __enter__(self) -> SpentTime:
         self._started = time.monotonic()

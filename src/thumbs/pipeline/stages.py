@@ -54,7 +54,7 @@ from thumbs.stages.rejection import run_rejection
 from thumbs.stages.reward import run_reward
 from thumbs.stages.reward_items import Row as RewardRow
 from thumbs.stages.sft import run_sft
-from thumbs.tracking.files import read_json, write_json
+from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.run_folder import RunFolder, StageFolder
 
 
@@ -97,7 +97,7 @@ class Pipeline:
             return {"pairs": len(store), "source": ", ".join(c.data.paths)}
         if c.prompts is None:
             raise ConfigError("preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for)")
-        created = read_json(self.folder.path / "versions.json")["created"]
+        created = read_object(self.folder.path / "versions.json")["created"]
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
         if c.people is not None:
             assert self.people is not None  # noqa: S101 - run_pipeline has checked

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from thumbs.tracking.files import read_json
+from thumbs.tracking.files import read_object
 
 
 def summarise(run: Path, peak_rss: int) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def summarise(run: Path, peak_rss: int) -> dict[str, Any]:
     peak_rss: the most memory that the process held, bytes.
     """
     paths = sorted([*run.glob("*/done.json"), *run.glob("iteration-*/*/done.json")])
-    done = {path.parent.relative_to(run).as_posix(): read_json(path) for path in paths}
+    done = {path.parent.relative_to(run).as_posix(): read_object(path) for path in paths}
     summary: dict[str, Any] = {}
     if "sft" in done:
         summary["sft.heldout_loss"] = done["sft"]["heldout_loss"]
@@ -65,4 +65,4 @@ def peak_rss_bytes() -> int:
 def _previous_peak(run: Path) -> float:
     """A resumed run keeps the larger peak."""
     path = run / "summary.json"
-    return float(read_json(path).get("peak_rss_gib", 0.0)) if path.exists() else 0.0
+    return float(read_object(path).get("peak_rss_gib", 0.0)) if path.exists() else 0.0

@@ -22,7 +22,7 @@ from thumbs.pipeline.labels import heldout_share, labels_of, split
 from thumbs.records import Preference
 from thumbs.stages.context import grouped_batch_at
 from thumbs.stages.pairs import by_prompt
-from thumbs.tracking.files import read_json
+from thumbs.tracking.files import read_object, read_object_if_there
 
 PEOPLE = "people.json"
 _HELD = "held out"
@@ -130,7 +130,7 @@ def trace_run(run: Path) -> Trace:
     """The trace of a run folder, as far as it has come; raises RunError where it is none."""
     if not (run / "config.json").exists():
         raise RunError(f"{run} is not a run folder: it has no config.json")
-    config = build_config(PipelineConfig, read_json(run / "config.json"), source=str(run / "config.json"))
+    config = build_config(PipelineConfig, read_object(run / "config.json"), source=str(run / "config.json"))
     builder = _Builder(run, config)
     checkpoints = {one.name: one for one in builder.checkpoints() if (run / one.name / "done.json").exists()}
     return Trace(run, tuple(builder.sources()), builder.labels, checkpoints)
@@ -173,7 +173,7 @@ class _Builder:
 
     def told(self, iteration: int) -> dict[str, Any]:
         path = self.run / place("preferences", iteration) / PEOPLE
-        return read_json(path) if path.exists() else {}
+        return read_object_if_there(path)
 
     def sources(self) -> Iterator[Source]:
         c = self.config.preferences
@@ -264,7 +264,7 @@ class _Builder:
     def drawn(self, name: str, pairs: Sequence[Preference], batch: _Batches) -> set[str]:
         """Ids of the pairs in the batches before the best step."""
         done = self.run / name / "done.json"
-        steps = int(read_json(done).get("best_step", 0)) if done.exists() else 0
+        steps = int(read_object(done).get("best_step", 0)) if done.exists() else 0
         groups = by_prompt([pair for pair in pairs for _ in range(batch.rows_a_pair)])
         batches = (grouped_batch_at(groups, step, batch.size, self.config.seed, batch.seed) for step in range(steps))
         return {pair.id for rows in batches for pair in rows}

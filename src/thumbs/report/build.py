@@ -15,6 +15,7 @@ from thumbs.report.headline import headline_rows, headline_sentence, labels_sent
 from thumbs.report.page import render
 from thumbs.report.record import RunRecord, read_run
 from thumbs.tracking import METRICS, write_text
+from thumbs.tracking.files import plain
 
 SYSTEMS = {
     "base": "Base",
@@ -133,7 +134,7 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "timeline": _timeline(run),
         "times": [(_STAGE_TITLES.get(k, k), v, v / max(seconds.values())) for k, v in seconds.items() if v > 0],
         "total_s": sum(seconds.values()),
-        "config": yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
+        "config": yaml.safe_dump(plain(run.config), sort_keys=False, allow_unicode=True),
         "versions": run.versions,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from thumbs.config.pipeline import METHODS, STAGES, place
 from thumbs.errors import RunError
-from thumbs.tracking import StageFolder, read_json
+from thumbs.tracking import StageFolder, read_object_if_there
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -79,5 +79,5 @@ def _labels(path: Path) -> Records:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    value = read_json(path) if path.exists() else {}
+    value = read_object_if_there(path)
     return value if isinstance(value, Mapping) else {}

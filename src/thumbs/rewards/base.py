@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -9,6 +10,12 @@ import numpy as np
 
 from thumbs.errors import RewardError
 from thumbs.records import Rollout, Score
+from thumbs.rewards.limits import OutOfTimeError, within
+from thumbs.rewards.returned import as_items, as_numbers, check_size, reply_place, shown
+from thumbs.rewards.signatures import SIGNATURES, batch_arguments, batch_columns, untouchable
+
+TIME_LIMIT_S = 600.0
+"""What a call of a reward function may take, unless its part of the mix says otherwise."""
 
 
 class RewardSource(Protocol):
@@ -20,14 +27,12 @@ class RewardSource(Protocol):
 
 
 def require_finite(name: str, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> None:
-    """Raises RewardError, which names the rollout, for a score that is no finite number."""
+    """Raises RewardError, which names the rollout, for a score that is no finite number, or too large to train on."""
     for number, (rollout, score) in enumerate(zip(rollouts, scores, strict=True)):
+        where = reply_place(name, number, rollout)
         if not np.isfinite(score.value):
-            raise RewardError(f"{_place(name, number, rollout)} got {score.value}, which is no finite number")
-
-
-def _place(name: str, number: int, rollout: Rollout) -> str:
-    return f"reward {name}: rollout {number} (prompt {rollout.prompt_id}, reply {rollout.text[:80]!r})"
+            raise RewardError(f"{where} got {score.value}, which is no finite number")
+        check_size(score.value, where)
 
 
 class NoAnswerError(RewardError):
@@ -43,35 +48,86 @@ def shown_scores(source: RewardSource, rollouts: Sequence[Rollout]) -> list[floa
 
 
 class CallableReward:
-    """A Python function of one rollout as reward: a number, or an array with one number a sampled token.
+    """A Python function as reward, of one of the signatures in `signatures.py`.
 
-    Raises RewardError, which names the rollout, where the function fails or gives anything else, NaN too.
+    It gets copies, through which nothing that is trained on can be changed, and has `time_limit_s` seconds for each
+    call. Raises ConfigError for another signature.
     """
 
-    def __init__(self, function: Callable[[Rollout], Any], name: str = "function") -> None:
-        self.function, self.name = function, name
+    def __init__(
+        self, function: Callable[..., Any], name: str = "function", time_limit_s: float = TIME_LIMIT_S
+    ) -> None:
+        self.function, self.name, self.time_limit_s = function, name, time_limit_s
+        self.columns = batch_arguments(function, name)
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """function(rollout) of each."""
-        return [self._score(number, rollout) for number, rollout in enumerate(rollouts)]
+        """A score for each rollout, in order. Raises RewardError where the function fails or gives anything else.
 
-    def _score(self, number: int, rollout: Rollout) -> Score:
-        where = _place(self.name, number, rollout)
-        try:
-            found = np.asarray(self.function(rollout), dtype=np.float64)
-        except RewardError:
-            raise
-        except Exception as error:
-            raise RewardError(f"{where} failed with {type(error).__name__}: {error}") from error
+        Where a function of TRL's signature gives None, the score counts for nothing (`Score.counts`).
+        """
+        if self.columns is not None:
+            return self._score_batch(rollouts, self.columns) if rollouts else []
+        return [self._score_one(number, rollout) for number, rollout in enumerate(rollouts)]
+
+    def _score_one(self, number: int, rollout: Rollout) -> Score:
+        where = reply_place(self.name, number, rollout)
+        given = self._call(where, lambda: self.function(untouchable(rollout)))
+        if given is None:
+            raise RewardError(
+                f"{where} got None; return a number (a function f(prompts, completions, **columns) may give None for "
+                "a reply of which it has nothing to say)"
+            )
         sampled = int(rollout.mask.sum())
+        found = as_numbers(given, where, f"one number, or one for each of the {sampled} tokens that were sampled")
         if found.shape not in ((), (sampled,)):
             raise RewardError(
                 f"{where} got an array of shape {found.shape}; give one number, or one for each of the {sampled} "
                 "tokens that were sampled"
             )
-        if not np.isfinite(found).all():
-            raise RewardError(f"{where} got {found.tolist()}, which is no finite number")
-        return Score(float(found.sum()), tokens=tuple(found.tolist()) if found.ndim else None)
+        value = float(found.sum())
+        check_size(value, where, "a sum of " if found.ndim else "")
+        return Score(value, tokens=tuple(found.tolist()) if found.ndim else None)
+
+    def _score_batch(self, rollouts: Sequence[Rollout], taken: Sequence[str]) -> list[Score]:
+        where = f"reward {self.name}: the batch of {len(rollouts)} replies"
+        columns = {name: column for name, column in batch_columns(rollouts).items() if name in taken}
+        given = self._call(where, lambda: self.function(**columns))
+        items = as_items(given)
+        if items is None:
+            raise RewardError(f"{where} got {shown(given)}; give a list with a number (or None) for each reply")
+        if len(items) != len(rollouts):
+            raise RewardError(f"{where} got {len(items)} rewards; give one for each of the {len(rollouts)} replies")
+        return [
+            self._one_of_batch(number, rollout, item)
+            for number, (rollout, item) in enumerate(zip(rollouts, items, strict=True))
+        ]
+
+    def _one_of_batch(self, number: int, rollout: Rollout, given: Any) -> Score:
+        if given is None:
+            return Score(0.0, counts=False)
+        where = reply_place(self.name, number, rollout)
+        found = as_numbers(given, where, "one number for each reply")
+        if found.size != 1:
+            raise RewardError(f"{where} got an array of shape {found.shape}; give one number for each reply")
+        return Score(float(found.reshape(())))
+
+    def _call(self, where: str, call: Callable[[], Any]) -> Any:
+        try:
+            given = within(self.time_limit_s, call)
+        except OutOfTimeError:
+            raise RewardError(
+                f"{where} took longer than the {self.time_limit_s:g} s that it has; make the function faster, or raise "
+                "the part's time_limit_s"
+            ) from None
+        except RewardError:
+            raise
+        except (Exception, SystemExit, GeneratorExit) as error:  # KeyboardInterrupt is the person who watches
+            raise RewardError(f"{where} failed with {type(error).__name__}: {error}") from error
+        if inspect.isawaitable(given):
+            if inspect.iscoroutine(given):
+                given.close()
+            raise RewardError(f"{where} got a coroutine, which nothing awaits; write a plain function {SIGNATURES}")
+        return given
 
 
 class EnvironmentReward:

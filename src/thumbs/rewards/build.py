@@ -20,7 +20,7 @@ from thumbs.rewards.judge import open_judge
 from thumbs.rewards.mix import Mix, Part
 from thumbs.rewards.trained import TrainedReward, open_scores
 from thumbs.rewards.verifiers import verifier
-from thumbs.tracking.files import read_json
+from thumbs.tracking.files import read_object_if_there
 
 _NONE = (
     "no reward model at {path}; give a run's `reward` folder, the `model` folder in it, or the folder or hub name of a "
@@ -52,7 +52,7 @@ def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
     model = build_config(ModelConfig, manifest["model"], source=str(folder))
     spec = ModelSpec("reward", model, ("scalar",), folder, trainable=False, seed=manifest["seed"])
     done = folder.parent / "done.json"
-    measured = read_json(done) if done.exists() else {}
+    measured = read_object_if_there(done)
     return open_scores(engine, spec, measured, open_tokenizer(model), reread=True)
 
 
@@ -86,9 +86,9 @@ def _source(part: RewardPart, engine: Engine, own: Callable[[], RewardSource]) -
     if part.model is not None:
         return own() if part.model == RUNS_OWN else open_reward_model(engine, Path(part.model))
     if part.function is not None:
-        return CallableReward(load_callable(part.function), part.title)
+        return CallableReward(load_callable(part.function), part.title, part.time_limit_s)
     if part.verifier is not None:
-        return CallableReward(verifier(part.verifier, part.pattern), part.title)
+        return CallableReward(verifier(part.verifier, part.pattern), part.title, part.time_limit_s)
     if part.judge is not None:
         return open_judge(engine, part.judge)
     return EnvironmentReward()

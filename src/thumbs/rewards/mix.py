@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thumbs.errors import RewardError
 from thumbs.records import Rollout, Score
 from thumbs.rewards.base import RewardSource, require_finite
+from thumbs.rewards.returned import reply_place
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,23 @@ class Mix:
         found = [part.source.score(rollouts) for part in self.parts]
         for part, scores in zip(self.parts, found, strict=True):
             require_finite(part.name, rollouts, scores)
-        return [self._sum(rollout, scores) for rollout, *scores in zip(rollouts, *found, strict=True)]
+        rows = enumerate(zip(rollouts, *found, strict=True))
+        mixed = [self._sum(number, rollout, scores) for number, (rollout, *scores) in rows]
+        require_finite("mix", rollouts, mixed)
+        return mixed
 
-    def _sum(self, rollout: Rollout, scores: Sequence[Score]) -> Score:
+    def _sum(self, number: int, rollout: Rollout, scores: Sequence[Score]) -> Score:
+        """A part that has nothing to say of a reply adds nothing, as in TRL."""
         tokens = np.zeros(int(rollout.mask.sum()))
-        for part, score in zip(self.parts, scores, strict=True):
+        given = [(part, score) for part, score in zip(self.parts, scores, strict=True) if score.counts]
+        if not given:
+            raise RewardError(f"{reply_place('mix', number, rollout)} got None from every part, so it has no score")
+        for part, score in given:
             if score.tokens is not None:
                 tokens += part.weight * np.array(score.tokens)
             else:
                 tokens[-1] += part.weight * score.value
         spread = any(score.tokens is not None for score in scores)
-        value = sum(part.weight * score.value for part, score in zip(self.parts, scores, strict=True))
-        named = {part.name: score.value for part, score in zip(self.parts, scores, strict=True)}
+        value = sum(part.weight * score.value for part, score in given)
+        named = {part.name: score.value for part, score in given}
         return Score(value, named, tuple(tokens.tolist()) if spread else None)

@@ -40,6 +40,7 @@ def collect(
                 text=text,
                 messages=(*prompt.messages, Message("assistant", text)),
                 answer=prompt.answer,
+                as_text=prompt.as_text,
             )
         )
     return rollouts

@@ -18,7 +18,7 @@ from thumbs.engine.base import Engine, Handle, ModelSpec
 from thumbs.records import Datum, ForwardOutput, Message, Preference, Reply
 from thumbs.stages.context import Context
 from thumbs.stages.sequences import conversation_tokens
-from thumbs.tracking.files import read_json, write_json
+from thumbs.tracking.files import read_object_if_there, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def with_reference(context: Context, start: Path | None, answers: Sequence[Answe
     they are computed anew.
     """
     path, key = context.folder.path / "reference.json", _key(context, start, answers)
-    kept = read_json(path) if path.exists() else {}
+    kept = read_object_if_there(path)
     if kept.get("key") != key:
         _log.info("reference: logprobs of %d replies", len(answers))
         spec = ModelSpec("reference", context.model, ("lm",), start, trainable=False, seed=context.seed)

@@ -19,7 +19,7 @@ from thumbs.engine.base import AdamStep, Engine, Handle
 from thumbs.errors import CheckpointError, NonFiniteError
 from thumbs.records import Datum
 from thumbs.rollout.collect import seed_of
-from thumbs.tracking.files import read_json, write_json
+from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.run_folder import StageFolder
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Resume:
 
     def __init__(self, context: Context, models: Mapping[str, Handle]) -> None:
         self.context, self.models = context, models
-        self.path = context.folder.path / "checkpoints"
+        self.path, self.end = context.folder.path / "checkpoints", context.folder.path / "end"
 
     def load(self) -> tuple[int, dict[str, Any]]:
         """Restores the models; returns the step to go on from and the saved state: (0, {}) for a fresh start.
@@ -62,8 +62,8 @@ class Resume:
         """
         step, state, logged = 0, {}, -1  # a fresh start logs its step 0 again
         if (self.path / "latest.json").exists():
-            latest = read_json(self.path / "latest.json")
-            step, state = int(latest["step"]), latest["state"]
+            latest = read_object(self.path / "latest.json")
+            step, state = int(latest.number("step")), latest.section("state")
             logged = step
             try:
                 for name, handle in self.models.items():
@@ -84,9 +84,19 @@ class Resume:
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Removes all checkpoints of a stage that is done."""
+    def close(self, *, keep: bool) -> None:
+        """Removes all checkpoints of a stage that is done; `keep` puts the last one away, for more steps later."""
+        if keep and self.path.exists():
+            shutil.rmtree(self.end, ignore_errors=True)
+            self.path.rename(self.end)
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def reopen(self) -> None:
+        """Makes a stage that is done go on from its last checkpoint; stopped anywhere, this can be repeated."""
+        if self.end.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.end.rename(self.path)
+        (self.context.folder.path / "done.json").unlink(missing_ok=True)
 
 
 def batch_at(rows: Sequence[T], step: int, size: int, *seed: int | str) -> list[T]:

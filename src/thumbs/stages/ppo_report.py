@@ -42,8 +42,9 @@ def experience_metrics(experience: Experience, kl_coef: float) -> dict[str, floa
 
 def part_means(section: str, scores: Sequence[Score]) -> dict[str, float]:
     """Mean of each part of the scores; the raw score of a lone reward model is not one."""
-    names = [name for name in scores[0].parts if name != "raw"]
-    return {f"{section}/part/{name}": float(np.mean([score.parts[name] for score in scores])) for name in names}
+    names = [name for name in dict.fromkeys(n for score in scores for n in score.parts) if name != "raw"]
+    given = {name: [score.parts[name] for score in scores if name in score.parts] for name in names}
+    return {f"{section}/part/{name}": float(np.mean(values)) for name, values in given.items()}
 
 
 def update_metrics(seen: list[dict[str, float]], epochs_done: float) -> dict[str, float]:

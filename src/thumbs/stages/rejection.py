@@ -28,7 +28,7 @@ from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_bat
 from thumbs.stages.milestones import check_frontier, keep_milestones
 from thumbs.stages.rollouts import roll_out
 from thumbs.stages.sequences import token_mean
-from thumbs.tracking.files import read_json, write_json
+from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.progress import Progress
 
 
@@ -149,7 +149,7 @@ def best(scores: np.ndarray, keep: int, above: float | None) -> list[tuple[int, 
 def _once(path: Path, rejection: Rejection, number: int) -> dict[str, Any]:
     if not path.exists():
         write_json(path, rejection.sample(number))
-    return read_json(path)
+    return read_object(path)
 
 
 def _datum(row: dict[str, Any]) -> Datum:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from thumbs.errors import CheckpointError, RunError, ThumbsError
+
+_log = logging.getLogger(__name__)
 
 
 def plain(value: Any) -> Any:
@@ -111,6 +114,69 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(f"cannot write {path}: {error.strerror or error}; check the folder and its rights") from error
 
 
+_MEND = {
+    "config.json": "restore it from a copy; without the settings of a run its models cannot be used",
+    "versions.json": "delete it, and the next run writes it anew",
+    "done.json": "restore it, or delete it, and the same command finishes the stage again",
+    "identity.json": "restore it, or delete the folder of the stage to train it again",
+    "latest.json": "delete the folder that it is in, and the same command starts this stage alone over",
+    "spent_s.json": "delete it; all that is lost is how long the stage took so far",
+    "summary.json": "delete it, and the next run writes it anew",
+    "results.json": "measure again with `thumbs eval`",
+    "audit.json": "delete it, and measure again with `thumbs eval reward`",
+    "reference.json": "delete it, and the next run computes it anew",
+}
+"""What to do about a damaged file of a run, by its name."""
+
+
+def mend(path: Path) -> str:
+    """What to do about a damaged file of a run."""
+    return _MEND.get(path.name, "delete it and run the stage again")
+
+
+class Recorded(dict[str, Any]):
+    """A JSON object of a run. A key that is not there raises CheckpointError, which names the file."""
+
+    def __init__(self, value: Mapping[str, Any], path: Path) -> None:
+        super().__init__({k: Recorded(v, path) if isinstance(v, dict) else v for k, v in value.items()})
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise CheckpointError(f"{self.path} is damaged: it has no {key!r}; {mend(self.path)}")
+
+    def number(self, key: str) -> float:
+        """The finite number under `key`; raises CheckpointError for anything else."""
+        value = self[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise CheckpointError(f"{self.path} is damaged: {key!r} is {value!r}, no number; {mend(self.path)}")
+        return value
+
+    def section(self, key: str) -> Recorded:
+        """The object under `key`; raises CheckpointError for anything else."""
+        value = self[key]
+        if not isinstance(value, Recorded):
+            raise CheckpointError(f"{self.path} is damaged: {key!r} is {value!r}, no object; {mend(self.path)}")
+        return value
+
+
+def read_object(path: str | Path) -> Recorded:
+    """The object in a JSON file that a run keeps: the one reader of a run's state.
+
+    Raises CheckpointError, which names the file and says what to do, where it is missing, damaged or of another type.
+    """
+    path = Path(path)
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged: it holds {_named(value)} in place of an object; {mend(path)}")
+    return Recorded(value, path)
+
+
+def read_object_if_there(path: str | Path) -> Recorded:
+    """As `read_object`; an empty one where nothing is at `path`."""
+    path = Path(path)
+    return read_object(path) if path.exists() else Recorded({}, path)
+
+
 def read_json(path: str | Path) -> Any:
     """The value in the JSON file at `path`; raises CheckpointError where it is missing or not JSON."""
     path = Path(path)
@@ -119,11 +185,19 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; was the stage that writes it run?") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
+        raise CheckpointError(f"{path} cannot be read ({error}); {mend(path)}") from error
+
+
+def _named(value: Any) -> str:
+    shown = json.dumps(value)
+    return shown if len(shown) <= 40 else f"{type(value).__name__} {shown[:40]}…"
 
 
 class StepLog:
-    """A file of JSON objects, one a line, each with a `step`; a line that a kill cut short is ignored."""
+    """A file of JSON objects, one a line, each with a `step`.
+
+    A last line that a kill cut short is ignored. Any other line that is no record is left out and named in the log.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -144,22 +218,55 @@ class StepLog:
 
     def truncate_after(self, step: int) -> None:
         """Drop the records of steps later than `step`, which a resumed stage will write again."""
+        self._keep(lambda record: record["step"] <= step)
+
+    def drop(self, step: int) -> None:
+        """Drop the records of one step."""
+        self._keep(lambda record: record["step"] != step)
+
+    def _keep(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
         if not self.path.exists():
             return
-        kept = [record for record in self._records() if record["step"] <= step]
+        kept = [record for record in self._records() if wanted(record)]
         write_text(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def _records(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():
             return
-        with self.path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(record, dict) and isinstance(record.get("step"), int):
-                    yield record
+        strange = []
+        try:
+            with self.path.open(encoding="utf-8", errors="replace") as file:
+                for number, line in enumerate(file, start=1):
+                    record = _record(line)
+                    if record is not None:
+                        yield record
+                    elif not _is_torn_record(line):
+                        strange.append(number)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be read ({error.strerror}); move it away, and the report does without it"
+            ) from error
+        if strange:
+            _log.warning(
+                "%s: %d lines are damaged and left out, the first is line %d; what they held is not in the report",
+                self.path,
+                len(strange),
+                strange[0],
+            )
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return record if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def _is_torn_record(line: str) -> bool:
+    """Whether a kill may have cut a record here: its beginning, and no end."""
+    return '{"step": '.startswith(line.rstrip("\n")[:9]) and not line.rstrip("\n").endswith("}")
 
 
 def _is_torn(file: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -35,6 +36,7 @@ class Progress:
         self._stream = stream or sys.stdout
         self._interval_s = interval_s
         self._started_s = self._written_s = 0.0
+        self._first: tuple[int, float] | None = None  # steps done at the first report, and when it came
         self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Progress:
@@ -54,6 +56,7 @@ class Progress:
     def advance(self, n: int = 1, /, **fields: float | str | None) -> None:
         """Count `n` more steps and show these values; a field that is not given keeps its last one."""
         self._done += n
+        self._first = self._first or (self._done, time.monotonic())
         self._fields |= fields
         if self._bar:
             self._bar.update(self._task, completed=self._done, shown=self._shown())
@@ -66,12 +69,21 @@ class Progress:
     def _write_line(self) -> None:
         self._written, self._written_s = self._done, time.monotonic()
         elapsed_s = self._written_s - self._started_s
-        left = elapsed_s / self._done * (self._total - self._done) if 0 < self._done < self._total else 0
+        left = self._left_s(elapsed_s)
         parts = [f"{self._title} {self._done}/{self._total}", self._shown(), f"{_clock(elapsed_s)} spent"]
         if left:
             parts.append(f"{_clock(left)} left")
         self._stream.write("  ".join(part for part in parts if part) + "\n")
         self._stream.flush()
+
+    def _left_s(self, elapsed_s: float) -> float:
+        """Time left at the pace since the first report, which counts the steps of an interrupted run; 0: unknown."""
+        if not 0 < self._done < self._total:
+            return 0.0
+        before, first_s = self._first or (0, self._started_s)
+        if self._done > before:
+            return (self._written_s - first_s) / (self._done - before) * (self._total - self._done)
+        return elapsed_s / self._done * (self._total - self._done)
 
 
 class _Fields(rich.progress.ProgressColumn):
@@ -91,6 +103,7 @@ def _bar(stream: IO[str]) -> rich.progress.Progress:
         rich.progress.TextColumn("left"),
         rich.progress.TimeRemainingColumn(),
         console=Console(file=stream),
+        speed_estimate_period=math.inf,  # rich forgets the pace after 30 s, and a step of PPO takes longer
     )
 
 

@@ -2,7 +2,7 @@
 
 run/
 ├── config.json  versions.json  summary.json  report.html  .lock
-└── <stage>/     metrics.jsonl  samples.jsonl  done.json  (and the stage's checkpoints)
+└── <stage>/     identity.json  metrics.jsonl  samples.jsonl  done.json  (and the stage's checkpoints)
 """
 
 from __future__ import annotations
@@ -12,16 +12,28 @@ import fcntl
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from thumbs.errors import RunError
-from thumbs.tracking.files import StepLog, plain, read_json, write_json, writing
+from thumbs.tracking.files import (
+    Recorded,
+    StepLog,
+    plain,
+    read_object,
+    read_object_if_there,
+    write_json,
+    writing,
+)
 from thumbs.tracking.metrics import MetricLog
 
 _SHOWN_DIFFERENCES = 5
+_LOCK = ".lock"
+_NO_PROGRESS = ("identity.json", "spent_s.json", "metrics.jsonl", "samples.jsonl", "at-kl", "reference.json")
+"""What a stage leaves before its first checkpoint, and writes again when it begins anew."""
 
 
 class StageFolder:
@@ -48,11 +60,28 @@ class StageFolder:
         """Declare the stage complete with these results; call it after everything else is on the disk."""
         write_json(self.path / "done.json", results)
 
-    def results(self) -> dict[str, Any]:
+    def results(self) -> Recorded:
         """What `mark_done` was given; raises RunError where the stage is not complete."""
         if not self.is_done():
             raise RunError(f"stage {self.path.name!r} of {self.path.parent} is not complete; run it first")
-        return read_json(self.path / "done.json")
+        return read_object(self.path / "done.json")
+
+    def has_begun(self) -> bool:
+        """Whether something of the stage would be taken up again: its results, a checkpoint, pairs, replies."""
+        return any(self._is_progress(path) for path in self.path.iterdir()) if self.path.is_dir() else False
+
+    def clear(self) -> None:
+        """Deletes all that a stage left; only for the process that has the run folder."""
+        with writing(self.path):
+            empty(self.path)
+
+    def _is_progress(self, path: Path) -> bool:
+        if path.name == "checkpoints":
+            return (path / "latest.json").exists()
+        if path.name in _NO_PROGRESS or path.name.startswith((".", "nonfinite-", "model")):
+            return False
+        # An empty file of pairs, and weights beside which no checkpoint was written yet, are begun anew.
+        return path.stat().st_size > 0 if path.suffix == ".jsonl" else True
 
 
 class RunFolder:
@@ -68,22 +97,53 @@ class RunFolder:
         Raises RunError where another process uses the folder and, unless `allow_changed`, where the config
         differs: it then names the first differing keys.
         """
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-        wanted, config_path = plain(config), self.path / "config.json"
+        self.lock()
         try:
-            created = _now()
-            if config_path.exists():
-                if not allow_changed:
-                    self._refuse_changes(read_json(config_path), wanted)
-                created = read_json(self.path / "versions.json").get("created", created)
-            write_json(self.path / "versions.json", {"created": created, **versions()})
-            write_json(config_path, wanted)
+            if not allow_changed and (self.path / "config.json").exists():
+                self._refuse_changes(read_object(self.path / "config.json"), plain(config))
+            self.record(config)
         except BaseException:
             self.close()
             raise
         return self
+
+    def lock(self) -> RunFolder:
+        """Take the folder for this process alone, creating it if need be; return self.
+
+        Nothing in a run folder is deleted or written before. Raises RunError where another process has it.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+        return self
+
+    def lock_to_read(self) -> RunFolder:
+        """As `lock`; a folder that cannot be written to, in which nobody can work, is read without."""
+        return self.lock() if os.access(self.path, os.W_OK) else self
+
+    def record(self, config: Mapping[str, Any]) -> None:
+        """Write config.json and versions.json; the date of the first time stays."""
+        path = self.path / "versions.json"
+        created = read_object_if_there(path).get("created", _now())
+        write_json(path, {"created": created, **versions()})
+        write_json(self.path / "config.json", plain(config))
+
+    def clear(self) -> None:
+        """Delete all that the run left, for a new beginning; the folder stays this process's.
+
+        Raises RunError for a folder that no run wrote, such as a mistyped path, and where it is not locked.
+        """
+        if not self._lock:
+            raise RunError(f"{self.path} is not this process's, so nothing in it is deleted")
+        left = [path.name for path in self.path.iterdir() if path.name != _LOCK]
+        if left and "config.json" not in left:
+            raise RunError(
+                f"{self.path} holds no run, so --fresh does not delete it; name another folder with run=PATH"
+            )
+        with writing(self.path):
+            # The settings go last: a deletion that is stopped leaves what is known as a run.
+            empty(self.path, keep=(_LOCK, "config.json"))
+            (self.path / "config.json").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let others use the folder; the system does the same when this process ends or is killed."""
@@ -107,7 +167,7 @@ class RunFolder:
     def _take_lock(self) -> None:
         if self._lock:
             return
-        file = (self.path / ".lock").open("a+", encoding="utf-8")
+        file = (self.path / _LOCK).open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -123,15 +183,30 @@ class RunFolder:
         self._lock = file
 
     def _refuse_changes(self, old: Any, new: Any) -> None:
-        changes = list(_differences(_flat(old), _flat(new)))
-        if not changes:
-            return
-        shown = "".join(f"\n  {change}" for change in changes[:_SHOWN_DIFFERENCES])
-        more = f"\n  and {len(changes) - _SHOWN_DIFFERENCES} more" if len(changes) > _SHOWN_DIFFERENCES else ""
-        raise RunError(
-            f"run folder {self.path} was made with another config:{shown}{more}\n"
-            "use another run folder (run=PATH), put the old values back, or start over with --fresh"
-        )
+        changes = setting_changes(flat_settings(old), flat_settings(new))
+        if changes:
+            raise RunError(
+                f"run folder {self.path} was made with another config:{listed(changes)}\n"
+                "use another run folder (run=PATH), put the old values back, or start over with --fresh"
+            )
+
+
+def empty(folder: Path, keep: Sequence[str] = ()) -> None:
+    """Deletes everything in a folder but what is named; a folder that is not there is empty."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def listed(changes: Sequence[str]) -> str:
+    """The first changes, each on a line, and how many more there are."""
+    shown = "".join(f"\n  {change}" for change in changes[:_SHOWN_DIFFERENCES])
+    more = f"\n  and {len(changes) - _SHOWN_DIFFERENCES} more" if len(changes) > _SHOWN_DIFFERENCES else ""
+    return shown + more
 
 
 def versions() -> dict[str, Any]:
@@ -163,22 +238,25 @@ def _cpu_model() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat_settings(config: Any, prefix: str = "") -> dict[str, Any]:
     """Settings by dotted key, without the top-level `run`; an empty section is a value."""
     if not isinstance(config, Mapping) or (prefix and not config):
         return {prefix: config}
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if prefix or key != "run":
-            flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+            flat |= flat_settings(value, f"{prefix}.{key}" if prefix else key)
     return flat
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def setting_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`key: old there, new now` for each dotted key that differs."""
+    changes = []
     for key in dict.fromkeys([*old, *new]):
         if key not in old or key not in new or old[key] != new[key]:
             before, after = (repr(flat[key]) if key in flat else "not set" for flat in (old, new))
-            yield f"{key}: {before} there, {after} now"
+            changes.append(f"{key}: {before} there, {after} now")
+    return changes
 
 
 def _now() -> str:

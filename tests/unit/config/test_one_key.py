@@ -73,7 +73,7 @@ def others(field: FieldInfo, value: Any) -> Iterator[Any]:
     if any(option in (int, float) for option in options):
         number = value or 0
         yield from (number + 1, number / 2, 0.3, 1, number * 2, 97)
-    yield from ("other", ["other"], [0.7], {"path": "other.jsonl"}, [{"function": "a:b"}], "dpo", "2031-05-09")
+    yield from ("other", ["other"], [0.7], {"path": "other.jsonl"}, [{"function": "a:b"}], "ipo", "2025-02-03")
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

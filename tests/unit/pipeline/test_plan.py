@@ -73,8 +73,8 @@ def test_nothing_is_wrong_with_a_sound_config(sound: dict[str, Any]):
         ("ppo.score_scale=false", "score_std in reward/done.json"),
         ("ppo.minibatch_size=12", "not a multiple of ppo.minibatch_size=12"),
         ("ppo.batch_size=64", "each step has 32 rollouts"),
-        ("ppo.sampling.top_k=5", "falsifies the ratio and the KL"),
-        ("ppo.sampling.top_p=0.9", "falsifies the ratio and the KL"),
+        ("ppo.sampling.top_k=5", "the KL and the ratio need temperature > 0"),
+        ("ppo.sampling.top_p=0.9", "the KL and the ratio need temperature > 0"),
         ("ppo.sampling.max_new_tokens=250", "ppo.sampling.max_new_tokens or ppo.prompts.max_tokens"),
         ("preferences.sampling.max_new_tokens=250", "the model's context is 256"),
         ("evaluation.sampling.max_new_tokens=250", "the model's context is 256"),
@@ -108,8 +108,12 @@ def test_a_run_folder_of_another_config_is_noticed(sound: dict[str, Any]):
     stored.parent.mkdir()
     config = build_config(PipelineConfig, sound)
     stored.write_text(json.dumps(config.model_dump(mode="json") | {"run": "moved"}), encoding="utf-8")
+    assert planned(sound, "seed=1").warnings == ()  # nothing is trained yet
+    (stored.parent / "sft").mkdir()
+    (stored.parent / "sft" / "done.json").write_text("{}", encoding="utf-8")
     assert planned(sound).warnings == ()
     (warning,) = planned(sound, "seed=1").warnings
+    assert "seed: 0 there, 1 now" in warning
     assert "holds a run with another config" in warning
 
 

@@ -90,8 +90,8 @@ def test_answers_come_with_prompts():
         (lambda r: math.nan, "got nan, which is no finite number"),
         (lambda r: 1 / 0, "failed with ZeroDivisionError: division by zero"),
         (lambda r: [1.0, 2.0], r"got an array of shape \(2,\); give one number, or one for each of the 4 tokens"),
-        (lambda r: None, "got nan|failed with TypeError"),
-        (lambda r: "high", "failed with ValueError"),
+        (lambda r: None, "got None; return a number"),
+        (lambda r: "high", r"got 'high' \(str\)"),
         (lambda r: [0.0, 0.0, math.inf, 0.0], "which is no finite number"),
     ],
 )

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from thumbs.tracking import Progress
+from thumbs.tracking import Progress, progress
 
 
 class Terminal(io.StringIO):
@@ -49,3 +49,27 @@ def test_a_terminal_gets_a_bar_and_values_are_no_markup(monkeypatch: pytest.Monk
     assert "SFT [x]" in stream.getvalue()
     assert "note [red]" in stream.getvalue()
     assert "2/2" in stream.getvalue()
+
+
+@pytest.mark.parametrize("step_s", [1, 29, 31, 400, 86_400])
+def test_time_left_is_shown_however_long_a_step_takes(step_s: int) -> None:
+    now = 0.0
+    bar = progress._bar(Terminal())
+    bar.get_time = lambda: now
+    task = bar.add_task("PPO", total=160, shown="")
+    for done in range(5):
+        bar.update(task, completed=done)
+        now += step_s
+    assert bar.tasks[0].time_remaining == pytest.approx((160 - 4) * step_s, abs=1)
+
+
+def test_steps_of_an_interrupted_run_do_not_hasten_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    with Progress("SFT", 100, stream=stream) as bar:
+        bar.advance(90)  # where the run before stopped
+        for _ in range(2):
+            now += 60
+            bar.advance()
+    assert stream.getvalue().splitlines()[-1] == "SFT 92/100  2:00 spent  8:00 left"

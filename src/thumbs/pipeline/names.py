@@ -1,0 +1,150 @@
+"""Every name that a config gives, looked up before anything runs: functions, judges, models, files, sections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from thumbs.config.environment import EnvironmentConfig
+from thumbs.config.evaluation import EvaluationConfig
+from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig
+from thumbs.config.preferences import PeopleConfig, PreferenceConfig
+from thumbs.config.rewards import RUNS_OWN, RewardPart
+from thumbs.envs.named import load_callable
+from thumbs.errors import ConfigError, DataError, ModelError
+from thumbs.evaluation.judges import gold_judge
+from thumbs.models.catalog import is_builtin_byte, resolve
+from thumbs.pipeline.identity import asks_own_reward
+from thumbs.pipeline.reads import sections
+from thumbs.pipeline.standing import Standing
+from thumbs.rewards.signatures import batch_arguments
+from thumbs.rewards.verifiers import verifier
+
+
+def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
+    """Raises ConfigError, which names the key, where a name in these stages is none.
+
+    Imports the modules of the functions that are named, and fetches models that are not on this machine yet.
+    """
+    _check_model("model.name", config.model.name)
+    for stage in stages:
+        section = getattr(config, stage)
+        for key, part in sections(section, stage) if section is not None else ():
+            for kind, check in _CHECKS.items():
+                if isinstance(part, kind):
+                    check(key, part)
+
+
+def check_sections(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
+    """Raises ConfigError where one of these stages lacks another section, or has settings that do not fit."""
+    for stage, text in lacking(config):
+        if stage in stages:
+            raise ConfigError(text)
+
+
+def lacking(config: PipelineConfig) -> Iterator[tuple[str, str]]:
+    """(stage, what is missing) for each stage that needs another section, or settings that fit each other."""
+    c = config
+    if c.reward is not None and c.reward.data is None and c.preferences is None:
+        yield "reward", _needs("reward", "preferences")
+    for stage in METHODS:
+        if getattr(c, stage) is not None and asks_own_reward(c, stage) and c.reward is None:
+            yield stage, _needs(stage, "reward")
+    pairs = c.preference is not None and c.preference.online is None and c.preference.unpaired is None
+    if pairs and c.preferences is None:
+        yield "preference", _needs("preference", "preferences")
+    if c.preferences is not None and c.preferences.data is None and c.preferences.prompts is None:
+        yield "preferences", "preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for)"
+    if c.ppo is not None and c.ppo.ptx_coef and c.sft is None:
+        yield "ppo", "ppo.ptx_coef mixes in the SFT data, so the config needs section `sft`"
+    if c.ppo is not None and c.ppo.critic.init == "reward" and c.reward is not None and c.reward.heads > 1:
+        yield "ppo", "ppo.critic.init=reward needs a reward model with one head; set reward.heads=1, or another init"
+    if c.rejection is not None and (misfit := c.rejection.misfit()):
+        yield "rejection", misfit
+
+
+def require_files(standings: Iterable[Standing]) -> None:
+    """Raises DataError for a file that a stage still has to read and that is not there."""
+    for standing in standings:
+        for key, files in standing.now.read.items() if not standing.done or standing.again or standing.grows else ():
+            for file in files:
+                if file["sha256"] is None:
+                    raise DataError(f"{key}: {file['name']}: no such file; give a path, hub:NAME or builtin:NAME")
+
+
+def _needs(stage: str, needed: str) -> str:
+    return f"section `{stage}` needs section `{needed}`"
+
+
+def _check_environment(key: str, part: EnvironmentConfig) -> None:
+    for place, name in enumerate(part.tools):
+        _check_function(f"{key}.tools.{place}", name)
+    if part.factory is not None:
+        _check_function(f"{key}.factory", part.factory)
+
+
+def _check_evaluation(key: str, part: EvaluationConfig) -> None:
+    _check_judge(f"{key}.judge", part.judge)
+
+
+def _check_annotators(key: str, part: PreferenceConfig) -> None:
+    if part.judge_model is not None:
+        _check_model(f"{key}.judge_model", part.judge_model)
+    elif part.data is None and part.people is None:
+        _check_judge(f"{key}.judge", part.judge)
+
+
+def _check_people(key: str, part: PeopleConfig) -> None:
+    if part.reward_model is not None and not Path(part.reward_model).exists():
+        raise ConfigError(f"{key}.reward_model: nothing is at {part.reward_model}; give a run's `reward` folder")
+
+
+def _check_reward(key: str, part: RewardPart) -> None:
+    if misfit := part.misfit():
+        raise ConfigError(f"{key}: {misfit}")
+    if part.function is not None:
+        try:
+            batch_arguments(load_callable(part.function), part.function)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.function: {error}") from None
+    if part.verifier is not None:
+        verifier(part.verifier, part.pattern)
+    if part.judge is not None:
+        _check_model(f"{key}.judge", part.judge)
+    if part.model is not None and part.model != RUNS_OWN and not Path(part.model).expanduser().exists():
+        _check_model(f"{key}.model", part.model)
+
+
+def _check_function(key: str, name: str) -> None:
+    try:
+        load_callable(name)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _check_judge(key: str, name: str) -> None:
+    try:
+        gold_judge(name)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _check_model(key: str, name: str) -> None:
+    try:
+        if not is_builtin_byte(name):
+            resolve(name)
+    except ModelError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+_CHECKS: dict[type[BaseModel], Callable[[str, Any], None]] = {
+    RewardPart: _check_reward,
+    EnvironmentConfig: _check_environment,
+    EvaluationConfig: _check_evaluation,
+    PreferenceConfig: _check_annotators,
+    PeopleConfig: _check_people,
+}
+"""What looks up the names in a section of a class."""

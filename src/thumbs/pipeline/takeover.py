@@ -1,0 +1,80 @@
+"""`--from`: the finished stages of another run, where a config makes them the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.errors import RunError
+from thumbs.pipeline.standing import places, standing_of
+from thumbs.tracking.files import writing
+from thumbs.tracking.run_folder import StageFolder
+
+
+def take_over(config: PipelineConfig, run: Path, source: Path, say: Callable[[str], None]) -> None:
+    """Takes the stages of the run `source` that the config would make the same into the run folder `run`.
+
+    Says of each stage whether it was taken, and if not, why not. A stage that has begun in `run` is left as it is.
+    """
+    digests: dict[str, str] = {}
+    for stage, iteration in places(config):
+        here = standing_of(config, run, stage, iteration, digests)
+        if here.begun:
+            say(f"{here.place}: has begun here, so it is not taken from {source}")
+            digests[here.place] = here.digest
+            continue
+        there = standing_of(config, source, stage, iteration, digests)
+        reason = _why_not(source / there.place, there.problems, done=there.done, known=there.there is not None)
+        if there.again:
+            reason = "its models are others now"
+        if reason:
+            say(f"{there.place}: not taken from {source}: {reason}")
+        else:
+            copy_stage(source / there.place, run / there.place)
+            say(f"{there.place}: taken from {source}" + (", and goes on" if there.grows else ""))
+        digests[here.place] = there.digest if not reason else here.digest
+
+
+def _why_not(folder: Path, problems: tuple[str, ...], *, done: bool, known: bool) -> str:
+    if not StageFolder(folder).has_begun():
+        return "it is not there"
+    if not known:
+        return "it does not say what it was made of (an older version of thumbs made it)"
+    if problems:
+        return "; ".join(problems)
+    return "" if done else "it is not finished there"
+
+
+def copy_stage(source: Path, target: Path) -> None:
+    """A copy of a stage's folder, whole or not there; weights, which nothing changes in place, are linked if possible.
+
+    Raises RunError where the disk is full or something cannot be read.
+    """
+    scratch = target.with_name(f".{target.name}.new")
+    with writing(target):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copytree(source, scratch, copy_function=_link_or_copy)
+            shutil.rmtree(target, ignore_errors=True)
+            scratch.rename(target)
+        except shutil.Error as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise RunError(
+                f"{source} could not be copied to {target}: {error}; check the disk and the rights"
+            ) from None
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+
+def _link_or_copy(source: str, target: str) -> object:
+    if source.endswith(".safetensors"):
+        try:
+            return os.link(source, target)
+        except OSError:  # another file system, or one without links
+            pass
+    return shutil.copy2(source, target)
