@@ -215,3 +215,20 @@ def test_a_failed_pass_takes_back_its_own_gradients_only(engine, tiny_llama):
             list(engine.in_parts(handle, good, [CrossEntropy()], backward=False))
         norms.append(engine.optim_step(handle, AdamStep(0.1, 0.0)).grad_norm)
     assert norms[0] == norms[1] > 0
+
+
+def test_rows_fit_the_caches_bound(engine, tiny_llama, monkeypatch):
+    """Four requests that reach 20 tokens each, in room for 45, decode two at a time; one that reaches more, alone."""
+    monkeypatch.setattr(pools, "CACHE_TOKENS", 45)
+    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    params = replace(PARAMS, max_new_tokens=12, stop_tokens=())
+    pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
+    lengths = [8, 8, 8, 8, 50]
+    for client, length in enumerate(lengths):
+        pool.add(Request(client, [7] * length, params, [client]))
+    live, finished = [], []
+    while not pool.idle:
+        finished += pool.step()
+        live.append(pool.live)
+    assert max(live) == 2
+    assert len(finished) == 5

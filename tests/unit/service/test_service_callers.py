@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,33 @@ def test_links_hold_for_one_subject_until_they_end() -> None:
     assert not signer.allows("a/b", "5", signer.link("a/b", 5))
     for nonsense in ("", "-1", "1e9", "²", "9" * 5000):
         assert not signer.allows("a/b", nonsense, signature)
+
+
+def test_samplers_of_the_chat_api_are_their_owners(two: tuple[Caller, Caller]) -> None:
+    """Each gets a session of their own, also for the same base model."""
+    alice, bob = two
+    body = {"model": MODEL, "prompt": "ab", "max_tokens": 1}
+    for caller in (alice, bob, alice):
+        assert caller.request("POST", "/v1/completions", json=body).status_code == 200
+    opened = [call[1] for call in alice.backend.calls if call[0] == "open_sampler"]
+    sampled = [call[1] for call in alice.backend.calls if call[0] == "sample"]
+    assert len(set(opened)) == len(opened) == 2
+    assert sampled == [opened[0], opened[1], opened[0]]
+    store = alice.backend.store
+    assert [record.owner for name in opened if (record := store.sampler(name))] == ["alice", "bob"]
+
+
+def test_links_in_a_checkpoint_are_not_followed(caller: Caller, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("the secret of the house")
+    path = caller.checkpoint("external_weights")
+    record = caller.backend.store.checkpoint(path)
+    assert record is not None
+    (record.folder / "linked.json").symlink_to(secret)
+    (record.folder / "linked").symlink_to(tmp_path)
+    address = path.removeprefix("tinker://").replace("/", "/checkpoints/", 1)
+    urls = caller.request("GET", f"/api/v1/training_runs/{address}/external_weights_urls").json()["urls"]
+    assert sorted(urls) == ["adapter_config.json", "adapter_model.safetensors"]
+    moved = caller.request("GET", f"/api/v1/training_runs/{address}/archive").headers["location"]
+    with tarfile.open(fileobj=io.BytesIO(caller.http.get(moved).content)) as archive:
+        assert not any("linked" in name for name in archive.getnames())

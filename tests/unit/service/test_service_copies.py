@@ -59,3 +59,18 @@ def test_who_may_copy(serve: Serve) -> None:
     assert bob.post("copy_weights", {"source_path": source}).status_code == 400
     theirs = {"source_path": source, "session_id": ann.session(), "model_seq_id": 0}
     assert bob.post("copy_weights", theirs).status_code == 404
+
+
+def test_an_idempotency_key_is_its_owners(serve: Serve) -> None:
+    """The same key of somebody else is another copy."""
+    ann = serve(needs_token=True)
+    ann.key, key = (ann.backend.store.add_token(name) for name in ("ann", "bob"))
+    bob, source = replace(ann, key=key), ann.checkpoint()
+    ann.post(f"training_runs/{source.removeprefix('tinker://').replace('/', '/checkpoints/', 1)}/publish")
+    body, same = {"source_path": source, "destination_project_id": "p"}, {"X-Idempotency-Key": "one"}
+    mine = ann.post("copy_weights", body, **same).json()["tinker_path"]
+    assert ann.post("copy_weights", body, **same).json()["tinker_path"] == mine
+    theirs = bob.post("copy_weights", body, **same)
+    assert theirs.status_code == 200
+    assert theirs.json()["tinker_path"] != mine
+    assert bob.post("weights_info", {"tinker_path": theirs.json()["tinker_path"]}).status_code == 200

@@ -367,3 +367,17 @@ def test_online_pairs_are_the_best_and_the_worst_and_equal_scores_a_tie():
     found = best_and_worst(prompt("q"), rollouts, np.array([0.5, 2.0, -1.0]))
     assert ([a.length for a in found.sides], found.preferred) == ([2, 3], 1.0)
     assert best_and_worst(prompt("q"), rollouts, np.array([1.0, 1.0, 1.0])).preferred == 0.5
+
+
+@pytest.mark.parametrize("method", ["bco", "mpo"])
+def test_the_baseline_is_the_mean_reward_of_all_pairs_before(tmp_path: Path, method: str):
+    """What a step subtracts is the mean of beta · log-ratio over both sides of the pairs of earlier steps, no more."""
+    context, c = byte_context(tmp_path), config(method)
+    train(context, c)
+    beta, before = float(c.settings()["beta"]), []
+    for row in numbers(context):
+        expected = sum(before) / len(before) if before else 0.0  # all batches have four pairs
+        assert row["preference/baseline"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        before.append(beta * (row["preference/chosen_ratio"] + row["preference/rejected_ratio"]) / 2)
+    assert len(before) == 6
+    assert abs(sum(before)) > 1e-4
