@@ -53,8 +53,8 @@ RULES = """### What decides
 * `model.safetensors` is read, else the files that `model.safetensors.index.json` names, as in `transformers`.
   Other safetensors files are named in a warning. An index that names a missing file, or one outside of the
   folder, is refused.
-* Every tensor is used, or the error names it. Two kinds may be left over: `rotary_emb.inv_freq`, and `v_head.*`
-  of TRL. A stored `lm_head.weight` of a tied model must equal the embedding.
+* Every tensor is used, or the error names it. Three kinds may be left over: `rotary_emb.inv_freq`,
+  `masked_bias`, and `v_head.*` of TRL. A stored `lm_head.weight` of a tied model must equal the embedding.
 * Tensors that are missing, of another shape, of an integer or 8-bit type without a quantisation, NaN or
   infinite are errors that name them.
 * The end tokens of `generation_config.json` (or of `config.json` if there is no such file) stop replies, next

@@ -7,6 +7,7 @@ the config say so before any weights are read; then the loaded model is tried ou
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "sparse", "dense"}
 """Kinds of layers (`layer_types`) that keep keys and values and nothing else."""
+
+log = logging.getLogger(__name__)
 
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "LMHead", "ForConditionalGeneration")
 _BY_LENGTH = ("dynamic", "longrope", "su")
@@ -63,6 +66,10 @@ def unknown_keys(config: PretrainedConfig, raw: Mapping[str, Any]) -> list[str]:
     """Keys of config.json that have a value and that the config's class does not know, so that nothing reads them."""
     known = {name for kind in type(config).__mro__ for name in getattr(kind, "__annotations__", {})}
     known |= config.attribute_map.keys() | set(dir(type(config))) | USED | FIXED.keys() | HARMLESS
+    try:
+        known |= type(config)().to_dict().keys()  # what a config sets when it is made, and writes
+    except Exception:  # a few cannot be made without settings
+        log.debug("%s has no defaults", type(config).__name__)
     return sorted(key for key, value in raw.items() if value is not None and key not in known)
 
 

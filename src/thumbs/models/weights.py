@@ -21,9 +21,9 @@ from thumbs.models.quantised import check_plain, dequantise, quantisation
 
 log = logging.getLogger(__name__)
 
-HARMLESS = re.compile(r"(^|\.)rotary_emb\.inv_freq$|^v_head\.")
-"""Tensors that may be left over: rotary frequencies that old versions of transformers saved, although config.json says
-them, and a value head of TRL's, which `compat.trl_ppo` reads and a policy has no use for.
+HARMLESS = re.compile(r"(^|\.)rotary_emb\.inv_freq$|\.masked_bias$|^v_head\.")
+"""Tensors that may be left over: rotary frequencies and the number in masked places, which old versions of transformers
+saved although config.json says them, and a value head of TRL's, which `compat.trl_ppo` reads and no policy needs.
 """
 
 

@@ -110,6 +110,19 @@ def test_every_tensor_is_used_or_named(biased: Path, change, message: str):
         load_hf(biased, torch.float32)
 
 
+def test_gpt2_as_the_hub_has_it(tmp_path: Path):
+    """Without the prefix of the whole model, and with constants that old versions saved."""
+    row = next(row for row in THROUGH_TRANSFORMERS if row.name == "GPT-2")
+    expected = row.save(tmp_path).state_dict()
+    state = load_file(tmp_path / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+    constants = {"h.0.attn.bias": torch.ones(1, 1, 64, 64), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(bare | constants, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = load_hf(tmp_path, torch.float32).model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 @torch.no_grad()
 def test_quantised_weights_are_read_with_their_scales(biased: Path, tmp_path: Path):
     state = load_file(biased / "model.safetensors")
