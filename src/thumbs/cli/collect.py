@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -167,12 +168,15 @@ def add_file(store: CollectStore, project: Project, file: str) -> None:
     """Adds the items of a file to a project and tells what came of it; raises DataError where none is of use."""
     from thumbs.collect.importing import read_items
     from thumbs.collect.records import NewItem
+    from thumbs.data.load import ignored_text
     from thumbs.errors import DataError
 
     problems: list[str] = []
+    ignored: Counter[str] = Counter()
 
     def items() -> Iterator[NewItem]:
-        for read in read_items(file, store.projects.question(project.id)[1], source=Path(file).name):
+        question = store.projects.question(project.id)[1]
+        for read in read_items(file, question, source=Path(file).name, ignored=ignored):
             if isinstance(read, NewItem):
                 yield read
             else:
@@ -180,6 +184,8 @@ def add_file(store: CollectStore, project: Project, file: str) -> None:
 
     added = store.items.add(project.id, items())
     problems += [f"{file}: item {place + 1}: {why}" for place, why in added.refused]
+    for line in ignored_text(ignored):
+        typer.echo(printable(line), err=True)
     for problem in problems[:20]:
         typer.echo(printable(problem), err=True)
     if not added.created + added.existing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any, get_args
 from thumbs.collect.errors import CollectError
 from thumbs.collect.question import AnswerError, Axis, Question, read_answer
 from thumbs.collect.records import Answer, ItemRole, NewItem
-from thumbs.data.conversations import read_conversation, read_prompt_messages
+from thumbs.data.conversations import read_conversation, read_prompt_messages, with_system
+from thumbs.data.formats import kind_of, plain_row, recognise
 from thumbs.data.messages import as_prompt
 from thumbs.data.preferences import read_number, read_preference
 from thumbs.data.prompts import check_prompt, read_prompt
 from thumbs.data.rankings import read_ranking, read_reply
 from thumbs.data.ratings import read_rating
+from thumbs.data.reading import ignore, reading
 from thumbs.data.replies import read_judged_reply
 from thumbs.data.shapes import DataKind
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, parse_json, read_mixed_lines, read_rows, read_text
@@ -33,6 +36,8 @@ _QUESTIONS: Mapping[str, Question] = {
     "conversations": Question(kind="rewrite"),
 }
 _MOST_JUDGEMENTS = 100
+_OWN = frozenset(("prompt", "replies", "name", "id", "priority", "target", "role", "gold", "chosen_by"))
+"""Keys of an item of our own."""
 
 
 def question_for(kind: DataKind) -> Question:
@@ -47,7 +52,11 @@ def question_for(kind: DataKind) -> Question:
 
 
 def read_items(
-    given: str | Path | Iterable[str | bytes], question: Question, *, source: str
+    given: str | Path | Iterable[str | bytes],
+    question: Question,
+    *,
+    source: str,
+    ignored: Counter[str] | None = None,
 ) -> Iterator[NewItem | Problem]:
     """Items of a file (as `thumbs.data.sources.read_rows` reads them) or of JSON lines, and a Problem with its line in
     the place of each row that is none.
@@ -55,7 +64,8 @@ def read_items(
     A row is an item of our own (an object with `replies` and `prompt`, see `rows_to_items`), or what the question is
     about in any form that our loaders know: a pair, a ranking, a rated or labelled reply, a prompt, a conversation.
     Its labels are nobody's judgement here; they stay with the item as chosen_by["labels"]. Replies that say who wrote
-    them are noted in chosen_by["leaks"]. `source` is the generator of replies that name none.
+    them are noted in chosen_by["leaks"]. `source` is the generator of replies that name none; `ignored` counts the rows
+    that have each key that nothing reads.
     """
     if question.kind == "chat":
         raise CollectError("the items of a chat are made as people talk; import pairs into a project of pairs")
@@ -65,7 +75,11 @@ def read_items(
                 yield row
             continue
         try:
-            yield _noted(_sound(_item(row.value, question, source)))
+            with reading(judged=False) as notes:
+                item = _noted(_sound(_item(row.value, question, source)))
+            if ignored is not None:
+                ignored.update(notes.ignored)
+            yield item
         except RowError as error:
             yield Problem(row.source, row.line, error.kind, str(error))
         except (TypeError, ValueError, AttributeError) as error:
@@ -73,7 +87,7 @@ def read_items(
 
 
 def rows_to_items(
-    lines: Iterable[str | bytes], question: Question, *, source: str = "api"
+    lines: Iterable[str | bytes], question: Question, *, source: str = "api", ignored: Counter[str] | None = None
 ) -> Iterator[NewItem | Problem]:
     """Items of JSON lines: {"prompt": text or messages, "replies": [text, messages or {"text", "generator": {…}}]} for
     every task that has replies, {"prompt"} where people write.
@@ -82,7 +96,7 @@ def rows_to_items(
     qualification; gold, the right answer in the order of the replies ({"verdict": "prefer", "strength": -2}, …), which
     makes the item a gold one unless it has another role; chosen_by, who picked these replies and how.
     """
-    return read_items(lines, question, source=source)
+    return read_items(lines, question, source=source, ignored=ignored)
 
 
 def leaks(replies: Sequence[Reply]) -> list[tuple[int, str]]:
@@ -174,9 +188,14 @@ def _is_ours(value: Mapping[str, Any], question: Question) -> bool:
 
 
 def _own_item(value: Mapping[str, Any], question: Question, source: str) -> NewItem:
-    if value.get("prompt") is None:
+    value, system = plain_row(value)
+    if "prompt" not in value:
         raise RowError("missing_field", "no 'prompt'")
-    prompt = as_prompt(read_prompt_messages(value["prompt"]))
+    if question.replies[1] == 0:  # other keys may say that the row is more than a prompt
+        recognise({key: item for key, item in value.items() if key == "prompt" or key not in _OWN}, "prompts")
+    else:
+        ignore(*(key for key in value if key not in _OWN))
+    prompt = with_system(as_prompt(read_prompt_messages(value["prompt"])), system)
     check_prompt(prompt)
     given = value.get("replies") or []
     if not isinstance(given, list):
@@ -245,7 +264,7 @@ def _ranking(value: object, source: str) -> NewItem:
 
 
 def _rating(value: object, source: str) -> NewItem:
-    if isinstance(value, Mapping) and isinstance(value.get("label"), bool | str | int):
+    if kind_of(value) == "replies":
         told = read_judged_reply(value)
         return _last_reply(told.messages, source, [{"desirable": told.desirable}])
     row = read_rating(value, source)

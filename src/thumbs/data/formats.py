@@ -65,7 +65,7 @@ def recognise(value: object, wanted: DataKind) -> Shaped:
     format, for one whose format is of another kind or cannot be read, and for one that has, beside what its format
     reads, other replies or a judgement.
     """
-    row, system = _plain(value)
+    row, system = plain_row(value)
     form, used = _best(row, wanted)
     left = [key for key in row if key not in used]
     if form.refusal:
@@ -92,7 +92,7 @@ def kind_of(value: object) -> DataKind | None:
     if isinstance(value, str):
         return "prompts"
     try:
-        row, _ = _plain(value)
+        row, _ = plain_row(value)
         form, used = _best(row, None)
     except RowError:
         return None
@@ -103,7 +103,7 @@ def kind_of(value: object) -> DataKind | None:
     return form.kind
 
 
-def _plain(value: object) -> tuple[dict[str, Any], str | None]:
+def plain_row(value: object) -> tuple[dict[str, Any], str | None]:
     """The row without nulls and empty lists, with lists that are written as JSON text read, and its system message."""
     if not isinstance(value, Mapping):
         raise RowError("not_an_object", f"expected an object, got {type(value).__name__}")

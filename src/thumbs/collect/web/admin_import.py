@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from starlette.datastructures import FormData, UploadFile
@@ -11,6 +12,7 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.importing import read_items
 from thumbs.collect.records import NewItem
 from thumbs.collect.web.admin_site import Content, Visit, changes, reads, text
+from thumbs.data.load import ignored_text
 from thumbs.data.sources import Problem
 
 _MOST_PROBLEMS = 50
@@ -30,7 +32,7 @@ def routes() -> list[Route]:
 def form_page(visit: Visit) -> Content:
     """An empty form, and what the project asks, since that says which lines fit."""
     question = visit.store.projects.question(visit.project.id)[1]
-    return {"question": question, "added": None, "problems": (), "unread": 0}
+    return {"question": question, "added": None, "problems": (), "unread": 0, "ignored": ()}
 
 
 def add(visit: Visit, form: FormData) -> Content:
@@ -46,9 +48,15 @@ def add(visit: Visit, form: FormData) -> Content:
             else:
                 yield one
 
-    items = good(read_items(_lines(form), question, source=source))
+    ignored: Counter[str] = Counter()
+    items = good(read_items(_lines(form), question, source=source, ignored=ignored))
     added = visit.store.items.add(visit.project.id, items, visit.caller.account.id)
-    return {"added": added, "problems": problems[:_MOST_PROBLEMS], "unread": len(problems)}
+    return {
+        "added": added,
+        "problems": problems[:_MOST_PROBLEMS],
+        "unread": len(problems),
+        "ignored": ignored_text(ignored),
+    }
 
 
 def _lines(form: FormData) -> Iterable[str | bytes]:

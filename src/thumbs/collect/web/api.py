@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -165,6 +166,7 @@ def _add(store: CollectStore, project: Project, raw: bytes, by: int) -> dict[str
     question = store.projects.question(project.id)[1]
     rejected: list[dict[str, Any]] = []
     places: list[int] = []
+    ignored: Counter[str] = Counter()
     at = 0
 
     def lines() -> Iterator[bytes]:
@@ -173,7 +175,7 @@ def _add(store: CollectStore, project: Project, raw: bytes, by: int) -> dict[str
             yield line
 
     def items() -> Iterator[NewItem]:
-        for read in rows_to_items(lines(), question):
+        for read in rows_to_items(lines(), question, ignored=ignored):
             if isinstance(read, NewItem):
                 places.append(at)
                 yield read
@@ -188,6 +190,7 @@ def _add(store: CollectStore, project: Project, raw: bytes, by: int) -> dict[str
         "existing": added.existing,
         "rejected": rejected[:_MOST_REJECTED],
         "n_rejected": len(rejected),
+        "ignored": dict(ignored),
     }
 
 

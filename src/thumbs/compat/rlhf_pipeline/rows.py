@@ -28,7 +28,6 @@ FEWEST_HELD_OUT = 4
 """With fewer held-out rows than this they say nothing, and all rows are trained on."""
 
 _SHOWN = 30
-_TURNS = (("input", "output"), ("question", "answer"), ("user", "assistant"))
 
 
 def load_conversations(path: str, tokenizer: Tokenizer, max_tokens: int) -> list[Conversation]:
@@ -96,7 +95,7 @@ def line_numbers(lines: Sequence[int]) -> str:
 
 
 def _read_conversation(value: object) -> Conversation:
-    """A conversation, also as a bare list of messages, as `input` and `output`, and with turns that are mere text."""
+    """A conversation, also as a bare list of messages, and with turns that are mere text."""
     if isinstance(value, list):
         value = {"messages": value}
     if isinstance(value, Mapping):
@@ -104,9 +103,6 @@ def _read_conversation(value: object) -> Conversation:
             if isinstance(value.get(key), list):
                 turns = [{"content": turn} if isinstance(turn, str) else turn for turn in value[key]]
                 value = {**value, key: turns}
-        for asked, answered in _TURNS:
-            if value.get(answered) is not None and value.get(asked) is not None and "instruction" not in value:
-                value = {"prompt": value[asked], "completion": value[answered]}
     return read_conversation(value)
 
 
