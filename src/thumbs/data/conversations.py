@@ -113,6 +113,7 @@ def join_reply(prompt: Conversation, reply: object, field: str) -> Conversation:
             return (*prompt, Message("assistant", text))
         messages = read_transcript(text)
     else:
+        reply = [reply] if isinstance(reply, Mapping) else reply
         messages = read_messages(reply, field, first="assistant")
         if messages[0].role == "assistant":
             return (*prompt, *messages)
@@ -152,7 +153,7 @@ def _without_prompt(prompt: Conversation, replies: tuple[str, ...]) -> tuple[str
 def read_prompt_messages(value: object) -> Conversation:
     """Messages of a prompt given as text, as a transcript that ends before the reply, or as messages."""
     if not isinstance(value, str):
-        return read_messages(value, "prompt")
+        return read_messages([value] if isinstance(value, Mapping) else value, "prompt")
     text = read_text(value, "prompt")
     if not text.lstrip().startswith("Human:"):
         return (Message("user", text),)

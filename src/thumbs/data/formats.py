@@ -78,7 +78,10 @@ def recognise(value: object, wanted: DataKind) -> Shaped:
             f"a row needs {_WANTED[wanted]}; this one is in the format of {form.name}, which makes {_WAYS[form.kind]}",
         )
     _check_left(form, row, left)
-    found = form.convert({key: row[key] for key in row if key in used})
+    try:
+        found = form.convert({key: row[key] for key in row if key in used})
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise RowError("not_an_object", f"{form.name}: a part of the row has the wrong shape: {error}") from None
     if wanted == "prompts" and form.kind != "prompts":
         ignore(*(key for key in used if key not in (form.prompt or used)))
         if "answer" in left:
@@ -126,7 +129,10 @@ def _best(row: Mapping[str, Any], wanted: DataKind | None) -> tuple[Format, set[
     """The format that explains most keys of the row, and the keys that it reads."""
     best: tuple[tuple[int, bool], Format, set[str]] | None = None
     for form in _candidates(frozenset(row)):
-        used = form.keys_of(row)
+        try:
+            used = form.keys_of(row)
+        except (TypeError, LookupError):  # values that its test does not expect
+            continue
         if used is None:
             continue
         rank = (len(used) + sum(key in row and key not in used for key in form.unused), form.kind == wanted)
@@ -225,7 +231,7 @@ def _is_judgement(key: str, value: Any, kind: DataKind) -> bool:
 def _check_scores(row: Mapping[str, Any]) -> None:
     """Raises RowError if the scores beside a pair say that the rejected reply is the better one."""
     for key, value in row.items():
-        other = key.replace("chosen", "rejected") if "chosen" in key else ""
+        other = key.replace("chosen", "rejected") if "chosen" in key and key != "chosen" else ""
         numbers = (value, row.get(other))
         if (
             other

@@ -126,7 +126,8 @@ def load_pairs(
         pairs = pairs_of_ratings(loaded.rows)
         if not pairs:
             raise DataError(f"{loaded.source}: no two replies to one prompt are rated, so there are no pairs")
-    lengths = [max(loaded.lengths)] * len(pairs)
+    ids: dict[str, int] = {}
+    pairs, lengths = [_identified(pair, ids) for pair in pairs], [max(loaded.lengths)] * len(pairs)
     return Loaded(loaded.source, pairs, lengths, loaded.problems, loaded.total, loaded.ignored)
 
 

@@ -225,7 +225,8 @@ def _prompt_formats(style: Style) -> Iterator[Format]:
         name = f"{about} with {chosen} and {rejected}"
         reads = (*style.reads, *_PAIR)
         yield Format(name, "preferences", needs, reads, _PAIR_UNUSED, convert=convert, prompt=keys)
-    for rest in _BEHIND:
+    behind = _BEHIND if style.key != "prompt" else (*_BEHIND[-1:], *_BEHIND[:-1])  # prompt and answer make a prompt
+    for rest in behind:
         yield replace(
             rest,
             name=f"{about} with {rest.name}",

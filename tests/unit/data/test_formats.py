@@ -334,6 +334,7 @@ def test_prompts_of_named_projects():
         "reward_model": {"style": "rule", "ground_truth": "4"},
     }
     assert read_prompt(verl).answer == "4"
+    assert kind_of({"prompt": Q, "answer": "4"}) == "prompts"
     gsm8k = {"question": Q, "answer": "so 4"}
     assert (read_prompt(gsm8k).messages, read_prompt(gsm8k).answer) == ((Message("user", Q),), "so 4")
     assert read_conversation(gsm8k)[-1].content == "so 4"
@@ -387,6 +388,27 @@ def test_what_cannot_be_read_is_refused_by_name(name: str):
     row, words = REFUSED[name]
     with pytest.raises(RowError, match=words):
         read_preference(row)
+
+
+ODD: list[dict[str, Any]] = [
+    {"prompt": Q, "answers": [{"answer": GOOD, "rank": "x"}, {"answer": BAD, "rank": 1}]},
+    {"fields": {"prompt": Q}, "responses": 3},
+    {"instruction": Q, "completions": [{"response": GOOD, "annotations": 3}]},
+    {"text": Q, "options": [1, 2], "accept": [1]},
+    {"info": "x", "summaries": "y", "choice": 1},
+    {**ARENA, "winner": ["model_a"]},
+    {**COOKBOOK, "label": {"A": 1}},
+    {"prompt": Q, "reply": GOOD, "judgements": {"x": 1}},
+    {**STEER3, "overall_preference": "2", "individual_preference": [1]},
+    {"prompt": 3, "chosen": 5, "rejected": [6]},
+]
+
+
+@pytest.mark.parametrize("row", ODD)
+@pytest.mark.parametrize("read", [read_conversation, read_preference, read_ranking, read_rating, read_judged_reply])
+def test_values_of_the_wrong_kind_are_faults_of_the_row(row: dict[str, Any], read: Any):
+    with pytest.raises(RowError):
+        read(row)
 
 
 COMPARISONS: list[dict[str, Any]] = [
