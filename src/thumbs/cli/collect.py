@@ -184,10 +184,8 @@ def add_file(store: CollectStore, project: Project, file: str) -> None:
 
     added = store.items.add(project.id, items())
     problems += [f"{file}: item {place + 1}: {why}" for place, why in added.refused]
-    for line in ignored_text(ignored):
-        typer.echo(printable(line), err=True)
-    for problem in problems[:20]:
-        typer.echo(printable(problem), err=True)
+    for told in (*ignored_text(ignored), *problems[:20]):
+        typer.echo(printable(told), err=True)
     if not added.created + added.existing:
         raise DataError(f"{file} holds nothing to judge: {len(problems)} rows are of no use")
     typer.echo(f"{file}: {added.created} new tasks, {added.existing} there already, {len(problems)} rows of no use")

@@ -150,7 +150,7 @@ def test_a_fault_is_told_with_its_line(row: Any, question: Question, kind: str, 
         ({"name": "a\0"}, "NUL"),
         ({"checkpoint": "\0"}, "NUL"),
         ({"kind": "oracle"}, "model, human, file"),
-        ({"name": None}, "has no .name."),
+        ({"name": None}, "has no 'name'"),
     ],
 )
 def test_a_generator_must_be_one_that_a_database_can_keep(part: dict[str, Any], says: str):
