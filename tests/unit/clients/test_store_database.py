@@ -40,6 +40,21 @@ def test_the_migrations_make_the_tables(tmp_path: Path, url: str | None):
     engine.dispose()
 
 
+def test_a_new_file_is_its_owners_alone(tmp_path: Path):
+    """Whatever folder it is in: it holds hashes of keys. One that is there already keeps its mode."""
+    database = Database(f"sqlite:///{tmp_path}/records.db")
+    with database.transaction() as connection:
+        connection.exec_driver_sql("CREATE TABLE a (b)")
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    database.close()
+    assert "records.db" in modes
+    assert set(modes.values()) == {0o600}
+    (tmp_path / "open.db").touch(mode=0o644)
+    (tmp_path / "open.db").chmod(0o644)
+    Database(f"sqlite:///{tmp_path}/open.db").close()
+    assert (tmp_path / "open.db").stat().st_mode & 0o777 == 0o644
+
+
 def test_an_empty_file_becomes_a_store(tmp_path: Path):
     (tmp_path / "store.db").touch()
     store = Store(tmp_path)
