@@ -14,7 +14,7 @@ from thumbs.collect.question import AnswerError, Axis, Question, read_answer
 from thumbs.collect.records import Answer, ItemRole, NewItem
 from thumbs.data.conversations import read_conversation, read_prompt_messages, with_system
 from thumbs.data.formats import kind_of, plain_row, recognise
-from thumbs.data.messages import as_prompt
+from thumbs.data.messages import as_prompt, require_trained
 from thumbs.data.preferences import read_number, read_preference
 from thumbs.data.prompts import check_prompt, read_prompt
 from thumbs.data.rankings import read_ranking, read_reply
@@ -283,8 +283,9 @@ def _conversation(value: object, source: str) -> NewItem:
 def _last_reply(messages: Sequence[Message], source: str, labels: Sequence[Any] = ()) -> NewItem:
     if messages[-1].role != "assistant":
         raise RowError("no_assistant_turn", "the conversation does not end with a reply to judge or to rewrite")
+    require_trained(messages[-1], "messages")
     check_prompt(tuple(messages[:-1]))
-    return _labelled(messages[:-1], [Reply(messages[-1].content, Generator("file", source))], source, labels)
+    return _labelled(as_prompt(messages[:-1]), [Reply(messages[-1].content, Generator("file", source))], source, labels)
 
 
 _READERS: Mapping[str, Callable[[object, str], NewItem]] = {

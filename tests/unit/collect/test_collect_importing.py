@@ -103,6 +103,8 @@ def test_rewrites_are_of_the_last_reply_and_prompts_are_written_to():
     item = one(row, Question(kind="rewrite"))
     assert (item.messages, item.replies) == (ASKED, (Reply("Ho.", FILE),))
     assert one("Hi?", Question(kind="write")).replies == ()
+    row["conversations"] += [{"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes.", "weight": 0}]
+    assert "weight 0" in fault(row, Question(kind="rewrite")).text
 
 
 def test_a_text_file_of_prompts_is_work_for_writers(tmp_path: Path):
