@@ -27,7 +27,7 @@ def split_fault(name: str, train: int, held: int, fraction: float) -> str:
     name: the setting whose rows they are, such as "sft.data". A side that is to have rows and has none is a fault.
     """
     why = "the first user turn of a row decides on which side it falls, so rows of one prompt fall together"
-    cure = f"set {name}.holdout=0 to hold out nothing, or another fraction, or give rows of more prompts"
+    cure = f"Set {name}.holdout=0 to hold out nothing, or another fraction, or give rows of more prompts"
     if held and not train:
         return f"{name}: all {held} rows fall on the held-out side, and none is left to train on; {why}. {cure}"
     if train and not held and fraction > 0:
