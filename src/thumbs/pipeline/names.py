@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,12 +13,13 @@ from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig
 from thumbs.config.preferences import PeopleConfig, PreferenceConfig
 from thumbs.config.rewards import RUNS_OWN, RewardPart
 from thumbs.envs.named import load_callable
-from thumbs.errors import ConfigError, DataError, ModelError
+from thumbs.errors import CheckpointError, ConfigError, DataError, ModelError
 from thumbs.evaluation.judges import gold_judge
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.pipeline.identity import asks_own_reward
 from thumbs.pipeline.reads import sections
 from thumbs.pipeline.standing import Standing
+from thumbs.rewards.build import check_reward_model
 from thumbs.rewards.signatures import batch_arguments
 from thumbs.rewards.verifiers import verifier
 
@@ -98,8 +98,8 @@ def _check_annotators(key: str, part: PreferenceConfig) -> None:
 
 
 def _check_people(key: str, part: PeopleConfig) -> None:
-    if part.reward_model is not None and not Path(part.reward_model).exists():
-        raise ConfigError(f"{key}.reward_model: nothing is at {part.reward_model}; give a run's `reward` folder")
+    if part.reward_model is not None:
+        _check_reward_model(f"{key}.reward_model", part.reward_model)
 
 
 def _check_reward(key: str, part: RewardPart) -> None:
@@ -114,8 +114,15 @@ def _check_reward(key: str, part: RewardPart) -> None:
         verifier(part.verifier, part.pattern)
     if part.judge is not None:
         _check_model(f"{key}.judge", part.judge)
-    if part.model is not None and part.model != RUNS_OWN and not Path(part.model).expanduser().exists():
-        _check_model(f"{key}.model", part.model)
+    if part.model is not None and part.model != RUNS_OWN:
+        _check_reward_model(f"{key}.model", part.model)
+
+
+def _check_reward_model(key: str, name: str) -> None:
+    try:
+        check_reward_model(name)
+    except (ConfigError, ModelError, CheckpointError) as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def _check_function(key: str, name: str) -> None:
