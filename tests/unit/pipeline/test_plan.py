@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from transformers import LlamaConfig
 
 from thumbs.config.base import apply_overrides, build_config, load_config
 from thumbs.config.pipeline import PipelineConfig
@@ -19,6 +19,7 @@ from thumbs.errors import DataError
 from thumbs.pipeline.plan import Plan, amount, plan
 from thumbs.pipeline.probe import Probe, duration
 from thumbs.pipeline.workload import Work
+from tiny_models import SHAPE, save_random
 
 ROOT = Path(__file__).resolve().parents[3]
 SOUND = """
@@ -91,9 +92,9 @@ def test_what_would_go_wrong_is_said(override: str, warning: str, sound: dict[st
     assert warning in "\n".join(planned(sound, override).warnings)
 
 
-def test_learning_rates_are_compared_with_the_usual_ones(sound: dict[str, Any], tiny_llama: Path, tmp_path: Path):
+def test_learning_rates_are_compared_with_the_usual_ones(sound: dict[str, Any], tmp_path: Path):
     """Only for pretrained models: a folder of random weights passes for one here."""
-    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    model = save_random(LlamaConfig(**SHAPE | {"vocab_size": ByteTokenizer.vocab_size}), tmp_path / "model")
     ByteTokenizer().save(model)
     for lora, rate, wrong in (
         ("null", 1e-4, True), ("null", 5e-6, False), ("{rank: 2}", 5e-6, True), ("{rank: 2}", 5e-5, False),
