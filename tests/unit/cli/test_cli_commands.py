@@ -258,8 +258,10 @@ def test_eval_prints_json(fake: Fake):
     assert json.loads(typed("eval", "runs/mine").stdout) == {"run": "runs/mine", "ppo.gold": 0.5}
 
 
-def test_eval_reward_audits_and_names_the_report(fake: Fake, monkeypatch: pytest.MonkeyPatch):
+def test_eval_reward_audits_and_names_the_report(fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     calls: list[Any] = []
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine").mkdir(parents=True)
 
     def audit_reward(run: Path, *, halves: bool) -> dict[str, str]:
         calls.append((run, halves))
@@ -296,7 +298,7 @@ def test_export_takes_the_folder_after_the_options(fake: Fake):
     fake("thumbs.pipeline.artifacts", export=export)
     result = typed("export", "runs/mine", "--stage", "ppo", "--merge", "out/")
     assert (result.exit_code, result.stdout) == (0, "out\n")
-    assert calls == [(Path("runs/mine"), "ppo", Path("out"), True)]
+    assert calls == [(Path("runs/mine"), "ppo", Path("out"), True, None)]
 
 
 @pytest.mark.parametrize(
