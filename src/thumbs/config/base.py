@@ -112,6 +112,8 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
         for parent in parents:
             if node.get(parent) is None:  # null is an absent section
                 node[parent] = {}
+            if isinstance(node[parent], str | list):  # as `data: file.jsonl`, which is short for its path
+                node[parent] = {"path": node[parent]}
             node = node[parent]
             if not isinstance(node, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")

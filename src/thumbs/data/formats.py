@@ -80,6 +80,8 @@ def recognise(value: object, wanted: DataKind) -> Shaped:
     _check_left(form, row, left)
     try:
         found = form.convert({key: row[key] for key in row if key in used})
+    except RowError:  # says itself what is wrong; it is a ValueError too
+        raise
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise RowError("not_an_object", f"{form.name}: a part of the row has the wrong shape: {error}") from None
     if wanted == "prompts" and form.kind != "prompts":

@@ -6,6 +6,7 @@ A row that cannot be read is a Problem in the stream, not an exception: one bad 
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -163,6 +164,9 @@ def _lines(file: IO[bytes], source: str) -> Iterator[tuple[int, str] | Problem]:
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
+        if number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            yield Problem(source, 0, "bad_text", "the file is UTF-16; save it as UTF-8")
+            return
         if len(raw) > MAX_LINE_BYTES:
             while raw and not raw.endswith(b"\n"):
                 raw = file.readline(MAX_LINE_BYTES)

@@ -444,3 +444,10 @@ def test_lint_names_the_format(tmp_path: Path):
     path.write_text("".join(json.dumps(PKU) + "\n" for _ in range(3)), encoding="utf-8")
     assert detect_kind(path) == "preferences"
     assert lint(path, axis="safety").rows_left == 3
+
+
+def test_what_a_format_says_of_its_axes_is_said_as_it_is():
+    row = {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1}
+    with pytest.raises(RowError) as refused:
+        read_preference(row)
+    assert str(refused.value).startswith("PKU-SafeRLHF judges on several axes (helpfulness, safety); choose one")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from thumbs.config.base import build_config
+from thumbs.config.base import apply_overrides, build_config
 from thumbs.config.data import DataConfig
 from thumbs.config.sft import SftConfig
 from thumbs.data.lint import lint
@@ -224,3 +224,20 @@ def test_fixing_writes_the_rows_that_remain_as_they_were(tmp_path: Path):
         lint(source, fix=out)
     with pytest.raises(DataError, match=r"ends in \.jsonl"):
         lint(source, fix=tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_of_another_encoding_is_named_once(tmp_path: Path, encoding: str):
+    path = tmp_path / "rows.jsonl"
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    path.write_bytes((mark + '{"prompt": "é"}\n' * 3).encode(encoding))
+    (problem,) = read_rows(path)
+    assert isinstance(problem, Problem)
+    assert problem.text == "the file is UTF-16; save it as UTF-8"
+
+
+def test_one_setting_of_data_that_is_a_path_changes_alone():
+    for given in ("a.jsonl", ["a.jsonl", "b.jsonl"]):
+        raw = apply_overrides({"data": given}, ["data.max_tokens=99"])
+        data = build_config(SftConfig, raw).data
+        assert (data.paths, data.max_tokens) == (tuple([given] if isinstance(given, str) else given), 99)
