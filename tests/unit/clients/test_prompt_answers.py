@@ -92,6 +92,10 @@ def test_draws_repeat_with_their_seed_and_are_greedy_at_temperature_0(
         for seed in (1, 1, 2)
     ]
     assert seeded[0] == seeded[1] != seeded[2]
+    three = sampler.sample(
+        types.ModelInput.from_ints(PROMPT), 3, types.SamplingParams(max_tokens=1, seed=1), prompt_alt_tokens_k=4
+    )
+    assert three.result().prompt_alt_tokens.tokens.data == seeded[0]  # whatever else is asked for
     greedy = ask(sampler, types.SamplingParams(max_tokens=1, temperature=0.0), prompt_alt_tokens_k=2)
     np.testing.assert_array_equal(greedy.prompt_alt_tokens.tokens.to_numpy().T, [distributions.argmax(1)] * 2)
 

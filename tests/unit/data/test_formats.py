@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from thumbs.data.conversations import read_conversation
-from thumbs.data.formats import kind_of
+from thumbs.data.formats import FORMATS, kind_of
 from thumbs.data.lint import detect_kind, lint
 from thumbs.data.preferences import preferred, read_preference
 from thumbs.data.prompts import read_prompt
@@ -153,6 +153,8 @@ PAIRS: dict[str, tuple[dict[str, Any], tuple[str, str], list[float | str]]] = {
     "SHP, A": ({**SHP, "labels": 1}, (GOOD, BAD), [FIRST]),
     "SHP, B": ({**SHP, "labels": 0}, (GOOD, BAD), [SECOND]),
     "WebGPT": ({**WEBGPT, "score_0": -1, "score_1": 1}, (BAD, GOOD), [SECOND]),
+    "WebGPT, by halves": ({**WEBGPT, "score_0": -0.5, "score_1": 0.0}, (BAD, GOOD), [SECOND]),
+    "WebGPT, the first by halves": ({**WEBGPT, "score_0": 0.5, "score_1": 0.0}, (BAD, GOOD), [FIRST]),
     "WebGPT, a tie": ({**WEBGPT, "score_0": 0, "score_1": 0}, (BAD, GOOD), [TIE]),
     "Prodigy": ({"text": Q, "options": OPTIONS, "accept": [2], "answer": "accept"}, (GOOD, BAD), [SECOND]),
     "Prodigy, both": ({"text": Q, "options": OPTIONS, "accept": [1, 2], "answer": "accept"}, (GOOD, BAD), [TIE]),
@@ -402,6 +404,15 @@ ODD: list[dict[str, Any]] = [
     {**STEER3, "overall_preference": "2", "individual_preference": [1]},
     {"prompt": 3, "chosen": 5, "rejected": [6]},
 ]
+LISTS: list[Any] = [[], [GOOD, BAD], [{"text": GOOD}], [{"response": GOOD, "answer": GOOD, "rank": 1}, 3], GOOD]
+
+
+@pytest.mark.parametrize("items", LISTS)
+@pytest.mark.parametrize("key", ["completions", "answers"])
+def test_a_list_of_other_things_is_not_another_projects_list(key: str, items: Any):
+    row = {"instruction" if key == "completions" else "prompt": Q, key: items}
+    named = [format.name for format in FORMATS if format.keys_of(row) is not None]
+    assert not {"UltraFeedback", "Nectar"} & set(named)
 
 
 @pytest.mark.parametrize("row", ODD)

@@ -45,6 +45,22 @@ def test_faulty_rows_are_left_out_and_counted(tmp_path):
     assert lines[3] == f"  {path}:5: too_long: 107 tokens, more than max_tokens = 20"
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_fault_counts_wherever_it_stands(tmp_path, place):
+    rows = [pair("a", "b"), pair("c", "d")]
+    loaded = load_conversations(
+        DataConfig(path=write(tmp_path, *rows[:place], pair("a", ""), *rows[place:]), min_kept=0), BYTES
+    )
+    assert (len(loaded.rows), loaded.total, loaded.problems[0].line) == (2, 3, place + 1)
+
+
+def test_the_second_row_of_an_id_is_its_number_two(tmp_path):
+    rows = [{"id": "x", "prompt": "a", "chosen": reply, "rejected": "no"} for reply in ("b", "c", "d")]
+    path = write(tmp_path, *rows, {**rows[0], "id": "x#2", "prompt": "e"})
+    ids = [row.id for row in load_preferences(DataConfig(path=path), BYTES).rows]
+    assert ids == ["x", "x#2", "x#3", "x#2#2"]
+
+
 def test_a_row_of_exactly_max_tokens_stays(tmp_path):
     path = write(tmp_path, pair("abcd", "efg"))
     assert len(load_conversations(DataConfig(path=path, max_tokens=10), BYTES).rows) == 1

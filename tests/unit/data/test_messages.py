@@ -219,3 +219,8 @@ def test_a_message_is_read_whole_or_refused(keys):
     assert {f"messages[].{key}" for key in given_keys} == notes.ignored
     assert not given_keys & REFUSED.keys()
     assert message.content == "Hello"
+
+
+def test_two_words_for_one_role_agree():
+    turns = [user(**{"from": "human"}), bot(**{"from": " GPT "}), user(**{"from": "user"}), bot("Yes.")]
+    assert [m.role for m in read_conversation({"messages": turns})] == ["user", "assistant"] * 2

@@ -203,6 +203,15 @@ def test_store_appends_once_and_keeps_the_order(tmp_path):
     assert path.read_text().count("\n") == 3
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_store_takes_no_number_that_json_has_not(tmp_path, number):
+    row = judged(name="a")
+    store = PreferenceStore(tmp_path / "preferences.jsonl")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.append([replace(row, margin=number)])
+    assert not (tmp_path / "preferences.jsonl").exists()
+
+
 def test_store_cut_at_any_byte_goes_on_to_the_same_file(tmp_path):
     path = tmp_path / "preferences.jsonl"
     rows = [judged(name=f"é{i}") for i in range(3)]

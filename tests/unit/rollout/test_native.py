@@ -98,6 +98,12 @@ def test_a_stop_string_ends_the_reply_with_the_token_that_completes_it(sampler, 
     assert sample.stop_reason == "stop"
 
 
+def test_a_stop_token_ends_a_reply_whatever_strings_are_looked_for(sampler, greedy):
+    end = greedy[0][7]
+    (sample,) = sampler.sample([PROMPTS[0]], params([end], temperature=0, stop_strings=("never said",)), [0])
+    assert (sample.tokens.tolist(), sample.stop_reason) == (greedy[0][: greedy[0].index(end) + 1], "stop")
+
+
 def test_an_empty_prompt_is_refused(sampler):
     with pytest.raises(DataError, match="an empty prompt"):
         sampler.sample([PROMPTS[0], []], params(), [0, 1])

@@ -79,6 +79,21 @@ def test_each_client_gets_what_it_would_get_alone(engine, tiny_llama, lora):
     assert len(lengths) > 3  # rows did leave at different times
 
 
+@pytest.mark.parametrize("base_first", [True, False])
+def test_the_base_and_one_adapter_decode_side_by_side(engine, tiny_llama, base_first):
+    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    handle, bare = adapted(engine, model, 1), engine.create(ModelSpec("base", model))
+    pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
+    clients = [(bare, None), (handle, engine.frozen_adapter(handle))][:: 1 if base_first else -1]
+    requests = [Request(who, [7, 8, 9], PARAMS, [3], adapter) for who, (_, adapter) in enumerate(clients)]
+    for request in requests:
+        pool.add(request)
+    run(pool)
+    found = [tokens_of(request)[0] for request in requests]
+    assert found == [engine.snapshot(h).sample([[7, 8, 9]], PARAMS, [3])[0].tokens.tolist() for h, _ in clients]
+    assert found[0] != found[1]
+
+
 def test_a_sampler_stays_as_it_was_when_its_client_trains_on(engine, tiny_llama):
     model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
     handle = adapted(engine, model, 1)
