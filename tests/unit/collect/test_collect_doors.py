@@ -220,3 +220,13 @@ def test_few_accounts_are_made_from_one_address(store: CollectStore):
     codes = [Visitor(app).get("/join/study", params={**ids, "PROLIFIC_PID": f"p{n}"}).status_code for n in range(62)]
     assert codes == [303] * 60 + [429] * 2
     assert Visitor(app).get("/join/study", params={**ids, "PROLIFIC_PID": "p1"}).status_code == 303  # she has one
+
+
+def test_few_workers_of_mechanical_turk_come_from_one_address(store: CollectStore):
+    store.projects.create("hits", "Hits", Question(), settings=Settings(mturk=True))
+    app = team_app(store)
+    app.state.limits.newcomers._burst = 2
+    ids = {"assignmentId": "A", "hitId": "H", "turkSubmitTo": "https://workersandbox.mturk.com"}
+    workers = ("w1", "w2", "w3", "w1")
+    codes = [Visitor(app).get("/join/hits/mturk", params={**ids, "workerId": w}).status_code for w in workers]
+    assert codes == [303, 303, 429, 303]

@@ -98,6 +98,27 @@ def test_a_second_visit_is_the_same_person_and_another_study_is_more_work(store:
     assert len({vote.item for vote in store.votes.all(project.id)}) == 4
 
 
+def test_another_study_adds_to_what_this_person_was_given_and_nobody_else(store: CollectStore):
+    """The numbers of accounts and projects differ here."""
+    for handle in ("ann", "bob"):
+        person(store, handle)
+    app = site(store, 9, prolific_code="C0DE", quota=2)
+    first, _ = enter(app, **PROLIFIC)
+    judge(first, 2)
+    later, _ = enter(app, **{**PROLIFIC, "STUDY_ID": "study2"})
+    project, worker = store.projects.find("work").id, store.people.find("prolific:5f3a").id
+    assert store.people.member(project, worker).quota == 4
+    judge(later, 2)
+    assert store.work.claim(project, worker) == "quota"
+
+
+def test_without_a_quota_the_first_answer_counts(store: CollectStore):
+    app = site(store, prolific_code="C0DE")
+    visitor, _ = enter(app, **PROLIFIC)
+    judge(visitor, 1)
+    assert link(visitor, "done") == DONE
+
+
 @pytest.mark.parametrize("path", ["/join/work", "/join/work/mturk", "/join/none", "/join/none/mturk"])
 def test_links_work_only_where_the_project_wants_them(store: CollectStore, path: str):
     _, response = enter(site(store), path, **PROLIFIC, **MTURK)

@@ -12,10 +12,12 @@ import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from collect_visitor import TOKEN, Visitor, hidden, local_app, team_app
+from collect_visitor import TOKEN, Script, Visitor, hidden, local_app, team_app
 from collect_world import person, project_of_pairs
 from thumbs.collect import passwords
+from thumbs.collect.people import LOGIN_DAYS
 from thumbs.collect.store import CollectStore
+from thumbs.collect.web import limits
 from thumbs.collect.web.limits import Buckets
 from thumbs.collect.web.login import local_path
 from thumbs.collect.web.words import words
@@ -92,6 +94,7 @@ def test_login_and_logout(store: CollectStore, app: Starlette):
     assert (entered.status_code, entered.headers["location"]) == (303, "/p/work")
     cookie = cookies_of(entered)["collect_login"]
     assert (cookie["httponly"], cookie["samesite"], cookie["path"], cookie["secure"]) == (True, "lax", "/", "")
+    assert cookie["max-age"] == str(LOGIN_DAYS * 24 * 60 * 60)
     assert visitor.get("/p/work").status_code == 200
     copy = Visitor(app)
     copy.http.cookies.set("collect_login", cookie.value)
@@ -124,6 +127,25 @@ def test_two_servers_of_one_machine_do_not_share_a_session(store: CollectStore, 
         page = Visitor(app).get("/login", headers={"Host": f"localhost:{port}"})
         names |= set(cookies_of(page))
     assert names == {"collect_visit_8765", "collect_visit_8766"}
+    page = Visitor(app).get("/login", headers={"Host": "[::1]"})  # the end of an address is no port
+    assert {name: cookie["max-age"] for name, cookie in cookies_of(page).items()} == {"collect_visit": ""}
+
+
+def test_the_form_says_that_a_login_failed_only_when_one_did(app: Starlette):
+    visitor = Visitor(app)
+    failed = words("en")["login.failed"]
+    assert failed not in visitor.get("/login", headers={"Accept-Language": "en"}).text
+    csrf = hidden(visitor.get("/login"))
+    sent = {"csrf": csrf, "handle": "x" * 150, "password": PASSWORD}
+    page = visitor.http.post("/login", data=sent, headers={"Origin": "http://localhost", "Accept-Language": "en"})
+    assert failed in page.text
+    assert ("x" * 100 in page.text, "x" * 101 in page.text) == (True, False)
+
+
+def test_tokens_are_tried_at_the_pace_of_an_address(app: Starlette):
+    app.state.limits.address._rate, app.state.limits.address._burst = 1e-9, 2
+    codes = [Script(app, f"guess-{n}").http.get("/api/session").status_code for n in range(4)]
+    assert codes == [401, 401, 429, 429]
 
 
 @pytest.mark.parametrize(
@@ -282,3 +304,20 @@ def test_invitations(store: CollectStore, app: Starlette):
     assert visitor.get("/admin").status_code == 200
     assert visitor.get(f"/invite/{secret}").status_code == 404
     assert store.people.authenticate("ann", PASSWORD) is not None
+
+
+def test_a_full_house_of_buckets_forgets_the_full_ones_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "_MOST_KEYS", 3)
+    now = [0.0]
+    buckets = Buckets(1.0, 2, clock=lambda: now[0])
+    for key in ("busy", "busy", "calm", "mild"):
+        buckets.take(key)
+    now[0] = 1.0
+    buckets.take("new")  # calm and mild may ask twice again, so they need no memory
+    assert set(buckets._left) == {"busy", "new"}
+    buckets.take("busy")
+    with pytest.raises(HTTPException):
+        buckets.take("busy")
+    for key in ("one more", "and another"):  # the house is full of those who still owe: all are forgotten
+        buckets.take(key)
+    assert set(buckets._left) == {"and another"}
