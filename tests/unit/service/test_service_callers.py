@@ -13,6 +13,7 @@ import pytest
 from fake_backend import MODEL
 from service_caller import Caller, Serve
 
+from thumbs.service import auth
 from thumbs.service.auth import Signer
 from thumbs.web.keys import load_key
 
@@ -176,3 +177,17 @@ def test_links_in_a_checkpoint_are_not_followed(caller: Caller, tmp_path: Path) 
     moved = caller.request("GET", f"/api/v1/training_runs/{address}/archive").headers["location"]
     with tarfile.open(fileobj=io.BytesIO(caller.http.get(moved).content)) as archive:
         assert not any("linked" in name for name in archive.getnames())
+
+
+def test_what_is_signed_ends_at_its_second(monkeypatch: pytest.MonkeyPatch):
+    signer = Signer(b"k" * 32)
+    jwt, link = signer.jwt({"sub": "ann", "exp": 1000}), signer.link("file", 1000)
+    for now, claims, allowed in ((999.5, True, True), (1000.0, False, True), (1000.5, False, False)):
+        monkeypatch.setattr(auth.time, "time", lambda now=now: now)
+        assert (signer.claims(jwt) is not None, signer.allows("file", "1000", link)) == (claims, allowed)
+    other = Signer(b"o" * 32)
+    monkeypatch.setattr(auth.time, "time", lambda: 0.0)
+    assert other.claims(jwt) is None
+    assert not other.allows("file", "1000", link)
+    assert not signer.allows("files", "1000", link)
+    assert not signer.allows("file", "1001", link)
