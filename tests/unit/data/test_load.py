@@ -45,12 +45,12 @@ def test_faulty_rows_are_left_out_and_counted(tmp_path):
     assert lines[3] == f"  {path}:5: too_long: 107 tokens, more than max_tokens = 20"
 
 
+@pytest.mark.parametrize("fault", ["no JSON", pair("a", "")])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_fault_counts_wherever_it_stands(tmp_path, place):
+def test_a_fault_counts_wherever_it_stands(tmp_path, fault, place):
     rows = [pair("a", "b"), pair("c", "d")]
-    loaded = load_conversations(
-        DataConfig(path=write(tmp_path, *rows[:place], pair("a", ""), *rows[place:]), min_kept=0), BYTES
-    )
+    path = write(tmp_path, *rows[:place], fault, *rows[place:])
+    loaded = load_conversations(DataConfig(path=path, min_kept=0), BYTES)
     assert (len(loaded.rows), loaded.total, loaded.problems[0].line) == (2, 3, place + 1)
 
 

@@ -91,6 +91,30 @@ def test_what_training_cannot_honour_is_refused_in_words(message, match):
         read_messages([user(), message], "messages")
 
 
+NEVER_DROPPED = {
+    "reasoning_content": "write the reasoning into 'content'",
+    "thinking": "write the reasoning into 'content'",
+    "tool_calls": "calls of tools are not trained on",
+    "function_call": "calls of tools are not trained on",
+    "tool_call_id": "calls of tools are not trained on",
+    "tools": "definitions of tools are not rendered",
+    "functions": "definitions of tools are not rendered",
+    "images": "only text is trained on",
+    "audio": "only text is trained on",
+    "loss_mask": "a turn counts whole or not at all",
+    "train_detail": "a turn counts whole or not at all",
+    "refusal": "write the refusal into 'content'",
+    "prefix": "a reply that is begun",
+}
+"""Keys that messages of well-known data and services have, and what is said of them."""
+
+
+@pytest.mark.parametrize("key", NEVER_DROPPED)
+def test_keys_of_services_and_data_sets_are_refused_with_what_to_do(key):
+    with pytest.raises(RowError, match=f"has '{key}': {NEVER_DROPPED[key]}"):
+        read_messages([user(), bot(**{key: ["x"]})], "messages")
+
+
 @pytest.mark.parametrize("key", REFUSED)
 def test_a_key_that_changes_what_is_said_is_refused_by_name(key):
     with pytest.raises(RowError, match=f"has '{key}': ") as caught:
@@ -98,6 +122,15 @@ def test_a_key_that_changes_what_is_said_is_refused_by_name(key):
     assert caught.value.kind == "unsupported"
     for nothing in (None, [], {}, "", False):
         assert read_messages([user(), bot(**{key: nothing})], "messages")[1] == Message("assistant", "Hello")
+
+
+def test_roles_of_well_known_data():
+    """Vicuna's, OpenAssistant's, ShareGPT's and Gemma's names, written out here."""
+    asking, answering = ("user", "human", "prompter"), ("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot")
+    names = [("system", n) for n in ("system", "developer")]
+    names += [("user", n) for n in asking] + [("assistant", n) for n in answering]
+    for role, name in names:
+        assert read_messages([{"role": name, "content": "x"}], "messages")[0].role == role
 
 
 @pytest.mark.parametrize("name", [*ROLES, *map(str.upper, ROLES), *map(str.capitalize, ROLES), " user "])
