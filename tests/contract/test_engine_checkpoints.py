@@ -99,7 +99,7 @@ def test_a_model_starts_where_another_stands_and_goes_its_own_way(case):
     assert_equal(case.weights(source), before)
 
 
-@pytest.mark.parametrize("moment", ["save_file", "load_file", "sync", "first rename", "second rename"])
+@pytest.mark.parametrize("moment", ["write_tensors", "load_file", "sync", "first rename", "second rename"])
 def test_a_crash_while_writing_leaves_the_checkpoint_of_before(case, tmp_path, monkeypatch, moment):
     handle, path = case.warm(), tmp_path / "saved"
     case.engine.save(handle, path, optimizer=True)
@@ -137,7 +137,7 @@ def test_a_full_disk_is_an_error_that_keeps_the_checkpoint_of_before(case, tmp_p
     case.engine.save(handle, path)
     before = case.weights(handle)
     step(case.engine, handle, ppo_data(SEQUENCES), PPO)
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "write_tensors", full)
     with pytest.raises(CheckpointError, match=r"saved: .*No space left.*GiB free.*previous checkpoint is untouched"):
         case.engine.save(handle, path)
     monkeypatch.undo()

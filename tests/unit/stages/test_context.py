@@ -130,7 +130,7 @@ def test_only_the_newest_checkpoint_stays(tmp_path: Path):
     for step in (1, 2, 3):
         resume.save(step, {})
     assert [path.name for path in resume.path.glob("step-*")] == ["step-000003"]
-    resume.clear()
+    resume.close(keep=False)
     assert not resume.path.exists()
 
 
