@@ -321,3 +321,9 @@ def test_a_full_house_of_buckets_forgets_the_full_ones_first(monkeypatch: pytest
     for key in ("one more", "and another"):  # the house is full of those who still owe: all are forgotten
         buckets.take(key)
     assert set(buckets._left) == {"and another"}
+
+
+def test_strangers_ask_at_the_pace_of_an_address(app: Starlette):
+    app.state.limits.address._rate, app.state.limits.address._burst = 1e-9, 2
+    visitor = Visitor(app)
+    assert [visitor.get("/login").status_code for _ in range(4)] == [200, 200, 429, 429]
