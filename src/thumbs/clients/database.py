@@ -192,10 +192,11 @@ def _engine(url: str | URL) -> Engine:
     """Connections are tried before they are used: a server drops those that are idle, and all when it restarts."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, pool_size=10, max_overflow=30)  # raises for a URL of no use, and opens nothing
         if parsed.database and parsed.database != ":memory:" and "uri" not in parsed.query:
             with contextlib.suppress(OSError):  # opening says it better
                 Path(parsed.database).touch(mode=0o600)  # hashes of keys and passwords; files beside it get its mode
-        return create_engine(parsed, pool_size=10, max_overflow=30)
+        return engine
     options = {key: value for key, value in _NOTICED.items() if key not in parsed.query}
     return create_engine(parsed, pool_size=10, max_overflow=30, pool_pre_ping=True, connect_args=options)
 

@@ -142,9 +142,11 @@ def test_what_is_no_database_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysterydb://host/name", "sqlite+nothing:///x", "sqlite://host:port/x"])
-def test_a_url_of_no_use_is_refused(tmp_path: Path, url: str):
+def test_a_url_of_no_use_is_refused_and_leaves_nothing(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"the database URL is of no use[\s\S]*allowed: sqlite:///FILE"):
-        Store(tmp_path, url)
+        Store(tmp_path / "folder", url)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_an_error_does_not_show_the_password(tmp_path: Path):
