@@ -198,7 +198,7 @@ def test_statistics_find_what_was_planted(tmp_path: Any) -> None:
     people = {one.account: one for one in annotators.people(judged)}
     dan = people.pop(accounts["dan"])
     assert dan.first_p is not None
-    assert dan.first_p < 1e-6
+    assert dan.first_p < 1e-4  # who is asked what is drawn anew in each run
     assert all(one.first_p is not None and one.first_p > 1e-3 for one in people.values())
     overall = agreement.agreement(judged).alpha.value
     assert dan.alpha_without is not None
