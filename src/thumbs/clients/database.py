@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -205,8 +207,21 @@ def _prepare(connection: Any, _: object) -> None:
     """Set up a new SQLite connection."""
     connection.isolation_level = "IMMEDIATE"  # the driver's BEGIN, before a write; a read needs none
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _keep_a_journal(connection)
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _keep_a_journal(connection: Any) -> None:
+    """Readers beside a writer. SQLite does not wait by itself if another process is opening a new file just now."""
+    until = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _migrate(engine: Engine, is_sqlite: bool, migrations: Path, version_table: str) -> None:

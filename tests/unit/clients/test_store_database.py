@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,11 @@ def test_processes_open_an_empty_folder_one_after_the_other(tmp_path: Path):
             openers[0].wait(timeout=1)
     assert [opener.communicate() for opener in openers] == [("", "")] * 2
     assert [opener.returncode for opener in openers] == [0, 0]
+
+
+def test_many_open_a_new_file_at_once(tmp_path: Path):
+    """Each changes the journal of the file, for which SQLite does not wait by itself."""
+    for attempt in range(5):
+        with ThreadPoolExecutor(8) as openers:
+            for made in openers.map(Database, [f"sqlite:///{tmp_path}/{attempt}.db"] * 8):
+                made.close()
