@@ -11,19 +11,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-VOCABULARY = 97
-COMMON: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-}
+from tiny_models import SHAPE, VOCABULARY
+
 BARE: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
@@ -42,7 +31,7 @@ class Architecture:
 
     def save(self, folder: Path) -> torch.nn.Module:
         """A random model in a folder, float32; returns it, through transformers."""
-        values = dict(BARE if self.whole else COMMON) | dict(self.values)
+        values = dict(BARE if self.whole else SHAPE) | dict(self.values)
         torch.manual_seed(1)
         model = AutoModelForCausalLM.from_config(getattr(transformers, self.config)(**values)).float().eval()
         generator = torch.Generator().manual_seed(2)

@@ -27,7 +27,7 @@ class LoraConfig(Frozen):
 
 
 class TemplateConfig(Frozen):
-    """What the model's chat template is given beside the messages, wherever this model trains, samples or answers."""
+    """What the model's chat template is given with the messages, wherever this model trains, samples or answers."""
 
     variables: dict[str, JsonValue] = Field(default_factory=dict)
     """Variables of the template, such as enable_thinking: false. One that the template never reads is refused."""

@@ -19,7 +19,7 @@ class SamplingConfig(Frozen):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample within this probability mass only; 1: off. Refused in rollouts."""
     stop: tuple[str, ...] = ()
-    """Strings that end a reply, beside the model's own end token. Its text ends with the first of them, whatever else
+    """Strings that end a reply, as the model's own end token does. Its text ends with the first of them, whatever else
     its last token holds. The name of a special token is that token."""
 
     @field_validator("stop")

@@ -40,6 +40,7 @@ class Body(BaseModel):
     harmless: such keys that the SDKs send, by the request's name in HARMLESS.
     """
 
+    # What `_keys` lets through and is no field is harmless: anything else was refused there, by its name.
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
     harmless: ClassVar[tuple[str, ...]] = ()
 

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from sqlalchemy import create_engine
 from store_cases import add_run, on_disk, save
 
 from thumbs.clients.checkpoint_folders import locked
-from thumbs.clients.database import Database
+from thumbs.clients.database import Database, _keep_a_journal
 from thumbs.clients.store import Store
 from thumbs.clients.tables import METADATA
 from thumbs.errors import ConfigError
@@ -212,9 +211,18 @@ def test_processes_open_an_empty_folder_one_after_the_other(tmp_path: Path):
     assert [opener.returncode for opener in openers] == [0, 0]
 
 
-def test_many_open_a_new_file_at_once(tmp_path: Path):
-    """Each changes the journal of the file, for which SQLite does not wait by itself."""
-    for attempt in range(5):
-        with ThreadPoolExecutor(8) as openers:
-            for made in openers.map(Database, [f"sqlite:///{tmp_path}/{attempt}.db"] * 8):
-                made.close()
+def test_opening_a_new_file_waits_for_whoever_opens_it_just_now():
+    """SQLite says at once that it is locked if two connections change its journal."""
+    answers = [sqlite3.OperationalError("database is locked")] * 2 + [None]
+
+    class Connection:
+        def execute(self, statement: str) -> None:
+            assert statement == "PRAGMA journal_mode = WAL"
+            if (answer := answers.pop(0)) is not None:
+                raise answer
+
+    _keep_a_journal(Connection())
+    assert answers == []
+    answers.append(sqlite3.OperationalError("disk I/O error"))
+    with pytest.raises(sqlite3.OperationalError, match="disk"):
+        _keep_a_journal(Connection())
