@@ -23,4 +23,4 @@ class EvaluationConfig(Frozen):
     best_of: int = Field(default=4, ge=1)
     """Answers of SFT and PPO to each prompt; also n of best-of-n from SFT, chosen by the reward model."""
     frontier: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """KL levels (nats per sequence) at which a method keeps its policy when its replies pass them; each is judged too."""
+    """KL levels (nats per sequence): a method keeps the policy whose replies pass one, and it is judged too."""

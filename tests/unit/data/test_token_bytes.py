@@ -106,12 +106,11 @@ def test_bytes_of_tokens_are_the_text(kind: str, tmp_path: Path) -> None:
     assert _joined(tokenizer, mixed) == tokenizer.decode(mixed).encode()
 
 
-@pytest.mark.parametrize("kind", MADE)
+# Without word pieces, whose clean-up of punctuation looks at more than one neighbour.
+@pytest.mark.parametrize("kind", [kind for kind in MADE if kind != "word pieces"])
 def test_random_tokens(kind: str, tmp_path: Path) -> None:
     """Whatever a model draws; where the bytes are no text, the library's text is that of all of them together."""
     tokenizer, source = _opened(MADE[kind](), tmp_path), random.Random(1)
-    if kind == "word pieces":
-        pytest.skip("its clean-up of punctuation looks at more than one neighbour")
     checked = 0
     for _ in range(300):
         tokens = source.choices(range(tokenizer.vocab_size), k=source.randrange(1, 8))
