@@ -197,7 +197,7 @@ def _engine(url: str | URL) -> Engine:
         engine = create_engine(parsed, pool_size=10, max_overflow=30)  # raises for a URL of no use, and opens nothing
         if parsed.database and parsed.database != ":memory:" and "uri" not in parsed.query:
             with contextlib.suppress(OSError):  # opening says it better
-                Path(parsed.database).touch(mode=0o600)  # hashes of keys and passwords; files beside it get its mode
+                Path(parsed.database).touch(mode=0o600)  # hashes of keys and passwords; files next to it get its mode
         return engine
     options = {key: value for key, value in _NOTICED.items() if key not in parsed.query}
     return create_engine(parsed, pool_size=10, max_overflow=30, pool_pre_ping=True, connect_args=options)
@@ -212,7 +212,7 @@ def _prepare(connection: Any, _: object) -> None:
 
 
 def _keep_a_journal(connection: Any) -> None:
-    """Readers beside a writer. SQLite does not wait by itself if another process is opening a new file just now."""
+    """Lets others read while one writes. SQLite does not wait by itself if another process is opening a new file just now."""
     until = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:

@@ -28,7 +28,7 @@ first token.
 """
 
 SET = ("messages", "add_generation_prompt", "tools", "documents", "raise_exception", "strftime_now")
-"""What every template gets from us, beside the names of special tokens such as bos_token; tools and documents are
+"""What every template gets from us, with the names of special tokens such as bos_token; tools and documents are
 None.
 """
 

@@ -231,7 +231,7 @@ def _is_judgement(key: str, value: Any, kind: DataKind) -> bool:
 
 
 def _check_scores(row: Mapping[str, Any]) -> None:
-    """Raises RowError if the scores beside a pair say that the rejected reply is the better one."""
+    """Raises RowError if the scores next to a pair say that the rejected reply is the better one."""
     for key, value in row.items():
         other = key.replace("chosen", "rejected") if "chosen" in key and key != "chosen" else ""
         numbers = (value, row.get(other))

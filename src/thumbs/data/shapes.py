@@ -97,7 +97,7 @@ def instruction_prompt(row: Row) -> Any:
 
 @dataclass(frozen=True)
 class Style:
-    """A way to write a prompt: the key that holds it, the keys that count beside it, and the prompt of a row."""
+    """A way to write a prompt: the key that holds it, the keys that count with it, and the prompt of a row."""
 
     key: str
     reads: tuple[str, ...] = ()
@@ -193,7 +193,7 @@ _BEHIND: tuple[Format, ...] = (
     Format("chosen", "conversations", ("chosen",), (), _ROUTINE, lambda row: "rejected" not in row),
     Format("nothing else", "prompts", (), ("answer",), _ROUTINE),
 )
-"""What may stand beside a prompt, but for pairs."""
+"""What may stand next to a prompt, but for pairs."""
 
 _NAMES: Mapping[str, Mapping[str, str]] = {
     "a labelled reply": {"completion": REPLY, "label": _LABEL},

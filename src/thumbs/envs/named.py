@@ -14,7 +14,7 @@ from thumbs.errors import ConfigError
 def load_callable(name: str) -> Callable[..., Any]:
     """The callable `module:name`; modules are looked for beside the installed ones in the current folder.
 
-    Importing runs the module, so name only what you would run. Raises ConfigError where there is none.
+    Importing runs the module, so name only what you would run. Raises ConfigError if there is none.
     """
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):

@@ -198,7 +198,7 @@ def classifier(tensors: Mapping[str, Tensor], config: dict[str, Any], head: Path
 
 
 def classifier_name(model_type: str) -> str:
-    """The sequence classifier of a family in transformers; raises RunError where there is none."""
+    """The sequence classifier of a family in transformers; raises RunError if there is none."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES  # slow to import
 
     if name := MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(model_type):

@@ -90,7 +90,7 @@ _OF_THE_STAGE = ("audit.json", "spent_s.json", "identity.json")
 
 
 def source_files(function: Callable[..., Any]) -> Files:
-    """The file that a function is defined in, and those of the modules beside it that it uses.
+    """The file that a function is defined in, and those of the modules next to it that it uses.
 
     Modules that are installed count with their own package only; the standard library does not count.
     """

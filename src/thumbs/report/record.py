@@ -49,7 +49,7 @@ class RunRecord:
 
 
 def read_run(path: str | Path) -> RunRecord:
-    """The run folder at `path`; raises RunError where there is none, CheckpointError for a garbled file."""
+    """The run folder at `path`; raises RunError if there is none, CheckpointError for a garbled file."""
     path = Path(path)
     if not (path / "config.json").exists():
         raise RunError(f"{path} is not a run folder (it has no config.json); name one that `thumbs run` made")

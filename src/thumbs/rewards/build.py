@@ -38,7 +38,7 @@ def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
     with one label: a folder, a hub name, or the folder of its LoRA adapter.
 
     It reads text with its own tokenizer. Scores are normalised as its run measured them, where that is known; those of
-    a classifier are its logits. Raises ConfigError where there is none.
+    a classifier are its logits. Raises ConfigError if there is none.
     """
     path = path.expanduser()
     folder = path / "model" if exists(path / "model") else path

@@ -95,7 +95,7 @@ class PeftAdapter:
 
 
 def base_of(folder: Path) -> str:
-    """The base model that the adapter in a folder of PEFT's layout names; raises DataError where there is none."""
+    """The base model that the adapter in a folder of PEFT's layout names; raises DataError if there is none."""
     if missing := [name for name in PEFT_FILES if not (folder / name).is_file()]:
         raise DataError(f"there is no {' and no '.join(missing)}; needed is an adapter in PEFT's layout")
     return _read_config(folder / CONFIG).base_model_name_or_path

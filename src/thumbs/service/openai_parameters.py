@@ -62,7 +62,7 @@ SHARED: Mapping[str, Neutral] = {
     "spaces_between_special_tokens": Neutral((True,), _STOPS),
     "include_stop_str_in_output": Neutral((False,), _STOPS),
     "response_format": Neutral(({"type": "text"},), "replies are free text"),
-    "add_special_tokens": Neutral((False,), "texts and templates get no tokens beside their own"),
+    "add_special_tokens": Neutral((False,), "texts and templates get no tokens but their own"),
 }
 """Of both APIs."""
 

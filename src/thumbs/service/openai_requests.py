@@ -72,7 +72,7 @@ class ChatMessage(OpenAIBody):
 
 
 class StreamOptions(OpenAIBody):
-    """What a stream holds beside the reply."""
+    """What a stream holds next to the reply."""
 
     neutral = STREAM
     include_usage: bool = False

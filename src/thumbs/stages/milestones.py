@@ -19,7 +19,7 @@ FOLDER = "at-kl"
 
 
 def keep_milestones(context: Context, policy: Handle, kl: float) -> None:
-    """Keeps the policy, whose own replies are `kl` from the reference (nats a sequence), where it passes a level.
+    """Keeps the policy, whose own replies are `kl` from the reference (nats per sequence), where it passes a level.
 
     Call it before the update that these replies lead to. A policy that passes several levels at once is kept once, at
     the highest of them.

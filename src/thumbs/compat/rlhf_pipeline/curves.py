@@ -25,7 +25,7 @@ _CURVES = {
 
 
 def draw_curves(folder: StageFolder) -> None:
-    """Writes curves.png beside the metrics: one axis for each number that the stage logged."""
+    """Writes curves.png next to the metrics: one axis for each number that the stage logged."""
     rows = folder.metrics.read()
     drawn = {name: points for name in _CURVES if (points := [(r["step"], r[name]) for r in rows if name in r])}
     if not drawn:

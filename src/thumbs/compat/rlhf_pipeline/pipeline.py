@@ -342,7 +342,7 @@ class RLHFPipeline:
         return self.save_dir / ".work"
 
     def _save_config(self) -> None:
-        """The settings, beside the stages and once more beside the log."""
+        """The settings, next to the stages and once more next to the log."""
         for folder in (self.save_dir, self.save_dir / "logs"):
             write_json(folder / "config.json", self.config.to_dict())
 

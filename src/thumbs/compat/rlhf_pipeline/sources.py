@@ -44,7 +44,7 @@ class Opened:
     """A model that an engine can create: its settings, the checkpoint that brings its head, and what belongs to it.
 
     tokenizer: None if the model brings none. vocab_size: None if it is not known. critic: the checkpoint of the value
-    model that PPO left beside its policy.
+    model that PPO left with its policy.
     """
 
     model: ModelConfig

@@ -58,7 +58,7 @@ class PPOConfig:
     "full" the exact KL(π ‖ π_ref) over the vocabulary.
     init_kl_coef, adap_kl_ctrl, target, horizon: the KL coefficient, and how it follows the KL of whole sequences
     (target in nats a sequence, 6.0 unless given; horizon in sequences).
-    target_kl with early_stopping: epochs end once the last minibatch's `policykl` is above 1.5 times it (nats a token);
+    target_kl with early_stopping: epochs end once the last minibatch's `policykl` is above 1.5 times it (nats per token);
     a target_kl of 3 and more is meant per sequence, and is `stop_at`: once the responses are farther than that from the
     reference, nothing is updated any more. Without early_stopping and `target` it is read as the adaptive target, with
     a warning.
