@@ -212,7 +212,7 @@ def _prepare(connection: Any, _: object) -> None:
 
 
 def _keep_a_journal(connection: Any) -> None:
-    """Lets others read while one writes. SQLite does not wait by itself if another process is opening a new file just now."""
+    """Lets others read while one writes. SQLite does not wait if another process opens a new file at the same time."""
     until = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:

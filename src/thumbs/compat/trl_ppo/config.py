@@ -58,10 +58,10 @@ class PPOConfig:
     "full" the exact KL(π ‖ π_ref) over the vocabulary.
     init_kl_coef, adap_kl_ctrl, target, horizon: the KL coefficient, and how it follows the KL of whole sequences
     (target in nats a sequence, 6.0 unless given; horizon in sequences).
-    target_kl with early_stopping: epochs end once the last minibatch's `policykl` is above 1.5 times it (nats per token);
-    a target_kl of 3 and more is meant per sequence, and is `stop_at`: once the responses are farther than that from the
-    reference, nothing is updated any more. Without early_stopping and `target` it is read as the adaptive target, with
-    a warning.
+    target_kl with early_stopping: epochs end once the last minibatch's `policykl` is above 1.5 times it, nats per
+    token. A target_kl of 3 and more is meant per sequence, and is `stop_at`: once the responses are farther than that
+    from the reference, nothing is updated any more. Without early_stopping and `target` it is read as the adaptive
+    target, with a warning.
     max_grad_norm: None clips to 1.0 (nothing is clipped with reproduce_trl); float("inf") never clips.
     ratio_threshold: a minibatch with a larger mean ratio is left out, with a warning.
     use_score_scaling, use_score_norm, score_clip: scores divided by their running deviation (and freed of their
