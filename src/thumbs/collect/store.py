@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import sqlite3
 from collections.abc import Callable
@@ -84,16 +82,7 @@ def _url(where: Path | str | URL) -> str | URL:
                 f"{path} lies on a network file system ({kind}), where SQLite's locks do not hold and judgements would "
                 "be lost; keep it on a local disk, or give the URL of a PostgreSQL database"
             )
-        _make_private(path)
     return where
-
-
-def _make_private(path: Path) -> None:
-    """Makes the file, if it is new, readable by its owner alone: it holds password hashes. SQLite gives the files
-    beside it the same mode.
-    """
-    with contextlib.suppress(OSError):  # there already, or SQLite says what is wrong with the place
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def why_no_answer(error: OperationalError) -> str:

@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from thumbs.errors import ModelError
 from thumbs.models.checkpoint_files import INDEX, SINGLE, weight_files
-from thumbs.models.content import digest_of, file_digest, model_digest, settings_files
+from thumbs.models.content import digest_of, model_digest, settings_files
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _is_adapter(folder: Path) -> bool:
 def _converted(path: Path) -> Path:
     if not path.is_file():
         raise ModelError(f"no GGUF file at {path}")
-    key = _key(file_digest(path))
+    key = _key(digest_of([path]))
     return _build_once(f"{path.stem}-{key}", lambda folder: _convert(path, folder))
 
 

@@ -175,11 +175,15 @@ def _memory(config: PipelineConfig, size: Size, work: tuple[Work, ...], probe: P
 
 
 def _disk(config: PipelineConfig, trained: int) -> int:
-    """Bytes: one model a training stage; in one of them weights and two moments, twice while they are replaced."""
+    """Bytes: one model per training stage; in one of them weights and two moments, twice while they are replaced; and
+    the last checkpoint of each stage that may take more steps later, and a critic of its own.
+    """
     methods = (getattr(config, name) for name in METHODS)
     stages = sum(section is not None for section in (config.sft, config.reward, *methods))
     models = 2 if config.ppo is not None and config.ppo.critic.init != "shared" else 1
-    return 4 * trained * (stages + 2 * 3 * models)
+    online = config.preference is not None and config.preference.online is not None
+    growing = models * (config.ppo is not None) + (config.group is not None) + online
+    return 4 * trained * (stages + 3 * growing + 2 * 3 * models + (models - 1))
 
 
 def _scarce(config: PipelineConfig, memory: int, disk: int) -> list[str]:

@@ -149,8 +149,8 @@ def test_without_a_probe_there_is_no_time(sound: dict[str, Any]):
     assert "speed       not measured" in found.text()
     # weights, gradient and moments, a sampler, reference and reward model
     assert found.memory == (WEIGHTS + HEAD) * 4 * (1 + 3 + 1 + 2)
-    # three models; weights and two moments, twice
-    assert found.disk == (WEIGHTS + HEAD) * 4 * (3 + 6)
+    # three models; weights and two moments, twice, and once more at the end of PPO
+    assert found.disk == (WEIGHTS + HEAD) * 4 * (3 + 6 + 3)
 
 
 def test_the_text_shows_every_stage(sound: dict[str, Any]):

@@ -23,12 +23,14 @@ from thumbs.errors import ModelError
 from thumbs.models.byte_lm import byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
+from thumbs.models.content import model_digest
 from thumbs.models.decoder_config import write_config
 from thumbs.models.module_lm import ModuleLM
 from thumbs.models.tensor_files import write_tensors
 from thumbs.models.trunk import named_module, open_tokenizer
 from thumbs.models.weights import named_tensors
 from thumbs.stages.ppo_run import CRITIC
+from thumbs.tracking.digests import file_digest
 from thumbs.tracking.files import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -85,8 +87,7 @@ class NamedSource:
     def identity(self) -> str:
         if is_builtin_byte(self.model.name):
             return self.model.name
-        states = {file.name: file.stat() for file in sorted(self.folder.glob("*.*"))}
-        return _digest(str({name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}).encode())
+        return model_digest(self.folder)
 
     @contextmanager
     def open(self, work: Path) -> Iterator[Opened]:
@@ -106,8 +107,7 @@ class PtSource:
         read_pt(path, mmap=True)  # a file of another program fails here, not when a stage begins
 
     def identity(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.path)
 
     @contextmanager
     def open(self, work: Path) -> Iterator[Opened]:
@@ -248,7 +248,3 @@ def _save(module: Any, folder: Path) -> None:
         folder.mkdir(parents=True)
         write_tensors(folder / "model.safetensors", {n: tensor.clone() for n, tensor in named_tensors(module).items()})
         write_json(folder / "config.json", write_config(module.config))
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -22,6 +22,7 @@ from thumbs.config.sft import SftConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.objectives import registered_objectives
 from thumbs.errors import ConfigError
+from thumbs.tracking.digests import file_digest
 from thumbs.tracking.files import plain, read_json, write_json
 
 T = TypeVar("T")
@@ -132,10 +133,7 @@ def milestones(iterations: int, interval: int) -> list[int]:
 
 def data_identity(path: str) -> str:
     """The same text for the same data: a hash of a file's content, or the name of what is no file."""
-    if not Path(path).is_file():
-        return path
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(Path(path)) if Path(path).is_file() else path
 
 
 def tokenizer_identity(files: Mapping[str, str]) -> str:
