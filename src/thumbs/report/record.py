@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thumbs.config.pipeline import METHODS, STAGES, place
-from thumbs.errors import RunError
+from thumbs.config.base import build_config
+from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig, place
+from thumbs.errors import ConfigError, RunError
 from thumbs.tracking import StageFolder, read_object_if_there
+
+_log = logging.getLogger(__name__)
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -56,7 +60,7 @@ def read_run(path: str | Path) -> RunRecord:
     folders = {stage: StageFolder(path / stage) for stage in STAGES}
     return RunRecord(
         path=path,
-        config=_read(path / "config.json"),
+        config=_config(path / "config.json"),
         versions=_read(path / "versions.json"),
         summary=_read(path / "summary.json"),
         done={stage: _read(path / stage / "done.json") for stage in STAGES},
@@ -67,6 +71,18 @@ def read_run(path: str | Path) -> RunRecord:
         reward_audit=_read(path / "reward" / "audit.json"),
         labels=_labels(path),
     )
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """The settings; those that this version does not know are said, and are not in the report."""
+    found = _read(path)
+    try:
+        build_config(PipelineConfig, found, source=str(path))
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            if "unknown key" in line:
+                _log.warning("%s", line)
+    return found
 
 
 def _labels(path: Path) -> Records:

@@ -11,7 +11,8 @@ from report_fixture import HOSTILE, write_made_up_run
 
 from thumbs.errors import CheckpointError, RunError
 from thumbs.report.build import build_report
-from thumbs.tracking import RunFolder
+from thumbs.report.record import read_run
+from thumbs.tracking import RunFolder, write_json
 
 
 class Page(HTMLParser):
@@ -136,3 +137,12 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
         build_report(tmp_path)
+
+
+def test_settings_of_another_version_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_json(
+        tmp_path / "config.json", {"run": "r", "model": {"name": "byte-tiny"}, "ppo": {"prompts": "a", "clip": 1}}
+    )
+    assert read_run(tmp_path).setting("ppo.clip") == 1
+    (record,) = caplog.records
+    assert "config.json: unknown key 'ppo.clip'" in record.message
