@@ -74,7 +74,7 @@ def read_run(path: str | Path) -> RunRecord:
 
 
 def _config(path: Path) -> Mapping[str, Any]:
-    """The settings; those that this version does not know are said, and are not in the report."""
+    """The settings; those that this version does not know are named in the log, and are not in the report."""
     found = _read(path)
     try:
         build_config(PipelineConfig, found, source=str(path))

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -263,25 +264,49 @@ def test_finished_stages_are_taken_over_where_they_fit(tmp_path: Path, capsys: p
         go(unlike, source=tmp_path)
 
 
-def test_steps_may_grow_and_the_numbers_are_those_of_one_run(tmp_path: Path):
-    fixed = {"fixed_prompts": ["Ana"]}
-    short = settings(tmp_path) | {"group": group(tmp_path, steps=3)} | fixed
+def ppo(folder: Path, **more: Any) -> dict[str, Any]:
+    shared = group(folder)
+    del shared["group_size"]
+    return shared | {"critic": {"init": "policy"}} | more
+
+
+def online_dpo(folder: Path, steps: int = 2) -> dict[str, Any]:
+    shared = group(folder, steps=steps)
+    online = {name: shared[name] for name in ("prompts", "rewards", "steps", "sampling")}
+    optim = {"schedule": "constant", "warmup_fraction": 0.0}
+    return {"method": "online_dpo", "batch_size": 4, "epochs": 1, "eval_every": 1, "optim": optim, "online": online}
+
+
+@pytest.mark.parametrize(("name", "section"), [("group", group), ("ppo", ppo), ("preference", online_dpo)])
+def test_steps_may_grow_and_the_numbers_are_those_of_one_run(
+    tmp_path: Path, name: str, section: Callable[..., dict[str, Any]]
+):
+    short = settings(tmp_path) | {name: section(tmp_path, steps=3), "fixed_prompts": ["Ana"]}
     run = go(short)
-    go(short | {"group": group(tmp_path, steps=5)})
-    whole = go(short | {"run": str(tmp_path / "whole"), "group": group(tmp_path, steps=5)})
+    go(short | {name: section(tmp_path, steps=5)})
+    whole = go(short | {"run": str(tmp_path / "whole"), name: section(tmp_path, steps=5)})
     for file in ("metrics.jsonl", "samples.jsonl"):
-        grown, once = ([json.loads(x) for x in (r / "group" / file).read_text().splitlines()] for r in (run, whole))
-        clocks = ("wall_s", "group/rollout_s", "group/update_s")
-        assert [{k: v for k, v in r.items() if k not in clocks} for r in grown] == [
-            {k: v for k, v in r.items() if k not in clocks} for r in once
-        ]
-    files = sorted(p.relative_to(run) for p in (run / "group").rglob("*.safetensors"))
-    assert files == sorted(p.relative_to(whole) for p in (whole / "group").rglob("*.safetensors"))
+        grown, once = (rows_of(folder / name / file) for folder in (run, whole))
+        assert grown == once
+    files = sorted(p.relative_to(run) for p in (run / name).rglob("*.safetensors"))
+    assert files == sorted(p.relative_to(whole) for p in (whole / name).rglob("*.safetensors"))
     assert all((run / f).read_bytes() == (whole / f).read_bytes() for f in files)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The records of a log without what clocks say."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [{k: v for k, v in json.loads(line).items() if not k.endswith(("_s", "_per_s"))} for line in lines]
+
+
+def test_steps_do_not_shrink_and_grow_alone(tmp_path: Path):
+    short = settings(tmp_path) | {"group": group(tmp_path, steps=1)}
+    go(short)
+    go(short | {"group": group(tmp_path, steps=2)})
     with pytest.raises(RunError, match=r"group\.steps may grow and not shrink"):
         go(short)
-    with pytest.raises(RunError, match=r"group\.steps: 5 there, 6 now\n.*group\.clip_range"):
-        go(short | {"group": group(tmp_path, steps=6, clip_range=0.3)})
+    with pytest.raises(RunError, match=r"group\.steps: 2 there, 3 now\n.*group\.clip_range"):
+        go(short | {"group": group(tmp_path, steps=3, clip_range=0.3)})
 
 
 def test_steps_do_not_grow_where_the_rates_followed_their_number(tmp_path: Path):
