@@ -120,6 +120,20 @@ def test_what_waits_is_bounded_in_tokens(service: ServiceClient, monkeypatch: py
     client.sample(PROMPT, 9, params).result()  # alone, whatever its size
 
 
+def test_what_waits_is_bounded_in_requests(service: ServiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.backend, "max_queued", 2)
+    client, go_on = service.create_sampling_client(base_model="b"), threading.Event()
+    held = service.backend._worker.submit("held", lambda: _hold(go_on))
+    params = types.SamplingParams(max_tokens=1, seed=1, stop=[])
+    waiting = [client.sample(PROMPT, 1, params), client.sample(PROMPT, 1, params)]
+    with pytest.raises(FullError, match="2 requests for samples wait already"):
+        client.sample(PROMPT, 1, params)
+    go_on.set()
+    held.result()
+    assert [len(each.result().sequences) for each in waiting] == [1, 1]
+    assert client.sample(PROMPT, 1, params).result()
+
+
 def _hold(go_on: threading.Event):
     go_on.wait()
     yield
