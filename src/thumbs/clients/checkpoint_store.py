@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, Select, and_, delete, false, insert, or_, 
 from sqlalchemy.exc import IntegrityError
 
 from thumbs.clients.checkpoint_folders import CheckpointFolders, size_of
-from thumbs.clients.database import Database, StoreError, newest_first
 from thumbs.clients.tables import CHECKPOINTS, RUNS, CheckpointRecord
+from thumbs.storage import Database, StoreError, newest_first
 
 KINDS = ("weights", "sampler_weights", "external_weights")
 LONGEST_TTL_S = 10 * 365 * 24 * 3600

@@ -11,8 +11,8 @@ from typing import IO
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from thumbs.clients.database import Database
 from thumbs.errors import ConfigError
+from thumbs.storage import Database
 
 log = logging.getLogger(__name__)
 

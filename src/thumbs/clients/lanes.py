@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from thumbs.clients.database import is_away
 from thumbs.errors import DataError
+from thumbs.storage import is_away
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,6 @@ processes can share a store.
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import secrets
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,11 +19,11 @@ from sqlalchemy import URL, ColumnElement, and_, delete, insert, select, true, u
 from thumbs.clients.checkpoint_folders import locked
 from thumbs.clients.checkpoint_store import CheckpointStore
 from thumbs.clients.claim import Claim
-from thumbs.clients.database import Database, StoreError, newest_first, oldest_first, utc_now
 from thumbs.clients.tables import (
     FUTURES,
     RUNS,
     SAMPLERS,
+    SCHEMA,
     SESSIONS,
     TOKENS,
     FutureRecord,
@@ -34,6 +32,7 @@ from thumbs.clients.tables import (
     SessionRecord,
     TokenRecord,
 )
+from thumbs.storage import Database, StoreError, digest, new_secret, newest_first, oldest_first, utc_now
 
 
 class Store(CheckpointStore):
@@ -47,7 +46,7 @@ class Store(CheckpointStore):
     def __init__(self, folder: Path, url: str | None = None, *, clock: Callable[[], datetime] = utc_now) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(folder / ".opening", fcntl.LOCK_EX):
-            database = Database(url or URL.create("sqlite", database=str(folder / "store.db")))
+            database = Database(url or URL.create("sqlite", database=str(folder / "store.db")), SCHEMA)
             super().__init__(folder, database, clock)
         self.claim = Claim(folder, database)
 
@@ -60,8 +59,8 @@ class Store(CheckpointStore):
 
     def add_token(self, owner: str) -> str:
         """A new token of `owner`. It cannot be shown again: only its hash is kept."""
-        token = f"tml-{secrets.token_urlsafe(32)}"
-        row = {"id": uuid.uuid4().hex, "owner": owner, "digest": _digest(token), "created": self._now()}
+        token = new_secret("tml-")
+        row = {"id": uuid.uuid4().hex, "owner": owner, "digest": digest(token), "created": self._now()}
         with self._db.transaction(durable=True) as db:
             db.execute(insert(TOKENS).values(row))
         return token
@@ -72,7 +71,7 @@ class Store(CheckpointStore):
 
     def owner_of(self, token: str) -> str | None:
         """Whose token it is; None for one that is unknown or revoked."""
-        return next(iter(self._db.values(select(TOKENS.c.owner).where(TOKENS.c.digest == _digest(token)))), None)
+        return next(iter(self._db.values(select(TOKENS.c.owner).where(TOKENS.c.digest == digest(token)))), None)
 
     def tokens(self) -> list[TokenRecord]:
         """All tokens, oldest first, without their secrets."""
@@ -270,8 +269,3 @@ class Store(CheckpointStore):
 
     def _ago(self, seconds: float) -> datetime:
         return self._now() - timedelta(seconds=seconds)
-
-
-def _digest(token: str) -> str:
-    # A fast hash without salt is enough: a token is 256 random bits, so there is no guess to try against the digest.
-    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,12 +1,9 @@
-"""The tables of the store and the records that their rows become.
-
-`migrations/` makes the tables; a test holds the two against each other. Times are UTC.
-"""
+"""The tables of the store and the records that their rows become. Times are UTC."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    DateTime,
-    Dialect,
     ForeignKey,
     Integer,
     LargeBinary,
@@ -24,27 +19,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
 )
 
-
-class UtcTime(TypeDecorator[datetime]):
-    """An aware datetime; SQLite keeps no time zone, so UTC goes in and comes out."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.astimezone(UTC) if value else None
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value and dialect.name == "sqlite":
-            return value.replace(tzinfo=UTC)
-        return value.astimezone(UTC) if value else None
-
+from thumbs.storage import Schema, UtcTime
 
 METADATA = MetaData()
+SCHEMA = Schema(METADATA, "alembic_version")
 
 TOKENS = Table(
     "tokens",

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
 
-from thumbs.clients.database import Database
 from thumbs.collect.records import Event
 from thumbs.collect.tables import EVENTS
 from thumbs.data.sources import canonical_json
+from thumbs.storage import Database
 
 _TURN = -1
 """The lock under which lines are added, so that each knows the one before; projects have numbers from 1."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import Row, insert, select, update
 
-from thumbs.clients.database import Database
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.items import Items
 from thumbs.collect.projects import Projects
@@ -18,6 +17,7 @@ from thumbs.collect.tables import ASSIGNMENTS, CONVERSATIONS, ITEMS
 from thumbs.collect.votes import Votes
 from thumbs.collect.work import Work
 from thumbs.records import Message, Reply
+from thumbs.storage import Database
 
 Write = Callable[[Sequence[Message], int, int], list[Reply]]
 """write(messages, n, seed): n replies of the live policy."""

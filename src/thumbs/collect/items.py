@@ -13,7 +13,6 @@ from typing import Any, cast
 from sqlalchemy import Connection, Table, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from thumbs.clients.database import Database
 from thumbs.collect.audit import Audit
 from thumbs.collect.errors import NotFound
 from thumbs.collect.projects import read_question, read_settings
@@ -23,6 +22,7 @@ from thumbs.collect.settings import Settings
 from thumbs.collect.tables import GENERATORS, ITEMS, PROJECTS, PROMPTS, QUESTIONS, RESPONSES, SLOTS
 from thumbs.data.sources import canonical_json
 from thumbs.records import Generator, Message, Reply
+from thumbs.storage import Database
 
 MOST_CHARACTERS = 1_000_000
 """Of a prompt or of a reply."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Select, case, func, literal_column, select
 
-from thumbs.clients.database import Database
 from thumbs.collect.records import ItemRecord, ItemRole, ItemState
 from thumbs.collect.tables import ASSIGNMENTS, ITEMS, MEMBERS
+from thumbs.storage import Database
 
 _COLUMNS = [ITEMS.c[name] for name in ItemRecord.__dataclass_fields__]
 _IDS_AT_ONCE = 5000

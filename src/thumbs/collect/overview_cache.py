@@ -11,8 +11,8 @@ from typing import Generic, Protocol, TypeVar
 
 from sqlalchemy import func, select
 
-from thumbs.clients.database import Database
 from thumbs.collect.tables import JUDGEMENTS, PROJECTS
+from thumbs.storage import Database
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,7 @@ Secrets are random and only their SHA-256 is kept; passwords are kept as scrypt 
 
 from __future__ import annotations
 
-import hashlib
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,12 +14,12 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, insert, select, update
 
-from thumbs.clients.database import Database
 from thumbs.collect.audit import Audit
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.passwords import hash_password, is_password
 from thumbs.collect.records import ROLES, Account, Role
 from thumbs.collect.tables import ACCOUNTS, API_TOKENS, IDENTITIES, LOGINS, MEMBERS
+from thumbs.storage import Database, digest, new_secret
 
 LOGIN_DAYS = 30
 """How long a session lasts, days."""
@@ -145,13 +143,13 @@ class People:
 
     def invite(self, account_id: int, by: int | None = None) -> str:
         """A secret with which the person chooses a password, once; an earlier invitation is void."""
-        secret = secrets.token_urlsafe(24)
+        secret = new_secret()
         with self._db.transaction(durable=True, turn=_TURN) as db:
             account = self._changing(db, account_id, by)
             if account.disabled:
                 raise CollectError(f"the account {account.handle!r} is disabled; enable it first")
             changed = update(ACCOUNTS).where(ACCOUNTS.c.id == account_id)
-            db.execute(changed.values(invitation=_digest(secret)))
+            db.execute(changed.values(invitation=digest(secret)))
             self._audit.note(db, "account.invite", by, None, {"account": account_id})
         return secret
 
@@ -195,26 +193,26 @@ class People:
 
     def log_in(self, account_id: int) -> str:
         """The secret of a new session. It ends after LOGIN_DAYS, however much it is used."""
-        secret, now = secrets.token_urlsafe(32), self._clock()
+        secret, now = new_secret(), self._clock()
         with self._db.transaction() as db:
             db.execute(delete(LOGINS).where(LOGINS.c.expires <= now))
             row = {"account_id": account_id, "created": now, "expires": now + timedelta(days=LOGIN_DAYS)}
-            db.execute(insert(LOGINS).values(digest=_digest(secret), **row))
+            db.execute(insert(LOGINS).values(digest=digest(secret), **row))
         return secret
 
     def who(self, secret: str) -> Account | None:
         """Whose session that is; None where it ended, never was, or the account is disabled."""
         query = select(*_ACCOUNT).join(LOGINS, LOGINS.c.account_id == ACCOUNTS.c.id)
-        query = query.where(LOGINS.c.digest == _digest(secret), LOGINS.c.expires > self._clock(), ~ACCOUNTS.c.disabled)
+        query = query.where(LOGINS.c.digest == digest(secret), LOGINS.c.expires > self._clock(), ~ACCOUNTS.c.disabled)
         return self._db.one(Account, query)
 
     def log_out(self, secret: str) -> None:
         """Ends the session."""
-        self._db.execute(delete(LOGINS).where(LOGINS.c.digest == _digest(secret)))
+        self._db.execute(delete(LOGINS).where(LOGINS.c.digest == digest(secret)))
 
     def add_token(self, account_id: int, scope: TokenScope, note: str = "", by: int | None = None) -> str:
         """A new API token, which cannot be shown again. Raises CollectError where the role does not allow the scope."""
-        secret = f"tc-{secrets.token_urlsafe(32)}"
+        secret = new_secret("tc-")
         with self._db.transaction(durable=True, turn=_TURN) as db:
             account = self._changing(db, account_id, by)
             if scope not in SCOPE_ROLES:
@@ -223,7 +221,7 @@ class People:
                 needed = " or ".join(SCOPE_ROLES[scope])
                 raise CollectError(f"a token with scope {scope} needs an account that may log in as {needed}")
             row = {"account_id": account_id, "scope": scope, "note": note[:200], "created": self._clock()}
-            made = db.execute(insert(API_TOKENS).values(digest=_digest(secret), **row))
+            made = db.execute(insert(API_TOKENS).values(digest=digest(secret), **row))
             noted = {"account": account_id, "token": _key(made), "scope": scope}
             self._audit.note(db, "token.add", by, None, noted)
         return secret
@@ -231,7 +229,7 @@ class People:
     def token(self, secret: str) -> tuple[Account, TokenScope] | None:
         """Who the API token speaks for, and for what; None where it is revoked, unknown, or the account may no more."""
         query = select(*_ACCOUNT, API_TOKENS.c.scope).join(API_TOKENS, API_TOKENS.c.account_id == ACCOUNTS.c.id)
-        good = (API_TOKENS.c.digest == _digest(secret)) & API_TOKENS.c.revoked.is_(None) & ~ACCOUNTS.c.disabled
+        good = (API_TOKENS.c.digest == digest(secret)) & API_TOKENS.c.revoked.is_(None) & ~ACCOUNTS.c.disabled
         with self._db.reading() as db:
             row = db.execute(query.where(good)).first()
         if row is None or row.role not in SCOPE_ROLES[row.scope]:
@@ -371,7 +369,7 @@ def _one(account_id: int) -> Select[Any]:
 
 
 def _open_invitation(secret: str) -> ColumnElement[bool]:
-    return (ACCOUNTS.c.invitation == _digest(secret)) & ~ACCOUNTS.c.disabled
+    return (ACCOUNTS.c.invitation == digest(secret)) & ~ACCOUNTS.c.disabled
 
 
 def _check_role(role: str) -> None:
@@ -383,10 +381,6 @@ def _checked_quota(quota: int | None) -> int | None:
     if quota is not None and not 1 <= quota < 2**31:
         raise CollectError(f"a quota is at least 1, got {quota}")
     return quota
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
 def _key(made: Any) -> int:

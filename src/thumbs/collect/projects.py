@@ -12,13 +12,13 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, Table, exists, func, insert, select, update
 
-from thumbs.clients.database import Database
 from thumbs.collect.audit import Audit
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.question import Question
 from thumbs.collect.records import Project, ProjectState, Version
 from thumbs.collect.settings import Settings
 from thumbs.collect.tables import GUIDELINES, ITEMS, PROJECTS, QUESTIONS
+from thumbs.storage import Database
 
 MOST_GUIDELINES = 100_000
 """Characters of the guidelines."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, case, exists, func, insert, not_, or_, select, update
 
-from thumbs.clients.database import Database
 from thumbs.collect.access import Access, access_of, given
 from thumbs.collect.errors import CollectError
 from thumbs.collect.judgement import read_gold, read_judgement
@@ -19,6 +18,7 @@ from thumbs.collect.question import is_right
 from thumbs.collect.records import ItemRole, Nothing
 from thumbs.collect.settings import Settings
 from thumbs.collect.tables import ASSIGNMENTS, GUIDELINES, ITEMS, JUDGEMENTS, MEMBERS, QUESTIONS, SLOTS
+from thumbs.storage import Database
 
 Found = Row[*tuple[Any, ...]]
 """A row of the table of assignments, or of the candidates for one."""

@@ -11,17 +11,17 @@ from pathlib import Path
 from sqlalchemy import URL, make_url, select
 from sqlalchemy.exc import ArgumentError, OperationalError
 
-from thumbs.clients.database import Database, utc_now
 from thumbs.collect.audit import Audit
 from thumbs.collect.chat import Chat
 from thumbs.collect.items import Items
 from thumbs.collect.people import People
 from thumbs.collect.projects import Projects
-from thumbs.collect.tables import GENERATORS
+from thumbs.collect.tables import GENERATORS, SCHEMA
 from thumbs.collect.votes import Votes
 from thumbs.collect.work import Work
 from thumbs.errors import ConfigError
 from thumbs.records import Generator
+from thumbs.storage import Database, utc_now
 
 _POSTGRES_DISK_FULL = "53100"
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "fuse.sshfs", "afs")
@@ -43,7 +43,7 @@ class CollectStore:
         chance: random.Random | None = None,
     ) -> None:
         chance = chance or random.SystemRandom()
-        self.db = Database(_url(where), Path(__file__).with_name("migrations"), "collect_version")
+        self.db = Database(_url(where), SCHEMA)
         self.audit = Audit(self.db, clock)
         self.projects = Projects(self.db, self.audit, clock)
         self.people = People(self.db, self.audit, clock)

@@ -1,4 +1,4 @@
-"""The tables. `migrations/` makes them; a test holds the two against each other. Times are UTC.
+"""The tables. Times are UTC.
 
 Judgements, responses, prompts, generators, questions, guidelines and events are never updated or deleted: triggers
 forbid it. Counters of items are a cache that `Work.recount` checks.
@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-from thumbs.clients.tables import UtcTime
+from thumbs.storage import Schema, UtcTime, keep_rows
 
 METADATA = MetaData(
     naming_convention={
@@ -40,6 +40,7 @@ METADATA = MetaData(
 )
 IMMUTABLE = ("questions", "guidelines", "generators", "prompts", "responses", "judgements", "events")
 """Tables whose rows stay as they were written."""
+SCHEMA = Schema(METADATA, "collect_version")
 
 Id = BigInteger().with_variant(Integer, "sqlite")
 
@@ -331,3 +332,5 @@ EVENTS = Table(
     _text("previous"),
     _text("digest"),
 )
+
+keep_rows(METADATA, IMMUTABLE)

@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import Row, Select, func, select, text
 
-from thumbs.clients.database import Database
 from thumbs.collect.judgement import Counting, Rule, read_gold, read_judgement
 from thumbs.collect.projects import Projects, read_question
 from thumbs.collect.records import Answer, ItemFacts, ItemRole, Vote
 from thumbs.collect.tables import ACCOUNTS, ASSIGNMENTS, ITEMS, JUDGEMENTS, QUESTIONS, RESPONSES, SLOTS
+from thumbs.storage import Database
 
 _AT_ONCE = 1000
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
-from thumbs.clients.database import Database
 from thumbs.collect.access import Access
 from thumbs.collect.errors import CollectError, Conflict, NotFound
 from thumbs.collect.items import Items, read_messages
@@ -27,6 +26,7 @@ from thumbs.collect.tables import ACCOUNTS, ASSIGNMENTS, ITEMS, JUDGEMENTS, PROM
 from thumbs.collect.votes import Votes
 from thumbs.data.sources import canonical_json
 from thumbs.records import Generator, Reply
+from thumbs.storage import Database
 
 _EXCERPT = 120
 

@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from thumbs.clients.database import is_away
 from thumbs.clients.store import Store
 from thumbs.service.threads import Threads
+from thumbs.storage import is_away
 
 NOBODY = "local"
 """The owner of everything on a server without tokens."""

@@ -21,13 +21,13 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from thumbs.clients.database import is_away
 from thumbs.clients.sampling import FullError
 from thumbs.clients.store import Store
 from thumbs.clients.tables import FutureRecord
 from thumbs.clients.worker import ClosedError
 from thumbs.errors import ThumbsError
 from thumbs.service.threads import Threads
+from thumbs.storage import is_away
 
 log = logging.getLogger(__name__)
 

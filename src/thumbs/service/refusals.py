@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from thumbs.clients.database import is_away
 from thumbs.errors import CheckpointError
 from thumbs.service.openai import PREFIXES
 from thumbs.service.openai_errors import RefusedError, error_body
 from thumbs.service.requests import answer
+from thumbs.storage import is_away
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 
 from thumbs.clients.backend import Backend
-from thumbs.clients.database import StoreError
 from thumbs.clients.tables import CheckpointRecord, RunRecord, SamplerRecord, SessionRecord
 from thumbs.errors import CheckpointError
 from thumbs.service import wire
 from thumbs.service.auth import Callers, Signer
 from thumbs.service.promises import Promises
 from thumbs.service.threads import Threads
+from thumbs.storage import StoreError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -9,15 +9,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from alembic.script import ScriptDirectory
-from sqlalchemy import column, select, table
+from sqlalchemy import select
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from thumbs.collect import store as collect_store
 from thumbs.collect.errors import NotFound
 from thumbs.collect.exports.select import Filters
 from thumbs.collect.exports.write import export_again, export_temporarily
@@ -26,7 +24,7 @@ from thumbs.collect.overview import progress
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.records import NewItem, Project
 from thumbs.collect.store import CollectStore
-from thumbs.collect.tables import EXPORTS
+from thumbs.collect.tables import EXPORTS, SCHEMA
 from thumbs.collect.web.admin_site import snapshots_of
 from thumbs.collect.web.requests import Caller, answer, json_body, problem, site_of, threaded
 from thumbs.collect.web.site import root_of
@@ -151,9 +149,9 @@ async def export_file(request: Request) -> Response:
 
 async def health(request: Request) -> Response:
     """200 where the database takes writes and its tables are this version's, else 503."""
-    expected, found = await threaded(_versions, site_of(request).store)
-    if found != expected:
-        detail = f"the database's tables have version {found}, this server expects {expected}; restart it"
+    version = await threaded(_version, site_of(request).store)
+    if version != SCHEMA.version:
+        detail = f"the database's tables have version {version}, this server expects {SCHEMA.version}; restart it"
         return problem(503, "Service Unavailable", detail)
     return answer({"status": "ok"})
 
@@ -223,13 +221,10 @@ def _told(request: Request, project: Project, export_id: int) -> dict[str, Any]:
     return {"id": row.id, "created": row.created.isoformat(), "manifest": row.manifest, "file": file}
 
 
-def _versions(store: CollectStore) -> tuple[str | None, str | None]:
-    """Of the tables: what this code expects, and what the database has, which is asked in a transaction that writes."""
-    folder = Path(collect_store.__file__).with_name("migrations")
-    held = table("collect_version", column("version_num"))
+def _version(store: CollectStore) -> str | None:
+    """The version of the database's tables, asked in a transaction that writes."""
     with store.db.transaction() as db:
-        found = db.scalar(select(held.c.version_num))
-    return ScriptDirectory(str(folder)).get_current_head(), found
+        return db.scalar(select(SCHEMA.stamp))
 
 
 def _plain(value: Any) -> Any:

@@ -1,9 +1,8 @@
-"""A SQLite file or a PostgreSQL database, its tables up to date, and the few ways in which the store asks it."""
+"""A SQLite file or a PostgreSQL database with its tables, and the few ways in which stores ask it."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import sqlite3
 import threading
 import time
@@ -41,11 +40,11 @@ from sqlalchemy.exc import (
 )
 
 from thumbs.errors import ConfigError, ThumbsError
+from thumbs.storage.schema import Schema
 
 BUSY_TIMEOUT_S = 30
 _NOTICED = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 """What libpq is told, seconds: without it a server that vanished from the network is waited for for minutes."""
-MIGRATIONS = Path(__file__).with_name("migrations")
 
 R = TypeVar("R")
 
@@ -57,25 +56,37 @@ class StoreError(ThumbsError, ValueError):
 class Database:
     """Thread-safe. A record class has a field for each column of the query that it is made from.
 
-    `migrations`: the folder of Alembic's scripts, `version_table` where it keeps how far they went, so that several
-    sets of tables may share a database. Raises ConfigError where the database cannot be opened.
+    Raises ConfigError where the database cannot be opened, or holds tables of another version than `schema`.
     """
 
-    def __init__(self, url: str | URL, migrations: Path = MIGRATIONS, version_table: str = "alembic_version") -> None:
+    def __init__(self, url: str | URL, schema: Schema) -> None:
         try:
             self._engine = _engine(url)
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise ConfigError(
-                f"the database URL is of no use: {error}\nallowed: sqlite:///FILE, or "
+                f"invalid database URL: {error}\nallowed: sqlite:///FILE, or "
                 "postgresql+psycopg://USER@HOST/NAME (pip install 'thumbs[postgres]')"
             ) from error
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         if self._is_sqlite:
-            event.listen(self._engine, "connect", _prepare)
+            event.listen(self._engine, "connect", _set_up)
         self._turns: defaultdict[int | None, AbstractContextManager[Any]] = defaultdict(threading.Lock)
         if not self._is_sqlite:
             self._turns[None] = contextlib.nullcontext()
-        _migrate(self._engine, self._is_sqlite, migrations, version_table)
+        self._prepare(schema)
+
+    def _prepare(self, schema: Schema) -> None:
+        """Make the tables where there are none, all of them or nothing."""
+        try:
+            with self._engine.begin() as connection:
+                if self._is_sqlite:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins none for a CREATE TABLE
+                schema.prepare(connection)
+        except (SQLAlchemyError, ConfigError) as error:
+            raise ConfigError(
+                f"cannot open the database {self._engine.url!r}: {error}\nit must be reachable and writable, and not "
+                "written by a newer thumbs"
+            ) from error
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -134,14 +145,14 @@ class Database:
             return connection.execute(statement).rowcount
 
     def insert(self, table: Table, record: Any) -> None:
-        """Add a record, its id the first field; raises StoreError where it is there or its session is not."""
+        """Add a record, its id the first field; raises StoreError where it is there, or what it belongs to is not."""
         try:
             with self.transaction() as connection:
                 connection.execute(insert(table).values(vars(record)))
         except IntegrityError as error:
             record_id = next(iter(vars(record).values()))
             raise StoreError(
-                f"cannot add {record_id!r} to the {table.name}: it is there already, or its session does not exist"
+                f"cannot add {record_id!r} to the {table.name}: it is there already, or its owner does not exist"
             ) from error
 
     def all(self, record: Callable[..., R], query: Executable) -> list[R]:
@@ -203,7 +214,7 @@ def _engine(url: str | URL) -> Engine:
     return create_engine(parsed, pool_size=10, max_overflow=30, pool_pre_ping=True, connect_args=options)
 
 
-def _prepare(connection: Any, _: object) -> None:
+def _set_up(connection: Any, _: object) -> None:
     """Set up a new SQLite connection."""
     connection.isolation_level = "IMMEDIATE"  # the driver's BEGIN, before a write; a read needs none
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
@@ -222,26 +233,3 @@ def _keep_a_journal(connection: Any) -> None:
             if "locked" not in str(error) or time.monotonic() > until:
                 raise
             time.sleep(0.02)
-
-
-def _migrate(engine: Engine, is_sqlite: bool, migrations: Path, version_table: str) -> None:
-    """Bring the tables up to date, all of it or nothing."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports its import, and each opening, as news
-    from alembic import command
-    from alembic.config import Config
-    from alembic.util import CommandError
-
-    config = Config()
-    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
-    config.attributes["version_table"] = version_table
-    try:
-        with engine.begin() as connection:
-            if is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins none by itself for a CREATE TABLE
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    except (SQLAlchemyError, CommandError) as error:
-        raise ConfigError(
-            f"cannot open the database {engine.url!r}: {error}\nit must be reachable and writable, and not written "
-            "by a newer thumbs"
-        ) from error
