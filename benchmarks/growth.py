@@ -30,7 +30,7 @@ from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.models.catalog import resolve
 from thumbs.records import Datum
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
 REPLY = 32
@@ -93,7 +93,7 @@ def step_of(point: Point, engine: LocalEngine, model: Handle) -> Callable[[], ob
         sequences = draw(np.full(point.batch, point.length))
         return lambda: train(sequences, first)
     prompt = random.integers(0, 49_000, point.length).tolist()
-    params = SamplingParams(max_new_tokens=REPLY, stop_tokens=())
+    params = DecodingParams(max_new_tokens=REPLY, stop_tokens=())
 
     def group() -> None:
         samples = engine.snapshot(model).sample([prompt] * point.batch, params, range(point.batch))

@@ -17,7 +17,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.functional.logprobs import target_logprobs
 from thumbs.models import kernels, operators
 from thumbs.records import Datum
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 COMPILED = kernels.usable
 REPLY, PROMPT, NEW = 25, 64, 32
@@ -72,7 +72,7 @@ def vocabulary(states: int, rounds: int, *, dtype: torch.dtype) -> None:
 def decode(sizes: list[int], rounds: int) -> None:
     engine, random = LocalEngine(), np.random.default_rng(0)
     sampler = engine.snapshot(engine.create(ModelSpec("policy", ModelConfig(name="smollm2-135m"), trainable=False)))
-    params = SamplingParams(max_new_tokens=NEW, stop_tokens=())
+    params = DecodingParams(max_new_tokens=NEW, stop_tokens=())
     for rows in sizes:
         prompts = [random.integers(0, 49_000, PROMPT).tolist() for _ in range(rows)]
         compare(

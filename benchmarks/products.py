@@ -20,7 +20,7 @@ from thumbs.models.rows import Rows
 from thumbs.models.trunk import open_trunk
 from thumbs.models.weights import merged_copy, prepack_decoder, prepacked_layer
 from thumbs.rollout.native import NativeSampler
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 ROUNDS, LOWER = 3, 18
 
@@ -64,7 +64,7 @@ def main() -> None:
         }
         show(f"products of {rows:4} rows", flop * repeat, "GFLOP/s", ways)
 
-    settings = SamplingParams(max_new_tokens=24, temperature=0.7, stop_tokens=())
+    settings = DecodingParams(max_new_tokens=24, temperature=0.7, stop_tokens=())
     samplers = {
         "plain": NativeSampler(trunk, 0),
         "prepacked": NativeSampler(prepack_decoder(merged_copy(trunk, None, trunk.dtype)), 0),

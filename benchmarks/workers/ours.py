@@ -24,7 +24,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.records import Message, Prompt, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.rewards.model import RewardModel
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 from thumbs.stages import preference_batch
 from thumbs.stages.answers import Answer, AnswerPair, reply_logprobs
 from thumbs.stages.context import Context
@@ -177,7 +177,7 @@ def prompts_of(batch: Batch) -> list[Prompt]:
 
 def decode() -> Callable[[Batch], dict[str, float]]:
     sampler = engine.snapshot(create("policy", "lm", trainable=False))
-    params = SamplingParams(max_new_tokens=job["new_tokens"], stop_tokens=())
+    params = DecodingParams(max_new_tokens=job["new_tokens"], stop_tokens=())
 
     def step(batch: Batch) -> dict[str, float]:
         samples = sampler.sample([r["ids"] for r in batch], params, range(len(batch)))

@@ -14,7 +14,7 @@ from thumbs.engine import checkpoints
 from thumbs.engine.base import AdamStep
 from thumbs.engine.checkpoints import MANIFEST
 from thumbs.errors import CheckpointError, ConfigError
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 from tiny_models import LLAMA, save_random
 
 WEIGHTS = {"adapter_model.safetensors", "model.safetensors"}
@@ -206,7 +206,7 @@ def test_nothing_to_train_is_an_error(case):
 
 def test_a_snapshot_is_frozen_and_says_which_version_it_is(case):
     def replies(sampler):
-        drawn = SamplingParams(max_new_tokens=12, stop_tokens=(1,))
+        drawn = DecodingParams(max_new_tokens=12, stop_tokens=(1,))
         return [s.tokens.tolist() for s in sampler.sample(SEQUENCES, drawn, list(range(len(SEQUENCES))))]
 
     handle = case.warm()
@@ -218,7 +218,7 @@ def test_a_snapshot_is_frozen_and_says_which_version_it_is(case):
     later = case.engine.snapshot(handle)
     assert replies(later) != before
     assert (sampler.policy_version, later.policy_version) == (2, 5)
-    assert later.sample([[5, 6]], SamplingParams(2, ()), [0])[0].policy_version == 5
+    assert later.sample([[5, 6]], DecodingParams(2, ()), [0])[0].policy_version == 5
 
 
 def test_numbers_on_disk_are_those_in_memory(case, tmp_path):

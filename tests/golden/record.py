@@ -28,7 +28,7 @@ from thumbs.engine.base import Handle
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Message, Rollout, Sample
 from thumbs.rewards.base import CallableReward
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 from thumbs.stages.context import Context
 from thumbs.stages.ppo_run import run_ppo
 from thumbs.stages.reward import run_reward
@@ -64,7 +64,7 @@ class Told:
     def __init__(self, policy_version: int) -> None:
         self.policy_version = policy_version
 
-    def sample(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[Sequence[int]], params: DecodingParams, seeds: Sequence[int]) -> list[Sample]:
         """The beginning of ", <word> day." and the end token."""
         replies = [[*f", {WORDS[seed % 3]} day."[: 3 + seed % 9].encode(), ByteTokenizer.EOS] for seed in seeds]
         none = np.zeros(12, dtype=np.float32)

@@ -11,7 +11,7 @@ from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Datum
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 GPU = "cuda"
 
@@ -55,7 +55,7 @@ def test_sampling_draws_the_tokens_of_the_cpu(monkeypatch):
     for device in ("cpu", GPU):
         engine = engine_on(device, monkeypatch)
         sampler = engine.snapshot(engine.create(ModelSpec("policy", model)))
-        found[device] = sampler.sample(prompts, SamplingParams(max_new_tokens=12, stop_tokens=()), [1, 2, 3])
+        found[device] = sampler.sample(prompts, DecodingParams(max_new_tokens=12, stop_tokens=()), [1, 2, 3])
     for ours, expected in zip(found[GPU], found["cpu"], strict=True):
         assert ours.tokens.tolist() == expected.tokens.tolist()
         np.testing.assert_allclose(ours.logprobs, expected.logprobs, atol=1e-3)

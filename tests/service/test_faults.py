@@ -14,11 +14,11 @@ from service.conformance import SDKS, Sdk, environment_of, outcomes
 from service.fault_proxy import FaultProxy
 from service.serving import running, served_by
 from thumbs.clients.backend import Backend
-from thumbs.clients.sampling import Sampler
+from thumbs.clients.sampling import ServedWeights
 from thumbs.engine.base import Handle, TrainOutput
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Datum
-from thumbs.rollout.pool import Request, SamplingPool
+from thumbs.rollout.pool import SampleRequest, SamplingPool
 
 
 def begins(tokens: Iterable[int], text: str) -> bool:
@@ -47,13 +47,13 @@ class FaultyBackend(Backend):
         super().__init__(*args, **options)
         self._engine = FaultyEngine()
 
-    def _pool(self, sampler_id: str, sampler: Sampler, request: Request) -> SamplingPool:
+    def _pool(self, sampler_id: str, sampler: ServedWeights, request: SampleRequest) -> SamplingPool:
         pool = super()._pool(sampler_id, sampler, request)
         if begins(request.prompt, "crash"):
             pool.step = lambda: self._break(pool)
         return pool
 
-    def _break(self, pool: SamplingPool) -> list[Request]:
+    def _break(self, pool: SamplingPool) -> list[SampleRequest]:
         del pool.step
         pool.step()
         raise RuntimeError("the device is lost")

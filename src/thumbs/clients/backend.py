@@ -21,7 +21,7 @@ from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.lanes import Work, patiently
 from thumbs.clients.offer import Offer
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
-from thumbs.clients.sampling import FullError, Sampler, Sampling
+from thumbs.clients.sampling import FullError, Sampling, ServedWeights
 from thumbs.clients.store import Store
 from thumbs.clients.worker import Worker
 from thumbs.config.losses import CrossEntropy, LossSpec
@@ -276,7 +276,7 @@ class Backend(Sampling, Offer):
             with writable(sampler_id, folder):
                 self._engine.save(handle, folder)  # from where it comes back after others have taken its place
             client = run_id.partition(":train:")[0]
-            self._add(sampler_id, Sampler(model.base, client, folder, self._engine.frozen_adapter(handle)))
+            self._add(sampler_id, ServedWeights(model.base, client, folder, self._engine.frozen_adapter(handle)))
             return sampler_id
 
         return self._submit(run_id, seq_id, work)

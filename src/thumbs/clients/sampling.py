@@ -20,7 +20,7 @@ from thumbs.clients.worker import Worker
 from thumbs.engine.local import OPTIMIZER, LocalEngine
 from thumbs.errors import CheckpointError, DataError, ThumbsError
 from thumbs.models.lora import FrozenAdapter
-from thumbs.rollout.pool import Heard, Request, SamplingPool
+from thumbs.rollout.pool import Heard, SampleRequest, SamplingPool
 
 MAX_WAITING_TOKENS = 2**25
 """Tokens of prompts and replies that may wait or be drawn at a time; a single request is taken whatever waits."""
@@ -31,7 +31,7 @@ class FullError(ThumbsError, RuntimeError):
 
 
 @dataclass(eq=False)
-class Sampler:
+class ServedWeights:
     """Weights to sample from. client: with whom others take turns; folder: of its adapter, None for the bare base."""
 
     base: Base
@@ -48,7 +48,7 @@ class Sampling:
     ) -> None:
         self.store, self.bases, self.max_samplers, self.max_queued = store, bases, max_samplers, max_queued
         self._engine, self._worker = engine, worker
-        self._samplers: OrderedDict[str, Sampler] = OrderedDict()
+        self._samplers: OrderedDict[str, ServedWeights] = OrderedDict()
         self._pools: dict[int, SamplingPool] = {}
         self._lock = threading.Lock()
         self._waiting_tokens = 0
@@ -94,7 +94,7 @@ class Sampling:
         top = translate.likeliest_count(topk_sample_logprobs, shape.vocab_size, "topk_sample_logprobs")
         translate.check_samples(num_samples, settings, top)
         seed = secrets.randbits(62) if params.seed is None else params.seed % 2**62
-        request = Request(
+        request = SampleRequest(
             sampler.client,
             tokens.tolist(),
             settings,
@@ -139,16 +139,16 @@ class Sampling:
             self._samplers.pop(sampler_id, None)
         shutil.rmtree(self._spill(sampler_id), ignore_errors=True)
 
-    def _made(self, sampler_id: str, session_id: str, base_model: str, path: str | None) -> Sampler:
+    def _made(self, sampler_id: str, session_id: str, base_model: str, path: str | None) -> ServedWeights:
         folder = None
         if path is not None:
             folder = self._spill(sampler_id)
             # A copy, since the checkpoint may be deleted or overwritten while the sampler is in use.
             unwanted = shutil.ignore_patterns(OPTIMIZER)
             shutil.copytree(self._checkpoint(path).folder, folder, ignore=unwanted, dirs_exist_ok=True)
-        return Sampler(self.bases[base_model], session_id, folder)
+        return ServedWeights(self.bases[base_model], session_id, folder)
 
-    def _reopened(self, sampler_id: str) -> Sampler:
+    def _reopened(self, sampler_id: str) -> ServedWeights:
         """A sampler of a checkpoint that an earlier process opened; of other weights nothing was kept."""
         record = self.store.sampler(sampler_id)
         session = None if record is None else self.store.session(record.session_id)
@@ -158,7 +158,7 @@ class Sampling:
         self._add(sampler_id, sampler)
         return sampler
 
-    def _add(self, sampler_id: str, sampler: Sampler) -> None:
+    def _add(self, sampler_id: str, sampler: ServedWeights) -> None:
         with self._lock:
             self._samplers[sampler_id] = sampler
             self._make_room_for_samplers()
@@ -169,7 +169,7 @@ class Sampling:
         for each in loaded[: max(len(loaded) - self.max_samplers, 0)]:
             each.adapter = None
 
-    def _pool(self, sampler_id: str, sampler: Sampler, request: Request) -> SamplingPool:
+    def _pool(self, sampler_id: str, sampler: ServedWeights, request: SampleRequest) -> SamplingPool:
         """The pool of the sampler's base, after the request has got the sampler's adapter."""
         base = sampler.base
         if sampler.folder is not None and sampler.adapter is None:

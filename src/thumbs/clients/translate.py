@@ -20,8 +20,8 @@ from thumbs.config.losses import Cispo, CrossEntropy, Dro, Gspo, ImportanceSampl
 from thumbs.engine.base import AdamStep
 from thumbs.errors import DataError
 from thumbs.records import Datum, TrainOutput
-from thumbs.rollout.pool import Reply, Request, Top
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.pool import ReplyInProgress, SampleRequest, Top
+from thumbs.rollout.sampler import DecodingParams
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def adam_step(adam: types.AdamParams) -> AdamStep:
     )
 
 
-def sampling_params(params: types.SamplingParams, prompt: int, context: int, stop_ids: Sequence[int]) -> SamplingParams:
+def sampling_params(params: types.SamplingParams, prompt: int, context: int, stop_ids: Sequence[int]) -> DecodingParams:
     """The sampler's settings. A reply ends at the context's end; without `stop` the model's own end tokens end it.
 
     A prompt that fills the context may have a single token after it, which the model never reads: logprobs of a prompt
@@ -247,7 +247,7 @@ def sampling_params(params: types.SamplingParams, prompt: int, context: int, sto
         if "" in stops:
             raise DataError("stop has an empty string, which would end every reply at once; leave it out")
         texts = tuple(stop for stop in stops if isinstance(stop, str))
-    return SamplingParams(count, tuple(tokens), params.temperature, top_k, params.top_p, texts)
+    return DecodingParams(count, tuple(tokens), params.temperature, top_k, params.top_p, texts)
 
 
 def _check_stops(stops: Sequence[str | int]) -> None:
@@ -258,7 +258,7 @@ def _check_stops(stops: Sequence[str | int]) -> None:
             raise DataError(f"stop holds a text longer than {MOST_STOP_BYTES} bytes, {reprlib.repr(stop)}")
 
 
-def check_samples(samples: int, settings: SamplingParams, top: int) -> None:
+def check_samples(samples: int, settings: DecodingParams, top: int) -> None:
     """Raises DataError where a request would hold more in memory than one may; the reply's length counts, as asked."""
     if samples < 1:
         raise DataError(f"num_samples is {samples}; it must be 1 or more")
@@ -327,7 +327,7 @@ def _check_cost(cells: int, name: str) -> None:
 
 
 def sample_response(
-    request: Request, last: int | None = None, targets: types.TensorData | None = None
+    request: SampleRequest, last: int | None = None, targets: types.TensorData | None = None
 ) -> types.SampleResponse:
     """What a client gets of a finished request; `last`: prompt logprobs of so many last tokens only.
 
@@ -365,7 +365,7 @@ def _alternatives(drawn: Sequence[tuple[np.ndarray, np.ndarray]]) -> types.Promp
     return types.PromptAltTokens(tokens, logprobs)
 
 
-def _sequence(reply: Reply) -> types.SampledSequence:
+def _sequence(reply: ReplyInProgress) -> types.SampledSequence:
     return types.SampledSequence(
         "stop" if reply.stopped else "length",
         tokens_np=np.array(reply.tokens, np.int32),

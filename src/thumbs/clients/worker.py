@@ -12,7 +12,7 @@ from typing import Any
 
 from thumbs.clients.lanes import Lane, Operation, Work
 from thumbs.errors import ThumbsError
-from thumbs.rollout.pool import Request, SamplingPool
+from thumbs.rollout.pool import SampleRequest, SamplingPool
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class Worker:
         self.sampled_tokens = 0
         self._lanes: dict[str, Lane] = {}
         self._pools: list[SamplingPool] = []
-        self._incoming: deque[tuple[Callable[[], SamplingPool], Request]] = deque()
-        self._sampling: dict[Request, tuple[Future[Any], Callable[[Request], Any]]] = {}
+        self._incoming: deque[tuple[Callable[[], SamplingPool], SampleRequest]] = deque()
+        self._sampling: dict[SampleRequest, tuple[Future[Any], Callable[[SampleRequest], Any]]] = {}
         self._wakeup = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="thumbs-worker", daemon=True)
@@ -48,7 +48,7 @@ class Worker:
         return operation.future
 
     def sample(
-        self, find: Callable[[], SamplingPool], request: Request, answer: Callable[[Request], Any]
+        self, find: Callable[[], SamplingPool], request: SampleRequest, answer: Callable[[SampleRequest], Any]
     ) -> Future[Any]:
         """What `answer` makes of the request when it has left the pool that `find` gives.
 
@@ -175,7 +175,7 @@ class Worker:
             self._answer(request, None)
         return not pool.idle
 
-    def _answer(self, request: Request, error: BaseException | None) -> None:
+    def _answer(self, request: SampleRequest, error: BaseException | None) -> None:
         future, answer = self._sampling.pop(request, (None, None))
         if future is None or answer is None or not future.set_running_or_notify_cancel():
             return

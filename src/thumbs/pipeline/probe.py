@@ -18,7 +18,7 @@ from thumbs.pipeline.summary import peak_rss_bytes
 from thumbs.pipeline.workload import Work
 from thumbs.records import Datum
 from thumbs.rollout.native import NativeSampler
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 _DECODED = 8
 """Decoding steps that are timed."""
@@ -98,7 +98,7 @@ def _sample_seconds(sampler: NativeSampler, rows: int, prompt_tokens: int) -> fl
     prompt = np.random.default_rng(1).integers(0, 256, prompt_tokens).tolist()
 
     def sample(count: int) -> float:
-        params = SamplingParams(count, stop_tokens=())
+        params = DecodingParams(count, stop_tokens=())
         return _seconds(lambda: sampler.sample([prompt] * rows, params, range(rows)))
 
     count = min(_DECODED, sampler.model.context - prompt_tokens - 1)

@@ -11,7 +11,7 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import ConfigError
 from thumbs.records import Message, Prompt, Rollout
-from thumbs.rollout.sampler import Sampler, SamplingParams
+from thumbs.rollout.sampler import DecodingParams, Sampler
 
 
 def collect(
@@ -53,7 +53,7 @@ def reply_text(tokenizer: Tokenizer, tokens: Sequence[int], sampling: SamplingCo
     return text[: min(ends, default=len(text))].strip()
 
 
-def sampling_params(sampling: SamplingConfig, tokenizer: Tokenizer) -> SamplingParams:
+def sampling_params(sampling: SamplingConfig, tokenizer: Tokenizer) -> DecodingParams:
     """What a sampler needs, with the tokenizer's end tokens; the name of a special token is that token.
 
     Raises ConfigError for a stop string that holds such a name among other text, which no reply would ever show.
@@ -66,7 +66,7 @@ def sampling_params(sampling: SamplingConfig, tokenizer: Tokenizer) -> SamplingP
                 f"sampling.stop has {stop!r}, but {hidden[0]} is a special token, which is no part of a reply's text; "
                 f"write {hidden[0]!r} alone, or plain text"
             )
-    return SamplingParams(
+    return DecodingParams(
         max_new_tokens=sampling.max_new_tokens,
         stop_tokens=tuple(dict.fromkeys((*tokenizer.stop_ids, *(tokenizer.marks[name] for name in names)))),
         temperature=sampling.temperature,

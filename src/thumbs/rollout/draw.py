@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from thumbs.models import kernels
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 _ORDINARY = 1e-4, 1e4
 """Temperatures at which logits of any model can be divided by them."""
@@ -18,7 +18,7 @@ def uniforms(seed: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=seed)).random(count, dtype=np.float32)
 
 
-def draw(logits: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, u: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor]:
     """Tokens [B] and their logprobs [B] (nats, at the temperature, before top-k and top-p) from float32 logits [B, V].
 
     Inverse of the distribution function at u [B] in [0, 1). At temperature 0 the most likely token, with its logprob
@@ -50,7 +50,7 @@ def tempered(logits: Tensor, temperature: float) -> Tensor:
     return (logits - logits.amax(-1, keepdim=True)) / min(max(temperature, edges.tiny), edges.max)
 
 
-def restrict(logits: Tensor, params: SamplingParams) -> Tensor:
+def restrict(logits: Tensor, params: DecodingParams) -> Tensor:
     """Logits with everything outside top-k and top-p at minus infinity."""
     if params.top_k and params.top_k < logits.shape[-1]:
         least = logits.topk(params.top_k, dim=-1).values[:, -1:]

@@ -13,7 +13,7 @@ from torch import Tensor
 from thumbs.errors import ConfigError, DataError
 from thumbs.records import Sample
 from thumbs.rollout.draw import draw, uniforms
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 MAX_ROWS = 128
 """Sequences decoded together; on two cores 128 gave 1.1 to 1.4 times the tokens/s of 64 (docs/log.md)."""
@@ -54,7 +54,7 @@ class NativeSampler:
         self.model, self.policy_version, self.decode_text = model, policy_version, decode_text
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[Sequence[int]], params: DecodingParams, seeds: Sequence[int]) -> list[Sample]:
         """One sample a prompt, in order; equal prompts are prefilled once."""
         if params.stop_strings and self.decode_text is None:
             raise ConfigError("stop strings need a sampler that can decode text; give stop tokens instead")
@@ -77,7 +77,7 @@ class NativeSampler:
             done |= {reply.index: self._sample(reply) for reply in replies}
         return [done[i] for i in range(len(prompts))]
 
-    def _run(self, prompts: list[list[int]], replies: list[_Reply], params: SamplingParams) -> None:
+    def _run(self, prompts: list[list[int]], replies: list[_Reply], params: DecodingParams) -> None:
         """Fills `replies` by decoding all rows together until each has stopped."""
         unique = list(dict.fromkeys(tuple(p) for p in prompts))
         cache = self.model.new_cache(len(unique), max(map(len, prompts)) + params.max_new_tokens)
@@ -101,7 +101,7 @@ class NativeSampler:
                 tokens, live = tokens[keep], [live[i] for i in active]
             hidden = self.model.decode(tokens, cache)
 
-    def _take(self, reply: _Reply, token: int, logprob: float, params: SamplingParams) -> None:
+    def _take(self, reply: _Reply, token: int, logprob: float, params: DecodingParams) -> None:
         reply.tokens.append(token)
         reply.logprobs.append(logprob)
         reply.stopped = token in params.stop_tokens

@@ -20,7 +20,7 @@ from thumbs.models.lora import FrozenAdapter
 from thumbs.rollout.draw import draw, tempered, uniforms
 from thumbs.rollout.native import CACHE_TOKENS, MAX_ROWS
 from thumbs.rollout.prompt_reading import Top, likeliest, read_prompt
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 Heard = Callable[[int, int, float, Top], None]
 """Hears of a token as it is drawn: the sample's number, the token, its logprob, the likeliest tokens in its place."""
@@ -33,12 +33,12 @@ PREFILL_TOKENS = 2048
 
 
 @dataclass(eq=False)
-class Reply:
+class ReplyInProgress:
     """One sample in progress; top: the likeliest tokens where each of its tokens was drawn. u: what it is drawn with,
     once it is let in: what waits should cost no more than its prompt.
     """
 
-    request: Request
+    request: SampleRequest
     number: int
     seed: int
     u: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
@@ -55,7 +55,7 @@ class Reply:
 
 
 @dataclass(eq=False)
-class Request:
+class SampleRequest:
     """`len(seeds)` samples of one prompt. client: with whom others take turns; top, prompt_top: how many likeliest
     tokens to tell.
 
@@ -68,7 +68,7 @@ class Request:
 
     client: Hashable
     prompt: list[int]
-    params: SamplingParams
+    params: DecodingParams
     seeds: Sequence[int]
     adapter: FrozenAdapter | None = None
     wants_prompt_logprobs: bool = False
@@ -85,7 +85,7 @@ class Request:
     cancelled: bool = False
 
     def __post_init__(self) -> None:
-        self.replies = [Reply(self, number, seed) for number, seed in enumerate(self.seeds)]
+        self.replies = [ReplyInProgress(self, number, seed) for number, seed in enumerate(self.seeds)]
         self.begun = 0  # replies that have been let in
 
     @property
@@ -110,12 +110,12 @@ class SamplingPool:
 
     def __init__(self, model: CausalLM, decode_text: Callable[[list[int]], str]) -> None:
         self.model, self.decode_text = model, decode_text
-        self.waiting: dict[Hashable, deque[Request]] = {}
-        self._rows: list[Reply] = []
+        self.waiting: dict[Hashable, deque[SampleRequest]] = {}
+        self._rows: list[ReplyInProgress] = []
         self._cache: KVCache | None = None
         self._hidden = torch.empty(0)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: SampleRequest) -> None:
         """Queues a request."""
         self.waiting.setdefault(request.client, deque()).append(request)
 
@@ -130,7 +130,7 @@ class SamplingPool:
         return len(self._rows)
 
     @torch.no_grad()
-    def step(self) -> list[Request]:
+    def step(self) -> list[SampleRequest]:
         """One token for every row, new rows among them; returns the requests that are finished."""
         self._admit()
         before = [reply for reply in self._rows if not reply.done]
@@ -139,7 +139,7 @@ class SamplingPool:
         touched = dict.fromkeys(reply.request for reply in before)
         return [request for request in touched if request.finished]
 
-    def clear(self) -> list[Request]:
+    def clear(self) -> list[SampleRequest]:
         """Forgets everything, as after an error; returns the requests that were in it."""
         requests = [reply.request for reply in self._rows] + [r for queue in self.waiting.values() for r in queue]
         self.waiting, self._rows, self._cache = {}, [], None
@@ -147,7 +147,7 @@ class SamplingPool:
 
     def _admit(self) -> None:
         """Lets in what fits, reads its prompts and puts its rows below the others."""
-        new: list[Reply] = []
+        new: list[ReplyInProgress] = []
         read = 0
         while self.waiting and (not new or read < PREFILL_TOKENS):
             client = next(iter(self.waiting))
@@ -168,16 +168,16 @@ class SamplingPool:
         if new:
             self._join(new)
 
-    def _fitting(self, request: Request, new: list[Reply]) -> int:
+    def _fitting(self, request: SampleRequest, new: list[ReplyInProgress]) -> int:
         """How many more samples of a request can be let in."""
         rows = [*new, *(reply for reply in self._rows if not reply.done)]
         reach = max([request.reach, *(reply.request.reach for reply in rows)])
         free = max(min(MAX_ROWS, CACHE_TOKENS // reach), 1) - len(rows)
         return max(min(free, len(request.replies) - request.begun), 0)
 
-    def _join(self, new: list[Reply]) -> None:
+    def _join(self, new: list[ReplyInProgress]) -> None:
         """Reads the prompts of new rows, which take the places of rows that are done, or stand below the others."""
-        by_adapter: dict[int, list[Reply]] = {}
+        by_adapter: dict[int, list[ReplyInProgress]] = {}
         for reply in new:
             reply.u = uniforms(reply.seed, reply.request.params.max_new_tokens)
             by_adapter.setdefault(id(reply.request.adapter), []).append(reply)
@@ -206,7 +206,7 @@ class SamplingPool:
         self._cache.select(places)
         self._hidden, self._rows = self._hidden[places], [self._rows[i] for i in kept]
 
-    def _prefill(self, replies: list[Reply]) -> tuple[KVCache, Tensor]:
+    def _prefill(self, replies: list[ReplyInProgress]) -> tuple[KVCache, Tensor]:
         """Cache and last states [B, D] of replies with one adapter; equal prompts are read once."""
         adapter = replies[0].request.adapter
         prompts = list(dict.fromkeys(tuple(reply.request.prompt) for reply in replies))
@@ -240,7 +240,7 @@ class SamplingPool:
             self._take(replies, own, drawn.tolist(), logprobs.tolist())
         return tokens
 
-    def _take(self, replies: list[Reply], logits: Tensor, tokens: list[int], logprobs: list[float]) -> None:
+    def _take(self, replies: list[ReplyInProgress], logits: Tensor, tokens: list[int], logprobs: list[float]) -> None:
         for i, (reply, token, logprob) in enumerate(zip(replies, tokens, logprobs, strict=True)):
             params, top = reply.request.params, reply.request.top
             others = likeliest(tempered(logits[i : i + 1], params.temperature or 1.0), top) if top else []

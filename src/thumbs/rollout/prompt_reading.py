@@ -12,10 +12,10 @@ from thumbs.functional.logprobs import measured_logprobs
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.operators import vocabulary
 from thumbs.rollout.draw import draw, uniforms
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 if TYPE_CHECKING:
-    from thumbs.rollout.pool import Request
+    from thumbs.rollout.pool import SampleRequest
 
 ROWS = 128
 """Places whose logits are held at a time."""
@@ -27,7 +27,7 @@ Top = list[tuple[int, float]]
 """Likeliest tokens with their logprobs, descending."""
 
 
-def read_prompt(model: CausalLM, request: Request) -> None:
+def read_prompt(model: CausalLM, request: SampleRequest) -> None:
     """Answers into the request, for each place after the prompt's first token."""
     tokens = torch.tensor(request.prompt, device=model.embedding.device)
     hidden = model.forward_packed(tokens, [len(tokens)], request.adapter)[:-1]
@@ -66,6 +66,6 @@ def _at(logprobs: Tensor, ids: np.ndarray) -> np.ndarray:
 
 def _drawn(logprobs: Tensor, u: Tensor, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [N, K] drawn at the temperature, with u [N, K] and logprobs [N, V] at 1, and their logprobs at 1."""
-    params = SamplingParams(1, (), temperature)
+    params = DecodingParams(1, (), temperature)
     tokens = torch.stack([draw(logprobs, column, params)[0] for column in u.T], 1)
     return tokens.cpu().numpy(), logprobs.gather(1, tokens).cpu().numpy()

@@ -10,7 +10,7 @@ from thumbs.records import Sample
 
 
 @dataclass(frozen=True)
-class SamplingParams:
+class DecodingParams:
     """How to draw: in tokens, so that samplers know nothing of text.
 
     stop_tokens end a reply and are kept in it. Each request carries its own seed, so a reply does not depend on
@@ -31,6 +31,6 @@ class Sampler(Protocol):
 
     policy_version: int
 
-    def sample(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[Sequence[int]], params: DecodingParams, seeds: Sequence[int]) -> list[Sample]:
         """One sample a prompt, in order; seeds[i] fixes the draw of prompts[i]."""
         ...

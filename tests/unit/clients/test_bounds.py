@@ -16,8 +16,8 @@ from thumbs.clients.store import Store
 from thumbs.config.model import ModelConfig
 from thumbs.errors import DataError
 from thumbs.models.byte_lm import byte_shape
-from thumbs.rollout.pool import Request
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.pool import SampleRequest
+from thumbs.rollout.sampler import DecodingParams
 
 VOCABULARY = byte_shape("byte-tiny").vocab_size
 PROMPT = types.ModelInput.from_ints([72, 105, 33])
@@ -141,7 +141,7 @@ def _hold(go_on: threading.Event):
 
 def test_what_waits_has_drawn_nothing() -> None:
     """The numbers that samples are drawn with took gigabytes while they waited."""
-    request = Request("c", [1], SamplingParams(10**6, ()), range(4096))
+    request = SampleRequest("c", [1], DecodingParams(10**6, ()), range(4096))
     assert sum(reply.u.nbytes for reply in request.replies) == 0
 
 

@@ -161,7 +161,7 @@ def test_other_architectures_train_without_adapters(tmp_path):
     """GPT-2, say, through transformers: trained, saved, loaded, sampled."""
     from transformers import GPT2Config
 
-    from thumbs.rollout.sampler import SamplingParams
+    from thumbs.rollout.sampler import DecodingParams
 
     config = GPT2Config(vocab_size=97, n_embd=16, n_layer=1, n_head=2, n_positions=40)
     folder = save_random(config, tmp_path / "gpt2")
@@ -175,7 +175,7 @@ def test_other_architectures_train_without_adapters(tmp_path):
     again = engine.create(spec(folder, None))
     engine.load(again, tmp_path / "saved")
     assert step(engine, again, data, PPO) == step(engine, handle, data, PPO)
-    replies = engine.snapshot(handle).sample([[5, 6], [7]], SamplingParams(8, (1,)), [0, 1])
+    replies = engine.snapshot(handle).sample([[5, 6], [7]], DecodingParams(8, (1,)), [0, 1])
     whole = [Datum.next_token([*p, *r.tokens]) for p, r in zip([[5, 6], [7]], replies, strict=True)]
     for reply, output in zip(replies, engine.forward(handle, whole), strict=True):
         np.testing.assert_allclose(reply.logprobs, output.logprobs[-len(reply.tokens) :], atol=1e-3)

@@ -23,7 +23,7 @@ from thumbs.errors import ModelError
 from thumbs.models.hf import load_hf
 from thumbs.models.trunk import open_trunk
 from thumbs.records import Datum
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 from tiny_architectures import ALL, OURS, REFUSED, THROUGH_TRANSFORMERS, VOCABULARY, Architecture
 from tiny_models import SHAPE
 
@@ -41,7 +41,7 @@ def largest_difference(row: Architecture, folder: Path) -> float:
     handle = engine.create(ModelSpec("m", ModelConfig(name=str(folder), lora=None, dtype="float32")))
     generator = np.random.default_rng(0)
     prompts = [generator.integers(3, VOCABULARY, n).tolist() for n in (3, 11, 7)]
-    samples = engine.snapshot(handle).sample(prompts, SamplingParams(12, (1,), 1.0), [1, 2, 3])
+    samples = engine.snapshot(handle).sample(prompts, DecodingParams(12, (1,), 1.0), [1, 2, 3])
     data = [Datum.next_token(p + s.tokens.tolist()) for p, s in zip(prompts, samples, strict=True)]
     trained = [output.logprobs for output in engine.forward(handle, data)]
     engine.save(handle, folder / "saved")

@@ -12,7 +12,7 @@ from thumbs.models.operators import Angles, Heads, attend, attend_cached, rms_no
 from thumbs.models.prepacked import linear, prepack
 from thumbs.models.rows import Rows
 from thumbs.rollout.draw import draw
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 HEADS = Heads(6, 2, 32)
 DTYPES = [torch.float32, torch.bfloat16]
@@ -207,7 +207,7 @@ def test_a_weight_that_does_not_fill_panels_is_packed_otherwise(out, width):
 def test_drawn_tokens_are_those_of_torch(in_torch):
     logits, u = random(200, 1008, dtype=torch.float32) * 3, torch.rand(200, generator=torch.Generator().manual_seed(3))
     for temperature in (2, 1.0, 0.7):  # whole numbers too: a kernel's float must not get one as an integer
-        params = SamplingParams(max_new_tokens=1, stop_tokens=(), temperature=temperature)
+        params = DecodingParams(max_new_tokens=1, stop_tokens=(), temperature=temperature)
         tokens, logprobs = draw(logits, u, params)
         expected, expected_logprobs = in_torch(draw, logits, u, params)
         assert (tokens == expected).float().mean() >= 0.99  # u within a rounding of a boundary may go either way
@@ -220,7 +220,7 @@ def test_drawn_tokens_are_those_of_torch(in_torch):
 def test_drawing_at_the_ends():
     logits = torch.full((3, 496), -torch.inf)
     logits[:, [3, 400]] = 0.0
-    params = SamplingParams(max_new_tokens=1, stop_tokens=())
+    params = DecodingParams(max_new_tokens=1, stop_tokens=())
     tokens, _ = draw(logits, torch.tensor([0.0, 0.4999, 1 - 2**-24]), params)
     assert tokens.tolist() == [3, 3, 400]
 

@@ -8,13 +8,13 @@ import torch
 from scipy.stats import chisquare
 
 from thumbs.rollout.draw import draw, restrict, tempered, uniforms
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 
 BELOW_ONE = 1 - 2.0**-24  # the largest float32 that a generator gives
 
 
 def params(**settings):
-    return SamplingParams(max_new_tokens=1, stop_tokens=(), **settings)
+    return DecodingParams(max_new_tokens=1, stop_tokens=(), **settings)
 
 
 def random_logits(rows, size, seed=0):

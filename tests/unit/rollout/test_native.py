@@ -12,7 +12,7 @@ from thumbs.errors import ConfigError, DataError
 from thumbs.models.weights import load_decoder
 from thumbs.records import Datum
 from thumbs.rollout.native import NativeSampler
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 from tiny_models import VOCABULARY, load_reference, random_sequences
 
 PROMPTS = random_sequences(6, [5, 1, 9, 3, 14])
@@ -29,7 +29,7 @@ def sampler(tiny_llama):
 
 
 def params(stop_tokens=(), **settings):
-    return SamplingParams(**{"max_new_tokens": LENGTH, "stop_tokens": tuple(stop_tokens), **settings})
+    return DecodingParams(**{"max_new_tokens": LENGTH, "stop_tokens": tuple(stop_tokens), **settings})
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Datum
 from thumbs.rollout import pool as pools
-from thumbs.rollout.pool import Request, SamplingPool
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.pool import SampleRequest, SamplingPool
+from thumbs.rollout.sampler import DecodingParams
 
-PARAMS = SamplingParams(max_new_tokens=12, stop_tokens=(5,), temperature=0.9)
+PARAMS = DecodingParams(max_new_tokens=12, stop_tokens=(5,), temperature=0.9)
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def adapted(engine: LocalEngine, model: ModelConfig, seed: int, steps: int = 3) 
     return handle
 
 
-def run(pool: SamplingPool) -> list[Request]:
+def run(pool: SamplingPool) -> list[SampleRequest]:
     finished = []
     while not pool.idle:
         finished += pool.step()
     return finished
 
 
-def tokens_of(request: Request) -> list[list[int]]:
+def tokens_of(request: SampleRequest) -> list[list[int]]:
     return [reply.tokens for reply in request.replies]
 
 
@@ -59,7 +59,7 @@ def test_each_client_gets_what_it_would_get_alone(engine, tiny_llama, lora):
         who = number % 4
         prompt = rng.integers(6, 90, int(rng.integers(1, 30))).tolist()
         adapter = adapters[who] if who < 3 else None
-        request = Request(
+        request = SampleRequest(
             who, prompt, replace(PARAMS, max_new_tokens=4 + 3 * (number % 5)), [number, 100 + number], adapter
         )
         requests.append((who, request))
@@ -85,7 +85,7 @@ def test_the_base_and_one_adapter_decode_side_by_side(engine, tiny_llama, base_f
     handle, bare = adapted(engine, model, 1), engine.create(ModelSpec("base", model))
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
     clients = [(bare, None), (handle, engine.frozen_adapter(handle))][:: 1 if base_first else -1]
-    requests = [Request(who, [7, 8, 9], PARAMS, [3], adapter) for who, (_, adapter) in enumerate(clients)]
+    requests = [SampleRequest(who, [7, 8, 9], PARAMS, [3], adapter) for who, (_, adapter) in enumerate(clients)]
     for request in requests:
         pool.add(request)
     run(pool)
@@ -101,7 +101,7 @@ def test_a_sampler_stays_as_it_was_when_its_client_trains_on(engine, tiny_llama)
     found = []
     for _ in range(2):
         pool = SamplingPool(base, lambda tokens: "")
-        pool.add(Request(0, [7, 8, 9], PARAMS, [3], adapter))
+        pool.add(SampleRequest(0, [7, 8, 9], PARAMS, [3], adapter))
         found.append(tokens_of(run(pool)[0]))
         engine.forward_backward(handle, [Datum.next_token([7, 8, 9, 10], weights=np.ones(3))], [CrossEntropy()])
         engine.optim_step(handle, AdamStep(0.5, 0.0))
@@ -122,7 +122,7 @@ def test_settings_differ_by_request(engine, tiny_llama):
         replace(PARAMS, stop_strings=(f" {stop}",)),
         PARAMS,
     ]
-    requests = [Request(0, [7, 8], each, [4], engine.frozen_adapter(handle)) for each in settings]
+    requests = [SampleRequest(0, [7, 8], each, [4], engine.frozen_adapter(handle)) for each in settings]
     for request in requests:
         pool.add(request)
     run(pool)
@@ -136,7 +136,7 @@ def test_prompt_logprobs_are_those_of_training(engine, tiny_llama):
     model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
     handle = adapted(engine, model, 1)
     prompt = np.random.default_rng(1).integers(6, 90, 40).tolist()
-    request = Request(
+    request = SampleRequest(
         0, prompt, PARAMS, [0], engine.frozen_adapter(handle), wants_prompt_logprobs=True, prompt_top=3, top=2
     )
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
@@ -157,7 +157,7 @@ def test_prompt_logprobs_are_those_of_training(engine, tiny_llama):
 def test_tokens_are_told_as_they_are_drawn(engine, tiny_llama):
     model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
     pool, told = SamplingPool(engine.frozen_base(model), lambda tokens: ""), []
-    request = Request(0, [7], PARAMS, range(3), top=2, heard=lambda *news: told.append(news))
+    request = SampleRequest(0, [7], PARAMS, range(3), top=2, heard=lambda *news: told.append(news))
     pool.add(request)
     pool.step()
     assert len(told) == 3
@@ -172,8 +172,8 @@ def test_clients_take_turns(engine, tiny_llama, monkeypatch):
     monkeypatch.setattr(pools, "MAX_ROWS", 4)
     model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
-    many = [Request("greedy", [7, 8, i], PARAMS, range(3)) for i in range(10)]
-    one = Request("modest", [9], PARAMS, [0])
+    many = [SampleRequest("greedy", [7, 8, i], PARAMS, range(3)) for i in range(10)]
+    one = SampleRequest("modest", [9], PARAMS, [0])
     for request in [*many, one]:
         pool.add(request)
     finished = run(pool)
@@ -185,7 +185,10 @@ def test_a_request_with_more_samples_than_rows_and_a_cancelled_one(engine, tiny_
     monkeypatch.setattr(pools, "MAX_ROWS", 4)
     model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
-    large, gone = Request(0, [7], PARAMS, range(11)), Request(1, [8], replace(PARAMS, max_new_tokens=60), range(2))
+    large, gone = (
+        SampleRequest(0, [7], PARAMS, range(11)),
+        SampleRequest(1, [8], replace(PARAMS, max_new_tokens=60), range(2)),
+    )
     pool.add(large)
     pool.add(gone)
     pool.step()
@@ -194,7 +197,7 @@ def test_a_request_with_more_samples_than_rows_and_a_cancelled_one(engine, tiny_
     assert large in finished
     alone = SamplingPool(engine.frozen_base(model), lambda tokens: "")
     for seed in range(11):
-        alone.add(Request(seed, [7], PARAMS, [seed]))
+        alone.add(SampleRequest(seed, [7], PARAMS, [seed]))
     assert tokens_of(large) == [tokens_of(r)[0] for r in sorted(run(alone), key=lambda r: r.client)]
 
 
@@ -203,7 +206,7 @@ def test_a_long_reply_outgrows_its_cache(engine, tiny_llama, monkeypatch):
     model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
     params = replace(PARAMS, max_new_tokens=30, stop_tokens=())
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
-    requests = [Request(0, [7] * n, params, [n]) for n in (1, 9)]
+    requests = [SampleRequest(0, [7] * n, params, [n]) for n in (1, 9)]
     for request in requests:
         pool.add(request)
         pool.step()
@@ -240,7 +243,7 @@ def test_rows_fit_the_caches_bound(engine, tiny_llama, monkeypatch):
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
     lengths = [8, 8, 8, 8, 50]
     for client, length in enumerate(lengths):
-        pool.add(Request(client, [7] * length, params, [client]))
+        pool.add(SampleRequest(client, [7] * length, params, [client]))
     live, finished = [], []
     while not pool.idle:
         finished += pool.step()

@@ -12,7 +12,7 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.records import Message, Reply, Sample
 from thumbs.rollout.collect import collect
-from thumbs.rollout.sampler import SamplingParams
+from thumbs.rollout.sampler import DecodingParams
 from thumbs.stages.sequences import conversation_tokens, pair_tokens, reply_tokens
 
 BYTES = ByteTokenizer()
@@ -27,7 +27,7 @@ class Scripted:
     def __init__(self, tokens: list[int]) -> None:
         self.tokens = np.array(tokens)
 
-    def sample(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[Sequence[int]], params: DecodingParams, seeds: Sequence[int]) -> list[Sample]:
         stop = "stop" if self.tokens[-1] in params.stop_tokens else "length"
         return [Sample(self.tokens, np.full(len(self.tokens), -1.0, np.float32), stop, 0) for _ in prompts]
 

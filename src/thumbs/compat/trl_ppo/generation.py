@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from thumbs.errors import ConfigError
-from thumbs.rollout.sampler import Sampler, SamplingParams
+from thumbs.rollout.sampler import DecodingParams, Sampler
 
 DEFAULT_NEW_TOKENS = 20
 """Without max_new_tokens and max_length, as transformers."""
@@ -44,7 +44,7 @@ class Generation:
     stop_tokens: tuple[int, ...] | None
     pad_token: int | None
 
-    def params(self, prompt_length: int, stop_tokens: tuple[int, ...]) -> SamplingParams:
+    def params(self, prompt_length: int, stop_tokens: tuple[int, ...]) -> DecodingParams:
         """For prompts of at most that many tokens; `stop_tokens` where the caller gave none."""
         room = self.max_new_tokens
         if room is None:
@@ -55,7 +55,7 @@ class Generation:
                 "give max_new_tokens"
             )
         stops = stop_tokens if self.stop_tokens is None else self.stop_tokens
-        return SamplingParams(room, stops, self.temperature, self.top_k, self.top_p)
+        return DecodingParams(room, stops, self.temperature, self.top_k, self.top_p)
 
 
 def read_keywords(keywords: Mapping[str, Any]) -> Generation:
@@ -97,7 +97,7 @@ def read_keywords(keywords: Mapping[str, Any]) -> Generation:
     return generation
 
 
-def draw_replies(sampler: Sampler, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[list[int]]:
+def draw_replies(sampler: Sampler, prompts: Sequence[Sequence[int]], params: DecodingParams) -> list[list[int]]:
     """The sampled tokens of each prompt, the end token kept; draws its seeds from torch's global generator."""
     seeds = torch.randint(2**62, (len(prompts),)).tolist()
     return [sample.tokens.tolist() for sample in sampler.sample(prompts, params, seeds)]
