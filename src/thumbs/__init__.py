@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from thumbs.errors import needs
+
 if TYPE_CHECKING:
     from thumbs.clients.futures import APIFuture
     from thumbs.clients.rest_client import RestClient
@@ -49,8 +51,13 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # Here only when it is asked for: the clients bring torch along, which `thumbs --help` does not wait for.
-    if name in ("recipe", "types"):  # what `import thumbs as tinker` leads on to
-        return importlib.import_module(f"thumbs.{name}")
+    # What `import thumbs as tinker` leads on to.
+    if name == "recipe":
+        with needs("cookbook", "thumbs.recipe"):
+            return importlib.import_module("thumbs.recipe")
+    if name == "types":
+        return importlib.import_module("thumbs.types")
     if name not in __all__:
         raise AttributeError(f"module 'thumbs' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"thumbs.{_HOMES.get(name, 'clients.types')}"), name)
+    with needs("serve", f"thumbs.{name}"):
+        return getattr(importlib.import_module(f"thumbs.{_HOMES.get(name, 'clients.types')}"), name)

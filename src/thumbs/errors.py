@@ -7,10 +7,29 @@ ThumbsError
 ├── CheckpointError (OSError)         a checkpoint is missing, unreadable or of another run
 ├── RunError (RuntimeError)           a run folder cannot be used as asked
 ├── RewardError (RuntimeError)        a reward or an environment failed, or gave no number; names the rollout
+├── MissingExtra (ImportError)        a library of an extra is not installed; names the command that installs it
 └── NonFiniteError (ArithmeticError)  a loss, gradient or score became NaN or infinite; the batch was saved
 
 A message says what was got, what is allowed, and what to do.
 """
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MissingExtra",
+    "ModelError",
+    "NonFiniteError",
+    "RewardError",
+    "RunError",
+    "ThumbsError",
+    "needs",
+]
 
 
 class ThumbsError(Exception):
@@ -43,3 +62,24 @@ class RewardError(ThumbsError, RuntimeError):
 
 class NonFiniteError(ThumbsError, ArithmeticError):
     """A loss, gradient or score became NaN or infinite."""
+
+
+class MissingExtra(ThumbsError, ImportError):  # noqa: N818 - reads as what it is in an except clause
+    """A library that only an extra brings is not installed."""
+
+
+@contextlib.contextmanager
+def needs(extra: str, purpose: str) -> Iterator[None]:
+    """Raises MissingExtra, with the command that helps, if what runs inside imports a library that is not installed.
+
+    purpose: what the library is for, as the subject of a sentence ("reading Parquet files"). Around a lazy import, or
+    as a decorator of the function that does it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library in ("", "thumbs"):
+            raise
+        command = f"pip install 'thumbs[{extra}]'"
+        raise MissingExtra(f"{purpose} needs {library}, which is not installed; run {command}") from error

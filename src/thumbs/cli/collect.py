@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from thumbs.cli.shell import printable
-from thumbs.errors import ConfigError, RunError
+from thumbs.errors import ConfigError, RunError, needs
 
 if TYPE_CHECKING:
     from thumbs.collect.desk import Opened, Plan
@@ -73,6 +73,11 @@ class Commands(TyperGroup):
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = [_OPEN, *args]
         return super().parse_args(ctx, args)
+
+    @needs("collect", "`thumbs collect`")
+    def invoke(self, ctx: Any) -> Any:
+        """What the command returns; raises MissingExtra if the libraries of the site are not installed."""
+        return super().invoke(ctx)
 
 
 app = typer.Typer(

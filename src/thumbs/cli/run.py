@@ -10,7 +10,7 @@ import typer
 
 from thumbs.config.base import known_keys, load_config
 from thumbs.config.pipeline import PipelineConfig
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, needs
 
 if TYPE_CHECKING:
     from thumbs.stages.people import People
@@ -115,7 +115,8 @@ def _people(config: PipelineConfig) -> People | None:
     """Who asks people, where the config says that people judge."""
     if config.preferences is None or config.preferences.people is None:
         return None
-    from thumbs.collect.desk import Desk, open_page
+    with needs("collect", "asking people"):
+        from thumbs.collect.desk import Desk, open_page
 
     return Desk(tell=typer.echo, show=open_page)
 

@@ -12,7 +12,7 @@ import typer
 from thumbs.cli.shell import printable
 from thumbs.config.base import apply_overrides, build_config
 from thumbs.config.model import ModelConfig
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, needs
 from thumbs.web.listening import is_loopback, listen, url_of
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ _KEY_FILE = "server.key"
 """Signs links and credentials; it is in the folder, because the SDKs keep the credential they exchanged."""
 
 
+@needs("serve", "`thumbs serve`")
 def serve(
     models: Models = ["smollm2-135m"],  # noqa: B006  # typer copies it
     alias: Aliases = None,

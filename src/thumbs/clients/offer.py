@@ -8,7 +8,7 @@ from typing import Any
 from thumbs.clients import types
 from thumbs.clients.bases import Bases
 from thumbs.clients.store import Store
-from thumbs.errors import DataError
+from thumbs.errors import DataError, needs
 
 
 class Offer:
@@ -33,7 +33,8 @@ class Offer:
 
     def tokenizer(self, base_model: str) -> Any:
         """The tokenizer of a base as transformers loads it."""
-        from transformers import AutoTokenizer  # takes seconds, and not every client asks
+        with needs("hf", "the tokenizer as a Python object"):
+            from transformers import AutoTokenizer  # takes seconds, and not every client asks
 
         return AutoTokenizer.from_pretrained(self.bases[base_model].tokenizer_folder)
 

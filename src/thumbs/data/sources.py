@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
 from thumbs.data.layout import other_layout
-from thumbs.errors import DataError
+from thumbs.errors import DataError, needs
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is no training row, and reading it whole could exhaust memory."""
@@ -133,7 +133,8 @@ def _open(file: Path) -> IO[bytes]:
     """The bytes of a file, decompressed; a file that ends too early is an error of reading."""
     suffix = file.suffix.lower()
     if suffix == ".zst":
-        import pyarrow
+        with needs("data", "reading .zst files"):
+            import pyarrow
 
         return io.BufferedReader(pyarrow.input_stream(str(file), compression="zstd"))  # type: ignore[arg-type]
     # Not by pyarrow, which takes a cut file for a whole one in these two formats.
@@ -250,7 +251,8 @@ def _json_rows(file: Path, source: str) -> Iterator[Row | Problem]:
 
 
 def _parquet_rows(file: Path, source: str) -> Iterator[Row | Problem]:
-    import pyarrow.parquet
+    with needs("data", "reading Parquet files"):
+        import pyarrow.parquet
 
     def values() -> Iterator[object]:
         with pyarrow.parquet.ParquetFile(file) as table:
@@ -266,7 +268,8 @@ _NUMBERS = ("label", "margin", "weight", "rating", "score", "best")
 
 def _csv_rows(file: Path, source: str) -> Iterator[Row | Problem]:
     """Rows of a table with a head: an empty cell is absent, and a JSON object or list of objects in a cell is read."""
-    import pyarrow.csv
+    with needs("data", "reading CSV files"):
+        import pyarrow.csv
 
     with _open(file) as stream:
         head = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig")
@@ -309,7 +312,8 @@ _HUB = re.compile(
 
 
 def _hub_rows(source: str) -> Iterator[Row | Problem]:
-    import datasets
+    with needs("data", "reading data sets of the hub"):
+        import datasets
 
     form = "hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIGURATION:SPLIT, with @REVISION behind NAME if you want one"
     if (named := _HUB.fullmatch(source)) is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, needs
 from thumbs.records import Message
 
 GoldJudge = Callable[[Sequence[Message], str], float]
@@ -39,6 +39,7 @@ def tiny_mood(messages: Sequence[Message], reply: str) -> float:
 
 @cache
 def _analyzer() -> Any:
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    with needs("demo", "the judge of warmth"):
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     return SentimentIntensityAnalyzer()

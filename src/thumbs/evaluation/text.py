@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from thumbs.errors import needs
+
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
@@ -19,7 +21,8 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
     """Corpus BLEU of sacrebleu, 0 to 100 (arXiv:1804.08771); references that write no spaces go by characters."""
-    from sacrebleu import corpus_bleu
+    with needs("eval", "BLEU"):
+        from sacrebleu import corpus_bleu
 
     unspaced = any(_UNSPACED.search(reference) for reference in references)
     return corpus_bleu(list(texts), [list(references)], tokenize="zh" if unspaced else "13a").score
@@ -30,8 +33,9 @@ def rouge(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
 
     Its own tokenizer knows the letters a to z only; references in scripts without spaces go by characters and words.
     """
-    from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import DefaultTokenizer
+    with needs("eval", "ROUGE"):
+        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.tokenizers import DefaultTokenizer
 
     unspaced = any(_UNSPACED.search(reference) for reference in references)
     names = ["rouge1", "rouge2", "rougeL"]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from thumbs.errors import ModelError
+from thumbs.errors import ModelError, needs
 from thumbs.models.checkpoint_files import INDEX, SINGLE, weight_files
 from thumbs.models.content import digest_of, model_digest, settings_files
 
@@ -163,7 +163,8 @@ def _key(*digests: str) -> str:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    from thumbs.models import gguf  # brings in torch, which a name already in the cache does not need
+    with needs("gguf", f"reading {path.name}"):
+        from thumbs.models import gguf  # brings in torch, which a name already in the cache does not need
 
     start = time.perf_counter()
     gguf.convert(path, folder)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from thumbs.data.tokenizers import Tokenizer, conversation_tokens, load_tokenizer
-from thumbs.errors import ModelError
+from thumbs.errors import ModelError, needs
 from thumbs.models.catalog import resolve
 from thumbs.models.checkpoint_files import COMPANIONS, SCORED_AT, read_json_object, weight_files
 from thumbs.models.peft_folder import CONFIG as ADAPTER_CONFIG
@@ -154,7 +154,8 @@ def _open_adapter(name: str, folder: Path) -> Classifier:
 
 def _load(folder: Path, *, wanted: set[str], spare: set[str], **options: Any) -> PreTrainedModel:
     """The classifier of a folder, which lacks exactly `wanted` and may hold `spare` besides."""
-    from transformers import AutoModelForSequenceClassification  # takes seconds, which a check of names does not need
+    with needs("hf", "a sequence classifier"):  # takes seconds, which a check of names does not need
+        from transformers import AutoModelForSequenceClassification
 
     dtype = "auto" if multiplies_bfloat16() else torch.float32
     try:

@@ -13,7 +13,7 @@ from torch import nn
 
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import Tokenizer, byte_tokenizer, load_tokenizer
-from thumbs.errors import ModelError
+from thumbs.errors import ModelError, needs
 from thumbs.models.byte_lm import build_byte_lm, byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
@@ -100,7 +100,8 @@ def _open_folder(folder: Path, dtype: torch.dtype, *, master: bool) -> Trunk:
     reason = why_not_covered(read_json_object(folder / "config.json"))
     if reason is None:
         return load_decoder(folder, dtype, master=master)
-    from thumbs.models.hf import load_hf  # importing transformers takes seconds, which our decoder does not need
+    with needs("hf", f"{folder} ({reason})"):  # importing transformers takes seconds, which our decoder does not need
+        from thumbs.models.hf import load_hf
 
     log.warning("%s: %s; it runs through transformers, which is slower", folder, reason)
     return load_hf(folder, torch.float32 if master else dtype, reason)

@@ -19,7 +19,7 @@ from thumbs.data.chat_template import ROLE_COLON
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.checkpoints import read_tensors
 from thumbs.engine.local import ADAPTER, HEAD, MODEL
-from thumbs.errors import RunError
+from thumbs.errors import RunError, needs
 from thumbs.models.base_identity import BaseIdentity, identify
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
@@ -199,7 +199,8 @@ def classifier(tensors: Mapping[str, Tensor], config: dict[str, Any], head: Path
 
 def classifier_name(model_type: str) -> str:
     """The sequence classifier of a family in transformers; raises RunError if there is none."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES  # slow to import
+    with needs("hf", "exporting a reward model"):
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
     if name := MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(model_type):
         return name

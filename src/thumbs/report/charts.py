@@ -9,17 +9,16 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from thumbs.config.pipeline import METHODS
+from thumbs.errors import MissingExtra, needs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {
     name: f"#0101{i:02x}"
@@ -87,7 +86,7 @@ def curve_chart(
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.margins(x=0.02, y=0.1)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.locator_params(axis="x", integer=True, nbins=5)
         if len(axes.get_legend_handles_labels()[0]) > 1:
             axes.legend(loc="best", handlelength=1.4)
 
@@ -191,6 +190,13 @@ def _thin(points: np.ndarray) -> np.ndarray:
 
 
 def _draw(paint: Callable[[Axes], None], about: str, size: tuple[float, float]) -> Markup:
+    try:
+        with needs("report", "the chart"):
+            import matplotlib as mpl
+            from matplotlib.backends.backend_svg import FigureCanvasSVG
+            from matplotlib.figure import Figure
+    except MissingExtra as error:  # the numbers of the page are worth having without it
+        return Markup('<p class="note">{}</p>').format(error)
     with mpl.rc_context({**_STYLE, "svg.hashsalt": about}):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())

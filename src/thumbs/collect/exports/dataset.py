@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from thumbs.errors import needs
 from thumbs.tracking.files import write_json
 
 _DATA = "data-00000-of-00001.arrow"
 
 
+@needs("data", "exporting a data set of `datasets`")
 def write_dataset(rows: Iterable[Mapping[str, Any]], folder: Path) -> str:
     """Writes the rows, whose columns and their types are those of the first, so that `datasets.load_from_disk` opens
     the folder; returns the SHA-256 of a JSON object of its files' names and theirs.
@@ -45,6 +47,7 @@ def write_dataset(rows: Iterable[Mapping[str, Any]], folder: Path) -> str:
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode("ascii")).hexdigest()
 
 
+@needs("data", "exporting a data set of `datasets`")
 def _feature(value: Any) -> Any:
     import datasets
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
+import logging
 
+from thumbs.errors import MissingExtra, needs
 from thumbs.tracking.files import replacing, writing
 from thumbs.tracking.run_folder import StageFolder
+
+log = logging.getLogger(__name__)
 
 _CURVES = {
     "sft/loss": "loss, nats per token",
@@ -29,6 +32,12 @@ def draw_curves(folder: StageFolder) -> None:
     rows = folder.metrics.read()
     drawn = {name: points for name in _CURVES if (points := [(r["step"], r[name]) for r in rows if name in r])}
     if not drawn:
+        return
+    try:
+        with needs("report", "curves.png"):
+            from matplotlib.figure import Figure
+    except MissingExtra as error:  # the stage has trained; its numbers are in metrics.jsonl
+        log.warning("%s", error)
         return
     figure = Figure(figsize=(4.5 * len(drawn), 3.5), layout="constrained")
     for axis, (name, points) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):

@@ -20,7 +20,7 @@ from thumbs.compat.rlhf_pipeline.pt_files import export_pt
 from thumbs.compat.rlhf_pipeline.rows import load_conversations, load_pairs
 from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.engine.objectives import pair_losses, registered_objectives
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, needs
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.records import Message
 
@@ -90,6 +90,7 @@ def create_preference_loss(objective: str = "bradley_terry", center_coef: float 
     return loss
 
 
+@needs("hf", "create_model")
 def create_model(name: str | Path) -> nn.Module:
     """The causal language model of transformers that a folder, a hub name or a name of ours stands for."""
     from transformers import AutoModelForCausalLM  # takes seconds
@@ -112,6 +113,7 @@ def create_value_model(sft_model_path: str | Path) -> nn.Module:
     return _with_head("AutoModelForTokenClassification", sft_model_path, freeze_backbone=False)
 
 
+@needs("hf", "a model with a head")
 def _with_head(kind: str, path: str | Path, *, freeze_backbone: bool) -> nn.Module:
     import transformers
 

@@ -19,7 +19,7 @@ from torch import nn
 from thumbs.compat.rlhf_pipeline.pt_files import SUFFIXES, read_pt, unpack
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.errors import ModelError
+from thumbs.errors import ModelError, needs
 from thumbs.models.byte_lm import byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM
@@ -230,6 +230,7 @@ def _limits_of(model: ModuleLM) -> tuple[int, int]:
     return model.vocab_size, model.context
 
 
+@needs("hf", "a module as a model")
 def _opens_by_its_config(module: nn.Module) -> bool:
     """Whether transformers opens it by its config.json; any other module runs as it is."""
     from transformers import PreTrainedModel  # takes seconds, which models of ours do not need

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thumbs.compat.trl_ppo.config import PPOConfig
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, needs
 from thumbs.tracking.files import StepLog
 
 PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}
@@ -84,8 +84,8 @@ def _sinks(config: PPOConfig) -> list[Sink]:
         raise ConfigError(f"log_with={config.log_with!r}; allowed are None, 'wandb' and 'tensorboard'")
     if importlib.util.find_spec(PACKAGES[config.log_with]) is None:
         warnings.warn(
-            f"log_with={config.log_with!r}: the package is not installed, so nothing is sent there. Install it, or set "
-            "project_kwargs={'logging_dir': …} for a file of JSON lines",
+            f"log_with={config.log_with!r}: the package is not installed, so nothing is sent there. Run "
+            "pip install 'thumbs[trackers]', or set project_kwargs={'logging_dir': …} for a file of JSON lines",
             stacklevel=4,
         )
         return sinks
@@ -94,7 +94,8 @@ def _sinks(config: PPOConfig) -> list[Sink]:
 
 class _Wandb:
     def __init__(self, config: PPOConfig) -> None:
-        import wandb  # pyright: ignore[reportMissingImports] (an optional package)
+        with needs("trackers", "log_with='wandb'"):
+            import wandb  # pyright: ignore[reportMissingImports] (an optional package)
 
         settings = config.tracker_kwargs.get("wandb", {})
         self.run = wandb.init(project=config.tracker_project_name, config=config.to_dict(), **settings)

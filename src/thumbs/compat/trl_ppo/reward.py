@@ -21,7 +21,7 @@ from thumbs.config.optim import AdamConfig
 from thumbs.data.preferences import preferred, read_preference
 from thumbs.data.reading import reading
 from thumbs.data.sources import RowError
-from thumbs.errors import ConfigError, DataError, NonFiniteError
+from thumbs.errors import ConfigError, DataError, NonFiniteError, needs
 from thumbs.models.catalog import resolve
 from thumbs.stages.context import adam_at, batch_at
 
@@ -102,6 +102,7 @@ class AutoModelForSequenceClassification:
     """Opens sequence classifiers of transformers that also score a list of token rows of different lengths."""
 
     @staticmethod
+    @needs("hf", "AutoModelForSequenceClassification")
     def from_pretrained(name: str | Path, num_labels: int = 1, **settings: Any) -> Any:
         """The classifier in a folder, of a hub name or of a name of ours, with one score; its head is new if the
         folder has none. `settings` are those of transformers.
