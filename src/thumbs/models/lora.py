@@ -126,23 +126,28 @@ class Adapter(nn.Module):
             self.up_maps[key].copy_(state[f"{stem}.lora_B.weight"])
 
     def peft_config(self, base: str | None) -> dict[str, Any]:
-        """adapter_config.json for PEFT; base: a hub id or a path (`base_identity.public_name`)."""
-        return {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base,
-            "r": self.config.rank,
-            "lora_alpha": self.config.alpha,
-            "lora_dropout": 0.0,
-            "target_modules": list(self.config.targets),
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-            "layers_to_transform": list(range(self.first, self.shape.layers)) if self.first else None,
-            "modules_to_save": None,
-            "use_dora": False,
-            "use_rslora": False,
-        }
+        """As the function; with the layers that have an adapter, if not all do."""
+        return peft_config(self.config, base, range(self.first, self.shape.layers) if self.first else None)
+
+
+def peft_config(config: LoraConfig, base: str | None, layers: Sequence[int] | None = None) -> dict[str, Any]:
+    """adapter_config.json for PEFT; base: a hub id or a path (`base_identity.public_name`); layers: None is all."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(config.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "layers_to_transform": None if layers is None else list(layers),
+        "modules_to_save": None,
+        "use_dora": False,
+        "use_rslora": False,
+    }
 
 
 class FrozenAdapter:

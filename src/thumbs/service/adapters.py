@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,7 +27,7 @@ from thumbs.engine.optimizers import ADAMW, make_optimizer, restore_optimizer
 from thumbs.errors import CheckpointError, DataError
 from thumbs.models.base_identity import public_name
 from thumbs.models.decoder_config import DecoderConfig
-from thumbs.models.lora import Adapter, peft_shapes
+from thumbs.models.lora import Adapter, peft_config, peft_shapes
 from thumbs.service.requests import explain
 
 log = logging.getLogger(__name__)
@@ -176,7 +175,7 @@ def keep(backend: Backend, owner: str, base_model: str, adapter: PeftAdapter, ki
     # Written anew, whatever came with the adapter: the manifest says what is loaded, and a stranger must not.
     files = {
         MANIFEST: {"model": model.model_dump(mode="json"), "heads": ["lm"], "seed": 0, "steps": 0},
-        CONFIG: _peft_config(public_name(model.name), lora),
+        CONFIG: peft_config(lora, public_name(model.name)),
     }
     tensors = {ADAPTER: dict(adapter.tensors)} | ({OPTIMIZER: dict(adapter.optimizer)} if adapter.optimizer else {})
     with store.writing(run_id, kind, name) as folder:
@@ -256,18 +255,3 @@ def _read_optimizer(file: Path, adapter: nn.Module) -> dict[str, Tensor]:
 def _some(names: Iterable[str]) -> str:
     found = sorted(names)
     return ", ".join(name[:200] for name in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-
-
-def _peft_config(base: str | None, lora: LoraConfig) -> dict[str, Any]:
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": 0.0,
-        "target_modules": list(lora.targets),
-        "bias": "none",
-        "eva_config": "how the first weights were made; the file has the last ones",
-        "inference_mode": True,
-    }
