@@ -70,8 +70,8 @@ def serve(
     """
     from thumbs.collect.desk import database
     from thumbs.collect.web.site import Site
-    from thumbs.web.keys import load_key
     from thumbs.web.proxies import checked_prefix, proxies_of
+    from thumbs.web.signing import load_key
 
     prefix, proxies = checked_prefix(root_path), proxies_of(proxy)
     with opened_store(db) as store:

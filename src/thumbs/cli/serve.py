@@ -229,7 +229,7 @@ def _run(
     import uvicorn
 
     from thumbs.service.app import create_app
-    from thumbs.web.keys import load_key
+    from thumbs.web.signing import load_key
 
     app = create_app(backend, load_key(folder / _KEY_FILE), needs_token=needs_token, settings=settings)
     # The SDKs keep connections for long; one that closes under a request costs them a retry.

@@ -35,8 +35,8 @@ from thumbs.data.pair_choice import Active
 from thumbs.errors import ConfigError
 from thumbs.records import Prompt
 from thumbs.tracking.progress import Progress
-from thumbs.web.keys import load_key
 from thumbs.web.listening import is_loopback, listen, url_of
+from thumbs.web.signing import load_key
 
 if TYPE_CHECKING:
     from thumbs.stages.people import Candidate, Labels

@@ -1,6 +1,6 @@
 """Accounts and what opens them: passwords, invitations, sessions, API tokens, and the ids of hired workers.
 
-Secrets are random and only their SHA-256 is kept; passwords are kept as scrypt hashes (RFC 7914).
+Secrets are random and only their SHA-256 is kept; passwords are kept as Argon2id hashes (RFC 9106).
 """
 
 from __future__ import annotations

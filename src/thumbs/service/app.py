@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Mount
 from thumbs.clients.backend import Backend
 from thumbs.errors import ThumbsError
 from thumbs.service.absent import AbsentRoutes
-from thumbs.service.auth import Authentication, Callers, Signer
+from thumbs.service.auth import Authentication, Callers
 from thumbs.service.copies import CopyRoutes
 from thumbs.service.downloads import DownloadRoutes
 from thumbs.service.hub import HubRoutes
@@ -37,6 +37,7 @@ from thumbs.service.threads import Threads
 from thumbs.service.training import TrainingRoutes
 from thumbs.service.uploads import UploadRoutes
 from thumbs.web.guards import BodyLimit, KnownHost, Prefix, SameOrigin
+from thumbs.web.signing import Signer
 
 log = logging.getLogger(__name__)
 

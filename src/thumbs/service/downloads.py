@@ -29,7 +29,7 @@ from thumbs.service.rest import path_of
 from thumbs.service.state import Service
 
 _COMPLETE = "checkpoint_complete"
-_LINK_S = 3600
+_LINK, _LINK_S = "link", 3600
 _PIECE = 1 << 20
 _ARCHIVE = "checkpoint.tar.gz"
 
@@ -50,7 +50,7 @@ class DownloadRoutes:
 
     def open_routes(self) -> list[Route]:
         """The routes that need none, below /download."""
-        return [Route("/{run_id}/{kind}/{name}/{expires}/{signature}/{file:path}", self.download, methods=["GET"])]
+        return [Route("/{run_id}/{kind}/{name}/{signature}/{file:path}", self.download, methods=["GET"])]
 
     async def archive_link(self, request: Request) -> Response:
         """Redirects to a tar.gz with the adapter in PEFT's layout."""
@@ -73,8 +73,8 @@ class DownloadRoutes:
     async def download(self, request: Request) -> Response:
         """One file, or the archive; 403 where the link is not ours or has ended."""
         parts = request.path_params
-        subject = f"{path_of(request)}/{parts['file']}"
-        if not self._service.signer.allows(subject, parts["expires"], parts["signature"]):
+        claims = self._service.signer.read(_LINK, parts["signature"])
+        if claims is None or claims["sub"] != f"{path_of(request)}/{parts['file']}":
             raise HTTPException(403, "this link has ended or was not given out by this server; ask for a new one")
         record = await self._service.threads.record(self._service.backend.store.checkpoint, path_of(request))
         if record is None:
@@ -87,8 +87,8 @@ class DownloadRoutes:
         return FileResponse(files[parts["file"]], media_type="application/octet-stream")
 
     def _link(self, request: Request, record: CheckpointRecord, file: str, expires: int) -> str:
-        signature = self._service.signer.link(f"{record.path}/{file}", expires)
-        place = f"{record.run_id}/{record.kind}/{record.name}/{expires}/{signature}/{file}"
+        signature = self._service.signer.sign(_LINK, {"sub": f"{record.path}/{file}", "exp": expires})
+        place = f"{record.run_id}/{record.kind}/{record.name}/{signature}/{file}"
         return f"{request.base_url}download/{quote(place, safe='/')}"
 
     async def _archive(self, record: CheckpointRecord) -> Response:

@@ -12,10 +12,11 @@ from thumbs.clients.backend import Backend
 from thumbs.clients.tables import CheckpointRecord, RunRecord, SamplerRecord, SessionRecord
 from thumbs.errors import CheckpointError
 from thumbs.service import wire
-from thumbs.service.auth import Callers, Signer
+from thumbs.service.auth import Callers
 from thumbs.service.promises import Promises
 from thumbs.service.threads import Threads
 from thumbs.storage import StoreError
+from thumbs.web.signing import Signer
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -16,6 +16,7 @@ from http.cookiejar import CookieJar
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -40,7 +41,7 @@ app()
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("THUMBS_COLLECT_DB", raising=False)
-    monkeypatch.setattr(passwords, "_N", 2**4)
+    monkeypatch.setattr(passwords, "HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
     return tmp_path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
@@ -34,8 +35,8 @@ def database(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their cost is tested with the accounts."""
-    monkeypatch.setattr(passwords, "_N", 2**4)
-    monkeypatch.setattr(passwords, "_NOBODY", passwords._NOBODY.replace(f"${2**14}$", f"${2**4}$"))
+    monkeypatch.setattr(passwords, "HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    monkeypatch.setattr(passwords, "_NOBODY", passwords.HASHER.hash("nobody"))
 
 
 def test_the_terminals_address_opens_a_session_and_loses_its_token(store: CollectStore):

@@ -143,6 +143,8 @@ def _read(opinions: Opinions, value: np.ndarray, categories: np.ndarray, resampl
     counts, item = counts[several], item[several]
     if not len(counts):
         return None
+    # Not krippendorff, which reads all opinions for each α: of a million judgements 500 resamples would take hours.
+    # Here they are read once, into a few hundred kinds of items; that library is the oracle of a single α.
     rows, times = _kinds(counts, item, np.random.default_rng(seed))
     items, rng = int(times.sum()), np.random.default_rng([seed, 1])
     draws = np.stack([rng.multinomial(items, times / items) @ rows for _ in range(resamples)])

@@ -112,6 +112,7 @@ def bradley_terry(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     method. No step is longer than 1/2: no difference then moves by more than 1, no curvature grows by more than the
     factor e, and every step makes the likelihood larger.
     """
+    # Not choix, which is the oracle: it fits one matrix at a time, and a page waits for 500 resamples.
     theta = np.zeros(wins.shape[:2])
     n = wins + wins.swapaxes(1, 2)
     won = wins.sum(2) + 0.5

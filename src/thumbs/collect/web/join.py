@@ -7,9 +7,6 @@ https://docs.aws.amazon.com/AWSMechTurk (ExternalQuestion).
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -25,13 +22,14 @@ from thumbs.collect.web.login import begin_session
 from thumbs.collect.web.render import page
 from thumbs.collect.web.requests import Caller, address_of, site_of, threaded
 from thumbs.collect.web.sessions import cookie_name, set_cookie
-from thumbs.collect.web.site import Site
+from thumbs.web.signing import Signer
 
 MTURK = ("https://www.mturk.com", "https://workersandbox.mturk.com")
 """Where Mechanical Turk takes assignments back."""
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
 """The assignment of somebody who only looks."""
 _PROLIFIC_DONE = "https://app.prolific.com/submissions/complete?cc="
+_HIT = "hit"
 NO_CODE = "NOCODE"
 """What Prolific takes from somebody who has no code; the researcher then decides, or they return the submission."""
 _FINISHED: tuple[Nothing, ...] = ("quota", "done", "closed")
@@ -79,7 +77,8 @@ async def join_mturk(request: Request) -> Response:
     await threaded(_check_newcomer, request, "mturk", ids["workerId"])
     account = await threaded(_enrolled, site.store, project, "mturk", ids["workerId"], ids["hitId"])
     response = await begin_session(request, account, f"/p/{project.slug}", embedded=True)
-    set_cookie(response, request, "hit", _signed(site, f"{MTURK.index(back)}.{ids['assignmentId']}"))
+    claims = {"back": back, "assignment": ids["assignmentId"]}
+    set_cookie(response, request, "hit", Signer(site.key).sign(_HIT, claims))
     return response
 
 
@@ -132,12 +131,8 @@ def _check_newcomer(request: Request, source: Source, worker: str) -> None:
 
 def hit_of(request: HTTPConnection) -> tuple[str, str] | None:
     """Where the assignment of Mechanical Turk that is worked on goes back to, and its id."""
-    site = site_of(request)
-    value = request.cookies.get(cookie_name(request, "hit"), "")
-    host, _, assignment = value.rpartition(".")[0].partition(".")
-    if not hmac.compare_digest(_signed(site, f"{host}.{assignment}").encode(), value.encode("utf-8", "replace")):
-        return None
-    return MTURK[int(host)], assignment
+    claims = Signer(site_of(request).key).read(_HIT, request.cookies.get(cookie_name(request, "hit"), ""))
+    return None if claims is None else (claims["back"], claims["assignment"])
 
 
 def _enrolled(store: CollectStore, project: Project, source: Source, worker: str, study: str) -> Account:
@@ -164,8 +159,3 @@ def _check_free(request: Request) -> None:
     caller: Caller | None = request.state.caller
     if caller is not None and not caller.account.handle.startswith(("prolific:", "mturk:")):
         raise HTTPException(409, f"you are logged in as {caller.account.handle}; log out first, or use another browser")
-
-
-def _signed(site: Site, value: str) -> str:
-    mac = hmac.digest(site.key, b"hit\n" + value.encode("utf-8", "replace"), hashlib.sha256).hex()
-    return f"{value}.{mac}"

@@ -65,6 +65,8 @@ def csrf_token(secret: str) -> str:
     """What forms must carry. It tells nothing of `secret`, and stays over a restart, so that a page that kept answers
     while the server was away can send them.
     """
+    # Not asgi-csrf: its token is a cookie of its own, which browsers do not send from within Mechanical Turk's page,
+    # and it reads every form before the limits of size and rate do.
     return hmac.digest(secret.encode("utf-8", "replace"), b"csrf", hashlib.sha256).hex()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import choix
 import numpy as np
 import pytest
 from judged_world import fact, of_answers, said, vote
@@ -61,6 +62,15 @@ def test_strengths_are_the_most_likely_ones() -> None:
     theta, _ = bradley_terry(wins)
     for one, expected in zip(theta, map(_most_likely, wins), strict=True):
         assert one == pytest.approx(expected, abs=1e-5)
+
+
+def test_strengths_are_those_of_choix() -> None:
+    """The imagined generator is a player like the others there: its strength is subtracted afterwards."""
+    wins = np.random.default_rng(1).integers(0, 9, (5, 5)) * (1 - np.eye(5)) / 2
+    players = np.pad(wins, (0, 1), constant_values=0.5)
+    players[-1, -1] = 0
+    fitted = choix.ilsr_pairwise_dense(players, tol=1e-12)
+    assert bradley_terry(wins[None])[0][0] == pytest.approx(fitted[:-1] - fitted[-1], abs=1e-6)
 
 
 def test_covariance_is_the_inverse_curvature() -> None:
