@@ -15,8 +15,8 @@ RUN := runs/$(NAME)$(if $(HUMAN),-human)$(if $(filter-out 0,$(SEED)),-seed$(SEED
 # A few pairs make a few batches: smaller ones and smaller steps. The first look at the held-out pairs, after which the
 # best weights are kept, comes when every pair was seen.
 PAIRS ?= 30
-LABELS := $(if $(HUMAN),preferences.people.pairs=$(PAIRS) reward.batch_size=4 reward.epochs=4 \
-	reward.eval_every=$(shell expr \( $(PAIRS) + 3 \) / 4) reward.optim.learning_rate=5e-4)
+LABELS := $(if $(HUMAN),labels.people.pairs=$(PAIRS) reward_model.batch_size=4 reward_model.epochs=4 \
+	reward_model.eval_every=$(shell expr \( $(PAIRS) + 3 \) / 4) reward_model.optim.learning_rate=5e-4)
 
 .PHONY: demo test lint bench
 

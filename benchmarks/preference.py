@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 from machine import description
 
+from thumbs.config.direct import DirectConfig
 from thumbs.config.losses import CrossEntropy
 from thumbs.config.model import LoraConfig, ModelConfig
-from thumbs.config.preference import PreferenceMethodConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.stages.answers import Answer, AnswerPair, answer_datum
 from thumbs.stages.context import Context
-from thumbs.stages.preference import PairTraining
-from thumbs.stages.preference_watch import State
+from thumbs.stages.direct import PairTraining
+from thumbs.stages.direct_watch import State
 from thumbs.stages.sequences import token_mean
 from thumbs.tracking.run_folder import StageFolder
 
@@ -77,7 +77,7 @@ def prepare(wanted: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
 
     steps: dict[str, Callable[[int], Any]] = {"sft": sft}
     for method in wanted.methods:
-        config = PreferenceMethodConfig(method=method, batch_size=wanted.pairs)
+        config = DirectConfig(method=method, batch_size=wanted.pairs)
         training = PairTraining(context, config, engine.create(ModelSpec(method, model)), wanted.rounds + 1)
         steps[method] = lambda number, training=training: training.step(number, pairs, State())
     return steps

@@ -77,16 +77,16 @@ def chat_model(folder: Path, *, dtype: str = "float32", **changes: Any) -> Path:
 
 
 def made_run(
-    folder: Path, stage: str = "reward", base: str | Path = "byte-tiny", lora: Any = LORA, **settings: Any
+    folder: Path, stage: str = "reward_model", base: str | Path = "byte-tiny", lora: Any = LORA, **settings: Any
 ) -> Path:
     """The folder of a run whose stage left a model with random adapters (or weights), and of `reward` a random head."""
     given = {"run": str(folder), "model": {"name": str(base), "lora": lora, "dtype": "float32"}}
-    reward = {"preferences": {"data": {"path": "pairs.jsonl"}}, "reward": {}} if stage.endswith("reward") else {}
+    reward = {"labels": {"data": {"path": "pairs.jsonl"}}, "reward_model": {}} if stage.endswith("reward_model") else {}
     config = build_config(PipelineConfig, given | reward | settings)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     engine = LocalEngine()
-    heads = ("scalar",) if stage.endswith("reward") else ("lm",)
-    scores = config.reward.heads if config.reward is not None else 1
+    heads = ("scalar",) if stage.endswith("reward_model") else ("lm",)
+    scores = config.reward_model.heads if config.reward_model is not None else 1
     handle = engine.create(ModelSpec(stage, config.model, heads, seed=config.seed, scores=scores))
     generator = torch.Generator().manual_seed(1)
     network = engine._models[handle.id].network

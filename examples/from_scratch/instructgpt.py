@@ -341,7 +341,7 @@ def run_sft(seed: int, epochs: int) -> tuple[GPT, GPT, dict]:
     return model, half, {"losses": losses, **results}
 
 
-def run_reward(trunk: GPT, seed: int, epochs: int) -> tuple[Scorer, dict]:
+def run_reward_model(trunk: GPT, seed: int, epochs: int) -> tuple[Scorer, dict]:
     model, batches = Scorer(trunk), shuffled(PREFERENCES, REWARD_BATCH, epochs, seed)
     losses, _ = fit("reward model", model, REWARD_RATE, batches, lambda batch: reward_loss(model, batch)[0])
     loss, accuracy = (x.item() for x in reward_loss(model, PREFERENCES))
@@ -379,7 +379,7 @@ def main() -> None:
     # The model of all epochs knows its answers by heart and has nothing left to try. PPO needs variety, so its policy
     # and reference are the model of half of them, which still stumbles; the reward model gets the better trunk.
     trunk, policy, sft = run_sft(args.seed, sft_epochs)
-    reward_model, reward = run_reward(trunk, args.seed, reward_epochs)
+    reward_model, reward = run_reward_model(trunk, args.seed, reward_epochs)
     history = train_ppo(policy, reward_model, args.seed, ppo_steps)
     first, final = history[: ppo_steps // 4], history[-(ppo_steps // 4) :]
     before, after, kl = (mean(r[k] for r in rows) for rows, k in ((first, "reward"), (final, "reward"), (final, "kl")))

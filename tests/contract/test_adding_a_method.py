@@ -34,7 +34,7 @@ def test_a_method_is_a_small_diff_that_works(tmp_path: Path):
         [git, "apply", "--unidiff-zero", "-"], cwd=tmp_path, input=diff, text=True, capture_output=True, check=False
     )
     assert applied.returncode == 0, f"the diff in CONTRIBUTING.md is out of date: {applied.stderr}"
-    tests = ("unit/functional/test_preference_formulas.py", "learning/test_preference_learns.py")
+    tests = ("unit/functional/test_preference_formulas.py", "learning/test_direct_learns.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cal_dpo"]
     done = subprocess.run(
         [*command, *(str(tmp_path / "tests" / test) for test in tests)],

@@ -29,8 +29,8 @@ def test_the_question_of_the_page_can_be_asked_and_has_every_setting():
 def test_the_config_of_the_page_is_one():
     loop = build_config(PipelineConfig, next(block for block in BLOCKS if "run" in block))
     assert loop.iterations == 2
-    assert loop.preferences is not None
-    assert loop.preferences.people is not None
+    assert loop.labels is not None
+    assert loop.labels.people is not None
 
 
 def test_every_setting_filter_format_and_key_is_on_the_page():

@@ -13,26 +13,26 @@ from thumbs.config.data import DataConfig
 from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.group import GroupConfig
+from thumbs.config.labels import LabelsConfig
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
-from thumbs.config.preferences import PreferenceConfig
 from thumbs.config.reference import reference
-from thumbs.config.reward import RewardConfig
-from thumbs.config.rewards import RewardPart
+from thumbs.config.reward_model import RewardModelConfig
+from thumbs.config.reward_parts import RewardPart
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.sft import SftConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "reference" / "config.md"
 GUIDES = (
-    "evaluation.md", "group.md", "ppo.md", "preference.md", "preferences.md", "recipes.md", "rejection.md", "resume.md",
-    "reward.md", "rlhf_pipeline.md", "sft.md", "trl_ppo.md",
+    "direct.md", "evaluation.md", "group.md", "labels.md", "ppo.md", "recipes.md", "rejection.md", "resume.md",
+    "reward_model.md", "rlhf_pipeline.md", "sft.md", "trl_ppo.md",
 )  # fmt: skip
 CLASSES = (
-    PipelineConfig, ModelConfig, LoraConfig, DataConfig, AdamConfig, SamplingConfig, SftConfig, PreferenceConfig,
-    RewardConfig, PpoConfig, KlConfig, CriticConfig, GroupConfig, EnvironmentConfig,
+    PipelineConfig, ModelConfig, LoraConfig, DataConfig, AdamConfig, SamplingConfig, SftConfig, LabelsConfig,
+    RewardModelConfig, PpoConfig, KlConfig, CriticConfig, GroupConfig, EnvironmentConfig,
     RewardPart, EvaluationConfig,
 )  # fmt: skip
 STABLE_NAMES = (

@@ -36,8 +36,8 @@ def test_demo_takes_the_config_of_its_size_and_a_run_folder_of_its_seed(words: t
 
 
 def test_a_person_in_place_of_the_annotators_gets_a_run_folder_of_their_own():
-    reward = "reward.batch_size=4 reward.epochs=4 reward.eval_every=6 reward.optim.learning_rate=5e-4"
+    section = "reward_model"
+    reward = f"{section}.batch_size=4 {section}.epochs=4 {section}.eval_every=6 {section}.optim.learning_rate=5e-4"
     assert last_command("demo", "HUMAN=1", "PAIRS=22", "SIZE=tiny") == (
-        ".venv/bin/thumbs run configs/demo-tiny.yaml seed=0 run=runs/demo-tiny-human "
-        f"preferences.people.pairs=22 {reward}"
+        f".venv/bin/thumbs run configs/demo-tiny.yaml seed=0 run=runs/demo-tiny-human labels.people.pairs=22 {reward}"
     )

@@ -135,8 +135,8 @@ def test_a_critic_can_start_from_the_reward_model(tmp_path: Path):
     reward = context.engine.create(ModelSpec("reward", context.model, ("scalar",), seed=5))
     with torch.no_grad():
         context.engine._models[reward.id].network.scalar.bias.fill_(2.0)  # type: ignore[attr-defined]
-    context.engine.save(reward, tmp_path / "reward")
-    models = create_models(context, config, None, tmp_path / "reward")
+    context.engine.save(reward, tmp_path / "reward_model")
+    models = create_models(context, config, None, tmp_path / "reward_model")
     data = [Datum.whole_sequence([1, 2, 3])]
     assert context.engine.forward(models.critic, data)[0].values.tolist() == [2.0, 2.0, 2.0]
 

@@ -52,12 +52,12 @@ def write_config(folder: Path) -> Path:
             "batch_size": 8,
             "optim": ADAM,
         },
-        "preferences": {
+        "labels": {
             "prompts": prompts,
             "sampling": sampling,
             "people": {"pairs": PAIRS, "db": str(folder / "collect.db"), "port": 0, "project": "loop"},
         },
-        "reward": {"epochs": 2, "batch_size": 4, "optim": ADAM, "eval_every": 2},
+        "reward_model": {"epochs": 2, "batch_size": 4, "optim": ADAM, "eval_every": 2},
         "ppo": {"prompts": prompts, "steps": 2, "batch_size": 4, "minibatch_size": 4, "sampling": sampling},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -135,7 +135,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_iterations_ask_about_the_replies_of_their_policy(whole: Path):
     run = whole.parent / "run"
-    for folder, checkpoint in (("preferences", "sft/model"), ("iteration-2/preferences", "ppo/model")):
+    for folder, checkpoint in (("labels", "sft/model"), ("iteration-2/labels", "ppo/model")):
         pairs = PreferenceStore(run / folder / "preferences.jsonl").load()
         assert len(pairs) == PAIRS
         assert {reply.generator.checkpoint for pair in pairs for reply in pair.replies} == {checkpoint}
@@ -152,7 +152,7 @@ def test_both_iterations_ask_about_the_replies_of_their_policy(whole: Path):
 
 def test_the_second_reward_model_learns_from_the_labels_of_both(whole: Path):
     run = whole.parent / "run"
-    first, second = (read_json(run / folder / "done.json") for folder in ("reward", "iteration-2/reward"))
+    first, second = (read_json(run / folder / "done.json") for folder in ("reward_model", "iteration-2/reward_model"))
     assert first["pairs"] + first["heldout_pairs"] == PAIRS
     assert second["pairs"] + second["heldout_pairs"] == 2 * PAIRS
     assert first["heldout_pairs"] > 0
@@ -161,18 +161,18 @@ def test_the_second_reward_model_learns_from_the_labels_of_both(whole: Path):
 def test_the_trace_leads_from_each_label_to_its_checkpoints_and_back(whole: Path):
     run = whole.parent / "run"
     trace = trace_run(run)
-    assert list(trace.checkpoints) == ["sft", "reward", "ppo", "iteration-2/reward", "iteration-2/ppo"]
-    for name in ("reward", "iteration-2/reward"):
+    assert list(trace.checkpoints) == ["sft", "reward_model", "ppo", "iteration-2/reward_model", "iteration-2/ppo"]
+    for name in ("reward_model", "iteration-2/reward_model"):
         done = read_json(run / name / "done.json")
         one = trace.checkpoints[name]
         undrawn = [why for why in one.unused.values() if why.startswith("drawn")]
         assert len(one.trained) + len(undrawn) == done["pairs"]
         assert len(one.heldout) == done["heldout_pairs"]
     assert set(trace.labels_behind("iteration-2/ppo")) == {
-        *trace.checkpoints["reward"].trained,
-        *trace.checkpoints["iteration-2/reward"].trained,
+        *trace.checkpoints["reward_model"].trained,
+        *trace.checkpoints["iteration-2/reward_model"].trained,
     }
-    told = [read_json(run / place / "people.json")["items"] for place in ("preferences", "iteration-2/preferences")]
+    told = [read_json(run / place / "people.json")["items"] for place in ("labels", "iteration-2/labels")]
     items = {**told[0], **{f"{key}@2": item for key, item in told[1].items()}}
     assert {key: label.item for key, label in trace.labels.items()} == items
     for label in trace.labels:
@@ -231,5 +231,5 @@ def test_the_page_is_there_while_the_run_waits_and_closing_the_project_ends_it(t
         store = CollectStore(database)
         store.projects.set_state(store.projects.find("loop").id, "closed")
         store.close()
-        wait_until((config.parent / "run" / "preferences" / "done.json").exists, process, config)
-    assert read_json(config.parent / "run" / "preferences" / "done.json")["labels"] == 6
+        wait_until((config.parent / "run" / "labels" / "done.json").exists, process, config)
+    assert read_json(config.parent / "run" / "labels" / "done.json")["labels"] == 6

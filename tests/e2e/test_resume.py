@@ -43,8 +43,8 @@ def write_config(folder: Path) -> Path:
             "optim": ADAM,
             "eval_every": 6,
         },
-        "preferences": {"prompts": prompts, "sampling": sampling, "judge": "tiny-mood"},
-        "reward": {"epochs": 6, "batch_size": 8, "optim": ADAM, "eval_every": 4},
+        "labels": {"prompts": prompts, "sampling": sampling, "judge": "tiny-mood"},
+        "reward_model": {"epochs": 6, "batch_size": 8, "optim": ADAM, "eval_every": 4},
         "ppo": {
             "prompts": prompts,
             "steps": 7,
@@ -119,13 +119,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_uninterrupted_run_is_complete(whole: dict[str, Any]):
-    steps = {name: [record["step"] for record in whole[f"{name}/metrics.jsonl"]] for name in ("sft", "reward", "ppo")}
+    steps = {
+        name: [record["step"] for record in whole[f"{name}/metrics.jsonl"]] for name in ("sft", "reward_model", "ppo")
+    }
     assert all(seen == list(range(1, len(seen) + 1)) for seen in steps.values())
     assert (len(steps["sft"]), len(steps["ppo"])) == (60, 7)
-    assert len(steps["reward"]) >= 8
+    assert len(steps["reward_model"]) >= 8
     assert [record["step"] for record in whole["ppo/samples.jsonl"]] == [0, 0, 2, 2, 4, 4, 6, 6, 7, 7]
     models = {name for name in whole if name.endswith("safetensors")}
-    assert {"sft/model/model.safetensors", "reward/model/scalar_head.safetensors"} < models
+    assert {"sft/model/model.safetensors", "reward_model/model/scalar_head.safetensors"} < models
     assert not any("checkpoints" in name for name in whole)
     assert {"sft.gold", "ppo.gold", "ppo.kl", "reward.heldout_pairs"} < set(whole["summary.json"][0])
     assert not any(CLOCKS.search(name) for name in whole["summary.json"][0])
@@ -137,8 +139,8 @@ def test_a_run_killed_in_every_stage_ends_the_same(whole: dict[str, Any], tmp_pa
         lines("sft/metrics.jsonl", 3),  # before the first checkpoint
         there("sft/checkpoints/step-000018/*.new"),  # while a checkpoint is written
         there("sft/model.new"),  # while the best model is replaced
-        lines("preferences/preferences.jsonl", 2),
-        lines("reward/metrics.jsonl", 6),
+        lines("labels/preferences.jsonl", 2),
+        lines("reward_model/metrics.jsonl", 6),
         lines("ppo/samples.jsonl", 1),  # before the first step
         lines("ppo/metrics.jsonl", 5),
         there("evaluation"),

@@ -20,7 +20,7 @@ import numpy as np
 from thumbs.config.data import DataConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import KlConfig, PpoConfig
-from thumbs.config.reward import RewardConfig
+from thumbs.config.reward_model import RewardModelConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.sft import SftConfig
 from thumbs.data.tokenizers import ByteTokenizer
@@ -31,7 +31,7 @@ from thumbs.rewards.base import CallableReward
 from thumbs.rollout.sampler import DecodingParams
 from thumbs.stages.context import Context
 from thumbs.stages.ppo_run import run_ppo
-from thumbs.stages.reward import run_reward
+from thumbs.stages.reward_model import run_reward_model
 from thumbs.stages.sft import run_sft
 
 if __name__ == "__main__":
@@ -88,7 +88,7 @@ def trajectories(folder: Path) -> Trajectories:
     talks = [(*user(name), Message("assistant", f"{name}, {word} day.")) for name in NAMES for word in WORDS]
     run_sft(sft, SftConfig(data=NO_DATA, epochs=50, batch_size=12, optim=ADAM), talks, [])
     pairs = [pair(n, f"{n}, good day.", f"{n}, {word} day.", v) for n in NAMES for word, v in VERDICTS]
-    run_reward(reward, RewardConfig(epochs=50, batch_size=12, optim=ADAM), sft.best, pairs, [])
+    run_reward_model(reward, RewardModelConfig(epochs=50, batch_size=12, optim=ADAM), sft.best, pairs, [])
     ppo(replace(told, engine=ToldEngine()), sft.best, 50)
     ppo(own, sft.best, 5)
     logs = {name: context.folder.metrics.read() for name, context in contexts.items()}

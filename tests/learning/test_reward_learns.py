@@ -12,7 +12,7 @@ import pytest
 from byte_world import MAKER, byte_context, pair, user
 from thumbs.config.data import DataConfig
 from thumbs.config.optim import AdamConfig
-from thumbs.config.reward import REWARD_METHODS, RewardConfig
+from thumbs.config.reward_model import REWARD_METHODS, RewardModelConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.records import (
     Ranking,
@@ -29,8 +29,8 @@ from thumbs.rewards.model import RewardModel
 from thumbs.rewards.steps import StepReward
 from thumbs.rewards.trained import TrainedReward, open_scores
 from thumbs.stages.context import Context
-from thumbs.stages.reward import run_reward
 from thumbs.stages.reward_items import Row
+from thumbs.stages.reward_model import run_reward_model
 from thumbs.stages.sequences import reply_tokens
 
 HELD = "fmtx"
@@ -82,20 +82,20 @@ def steps(letter: str) -> list[Row]:
 ROWS = {"pairs": pairs, "rankings": ranking, "ratings": ratings, "steps": steps}
 
 
-def config_of(loss: Any, **changes: Any) -> RewardConfig:
+def config_of(loss: Any, **changes: Any) -> RewardModelConfig:
     form = next(method.form for method in REWARD_METHODS if method.name == loss)
     data = None if form == "pairs" else FILE
-    return RewardConfig(loss=loss, data=data, optim=OPTIM, eval_every=20, center_coef=0, **changes)
+    return RewardModelConfig(loss=loss, data=data, optim=OPTIM, eval_every=20, center_coef=0, **changes)
 
 
-def rows(config: RewardConfig, letters: str) -> list[Row]:
+def rows(config: RewardModelConfig, letters: str) -> list[Row]:
     return [row for letter in letters for row in ROWS[config.form](letter)]
 
 
-def trained(folder: Path, config: RewardConfig) -> tuple[Context, dict[str, Any], TrainedReward]:
+def trained(folder: Path, config: RewardModelConfig) -> tuple[Context, dict[str, Any], TrainedReward]:
     """32 prompts to learn from, four held out."""
     context = byte_context(folder)
-    results = run_reward(context, config, None, rows(config, LETTERS), rows(config, HELD))
+    results = run_reward_model(context, config, None, rows(config, LETTERS), rows(config, HELD))
     spec = ModelSpec("r", context.model, ("scalar",), context.best, trainable=False)
     return context, results, open_scores(context.engine, spec, results, context.tokenizer)
 
@@ -190,9 +190,9 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(tmp_path: Path, changes: dict
 
     monkeypatch.setattr(killed.engine, "optim_step", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run_reward(killed, config, None, *data)
+        run_reward_model(killed, config, None, *data)
     again = byte_context(tmp_path / "killed")
-    assert run_reward(again, config, None, *data) == results
+    assert run_reward_model(again, config, None, *data) == results
     drop = ("wall_s", "reward/tokens_per_s")
     logs = [[{k: v for k, v in r.items() if k not in drop} for r in c.folder.metrics.read()] for c in (whole, again)]
     assert logs[0] == logs[1]

@@ -10,52 +10,59 @@ from typing import Annotated, Any
 import typer
 
 from thumbs.cli.shell import printable
+from thumbs.config.former_names import current_key
 from thumbs.errors import ConfigError
 
 Asked = Annotated[
     list[str],
-    typer.Argument(metavar="[reward] RUN", help="The run folder; `reward` before it audits its reward model."),
+    typer.Argument(
+        metavar="[reward-model] RUN", help="The run folder; `reward-model` before it audits its reward model."
+    ),
 ]
 Pairs = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="With reward, and in place of RUN a reward model: a run's `reward` folder, or the folder or hub name of a "
-        "sequence classifier; FILE holds the pairs on which it is audited.",
+        help="With reward-model, and in place of RUN a reward model: a run's `reward_model` folder, or the folder or "
+        "hub name of a sequence classifier; FILE holds the pairs on which it is audited.",
     ),
 ]
 Halves = Annotated[
     bool,
-    typer.Option("--halves", help="With reward: train two more models, each on half of the data, and compare them."),
+    typer.Option(
+        "--halves", help="With reward-model: train two more models, each on half of the data, and compare them."
+    ),
 ]
 
 
 def evaluate(asked: Asked, halves: Halves = False, pairs: Pairs = None) -> None:
     """Measure a run on its held-out prompts, or audit its reward model.
 
-    Prints the numbers as JSON; of an audit, a table, and keeps the numbers in RUN/reward/audit.json and the report.
+    Prints the numbers as JSON. An audit prints a table and keeps its numbers in RUN/reward_model/audit.json and in the
+    report.
 
     \b
     Example:
       thumbs eval runs/demo
-      thumbs eval reward runs/demo --halves
-      thumbs eval reward org/reward-model --pairs pairs.jsonl
+      thumbs eval reward-model runs/demo --halves
+      thumbs eval reward-model org/reward-model --pairs pairs.jsonl
     """
-    if len(asked) == 2 and asked[0] == "reward" and pairs is not None:
+    of_model = len(asked) == 2 and current_key(asked[0]) in ("reward_model", "reward-model")
+    if of_model and pairs is not None:
         if halves:
             raise ConfigError("--halves trains models of a run; leave it out or leave out --pairs")
         from thumbs.pipeline.reward_audit import audit_model
 
         _show(audit_model(asked[1], pairs))
         return
-    if len(asked) == 2 and asked[0] == "reward":
+    if of_model:
         _refuse_models(asked[1])
         _audit(Path(asked[1]), halves)
         return
     if len(asked) != 1:
-        raise ConfigError(f"`thumbs eval {' '.join(asked)}`: write `thumbs eval RUN` or `thumbs eval reward RUN`")
+        raise ConfigError(f"`thumbs eval {' '.join(asked)}`: write `thumbs eval RUN` or `thumbs eval reward-model RUN`")
     if halves or pairs is not None:
-        raise ConfigError(f"{'--halves' if halves else '--pairs'} belongs to `thumbs eval reward RUN`")
+        raise ConfigError(f"{'--halves' if halves else '--pairs'} belongs to `thumbs eval reward-model RUN`")
 
     from thumbs.pipeline.run import evaluate_run
 
@@ -86,7 +93,7 @@ def _refuse_models(name: str) -> None:
     else:
         is_model = (folder / "adapter_config.json").is_file() or not folder.exists()
     if is_model:
-        raise ConfigError(f"{name} is no run; audit a model with `thumbs eval reward {name} --pairs FILE`")
+        raise ConfigError(f"{name} is no run; audit a model with `thumbs eval reward-model {name} --pairs FILE`")
 
 
 def audit_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from thumbs.config.former_names import current_place
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a .pt of thumbs.compat.rlhf_pipeline.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
 Stage = Annotated[str, typer.Option(help="The stage whose model is exported.")]
@@ -27,7 +29,7 @@ def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False, dtype
     \b
     Example:
       thumbs export runs/demo out/ --stage ppo --merge
-      thumbs export runs/demo scorer/ --stage reward --merge --dtype float32
+      thumbs export runs/demo scorer/ --stage reward_model --merge --dtype float32
     """
     if run.is_file() or run.suffix == ".pt":
         from thumbs.compat.rlhf_pipeline.pt_files import export_pt
@@ -36,4 +38,4 @@ def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False, dtype
         return
     from thumbs.pipeline.artifacts import export as export_model
 
-    typer.echo(str(export_model(run, stage, out, merge, dtype)))
+    typer.echo(str(export_model(run, current_place(stage), out, merge, dtype)))

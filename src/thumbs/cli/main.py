@@ -21,6 +21,7 @@ from thumbs.cli import (
     trace,
 )
 from thumbs.cli.shell import Shell, show_log
+from thumbs.config.former_names import COMMANDS as FORMER_COMMANDS
 from thumbs.config.method_page import help_lines
 
 app = typer.Typer(
@@ -53,11 +54,11 @@ def thumbs(
     show_log()
 
 
-for _name, _command in {
+_COMMANDS = {
     "run": run.run,
     "sft": run.sft,
-    "reward": run.reward,
-    "preference": run.preference,
+    "reward-model": run.reward_model,
+    "direct": run.direct,
     "ppo": run.ppo,
     "group": run.group,
     "rejection": run.rejection,
@@ -70,6 +71,9 @@ for _name, _command in {
     "export": export.export,
     "trace": trace.trace,
     "serve": serve.serve,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
+for _former, _name in FORMER_COMMANDS.items():
+    app.command(_former, hidden=True)(_COMMANDS[_name])
 app.add_typer(collect_serve.app, name="collect")

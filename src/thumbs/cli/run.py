@@ -1,4 +1,4 @@
-"""`thumbs run`, and `thumbs sft`, `thumbs reward`, `thumbs ppo` …: a run that ends after that stage."""
+"""`thumbs run`, and `thumbs sft`, `thumbs reward-model`, `thumbs ppo` …: a run that ends after that stage."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def sft(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, s
     _run_until("sft", config, overrides, fresh, source)
 
 
-def reward(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
+def reward_model(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
     """Run up to the reward model.
 
     \b
     Example:
-      thumbs reward config.yaml reward.freeze_backbone=true
+      thumbs reward-model config.yaml reward_model.freeze_backbone=true
     """
-    _run_until("reward", config, overrides, fresh, source)
+    _run_until("reward_model", config, overrides, fresh, source)
 
 
 def ppo(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
@@ -71,14 +71,14 @@ def ppo(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, s
     _run_until("ppo", config, overrides, fresh, source)
 
 
-def preference(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
+def direct(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
     """Run up to training on pairs directly (DPO and its family).
 
     \b
     Example:
-      thumbs preference config.yaml method=simpo beta=2
+      thumbs direct config.yaml method=simpo beta=2
     """
-    _run_until("preference", config, overrides, fresh, source)
+    _run_until("direct", config, overrides, fresh, source)
 
 
 def group(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
@@ -107,13 +107,14 @@ def in_section(stage: str | None, overrides: list[str]) -> list[str]:
     """
     if stage is None:
         return overrides
-    own = set(known_keys(PipelineConfig, [stage])) - PipelineConfig.model_fields.keys()
+    sections = PipelineConfig.model_fields.keys() | PipelineConfig.former_keys.keys()
+    own = set(known_keys(PipelineConfig, [stage])) - sections
     return [f"{stage}.{item}" if re.split("[.=]", item.strip())[0] in own else item for item in overrides]
 
 
 def _people(config: PipelineConfig) -> People | None:
     """Who asks people, where the config says that people judge."""
-    if config.preferences is None or config.preferences.people is None:
+    if config.labels is None or config.labels.people is None:
         return None
     with needs("collect", "asking people"):
         from thumbs.collect.desk import Desk, open_page

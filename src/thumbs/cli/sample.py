@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from thumbs.cli.shell import printable
+from thumbs.config.former_names import current_place
 from thumbs.config.sampling import SamplingConfig
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
@@ -38,7 +39,9 @@ def sample(
     from thumbs.pipeline.artifacts import sample_text
 
     sampling = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
-    for prompt, replies in zip(prompts, sample_text(run, stage, prompts, n, sampling, seed), strict=True):
+    for prompt, replies in zip(
+        prompts, sample_text(run, current_place(stage), prompts, n, sampling, seed), strict=True
+    ):
         if len(prompts) > 1:
             typer.echo(f"> {printable(prompt)}")
         for reply in replies:

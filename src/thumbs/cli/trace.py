@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thumbs.cli.shell import printable
+from thumbs.config.former_names import current_place
 from thumbs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def trace(run: Run, label: LabelId = None, checkpoint: Name = None, as_json: Jso
         one = found.label(label)
         value, lines = label_value(found, one), label_lines(found, one)
     elif checkpoint is not None:
-        made = found.checkpoint(checkpoint)
+        made = found.checkpoint(current_place(checkpoint))
         value, lines = checkpoint_value(found, made), checkpoint_lines(found, made)
     else:
         value, lines = run_value(found), run_lines(found)

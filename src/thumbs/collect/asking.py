@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from thumbs.collect.records import ItemRecord, NewItem, Project, Vote
 from thumbs.collect.store import CollectStore
-from thumbs.config.preferences import PeopleConfig
+from thumbs.config.labels import PeopleConfig
 from thumbs.errors import ThumbsError
 from thumbs.records import Judgement, Preference
 

@@ -29,7 +29,7 @@ from thumbs.collect.settings import Settings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.supply import ReplySource, Score, Supply
 from thumbs.config.data import DataConfig
-from thumbs.config.preferences import PeopleConfig
+from thumbs.config.labels import PeopleConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.pair_choice import Active
 from thumbs.errors import ConfigError
@@ -182,7 +182,7 @@ def open_run(
     from thumbs.pipeline.reply_source import open_stage
 
     config = open_folder(run).config
-    sections = (config.preferences, config.ppo, config.group, config.rejection)
+    sections = (config.labels, config.ppo, config.group, config.rejection)
     named = [section.prompts for section in sections if section is not None and section.prompts is not None]
     data = DataConfig(path=prompts) if prompts else next(iter(named), None)
     if data is None:

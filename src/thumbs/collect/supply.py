@@ -15,7 +15,7 @@ from thumbs.collect.records import NewItem
 from thumbs.collect.store import CollectStore
 from thumbs.data.pair_choice import Active, Choice, choose_pair, first_pair, usable_pairs
 from thumbs.records import Message, Prompt, Reply
-from thumbs.rollout.collect import seed_of
+from thumbs.rollout.rounds import seed_of
 
 log = logging.getLogger(__name__)
 

@@ -7,15 +7,19 @@ means absent: a value of its own where the field can be null, the default everyw
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from thumbs.config.former_names import current_override, rename_settings
 from thumbs.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound="Frozen")
 
@@ -30,6 +34,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
+    former_keys: ClassVar[Mapping[str, str]] = {}
+    """Dotted keys of earlier versions, and what they are called now."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,16 +94,38 @@ def load_config(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected settings as `key: value`, got {type(raw).__name__}")
-    return build_config(cls, apply_overrides(raw, overrides), source=str(path))
+    given = list(overrides)
+    current = [current_override(override, cls.former_keys) for override in given]
+    raw = _copied(raw)
+    renamed = _rename(cls, raw, str(path))
+    for old, new in zip(given, current, strict=True):
+        if old != new:
+            renamed.append(f"{old.partition('=')[0].strip()} → {new.partition('=')[0]}")
+    _say_renamed(str(path), renamed)
+    return build_config(cls, apply_overrides(raw, current), source=str(path))
 
 
 def build_config(cls: type[T], raw: Mapping[str, Any], source: str = "config") -> T:
     """Config of class `cls` from plain data; raises ConfigError in the user's words."""
+    raw = _copied(raw)
+    _say_renamed(source, _rename(cls, raw, source))
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
         explained = (f"{source}: {_explain(cls, item, raw)}" for item in error.errors())
         raise ConfigError("\n".join(dict.fromkeys(explained))) from None
+
+
+def _rename(cls: type[Frozen], raw: dict[str, Any], source: str) -> list[str]:
+    try:
+        return rename_settings(raw, cls.former_keys)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _say_renamed(source: str, renamed: list[str]) -> None:
+    if renamed:
+        log.warning("%s has names of an earlier version, which are understood: %s", source, ", ".join(renamed))
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

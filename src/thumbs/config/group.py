@@ -22,7 +22,7 @@ from thumbs.config.group_methods import (
 )
 from thumbs.config.minibatches import misfit
 from thumbs.config.optim import AdamConfig
-from thumbs.config.rewards import RewardPart, rewards_misfit
+from thumbs.config.reward_parts import RewardPart, reward_misfit
 from thumbs.config.sampling import SamplingConfig
 
 Name = Literal[
@@ -53,7 +53,7 @@ class GroupConfig(Frozen):
     """Prompts to roll out on; a row may have an `answer`, which verifiers compare with."""
     method: Name = "grpo"
     """The preset that gives what is null below."""
-    rewards: tuple[RewardPart, ...] = ()
+    reward: tuple[RewardPart, ...] = ()
     """Parts of a reply's score, added up; none: the run's reward model, or with an environment its rewards."""
     environment: EnvironmentConfig | None = None
     """Conversations of several turns, with tools; null: one reply to each prompt."""
@@ -132,7 +132,7 @@ class GroupConfig(Frozen):
             yield "group.dynamic_sampling replaces groups of equal scores; with group.group_size=1 every group is one"
         if self.environment is not None and (found := self.environment.misfit()):
             yield f"group.environment: {found}"
-        if found := rewards_misfit("group", self.rewards, has_environment=self.environment is not None):
+        if found := reward_misfit("group", self.reward, has_environment=self.environment is not None):
             yield found
         if found := misfit(self, "group", "group_size"):
             yield found

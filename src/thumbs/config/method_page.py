@@ -10,12 +10,12 @@ import textwrap
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from thumbs.config.direct_methods import DIRECT_METHODS
 from thumbs.config.group_methods import GROUP_METHODS
 from thumbs.config.methods import Method
 from thumbs.config.ppo import PPO_METHODS
-from thumbs.config.preference_methods import PREFERENCE_METHODS
 from thumbs.config.rejection import REJECTION_METHODS
-from thumbs.config.reward import REWARD_METHODS
+from thumbs.config.reward_model import REWARD_METHODS
 
 WIDTH = 100
 """Characters of a line of help."""
@@ -42,8 +42,8 @@ class Family(NamedTuple):
 
 
 FAMILIES = (
-    Family("reward", "Reward models", "guides/reward.md", "loss", REWARD_METHODS),
-    Family("preference", "From preferences directly", "guides/preference.md", "method", PREFERENCE_METHODS.values()),
+    Family("reward-model", "Reward models", "guides/reward_model.md", "loss", REWARD_METHODS),
+    Family("direct", "From preferences directly", "guides/direct.md", "method", DIRECT_METHODS.values()),
     Family("ppo", "PPO with a critic", "guides/ppo.md", "", PPO_METHODS),
     Family("group", "From groups of replies", "guides/group.md", "method", GROUP_METHODS),
     Family("rejection", "From one's own best replies", "guides/rejection.md", "", REJECTION_METHODS),

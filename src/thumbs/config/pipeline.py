@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
 from thumbs.config.base import Frozen
+from thumbs.config.direct import DirectConfig
 from thumbs.config.evaluation import EvaluationConfig
+from thumbs.config.former_names import RUN_SETTINGS
 from thumbs.config.group import GroupConfig
+from thumbs.config.labels import LabelsConfig
 from thumbs.config.model import ModelConfig
 from thumbs.config.ppo import PpoConfig
-from thumbs.config.preference import PreferenceMethodConfig
-from thumbs.config.preferences import PreferenceConfig
 from thumbs.config.rejection import RejectionConfig
-from thumbs.config.reward import RewardConfig
+from thumbs.config.reward_model import RewardModelConfig
 from thumbs.config.sft import SftConfig
 
-METHODS = ("preference", "ppo", "group", "rejection")
+METHODS = ("direct", "ppo", "group", "rejection")
 """Stages that make a policy better than the one they start from: the SFT model, or the base model without one."""
 
-STAGES = ("sft", "preferences", "reward", *METHODS, "evaluation")
+STAGES = ("sft", "labels", "reward_model", *METHODS, "evaluation")
 """All stages in the order in which a run takes them."""
 
 
@@ -32,7 +36,9 @@ def place(stage: str, iteration: int) -> str:
 
 
 class PipelineConfig(Frozen):
-    """SFT → preferences → reward model → methods → evaluation; a stage that is left out is skipped."""
+    """SFT → labels → reward model → methods → evaluation; a stage that is left out is skipped."""
+
+    former_keys: ClassVar[Mapping[str, str]] = RUN_SETTINGS
 
     run: str = "runs/run"
     """The run folder."""
@@ -44,11 +50,11 @@ class PipelineConfig(Frozen):
     """The base model and how it is trained."""
     sft: SftConfig | None = None
     """Supervised fine-tuning."""
-    preferences: PreferenceConfig | None = None
+    labels: LabelsConfig | None = None
     """Pairs for the reward model."""
-    reward: RewardConfig | None = None
+    reward_model: RewardModelConfig | None = None
     """The reward model."""
-    preference: PreferenceMethodConfig | None = None
+    direct: DirectConfig | None = None
     """Training on the pairs directly, without a reward model."""
     ppo: PpoConfig | None = None
     """Reinforcement learning with a critic."""

@@ -12,7 +12,7 @@ from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.methods import Method
 from thumbs.config.minibatches import misfit
 from thumbs.config.optim import AdamConfig
-from thumbs.config.rewards import RewardPart, rewards_misfit
+from thumbs.config.reward_parts import RewardPart, reward_misfit
 from thumbs.config.sampling import SamplingConfig
 
 PPO_METHODS = (
@@ -63,7 +63,7 @@ class PpoConfig(Frozen):
 
     prompts: DataConfig
     """Prompts to roll out on; a row may have an `answer`, which verifiers compare with."""
-    rewards: tuple[RewardPart, ...] = ()
+    reward: tuple[RewardPart, ...] = ()
     """Parts of a reply's score, added up; none: the run's reward model, or with an environment its rewards."""
     environment: EnvironmentConfig | None = None
     """Conversations of several turns, with tools; null: one reply to each prompt."""
@@ -114,5 +114,5 @@ class PpoConfig(Frozen):
         """What is wrong with the settings together; None where they fit."""
         if self.environment is not None and (found := self.environment.misfit()):
             return f"ppo.environment: {found}"
-        rewards = rewards_misfit("ppo", self.rewards, has_environment=self.environment is not None)
+        rewards = reward_misfit("ppo", self.reward, has_environment=self.environment is not None)
         return rewards or misfit(self, "ppo", "replies_per_prompt")

@@ -8,7 +8,7 @@ from thumbs.config.base import Frozen
 from thumbs.config.data import DataConfig
 from thumbs.config.methods import Method
 from thumbs.config.optim import AdamConfig
-from thumbs.config.rewards import RewardPart
+from thumbs.config.reward_parts import RewardPart
 from thumbs.config.sampling import SamplingConfig
 
 REJECTION_METHODS = (
@@ -26,7 +26,7 @@ class RejectionConfig(Frozen):
 
     prompts: DataConfig
     """Prompts to sample replies for; every round takes all of them. A row may have an `answer`, for verifiers."""
-    rewards: tuple[RewardPart, ...] = ()
+    reward: tuple[RewardPart, ...] = ()
     """Parts of a reply's score (a judge, a model, a function, a rule), added up; none: the run's reward model."""
     rounds: int = Field(default=2, ge=1)
     """Rounds of sampling and training; each samples from the policy that the one before left."""

@@ -25,11 +25,11 @@ _READABLE: Mapping[DataKind, tuple[DataKind, ...]] = {
     "prompts": ("prompts", "conversations", "preferences", "replies", "rankings", "ratings", "steps"),
 }
 _WAYS: Mapping[DataKind, str] = {
-    "preferences": "pairs: use them for `preferences` or a reward model of `form: pairs`",
+    "preferences": "pairs: use them for `labels` or a reward model of `form: pairs`",
     "rankings": "rankings: use `form: rankings`",
     "ratings": "rated replies: use `form: ratings`",
     "steps": "replies in labelled steps: use `form: steps`",
-    "replies": "single replies, good or bad: use `preference.unpaired` (KTO)",
+    "replies": "single replies, good or bad: use `direct.unpaired` (KTO)",
 }
 _PROMPTS = "'prompt', 'instruction', 'input', 'question' or 'query'"
 _WANTED: Mapping[DataKind, str] = {

@@ -47,8 +47,8 @@ def choose_pair(
     if active == "disagreement":
         if scores.shape[1] < 2:
             raise ConfigError(
-                "active=disagreement asks several reward models, and there is one; set reward.heads or reward.adapters "
-                "to 2 or more, or take active=uncertain"
+                "active=disagreement asks several reward models, and there is one; set reward_model.heads or "
+                "reward_model.adapters to 2 or more, or take active=uncertain"
             )
         best = int(_sigmoid(gaps).std(axis=1).argmax())
     else:

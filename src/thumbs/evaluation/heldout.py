@@ -21,7 +21,7 @@ from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.text import distinct_n
 from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource, shown_scores
-from thumbs.rollout.collect import collect, require_unwarped, seed_of
+from thumbs.rollout.rounds import collect, require_unwarped, seed_of
 from thumbs.tracking.progress import Progress
 
 

@@ -123,7 +123,7 @@ def _refuse_other_models(name: str, config: dict[str, Any]) -> None:
     if not str(architecture).endswith("ForSequenceClassification"):
         raise ModelError(
             f"{name} holds {architecture}, which gives no score; a reward model is a sequence classifier with one "
-            "label, or a run's `reward` folder"
+            "label, or a run's `reward_model` folder"
         )
     labels = config.get("id2label")
     count = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)

@@ -20,13 +20,13 @@ from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.exports import plan_export, write_export
 from thumbs.pipeline.model_card import model_card
 from thumbs.records import Generator, Message, Prompt, Reply
-from thumbs.rollout.collect import collect, seed_of
+from thumbs.rollout.rounds import collect, seed_of
 from thumbs.stages.milestones import milestones
 from thumbs.tracking.files import new_folder, read_object, write_text
 
 log = logging.getLogger(__name__)
 
-MODELS = ("base", "sft", "reward", *METHODS)
+MODELS = ("base", "sft", "reward_model", *METHODS)
 """What a run may have a model of."""
 
 
@@ -42,7 +42,7 @@ class OpenRun:
     def model(self, stage: str) -> Handle:
         """The frozen model that a stage left; `base` is what the run started from."""
         self.require(stage)
-        heads: tuple[Head, ...] = ("scalar",) if stage.split("/")[-1] == "reward" else ("lm",)
+        heads: tuple[Head, ...] = ("scalar",) if stage.split("/")[-1] == "reward_model" else ("lm",)
         return self._open(stage, None if stage == "base" else self.path / stage / "model", heads)
 
     def require(self, stage: str) -> None:
@@ -61,7 +61,7 @@ class OpenRun:
         }
 
     def _open(self, name: str, start: Path | None, heads: tuple[Head, ...] = ("lm",)) -> Handle:
-        scores = self.config.reward.heads if "scalar" in heads and self.config.reward is not None else 1
+        scores = self.config.reward_model.heads if "scalar" in heads and self.config.reward_model is not None else 1
         return self.engine.create(
             ModelSpec(name, self.config.model, heads, start, trainable=False, seed=self.config.seed, scores=scores)
         )
@@ -81,7 +81,7 @@ def sample_text(
 ) -> list[list[Reply]]:
     """n replies to each prompt from the model of a stage."""
     opened = open_run(run)
-    if stage.split("/")[-1] == "reward":
+    if stage.split("/")[-1] == "reward_model":
         raise RunError("the reward model scores and does not write; sample from base, sft or a method")
     sampler = opened.engine.snapshot(opened.model(stage))
     asked = [with_system(read_prompt(text), opened.config.system) for text in prompts]

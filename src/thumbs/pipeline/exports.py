@@ -78,7 +78,7 @@ def kind_of(config: PipelineConfig, stage: str, merge: bool) -> Kind:
     """What the model of a stage becomes; one without an adapter is whole either way."""
     name = stage.rpartition("/")[2]
     whole = merge or name == "base" or config.model.lora is None
-    if name == "reward":
+    if name == "reward_model":
         return "classifier" if whole else "classifier adapter"
     return "model" if whole else "adapter"
 
@@ -206,7 +206,7 @@ def classifier_name(model_type: str) -> str:
         return name
     raise RunError(
         f"transformers has no sequence classifier for models of type {model_type!r}, so the reward model cannot be "
-        "exported; use its `reward` folder in `rewards:`"
+        "exported; use its `reward_model` folder in `reward:`"
     )
 
 
@@ -218,7 +218,7 @@ def score_weight(head: Path) -> Tensor:
     if float(found["bias"]) != 0:
         raise RunError(
             f"the reward head has a bias ({float(found['bias']):.4g}), which sequence classifiers of its family do not "
-            "have, so every score would be shifted; an older version trained it. Train the stage `reward` again"
+            "have, so every score would be shifted; an older version trained it. Train the stage `reward_model` again"
         )
     return found["weight"][None]
 
@@ -275,22 +275,22 @@ def write_tokenizer(out: Path, name: str, tokenizer: Tokenizer, pad: int | None 
 
 def _refuse_reward(folder: Path, config: PipelineConfig) -> None:
     """Raises RunError for a reward model that is no sequence classifier with one score."""
-    reward = config.reward
-    if reward is not None and reward.members > 1:
-        what, where = ("adapters", "model, model-2 and so on") if reward.adapters > 1 else ("heads", "model")
+    reward_model = config.reward_model
+    if reward_model is not None and reward_model.members > 1:
+        what, where = ("adapters", "model, model-2 and so on") if reward_model.adapters > 1 else ("heads", "model")
         raise RunError(
-            f"the reward model is an ensemble of {reward.members} {what}, which no sequence classifier is; use "
-            f"{folder} in `rewards:`, where its members are ({where})"
+            f"the reward model is an ensemble of {reward_model.members} {what}, which no sequence classifier is; use "
+            f"{folder} in `reward:`, where its members are ({where})"
         )
-    if reward is not None and reward.form == "steps":
+    if reward_model is not None and reward_model.form == "steps":
         raise RunError(
-            f"the reward model scores steps (loss {reward.loss}), and a sequence classifier whole replies; use "
-            f"{folder} in `rewards:`"
+            f"the reward model scores steps (loss {reward_model.loss}), and a sequence classifier whole replies; use "
+            f"{folder} in `reward:`"
         )
     if reason := runs_elsewhere(config.model.name):
         raise RunError(
             f"{config.model.name} runs through transformers here ({reason}), and reward models of such bases are not "
-            f"exported; use {folder} in `rewards:`"
+            f"exported; use {folder} in `reward:`"
         )
     raw = base_config(config.model.name)
     _ = classifier_name(raw.get("model_type", "llama"))

@@ -14,7 +14,7 @@ from typing import Any
 from thumbs.config.data import DataConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.pipeline import METHODS, PipelineConfig, place
-from thumbs.config.rewards import RUNS_OWN
+from thumbs.config.reward_parts import RUNS_OWN
 from thumbs.pipeline.reads import Files, is_local_file, model_files, reads, sections
 from thumbs.stages.context import adam_at
 from thumbs.tracking.digests import text_digest
@@ -26,7 +26,7 @@ IDENTITY = "identity.json"
 FREE = ("save_every", "people.host", "people.port", "people.serve", "min_rows", "min_kept")
 """Ends of dotted keys that change nothing of what a stage makes."""
 
-GROWING = {"ppo": "ppo.steps", "group": "group.steps", "preference": "preference.online.steps"}
+GROWING = {"ppo": "ppo.steps", "group": "group.steps", "direct": "direct.online.steps"}
 """Settings that may become larger after the stage has begun, and even after it is done."""
 
 
@@ -103,22 +103,24 @@ def parents(config: PipelineConfig, stage: str, iteration: int) -> list[str]:
     methods = [name for name in METHODS if getattr(config, name) is not None]
     start = ["sft"] if config.sft is not None else []
     begin = start if iteration == 1 else [place(methods[0], iteration - 1)]
-    pairs = [place("preferences", i) for i in every] if config.preferences is not None else []
-    scorer = [place("reward", iteration)] if config.reward is not None else []
+    pairs = [place("labels", i) for i in every] if config.labels is not None else []
+    scorer = [place("reward_model", iteration)] if config.reward_model is not None else []
     if stage == "sft":
         return []
     if stage == "evaluation":
         policies = [place(name, i) for i in range(1, config.iterations + 1) for name in methods]
-        return start + ([place("reward", config.iterations)] if config.reward is not None else []) + policies
-    if stage == "preferences":
-        c = config.preferences
+        return (
+            start + ([place("reward_model", config.iterations)] if config.reward_model is not None else []) + policies
+        )
+    if stage == "labels":
+        c = config.labels
         active = c is not None and c.people is not None and c.people.active is not None and iteration > 1
-        known = [place("reward", iteration - 1)] if active and config.reward is not None else []
+        known = [place("reward_model", iteration - 1)] if active and config.reward_model is not None else []
         return [] if c is None or c.data is not None else begin + known
-    if stage == "reward":
-        return start + (pairs if config.reward is not None and config.reward.data is None else [])
-    if stage == "preference":
-        c = config.preference
+    if stage == "reward_model":
+        return start + (pairs if config.reward_model is not None and config.reward_model.data is None else [])
+    if stage == "direct":
+        c = config.direct
         unpaired = c is not None and c.unpaired is not None
         return begin + ([] if unpaired else pairs) + (scorer if asks_own_reward(config, stage) else [])
     return begin + (scorer if asks_own_reward(config, stage) else [])
@@ -214,10 +216,10 @@ def _mixes_sft(config: PipelineConfig, stage: str) -> bool:
 def asks_own_reward(config: PipelineConfig, stage: str) -> bool:
     """Whether a method is rewarded by the run's reward model, or takes its critic from it."""
     method: Any = getattr(config, stage)
-    if stage == "preference":
+    if stage == "direct":
         method = None if method is None else method.online
     if method is None:
         return False
     critic = stage == "ppo" and method.critic.init == "reward"
-    own = not method.rewards and getattr(method, "environment", None) is None
-    return critic or own or any(part.model == RUNS_OWN for part in method.rewards)
+    own = not method.reward and getattr(method, "environment", None) is None
+    return critic or own or any(part.model == RUNS_OWN for part in method.reward)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from thumbs.config.labels import LabelsConfig
 from thumbs.config.pipeline import place
-from thumbs.config.preferences import PreferenceConfig
 from thumbs.data.preferences import PREFERENCES, PreferenceStore
 from thumbs.data.splits import is_heldout, split_fault
 from thumbs.errors import DataError
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 def labels_of(run: Path, iteration: int) -> list[Preference]:
     """The preferences of one iteration; from the second on their ids end in @2, @3, as prompts come again."""
-    rows = PreferenceStore(run / place("preferences", iteration) / PREFERENCES).load()
+    rows = PreferenceStore(run / place("labels", iteration) / PREFERENCES).load()
     return rows if iteration == 1 else [replace(row, id=f"{row.id}@{iteration}") for row in rows]
 
 
@@ -28,7 +28,7 @@ def labels_until(run: Path, iteration: int) -> list[Preference]:
     return [row for i in range(1, iteration + 1) for row in labels_of(run, i)]
 
 
-def heldout_share(source: PreferenceConfig) -> float:
+def heldout_share(source: LabelsConfig) -> float:
     """Fraction of the prompts whose pairs are held out."""
     data = source.data or source.prompts
     return data.holdout if data is not None else 0.1

@@ -43,14 +43,14 @@ def model_card(run: Path, stage: str, *, merged: bool, end: str = "") -> str:
     base, name = identify(config["model"]["name"]), stage.rpartition("/")[2]
     sections = {key: config[key] for key in _stages_before(stage) if config.get(key) is not None}
     kept = {"model": config["model"]} | sections | ({"seed": config["seed"]} if "seed" in config else {})
-    python = snippet(base, merged=merged, scores=name == "reward", system=config.get("system"), end=end)
+    python = snippet(base, merged=merged, scores=name == "reward_model", system=config.get("system"), end=end)
     parts = [
         f"---\n{yaml.safe_dump(plain(_front(base, name, sections, merged=merged)), sort_keys=False)}---\n",
         f"# {run.resolve().name}: {stage}\n",
         f"{_called(base, config)} after the stage `{stage}` of a run of thumbs {versions.get('thumbs', '?')}, "
         f"begun {versions.get('created', 'at an unknown time')}.\n",
         f"## How to load it\n\n```python\n{python}```\n",
-        *([_scale(run / stage)] if name == "reward" else []),
+        *([_scale(run / stage)] if name == "reward_model" else []),
         "## What was measured\n",
         _table(_measured(_read(run / "summary.json"), stage)) or _UNMEASURED,
         "## How it was made\n",
@@ -79,7 +79,7 @@ def _front(base: BaseIdentity, stage: str, sections: Mapping[str, Any], *, merge
     if hub:
         front["datasets"] = list(dict.fromkeys(hub))
     front["library_name"] = "transformers" if merged else "peft"
-    front["pipeline_tag"] = "text-classification" if stage == "reward" else "text-generation"
+    front["pipeline_tag"] = "text-classification" if stage == "reward_model" else "text-generation"
     return front | {"tags": ["rlhf", "thumbs", stage]}
 
 
@@ -133,12 +133,12 @@ def _data(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _stages_before(stage: str) -> list[str]:
     """Sections that shaped the model, in the order of the pipeline."""
     name = stage.rpartition("/")[2]
-    own = {"base": [], "sft": ["sft"], "reward": ["sft", "preferences", "reward"], "preference": ["sft", "preferences"]}
-    return own.get(name, ["sft", "preferences", "reward"]) + ([name] if name in METHODS else [])
+    own = {"base": [], "sft": ["sft"], "reward_model": ["sft", "labels", "reward_model"], "direct": ["sft", "labels"]}
+    return own.get(name, ["sft", "labels", "reward_model"]) + ([name] if name in METHODS else [])
 
 
 def _measured(summary: dict[str, Any], stage: str) -> list[tuple[str, Any, str]]:
-    if stage.endswith("reward"):
+    if stage.endswith("reward_model"):
         return [(name, summary[name], meaning) for name, meaning in _REWARD if summary.get(name) is not None]
     rows = [(f"{stage}.{key}", _value(summary, stage, key), meaning) for key, meaning in _NUMBERS]
     if stage != "sft":

@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.evaluation import EvaluationConfig
+from thumbs.config.labels import LabelsConfig, PeopleConfig
 from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig
-from thumbs.config.preferences import PeopleConfig, PreferenceConfig
-from thumbs.config.rewards import RUNS_OWN, RewardPart
+from thumbs.config.reward_parts import RUNS_OWN, RewardPart
 from thumbs.envs.named import load_callable
 from thumbs.errors import CheckpointError, ConfigError, DataError, ModelError
 from thumbs.evaluation.judges import gold_judge
@@ -48,20 +48,23 @@ def check_sections(config: PipelineConfig, stages: Sequence[str] = STAGES) -> No
 def lacking(config: PipelineConfig) -> Iterator[tuple[str, str]]:
     """(stage, what is missing) for each stage that needs another section, or settings that fit each other."""
     c = config
-    if c.reward is not None and c.reward.data is None and c.preferences is None:
-        yield "reward", _needs("reward", "preferences")
+    if c.reward_model is not None and c.reward_model.data is None and c.labels is None:
+        yield "reward_model", _needs("reward_model", "labels")
     for stage in METHODS:
-        if getattr(c, stage) is not None and asks_own_reward(c, stage) and c.reward is None:
-            yield stage, _needs(stage, "reward")
-    pairs = c.preference is not None and c.preference.online is None and c.preference.unpaired is None
-    if pairs and c.preferences is None:
-        yield "preference", _needs("preference", "preferences")
-    if c.preferences is not None and c.preferences.data is None and c.preferences.prompts is None:
-        yield "preferences", "preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for)"
+        if getattr(c, stage) is not None and asks_own_reward(c, stage) and c.reward_model is None:
+            yield stage, _needs(stage, "reward_model")
+    pairs = c.direct is not None and c.direct.online is None and c.direct.unpaired is None
+    if pairs and c.labels is None:
+        yield "direct", _needs("direct", "labels")
+    if c.labels is not None and c.labels.data is None and c.labels.prompts is None:
+        yield "labels", "labels: give `data` (a file of pairs) or `prompts` (to sample pairs for)"
     if c.ppo is not None and c.ppo.ptx_coef and c.sft is None:
         yield "ppo", "ppo.ptx_coef mixes in the SFT data, so the config needs section `sft`"
-    if c.ppo is not None and c.ppo.critic.init == "reward" and c.reward is not None and c.reward.heads > 1:
-        yield "ppo", "ppo.critic.init=reward needs a reward model with one head; set reward.heads=1, or another init"
+    if c.ppo is not None and c.ppo.critic.init == "reward" and c.reward_model is not None and c.reward_model.heads > 1:
+        yield (
+            "ppo",
+            "ppo.critic.init=reward needs a reward model with one head; set reward_model.heads=1, or another init",
+        )
     if c.rejection is not None and (misfit := c.rejection.misfit()):
         yield "rejection", misfit
 
@@ -90,7 +93,7 @@ def _check_evaluation(key: str, part: EvaluationConfig) -> None:
     _check_judge(f"{key}.judge", part.judge)
 
 
-def _check_annotators(key: str, part: PreferenceConfig) -> None:
+def _check_annotators(key: str, part: LabelsConfig) -> None:
     if part.judge_model is not None:
         _check_model(f"{key}.judge_model", part.judge_model)
     elif part.data is None and part.people is None:
@@ -151,7 +154,7 @@ _CHECKS: dict[type[BaseModel], Callable[[str, Any], None]] = {
     RewardPart: _check_reward,
     EnvironmentConfig: _check_environment,
     EvaluationConfig: _check_evaluation,
-    PreferenceConfig: _check_annotators,
+    LabelsConfig: _check_annotators,
     PeopleConfig: _check_people,
 }
 """What looks up the names in a section of a class."""

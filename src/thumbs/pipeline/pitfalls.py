@@ -14,7 +14,7 @@ from thumbs.evaluation.intervals import wilson
 from thumbs.pipeline.names import lacking
 from thumbs.pipeline.standing import problems, standings
 from thumbs.pipeline.workload import Inputs, split_pairs
-from thumbs.rollout.collect import require_unwarped
+from thumbs.rollout.rounds import require_unwarped
 from thumbs.tracking.run_folder import listed
 
 FEW = 50
@@ -32,16 +32,16 @@ SORTED_FEW = 8
 RATES = {
     ("sft", "LoRA"): (1e-4, 5e-4),
     ("sft", "full training"): (1e-5, 5e-5),
-    ("reward", "LoRA"): (1e-5, 1e-3),
-    ("reward", "full training"): (1e-6, 5e-5),
+    ("reward_model", "LoRA"): (1e-5, 1e-3),
+    ("reward_model", "full training"): (1e-6, 5e-5),
     ("ppo", "LoRA"): (1e-5, 1e-4),
     ("ppo", "full training"): (1e-6, 1e-5),
     ("group", "LoRA"): (1e-6, 1e-4),
     ("group", "full training"): (1e-7, 1e-5),
     ("rejection", "LoRA"): (1e-5, 5e-4),
     ("rejection", "full training"): (1e-6, 5e-5),
-    ("preference", "LoRA"): (1e-6, 1e-4),
-    ("preference", "full training"): (1e-7, 1e-5),
+    ("direct", "LoRA"): (1e-6, 1e-4),
+    ("direct", "full training"): (1e-7, 1e-5),
 }
 """Usual peak learning rates of pretrained models, from the papers and libraries that docs/guides cite."""
 
@@ -107,7 +107,7 @@ def _rollouts(config: PipelineConfig) -> Iterator[str]:
 def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[str]:
     c = config
     samplings: dict[str, tuple[Loaded[Any] | None, SamplingConfig | None]] = {
-        "preferences": (inputs.pair_prompts, c.preferences.sampling if c.preferences else None),
+        "labels": (inputs.pair_prompts, c.labels.sampling if c.labels else None),
         "ppo": (inputs.prompts, c.ppo.sampling if c.ppo else None),
         "group": (inputs.group_prompts, c.group.sampling if c.group else None),
         "evaluation": (inputs.evaluation_prompts, c.evaluation.sampling if c.evaluation else None),
@@ -129,7 +129,7 @@ def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[s
                 f"{section}.environment.max_tokens={environment.max_tokens}, the model's context is {context}; a "
                 "conversation that grows beyond it stops the run. Lower max_tokens"
             )
-    for section, key, data in (("sft", "sft", inputs.conversations), ("reward", "preferences", inputs.pairs)):
+    for section, key, data in (("sft", "sft", inputs.conversations), ("reward_model", "labels", inputs.pairs)):
         if data is not None and max(data.lengths) > context:
             yield (
                 f"{section}: the longest row has {max(data.lengths)} tokens, the model's context is {context}; "
@@ -138,13 +138,13 @@ def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[s
 
 
 def _labels(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
-    c = config.preferences
+    c = config.labels
     if c is not None and c.data is None and c.people is None and c.label_noise:
         yield (
-            f"preferences.label_noise={c.label_noise}: accuracy on held-out pairs, whose labels are as noisy, "
+            f"labels.label_noise={c.label_noise}: accuracy on held-out pairs, whose labels are as noisy, "
             f"cannot be expected above {1 - c.label_noise:.0%}, however good the reward model is"
         )
-    if config.reward is not None and c is not None:
+    if config.reward_model is not None and c is not None:
         yield from _few(split_pairs(config, inputs)[1], "held-out pairs", "the reward model's accuracy")
     if inputs.evaluation_prompts is not None:
         yield from _few(len(inputs.evaluation_prompts.rows), "evaluation prompts", "the win rate")
@@ -162,7 +162,7 @@ def _overlap(inputs: Inputs) -> Iterator[str]:
     if inputs.evaluation_prompts is None:
         return
     evaluated = {prompt.id for prompt in inputs.evaluation_prompts.rows}
-    trained = (("ppo", inputs.prompts), ("group", inputs.group_prompts), ("preferences", inputs.pair_prompts))
+    trained = (("ppo", inputs.prompts), ("group", inputs.group_prompts), ("labels", inputs.pair_prompts))
     for section, prompts in trained:
         shared = evaluated & {prompt.id for prompt in prompts.rows} if prompts else set()
         if shared:
@@ -181,7 +181,7 @@ def _kl(config: PipelineConfig) -> Iterator[str]:
     elif not config.ppo.score_scale:
         yield (
             f"ppo.score_scale=false: scores have whatever scale the reward model gives them, so ppo.kl.coef={kl.coef} "
-            "means something else for each; compare it with score_std in reward/done.json"
+            "means something else for each; compare it with score_std in reward_model/done.json"
         )
     elif kl.target is not None and kl.coef * kl.target > REACHABLE:
         yield (
@@ -192,39 +192,39 @@ def _kl(config: PipelineConfig) -> Iterator[str]:
 
 
 def _preference(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
-    c = config.preference
+    c = config.direct
     if c is None:
         return
     beta, usual = float(c.settings()["beta"]), float(c.preset.reads["beta"])
     if not usual / 20 <= beta <= usual * 20:
         yield (
-            f"preference.beta={beta:g} is far from the {usual:g} that is usual for {c.method}; "
-            "betas of different methods have different units (docs/guides/preference.md)"
+            f"direct.beta={beta:g} is far from the {usual:g} that is usual for {c.method}; "
+            "betas of different methods have different units (docs/guides/direct.md)"
         )
     if c.method == "discopop" and float(c.settings()["tau"]) < FLAT_TAU:
         yield (
-            f"preference.tau={c.settings()['tau']:g}: below {FLAT_TAU} the loss slopes the wrong way at a margin of 0, "
+            f"direct.tau={c.settings()['tau']:g}: below {FLAT_TAU} the loss slopes the wrong way at a margin of 0, "
             "where training starts, so margins may turn negative and stay there; raise it"
         )
     if c.preset.ready.startswith("sorted") and c.batch_size < SORTED_FEW:
-        yield f"{c.method} compares quantiles of a batch, and preference.batch_size={c.batch_size} has too few of them"
+        yield f"{c.method} compares quantiles of a batch, and direct.batch_size={c.batch_size} has too few of them"
     if inputs.judged is not None:
         good = sum(row.desirable for row in inputs.judged.rows)
         bad, loss = len(inputs.judged.rows) - good, c.reply_loss()
         if not bad / 2 <= (weighed := loss.desirable_weight * good / loss.undesirable_weight) <= 2 * bad:
             yield (
                 f"kto: {good} good and {bad} bad replies weigh {weighed:.0f} to {bad}; choose "
-                "preference.desirable_weight or undesirable_weight so that the good ones weigh 1 to 4/3 of the bad ones"
+                "direct.desirable_weight or undesirable_weight so that the good ones weigh 1 to 4/3 of the bad ones"
             )
     if c.online is None and c.keep == "best" and inputs.pairs is not None and split_pairs(config, inputs)[1] == 0:
-        yield "preference: there are no held-out pairs, so the last weights stay; raise preferences.data.holdout"
+        yield "direct: there are no held-out pairs, so the last weights stay; raise labels.data.holdout"
 
 
 def _rates(config: PipelineConfig) -> Iterator[str]:
     if config.model.name.startswith("byte-"):
         return  # from scratch: the usual rates of pretrained models do not apply
     way = "full training" if config.model.lora is None else "LoRA"
-    for section in ("sft", "reward", *METHODS):
+    for section in ("sft", "reward_model", *METHODS):
         settings = getattr(config, section)
         low, high = RATES[section, way]
         if settings is None or low <= settings.optim.learning_rate <= high:

@@ -162,7 +162,7 @@ def _typical(inputs: Inputs, context: int) -> tuple[int, int]:
 def _memory(config: PipelineConfig, size: Size, work: tuple[Work, ...], probe: Probe | None) -> int:
     """Peak in bytes: what the probe used (one model in training, one sampler) and what a whole run holds beside it."""
     weights, own_critic = size.trained * 4, config.ppo is not None and config.ppo.critic.init != "shared"
-    online = config.preference is not None and config.preference.online is not None
+    online = config.direct is not None and config.direct.online is not None
     more = 2 * weights if config.ppo or config.group or online else 0  # reference and reward model
     more += weights + size.trained * STATE_BYTES if own_critic else 0
     if config.model.lora is not None and config.model.lora.layers is not None:
@@ -179,9 +179,9 @@ def _disk(config: PipelineConfig, trained: int) -> int:
     the last checkpoint of each stage that may take more steps later, and a critic of its own.
     """
     methods = (getattr(config, name) for name in METHODS)
-    stages = sum(section is not None for section in (config.sft, config.reward, *methods))
+    stages = sum(section is not None for section in (config.sft, config.reward_model, *methods))
     models = 2 if config.ppo is not None and config.ppo.critic.init != "shared" else 1
-    online = config.preference is not None and config.preference.online is not None
+    online = config.direct is not None and config.direct.online is not None
     growing = models * (config.ppo is not None) + (config.group is not None) + online
     return 4 * trained * (stages + 3 * growing + 2 * 3 * models + (models - 1))
 

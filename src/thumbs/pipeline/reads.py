@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from thumbs.config.data import DataConfig
 from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.evaluation import EvaluationConfig
-from thumbs.config.preferences import PeopleConfig, PreferenceConfig
-from thumbs.config.rewards import RUNS_OWN, RewardPart
+from thumbs.config.labels import LabelsConfig, PeopleConfig
+from thumbs.config.reward_parts import RUNS_OWN, RewardPart
 from thumbs.envs.named import load_callable
 from thumbs.models.catalog import cache_folder, is_builtin_byte, resolve
 from thumbs.tracking.digests import DigestCache, file_digest
@@ -134,7 +134,7 @@ def _functions(part: BaseModel) -> Iterator[tuple[str, str]]:
         yield from ((f"tools.{place}", name) for place, name in enumerate(part.tools))
         if part.factory is not None:
             yield "factory", part.factory
-    if isinstance(part, EvaluationConfig | PreferenceConfig) and ":" in part.judge:
+    if isinstance(part, EvaluationConfig | LabelsConfig) and ":" in part.judge:
         yield "judge", part.judge
 
 
@@ -142,7 +142,7 @@ def _models(part: BaseModel) -> Iterator[tuple[str, str]]:
     named: dict[str, str | None] = {}
     if isinstance(part, RewardPart):
         named = {"model": None if part.model == RUNS_OWN else part.model, "judge": part.judge}
-    if isinstance(part, PreferenceConfig):
+    if isinstance(part, LabelsConfig):
         named = {"judge_model": part.judge_model}
     if isinstance(part, PeopleConfig):
         named = {"reward_model": part.reward_model}

@@ -24,7 +24,7 @@ from thumbs.rewards.classifier import ClassifierReward
 from thumbs.rewards.ensemble import RewardEnsemble, member_scores
 from thumbs.rewards.model import RewardModel
 from thumbs.rewards.trained import TrainedReward
-from thumbs.rollout.collect import collect, seed_of
+from thumbs.rollout.rounds import collect, seed_of
 from thumbs.rollout.sampler import Sampler
 from thumbs.stages.sequences import reply_tokens
 
@@ -85,14 +85,17 @@ def open_stage(run: Path, stage: str, sampling: SamplingConfig | None = None) ->
     sampling: how it draws; None: as the run sampled its pairs. Raises RunError where there is no such model.
     """
     opened = open_run(run)
-    if stage.split("/")[-1] == "reward":
+    if stage.split("/")[-1] == "reward_model":
         raise RunError("the reward model scores and does not write; take base, sft or a method")
     config = opened.config
-    own = SamplingConfig() if config.preferences is None else config.preferences.sampling
-    rewards = [run / "reward", *(run / f"iteration-{i}" / "reward" for i in range(2, config.iterations + 1))]
+    own = SamplingConfig() if config.labels is None else config.labels.sampling
+    rewards = [
+        run / "reward_model",
+        *(run / f"iteration-{i}" / "reward_model" for i in range(2, config.iterations + 1)),
+    ]
     trained = [path for path in rewards if (path / "done.json").exists()]
     scorer = None
-    if trained and config.reward is not None and config.reward.form != "steps":
+    if trained and config.reward_model is not None and config.reward_model.form != "steps":
         scorer = member_scorer(opened.engine, open_reward_model(opened.engine, trained[-1]), opened.tokenizer)
     return PolicySource(
         config.model.name,

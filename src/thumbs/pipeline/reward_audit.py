@@ -1,4 +1,4 @@
-"""`thumbs eval reward`: the reward model of a run on the pairs that it has not seen."""
+"""`thumbs eval reward-model`: the reward model of a run on the pairs that it has not seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from thumbs.config.data import DataConfig
-from thumbs.config.reward import RewardConfig
+from thumbs.config.reward_model import RewardModelConfig
 from thumbs.data.load import load_pairs
 from thumbs.data.preferences import preferred
 from thumbs.data.tokenizers import Tokenizer
@@ -27,8 +27,8 @@ from thumbs.rewards.ensemble import RewardEnsemble, member_scores
 from thumbs.rewards.steps import StepReward
 from thumbs.rewards.trained import TrainedReward
 from thumbs.stages.context import Resume
-from thumbs.stages.reward import run_reward
 from thumbs.stages.reward_items import Row, judged_pairs
+from thumbs.stages.reward_model import run_reward_model
 from thumbs.stages.sequences import reply_tokens
 from thumbs.tracking.files import write_json
 from thumbs.tracking.run_folder import RunFolder
@@ -38,15 +38,15 @@ AUDIT = "audit.json"
 
 def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
     """Audits the reward model of a run, that of its last iteration, on its held-out pairs; returns what it writes to
-    `reward/audit.json`.
+    `reward_model/audit.json`.
 
     Scores are raw, of an ensemble the mean of its members. halves: train two more models, each on one half of the
     prompts, and say how far they agree. Raises DataError where no held-out pair has a verdict.
     """
     opened = open_run(run)
-    config = opened.config.reward
+    config = opened.config.reward_model
     if config is None:
-        raise ConfigError(f"{run} has no reward model; give it the sections `preferences` and `reward`")
+        raise ConfigError(f"{run} has no reward model; give it the sections `labels` and `reward_model`")
     with RunFolder(run).lock() as folder:
         pipeline = Pipeline(opened.config, folder, opened.tokenizer, opened.engine, opened.config.iterations)
         train, held = pipeline.reward_rows()
@@ -55,15 +55,15 @@ def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
         found = audit_scorer(scores, pairs, reply_length(opened.tokenizer), opened.config.seed)
         if halves:
             found["halves"] = agreement(*(half_gaps(pipeline, config, i, rows, held) for i, rows in split(train)))
-        write_json(folder.stage("reward").path / AUDIT, found)
+        write_json(folder.stage("reward_model").path / AUDIT, found)
     return found
 
 
 def audit_model(name: str, pairs: str) -> dict[str, Any]:
     """Audits any reward model on all pairs of a file (or hub:NAME); returns the audit and writes nothing.
 
-    name: the folder of a run's stage `reward`, or the folder or hub name of a sequence classifier with one label. Its
-    own tokenizer counts lengths. Raises DataError where no pair has a verdict.
+    name: the folder of a run's stage `reward_model`, or the folder or hub name of a sequence classifier with one label.
+    Its own tokenizer counts lengths. Raises DataError where no pair has a verdict.
     """
     engine = LocalEngine()
     source = open_reward_model(engine, Path(name))
@@ -113,14 +113,14 @@ def split(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
 
 
 def half_gaps(
-    pipeline: Pipeline, config: RewardConfig, half: int, rows: Sequence[Row], held: Sequence[Row]
+    pipeline: Pipeline, config: RewardModelConfig, half: int, rows: Sequence[Row], held: Sequence[Row]
 ) -> list[float]:
     """Score gaps of the held-out pairs by a model trained on one half; it is kept in `reward/half-N`."""
-    context = pipeline.context("reward")
+    context = pipeline.context("reward_model")
     folder = pipeline.folder.stage(f"reward/half-{half}")
     context = replace(context, folder=folder)
     if not folder.is_done():
-        results = run_reward(context, config, pipeline.sft_model(), rows, held)
+        results = run_reward_model(context, config, pipeline.sft_model(), rows, held)
         folder.mark_done(results)
         Resume(context, {}).close(keep=False)
     found = folder.results()["heldout"]

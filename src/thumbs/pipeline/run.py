@@ -40,7 +40,7 @@ def run_pipeline(
 ) -> Path:
     """Runs the stages of `config` (up to and including `until`) and returns the run folder.
 
-    people: who judges the pairs where the config has `preferences.people`. source: another run, whose finished stages
+    people: who judges the pairs where the config has `labels.people`. source: another run, whose finished stages
     are taken over if this config makes them the same.
     """
     path = Path(config.run)
@@ -50,7 +50,7 @@ def run_pipeline(
     for method in (config.ppo, config.group):
         if method is not None:
             check_rounds(method)  # before SFT has run for an hour, and before --fresh deletes anything
-    if people is None and "preferences" in wanted:
+    if people is None and "labels" in wanted:
         check_nobody_is_asked(config, path, fresh=fresh)
     check_sections(config, wanted)
     check_names(config)
@@ -101,35 +101,35 @@ def check_iterations(config: PipelineConfig) -> None:
     if config.iterations > 1 and len(methods) != 1:
         found = ", ".join(methods) or "none"
         raise ConfigError(f"iterations={config.iterations} needs exactly one method, whose policy goes on; got {found}")
-    if config.iterations > 1 and config.preferences is not None and config.preferences.data is not None:
+    if config.iterations > 1 and config.labels is not None and config.labels.data is not None:
         raise ConfigError(
-            f"iterations={config.iterations} with preferences.data: a file has nothing to say of the new policy; give "
-            "`preferences.prompts`, so that pairs are sampled from it"
+            f"iterations={config.iterations} with labels.data: a file has nothing to say of the new policy; give "
+            "`labels.prompts`, so that pairs are sampled from it"
         )
 
 
 def check_active_choice(config: PipelineConfig) -> None:
     """Raises ConfigError where pairs are to be chosen by a reward model that the run does not have."""
-    people = None if config.preferences is None else config.preferences.people
+    people = None if config.labels is None else config.labels.people
     if people is None or people.active is None or people.reward_model is not None:
         return
-    members = 0 if config.reward is None or config.reward.form == "steps" else config.reward.members
+    members = 0 if config.reward_model is None or config.reward_model.form == "steps" else config.reward_model.members
     if not members:
-        raise ConfigError(f"preferences.people.active={people.active} goes by a reward model's scores; give `reward`")
+        raise ConfigError(f"labels.people.active={people.active} goes by a reward model's scores; give `reward_model`")
     if people.active == "disagreement" and members < 2:
         raise ConfigError(
-            "preferences.people.active=disagreement asks an ensemble; set reward.heads or reward.adapters to 2 or "
-            "more, or take active=uncertain"
+            "labels.people.active=disagreement asks an ensemble; set reward_model.heads or reward_model.adapters to 2 "
+            "or more, or take active=uncertain"
         )
 
 
 def check_nobody_is_asked(config: PipelineConfig, run: Path, *, fresh: bool) -> None:
     """Raises ConfigError where people are still to be asked, for a caller that knows nobody who would."""
-    asked = config.preferences is not None and config.preferences.people is not None
-    places = [run / place("preferences", i) / "done.json" for i in range(1, config.iterations + 1)]
+    asked = config.labels is not None and config.labels.people is not None
+    places = [run / place("labels", i) / "done.json" for i in range(1, config.iterations + 1)]
     if asked and (fresh or not all(done.exists() for done in places)):
         raise ConfigError(
-            "preferences.people needs somebody who asks them: `thumbs run` serves the page itself; from Python call "
+            "labels.people needs somebody who asks them: `thumbs run` serves the page itself; from Python call "
             "run_pipeline(config, people=thumbs.collect.desk.Desk())"
         )
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from thumbs.config.environment import EnvironmentConfig
+from thumbs.config.labels import PeopleConfig
 from thumbs.config.pipeline import METHODS, PipelineConfig, place
-from thumbs.config.preferences import PeopleConfig
-from thumbs.config.rewards import RewardPart
+from thumbs.config.reward_parts import RewardPart
 from thumbs.data.annotators import Annotator, SimulatedAnnotator
 from thumbs.data.load import (
     load_conversations,
@@ -40,19 +40,19 @@ from thumbs.rewards.base import EnvironmentReward, RewardSource
 from thumbs.rewards.build import build_rewards, open_reward_model
 from thumbs.rewards.judge import open_judge
 from thumbs.rewards.trained import TrainedReward, open_scores
-from thumbs.rollout.collect import seed_of
 from thumbs.rollout.episodes import open_episodes
+from thumbs.rollout.rounds import seed_of
 from thumbs.stages.context import Context
+from thumbs.stages.direct import run_direct
 from thumbs.stages.group_run import run_group
 from thumbs.stages.kto import Row, judged_of_pairs, judged_of_rows, run_kto
+from thumbs.stages.labels import sample_labels, store_path
 from thumbs.stages.online_dpo import run_online_dpo
 from thumbs.stages.people import People, actively, as_drawn, ask_people
 from thumbs.stages.ppo_run import run_ppo
-from thumbs.stages.preference import run_preference
-from thumbs.stages.preferences import collect_preferences, store_path
 from thumbs.stages.rejection import run_rejection
-from thumbs.stages.reward import run_reward
 from thumbs.stages.reward_items import Row as RewardRow
+from thumbs.stages.reward_model import run_reward_model
 from thumbs.stages.sft import run_sft
 from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.run_folder import RunFolder, StageFolder
@@ -86,8 +86,8 @@ class Pipeline:
         say(loaded.summary())
         return run_sft(context, c, *checked_split(loaded.rows, lambda row: row, c.data.holdout, "sft.data"))
 
-    def preferences(self, context: Context) -> dict[str, Any]:
-        c = self.config.preferences
+    def labels(self, context: Context) -> dict[str, Any]:
+        c = self.config.labels
         assert c is not None  # noqa: S101
         if c.data is not None:
             loaded = load_pairs(c.data, c.form, self.tokenizer, self.config.system)
@@ -96,18 +96,18 @@ class Pipeline:
             store.append(loaded.rows)
             return {"pairs": len(store), "source": ", ".join(c.data.paths)}
         if c.prompts is None:
-            raise ConfigError("preferences: give `data` (a file of pairs) or `prompts` (to sample pairs for)")
+            raise ConfigError("labels: give `data` (a file of pairs) or `prompts` (to sample pairs for)")
         created = read_object(self.folder.path / "versions.json")["created"]
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
         if c.people is not None:
             assert self.people is not None  # noqa: S101 - run_pipeline has checked
             ask = partial(self.people.ask, c.people, self.folder.path, self.iteration)
             return ask_people(context, c, self.start(), prompts, ask, self.chooser(c.people), self.iteration)
-        return collect_preferences(context, c, self.start(), prompts, self.annotators(), created)
+        return sample_labels(context, c, self.start(), prompts, self.annotators(), created)
 
     def chooser(self, people: PeopleConfig) -> Callable[[Prompt, Sequence[Reply], int], Choice | None]:
         """What picks the pairs that people are asked about: those that tell most, where that is wanted and known."""
-        c = self.config.preferences
+        c = self.config.labels
         assert c is not None  # noqa: S101
         if people.active is None or (self.iteration == 1 and people.reward_model is None):
             return as_drawn
@@ -120,7 +120,7 @@ class Pipeline:
 
     def annotators(self) -> list[Annotator]:
         """Who judges sampled pairs: a model, or the simulated annotators."""
-        c = self.config.preferences
+        c = self.config.labels
         assert c is not None  # noqa: S101
         if c.judge_model is not None:
             return [open_judge(self.engine, c.judge_model)]
@@ -131,35 +131,35 @@ class Pipeline:
             for i, seed in enumerate(seeds)
         ]
 
-    def reward(self, context: Context) -> dict[str, Any]:
-        c = self.config.reward
+    def reward_model(self, context: Context) -> dict[str, Any]:
+        c = self.config.reward_model
         assert c is not None  # noqa: S101
-        results = run_reward(context, c, self.sft_model(), *self.reward_rows())
+        results = run_reward_model(context, c, self.sft_model(), *self.reward_rows())
         found = results.pop("heldout")
         return results | ({"audit": audit(**found).as_dict()} if found["preferred"] else {})
 
-    def preference(self, context: Context) -> dict[str, Any]:
-        c = self.config.preference
+    def direct(self, context: Context) -> dict[str, Any]:
+        c = self.config.direct
         assert c is not None  # noqa: S101
         if c.online is not None:
             prompts = load_prompts(c.online.prompts, self.tokenizer, self.config.system).rows
-            held = () if self.config.preferences is None else self.pairs("preference")[1]
-            return run_online_dpo(context, c, self.rewards(c.online.rewards), self.start(), prompts, held)
+            held = () if self.config.labels is None else self.pairs("direct")[1]
+            return run_online_dpo(context, c, self.rewards(c.online.reward), self.start(), prompts, held)
         if c.preset.data == "replies":
             return run_kto(context, c, self.start(), *self.judged_replies())
-        return run_preference(context, c, self.start(), *self.pairs("preference"))
+        return run_direct(context, c, self.start(), *self.pairs("direct"))
 
     def ppo(self, context: Context) -> dict[str, Any]:
         c = self.config.ppo
         assert c is not None  # noqa: S101
-        loaded, scorer = load_prompts(c.prompts, self.tokenizer, self.config.system), self.config.reward
+        loaded, scorer = load_prompts(c.prompts, self.tokenizer, self.config.system), self.config.reward_model
         return run_ppo(
             context,
             c,
-            self.rewards(c.rewards, c.environment),
+            self.rewards(c.reward, c.environment),
             self.start(),
             loaded.rows,
-            reward_checkpoint=self.checkpoint("reward") if scorer is not None and scorer.heads == 1 else None,
+            reward_checkpoint=self.checkpoint("reward_model") if scorer is not None and scorer.heads == 1 else None,
             fixed_prompts=self.fixed_prompts(),
             pretraining=self.pretraining() if c.ptx_coef else (),
             episodes=open_episodes(c.environment),
@@ -170,14 +170,14 @@ class Pipeline:
         assert c is not None  # noqa: S101
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
         fixed, episodes = self.fixed_prompts(), open_episodes(c.environment)
-        reward = self.rewards(c.rewards, c.environment)
+        reward = self.rewards(c.reward, c.environment)
         return run_group(context, c, reward, self.start(), prompts, fixed_prompts=fixed, episodes=episodes)
 
     def rejection(self, context: Context) -> dict[str, Any]:
         c = self.config.rejection
         assert c is not None  # noqa: S101
         prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
-        return run_rejection(context, c, self.rewards(c.rewards), self.start(), prompts)
+        return run_rejection(context, c, self.rewards(c.reward), self.start(), prompts)
 
     def evaluation(self, context: Context) -> dict[str, Any]:
         c = self.config.evaluation
@@ -207,35 +207,35 @@ class Pipeline:
 
     def pairs(self, stage: str) -> tuple[list[Preference], list[Preference]]:
         """(training, held-out) preferences of this iteration and those before, split by a hash of the prompt."""
-        source = self.config.preferences
+        source = self.config.labels
         if source is None:
-            raise ConfigError(f"{stage} needs the section `preferences`, which says where the pairs come from")
+            raise ConfigError(f"{stage} needs the section `labels`, which says where the pairs come from")
         rows = labels_until(self.folder.path, self.iteration)
-        name = "preferences.data" if source.data is not None else "preferences.prompts"
+        name = "labels.data" if source.data is not None else "labels.prompts"
         return checked_split(rows, lambda row: row.prompt, heldout_share(source), name)
 
     def reward_rows(self) -> tuple[list[RewardRow], list[RewardRow]]:
         """(training, held-out) rows of the reward model: the run's pairs, or those of a file, split in the same way."""
-        c = self.config.reward
+        c = self.config.reward_model
         assert c is not None  # noqa: S101
         if c.data is None:
-            train, held = self.pairs("reward")
+            train, held = self.pairs("reward_model")
             return list(train), list(held)
         loaded = load_graded(c.data, c.form, self.tokenizer, self.config.system)
         say(loaded.summary())
-        return checked_split(list(loaded.rows), lambda row: row.prompt, c.data.holdout, "reward.data")
+        return checked_split(list(loaded.rows), lambda row: row.prompt, c.data.holdout, "reward_model.data")
 
     def judged_replies(self) -> tuple[list[Row], list[Row]]:
         """(training, held-out) single replies that are good or bad: those of a file, or the sides of the pairs."""
-        c = self.config.preference
+        c = self.config.direct
         assert c is not None  # noqa: S101
         if c.unpaired is None:
-            train, held = self.pairs("preference")
+            train, held = self.pairs("direct")
             return judged_of_pairs(train), judged_of_pairs(held)
         loaded = load_replies(c.unpaired, self.tokenizer, self.config.system)
         say(loaded.summary())
         rows = judged_of_rows(loaded.rows)
-        return checked_split(rows, lambda row: row[0], c.unpaired.holdout, "preference.unpaired")
+        return checked_split(rows, lambda row: row[0], c.unpaired.holdout, "direct.unpaired")
 
     def rewards(self, parts: Sequence[RewardPart], environment: EnvironmentConfig | None = None) -> RewardSource:
         """What a method is rewarded by: its own mix, its environment, or the run's reward model."""
@@ -248,25 +248,25 @@ class Pipeline:
 
         Rewards of an environment are left out: evaluation is of single replies.
         """
-        if self.config.reward is not None:
+        if self.config.reward_model is not None:
             return self.reward_source()
-        online = None if self.config.preference is None else self.config.preference.online
+        online = None if self.config.direct is None else self.config.direct.online
         for method in (self.config.ppo, self.config.group, self.config.rejection, online):
-            parts = [] if method is None else [part for part in method.rewards if not part.environment]
+            parts = [] if method is None else [part for part in method.reward if not part.environment]
             if parts:
                 return build_rewards(parts, self.engine, self.reward_source)
         return None
 
     def reward_source(self) -> TrainedReward:
         """The trained reward model, its scores normalised as the config asks."""
-        if self.config.reward is None:
-            raise ConfigError("this run has no reward model; give it the sections `preferences` and `reward`")
-        results = self.folder_of("reward").results()
+        if self.config.reward_model is None:
+            raise ConfigError("this run has no reward model; give it the sections `labels` and `reward_model`")
+        results = self.folder_of("reward_model").results()
         spec = ModelSpec(
-            "reward",
+            "reward_model",
             self.config.model,
             ("scalar",),
-            self.checkpoint("reward"),
+            self.checkpoint("reward_model"),
             trainable=False,
             seed=self.config.seed,
         )

@@ -21,7 +21,7 @@ from thumbs.pipeline.identity import (
 )
 from thumbs.tracking.run_folder import StageFolder, listed
 
-WITHOUT_MODEL = ("preferences", "evaluation")
+WITHOUT_MODEL = ("labels", "evaluation")
 """Stages that leave no model."""
 
 

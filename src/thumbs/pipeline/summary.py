@@ -20,8 +20,8 @@ def summarise(run: Path, peak_rss: int) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     if "sft" in done:
         summary["sft.heldout_loss"] = done["sft"]["heldout_loss"]
-    if "audit" in done.get("reward", {}):
-        audit = done["reward"]["audit"]
+    if "audit" in done.get("reward_model", {}):
+        audit = done["reward_model"]["audit"]
         summary |= {
             "reward.heldout_accuracy": audit["accuracy"],
             "reward.heldout_accuracy_low": audit["accuracy_low"],

@@ -14,8 +14,8 @@ from typing import Any
 
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import METHODS, PipelineConfig, place
-from thumbs.config.reward import RewardConfig
-from thumbs.config.rewards import RUNS_OWN, RewardPart
+from thumbs.config.reward_model import RewardModelConfig
+from thumbs.config.reward_parts import RUNS_OWN, RewardPart
 from thumbs.data.preferences import preferred
 from thumbs.errors import RunError
 from thumbs.pipeline.labels import heldout_share, labels_of, split
@@ -156,7 +156,7 @@ class _Builder:
 
     @cached_property
     def labels(self) -> dict[str, Label]:
-        if self.config.preferences is None:
+        if self.config.labels is None:
             return {}
         return {label.pair.id: label for i in self.iterations for label in self.labels_of(i)}
 
@@ -172,18 +172,18 @@ class _Builder:
             yield Label(pair, iteration, items.get(key), tuple(judgements.get(key, ())))
 
     def told(self, iteration: int) -> dict[str, Any]:
-        path = self.run / place("preferences", iteration) / PEOPLE
+        path = self.run / place("labels", iteration) / PEOPLE
         return read_object_if_there(path)
 
     def sources(self) -> Iterator[Source]:
-        c = self.config.preferences
+        c = self.config.labels
         for iteration in self.iterations if c is not None else ():
             labels = [label for label in self.labels.values() if label.iteration == iteration]
             given = [j.annotator for label in labels for j in label.pair.judgements if j.verdict != "skip"]
             told = self.told(iteration)
             yield Source(
                 iteration,
-                place("preferences", iteration),
+                place("labels", iteration),
                 self.start(iteration),
                 len(labels),
                 len(given),
@@ -203,14 +203,14 @@ class _Builder:
         if self.config.sft is not None:
             yield Checkpoint("sft", "sft", "base", other=self.config.sft.data.paths)
         for iteration in self.iterations:
-            if self.config.reward is not None:
-                yield self.reward(self.config.reward, iteration)
+            if self.config.reward_model is not None:
+                yield self.reward_model(self.config.reward_model, iteration)
             for method in METHODS:
                 if getattr(self.config, method) is not None:
-                    yield self.direct(iteration) if method == "preference" else self.policy(method, iteration)
+                    yield self.direct(iteration) if method == "direct" else self.policy(method, iteration)
 
-    def reward(self, c: RewardConfig, iteration: int) -> Checkpoint:
-        name, start = place("reward", iteration), self.start(1)
+    def reward_model(self, c: RewardModelConfig, iteration: int) -> Checkpoint:
+        name, start = place("reward_model", iteration), self.start(1)
         if c.data is not None:
             return Checkpoint(name, c.loss, start, other=c.data.paths)
         batches = _Batches(c.batch_size, "reward", c.ties == "half", members=c.members)
@@ -218,10 +218,10 @@ class _Builder:
 
     def direct(self, iteration: int) -> Checkpoint:
         """A policy that learns from pairs itself, or from pairs of its own that a reward chooses."""
-        c, name, start = self.config.preference, place("preference", iteration), self.start(iteration)
+        c, name, start = self.config.direct, place("direct", iteration), self.start(iteration)
         assert c is not None  # noqa: S101
         if c.online is not None:
-            return self.scored(name, c.method, start, iteration, c.online.rewards)
+            return self.scored(name, c.method, start, iteration, c.online.reward)
         if c.unpaired is not None:
             return Checkpoint(name, c.method, start, other=c.unpaired.paths)
         batches = _Batches(c.batch_size, "preference", c.ties == "half")
@@ -232,7 +232,7 @@ class _Builder:
     def policy(self, method: str, iteration: int) -> Checkpoint:
         c = getattr(self.config, method)
         critic = method == "ppo" and c.critic.init == "reward"
-        parts: Sequence[RewardPart] = c.rewards
+        parts: Sequence[RewardPart] = c.reward
         has_own = not parts and getattr(c, "environment", None) is None
         own = getattr(c, "method", method)
         name, start = place(method, iteration), self.start(iteration)
@@ -243,13 +243,13 @@ class _Builder:
     def scored(self, name: str, method: str, start: str, iteration: int, parts: Sequence[RewardPart]) -> Checkpoint:
         own = not parts or any(part.model == RUNS_OWN for part in parts)
         other = tuple(part.model or part.title for part in parts if part.model != RUNS_OWN)
-        return Checkpoint(name, method, start, place("reward", iteration) if own else None, other=other)
+        return Checkpoint(name, method, start, place("reward_model", iteration) if own else None, other=other)
 
     def learned(self, learner: Checkpoint, iteration: int, batch: _Batches) -> Checkpoint:
         """The learner with the labels that it was given, of the batches up to the step whose weights were kept."""
-        assert self.config.preferences is not None  # noqa: S101
+        assert self.config.labels is not None  # noqa: S101
         given = [label.pair for label in self.labels.values() if label.iteration <= iteration]
-        rows, held = split(given, lambda pair: pair.prompt, heldout_share(self.config.preferences))
+        rows, held = split(given, lambda pair: pair.prompt, heldout_share(self.config.labels))
         unused = {pair.id: why for pair in given if (why := _says_nothing(pair, keep_ties=batch.keep_ties))}
         train = [pair for pair in rows if pair.id not in unused]
         drawn = self.drawn(learner.name, train, batch) - self.passed_over(rows, batch.members)

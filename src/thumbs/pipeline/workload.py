@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from thumbs.config.data import DataConfig
+from thumbs.config.direct import DirectConfig, OnlineConfig
 from thumbs.config.pipeline import PipelineConfig
-from thumbs.config.preference import OnlineConfig, PreferenceMethodConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.load import Loaded, load_conversations, load_graded, load_pairs, load_prompts, load_replies
 from thumbs.data.messages import Conversation
@@ -82,16 +82,16 @@ def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
     def prompts(source: DataConfig | None) -> Loaded[Prompt] | None:
         return None if source is None else load_prompts(source, tokenizer, config.system)
 
-    preferences, method = config.preferences, config.preference
-    pairs, scorer = preferences.data if preferences else None, config.reward
+    labels, method = config.labels, config.direct
+    pairs, scorer = labels.data if labels else None, config.reward_model
     conversations = load_conversations(config.sft.data, tokenizer, config.system) if config.sft else None
-    preferred = load_pairs(pairs, preferences.form, tokenizer, config.system) if preferences and pairs else None
+    preferred = load_pairs(pairs, labels.form, tokenizer, config.system) if labels and pairs else None
     turns = [training_sequences(tokenizer, row) for row in conversations.rows] if conversations else []
     return Inputs(
         conversations=conversations,
         sequences=[len(sequences) for sequences in turns],
         pairs=preferred,
-        pair_prompts=prompts(preferences.prompts) if preferences and pairs is None else None,
+        pair_prompts=prompts(labels.prompts) if labels and pairs is None else None,
         prompts=prompts(config.ppo.prompts if config.ppo else None),
         evaluation_prompts=prompts(config.evaluation.prompts if config.evaluation else None),
         reply_tokens=_assistant_turn(conversations.rows, turns) if conversations else None,
@@ -118,17 +118,17 @@ def check_splits(config: PipelineConfig, inputs: Inputs) -> None:
     splits: list[tuple[str, int, int, float]] = []
     if c.sft is not None and inputs.conversations is not None:
         splits.append(("sft.data", *_sides(inputs.conversations.rows, c.sft.data.holdout), c.sft.data.holdout))
-    source = c.preferences
-    if source is not None and (c.reward is not None or c.preference is not None):
-        name, data = ("preferences.data", source.data) if source.data else ("preferences.prompts", source.prompts)
+    source = c.labels
+    if source is not None and (c.reward_model is not None or c.direct is not None):
+        name, data = ("labels.data", source.data) if source.data else ("labels.prompts", source.prompts)
         if data is not None:
             splits.append((name, *split_pairs(c, inputs), data.holdout))
-    if c.reward is not None and c.reward.data is not None and inputs.graded is not None:
+    if c.reward_model is not None and c.reward_model.data is not None and inputs.graded is not None:
         prompts = [row.prompt for row in inputs.graded.rows]
-        splits.append(("reward.data", *_sides(prompts, c.reward.data.holdout), c.reward.data.holdout))
-    if c.preference is not None and c.preference.unpaired is not None and inputs.judged is not None:
-        held = c.preference.unpaired.holdout
-        splits.append(("preference.unpaired", *_sides([row.messages for row in inputs.judged.rows], held), held))
+        splits.append(("reward_model.data", *_sides(prompts, c.reward_model.data.holdout), c.reward_model.data.holdout))
+    if c.direct is not None and c.direct.unpaired is not None and inputs.judged is not None:
+        held = c.direct.unpaired.holdout
+        splits.append(("direct.unpaired", *_sides([row.messages for row in inputs.judged.rows], held), held))
     if faults := [fault for split in splits if (fault := split_fault(*split))]:
         raise DataError("\n".join(faults))
 
@@ -141,13 +141,13 @@ def _sides(prompts: Sequence[Sequence[Message]], fraction: float) -> tuple[int, 
 
 def work_of(config: PipelineConfig, inputs: Inputs) -> list[Work]:
     """Work of the stages that the config has, in their order."""
-    stages = (_sft, _preferences, _reward, _preference, _ppo, _group, _evaluation)
+    stages = (_sft, _labels, _reward_model, _direct, _ppo, _group, _evaluation)
     return [work for stage in stages if (work := stage(config, inputs)) is not None]
 
 
 def split_pairs(config: PipelineConfig, inputs: Inputs) -> tuple[int, int]:
     """(training, held-out) pairs; for pairs still to be sampled the most there can be."""
-    c = config.preferences
+    c = config.labels
     if c is None:
         return 0, 0
     if c.data is not None and inputs.pairs is not None:
@@ -189,16 +189,16 @@ def _sft(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _preferences(config: PipelineConfig, inputs: Inputs) -> Work | None:
-    c = config.preferences
+def _labels(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    c = config.labels
     if c is None:
         return None
     prompts = inputs.pair_prompts
     if prompts is None:
-        return Work("preferences", *split_pairs(config, inputs))
+        return Work("labels", *split_pairs(config, inputs))
     replies = len(prompts.rows) * c.replies_per_prompt
     return Work(
-        "preferences",
+        "labels",
         *split_pairs(config, inputs),
         read=sum(prompts.lengths),
         new=sum(prompts.lengths),
@@ -208,8 +208,8 @@ def _preferences(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
-    c, source = config.reward, config.preferences
+def _reward_model(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    c, source = config.reward_model, config.labels
     if c is not None and c.data is not None and inputs.graded is not None:
         held = sum(is_heldout(row.prompt, c.data.holdout) for row in inputs.graded.rows)
         rows, computed = len(inputs.graded.rows) - held, _tokens_of_a_row(inputs.graded)
@@ -221,7 +221,7 @@ def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
     steps = math.ceil(rows / c.batch_size) * c.epochs
     evaluations = math.ceil(steps / c.eval_every)
     return Work(
-        "reward",
+        "reward_model",
         rows,
         held,
         steps,
@@ -231,8 +231,8 @@ def _reward(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _preference(config: PipelineConfig, inputs: Inputs) -> Work | None:
-    c = config.preference
+def _direct(config: PipelineConfig, inputs: Inputs) -> Work | None:
+    c = config.direct
     if c is None:
         return None
     if c.online is not None:
@@ -250,7 +250,7 @@ def _preference(config: PipelineConfig, inputs: Inputs) -> Work | None:
     steps = math.ceil(rows / c.batch_size) * c.epochs
     looks = 1 + math.ceil(steps / c.eval_every)
     return Work(
-        "preference",
+        "direct",
         rows,
         held,
         steps,
@@ -260,7 +260,7 @@ def _preference(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _online(c: PreferenceMethodConfig, online: OnlineConfig, inputs: Inputs) -> Work | None:
+def _online(c: DirectConfig, online: OnlineConfig, inputs: Inputs) -> Work | None:
     """As if every prompt's replies differed in their scores."""
     prompts = inputs.online_prompts
     if prompts is None:
@@ -270,7 +270,7 @@ def _online(c: PreferenceMethodConfig, online: OnlineConfig, inputs: Inputs) -> 
     pairs = online.steps * asked * (prompt + 2 * reply)
     replies = online.steps * asked * (prompt + n * reply)
     return Work(
-        "preference",
+        "direct",
         len(prompts.rows),
         steps=online.steps * c.epochs,
         trained=pairs * c.epochs,
@@ -290,7 +290,7 @@ def _tokens_of_a_row(graded: Loaded[Any]) -> float:
 
 def _tokens_of_a_pair(config: PipelineConfig, inputs: Inputs) -> float:
     """Tokens that a batch computes for a pair: a prompt once for all its replies, a reply once for all its pairs."""
-    c = config.preferences
+    c = config.labels
     if inputs.pairs is not None:
         side = mean(inputs.pairs.lengths)  # of the longer side: an upper bound
         return 2 * side - (inputs.pair_prompt_tokens or 0.0)
@@ -338,7 +338,7 @@ def _group(config: PipelineConfig, inputs: Inputs) -> Work | None:
     asked = len(prompts.rows) / math.ceil(len(prompts.rows) / per_step)
     reply, prompt, batch = inputs.reply_length(c.sampling), mean(prompts.lengths), asked * n
     tokens = c.steps * asked * (prompt + n * reply)
-    models = (not c.rewards) + (c.chosen().kl != "none") + (c.staleness > 0)  # scores, reference, the policy of now
+    models = (not c.reward) + (c.chosen().kl != "none") + (c.staleness > 0)  # scores, reference, the policy of now
     looks = 2 + c.steps // c.sample_every if config.fixed_prompts else 0  # at the fixed prompts
     return Work(
         "group",

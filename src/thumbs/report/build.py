@@ -21,16 +21,16 @@ SYSTEMS = {
     "base": "Base",
     "sft": "SFT",
     "best_of_n": "Best of n",
-    "preference": "Preference",
+    "direct": "Direct alignment",
     "ppo": "PPO",
     "group": "Group",
     "rejection": "Rejection sampling",
 }
 _STAGE_TITLES = {
     "sft": "SFT",
-    "preferences": "Preferences",
-    "reward": "Reward model",
-    "preference": "Preference",
+    "labels": "Labels",
+    "reward_model": "Reward model",
+    "direct": "Direct alignment",
     "ppo": "PPO",
     "group": "Group",
     "rejection": "Rejection sampling",
@@ -58,12 +58,12 @@ class Plot(NamedTuple):
 
 _PLOTS = {
     "sft": (Plot("Loss", "sft/loss", "sft/heldout_loss"), Plot("Gradient norm", "sft/grad_norm")),
-    "reward": (
+    "reward_model": (
         Plot("Loss", "reward/loss", "reward/heldout_loss"),
         Plot("Accuracy", "reward/accuracy", "reward/heldout_accuracy"),
         Plot("Score gap", "reward/score_gap"),
     ),
-    "preference": (
+    "direct": (
         Plot("Loss", "preference/loss", "preference/heldout_loss"),
         Plot("Accuracy", "preference/accuracy", "preference/heldout_accuracy"),
         Plot("Margin", "preference/margin", "preference/heldout_margin"),
@@ -124,7 +124,7 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "stages": [(_STAGE_TITLES[s], _state(run, s)) for s in STAGES if run.setting(s) is not None or run.metrics[s]],
         "methods": [(method, _STAGE_TITLES[method]) for method in methods_of(run)],
         "figures_by_stage": {stage: _training_figures(run, stage) for stage in _PLOTS},
-        "audit": run.done["reward"].get("audit"),
+        "audit": run.done["reward_model"].get("audit"),
         "probes": run.reward_audit,
         "calibration": _calibration(run),
         "frontier": _frontier(run),
@@ -177,7 +177,7 @@ def _level(run: RunRecord, metric: str) -> tuple[str, float] | None:
 
 
 def _calibration(run: RunRecord) -> Markup | None:
-    bins = run.done["reward"].get("audit", {}).get("bins")
+    bins = run.done["reward_model"].get("audit", {}).get("bins")
     return calibration_chart(bins, "Reward model: observed against predicted preference") if bins else None
 
 

@@ -49,7 +49,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
 }
 _GUIDE: dict[str, Any] = {"color": COLOURS["muted"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
-_COMPARED = ("ppo", "sft", "best_of_n", "preference", "group", "rejection", "base")
+_COMPARED = ("ppo", "sft", "best_of_n", "direct", "group", "rejection", "base")
 """Colours of compared curves, in order; then again dashed, then dotted."""
 _MOST_POINTS = 400
 _SMALL, _WIDE = (3.1, 2.1), (4.3, 2.5)

@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 
 TITLES = {
-    "preference": "training on the pairs",
+    "direct": "training on the pairs",
     "ppo": "PPO",
     "group": "the group method",
     "rejection": "rejection sampling",

@@ -22,7 +22,7 @@ Records = Sequence[Mapping[str, Any]]
 class RunRecord:
     """A run folder in memory; `done` and `metrics` by stage, empty where the stage left nothing.
 
-    labels: what the stage `preferences` left in each iteration, where people judged: labels, pairs, by {name: labels};
+    labels: what the stage `labels` left in each iteration, where people judged: labels, pairs, by {name: labels};
     audit: that of the reward model which learned from them.
     """
 
@@ -68,7 +68,7 @@ def read_run(path: str | Path) -> RunRecord:
         metrics={stage: folder.metrics.read() for stage, folder in folders.items()},
         samples=next((found for method in METHODS if (found := folders[method].samples.read())), []),
         evaluation=_read(path / "evaluation" / "results.json"),
-        reward_audit=_read(path / "reward" / "audit.json"),
+        reward_audit=_read(path / "reward_model" / "audit.json"),
         labels=_labels(path),
     )
 
@@ -88,9 +88,9 @@ def _config(path: Path) -> Mapping[str, Any]:
 def _labels(path: Path) -> Records:
     found = []
     for iteration in range(1, int(_read(path / "config.json").get("iterations", 1)) + 1):
-        told = _read(path / place("preferences", iteration) / "done.json")
+        told = _read(path / place("labels", iteration) / "done.json")
         if "by" in told:
-            found.append({**told, "audit": _read(path / place("reward", iteration) / "done.json").get("audit")})
+            found.append({**told, "audit": _read(path / place("reward_model", iteration) / "done.json").get("audit")})
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from thumbs.config.base import build_config
 from thumbs.config.model import ModelConfig
-from thumbs.config.rewards import RUNS_OWN, RewardPart
+from thumbs.config.reward_parts import RUNS_OWN, RewardPart
 from thumbs.engine.base import Engine, ModelSpec
 from thumbs.engine.checkpoints import exists, read_manifest
 from thumbs.envs.named import load_callable
@@ -23,8 +23,8 @@ from thumbs.rewards.verifiers import verifier
 from thumbs.tracking.files import read_object_if_there
 
 _NONE = (
-    "no reward model at {path}; give a run's `reward` folder, the `model` folder in it, or the folder or hub name of a "
-    "sequence classifier with one label"
+    "no reward model at {path}; give a run's `reward_model` folder, the `model` folder in it, or the folder or hub "
+    "name of a sequence classifier with one label"
 )
 
 
@@ -34,8 +34,8 @@ def build_rewards(parts: Sequence[RewardPart], engine: Engine, own: Callable[[],
 
 
 def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
-    """A trained reward model: the folder of a run's stage `reward`, or of the model in it, or a sequence classifier
-    with one label: a folder, a hub name, or the folder of its LoRA adapter.
+    """A trained reward model: the folder of a run's stage `reward_model`, or of the model in it, or a sequence
+    classifier with one label: a folder, a hub name, or the folder of its LoRA adapter.
 
     It reads text with its own tokenizer. Scores are normalised as its run measured them, where that is known; those of
     a classifier are its logits. Raises ConfigError if there is none.

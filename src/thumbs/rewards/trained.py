@@ -1,4 +1,4 @@
-"""What a stage `reward` left, as a source of scores: a model, an ensemble, or a process reward model."""
+"""What a stage `reward_model` left, as a source of scores: a model, an ensemble, or a process reward model."""
 
 from __future__ import annotations
 

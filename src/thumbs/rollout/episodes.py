@@ -20,7 +20,7 @@ from thumbs.envs.named import load_callable
 from thumbs.envs.tools import ToolUse
 from thumbs.errors import ConfigError, RewardError
 from thumbs.records import Message, Prompt, Rollout, Sample, StopReason
-from thumbs.rollout.collect import reply_text, sampling_params, seed_of
+from thumbs.rollout.rounds import reply_text, sampling_params, seed_of
 from thumbs.rollout.sampler import Sampler
 
 

@@ -18,7 +18,7 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import AdamStep, Engine, Handle
 from thumbs.errors import CheckpointError, NonFiniteError
 from thumbs.records import Datum
-from thumbs.rollout.collect import seed_of
+from thumbs.rollout.rounds import seed_of
 from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.run_folder import StageFolder
 

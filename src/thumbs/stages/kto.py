@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thumbs.config.preference import PreferenceMethodConfig
+from thumbs.config.direct import DirectConfig
 from thumbs.data.preferences import preferred
 from thumbs.data.replies import JudgedReply
 from thumbs.data.tokenizers import Tokenizer
@@ -26,11 +26,11 @@ from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.functional.preference_losses import kto
 from thumbs.records import Datum, Generator, Message, Preference, Reply
-from thumbs.rollout.collect import seed_of
+from thumbs.rollout.rounds import seed_of
 from thumbs.stages.answers import Answer, answer_datum, read_answer, reply_logprobs, summed, with_reference
 from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
+from thumbs.stages.direct_watch import State, Watch
 from thumbs.stages.pairs import by_prompt, distinct_tokens
-from thumbs.stages.preference_watch import State, Watch
 from thumbs.tracking.progress import Progress
 
 Row = tuple[tuple[Message, ...], Reply, bool]
@@ -86,12 +86,12 @@ def read_judged(tokenizer: Tokenizer, rows: Sequence[Row], pool: Sequence[Row], 
 
 def run_kto(
     context: Context,
-    config: PreferenceMethodConfig,
+    config: DirectConfig,
     start: Path | None,
     train: Sequence[Row],
     heldout: Sequence[Row] = (),
 ) -> dict[str, Any]:
-    """Trains from the checkpoint `start` (None: the base model); returns as `run_preference` does."""
+    """Trains from the checkpoint `start` (None: the base model); returns as `run_direct` does."""
     if not train:
         raise DataError("kto got no reply that is judged good or bad; there is nothing to learn")
     rows, held = (read_judged(context.tokenizer, part, train, context.seed, "kto") for part in (train, heldout))
@@ -127,7 +127,7 @@ class KtoTraining:
     """One run's fixed parts."""
 
     context: Context
-    config: PreferenceMethodConfig
+    config: DirectConfig
     policy: Handle
     steps: int
 

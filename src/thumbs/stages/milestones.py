@@ -12,7 +12,7 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import Handle
 from thumbs.engine.checkpoints import exists
 from thumbs.errors import ConfigError
-from thumbs.rollout.collect import require_unwarped
+from thumbs.rollout.rounds import require_unwarped
 from thumbs.stages.context import Context
 
 FOLDER = "at-kl"

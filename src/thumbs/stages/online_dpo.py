@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from thumbs.config.preference import OnlineConfig, PreferenceMethodConfig
+from thumbs.config.direct import DirectConfig, OnlineConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.records import Preference, Prompt, Rollout, TrainOutput
 from thumbs.rewards.base import RewardSource
-from thumbs.rollout.collect import is_warped
+from thumbs.rollout.rounds import is_warped
 from thumbs.stages.answers import (
     Answer,
     AnswerPair,
@@ -30,17 +30,17 @@ from thumbs.stages.answers import (
     summed,
 )
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
+from thumbs.stages.direct import PairTraining
+from thumbs.stages.direct_batch import pair_data, pair_metrics
+from thumbs.stages.direct_watch import State, Watch
 from thumbs.stages.milestones import check_frontier, keep_milestones
-from thumbs.stages.preference import PairTraining
-from thumbs.stages.preference_batch import pair_data, pair_metrics
-from thumbs.stages.preference_watch import State, Watch
 from thumbs.stages.rollouts import roll_out
 from thumbs.tracking.progress import Progress
 
 
 def run_online_dpo(
     context: Context,
-    config: PreferenceMethodConfig,
+    config: DirectConfig,
     reward: RewardSource,
     start: Path | None,
     prompts: Sequence[Prompt],
@@ -48,11 +48,11 @@ def run_online_dpo(
 ) -> dict[str, Any]:
     """Optimises the policy in checkpoint `start` (None: the base model) on pairs that `reward` decides.
 
-    `heldout`: pairs that others judged, to measure on. The last weights stay. Returns as `run_preference` does.
+    `heldout`: pairs that others judged, to measure on. The last weights stay. Returns as `run_direct` does.
     """
     if config.online is None or not prompts:
-        raise ConfigError("online_dpo needs preference.online with prompts")
-    check_frontier(context, config.online.sampling, "preference.online")
+        raise ConfigError("online_dpo needs direct.online with prompts")
+    check_frontier(context, config.online.sampling, "direct.online")
     steps, spec = config.online.steps, ModelSpec("policy", context.model, ("lm",), start, seed=context.seed)
     held = pairs_with_reference(context, start, read_answer_pairs(context.tokenizer, heldout, config.ties))
     policy = context.engine.create(spec)
@@ -79,7 +79,7 @@ def run_online_dpo(
     return {"method": config.method, "steps": step, "heldout_pairs": len(held)} | watch.results(state)
 
 
-def keeping_last(config: PreferenceMethodConfig) -> PreferenceMethodConfig:
+def keeping_last(config: DirectConfig) -> DirectConfig:
     """The same, whose last weights stay: what the policy learns online is not in the held-out pairs."""
     return config.model_copy(update={"keep": "last"})
 
@@ -89,7 +89,7 @@ class OnlineDpo:
     """One run's fixed parts."""
 
     context: Context
-    config: PreferenceMethodConfig
+    config: DirectConfig
     online: OnlineConfig
     policy: Handle
     reference: Handle

@@ -15,16 +15,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from thumbs.config.preferences import PeopleConfig, PreferenceConfig
+from thumbs.config.labels import LabelsConfig, PeopleConfig
 from thumbs.data.pair_choice import Choice, choose_pair, first_pair, usable_pairs
 from thumbs.data.preferences import preference_to_json, preferred
 from thumbs.engine.base import ModelSpec
 from thumbs.records import Message, Preference, Prompt, Reply
-from thumbs.rollout.collect import seed_of
 from thumbs.rollout.native import MAX_ROWS
+from thumbs.rollout.rounds import seed_of
 from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context
-from thumbs.stages.preferences import sample_replies, store_path
+from thumbs.stages.labels import sample_replies, store_path
 from thumbs.tracking.files import write_json, write_text
 
 PEOPLE = "people.json"
@@ -66,7 +66,7 @@ class People(Protocol):
 
 def ask_people(
     context: Context,
-    config: PreferenceConfig,
+    config: LabelsConfig,
     start: Path | None,
     prompts: Sequence[Prompt],
     ask: Callable[[Iterator[Candidate]], Labels],
@@ -106,7 +106,7 @@ def counts(labels: Labels) -> dict[str, Any]:
 
 def candidates(
     context: Context,
-    config: PreferenceConfig,
+    config: LabelsConfig,
     sampler: Sampler,
     start: Path | None,
     prompts: Sequence[Prompt],

@@ -23,7 +23,7 @@ from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError, DataError
 from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
-from thumbs.rollout.collect import is_warped
+from thumbs.rollout.rounds import is_warped
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
 from thumbs.stages.milestones import check_frontier, keep_milestones
 from thumbs.stages.rollouts import roll_out

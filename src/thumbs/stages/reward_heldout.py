@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thumbs.config.losses import ScoreLoss
-from thumbs.config.reward import RewardConfig
+from thumbs.config.reward_model import RewardModelConfig
 from thumbs.data.preferences import preferred
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle
@@ -63,7 +63,7 @@ class Held:
         )
 
 
-def read_held(tokenizer: Tokenizer, rows: Sequence[Row], config: RewardConfig, scale: Scale) -> Held:
+def read_held(tokenizer: Tokenizer, rows: Sequence[Row], config: RewardModelConfig, scale: Scale) -> Held:
     """Held-out rows as tokens."""
     judged = [(pair, preferred(pair)) for pair in judged_pairs(rows)]
     pairs = [

@@ -20,7 +20,7 @@ from thumbs.config.losses import (
     ScoreLoss,
     TokenBradleyTerry,
 )
-from thumbs.config.reward import Form, RewardConfig
+from thumbs.config.reward_model import Form, RewardModelConfig
 from thumbs.data.preferences import preferred
 from thumbs.data.rankings import pairs_of
 from thumbs.data.ratings import pairs_of_ratings
@@ -29,7 +29,7 @@ from thumbs.errors import DataError
 from thumbs.models.prefixes import shared_length
 from thumbs.records import Datum, Message, Preference, Ranking, Rating, SteppedReply
 from thumbs.rewards.steps import step_ends
-from thumbs.rollout.collect import seed_of
+from thumbs.rollout.rounds import seed_of
 from thumbs.stages.sequences import pair_tokens, reply_tokens
 
 Row = Preference | Ranking | Rating | SteppedReply
@@ -66,7 +66,7 @@ class Scale:
     thresholds: tuple[float, ...] = ()
 
 
-def loss_of(config: RewardConfig, scale: Scale) -> ScoreLoss:
+def loss_of(config: RewardModelConfig, scale: Scale) -> ScoreLoss:
     """The named loss of the settings."""
     makers: Mapping[str, Callable[[], ScoreLoss]] = {
         "bradley_terry": lambda: BradleyTerry(center_coef=config.center_coef),
@@ -107,14 +107,14 @@ def rating_scale(rows: Sequence[Row], spread: float) -> Scale:
     return Scale(float(np.mean(values)), max(float(np.std(values)), 1e-6), tuple(levels), thresholds)
 
 
-def read_items(tokenizer: Tokenizer, rows: Sequence[Row], config: RewardConfig, scale: Scale) -> list[Item]:
+def read_items(tokenizer: Tokenizer, rows: Sequence[Row], config: RewardModelConfig, scale: Scale) -> list[Item]:
     """Items of the rows, in order; rows that say nothing to the loss are left out."""
     found = (_READERS[config.form](tokenizer, row, config, scale) for row in rows)
     pairs = enumerate(zip(rows, found, strict=True))
     return [Item(number, row.prompt, tuple(terms)) for number, (row, terms) in pairs if terms]
 
 
-def check_informative(rows: Sequence[Row], config: RewardConfig) -> None:
+def check_informative(rows: Sequence[Row], config: RewardModelConfig) -> None:
     """Raises DataError where no row prefers anything to anything else."""
     if config.form in ("pairs", "rankings"):
         if all(preferred(pair) in (None, 0.5) for pair in judged_pairs(rows)):
@@ -189,7 +189,7 @@ def at_end(tokens: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _pair_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: Scale) -> list[Term]:
+def _pair_terms(tokenizer: Tokenizer, row: Any, config: RewardModelConfig, scale: Scale) -> list[Term]:
     better = preferred(row)
     if better is None or (better == 0.5 and config.ties == "drop"):
         return []
@@ -199,7 +199,7 @@ def _pair_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: Sca
     return [replace(term, weight=row.weight)]
 
 
-def _ranking_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: Scale) -> list[Term]:
+def _ranking_terms(tokenizer: Tokenizer, row: Any, config: RewardModelConfig, scale: Scale) -> list[Term]:
     """A term each annotator, or with ranked_pairs one each pair; the terms of a row weigh 1 together."""
     if config.loss == "ranked_pairs":
         terms = [term for pair in pairs_of(row) for term in _pair_terms(tokenizer, pair, config, scale)]
@@ -218,7 +218,7 @@ def _ranking_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: 
     return [Term(term.sequences, term.columns, 1 / len(terms)) for term in terms]
 
 
-def _rating_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: Scale) -> list[Term]:
+def _rating_terms(tokenizer: Tokenizer, row: Any, config: RewardModelConfig, scale: Scale) -> list[Term]:
     tokens = reply_tokens(tokenizer, row.prompt, row.reply)
     terms = []
     for judgement in row.judgements:
@@ -231,7 +231,7 @@ def _rating_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: S
     return terms
 
 
-def _step_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: Scale) -> list[Term]:
+def _step_terms(tokenizer: Tokenizer, row: Any, config: RewardModelConfig, scale: Scale) -> list[Term]:
     """A term each annotator; the labelled steps of a reply weigh the same, 1 together."""
     tokens = reply_tokens(tokenizer, row.prompt, row.reply)
     ends = step_ends(tokenizer, tokens, len(tokenizer.render_prompt(row.prompt)), row.steps)
@@ -246,7 +246,7 @@ def _step_terms(tokenizer: Tokenizer, row: Any, config: RewardConfig, scale: Sca
     return terms
 
 
-_READERS: Mapping[Form, Callable[[Tokenizer, Any, RewardConfig, Scale], list[Term]]] = {
+_READERS: Mapping[Form, Callable[[Tokenizer, Any, RewardModelConfig, Scale], list[Term]]] = {
     "pairs": _pair_terms,
     "rankings": _ranking_terms,
     "ratings": _rating_terms,

@@ -14,8 +14,8 @@ from thumbs.engine.base import Handle
 from thumbs.errors import ConfigError
 from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource, shown_scores
-from thumbs.rollout.collect import collect, require_unwarped, seed_of
 from thumbs.rollout.episodes import Episodes, play
+from thumbs.rollout.rounds import collect, require_unwarped, seed_of
 from thumbs.stages.context import Context
 from thumbs.stages.sequences import token_mean
 

@@ -123,7 +123,7 @@ _MEND = {
     "spent_s.json": "delete it; all that is lost is how long the stage took so far",
     "summary.json": "delete it, and the next run writes it anew",
     "results.json": "measure again with `thumbs eval`",
-    "audit.json": "delete it, and measure again with `thumbs eval reward`",
+    "audit.json": "delete it, and measure again with `thumbs eval reward-model`",
     "reference.json": "delete it, and the next run computes it anew",
 }
 """What to do about a damaged file of a run, by its name."""

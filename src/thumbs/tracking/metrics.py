@@ -36,9 +36,9 @@ _SFT = (
     Metric("sft/tokens_per_s", "tokens/s", "Training tokens, prompts included."),
 )
 _PREFERENCES = (
-    Metric("preferences/pairs", "pairs", "Judged pairs, ties included."),
-    Metric("preferences/ties", "fraction", "Pairs that were judged a tie."),
-    Metric("preferences/label_noise", "fraction", "Untied pairs whose label contradicts the gold judge."),
+    Metric("labels/pairs", "pairs", "Judged pairs, ties included."),
+    Metric("labels/ties", "fraction", "Pairs that were judged a tie."),
+    Metric("labels/label_noise", "fraction", "Untied pairs whose label contradicts the gold judge."),
 )
 _REWARD = (
     Metric("reward/loss", "nats a row", "Loss of the batch, a pair, ranking, rating or reply; squares for regression."),

@@ -22,8 +22,8 @@ from thumbs.records import Generator, Reply
 COMMANDS = (
     "run",
     "sft",
-    "reward",
-    "preference",
+    "reward-model",
+    "direct",
     "ppo",
     "group",
     "rejection",
@@ -85,7 +85,7 @@ def runs(fake: Fake) -> list[tuple[PipelineConfig, str | None, bool]]:
     def run_pipeline(
         config: PipelineConfig, *, until: str | None = None, fresh: bool = False, people: object = None
     ) -> Path:
-        asks = config.preferences is not None and config.preferences.people is not None
+        asks = config.labels is not None and config.labels.people is not None
         assert (people is not None) == asks
         calls.append((config, until, fresh))
         return Path("runs/mine")
@@ -127,9 +127,9 @@ def test_run_applies_overrides_and_says_where_the_report_is(config_file: str, ru
 
 
 def test_a_run_whose_pairs_people_judge_is_given_who_asks_them(config_file: str, runs: list):
-    result = typed("run", config_file, "preferences.people.pairs=20", "preferences.prompts.path=prompts.jsonl")
+    result = typed("run", config_file, "labels.people.pairs=20", "labels.prompts.path=prompts.jsonl")
     assert result.exit_code == 0, result.output
-    assert [call[0].preferences.people.pairs for call in runs] == [20]
+    assert [call[0].labels.people.pairs for call in runs] == [20]
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
@@ -139,9 +139,9 @@ def test_stage_commands_run_up_to_their_stage(stage: str, config_file: str, runs
 
 
 def test_a_stage_that_the_config_lacks_is_a_usage_error(config_file: str, runs: list):
-    result = typed("reward", config_file)
+    result = typed("reward-model", config_file)
     assert result.exit_code == 2
-    assert "no section `reward`" in result.stderr
+    assert "no section `reward_model`" in result.stderr
     assert runs == []
 
 
@@ -270,17 +270,17 @@ def test_eval_reward_audits_and_names_the_report(fake: Fake, monkeypatch: pytest
     fake("thumbs.pipeline.reward_audit", audit_reward=audit_reward)
     fake("thumbs.report.build", build_report=lambda run: run / "report.html")
     monkeypatch.setattr("thumbs.cli.evaluate.audit_lines", lambda found: [found["finding"]])
-    result = typed("eval", "reward", "runs/mine", "--halves")
+    result = typed("eval", "reward-model", "runs/mine", "--halves")
     assert (result.exit_code, result.stdout) == (0, "\\x1b[2J\nreport: runs/mine/report.html\n")
     assert calls == [(Path("runs/mine"), True)]
 
 
-@pytest.mark.parametrize("arguments", [("a", "b"), ("reward", "a", "b"), ("runs/mine", "--halves")])
+@pytest.mark.parametrize("arguments", [("a", "b"), ("reward-model", "a", "b"), ("runs/mine", "--halves")])
 def test_eval_says_how_it_is_written(arguments: tuple[str, ...], fake: Fake):
     fake("thumbs.pipeline.run", evaluate_run=raising(AssertionError("must not be called")))
     result = typed("eval", *arguments)
     assert result.exit_code == 2
-    assert "thumbs eval reward RUN" in result.stderr
+    assert "thumbs eval reward-model RUN" in result.stderr
 
 
 def test_report_prints_where_it_is(fake: Fake):

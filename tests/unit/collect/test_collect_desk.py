@@ -15,7 +15,7 @@ from thumbs.collect.desk import Desk, Plan, database, open_prompts, project_of, 
 from thumbs.collect.question import Question
 from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
-from thumbs.config.preferences import PeopleConfig
+from thumbs.config.labels import PeopleConfig
 from thumbs.errors import ConfigError
 from thumbs.records import Message, Preference, Reply
 from thumbs.stages.people import Candidate, Labels

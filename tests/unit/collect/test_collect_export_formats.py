@@ -264,8 +264,8 @@ def test_a_reward_model_trains_on_an_export_as_it_is(tmp_path: Path):
     settings = {
         "run": str(tmp_path / "run"),
         "model": {"name": "byte-tiny", "lora": None, "dtype": "float32"},
-        "preferences": {"data": {"path": str(tmp_path / "labels.jsonl"), "holdout": 0.25}},
-        "reward": {
+        "labels": {"data": {"path": str(tmp_path / "labels.jsonl"), "holdout": 0.25}},
+        "reward_model": {
             "eval_every": 4,
             "epochs": 4,
             "use_margin": True,
@@ -273,6 +273,6 @@ def test_a_reward_model_trains_on_an_export_as_it_is(tmp_path: Path):
         },
     }
     path = run_pipeline(build_config(PipelineConfig, settings))
-    done = json.loads((path / "reward" / "done.json").read_text(encoding="utf-8"))
+    done = json.loads((path / "reward_model" / "done.json").read_text(encoding="utf-8"))
     assert done["pairs"] + done["heldout_pairs"] == 24
     assert done["audit"]["accuracy"] > 0.9  # "first" from "second"

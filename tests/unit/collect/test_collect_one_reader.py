@@ -19,7 +19,7 @@ from thumbs.collect.records import Answer, NewItem, Project
 from thumbs.collect.settings import Settings
 from thumbs.collect.simulate import SimulatedPerson, work_through
 from thumbs.collect.store import CollectStore
-from thumbs.config.preferences import PeopleConfig
+from thumbs.config.labels import PeopleConfig
 from thumbs.data.preferences import preferred
 from thumbs.records import Message, Preference, Reply
 from thumbs.stages.people import Candidate

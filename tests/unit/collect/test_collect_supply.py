@@ -165,7 +165,7 @@ def test_the_choice_by_hand(active: Active, best: tuple[int, int]):
 
 
 def test_one_model_cannot_disagree_with_itself():
-    with pytest.raises(ConfigError, match=r"there is one; set reward\.heads"):
+    with pytest.raises(ConfigError, match=r"there is one; set reward_model\.heads"):
         choose_pair([(0, 1)], np.zeros((2, 1)), "disagreement", 0.5, 0)
 
 

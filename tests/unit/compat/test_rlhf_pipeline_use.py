@@ -189,7 +189,7 @@ def test_other_architectures_are_exported_and_read_again(tmp_path: Path):
     again = short_pipeline(tmp_path, tokenizer_path=None, save_dir=str(tmp_path / "again"))
     again.load_base_model(tmp_path / "policy")
     assert again.generate_sample("hi Ana") == pipeline.generate_sample("hi Ana")
-    out = export_pt(pipeline.save_dir / "reward_model/best_model.pt", tmp_path / "reward")
+    out = export_pt(pipeline.save_dir / "reward_model/best_model.pt", tmp_path / "reward_model")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(out)
     assert type(model).__name__ == "GPT2ForSequenceClassification"
 

@@ -255,5 +255,5 @@ def test_arguments_that_do_not_fit(world: str):
         PPOTrainer(config, model, None, tokenizer, dataset=[{"input_ids": torch.tensor([1])}])
     with pytest.raises(ConfigError, match="none of the model's parameters"):
         PPOTrainer(config, model, None, tokenizer, optimizer=torch.optim.Adam([torch.nn.Parameter(torch.ones(1))]))
-    with pytest.raises(ImportError, match="thumbs preference"):
+    with pytest.raises(ImportError, match="thumbs direct"):
         _ = trl.DPOTrainer

@@ -22,9 +22,9 @@ from thumbs.errors import ConfigError
 PROMPTS = {"path": "prompts.jsonl"}
 WHOLE: dict[str, Any] = {
     "sft": {"data": {"path": "talks.jsonl"}},
-    "preferences": {"prompts": PROMPTS, "people": {}},
-    "reward": {},
-    "preference": {"method": "online_dpo", "online": {"prompts": PROMPTS}},
+    "labels": {"prompts": PROMPTS, "people": {}},
+    "reward_model": {},
+    "direct": {"method": "online_dpo", "online": {"prompts": PROMPTS}},
     "ppo": {"prompts": PROMPTS, "environment": {"tools": ["a:b"]}},
     "group": {"prompts": PROMPTS, "environment": {"tools": ["a:b"]}},
     "rejection": {"prompts": PROMPTS},
@@ -33,12 +33,12 @@ WHOLE: dict[str, Any] = {
 """Every section once, each with what it requires and nothing else."""
 
 COMPANIONS: dict[str, dict[str, Any]] = {
-    "preferences.form": {"preferences.people": None, "preferences.prompts": None, "preferences.data": PROMPTS},
-    "preferences.judge_model": {"preferences.people": None},
-    "preference.method": {"preference.method": "dpo", "preference.online": None},
-    "preference.alpha": {"preference.divergence": "alpha"},
+    "labels.form": {"labels.people": None, "labels.prompts": None, "labels.data": PROMPTS},
+    "labels.judge_model": {"labels.people": None},
+    "direct.method": {"direct.method": "dpo", "direct.online": None},
+    "direct.alpha": {"direct.divergence": "alpha"},
     **{
-        f"preference.{name}": {"preference.method": method, "preference.online": None}
+        f"direct.{name}": {"direct.method": method, "direct.online": None}
         for name, method in {
             "label_smoothing": "cdpo",
             "gamma": "simpo",

@@ -16,7 +16,7 @@ from thumbs.errors import ConfigError
 from thumbs.evaluation.heldout import Answers, Evaluation
 from thumbs.records import Datum, Message, Prompt, Rollout
 from thumbs.rewards.model import RewardModel
-from thumbs.rollout.collect import collect
+from thumbs.rollout.rounds import collect
 
 CONFIG = EvaluationConfig(prompts=DataConfig(path="unused"))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import oracles.preferences
-from thumbs.config.preference_methods import PREFERENCE_METHODS
+from thumbs.config.direct_methods import DIRECT_METHODS
 from thumbs.functional.preference_losses import FORMULAS, Side, kto, preference_loss
 
 P = 12
@@ -152,7 +152,7 @@ def test_kto_slopes_are_those_of_differences():
 def test_every_preset_gives_its_formula_what_that_takes():
     """Settings are keywords of the formula, all of those that have no default, and beta is always one."""
     used = set()
-    for method in PREFERENCE_METHODS.values():
+    for method in DIRECT_METHODS.values():
         assert "beta" in method.reads
         if method.data == "replies":
             continue

@@ -23,7 +23,7 @@ from thumbs.errors import ModelError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.plan import plan
 from thumbs.records import Message, Prompt
-from thumbs.rollout.collect import collect
+from thumbs.rollout.rounds import collect
 from tiny_models import save_random
 
 TEMPLATE = (

@@ -59,10 +59,10 @@ def test_an_adapter_export_is_read_by_peft(tiny_run: Path, tmp_path: Path):
 def test_an_ensemble_is_no_single_model(tiny_run: Path, tmp_path: Path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    config["reward"]["adapters"] = 3
+    config["reward_model"]["adapters"] = 3
     (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(RunError, match="an ensemble of 3 adapters"):
-        export(run, "reward", tmp_path / "out", merge=False)
+        export(run, "reward_model", tmp_path / "out", merge=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -88,11 +88,13 @@ def test_samples_are_the_same_for_the_same_seed_alone_or_in_company(tiny_run: Pa
 
 def test_the_reward_model_is_not_sampled_from(tiny_run: Path):
     with pytest.raises(RunError, match="scores and does not write"):
-        sample_text(tiny_run, "reward", ["Ana"], 1, SAMPLING, 0)
+        sample_text(tiny_run, "reward_model", ["Ana"], 1, SAMPLING, 0)
 
 
 def test_a_stage_that_is_not_there_is_named(tiny_run: Path, tmp_path: Path):
-    with pytest.raises(RunError, match="no stage 'rlhf'; a run has base, sft, reward, preference, ppo, group, reject"):
+    with pytest.raises(
+        RunError, match="no stage 'rlhf'; a run has base, sft, reward_model, direct, ppo, group, reject"
+    ):
         open_run(tiny_run).model("rlhf")
     (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "byte-tiny"}}), encoding="utf-8")
     with pytest.raises(RunError, match="no model of stage 'ppo'"):

@@ -70,7 +70,9 @@ def test_the_one_reader_names_whatever_is_no_object(tmp_path: Path, how: str):
 
 
 @pytest.mark.parametrize("name", ["eval", "sample", "export"])
-@pytest.mark.parametrize(("file", "how"), [("config.json", "[]"), ("config.json", "cut"), ("reward/done.json", "null")])
+@pytest.mark.parametrize(
+    ("file", "how"), [("config.json", "[]"), ("config.json", "cut"), ("reward_model/done.json", "null")]
+)
 def test_commands_that_need_a_model_name_it_too(copy: Path, name: str, file: str, how: str):
     config = read_json(copy / "config.json")
     damaged(copy / file, how)
@@ -79,7 +81,7 @@ def test_commands_that_need_a_model_name_it_too(copy: Path, name: str, file: str
         assert str(copy / file) in output
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "reward_model", "ppo"])
 def test_a_model_that_is_no_folder_is_named(copy: Path, stage: str):
     config = read_json(copy / "config.json")
     shutil.rmtree(copy / stage / "model")

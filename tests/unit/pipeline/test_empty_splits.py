@@ -49,21 +49,21 @@ def config_of(tmp_path: Path, section: str, prompt: str) -> dict[str, Any]:
             "data": rows("sft.data", lambda p, i: {"messages": [*asked(p), {"role": "assistant", "content": str(i)}]})
         },
     }
-    if section == "reward.data":
+    if section == "reward_model.data":
         rated = rows(section, lambda p, i: {"prompt": asked(p), "reply": f"r{i}", "rating": i})
-        found["reward"] = {"data": rated, "loss": "regression"}
-    elif section == "preference.unpaired":
+        found["reward_model"] = {"data": rated, "loss": "regression"}
+    elif section == "direct.unpaired":
         unpaired = rows(section, lambda p, i: {"prompt": asked(p), "completion": f"r{i}", "label": i % 2 == 0})
-        found["preference"] = {"method": "kto", "unpaired": unpaired}
-    elif section == "preferences.prompts":
+        found["direct"] = {"method": "kto", "unpaired": unpaired}
+    elif section == "labels.prompts":
         prompts = rows(section, lambda p, i: {"prompt": p, "system": f"Be kind {i}."})
-        found |= {"preferences": {"prompts": prompts}, "reward": {}}
+        found |= {"labels": {"prompts": prompts}, "reward_model": {}}
     else:
-        found |= {"preferences": {"data": rows("preferences.data", pair)}, "reward": {}}
+        found |= {"labels": {"data": rows("labels.data", pair)}, "reward_model": {}}
     return found
 
 
-SECTIONS = ["sft.data", "preferences.data", "preferences.prompts", "reward.data", "preference.unpaired"]
+SECTIONS = ["sft.data", "labels.data", "labels.prompts", "reward_model.data", "direct.unpaired"]
 
 
 @pytest.mark.parametrize("section", SECTIONS)

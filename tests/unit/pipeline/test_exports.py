@@ -48,7 +48,7 @@ def ours(run: Path) -> tuple[list[list[int]], torch.Tensor]:
     """Tokens of the chats and the engine's own scores of them."""
     opened = open_run(run)
     rows = [conversation_tokens(opened.tokenizer, chat)[0] for chat in CHATS]
-    scores = raw_scores(opened.engine, opened.model("reward"), rows)
+    scores = raw_scores(opened.engine, opened.model("reward_model"), rows)
     return [row.tolist() for row in rows], torch.from_numpy(scores).float()
 
 
@@ -67,7 +67,7 @@ def run_card(folder: Path, base: Path | None = None) -> dict[str, Any]:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_reward_model_is_a_classifier_of_the_same_scores(side: str, reward_run: Path, tmp_path: Path):
-    out = export(reward_run, "reward", tmp_path / "out", merge=True)
+    out = export(reward_run, "reward_model", tmp_path / "out", merge=True)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(out)
     assert (type(model).__name__, model.config.num_labels, model.config.pad_token_id) == (
         "LlamaForSequenceClassification",
@@ -92,7 +92,7 @@ def messages_of(chat: list[dict[str, str]]) -> Any:
 
 
 def test_a_reward_adapter_has_the_same_scores_in_peft(reward_run: Path, base: Path, tmp_path: Path):
-    out = export(reward_run, "reward", tmp_path / "out", merge=False)
+    out = export(reward_run, "reward_model", tmp_path / "out", merge=False)
     told = config_of(out, "adapter_config.json")
     assert (told["task_type"], told["modules_to_save"], told["base_model_name_or_path"]) == (
         "SEQ_CLS",
@@ -111,7 +111,7 @@ def test_a_reward_adapter_has_the_same_scores_in_peft(reward_run: Path, base: Pa
 @pytest.mark.parametrize("merge", [True, False])
 def test_a_byte_models_reward_model_leaves_too(merge: bool, tmp_path: Path):
     run = made_run(tmp_path / "run")
-    out = export(run, "reward", tmp_path / "out", merge=merge)
+    out = export(run, "reward_model", tmp_path / "out", merge=merge)
     rows, scores = ours(run)
     if merge:
         model = run_card(out)["model"]
@@ -122,8 +122,8 @@ def test_a_byte_models_reward_model_leaves_too(merge: bool, tmp_path: Path):
 
 
 def test_a_whole_reward_model_of_a_later_iteration_is_a_classifier_without_merge(base: Path, tmp_path: Path):
-    run = made_run(tmp_path / "run", "iteration-2/reward", base, lora=None)
-    out = export(run, "iteration-2/reward", tmp_path / "out", merge=False)
+    run = made_run(tmp_path / "run", "iteration-2/reward_model", base, lora=None)
+    out = export(run, "iteration-2/reward_model", tmp_path / "out", merge=False)
     assert config_of(out)["architectures"] == ["LlamaForSequenceClassification"]
     assert "score.weight" in load_file(out / "model.safetensors")
 
@@ -138,18 +138,18 @@ def test_a_whole_reward_model_of_a_later_iteration_is_a_classifier_without_merge
 )
 @pytest.mark.parametrize("merge", [True, False])
 def test_what_is_no_classifier_is_refused_by_name(reward: dict[str, Any], says: str, merge: bool, tmp_path: Path):
-    run = made_run(tmp_path / "run", reward=reward)
+    run = made_run(tmp_path / "run", reward_model=reward)
     with pytest.raises(RunError, match=says):
-        export(run, "reward", tmp_path / "out", merge=merge)
+        export(run, "reward_model", tmp_path / "out", merge=merge)
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_head_with_a_bias_and_a_family_without_a_classifier_are_refused(tmp_path: Path):
     run = made_run(tmp_path / "run")
-    head = load_file(run / "reward/model/scalar_head.safetensors")
-    save_file(head | {"bias": torch.tensor(0.25)}, run / "reward/model/scalar_head.safetensors")
+    head = load_file(run / "reward_model/model/scalar_head.safetensors")
+    save_file(head | {"bias": torch.tensor(0.25)}, run / "reward_model/model/scalar_head.safetensors")
     with pytest.raises(RunError, match=r"the reward head has a bias \(0.25\)"):
-        export(run, "reward", tmp_path / "out", merge=True)
+        export(run, "reward_model", tmp_path / "out", merge=True)
     bloom = transformers.BloomConfig(vocab_size=264, hidden_size=16, n_layer=1, n_head=2)
     folder = chat_model(tmp_path / "bloom")
     transformers.BloomForCausalLM(bloom).save_pretrained(folder)
@@ -157,7 +157,7 @@ def test_a_head_with_a_bias_and_a_family_without_a_classifier_are_refused(tmp_pa
     config["model"] |= {"name": str(folder), "lora": None}
     (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(RunError, match="runs through transformers here"):
-        export(run, "reward", tmp_path / "out", merge=True)
+        export(run, "reward_model", tmp_path / "out", merge=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -234,7 +234,7 @@ def test_what_leaves_can_be_read_by_others_and_is_whole_or_not_there(
 ):
     before = os.umask(0o027)
     try:
-        for number, (run, stage) in enumerate([(policy_run, "sft"), (reward_run, "reward")]):
+        for number, (run, stage) in enumerate([(policy_run, "sft"), (reward_run, "reward_model")]):
             for merge in (True, False):
                 out = export(run, stage, tmp_path / f"{number}-{merge}", merge=merge)
                 assert stat.S_IMODE(out.stat().st_mode) == 0o750

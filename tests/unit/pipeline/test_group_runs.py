@@ -27,7 +27,7 @@ def settings(folder: Path, **group: Any) -> dict[str, Any]:
     return {key: tiny[key] for key in ("run", "model", "sft", "evaluation", "fixed_prompts")} | {
         "group": {
             "prompts": {"path": write_rows(folder / "questions.jsonl", rows)},
-            "rewards": [{"verifier": "contains", "weight": 2.0}],
+            "reward": [{"verifier": "contains", "weight": 2.0}],
             "steps": 2,
             "batch_size": 4,
             "minibatch_size": 4,
@@ -62,14 +62,14 @@ def test_ppo_takes_the_same_rewards(tmp_path: Path):
     own = {key: sections["group"][key] for key in ("prompts", "steps", "batch_size", "minibatch_size", "sampling")}
     rewards = [{"verifier": "contains", "weight": 2.0}, {"verifier": "regex", "pattern": ".", "name": "any"}]
     del sections["group"], sections["evaluation"]
-    run = run_pipeline(build_config(PipelineConfig, sections | {"ppo": own | {"rewards": rewards}}))
+    run = run_pipeline(build_config(PipelineConfig, sections | {"ppo": own | {"reward": rewards}}))
     for record in MetricLog(run / "ppo" / "metrics.jsonl").read():
         assert record["ppo/score"] == pytest.approx(2 * record["ppo/part/contains"] + record["ppo/part/any"])
 
 
 def test_a_run_with_tools_is_rewarded_by_their_environment(tmp_path: Path):
     environment = {"factory": "thumbs.envs.base:SingleTurn", "max_tokens": 64}
-    sections = settings(tmp_path, rewards=[], environment=environment)
+    sections = settings(tmp_path, reward=[], environment=environment)
     del sections["evaluation"]
     run = run_pipeline(build_config(PipelineConfig, sections))
     assert read_json(run / "group" / "done.json")["last"]["group/score"] == 0.0
@@ -82,10 +82,10 @@ def found(folder: Path, **group: Any) -> str:
 
 def test_what_is_missing_is_said_beforehand(tmp_path: Path):
     assert "needs section" not in found(tmp_path)
-    assert "section `group` needs section `reward`" in found(tmp_path, rewards=[{"model": "reward"}])
-    alone = found(tmp_path, rewards=[])
-    assert "section `group` needs section `reward`" in alone
-    own = found(tmp_path, rewards=[], environment={"factory": "thumbs.envs.base:SingleTurn"})
+    assert "section `group` needs section `reward_model`" in found(tmp_path, reward=[{"model": "reward"}])
+    alone = found(tmp_path, reward=[])
+    assert "section `group` needs section `reward_model`" in alone
+    own = found(tmp_path, reward=[], environment={"factory": "thumbs.envs.base:SingleTurn"})
     assert "section `group`" not in own
     assert "group.environment.max_tokens=1024, the model's context is 256" in own
 
@@ -103,7 +103,7 @@ def test_prompts_of_the_evaluation_need_answers_for_the_same_rules(tmp_path: Pat
         ({}, 1, 2, 2),  # GRPO asks the reference once
         ({"method": "dr_grpo"}, 0, 2, 2),
         ({"method": "dr_grpo", "staleness": 1}, 1, 3, 3),  # one batch ahead; the policy of now is asked
-        ({"method": "dr_grpo", "rewards": []}, 1, 2, 2),  # the reward model
+        ({"method": "dr_grpo", "reward": []}, 1, 2, 2),  # the reward model
     ],
 )
 def test_the_work_of_a_group_method(tmp_path: Path, group: dict[str, Any], read: int, sampled: int, snapshots: int):

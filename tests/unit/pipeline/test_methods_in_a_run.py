@@ -30,7 +30,7 @@ def last_byte(rollout: Rollout) -> float:
 def with_methods(settings: dict[str, Any]) -> dict[str, Any]:
     prompts = settings["ppo"]["prompts"]
     return settings | {
-        "preference": {"method": "simpo", "batch_size": 4},
+        "direct": {"method": "simpo", "batch_size": 4},
         "group": {
             "prompts": prompts,
             "method": "rloo",
@@ -57,7 +57,7 @@ def test_all_methods_start_from_sft_and_are_judged_together(tmp_path: Path):
     assert all(0 <= summary[f"{method}.win_rate"] <= 1 for method in METHODS)
     assert {f"time_s.{method}" for method in METHODS} <= set(summary)
     page = build_report(path).read_text(encoding="utf-8")
-    for title in ("Preference", "PPO", "Group", "Rejection sampling"):
+    for title in ("Direct alignment", "PPO", "Group", "Rejection sampling"):
         assert f"<h2>{title}</h2>" in page
     assert {curve.name for curve in compare([path])} == {*METHODS, "best of n"}
 
@@ -69,7 +69,7 @@ def test_an_iteration_starts_from_the_policy_of_the_one_before(tmp_path: Path):
         **{key: settings[key] for key in ("run", "model", "system", "fixed_prompts")},
         "iterations": 3,
         "group": with_methods(tiny_settings(tmp_path))["group"]
-        | {"prompts": prompts, "rewards": [{"function": f"{__name__}:last_byte"}]},
+        | {"prompts": prompts, "reward": [{"function": f"{__name__}:last_byte"}]},
     }
     path = run_pipeline(build_config(PipelineConfig, settings), until="group")
     opened = open_run(path)
@@ -92,13 +92,13 @@ def test_pairs_of_all_iterations_train_the_reward_model(tmp_path: Path):
     settings |= {
         "iterations": 2,
         # Half of the annotator's choices are noise, so the replies of an untrained model do not all tie.
-        "preferences": {"prompts": settings["ppo"]["prompts"], "tie_below": 0.0, "sampling": SAMPLING},
+        "labels": {"prompts": settings["ppo"]["prompts"], "tie_below": 0.0, "sampling": SAMPLING},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("thumbs.evaluation.judges.vader", lambda _, reply: float(sum(reply.encode())))
         path = run_pipeline(build_config(PipelineConfig, settings), until="ppo")
-    first, second = (read_json(path / place / "done.json") for place in ("reward", "iteration-2/reward"))
-    added = read_json(path / "iteration-2" / "preferences" / "done.json")["pairs"]
+    first, second = (read_json(path / place / "done.json") for place in ("reward_model", "iteration-2/reward_model"))
+    added = read_json(path / "iteration-2" / "labels" / "done.json")["pairs"]
     assert added > 0
     assert second["pairs"] > first["pairs"]
 
@@ -106,7 +106,7 @@ def test_pairs_of_all_iterations_train_the_reward_model(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"iterations": 2}, "preferences.data: a file has nothing to say of the new policy"),
+        ({"iterations": 2}, "labels.data: a file has nothing to say of the new policy"),
         ({"iterations": 2, "ppo": None}, "needs exactly one method, whose policy goes on; got none"),
     ],
 )
@@ -119,16 +119,16 @@ def test_iterations_that_cannot_be_are_refused_at_once(tmp_path: Path, changes: 
 
 def test_a_run_without_a_reward_model_is_judged_by_gold_alone(tmp_path: Path):
     settings = with_methods(tiny_settings(tmp_path))
-    for section in ("reward", "ppo", "group", "rejection"):
+    for section in ("reward_model", "ppo", "group", "rejection"):
         settings[section] = None
     path = run_pipeline(build_config(PipelineConfig, settings))
     systems = read_json(path / "evaluation" / "results.json")["systems"]
-    assert set(systems) == {"base", "sft", "preference"}  # no best of n: nothing chooses
+    assert set(systems) == {"base", "sft", "direct"}  # no best of n: nothing chooses
     assert all(system["proxy"] is None for system in systems.values())
-    assert "preference.win_rate" in read_json(path / "summary.json")
-    assert "<h2>Preference</h2>" in build_report(path).read_text(encoding="utf-8")
+    assert "direct.win_rate" in read_json(path / "summary.json")
+    assert "<h2>Direct alignment</h2>" in build_report(path).read_text(encoding="utf-8")
     (curve,) = compare([path])
-    assert curve.name == "preference"
+    assert curve.name == "direct"
     assert build_comparison([path], tmp_path / "page.html")
 
 
@@ -136,12 +136,12 @@ def test_rules_alone_reward_every_method_that_samples(tmp_path: Path):
     settings = with_methods(tiny_settings(tmp_path))
     rule = [{"function": f"{__name__}:last_byte"}]
     prompts = settings["ppo"]["prompts"]
-    for section in ("sft", "preferences", "reward"):
+    for section in ("sft", "labels", "reward_model"):
         settings[section] = None
     for section in ("ppo", "group", "rejection"):
-        settings[section] |= {"rewards": rule}
-    online = {"prompts": prompts, "steps": 2, "rewards": rule, "sampling": SAMPLING}
-    settings["preference"] = {"method": "online_dpo", "batch_size": 4, "online": online}
+        settings[section] |= {"reward": rule}
+    online = {"prompts": prompts, "steps": 2, "reward": rule, "sampling": SAMPLING}
+    settings["direct"] = {"method": "online_dpo", "batch_size": 4, "online": online}
     path = run_pipeline(build_config(PipelineConfig, settings))
     systems = read_json(path / "evaluation" / "results.json")["systems"]
     assert set(METHODS) <= set(systems)

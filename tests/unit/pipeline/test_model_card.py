@@ -24,7 +24,7 @@ def test_the_card_has_front_matter_settings_and_what_was_measured(tiny_run: Path
     for name in ("demonstrations.jsonl", "pairs.jsonl", "prompts.jsonl"):
         assert f"{name}`\n" in body
     settings = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
-    assert list(settings) == ["model", "sft", "preferences", "reward", "ppo", "seed"]
+    assert list(settings) == ["model", "sft", "labels", "reward_model", "ppo", "seed"]
     assert settings["ppo"]["steps"] == 2
     assert "`ppo.win_rate`" in body
     assert "`sft.gold`" in body
@@ -57,7 +57,7 @@ def test_without_an_evaluation_the_card_says_so(run: Path):
 
 def test_a_reward_model_has_numbers_of_its_own(run: Path):
     write_json(run / "summary.json", {"reward.heldout_accuracy": 0.81, "reward.ece": 0.04, "sft.gold": 0.3})
-    card = model_card(run, "reward", merged=False)
+    card = model_card(run, "reward_model", merged=False)
     assert "| `reward.heldout_accuracy` | 0.81 |" in card
     assert "sft.gold" not in card
 

@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SOUND = """
 model: {name: byte-tiny, lora: null}
 sft: {data: {path: "builtin:tiny_demonstrations"}}
-preferences: {prompts: {path: "builtin:tiny_prompts_train", holdout: 0.5}, pairs_per_prompt: 4, label_noise: 0.0}
-reward: {}
+labels: {prompts: {path: "builtin:tiny_prompts_train", holdout: 0.5}, pairs_per_prompt: 4, label_noise: 0.0}
+reward_model: {}
 ppo: {prompts: {path: "builtin:tiny_prompts_train"}}
 evaluation: {prompts: {path: "prompts.jsonl"}}
 """
@@ -68,24 +68,24 @@ def test_nothing_is_wrong_with_a_sound_config(sound: dict[str, Any]):
 @pytest.mark.parametrize(
     ("override", "warning"),
     [
-        ("preferences.label_noise=0.2", "cannot be expected above 80%"),
+        ("labels.label_noise=0.2", "cannot be expected above 80%"),
         ("ppo.kl.coef=0", "nothing holds the policy"),
         ("ppo.kl.coef=0.6", "is a price of 3.6"),
-        ("ppo.score_scale=false", "score_std in reward/done.json"),
+        ("ppo.score_scale=false", "score_std in reward_model/done.json"),
         ("ppo.minibatch_size=12", "not a multiple of ppo.minibatch_size=12"),
         ("ppo.batch_size=64", "each step has 32 rollouts"),
         ("ppo.sampling.top_k=5", "the KL and the ratio need temperature > 0"),
         ("ppo.sampling.top_p=0.9", "the KL and the ratio need temperature > 0"),
         ("ppo.sampling.max_new_tokens=250", "ppo.sampling.max_new_tokens or ppo.prompts.max_tokens"),
-        ("preferences.sampling.max_new_tokens=250", "the model's context is 256"),
+        ("labels.sampling.max_new_tokens=250", "the model's context is 256"),
         ("evaluation.sampling.max_new_tokens=250", "the model's context is 256"),
-        ("preferences.pairs_per_prompt=1", "held-out pairs: the reward model's accuracy is known to ±"),
-        ("preferences.prompts.holdout=0", "no held-out pairs"),
+        ("labels.pairs_per_prompt=1", "held-out pairs: the reward model's accuracy is known to ±"),
+        ("labels.prompts.holdout=0", "no held-out pairs"),
         ("evaluation.prompts.path=builtin:tiny_prompts_train", "32 of 32 evaluation prompts are also ppo prompts"),
         ("evaluation.prompts.path=builtin:tiny_prompts_heldout", "16 evaluation prompts: the win rate is known to ±19"),
-        ("reward=null", "section `ppo` needs section `reward`"),
-        ("preferences=null", "section `reward` needs section `preferences`"),
-        ("preferences.prompts=null", "give `data` (a file of pairs) or `prompts`"),
+        ("reward_model=null", "section `ppo` needs section `reward_model`"),
+        ("labels=null", "section `reward_model` needs section `labels`"),
+        ("labels.prompts=null", "give `data` (a file of pairs) or `prompts`"),
     ],
 )
 def test_what_would_go_wrong_is_said(override: str, warning: str, sound: dict[str, Any]):
@@ -157,7 +157,7 @@ def test_the_text_shows_every_stage(sound: dict[str, Any]):
     text = planned(sound).text()
     assert f"parameters  {WEIGHTS + HEAD:,} of which {WEIGHTS + HEAD:,} are trained" in text
     table = text.split("\n\n")[1].splitlines()
-    assert [line.split()[0] for line in table] == ["stage", "sft", "preferences", "reward", "ppo", "evaluation"]
+    assert [line.split()[0] for line in table] == ["stage", "sft", "labels", "reward_model", "ppo", "evaluation"]
 
 
 def test_the_text_tells_what_the_chat_template_does(sound: dict[str, Any]):

@@ -14,8 +14,8 @@ import pytest
 from tiny_run_settings import NAMES, write_rows
 
 from thumbs.config.base import build_config
+from thumbs.config.labels import PeopleConfig
 from thumbs.config.pipeline import PipelineConfig
-from thumbs.config.preferences import PeopleConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.preferences import PreferenceStore
 from thumbs.data.splits import is_heldout
@@ -59,11 +59,11 @@ def test_the_system_message_of_the_run_comes_first(sft: PolicySource):
 
 def test_scores_are_those_of_the_runs_reward_model(sft: PolicySource, tiny_run: Path):
     config = build_config(PipelineConfig, read_json(tiny_run / "config.json"))
-    assert config.preferences is not None
-    assert config.preferences.data is not None
-    pairs = PreferenceStore(tiny_run / "preferences" / "preferences.jsonl").load()
-    heldout = split(pairs, lambda pair: pair.prompt, config.preferences.data.holdout)[1]
-    known = read_json(tiny_run / "reward" / "done.json")["audit"]
+    assert config.labels is not None
+    assert config.labels.data is not None
+    pairs = PreferenceStore(tiny_run / "labels" / "preferences.jsonl").load()
+    heldout = split(pairs, lambda pair: pair.prompt, config.labels.data.holdout)[1]
+    known = read_json(tiny_run / "reward_model" / "done.json")["audit"]
     gaps = [float(np.diff(sft.score(pair.prompt, pair.replies)[::-1, 0])[0]) for pair in heldout]
     loss = np.mean([np.logaddexp(0, -gap) for gap in gaps])  # every first reply is the better one
     assert loss == pytest.approx(known["loss"], rel=1e-5)
@@ -88,9 +88,9 @@ def test_a_model_without_a_run_writes_and_does_not_score():
         source.score(ASK, [reply])
 
 
-@pytest.mark.parametrize("stage", ["reward", "dpo"])
+@pytest.mark.parametrize("stage", ["reward_model", "dpo"])
 def test_what_does_not_write_is_refused(tiny_run: Path, stage: str):
-    with pytest.raises(RunError, match="scores and does not write" if stage == "reward" else "no stage 'dpo'"):
+    with pytest.raises(RunError, match="scores and does not write" if stage == "reward_model" else "no stage 'dpo'"):
         open_stage(tiny_run, stage)
 
 
@@ -122,8 +122,8 @@ def test_the_second_iteration_asks_what_tells_the_reward_model_most(
         "run": str(tmp_path / "run"),
         "iterations": 2,
         "model": {"name": "byte-tiny", "lora": None},
-        "preferences": {"prompts": prompts, "sampling": short, "replies_per_prompt": 5, "people": asked},
-        "reward": {"batch_size": 4, **reward},
+        "labels": {"prompts": prompts, "sampling": short, "replies_per_prompt": 5, "people": asked},
+        "reward_model": {"batch_size": 4, **reward},
         "ppo": {"prompts": prompts, "steps": 1, "batch_size": 4, "minibatch_size": 4, "sampling": short},
     }
     people = Longer()
@@ -133,7 +133,7 @@ def test_the_second_iteration_asks_what_tells_the_reward_model_most(
     assert policies == {active: False, "random": True}
 
     engine = LocalEngine(ByteTokenizer().decode)
-    score = member_scorer(engine, open_reward_model(engine, run / "reward"), ByteTokenizer())
+    score = member_scorer(engine, open_reward_model(engine, run / "reward_model"), ByteTokenizer())
     chosen = next(one for one in people.asked[2] if one.chosen_by["drawn"] == "active")
     scores = score(chosen.pair.prompt, chosen.pair.replies)
     np.testing.assert_allclose(scores, chosen.chosen_by["scores"], rtol=1e-4, atol=1e-5)

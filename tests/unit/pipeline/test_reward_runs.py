@@ -41,7 +41,7 @@ def file(folder: Path, form: str) -> dict[str, Any]:
 
 
 def run(folder: Path, reward: dict[str, Any], **sections: Any) -> Path:
-    settings = {"run": str(folder / "run"), "model": MODEL, "reward": {"eval_every": 4, **reward}, **sections}
+    settings = {"run": str(folder / "run"), "model": MODEL, "reward_model": {"eval_every": 4, **reward}, **sections}
     return run_pipeline(build_config(PipelineConfig, settings))
 
 
@@ -63,15 +63,15 @@ def test_a_run_trains_from_a_file_and_the_next_stage_finds_it(
     tmp_path: Path, reward: dict[str, Any], form: str, kind: type
 ):
     path = run(tmp_path, reward | {"data": file(tmp_path, form)})
-    done = json.loads((path / "reward" / "done.json").read_text(encoding="utf-8"))
+    done = json.loads((path / "reward_model" / "done.json").read_text(encoding="utf-8"))
     assert done[form] + done[f"heldout_{form}"] == len(NAMES) * (2 if form == "ratings" else 1)
     assert ("audit" in done) == (form != "steps")
     assert isinstance(source(path), kind)
 
 
 def test_pairs_of_rankings_train_what_needs_pairs(tmp_path: Path):
-    path = run(tmp_path, {}, preferences={"data": file(tmp_path, "rankings"), "form": "rankings"})
-    done = json.loads((path / "reward" / "done.json").read_text(encoding="utf-8"))
+    path = run(tmp_path, {}, labels={"data": file(tmp_path, "rankings"), "form": "rankings"})
+    done = json.loads((path / "reward_model" / "done.json").read_text(encoding="utf-8"))
     assert done["pairs"] + done["heldout_pairs"] == 3 * len(NAMES)
     audited = audit_reward(path)
     assert audited["pairs"]["n"] == done["heldout_pairs"] == done["audit"]["n"]
@@ -81,7 +81,9 @@ def test_pairs_of_rankings_train_what_needs_pairs(tmp_path: Path):
 def test_an_audit_with_halves_is_kept_shown_and_reported(tmp_path: Path):
     path = run(tmp_path, {"loss": "ranked_pairs", "heads": 2, "data": file(tmp_path, "rankings"), "epochs": 2})
     audited = audit_reward(path, halves=True)
-    assert json.loads((path / "reward" / "audit.json").read_text(encoding="utf-8")) == json.loads(json.dumps(audited))
+    assert json.loads((path / "reward_model" / "audit.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(audited)
+    )
     assert audited["halves"]["n"] == audited["pairs"]["n"] > 0
     assert audit_reward(path, halves=True) == audited  # nothing is trained again
     shown = "\n".join(audit_lines(audited))
@@ -120,8 +122,8 @@ def test_halves_share_no_prompt(tmp_path: Path):
 @pytest.mark.parametrize(
     ("reward", "says"),
     [
-        ({"loss": "plackett_luce"}, "learns from rankings; give reward.data"),
-        ({"data": {"path": "x.jsonl"}}, "put data into the section `preferences`"),
+        ({"loss": "plackett_luce"}, "learns from rankings; give reward_model.data"),
+        ({"data": {"path": "x.jsonl"}}, "put data into the section `labels`"),
         ({"heads": 2, "adapters": 2}, "either several heads or several adapters"),
         ({"loss": "process", "data": {"path": "x"}, "heads": 2}, "process rewards have no ensembles"),
         ({"loss": "placket_luce"}, "plackett_luce"),
@@ -129,7 +131,7 @@ def test_halves_share_no_prompt(tmp_path: Path):
 )
 def test_settings_that_do_not_fit_are_refused(reward: dict[str, Any], says: str):
     with pytest.raises(ConfigError, match=says):
-        build_config(PipelineConfig, {"reward": reward})
+        build_config(PipelineConfig, {"reward_model": reward})
 
 
 def test_a_model_may_judge_the_pairs(tmp_path: Path):
@@ -137,9 +139,9 @@ def test_a_model_may_judge_the_pairs(tmp_path: Path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("Ana\nBen\n", encoding="utf-8")
     section = {"prompts": {"path": str(prompts)}, "judge_model": "byte-tiny", "sampling": {"max_new_tokens": 4}}
-    settings = {"run": str(tmp_path / "run"), "model": MODEL, "preferences": section}
+    settings = {"run": str(tmp_path / "run"), "model": MODEL, "labels": section}
     path = run_pipeline(build_config(PipelineConfig, settings))
-    rows = PreferenceStore(path / "preferences" / "preferences.jsonl").load()
+    rows = PreferenceStore(path / "labels" / "preferences.jsonl").load()
     assert rows
     for row in rows:
         (judgement,) = row.judgements
@@ -150,9 +152,9 @@ def test_a_model_may_judge_the_pairs(tmp_path: Path):
 def test_the_plan_counts_the_rows_of_a_file(tmp_path: Path):
     """A ranking of three replies, of which the longest has [BOS] prompt [SEP] reply [EOS], for each of two adapters."""
     reward = {"loss": "plackett_luce", "adapters": 2, "data": {**file(tmp_path, "rankings"), "holdout": 0.0}}
-    config = build_config(PipelineConfig, {"model": MODEL, "reward": {**reward, "epochs": 3, "batch_size": 5}})
+    config = build_config(PipelineConfig, {"model": MODEL, "reward_model": {**reward, "epochs": 3, "batch_size": 5}})
     (work,) = work_of(config, read_inputs(config, ByteTokenizer()))
     longest = [3 + len(name) + len("so-so") for name in NAMES]
-    assert (work.stage, work.rows, work.held, work.steps) == ("reward", 24, 0, 15)
+    assert (work.stage, work.rows, work.held, work.steps) == ("reward_model", 24, 0, 15)
     assert work.trained == pytest.approx(2 * 3 * 3 * sum(longest))
     assert work.new == pytest.approx(3 * sum(longest))

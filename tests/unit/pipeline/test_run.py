@@ -36,7 +36,7 @@ def test_settings_of_ppo_that_do_not_fit_stop_a_run_before_it_starts(
 
 def test_the_report_of_a_run_shows_the_audit_of_its_reward_model(tiny_run: Path, tmp_path: Path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    audit = read_json(run / "reward" / "done.json")["audit"]
+    audit = read_json(run / "reward_model" / "done.json")["audit"]
     page = build_report(run).read_text(encoding="utf-8")
     section = page.partition("Audit on held-out pairs")[2].partition("<h2>")[0]
     rows = dict(re.findall(r"<tr><td>([^<]+)</td><td class=\"n\">([^<]+)</td>", section))

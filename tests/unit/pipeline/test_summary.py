@@ -27,8 +27,8 @@ EVALUATION = {
 }
 DONE = {
     "sft": {"heldout_loss": 1.5, "time_s": 10.0},
-    "preferences": {"pairs": 70, "time_s": 4.0},
-    "reward": {"audit": AUDIT, "time_s": 5.0},
+    "labels": {"pairs": 70, "time_s": 4.0},
+    "reward_model": {"audit": AUDIT, "time_s": 5.0},
     "ppo": {"steps": 2, "last": {}, "time_s": 20.0},
     "evaluation": {**EVALUATION, "time_s": 1.0},
 }
@@ -76,11 +76,11 @@ def test_stages_that_did_not_run_leave_no_names(until: int, tmp_path: Path):
     summary = summarise(run_of(tmp_path, done), peak_rss=0)
     assert {name.partition(".")[2] for name in summary if name.startswith("time_s.")} == set(done)
     assert not any(name.startswith(("ppo.", "base.", "best_of_n.")) for name in summary)
-    assert ("reward.heldout_accuracy" in summary) == ("reward" in done)
+    assert ("reward.heldout_accuracy" in summary) == ("reward_model" in done)
 
 
 def test_no_heldout_pairs_leave_no_accuracy(tmp_path: Path):
-    summary = summarise(run_of(tmp_path, {"reward": {"pairs": 3, "time_s": 1.0}}), peak_rss=0)
+    summary = summarise(run_of(tmp_path, {"reward_model": {"pairs": 3, "time_s": 1.0}}), peak_rss=0)
     assert [name for name in summary if name.startswith("reward.")] == []
 
 
@@ -102,8 +102,8 @@ def test_a_real_run_has_the_names_that_the_demonstration_promises(tiny_run: Path
     summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
     promised = {
         "reward.heldout_accuracy", "sft.gold", "ppo.gold", "ppo.proxy", "best_of_n.gold", "ppo.kl",
-        "ppo.length_ratio", "ppo.distinct2_ratio", "ppo.win_rate", "time_s.sft", "time_s.preferences",
-        "time_s.reward", "time_s.ppo", "time_s.evaluation", "peak_rss_gib",
+        "ppo.length_ratio", "ppo.distinct2_ratio", "ppo.win_rate", "time_s.sft", "time_s.labels",
+        "time_s.reward_model", "time_s.ppo", "time_s.evaluation", "peak_rss_gib",
     }  # fmt: skip
     assert promised - set(summary) == set()
     assert all(math.isfinite(summary[name]) for name in promised - {"reward.heldout_accuracy"})

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from thumbs.cli.main import app
 from thumbs.config.base import build_config
+from thumbs.config.labels import PeopleConfig
 from thumbs.config.losses import HEAD_WEIGHTS
 from thumbs.config.pipeline import PipelineConfig
-from thumbs.config.preferences import PeopleConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle
 from thumbs.engine.local import LocalEngine
@@ -49,7 +49,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     return {
         "run": str(tmp_path / "run"),
         "model": {"name": "byte-tiny", "lora": None},
-        "preferences": {"data": {"path": str(pairs), "holdout": 0.3}},
+        "labels": {"data": {"path": str(pairs), "holdout": 0.3}},
     }
 
 
@@ -90,12 +90,12 @@ def ran(settings: dict[str, Any], people: Any = None) -> Trace:
 @pytest.mark.parametrize(
     ("section", "tie"),
     [
-        ({"reward": {"batch_size": 3, "eval_every": 2, "ties": "half"}}, "trained"),
-        ({"reward": {"batch_size": 3, "eval_every": 1, "patience": 1, "ties": "drop"}}, "a tie"),
-        ({"reward": {"batch_size": 3, "heads": 2}}, "trained"),
-        ({"preference": {"method": "dpo", "batch_size": 3, "eval_every": 2, "beta": 0.1}}, "a tie"),
-        ({"preference": {"method": "dpo", "batch_size": 3, "eval_every": 1, "optim": {"learning_rate": 0.1}}}, "a tie"),
-        ({"preference": {"method": "kto", "batch_size": 3, "eval_every": 2}}, "a tie"),
+        ({"reward_model": {"batch_size": 3, "eval_every": 2, "ties": "half"}}, "trained"),
+        ({"reward_model": {"batch_size": 3, "eval_every": 1, "patience": 1, "ties": "drop"}}, "a tie"),
+        ({"reward_model": {"batch_size": 3, "heads": 2}}, "trained"),
+        ({"direct": {"method": "dpo", "batch_size": 3, "eval_every": 2, "beta": 0.1}}, "a tie"),
+        ({"direct": {"method": "dpo", "batch_size": 3, "eval_every": 1, "optim": {"learning_rate": 0.1}}}, "a tie"),
+        ({"direct": {"method": "kto", "batch_size": 3, "eval_every": 2}}, "a tie"),
     ],
 )
 def test_the_labels_of_a_checkpoint_are_those_that_its_training_was_given(
@@ -135,41 +135,44 @@ class Fake:
 def loop(settings: dict[str, Any]) -> dict[str, Any]:
     prompts = {"path": settings["run"].replace("run", "prompts.txt"), "holdout": 0.3}
     people = {"prompts": prompts, "sampling": {"max_new_tokens": 6}, "people": {"pairs": 10, "project": "zoo"}}
-    return settings | {"iterations": 2, "preferences": people}
+    return settings | {"iterations": 2, "labels": people}
 
 
 def test_a_policy_of_two_iterations_comes_from_the_labels_of_both(
     loop: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     fed = Fed(monkeypatch)
-    trace = ran(loop | {"preference": {"method": "dpo", "batch_size": 3, "keep": "last"}}, Fake())
+    trace = ran(loop | {"direct": {"method": "dpo", "batch_size": 3, "keep": "last"}}, Fake())
     labels = [label.pair for label in trace.labels.values()]
     assert [label.iteration for label in trace.labels.values()] == [1] * 10 + [2] * 10
-    first, second = (trace.checkpoints[name] for name in ("preference", "iteration-2/preference"))
-    steps = read_json(trace.run / "preference" / "done.json")["steps"]
+    first, second = (trace.checkpoints[name] for name in ("direct", "iteration-2/direct"))
+    steps = read_json(trace.run / "direct" / "done.json")["steps"]
     assert set(first.trained) == fed.trained(labels, slice(0, steps))
     assert set(second.trained) == fed.trained(labels, slice(steps, None))
     assert set(first.trained) < set(second.trained)
-    assert trace.labels_behind("iteration-2/preference") == [i for i in trace.labels if i in set(second.trained)]
-    assert (first.start, second.start) == ("base", "preference")
+    assert trace.labels_behind("iteration-2/direct") == [i for i in trace.labels if i in set(second.trained)]
+    assert (first.start, second.start) == ("base", "direct")
     makers = {label.pair.replies[0].generator.checkpoint for label in trace.labels.values() if label.iteration == 2}
-    assert makers == {"preference/model"}
-    assert trace.shaped_by(first.trained[0]) == {"preference": "trained", "iteration-2/preference": "trained"}
-    assert trace.shaped_by(second.heldout[-1]) == {"iteration-2/preference": "held out"}
+    assert makers == {"direct/model"}
+    assert trace.shaped_by(first.trained[0]) == {"direct": "trained", "iteration-2/direct": "trained"}
+    assert trace.shaped_by(second.heldout[-1]) == {"iteration-2/direct": "held out"}
 
 
 def test_a_reward_model_passes_its_labels_on(loop: dict[str, Any]):
-    ppo = {"prompts": loop["preferences"]["prompts"], "steps": 1, "batch_size": 4, "minibatch_size": 4}
-    trace = ran(loop | {"reward": {"batch_size": 4}, "ppo": ppo | {"sampling": {"max_new_tokens": 4}}}, Fake())
-    assert list(trace.checkpoints) == ["reward", "ppo", "iteration-2/reward", "iteration-2/ppo"]
-    newest = next(label for label in trace.checkpoints["iteration-2/reward"].trained if label.endswith("@2"))
-    assert trace.shaped_by(newest) == {"iteration-2/reward": "trained", "iteration-2/ppo": "through iteration-2/reward"}
-    oldest = trace.checkpoints["reward"].trained[0]
+    ppo = {"prompts": loop["labels"]["prompts"], "steps": 1, "batch_size": 4, "minibatch_size": 4}
+    trace = ran(loop | {"reward_model": {"batch_size": 4}, "ppo": ppo | {"sampling": {"max_new_tokens": 4}}}, Fake())
+    assert list(trace.checkpoints) == ["reward_model", "ppo", "iteration-2/reward_model", "iteration-2/ppo"]
+    newest = next(label for label in trace.checkpoints["iteration-2/reward_model"].trained if label.endswith("@2"))
+    assert trace.shaped_by(newest) == {
+        "iteration-2/reward_model": "trained",
+        "iteration-2/ppo": "through iteration-2/reward_model",
+    }
+    oldest = trace.checkpoints["reward_model"].trained[0]
     assert trace.shaped_by(oldest) == {
-        "reward": "trained",
-        "ppo": "through reward",
-        "iteration-2/reward": "trained",
-        "iteration-2/ppo": "through iteration-2/reward and ppo",
+        "reward_model": "trained",
+        "ppo": "through reward_model",
+        "iteration-2/reward_model": "trained",
+        "iteration-2/ppo": "through iteration-2/reward_model and ppo",
     }
     assert [one.name for one in trace.made_of("iteration-2/ppo")] == list(trace.checkpoints)
     assert len(trace.labels_behind("ppo")) < len(trace.labels_behind("iteration-2/ppo"))
@@ -178,14 +181,14 @@ def test_a_reward_model_passes_its_labels_on(loop: dict[str, Any]):
 
 
 def test_a_policy_with_a_reward_of_its_own_has_no_labels_behind_it(settings: dict[str, Any]):
-    rule = {"rewards": [{"verifier": "regex", "pattern": "a"}]}
+    rule = {"reward": [{"verifier": "regex", "pattern": "a"}]}
     prompts = {"path": settings["run"].replace("run", "prompts.txt")}
     sizes = {"steps": 1, "batch_size": 4, "minibatch_size": 4, "group_size": 2, "sampling": {"max_new_tokens": 4}}
     group = {"prompts": prompts, **sizes}
-    trace = ran(settings | {"reward": {"batch_size": 4}, "group": group | rule})
+    trace = ran(settings | {"reward_model": {"batch_size": 4}, "group": group | rule})
     assert trace.labels_behind("group") == []
     assert trace.checkpoints["group"].other == ("regex",)
-    assert trace.labels_behind("reward")
+    assert trace.labels_behind("reward_model")
 
 
 def test_the_command_prints_the_tree_a_label_and_a_checkpoint(tiny_run: Path):
@@ -197,25 +200,25 @@ def test_the_command_prints_the_tree_a_label_and_a_checkpoint(tiny_run: Path):
     trace = trace_run(tiny_run)
     behind = trace.labels_behind("ppo")
     tree = said()
-    assert f"reward/model (bradley_terry): from sft; trained on {len(behind)} labels, chosen on" in tree
-    assert f"ppo/model: from sft; scored by reward/model; {len(behind)} labels behind it" in tree
+    assert f"reward_model/model (bradley_terry): from sft; trained on {len(behind)} labels, chosen on" in tree
+    assert f"ppo/model: from sft; scored by reward_model/model; {len(behind)} labels behind it" in tree
     listed = said("--checkpoint", "ppo/model")
     assert [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and " better" in line] == behind
     shown = said(behind[0])
     reply = trace.labels[behind[0]].pair.replies[1].text
-    assert all(text in shown for text in (behind[0], reply, "reward/model: trained", "ppo/model: through reward"))
+    assert all(text in shown for text in (behind[0], reply, "reward_model/model: trained", "ppo/model: through reward"))
     value = json.loads(said("--json"))
     assert value["checkpoints"]["ppo"]["labels"] == behind
-    assert value["labels"][behind[0]] == {"reward": "trained", "ppo": "through reward"}
+    assert value["labels"][behind[0]] == {"reward_model": "trained", "ppo": "through reward_model"}
     assert json.loads(said(behind[0], "--json"))["replies"][1]["text"] == reply
-    assert json.loads(said("--checkpoint", "reward", "--json"))["labels"] == behind
+    assert json.loads(said("--checkpoint", "reward_model", "--json"))["labels"] == behind
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (("no-such-label",), "is none of its"),
-        (("--checkpoint", "dpo"), "has no checkpoint 'dpo'; it has sft, reward, ppo"),
+        (("--checkpoint", "dpo"), "has no checkpoint 'dpo'; it has sft, reward_model, ppo"),
         (("x", "--checkpoint", "ppo"), "not both"),
     ],
 )

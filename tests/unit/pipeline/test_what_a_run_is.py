@@ -45,7 +45,7 @@ def group(folder: Path, **more: Any) -> dict[str, Any]:
     prompts = write_rows(folder / "prompts.jsonl", [{"prompt": name} for name in NAMES])
     return {
         "prompts": prompts,
-        "rewards": [{"verifier": "regex", "pattern": "a"}],
+        "reward": [{"verifier": "regex", "pattern": "a"}],
         "steps": 2,
         "batch_size": 4,
         "minibatch_size": 4,
@@ -120,7 +120,7 @@ def test_settings_of_a_stage_are_free_until_something_of_it_is_trained(tmp_path:
         with pytest.raises(RuntimeError, match="stopped"):
             go(config | {"group": group(tmp_path)})
     assert (run / "group" / "identity.json").exists()
-    changed = group(tmp_path, rewards=[{"verifier": "regex", "pattern": "b"}], steps=1)
+    changed = group(tmp_path, reward=[{"verifier": "regex", "pattern": "b"}], steps=1)
     go(config | {"group": changed})
     assert read_json(run / "group" / "done.json")["steps"] == 1
     assert mtimes(run / "sft") == trained
@@ -155,13 +155,13 @@ def test_the_source_of_a_reward_function_counts(tmp_path: Path, monkeypatch: pyt
     (tmp_path / f"{module}.py").write_text(CODE.format(module=module))
     (tmp_path / f"{module}_helper.py").write_text("def base():\n    return 1.0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    config = settings(tmp_path) | {"group": group(tmp_path, rewards=[{"function": f"{module}:polite"}])}
+    config = settings(tmp_path) | {"group": group(tmp_path, reward=[{"function": f"{module}:polite"}])}
     go(config)
     go(config)
     changed = tmp_path / f"{module.removesuffix('_rewards')}{file}"
     changed.write_text(changed.read_text() + "\n# another\n")
     name = changed.stem
-    with pytest.raises(RunError, match=rf"group\.rewards\.0\.function: {name} has changed since it was read"):
+    with pytest.raises(RunError, match=rf"group\.reward\.0\.function: {name} has changed since it was read"):
         go(config)
 
 
@@ -272,12 +272,12 @@ def ppo(folder: Path, **more: Any) -> dict[str, Any]:
 
 def online_dpo(folder: Path, steps: int = 2) -> dict[str, Any]:
     shared = group(folder, steps=steps)
-    online = {name: shared[name] for name in ("prompts", "rewards", "steps", "sampling")}
+    online = {name: shared[name] for name in ("prompts", "reward", "steps", "sampling")}
     optim = {"schedule": "constant", "warmup_fraction": 0.0}
     return {"method": "online_dpo", "batch_size": 4, "epochs": 1, "eval_every": 1, "optim": optim, "online": online}
 
 
-@pytest.mark.parametrize(("name", "section"), [("group", group), ("ppo", ppo), ("preference", online_dpo)])
+@pytest.mark.parametrize(("name", "section"), [("group", group), ("ppo", ppo), ("direct", online_dpo)])
 def test_steps_may_grow_and_the_numbers_are_those_of_one_run(
     tmp_path: Path, name: str, section: Callable[..., dict[str, Any]]
 ):
@@ -327,8 +327,8 @@ def test_an_evaluation_follows_the_models_that_grew(tmp_path: Path, capsys: pyte
 
 
 def test_what_lacks_another_section_stops_before_the_first_step(tmp_path: Path):
-    with pytest.raises(ConfigError, match="section `group` needs section `reward`"):
-        go(settings(tmp_path) | {"group": group(tmp_path, rewards=[])})
+    with pytest.raises(ConfigError, match="section `group` needs section `reward_model`"):
+        go(settings(tmp_path) | {"group": group(tmp_path, reward=[])})
     assert not (tmp_path / "run").exists()
 
 
@@ -338,13 +338,13 @@ def test_what_lacks_another_section_stops_before_the_first_step(tmp_path: Path):
         ({"function": "no_such_module:f"}, "no module 'no_such_module'"),
         ({"function": "my_rewards.py:f"}, "write my_rewards:f"),
         ({"function": "shutil:copyfile"}, "no signature that is understood"),
-        ({"judge": "no-such-model"}, "rewards.0.judge: unknown model"),
-        ({"model": "runs/none/reward"}, "rewards.0.model:"),
+        ({"judge": "no-such-model"}, "reward.0.judge: unknown model"),
+        ({"model": "runs/none/reward_model"}, "reward.0.model:"),
         ({"verifier": "regex", "pattern": "("}, "no regular expression"),
     ],
 )
 def test_every_name_of_a_reward_is_looked_up_before_the_first_step(tmp_path: Path, part: dict[str, Any], said: str):
-    config = settings(tmp_path) | {"group": group(tmp_path, rewards=[part])}
+    config = settings(tmp_path) | {"group": group(tmp_path, reward=[part])}
     with pytest.raises(ConfigError, match=said):
         go(config)
     with pytest.raises(ConfigError, match=said):

@@ -62,30 +62,30 @@ def test_sft_reads_the_held_out_rows_at_every_evaluation(folder: Path):
 
 def test_preferences_sample_replies_as_long_as_the_demonstrations(folder: Path):
     section = {"prompts": data(folder, "prompts"), "replies_per_prompt": 3, "pairs_per_prompt": 9}
-    _, _, work = measure({"sft": sft(folder), "preferences": section, "reward": {"epochs": 2, "batch_size": 8}})
-    found = work["preferences"]
+    _, _, work = measure({"sft": sft(folder), "labels": section, "reward_model": {"epochs": 2, "batch_size": 8}})
+    found = work["labels"]
     assert found.sampled == 10 * 3 * 4.0
     assert (found.sampling_rows, found.snapshots) == (30, 1)
     # three replies make three pairs, whatever pairs_per_prompt says; they and their prompt are computed once
-    assert (work["reward"].rows, work["reward"].steps) == (30, 8)
-    assert work["reward"].trained == 10 * 2 * (4 + 3 * 4.0)
-    assert work["reward"].new == 10 * (4 + 3 * 4.0)
+    assert (work["reward_model"].rows, work["reward_model"].steps) == (30, 8)
+    assert work["reward_model"].trained == 10 * 2 * (4 + 3 * 4.0)
+    assert work["reward_model"].new == 10 * (4 + 3 * 4.0)
 
 
 def test_without_demonstrations_a_reply_is_as_long_as_it_may_be(folder: Path):
     section = {"prompts": data(folder, "prompts"), "sampling": {"max_new_tokens": 7}}
-    _, _, work = measure({"preferences": section})
-    assert work["preferences"].sampled == 10 * 4 * 7
+    _, _, work = measure({"labels": section})
+    assert work["labels"].sampled == 10 * 4 * 7
 
 
 def test_pairs_of_a_file_are_split_by_prompt(folder: Path):
-    config, inputs, work = measure({"preferences": {"data": {**data(folder, "pairs"), "holdout": 0.5}}, "reward": {}})
+    config, inputs, work = measure({"labels": {"data": {**data(folder, "pairs"), "holdout": 0.5}}, "reward_model": {}})
     train, held = split_pairs(config, inputs)
     assert train + held == 10
     assert held > 0
-    assert work["preferences"] == Work("preferences", train, held)
-    assert work["reward"].trained == pytest.approx(train * (4 + 2 * 4.0))  # the prompt once, two replies
-    assert work["reward"].new == pytest.approx(10 * (4 + 2 * 4.0))
+    assert work["labels"] == Work("labels", train, held)
+    assert work["reward_model"].trained == pytest.approx(train * (4 + 2 * 4.0))  # the prompt once, two replies
+    assert work["reward_model"].new == pytest.approx(10 * (4 + 2 * 4.0))
 
 
 @pytest.mark.parametrize(("critic", "trained", "read"), [("shared", 1, 3), ("policy", 2, 4)])

@@ -32,8 +32,8 @@ def tiny_settings(folder: Path) -> dict[str, Any]:
         "system": "Greet.",
         "sft": {"data": {"path": demonstrations, "holdout": 0.3}, "epochs": 1, "batch_size": 4},
         # After two steps every sampled reply is noise, and any judge would call every pair a tie.
-        "preferences": {"data": {"path": pairs, "holdout": 0.3}},
-        "reward": {"batch_size": 4},
+        "labels": {"data": {"path": pairs, "holdout": 0.3}},
+        "reward_model": {"batch_size": 4},
         "ppo": {
             "prompts": {"path": prompts},
             "steps": 2,

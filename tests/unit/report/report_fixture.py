@@ -48,8 +48,8 @@ _SUMMARY = {
     "ppo.distinct2_ratio": 0.93,
     "ppo.win_rate": 0.78,
     "time_s.sft": 96.2,
-    "time_s.preferences": 141.0,
-    "time_s.reward": 118.5,
+    "time_s.labels": 141.0,
+    "time_s.reward_model": 118.5,
     "time_s.ppo": 430.1,
     "time_s.evaluation": 52.3,
     "peak_rss_gib": 2.13,
@@ -57,7 +57,7 @@ _SUMMARY = {
 
 
 def _write_training(run: RunFolder, rng: random.Random) -> None:
-    sft, reward, ppo = run.stage("sft"), run.stage("reward"), run.stage("ppo")
+    sft, reward, ppo = run.stage("sft"), run.stage("reward_model"), run.stage("ppo")
     for i in range(1, 61):
         values = {
             "sft/loss": 1.4 + 1.5 * math.exp(-i / 12) + rng.gauss(0, 0.09),
@@ -65,7 +65,7 @@ def _write_training(run: RunFolder, rng: random.Random) -> None:
         }
         sft.metrics.log(i, values | ({"sft/heldout_loss": 1.5 + 1.4 * math.exp(-i / 14)} if i % 10 == 0 else {}))
     sft.mark_done({})
-    run.stage("preferences").mark_done({})
+    run.stage("labels").mark_done({})
     for i in range(1, 81):
         rise = 1 - math.exp(-i / 18)
         values = {

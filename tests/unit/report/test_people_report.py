@@ -40,15 +40,15 @@ AUDIT = {
     ],
 )
 def test_labels_are_counted_and_so_are_people(tmp_path: Path, labels: dict[str, Any], sentence: str):
-    assert labels_sentence(run(tmp_path, {}, ("preferences", labels))) == sentence
+    assert labels_sentence(run(tmp_path, {}, ("labels", labels))) == sentence
 
 
 def test_the_last_reward_model_is_named_with_its_interval(tmp_path: Path):
     stages = [
-        ("preferences", told(30, ann=30)),
-        ("reward", {"audit": {**AUDIT, "n": 7}}),
-        ("iteration-2/preferences", told(20, ann=10, ben=10)),
-        ("iteration-2/reward", {"audit": AUDIT}),
+        ("labels", told(30, ann=30)),
+        ("reward_model", {"audit": {**AUDIT, "n": 7}}),
+        ("iteration-2/labels", told(20, ann=10, ben=10)),
+        ("iteration-2/reward_model", {"audit": AUDIT}),
     ]
     record = run(tmp_path, {}, *stages, iterations=2)
     said = "The reward model orders 75 % of 8 held-out pairs as they do (95 % interval 41 % to 93 %)."
@@ -57,7 +57,7 @@ def test_the_last_reward_model_is_named_with_its_interval(tmp_path: Path):
 
 
 def test_simulated_labels_are_not_called_peoples(tmp_path: Path):
-    assert labels_sentence(run(tmp_path, {}, ("preferences", {"pairs": 30, "ties": 0.0}))) == ""
+    assert labels_sentence(run(tmp_path, {}, ("labels", {"pairs": 30, "ties": 0.0}))) == ""
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_of_few_pairs_the_interval_decides(
 def test_nothing_is_wanted_of_a_gold_score_that_did_not_make_the_labels(tmp_path: Path, by_people: bool, wanted: str):
     write_json(tmp_path / "evaluation" / "results.json", {"judge": "vader", "systems": {}})
     labels = told(30, ann=30) if by_people else {"pairs": 30, "ties": 0.0}
-    record = run(tmp_path, {"sft.gold": 0.3, "ppo.gold": 0.7}, ("preferences", labels))
+    record = run(tmp_path, {"sft.gold": 0.3, "ppo.gold": 0.7}, ("labels", labels))
     (row,) = [row for row in headline_rows(record) if row.name == "ppo.gold"]
     assert row.wanted == wanted
     assert row.met is (None if by_people else True)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from reward_world import CHATS, END, PAD, REPLIES, SHAPE, chat_model, made_run, padded_scores, write_tokenizer
 from thumbs.cli.main import app
-from thumbs.config.rewards import RewardPart
+from thumbs.config.reward_parts import RewardPart
 from thumbs.data.tokenizers import load_tokenizer
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, ModelError
@@ -104,9 +104,9 @@ def test_what_thumbs_exported_scores_as_in_its_run(merge: bool, tmp_path: Path):
     base = published(tmp_path / "base")
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, pad_token_id=END)).save_pretrained(base)
     run = made_run(tmp_path / "run", base=base)
-    out = export(run, "reward", tmp_path / "out", merge=merge)
+    out = export(run, "reward_model", tmp_path / "out", merge=merge)
     rollouts = [rollout(CHATS[0]), rollout(CHATS[1], "length"), rollout(CHATS[2])]
-    expected = open_reward_model(LocalEngine(), run / "reward").score(rollouts)
+    expected = open_reward_model(LocalEngine(), run / "reward_model").score(rollouts)
     found = open_reward_model(LocalEngine(), out).score(rollouts)
     assert [score.value for score in found] == pytest.approx([score.parts["raw"] for score in expected], abs=1e-4)
 
@@ -180,7 +180,7 @@ def test_the_command_audits_a_classifier_on_a_file_of_pairs(tmp_path: Path):
     rows = [{"prompt": f"Hi {i}", "chosen": REPLIES[0], "rejected": REPLIES[i % 2 + 1] or "Bye."} for i in range(6)]
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = CliRunner().invoke(app, ["eval", "reward", str(folder), "--pairs", str(pairs)])
+    found = CliRunner().invoke(app, ["eval", "reward-model", str(folder), "--pairs", str(pairs)])
     assert found.exit_code == 0, found.output
     assert "6 pairs" in found.output
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
@@ -193,7 +193,7 @@ def test_the_command_audits_a_classifier_on_a_file_of_pairs(tmp_path: Path):
         right += pair[0] > pair[1]
     told = next(line for line in found.stdout.splitlines() if line.split()[:1] == ["accuracy"] and "pairs" in line)
     assert float(told.split()[1]) == pytest.approx(right / 6, abs=1e-3)
-    refused = CliRunner().invoke(app, ["eval", "reward", str(folder)])
+    refused = CliRunner().invoke(app, ["eval", "reward-model", str(folder)])
     assert refused.exit_code == 2
     assert "--pairs FILE" in refused.output
 

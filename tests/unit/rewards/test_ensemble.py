@@ -54,7 +54,7 @@ def test_members_are_normalised_each_by_itself_and_then_combined(combine: Any, v
 
 
 def test_members_lie_side_by_side():
-    assert [p.name for p in member_paths(Path("reward/model"), 3)] == ["model", "model-2", "model-3"]
+    assert [p.name for p in member_paths(Path("reward_model/model"), 3)] == ["model", "model-2", "model-3"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from byte_world import byte_context, user
-from thumbs.config.rewards import RewardPart
+from thumbs.config.reward_parts import RewardPart
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.records import Datum, ForwardOutput, Message, Rollout

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from thumbs.config.base import build_config
-from thumbs.config.rewards import RewardPart
+from thumbs.config.reward_parts import RewardPart
 from thumbs.data.prompts import read_prompt
 from thumbs.envs.named import load_callable
 from thumbs.errors import ConfigError, RewardError

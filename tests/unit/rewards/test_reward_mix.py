@@ -14,7 +14,7 @@ import torch
 from byte_world import byte_context
 from thumbs.config.base import build_config
 from thumbs.config.model import ModelConfig
-from thumbs.config.rewards import RewardPart
+from thumbs.config.reward_parts import RewardPart
 from thumbs.data.hf_tokenizer import HfTokenizer
 from thumbs.data.prompts import read_prompt
 from thumbs.engine.base import ModelSpec
@@ -193,7 +193,7 @@ def test_a_model_of_another_tokenizer_reads_the_text_anew(tmp_path: Path):
     """Its scores are those of its own tokens of the conversation, mixed with a rule on the policy's."""
     context = byte_context(tmp_path)
     other = ModelConfig(name=str(words_folder(tmp_path / "words")), lora=None, dtype="float32")
-    folder = trained_scorer(context, tmp_path / "reward", other)
+    folder = trained_scorer(context, tmp_path / "reward_model", other)
     mix = build_rewards(
         parts({"model": str(folder), "weight": 3.0}, {"function": "scoring_functions:brevity"}), context.engine, never
     )

@@ -18,8 +18,8 @@ from thumbs.envs.base import SingleTurn, Turn
 from thumbs.envs.tools import ToolUse, call_tool, describe
 from thumbs.errors import ConfigError, RewardError
 from thumbs.records import Message, Prompt, Sample
-from thumbs.rollout.collect import seed_of
 from thumbs.rollout.episodes import Episodes, open_episodes, play
+from thumbs.rollout.rounds import seed_of
 
 TOKENIZER = ByteTokenizer()
 PROMPT = Prompt("p", (Message("user", "hi"),), "7")

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from byte_world import byte_context, prompt
 from thumbs.config.base import build_config
+from thumbs.config.direct import DirectConfig
 from thumbs.config.group import GroupConfig
 from thumbs.config.losses import CrossEntropy
 from thumbs.config.ppo import PpoConfig
-from thumbs.config.preference import PreferenceMethodConfig
 from thumbs.config.rejection import RejectionConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import AdamStep, ModelSpec
@@ -86,7 +86,7 @@ def group(context: Context, steps: int) -> None:
 def online_dpo(context: Context, steps: int) -> None:
     online = {"prompts": {"path": "unused"}, "steps": steps, "sampling": {"max_new_tokens": 6}}
     settings = COMMON | {"method": "online_dpo", "batch_size": 4, "epochs": 1, "eval_every": 1, "online": online}
-    run_online_dpo(context, build_config(PreferenceMethodConfig, settings), CallableReward(odd), None, PROMPTS)
+    run_online_dpo(context, build_config(DirectConfig, settings), CallableReward(odd), None, PROMPTS)
 
 
 def rejection(context: Context, steps: int) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from byte_world import MAKER, byte_context, prompt
 from thumbs.config.base import build_config
+from thumbs.config.labels import LabelsConfig, PeopleConfig
 from thumbs.config.pipeline import PipelineConfig
-from thumbs.config.preferences import PeopleConfig, PreferenceConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.annotators import SimulatedAnnotator
 from thumbs.data.preferences import PreferenceStore
@@ -24,10 +24,10 @@ from thumbs.pipeline.run import check_active_choice, run_pipeline
 from thumbs.records import Judgement, Message, Preference, Reply
 from thumbs.stages import people as stage
 from thumbs.stages.context import Context
+from thumbs.stages.labels import sample_labels
 from thumbs.stages.people import Candidate, Labels, actively, as_drawn, ask_people
-from thumbs.stages.preferences import collect_preferences
 
-CONFIG = PreferenceConfig(replies_per_prompt=4, pairs_per_prompt=2, sampling=SamplingConfig(max_new_tokens=6))
+CONFIG = LabelsConfig(replies_per_prompt=4, pairs_per_prompt=2, sampling=SamplingConfig(max_new_tokens=6))
 PROMPTS = [prompt(name) for name in ("a", "bc", "def", "g", "hi", "jkl", "m")]
 Ask = Callable[[Iterator[Candidate]], Labels]
 
@@ -38,7 +38,7 @@ def _small_groups(monkeypatch: pytest.MonkeyPatch):
 
 
 def opened(folder: Path) -> tuple[Context, Path]:
-    context, start = byte_context(folder / "preferences"), folder / "sft" / "model"
+    context, start = byte_context(folder / "labels"), folder / "sft" / "model"
     if not start.exists():
         context.engine.save(context.engine.create(ModelSpec("sft", context.model)), start)
     return context, start
@@ -65,13 +65,13 @@ def first(number: int, seen: list[Candidate] | None = None) -> Ask:
 def test_people_get_the_pairs_that_simulated_annotators_get(tmp_path: Path):
     context, start = opened(tmp_path / "people")
     ask_people(context, CONFIG, start, PROMPTS, first(7), as_drawn)
-    asked = PreferenceStore(tmp_path / "people" / "preferences" / "preferences.jsonl").load()
+    asked = PreferenceStore(tmp_path / "people" / "labels" / "preferences.jsonl").load()
 
     context, start = opened(tmp_path / "simulated")
     longer = SimulatedAnnotator("a", lambda _, reply: float(len(reply)), 0.0, 0.0, 0)
     one = CONFIG.model_copy(update={"pairs_per_prompt": 1})
-    collect_preferences(context, one, start, PROMPTS, [longer], "")
-    others = PreferenceStore(tmp_path / "simulated" / "preferences" / "preferences.jsonl").load()
+    sample_labels(context, one, start, PROMPTS, [longer], "")
+    others = PreferenceStore(tmp_path / "simulated" / "labels" / "preferences.jsonl").load()
     assert [(p.id, p.prompt, p.replies) for p in asked] == [(p.id, p.prompt, p.replies) for p in others]
     assert {reply.generator.checkpoint for p in asked for reply in p.replies} == {"sft/model"}
 
@@ -160,7 +160,7 @@ def test_held_out_prompts_get_the_pair_that_was_drawn(tmp_path: Path):
 def settings(folder: Path, **people: object) -> PipelineConfig:
     prompts = {"path": "builtin:tiny_prompts_train"}
     raw = {"run": str(folder / "run"), "model": {"name": "byte-tiny", "lora": None}}
-    return build_config(PipelineConfig, raw | {"preferences": {"prompts": prompts, "people": people}})
+    return build_config(PipelineConfig, raw | {"labels": {"prompts": prompts, "people": people}})
 
 
 def test_a_run_without_anybody_who_asks_says_what_to_do(tmp_path: Path):
@@ -182,8 +182,8 @@ def test_a_finished_stage_needs_nobody(tmp_path: Path):
 @pytest.mark.parametrize(
     ("reward", "active", "reason"),
     [
-        (None, "uncertain", "give `reward`"),
-        ({}, "disagreement", r"set reward\.heads or reward\.adapters to 2"),
+        (None, "uncertain", "give `reward_model`"),
+        ({}, "disagreement", r"set reward_model\.heads or reward_model\.adapters to 2"),
         ({"heads": 2}, "disagreement", None),
         ({}, "uncertain", None),
     ],
@@ -191,7 +191,7 @@ def test_a_finished_stage_needs_nobody(tmp_path: Path):
 def test_an_active_choice_needs_a_model_that_can_choose(
     tmp_path: Path, reward: dict | None, active: str, reason: str | None
 ):
-    raw = settings(tmp_path, active=active).model_dump(mode="json") | {"reward": reward}
+    raw = settings(tmp_path, active=active).model_dump(mode="json") | {"reward_model": reward}
     config = build_config(PipelineConfig, raw)
     if reason is None:
         check_active_choice(config)
@@ -203,4 +203,4 @@ def test_an_active_choice_needs_a_model_that_can_choose(
 @pytest.mark.parametrize("other", [{"data": {"path": "pairs.jsonl"}}, {"judge_model": "smollm2-135m"}])
 def test_people_and_another_source_of_labels_exclude_each_other(other: dict):
     with pytest.raises(ConfigError, match="leave out either `people` or"):
-        build_config(PreferenceConfig, {"people": {}} | other)
+        build_config(LabelsConfig, {"people": {}} | other)

@@ -13,7 +13,7 @@ import pytest
 from byte_world import MAKER, pair, user
 from thumbs.config.data import DataConfig
 from thumbs.config.losses import HEAD_WEIGHTS
-from thumbs.config.reward import RewardConfig
+from thumbs.config.reward_model import RewardModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import DataError
 from thumbs.records import Ranking, RankJudgement, Rating, RatingJudgement, Reply, StepJudgement, SteppedReply
@@ -23,9 +23,9 @@ TOKENIZER = ByteTokenizer()
 FILE = DataConfig(path="unused")
 
 
-def config(loss: Any, **more: Any) -> RewardConfig:
+def config(loss: Any, **more: Any) -> RewardModelConfig:
     pairs = loss.endswith("bradley_terry")
-    return RewardConfig(loss=loss, data=None if pairs else FILE, **more)
+    return RewardModelConfig(loss=loss, data=None if pairs else FILE, **more)
 
 
 def ranking(*ranks: tuple[int | None, ...]) -> Ranking:
@@ -39,7 +39,7 @@ def rating(*values: float) -> Rating:
     )
 
 
-def data_of(rows: list[Row], settings: RewardConfig, scale: Scale | None = None) -> list[Any]:
+def data_of(rows: list[Row], settings: RewardModelConfig, scale: Scale | None = None) -> list[Any]:
     return item_data(read_items(TOKENIZER, rows, settings, scale or Scale()))
 
 

@@ -11,7 +11,7 @@ from byte_world import MAKER, pair, prompt, user
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.records import Message, Reply, Sample
-from thumbs.rollout.collect import collect
+from thumbs.rollout.rounds import collect
 from thumbs.rollout.sampler import DecodingParams
 from thumbs.stages.sequences import conversation_tokens, pair_tokens, reply_tokens
 

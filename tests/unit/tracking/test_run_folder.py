@@ -37,13 +37,13 @@ def test_the_same_config_continues_and_keeps_the_date(tmp_path: Path) -> None:
 
 def test_a_changed_config_is_refused_by_key_and_value(tmp_path: Path) -> None:
     RunFolder(tmp_path).open(CONFIG).close()
-    changed = {**CONFIG, "ppo": {"steps": 50, "sampling": {}}, "reward": {"epochs": 1}}
+    changed = {**CONFIG, "ppo": {"steps": 50, "sampling": {}}, "reward_model": {"epochs": 1}}
     with pytest.raises(RunError) as caught:
         RunFolder(tmp_path).open(changed)
     message = str(caught.value)
     assert "ppo.steps: 40 there, 50 now" in message
     assert "ppo.sampling.stop: ['a', 'b'] there, not set now" in message
-    assert "reward.epochs: not set there, 1 now" in message
+    assert "reward_model.epochs: not set there, 1 now" in message
     assert "seed" not in message
     RunFolder(tmp_path).open(changed, allow_changed=True).close()
     RunFolder(tmp_path).open(changed).close()
@@ -88,9 +88,9 @@ def test_a_killed_process_releases_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_stage_is_done_only_when_marked(tmp_path: Path) -> None:
-    stage = RunFolder(tmp_path).stage("reward")
+    stage = RunFolder(tmp_path).stage("reward_model")
     assert not stage.is_done()
-    with pytest.raises(RunError, match=r"'reward' .* is not complete"):
+    with pytest.raises(RunError, match=r"'reward_model' .* is not complete"):
         stage.results()
     stage.mark_done({"accuracy": 0.9})
     assert stage.is_done()

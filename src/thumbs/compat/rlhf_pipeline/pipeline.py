@@ -33,10 +33,10 @@ from thumbs.models.precision import device as fastest_device
 from thumbs.records import Prompt
 from thumbs.rewards.model import RewardModel
 from thumbs.stages.context import Context
+from thumbs.stages.direct import run_direct
 from thumbs.stages.kto import judged_of_pairs, run_kto
 from thumbs.stages.ppo_run import CRITIC, run_ppo
-from thumbs.stages.preference import run_preference
-from thumbs.stages.reward import run_reward
+from thumbs.stages.reward_model import run_reward_model
 from thumbs.stages.sft import run_sft
 from thumbs.tracking.files import write_json
 from thumbs.tracking.run_folder import StageFolder
@@ -215,7 +215,7 @@ class RLHFPipeline:
                 if method == "kto":
                     results = run_kto(context, settings, None, *(judged_of_pairs(part) for part in rows))
                 else:
-                    results = run_preference(context, settings, None, *rows)
+                    results = run_direct(context, settings, None, *rows)
                 self._write(context, output, method, results["best_step"])
                 return results
 
@@ -225,7 +225,7 @@ class RLHFPipeline:
         self, context: Context, start: Path | None, rows: tuple[list[Any], list[Any]], output: Path
     ) -> dict[str, Any]:
         settings, loss = stages.reward_settings(self.config)
-        results = run_reward(context, settings, start, *rows, loss=loss)
+        results = run_reward_model(context, settings, start, *rows, loss=loss)
         score = {"mean": results["score_mean"], "std": results["score_std"]}
         self._write(context, output, "reward", results["best_step"], score=score)
         return results

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from thumbs.compat.rlhf_pipeline.settings import RLHFConfig
 from thumbs.config.data import DataConfig
+from thumbs.config.direct import DirectConfig
 from thumbs.config.losses import PairObjective
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, PpoConfig
-from thumbs.config.preference import PreferenceMethodConfig
-from thumbs.config.reward import REWARD_METHODS, RewardConfig
+from thumbs.config.reward_model import REWARD_METHODS, RewardModelConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.sft import SftConfig
 from thumbs.data.tokenizers import Tokenizer
@@ -46,7 +46,7 @@ def sft_settings(c: RLHFConfig) -> SftConfig:
     )
 
 
-def reward_settings(c: RLHFConfig) -> tuple[RewardConfig, PairObjective | None]:
+def reward_settings(c: RLHFConfig) -> tuple[RewardModelConfig, PairObjective | None]:
     """The reward model's settings, and the registered objective that takes the place of its loss."""
     own = registered_objectives()
     ours = [method.name for method in REWARD_METHODS if method.form == "pairs"]
@@ -57,7 +57,7 @@ def reward_settings(c: RLHFConfig) -> tuple[RewardConfig, PairObjective | None]:
         )
     is_own = c.reward_objective in own
     fields: dict[str, Any] = {} if is_own else {"loss": c.reward_objective}
-    settings = RewardConfig(
+    settings = RewardModelConfig(
         epochs=c.reward_epochs,
         batch_size=c.reward_batch_size,
         optim=AdamConfig(learning_rate=c.reward_lr, head_learning_rate=max(c.reward_lr, HEAD_RATE)),
@@ -82,9 +82,9 @@ def ppo_settings(c: RLHFConfig, iterations: int, max_new_tokens: int) -> PpoConf
     )
 
 
-def preference_settings(c: RLHFConfig, method: str) -> PreferenceMethodConfig:
+def preference_settings(c: RLHFConfig, method: str) -> DirectConfig:
     """DPO's or KTO's settings: linear warm-up, cosine decay, the best checkpoint by held-out loss."""
-    return PreferenceMethodConfig(
+    return DirectConfig(
         method=method,
         beta=c.preference_beta,
         epochs=c.preference_epochs,

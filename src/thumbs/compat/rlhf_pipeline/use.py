@@ -15,8 +15,8 @@ from thumbs.engine.local import LocalEngine
 from thumbs.errors import DataError
 from thumbs.evaluation.text import bleu, rouge
 from thumbs.records import Datum, Prompt
-from thumbs.rollout.collect import collect, seed_of
 from thumbs.rollout.native import NativeSampler
+from thumbs.rollout.rounds import collect, seed_of
 
 
 @dataclass(frozen=True)

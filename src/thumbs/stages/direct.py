@@ -3,7 +3,7 @@
     reference logprobs, once → batch of pairs → loss of the method → held-out loss and accuracy now and then
 
 The reference is the policy before its first step. Formulas are in `functional/preference_losses.py`, presets in
-`config/preference_methods.py`. Sums of logprobs run over the whole reply.
+`config/direct_methods.py`. Sums of logprobs run over the whole reply.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from thumbs.config.preference import PreferenceMethodConfig
+from thumbs.config.direct import DirectConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.records import Preference
 from thumbs.stages.answers import AnswerPair, pairs_with_reference, read_answer_pairs, reply_logprobs, summed
 from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
+from thumbs.stages.direct_batch import SORTS, loss_on, pair_data, pair_metrics
+from thumbs.stages.direct_watch import State, Watch
 from thumbs.stages.pairs import by_prompt, distinct_tokens
-from thumbs.stages.preference_batch import SORTS, loss_on, pair_data, pair_metrics
-from thumbs.stages.preference_watch import State, Watch
 from thumbs.tracking.progress import Progress
 
 
-def run_preference(
+def run_direct(
     context: Context,
-    config: PreferenceMethodConfig,
+    config: DirectConfig,
     start: Path | None,
     train: Sequence[Preference],
     heldout: Sequence[Preference] = (),
@@ -76,7 +76,7 @@ class PairTraining:
     """One run's fixed parts."""
 
     context: Context
-    config: PreferenceMethodConfig
+    config: DirectConfig
     policy: Handle
     steps: int
 

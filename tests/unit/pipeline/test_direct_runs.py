@@ -31,8 +31,8 @@ def folder(tmp_path: Path) -> Path:
 def trained(folder: Path, sections: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """done.json and the log of the preference stage."""
     config = {"run": str(folder / "run"), "model": {"name": "byte-tiny", "lora": None}, **sections}
-    run = run_pipeline(build_config(PipelineConfig, config), until="preference")
-    return read_json(run / "preference" / "done.json"), StageFolder(run / "preference").metrics.read()
+    run = run_pipeline(build_config(PipelineConfig, config), until="direct")
+    return read_json(run / "direct" / "done.json"), StageFolder(run / "direct").metrics.read()
 
 
 def pairs_of(folder: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def pairs_of(folder: Path) -> dict[str, Any]:
 
 
 def test_pairs_are_split_by_prompt_and_the_held_out_ones_measured(folder: Path):
-    done, log = trained(folder, {"preferences": pairs_of(folder), "preference": {"eval_every": 1, "batch_size": 4}})
+    done, log = trained(folder, {"labels": pairs_of(folder), "direct": {"eval_every": 1, "batch_size": 4}})
     assert done["pairs"] + done["heldout_pairs"] == len(WORDS)
     assert min(done["pairs"], done["heldout_pairs"]) >= 2
     assert [record["step"] for record in log if "preference/heldout_accuracy" in record] == list(range(len(log)))
@@ -49,13 +49,13 @@ def test_pairs_are_split_by_prompt_and_the_held_out_ones_measured(folder: Path):
 
 def test_kto_reads_a_file_of_single_replies_without_any_pairs(folder: Path):
     unpaired = {"path": str(folder / "judged.jsonl"), "holdout": 0.4}
-    done, _ = trained(folder, {"preference": {"method": "kto", "unpaired": unpaired, "batch_size": 4}})
+    done, _ = trained(folder, {"direct": {"method": "kto", "unpaired": unpaired, "batch_size": 4}})
     assert done["replies"] + done["heldout_replies"] == len(WORDS)
     assert 0 < done["desirable"] < done["replies"]
 
 
 def test_kto_takes_both_sides_of_the_runs_pairs(folder: Path):
-    done, _ = trained(folder, {"preferences": pairs_of(folder), "preference": {"method": "kto"}})
+    done, _ = trained(folder, {"labels": pairs_of(folder), "direct": {"method": "kto"}})
     assert done["replies"] + done["heldout_replies"] == 2 * len(WORDS)
     assert done["desirable"] == done["replies"] / 2
 
@@ -63,7 +63,7 @@ def test_kto_takes_both_sides_of_the_runs_pairs(folder: Path):
 def test_online_dpo_asks_the_runs_reward_and_is_measured_on_its_held_out_pairs(folder: Path):
     online = {"prompts": {"path": str(folder / "prompts.jsonl")}, "steps": 2, "sampling": {"max_new_tokens": 4}}
     preference = {"method": "online_dpo", "online": online, "batch_size": 4, "eval_every": 1}
-    sections = {"preferences": pairs_of(folder), "reward": {"batch_size": 4}, "preference": preference}
+    sections = {"labels": pairs_of(folder), "reward_model": {"batch_size": 4}, "direct": preference}
     done, log = trained(folder, sections)
     assert (done["steps"], done["best_step"]) == (2, 2)
     assert [record["step"] for record in log if "preference/heldout_loss" in record] == [0, 1, 2]

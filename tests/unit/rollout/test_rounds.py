@@ -8,8 +8,8 @@ from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.envs.base import SingleTurn
 from thumbs.errors import ConfigError
 from thumbs.records import Message, Prompt, Sample
-from thumbs.rollout.collect import collect, require_unwarped, sampling_params, seed_of
 from thumbs.rollout.episodes import Episodes, play
+from thumbs.rollout.rounds import collect, require_unwarped, sampling_params, seed_of
 
 TOKENIZER = ByteTokenizer()
 

@@ -11,17 +11,17 @@ from test_ppo_learns import LETTERS, QUESTIONS, answers, letters_policy
 
 from byte_world import byte_context, pair, prompt
 from thumbs.config.data import DataConfig
+from thumbs.config.direct import DirectConfig, OnlineConfig
+from thumbs.config.direct_methods import DIRECT_METHODS
 from thumbs.config.optim import AdamConfig
-from thumbs.config.preference import OnlineConfig, PreferenceMethodConfig
-from thumbs.config.preference_methods import PREFERENCE_METHODS
 from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.records import Preference
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.context import Context
+from thumbs.stages.direct import run_direct
 from thumbs.stages.kto import judged_of_pairs, run_kto
 from thumbs.stages.online_dpo import run_online_dpo
-from thumbs.stages.preference import run_preference
 from thumbs.tracking.metrics import METRICS
 
 PAID = {"x": "e", "y": "c"}
@@ -62,14 +62,14 @@ def shares(context: Context, checkpoint: Path) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("method", [name for name, preset in PREFERENCE_METHODS.items() if preset.data == "pairs"])
+@pytest.mark.parametrize("method", [name for name, preset in DIRECT_METHODS.items() if preset.data == "pairs"])
 def test_every_method_of_pairs_comes_to_prefer_the_paid_answer(tmp_path: Path, start: Path, method: str):
     context = byte_context(tmp_path)
     optim = AdamConfig(learning_rate=1e-3, schedule="constant")
-    config = PreferenceMethodConfig(
+    config = DirectConfig(
         method=method, epochs=STEPS, batch_size=14, optim=optim, eval_every=STEPS, **SETTINGS.get(method, {})
     )
-    run_preference(context, config, start, paid_pairs(), paid_pairs(4))
+    run_direct(context, config, start, paid_pairs(), paid_pairs(4))
     before, after = shares(context, start), shares(context, context.best)
     records = context.folder.metrics.read()
     assert max(before) < 0.2
@@ -82,7 +82,7 @@ def test_every_method_of_pairs_comes_to_prefer_the_paid_answer(tmp_path: Path, s
 def test_kto_comes_to_prefer_the_paid_answer(tmp_path: Path, start: Path):
     context = byte_context(tmp_path)
     optim = AdamConfig(learning_rate=1e-3, schedule="constant")
-    config = PreferenceMethodConfig(method="kto", epochs=STEPS, batch_size=28, optim=optim, eval_every=STEPS)
+    config = DirectConfig(method="kto", epochs=STEPS, batch_size=28, optim=optim, eval_every=STEPS)
     run_kto(context, config, start, judged_of_pairs(paid_pairs()), judged_of_pairs(paid_pairs(4)))
     before, after = shares(context, start), shares(context, context.best)
     records = context.folder.metrics.read()
@@ -93,7 +93,7 @@ def test_kto_comes_to_prefer_the_paid_answer(tmp_path: Path, start: Path):
 
 def test_online_dpo_finds_the_paid_answer_by_itself(tmp_path: Path, start: Path):
     context = byte_context(tmp_path)
-    config = PreferenceMethodConfig(
+    config = DirectConfig(
         method="online_dpo",
         batch_size=16,
         optim=AdamConfig(learning_rate=1e-3, schedule="constant"),
@@ -129,8 +129,8 @@ def test_dpo_reaches_the_policy_that_its_pairs_describe(tmp_path: Path, start: P
     reference = context.engine.create(ModelSpec("r", context.model, start=start))
     lifted = answers(context, reference, "x")[LETTERS] * np.exp(np.linspace(-1, 1, 8) / beta)
     best = lifted / lifted.sum()
-    config = PreferenceMethodConfig(epochs=4, batch_size=84, beta=beta, optim=AdamConfig(learning_rate=1e-4))
-    run_preference(context, config, start, pairs)
+    config = DirectConfig(epochs=4, batch_size=84, beta=beta, optim=AdamConfig(learning_rate=1e-4))
+    run_direct(context, config, start, pairs)
     policy = context.engine.create(ModelSpec("p", context.model, start=context.best))
     found, was = (answers(context, handle, "x")[LETTERS] for handle in (policy, reference))
     far, near = (np.abs(best - p / p.sum()).sum() / 2 for p in (was, found))

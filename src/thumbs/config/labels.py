@@ -39,7 +39,7 @@ class PeopleConfig(Frozen):
     """active: probability that a pair is drawn at random all the same."""
 
 
-class PreferenceConfig(Frozen):
+class LabelsConfig(Frozen):
     """Pairs for the reward model: either a file of preferences, or sampled from the SFT model and judged."""
 
     data: DataConfig | None = None
@@ -70,7 +70,7 @@ class PreferenceConfig(Frozen):
     """People who judge the pairs; null: simulated annotators, or `judge_model`."""
 
     @model_validator(mode="after")
-    def _check(self) -> PreferenceConfig:
+    def _check(self) -> LabelsConfig:
         if self.people is not None and (self.data is not None or self.judge_model is not None):
             other = "data" if self.data is not None else "judge_model"
             raise ValueError(f"`people` judge pairs that are sampled; leave out either `people` or `{other}`")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from thumbs.config.base import Frozen
+from thumbs.config.former_names import REWARD_MODELS
 
-RUNS_OWN = "reward"
+RUNS_OWN = "reward_model"
 """The name of the run's own reward model."""
 
 KINDS = ("model", "function", "verifier", "judge", "environment")
@@ -22,8 +23,10 @@ class RewardPart(Frozen):
     weight: float = 1.0
     """What the part is multiplied by before the parts are added (score units)."""
     model: str | None = None
-    """A trained reward model: `reward` for that of the run, the `reward` folder of another run, or the folder or hub
-    name of a sequence classifier with one label. Other models than the run's read text with their own tokenizer."""
+    """A trained reward model: `reward_model` for that of the run, the `reward_model` folder of another run, or the
+    folder or hub name of a sequence classifier with one label. Other models than the run's read text with their own
+    tokenizer.
+    """
     function: str | None = None
     """A Python function (`module:name`). f(rollout) gives a number, or one number for each sampled token; as in TRL,
     f(prompts, completions, **columns) gives a number for each reply, or None for one that it has nothing to say of.
@@ -38,6 +41,11 @@ class RewardPart(Frozen):
     """A model (catalog name or folder) that grades the reply."""
     environment: bool = False
     """The rewards that the environment gave, each at the end of its turn."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _current_name(cls, given: Any) -> Any:
+        return REWARD_MODELS.get(given, given) if isinstance(given, str) else given
 
     @property
     def kind(self) -> str:
@@ -59,14 +67,14 @@ class RewardPart(Frozen):
         return None
 
 
-def rewards_misfit(section: str, parts: tuple[RewardPart, ...], *, has_environment: bool) -> str | None:
+def reward_misfit(section: str, parts: tuple[RewardPart, ...], *, has_environment: bool) -> str | None:
     """What is wrong with the rewards of a section; None where they fit."""
     for number, part in enumerate(parts):
         if misfit := part.misfit():
-            return f"{section}.rewards[{number}]: {misfit}"
+            return f"{section}.reward[{number}]: {misfit}"
         if part.environment and not has_environment:
-            return f"{section}.rewards[{number}]: environment needs {section}.environment"
+            return f"{section}.reward[{number}]: environment needs {section}.environment"
     titles = [part.title for part in parts]
     if twice := sorted({title for title in titles if titles.count(title) > 1}):
-        return f"{section}.rewards: {', '.join(twice)} comes twice; give each part a `name`"
+        return f"{section}.reward: {', '.join(twice)} comes twice; give each part a `name`"
     return None

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from byte_world import byte_context, prompt
-from thumbs.config.preferences import PreferenceConfig
+from thumbs.config.labels import LabelsConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.annotators import SimulatedAnnotator
 from thumbs.engine.base import ModelSpec
-from thumbs.stages import preferences as stage
+from thumbs.stages import labels as stage
 
-CONFIG = PreferenceConfig(replies_per_prompt=4, pairs_per_prompt=3, sampling=SamplingConfig(max_new_tokens=6))
+CONFIG = LabelsConfig(replies_per_prompt=4, pairs_per_prompt=3, sampling=SamplingConfig(max_new_tokens=6))
 PROMPTS = [prompt(name) for name in ("a", "bc", "def", "g", "hi", "jkl", "m")]
 
 
@@ -32,7 +32,7 @@ def collected(folder: Path) -> bytes:
     if not start.exists():
         context.engine.save(context.engine.create(ModelSpec("sft", context.model)), start)
     annotators = [SimulatedAnnotator(f"a{i}", length_judge, 0.1, 0.5, i) for i in range(2)]
-    stage.collect_preferences(context, CONFIG, start, PROMPTS, annotators, "2026-01-01")
+    stage.sample_labels(context, CONFIG, start, PROMPTS, annotators, "2026-01-01")
     return (folder / "preferences.jsonl").read_bytes()
 
 

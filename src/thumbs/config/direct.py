@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from thumbs.config.base import Frozen
 from thumbs.config.data import DataConfig
+from thumbs.config.direct_methods import DIRECT_METHODS, SETTINGS, DirectMethod
 from thumbs.config.losses import Kto, PreferencePairs
 from thumbs.config.optim import AdamConfig
-from thumbs.config.preference_methods import PREFERENCE_METHODS, SETTINGS, PreferenceMethod
-from thumbs.config.rewards import RewardPart, rewards_misfit
+from thumbs.config.reward_parts import RewardPart, reward_misfit
 from thumbs.config.sampling import SamplingConfig
 from thumbs.errors import ConfigError
 
@@ -22,7 +22,7 @@ class OnlineConfig(Frozen):
 
     prompts: DataConfig
     """Prompts to reply to."""
-    rewards: tuple[RewardPart, ...] = ()
+    reward: tuple[RewardPart, ...] = ()
     """Parts of a reply's score (a judge, a model, a function, a rule), added up; none: the run's reward model."""
     steps: int = Field(default=40, ge=1)
     """Rounds of replies and update; each round takes `batch_size` prompts."""
@@ -32,11 +32,11 @@ class OnlineConfig(Frozen):
     """How the replies are drawn."""
 
 
-class PreferenceMethodConfig(Frozen):
+class DirectConfig(Frozen):
     """A policy from preferences, without a reward model; `method` names the preset, null is the method's own value."""
 
     method: str = "dpo"
-    """Name of a method of docs/guides/preference.md: dpo, simpo, orpo, kto, online_dpo and so on."""
+    """Name of a method of docs/guides/direct.md: dpo, simpo, orpo, kto, online_dpo and so on."""
     beta: float | None = Field(default=None, gt=0)
     """Price of a nat of distance from the reference (score units); for methods without one, the scale of logprobs."""
     label_smoothing: float | None = Field(default=None, gt=0, lt=0.5)
@@ -73,9 +73,9 @@ class PreferenceMethodConfig(Frozen):
     """Weights that stay: of the lowest held-out loss, or the last; online and without held-out data it is the last."""
 
     @property
-    def preset(self) -> PreferenceMethod:
+    def preset(self) -> DirectMethod:
         """The method."""
-        return PREFERENCE_METHODS[self.method]
+        return DIRECT_METHODS[self.method]
 
     def settings(self) -> dict[str, float | str]:
         """Value of each setting that the method reads."""
@@ -96,11 +96,11 @@ class PreferenceMethodConfig(Frozen):
         return Kto.model_validate(self.settings())
 
     @model_validator(mode="after")
-    def _fits(self) -> PreferenceMethodConfig:
-        if self.method not in PREFERENCE_METHODS:
-            close = difflib.get_close_matches(self.method, PREFERENCE_METHODS, n=1)
+    def _fits(self) -> DirectConfig:
+        if self.method not in DIRECT_METHODS:
+            close = difflib.get_close_matches(self.method, DIRECT_METHODS, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"no method {self.method!r}; {hint}the methods are {', '.join(PREFERENCE_METHODS)}")
+            raise ConfigError(f"no method {self.method!r}; {hint}the methods are {', '.join(DIRECT_METHODS)}")
         preset = self.preset
         known = [*preset.reads, *{"replies": ("unpaired",), "rollouts": ("online",)}.get(preset.data, ())]
         strange = [name for name in (*SETTINGS, "unpaired", "online") if self.given(name) and name not in known]
@@ -109,7 +109,7 @@ class PreferenceMethodConfig(Frozen):
         if preset.data == "rollouts" and self.online is None:
             raise ConfigError(f"method={self.method} needs `online`, which says what prompts it replies to")
         if self.online is not None and (
-            found := rewards_misfit("preference.online", self.online.rewards, has_environment=False)
+            found := reward_misfit("direct.online", self.online.reward, has_environment=False)
         ):
             raise ConfigError(found)
         if self.given("alpha") and self.divergence != "alpha":

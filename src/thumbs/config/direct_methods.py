@@ -15,7 +15,7 @@ Ready = Literal["plain", "baseline", "sorted_margins", "sorted_sides"]
 
 
 @dataclass(frozen=True)
-class PreferenceMethod(Method):
+class DirectMethod(Method):
     """A method of this family.
 
     reads: the settings that it knows and their defaults; the first is always beta. formula: the name of its loss.
@@ -35,21 +35,21 @@ _SFT = {"sft_coef": 0.0}
 _DIVERGENCE = {"divergence": "reverse_kl", "alpha": 0.5}
 
 _LISTED = (
-    PreferenceMethod(
+    DirectMethod(
         "dpo",
         "Direct preference optimisation",
         "arXiv:2305.18290, eq. 7; divergences arXiv:2309.16240",
         "logistic loss on log-ratios against the reference; the one to start with",
         {"beta": 0.1, **_DIVERGENCE, **_SFT},
     ),
-    PreferenceMethod(
+    DirectMethod(
         "cdpo",
         "Conservative DPO",
         "Mitchell 2023, A note on DPO with noisy preferences",
         "a share of the labels is taken to be wrong, so margins stop growing",
         {"beta": 0.1, "label_smoothing": 0.1, **_DIVERGENCE, **_SFT},
     ),
-    PreferenceMethod(
+    DirectMethod(
         "robust",
         "Robust DPO",
         "arXiv:2403.00409",
@@ -57,14 +57,14 @@ _LISTED = (
         {"beta": 0.1, "label_smoothing": 0.1, **_SFT},
         formula="robust",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "rpo",
         "DPO with likelihood (iterative RPO)",
         "arXiv:2404.19733, eq. 1",
         "DPO plus the likelihood of the chosen reply, which keeps it from falling",
         {"beta": 0.1, **_DIVERGENCE, "sft_coef": 1.0},
     ),
-    PreferenceMethod(
+    DirectMethod(
         "mpo",
         "Mixed preference optimisation",
         "arXiv:2411.10442",
@@ -73,7 +73,7 @@ _LISTED = (
         formula="mpo",
         ready="baseline",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "dpo_norm",
         "Length-normalised DPO",
         "arXiv:2411.15124, section 5",
@@ -82,7 +82,7 @@ _LISTED = (
         formula="dpo_norm",
         per_token=True,
     ),
-    PreferenceMethod(
+    DirectMethod(
         "hinge",
         "SLiC hinge",
         "arXiv:2309.06657",
@@ -90,7 +90,7 @@ _LISTED = (
         {"beta": 0.1, **_SFT},
         formula="hinge",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "ipo",
         "Identity preference optimisation",
         "arXiv:2310.12036, eq. 17",
@@ -98,7 +98,7 @@ _LISTED = (
         {"beta": 0.1, **_SFT},
         formula="ipo",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "ipo_norm",
         "IPO a token",
         "arXiv:2310.12036, eq. 17, as its authors ran it",
@@ -107,7 +107,7 @@ _LISTED = (
         formula="ipo_norm",
         per_token=True,
     ),
-    PreferenceMethod(
+    DirectMethod(
         "exo",
         "Exact optimisation",
         "arXiv:2402.00856, eq. 16",
@@ -115,7 +115,7 @@ _LISTED = (
         {"beta": 0.1, "label_smoothing": 1e-3, **_SFT},
         formula="exo",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "nca",
         "Noise-contrastive alignment",
         "arXiv:2402.05369",
@@ -123,7 +123,7 @@ _LISTED = (
         {"beta": 0.01, **_SFT},
         formula="nca",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "bco",
         "Binary classifier optimisation",
         "arXiv:2404.04656",
@@ -132,7 +132,7 @@ _LISTED = (
         formula="bco",
         ready="baseline",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "sppo",
         "Self-play preference optimisation",
         "arXiv:2405.00675, eq. 4.7",
@@ -140,7 +140,7 @@ _LISTED = (
         {"beta": 1e-3, **_SFT},
         formula="sppo",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "aot",
         "Alignment by optimal transport, paired",
         "arXiv:2406.05882",
@@ -148,7 +148,7 @@ _LISTED = (
         {"beta": 0.1, **_SFT},
         ready="sorted_margins",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "aot_unpaired",
         "Alignment by optimal transport, unpaired",
         "arXiv:2406.05882",
@@ -156,7 +156,7 @@ _LISTED = (
         {"beta": 0.1, **_SFT},
         ready="sorted_sides",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "apo_zero",
         "Anchored preference optimisation, zero",
         "arXiv:2408.06266, eq. 7",
@@ -164,7 +164,7 @@ _LISTED = (
         {"beta": 0.1, **_SFT},
         formula="apo_zero",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "apo_down",
         "Anchored preference optimisation, down",
         "arXiv:2408.06266, eq. 8",
@@ -172,7 +172,7 @@ _LISTED = (
         {"beta": 0.1, **_SFT},
         formula="apo_down",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "discopop",
         "Discovered preference optimisation",
         "arXiv:2406.08414, eq. 5",
@@ -180,7 +180,7 @@ _LISTED = (
         {"beta": 0.05, "tau": 0.05, **_SFT},
         formula="discopop",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "cpo",
         "Contrastive preference optimisation",
         "arXiv:2401.08417, eq. 3",
@@ -189,7 +189,7 @@ _LISTED = (
         formula="cpo",
         reference=False,
     ),
-    PreferenceMethod(
+    DirectMethod(
         "simpo",
         "Simple preference optimisation",
         "arXiv:2405.14734, eq. 6",
@@ -199,7 +199,7 @@ _LISTED = (
         reference=False,
         per_token=True,
     ),
-    PreferenceMethod(
+    DirectMethod(
         "orpo",
         "Odds-ratio preference optimisation",
         "arXiv:2403.07691, eq. 6 and 7",
@@ -209,7 +209,7 @@ _LISTED = (
         reference=False,
         per_token=True,
     ),
-    PreferenceMethod(
+    DirectMethod(
         "kto",
         "Kahneman–Tversky optimisation",
         "arXiv:2402.01306, eq. 8",
@@ -218,7 +218,7 @@ _LISTED = (
         formula="kto",
         data="replies",
     ),
-    PreferenceMethod(
+    DirectMethod(
         "online_dpo",
         "Online DPO",
         "arXiv:2402.04792",
@@ -228,7 +228,7 @@ _LISTED = (
     ),
 )
 
-PREFERENCE_METHODS: Mapping[str, PreferenceMethod] = {method.name: method for method in _LISTED}
+DIRECT_METHODS: Mapping[str, DirectMethod] = {method.name: method for method in _LISTED}
 """All of them by name."""
 
 SETTINGS = tuple(dict.fromkeys(name for method in _LISTED for name in method.reads))

@@ -35,12 +35,12 @@ def source(folder: Path, name: str) -> dict[str, Any]:
 
 
 def config_of(folder: Path, **preference: Any) -> PipelineConfig:
-    sections = {"preferences": {"data": source(folder, "pairs")}, "preference": {"batch_size": 4, **preference}}
+    sections = {"labels": {"data": source(folder, "pairs")}, "direct": {"batch_size": 4, **preference}}
     return build_config(PipelineConfig, {"model": {"name": "byte-tiny", "lora": None}, **sections})
 
 
 def work(config: PipelineConfig) -> Work:
-    return next(w for w in work_of(config, read_inputs(config, ByteTokenizer())) if w.stage == "preference")
+    return next(w for w in work_of(config, read_inputs(config, ByteTokenizer())) if w.stage == "direct")
 
 
 def warnings(config: PipelineConfig) -> str:
@@ -49,7 +49,7 @@ def warnings(config: PipelineConfig) -> str:
 
 def test_pairs_are_trained_on_each_epoch_and_read_once_by_the_reference(folder: Path):
     dpo = work(config_of(folder, epochs=2))
-    assert dpo == Work("preference", 10, 0, steps=6, trained=240.0, read=120.0, new=120.0)
+    assert dpo == Work("direct", 10, 0, steps=6, trained=240.0, read=120.0, new=120.0)
     assert work(config_of(folder, method="simpo", epochs=2)).read == 0
     assert work(config_of(folder, method="aot", epochs=2)).read == 10 * PAIR * 3  # and once before each step
 
@@ -74,9 +74,9 @@ def test_online_dpo_samples_scores_and_trains_on_two_replies_a_prompt(folder: Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "simpo", "beta": 0.05}, "preference.beta=0.05 is far from the 2 that is usual for simpo"),
-        ({"method": "discopop"}, "preference.tau=0.05: below 0.103"),
-        ({"method": "aot"}, "preference.batch_size=4 has too few"),
+        ({"method": "simpo", "beta": 0.05}, "direct.beta=0.05 is far from the 2 that is usual for simpo"),
+        ({"method": "discopop"}, "direct.tau=0.05: below 0.103"),
+        ({"method": "aot"}, "direct.batch_size=4 has too few"),
         ({"method": "dpo"}, "there are no held-out pairs, so the last weights stay"),
     ],
 )
@@ -94,9 +94,9 @@ def test_good_replies_that_far_outweigh_the_bad_ones_are_said(folder: Path, weig
 
 def test_a_section_that_is_missing_is_named(folder: Path):
     def needs(preference: dict[str, Any]) -> str:
-        return warnings(build_config(PipelineConfig, {"model": {"name": "byte-tiny"}, "preference": preference}))
+        return warnings(build_config(PipelineConfig, {"model": {"name": "byte-tiny"}, "direct": preference}))
 
-    assert "section `preference` needs section `preferences`" in needs({})
+    assert "section `direct` needs section `labels`" in needs({})
     assert "`preference` needs" not in needs({"method": "kto", "unpaired": source(folder, "judged")})
     online = {"method": "online_dpo", "online": {"prompts": source(folder, "prompts")}}
-    assert "section `preference` needs section `reward`" in needs(online)
+    assert "section `direct` needs section `reward_model`" in needs(online)

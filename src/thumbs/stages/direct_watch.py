@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from thumbs.config.preference import PreferenceMethodConfig
+from thumbs.config.direct import DirectConfig
 from thumbs.engine.base import Handle
 from thumbs.stages.context import Context
 
@@ -50,7 +50,7 @@ class Watch:
     """Looks at a run now and then."""
 
     context: Context
-    config: PreferenceMethodConfig
+    config: DirectConfig
     policy: Handle
 
     def begin(self, heldout: Mapping[str, float]) -> State:
@@ -86,7 +86,7 @@ class Watch:
         warning = (
             f"step {step}: the logprobs of chosen and of rejected replies have both fallen below where they began, by "
             f"{-chosen:.1f} and {-rejected:.1f} nats a reply: the policy moves to text that nobody judged. "
-            "Lower the learning rate or the epochs, raise preference.beta, or add preference.sft_coef"
+            "Lower the learning rate or the epochs, raise direct.beta, or add direct.sft_coef"
         )
         _log.warning("%s: %s", self.config.method, warning)
         return replace(state, warning=warning)

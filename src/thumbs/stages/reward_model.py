@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from thumbs.config.losses import ScoreLoss
-from thumbs.config.reward import RewardConfig
+from thumbs.config.reward_model import RewardModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.checkpoints import read_tensors
 from thumbs.engine.local import HEAD
 from thumbs.models.tensor_files import write_tensors
 from thumbs.rewards.ensemble import member_paths, member_scores
-from thumbs.rollout.collect import seed_of
+from thumbs.rollout.rounds import seed_of
 from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
 from thumbs.stages.pairs import by_prompt, distinct_tokens
 from thumbs.stages.reward_heldout import Held, read_held
@@ -42,9 +42,9 @@ from thumbs.stages.reward_items import (
 from thumbs.tracking.progress import Progress
 
 
-def run_reward(
+def run_reward_model(
     context: Context,
-    config: RewardConfig,
+    config: RewardModelConfig,
     start: Path | None,
     train: Sequence[Row],
     heldout: Sequence[Row],
@@ -91,7 +91,7 @@ def run_reward(
     return results
 
 
-def create_members(context: Context, config: RewardConfig, start: Path | None) -> list[Handle]:
+def create_members(context: Context, config: RewardModelConfig, start: Path | None) -> list[Handle]:
     """One model, or of an ensemble of adapters one each."""
     seeds = [seed_of(context.seed, "reward", i) if config.members > 1 else None for i in range(config.adapters)]
     return [
@@ -113,7 +113,7 @@ def create_members(context: Context, config: RewardConfig, start: Path | None) -
 
 def train_step(
     context: Context,
-    config: RewardConfig,
+    config: RewardModelConfig,
     models: Sequence[Handle],
     batch: Sequence[Item],
     loss: ScoreLoss,
@@ -173,7 +173,7 @@ def drop_bias(head: Path) -> None:
 
 
 def measure(
-    context: Context, config: RewardConfig, models: Sequence[Handle], items: Sequence[Item], held: Held
+    context: Context, config: RewardModelConfig, models: Sequence[Handle], items: Sequence[Item], held: Held
 ) -> dict[str, Any]:
     """What stays of the stage: the scale of the scores on the training replies, and the held-out scores."""
     sequences = [tokens for item in items for term in item.terms for tokens in term.sequences]

@@ -10,22 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thumbs.config.preferences import PreferenceConfig
+from thumbs.config.labels import LabelsConfig
 from thumbs.data.annotators import Annotator
 from thumbs.data.pair_choice import usable_pairs
 from thumbs.data.preferences import PREFERENCES, PreferenceStore, preferred
 from thumbs.engine.base import ModelSpec
 from thumbs.records import Generator, Preference, Prompt, Reply, Rollout
-from thumbs.rollout.collect import collect, seed_of
 from thumbs.rollout.native import MAX_ROWS
+from thumbs.rollout.rounds import collect, seed_of
 from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context
 from thumbs.tracking.progress import Progress
 
 
-def collect_preferences(
+def sample_labels(
     context: Context,
-    config: PreferenceConfig,
+    config: LabelsConfig,
     start: Path | None,
     prompts: Sequence[Prompt],
     annotators: Sequence[Annotator],
@@ -35,7 +35,7 @@ def collect_preferences(
     store = PreferenceStore(store_path(context))
     policy = context.engine.create(ModelSpec("sft", context.model, ("lm",), start, trainable=False, seed=context.seed))
     sampler = context.engine.snapshot(policy)
-    with Progress("preferences", len(prompts), ("pairs", "ties")) as bar:
+    with Progress("labels", len(prompts), ("pairs", "ties")) as bar:
         at_once = max(MAX_ROWS // config.replies_per_prompt, 1)  # all that decode together
         first = first_unfinished(store, prompts, at_once)
         bar.advance(first)
@@ -68,7 +68,7 @@ def store_path(context: Context) -> Path:
 
 def sample_replies(
     context: Context,
-    config: PreferenceConfig,
+    config: LabelsConfig,
     sampler: Sampler,
     start: Path | None,
     prompts: Sequence[Prompt],
@@ -104,7 +104,7 @@ def name_in_run(checkpoint: Path | None) -> str:
 
 
 def make_pairs(
-    config: PreferenceConfig,
+    config: LabelsConfig,
     prompt: Prompt,
     replies: Sequence[Reply],
     annotators: Sequence[Annotator],

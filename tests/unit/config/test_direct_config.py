@@ -7,26 +7,26 @@ from typing import Any
 import pytest
 
 from thumbs.config.base import build_config
+from thumbs.config.direct import DirectConfig
+from thumbs.config.direct_methods import DIRECT_METHODS
 from thumbs.config.losses import Kto
 from thumbs.config.pipeline import PipelineConfig
-from thumbs.config.preference import PreferenceMethodConfig
-from thumbs.config.preference_methods import PREFERENCE_METHODS
 from thumbs.errors import ConfigError
 
 ONLINE = {"prompts": {"path": "prompts.jsonl"}}
 
 
-def section(**settings: Any) -> PreferenceMethodConfig:
-    found = build_config(PipelineConfig, {"preference": settings}, "config.yaml").preference
+def section(**settings: Any) -> DirectConfig:
+    found = build_config(PipelineConfig, {"direct": settings}, "config.yaml").direct
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize("name", PREFERENCE_METHODS)
+@pytest.mark.parametrize("name", DIRECT_METHODS)
 def test_null_is_the_methods_own_value(name: str):
     online = {"online": ONLINE} if name == "online_dpo" else {}
-    assert section(method=name, **online).settings() == PREFERENCE_METHODS[name].reads
-    assert section(method=name, beta=0.7, **online).settings() == {**PREFERENCE_METHODS[name].reads, "beta": 0.7}
+    assert section(method=name, **online).settings() == DIRECT_METHODS[name].reads
+    assert section(method=name, beta=0.7, **online).settings() == {**DIRECT_METHODS[name].reads, "beta": 0.7}
 
 
 def test_what_a_method_is():
@@ -41,7 +41,7 @@ def test_what_a_method_is():
     [
         (
             {"method": "dop"},
-            r"config.yaml: preference: no method 'dop'; did you mean 'dpo'\? the methods are dpo, cdpo",
+            r"config.yaml: direct: no method 'dop'; did you mean 'dpo'\? the methods are dpo, cdpo",
         ),
         (
             {"method": "simpo", "tau": 1, "label_smoothing": 0.1},
@@ -52,7 +52,7 @@ def test_what_a_method_is():
         ({"method": "online_dpo"}, "method=online_dpo needs `online`"),
         ({"method": "dpo", "alpha": 0.3}, "alpha belongs to divergence=alpha"),
         ({"method": "aot", "ties": "half"}, "a tie is neither: ties=drop"),
-        ({"method": "dpo", "beta": 0}, r"preference.beta: Input should be greater than 0 \(got 0\)"),
+        ({"method": "dpo", "beta": 0}, r"direct.beta: Input should be greater than 0 \(got 0\)"),
         ({"method": "exo", "label_smoothing": 0.0}, "greater than 0"),
     ],
 )

@@ -16,18 +16,18 @@ from byte_world import byte_context, pair
 from thumbs.config.losses import BradleyTerry
 from thumbs.config.model import LoraConfig
 from thumbs.config.optim import AdamConfig
-from thumbs.config.reward import RewardConfig
+from thumbs.config.reward_model import RewardModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import DataError
 from thumbs.records import Datum, Preference
 from thumbs.rewards.model import raw_scores
 from thumbs.stages.context import Context
-from thumbs.stages.reward import run_reward
 from thumbs.stages.reward_items import Item, Scale, item_data, read_items
+from thumbs.stages.reward_model import run_reward_model
 
 GOOD, BAD = ("yes", "sure", "fine", "gladly"), ("no", "never", "bah", "go")
 OPTIM = AdamConfig(learning_rate=1e-3, head_learning_rate=1e-2, warmup_fraction=0.1)
-CONFIG = RewardConfig(epochs=4, batch_size=8, optim=OPTIM, eval_every=4)
+CONFIG = RewardModelConfig(epochs=4, batch_size=8, optim=OPTIM, eval_every=4)
 
 
 def toy(questions: str, *, swapped: bool = False) -> list[Preference]:
@@ -51,10 +51,10 @@ def base(context: Context) -> Path:
     return path
 
 
-def trained(folder: Path, config: RewardConfig, train: list[Preference], held: list[Preference]) -> Any:
+def trained(folder: Path, config: RewardModelConfig, train: list[Preference], held: list[Preference]) -> Any:
     """Results, metric records, and a function from texts to scores."""
     context = byte_context(folder)
-    results = run_reward(context, config, base(context), train, held)
+    results = run_reward_model(context, config, base(context), train, held)
     records = context.folder.metrics.read()
     model = context.engine.create(ModelSpec("r", context.model, ("scalar",), context.best, trainable=False))
 
@@ -144,7 +144,7 @@ def test_the_loss_is_the_mean_over_pairs_by_hand(tmp_path: Path):
     assert output.loss == pytest.approx(np.mean(by_hand) + np.mean(centre), rel=1e-5)
 
 
-def columns(context: Context, texts: list[Preference], config: RewardConfig, name: str) -> list[float]:
+def columns(context: Context, texts: list[Preference], config: RewardModelConfig, name: str) -> list[float]:
     """A column of all sequences in order."""
     items = read_items(context.tokenizer, texts, config, Scale())
     return [of[name] for item in items for term in item.terms for of in term.columns]
@@ -180,7 +180,7 @@ def test_a_frozen_backbone_keeps_its_weights(tmp_path: Path, lora: LoraConfig | 
     context = byte_context(tmp_path, lora=lora)
     config = CONFIG.model_copy(update={"freeze_backbone": True, "epochs": 1})
     start = base(context)
-    run_reward(context, config, start, toy("abcdefghijklmnop"), [])
+    run_reward_model(context, config, start, toy("abcdefghijklmnop"), [])
     trunk = next(path.name for path in start.glob("*model.safetensors"))
     assert (context.best / trunk).read_bytes() == (start / trunk).read_bytes()
     model = context.engine.create(ModelSpec("r", context.model, ("scalar",), context.best, trainable=False))
@@ -199,7 +199,9 @@ def test_it_stops_when_held_out_pairs_contradict_the_training(tmp_path: Path):
 def test_without_a_verdict_there_is_nothing_to_learn(tmp_path: Path, verdict: str):
     context = byte_context(tmp_path)
     with pytest.raises(DataError, match="none of 2 preferences says which reply is better"):
-        run_reward(context, CONFIG, base(context), [pair("q", "a", "b", verdict), pair("r", "a", "b", verdict)], [])
+        run_reward_model(
+            context, CONFIG, base(context), [pair("q", "a", "b", verdict), pair("r", "a", "b", verdict)], []
+        )
 
 
 def test_held_out_ties_have_a_loss_and_no_accuracy(tmp_path: Path):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from byte_world import MAKER, byte_context, pair, prompt, user
+from thumbs.config.direct import DirectConfig
 from thumbs.config.optim import AdamConfig
-from thumbs.config.preference import PreferenceMethodConfig
 from thumbs.data.replies import JudgedReply
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine import local
@@ -24,11 +24,11 @@ from thumbs.records import Message, Preference, Reply, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.answers import Answer, AnswerPair, answer_datum, read_answer, read_answer_pairs, with_reference
 from thumbs.stages.context import Context
+from thumbs.stages.direct import PairTraining, run_direct
+from thumbs.stages.direct_batch import SORTS, loss_on, pair_data, pair_metrics
+from thumbs.stages.direct_watch import FALL, State, Watch
 from thumbs.stages.kto import Judged, KtoTraining, judged_of_pairs, judged_of_rows, read_judged, run_kto
 from thumbs.stages.online_dpo import best_and_worst, run_online_dpo
-from thumbs.stages.preference import PairTraining, run_preference
-from thumbs.stages.preference_batch import SORTS, loss_on, pair_data, pair_metrics
-from thumbs.stages.preference_watch import FALL, State, Watch
 
 OPTIM = AdamConfig(learning_rate=1e-3, schedule="constant")
 BYTES = ByteTokenizer()
@@ -48,19 +48,17 @@ def some_judged() -> list[Judged]:
     return read_judged(BYTES, rows, rows, 0)
 
 
-def config(method: str = "dpo", **settings: Any) -> PreferenceMethodConfig:
-    return PreferenceMethodConfig(
-        method=method, **{"batch_size": 4, "epochs": 3, "eval_every": 2, "optim": OPTIM} | settings
-    )
+def config(method: str = "dpo", **settings: Any) -> DirectConfig:
+    return DirectConfig(method=method, **{"batch_size": 4, "epochs": 3, "eval_every": 2, "optim": OPTIM} | settings)
 
 
-def train(context: Context, c: PreferenceMethodConfig) -> dict[str, Any]:
+def train(context: Context, c: DirectConfig) -> dict[str, Any]:
     if c.method == "online_dpo":
         shouting = CallableReward(lambda rollout: float(rollout.text.upper() == rollout.text) + len(rollout.text) / 9)
         return run_online_dpo(context, c, shouting, None, [prompt(x) for x in "abcdefgh"], some_pairs("xyz"))
     if c.method == "kto":
         return run_kto(context, c, None, judged_of_pairs(some_pairs()), judged_of_pairs(some_pairs("xyz")))
-    return run_preference(context, c, None, some_pairs(), some_pairs("xyz"))
+    return run_direct(context, c, None, some_pairs(), some_pairs("xyz"))
 
 
 def numbers(context: Context) -> list[dict[str, float]]:
@@ -92,7 +90,7 @@ def test_ties_leave_or_count_half(ties: Any, left: list[float]):
 def test_nothing_but_ties_is_refused(tmp_path: Path):
     for ties in ("drop", "half"):
         with pytest.raises(DataError, match="nothing to learn"):
-            run_preference(byte_context(tmp_path), config(ties=ties), None, [pair("q", "a", "b", "tie")])
+            run_direct(byte_context(tmp_path), config(ties=ties), None, [pair("q", "a", "b", "tie")])
     with pytest.raises(DataError, match="nothing to learn"):
         run_kto(byte_context(tmp_path), config("kto"), None, judged_of_pairs([pair("q", "a", "b", "tie")]))
 

@@ -96,18 +96,19 @@ REWARD_METHODS = (
         "steps",
     ),
 )
-"""What `reward.loss` may be."""
+"""What `reward_model.loss` may be."""
 
 
-class RewardConfig(Frozen):
+class RewardModelConfig(Frozen):
     """Reward model: a scalar head on the last token, from the SFT weights."""
 
     loss: RewardLossName = "bradley_terry"
     """What is learned: bradley_terry and token_bradley_terry from pairs; ranked_pairs, plackett_luce, best_of_k from
-    rankings; regression, ordinal from ratings; process, process_regression from labelled steps (docs/guides/reward.md).
+    rankings; regression, ordinal from ratings; process, process_regression from labelled steps
+    (docs/guides/reward_model.md).
     """
     data: DataConfig | None = None
-    """Rankings, ratings or steps; null for the losses of pairs, which come from the section `preferences`."""
+    """Rankings, ratings or steps; null for the losses of pairs, which come from the section `labels`."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the rows."""
     batch_size: int = Field(default=16, ge=1)
@@ -156,11 +157,11 @@ class RewardConfig(Frozen):
         return self.heads * self.adapters
 
     @model_validator(mode="after")
-    def _check(self) -> RewardConfig:
+    def _check(self) -> RewardModelConfig:
         if self.form == "pairs" and self.data is not None:
-            raise ValueError(f"loss {self.loss} learns from pairs; put data into the section `preferences`")
+            raise ValueError(f"loss {self.loss} learns from pairs; put data into the section `labels`")
         if self.form != "pairs" and self.data is None:
-            raise ValueError(f"loss {self.loss} learns from {self.form}; give reward.data, a file of them")
+            raise ValueError(f"loss {self.loss} learns from {self.form}; give reward_model.data, a file of them")
         if self.heads > 1 and self.adapters > 1:
             raise ValueError("an ensemble has either several heads or several adapters; set one of them to 1")
         if self.form == "steps" and self.members > 1:
