@@ -13,12 +13,11 @@ import numpy as np
 import torch
 
 from thumbs.config.model import ModelConfig
-from thumbs.models.causal_lm import CausalLM
+from thumbs.models.causal_lm import CausalLM, merged_copy, prepack_decoder, prepacked_layer
 from thumbs.models.invariant import invariant_states
 from thumbs.models.prepacked import linear, prepack
 from thumbs.models.rows import Rows
 from thumbs.models.trunk import open_trunk
-from thumbs.models.weights import merged_copy, prepack_decoder, prepacked_layer
 from thumbs.rollout.native import NativeSampler
 from thumbs.rollout.sampler import DecodingParams
 

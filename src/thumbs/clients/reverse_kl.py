@@ -18,8 +18,7 @@ from thumbs.clients import types
 from thumbs.clients.translate import prompt_tokens
 from thumbs.config.losses import REFERENCE_STATES, ReverseKl
 from thumbs.errors import DataError
-from thumbs.models.causal_lm import CausalLM
-from thumbs.models.lora import FrozenAdapter
+from thumbs.models.base import FrozenAdapter, Trunk
 from thumbs.records import Datum, TrainOutput
 
 MAX_TOKENS = 2**17
@@ -75,7 +74,7 @@ def completions(data: Sequence[ReverseKlDatum], temperature: float, vocab_size: 
 
 
 def reverse_kl_pass(
-    data: Sequence[Completion], temperature: float, base: CausalLM, reference: FrozenAdapter, run: Run
+    data: Sequence[Completion], temperature: float, base: Trunk, reference: FrozenAdapter, run: Run
 ) -> Generator[None, None, ReverseKlOutput]:
     """The divergence from `reference` on `base`, with gradients through `run`."""
     records = []
@@ -110,9 +109,9 @@ def _completion(datum: ReverseKlDatum, vocab_size: int, context: int) -> Complet
 
 
 @torch.no_grad()
-def _states(base: CausalLM, reference: FrozenAdapter, datum: Completion) -> np.ndarray:
+def _states(base: Trunk, reference: FrozenAdapter, datum: Completion) -> np.ndarray:
     """Final hidden states of the reference where it predicts the completion, float32 [T, D]."""
-    tokens = torch.from_numpy(datum.reference).to(base.embedding.device)
+    tokens = torch.from_numpy(datum.reference).to(base.head_weight().device)
     hidden = base.forward_packed(tokens, [len(tokens)], reference)
     return hidden[-len(datum.targets) :].float().cpu().numpy()
 

@@ -19,7 +19,7 @@ from thumbs.clients.tables import CheckpointRecord
 from thumbs.clients.worker import Worker
 from thumbs.engine.local import OPTIMIZER, LocalEngine
 from thumbs.errors import CheckpointError, DataError, ThumbsError
-from thumbs.models.lora import FrozenAdapter
+from thumbs.models.base import FrozenAdapter
 from thumbs.rollout.pool import Heard, SampleRequest, SamplingPool
 
 MAX_WAITING_TOKENS = 2**25

@@ -17,11 +17,10 @@ from thumbs.engine.token_losses import TOKEN_LOSSES, Pass
 from thumbs.errors import DataError
 from thumbs.functional.logprobs import measured_logprobs, target_logprobs
 from thumbs.functional.reverse_kl import divergence
+from thumbs.models.base import Adapter, Trunk
 from thumbs.models.heads import ScalarHead
-from thumbs.models.lora import Adapter
 from thumbs.models.operators import vocabulary
 from thumbs.models.rows import Rows
-from thumbs.models.trunk import Trunk
 
 LOSSES = {**TOKEN_LOSSES, **SEQUENCE_LOSSES, **SCORE_LOSSES}
 """What each loss spec computes of a pass."""
@@ -48,7 +47,7 @@ class Network:
             else:
                 states = self.below.of(batch.tokens, batch.lengths)[source]
                 rows = Rows.of(tree.lengths, source.device, tree.parents)
-                hidden = self.below.trunk.forward_above(states, rows, self.below.layer, self.adapter)
+                hidden = self.below.layers.forward_above(states, rows, self.adapter)
             return hidden.index_select(0, places)
 
 

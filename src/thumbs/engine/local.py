@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +21,10 @@ from thumbs.engine.memory import keep_freed_memory
 from thumbs.engine.optimizers import ADAMW, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
+from thumbs.models.base import Adapter, FrozenAdapter, Trunk, Weights
 from thumbs.models.base_identity import public_name
-from thumbs.models.causal_lm import CausalLM
-from thumbs.models.decoder_config import write_config
 from thumbs.models.heads import ScalarHead
-from thumbs.models.lora import Adapter, FrozenAdapter
-from thumbs.models.trunk import Trunk, open_trunk
-from thumbs.models.weights import load_state, merged_copy, named_tensors, prepack_decoder
+from thumbs.models.trunk import open_trunk
 from thumbs.records import Datum, ForwardOutput, TrainOutput
 from thumbs.rollout.native import NativeSampler
 
@@ -52,7 +48,7 @@ class _Model:
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that this model trains, by name."""
         network = self.network
-        parts: dict[str, nn.Module | None] = {"scalar": network.scalar}
+        parts: dict[str, Weights | None] = {"scalar": network.scalar}
         if not self.spec.freeze_trunk:
             parts["trunk"] = network.adapter if network.adapter is not None else network.trunk
         return {
@@ -79,18 +75,13 @@ class LocalEngine:
         self.decode_text, self.device, self.optimizer = decode_text, device, optimizer
         self._models: dict[int, _Model] = {}
         self._bases: dict[tuple[str, str, int], Trunk] = {}
-        self._frozen: dict[tuple[str, str, int], CausalLM] = {}
-        self._states: dict[tuple[int, int], SharedStates] = {}
+        self._frozen: dict[tuple[str, str, int], Trunk] = {}
+        self._states: dict[int, SharedStates] = {}
         self._next = 0
 
     def create(self, spec: ModelSpec) -> Handle:
-        trunk, adapter = self._trunk(spec), None
-        if spec.model.lora is not None:
-            if not isinstance(trunk, CausalLM):
-                raise ConfigError(
-                    f"{spec.model.name} has no adapters here, because {trunk.reason}; set model.lora=null"
-                )
-            adapter = Adapter(trunk.config, spec.model.lora, spec.fresh_seed).to(_device(trunk))
+        trunk, lora = self._trunk(spec), spec.model.lora
+        adapter = None if lora is None else trunk.new_adapter(lora, spec.fresh_seed)
         head = ScalarHead(trunk.width, spec.scores, spec.fresh_seed).to(_device(trunk))
         scalar = head if "scalar" in spec.heads else None
         below = self._shared_states(trunk, adapter)
@@ -190,13 +181,7 @@ class LocalEngine:
 
     def snapshot(self, handle: Handle) -> NativeSampler:
         model = self._models[handle.id]
-        trunk = model.network.trunk
-        if isinstance(trunk, CausalLM):
-            below = model.network.below
-            copied = merged_copy(trunk, model.network.adapter, trunk.dtype)
-            frozen: Trunk = prepack_decoder(copied, below.lowest if below is not None else ())
-        else:
-            frozen = copy.deepcopy(trunk).requires_grad_(False)
+        frozen = model.network.trunk.frozen(model.network.adapter)
         return NativeSampler(frozen, model.steps, self.decode_text)
 
     def save(self, handle: Handle, path: Path, *, optimizer: bool = False) -> None:
@@ -214,11 +199,8 @@ class LocalEngine:
         if network.adapter is not None:
             tensors[ADAPTER] = network.adapter.peft_state()
             files["adapter_config.json"] = network.adapter.peft_config(public_name(spec.model.name))
-        elif isinstance(network.trunk, CausalLM):
-            tensors[MODEL] = named_tensors(network.trunk)
-            files["config.json"] = write_config(network.trunk.config)
         else:
-            tensors[MODEL] = {k: v.clone() for k, v in network.trunk.model.state_dict().items()}
+            tensors[MODEL] = network.trunk.tensors()
             files |= network.trunk.files()
         if network.scalar is not None:
             tensors[HEAD] = dict(network.scalar.state_dict())
@@ -242,14 +224,11 @@ class LocalEngine:
     def close(self, handle: Handle) -> None:
         del self._models[handle.id]
 
-    def frozen_base(self, model: ModelConfig) -> CausalLM:
-        """The base that adapters share, prepacked, to sample from; the same one at every call."""
+    def frozen_base(self, model: ModelConfig) -> Trunk:
+        """The base that adapters share, to sample from; the same one at every call."""
         key = _base_key(model, 0)
         if key not in self._frozen:
-            trunk = self._base(model, 0)
-            if not isinstance(trunk, CausalLM):
-                raise ConfigError(f"{model.name} has no adapters here, because {trunk.reason}")
-            self._frozen[key] = prepack_decoder(merged_copy(trunk, None, trunk.dtype))
+            self._frozen[key] = self._base(model, 0).frozen()
         return self._frozen[key]
 
     def frozen_adapter(self, handle: Handle) -> FrozenAdapter:
@@ -257,25 +236,23 @@ class LocalEngine:
         network = self._models[handle.id].network
         if network.adapter is None:
             raise ConfigError(f"{handle.name} has no adapter; take a snapshot of it")
-        return FrozenAdapter(network.adapter, network.trunk.dtype)
+        return network.trunk.freeze(network.adapter)
 
     def read_adapter(self, path: Path) -> FrozenAdapter:
         """The adapter of a checkpoint, to sample from on the `frozen_base` of its model."""
         with naming(path):
             model = ModelConfig.model_validate(read_manifest(path)["model"])
-            trunk = self._base(model, 0)
-            if model.lora is None or not isinstance(trunk, CausalLM):
+            if model.lora is None:
                 raise ConfigError(f"{path} holds a whole model, no adapter")
-            adapter = Adapter(trunk.config, model.lora, 0)
+            trunk = self._base(model, 0)
+            adapter = trunk.new_adapter(model.lora, 0)
             adapter.load_peft_state(read_tensors(path / ADAPTER))
-        return FrozenAdapter(adapter.to(_device(trunk)), trunk.dtype)
+        return trunk.freeze(adapter)
 
-    def merged(self, handle: Handle) -> CausalLM:
-        """A frozen decoder with the adapter merged in, for export."""
+    def merged(self, handle: Handle) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A model's weights with its adapter merged in, and what other files it consists of, for export."""
         network = self._models[handle.id].network
-        if not isinstance(network.trunk, CausalLM):
-            raise ConfigError("only models that run on our own decoder can be merged")
-        return merged_copy(network.trunk, network.adapter, torch.float32)
+        return network.trunk.tensors(network.adapter), network.trunk.files()
 
     def parameters(self, handle: Handle) -> tuple[int, int]:
         """(trained, all) parameters of a model, the shared base included."""
@@ -296,10 +273,8 @@ class LocalEngine:
         return self._bases[key]
 
     def _shared_states(self, trunk: Trunk, adapter: Adapter | None) -> SharedStates | None:
-        if adapter is None or adapter.first == 0 or not isinstance(trunk, CausalLM):
-            return None
-        key = (id(trunk), adapter.first)
-        return self._states.setdefault(key, SharedStates(trunk, adapter.first))
+        layers = trunk.below(adapter)
+        return None if layers is None else self._states.setdefault(id(layers), SharedStates(layers))
 
     def _copy(self, source: _Model, target: _Model) -> None:
         theirs, ours = source.network, target.network
@@ -324,10 +299,8 @@ class LocalEngine:
                 )
             if network.adapter is not None:
                 network.adapter.load_peft_state(read_tensors(path / ADAPTER))
-            elif isinstance(network.trunk, CausalLM):
-                load_state(network.trunk, read_tensors(path / MODEL), network.trunk.embedding.dtype, str(path))
             else:
-                network.trunk.model.load_state_dict(read_tensors(path / MODEL))
+                network.trunk.load_tensors(read_tensors(path / MODEL), str(path))
             if network.scalar is not None and "scalar" in manifest["heads"]:
                 network.scalar.load_state_dict(read_tensors(path / HEAD))
             return int(manifest["steps"])

@@ -8,23 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thumbs.models.causal_lm import CausalLM
-from thumbs.models.invariant import invariant_states
-from thumbs.models.weights import prepacked_layer
+from thumbs.models.base import LowerLayers
 
 CAPACITY = 200_000
 """Tokens kept; a token takes 2.3 kB in a 135M model in float32."""
 
 
 class SharedStates:
-    """States that enter layer `layer` of a frozen trunk, by token sequence; the least recently used leave first.
+    """States above the lower layers of a frozen trunk, by token sequence; the least recently used leave first.
 
-    A resumed run starts with nothing remembered and finds the same bits: `invariant_states` does not mind the company.
+    A resumed run starts with nothing remembered and finds the same bits: `LowerLayers` does not mind the company.
     """
 
-    def __init__(self, trunk: CausalLM, layer: int) -> None:
-        self.trunk, self.layer = trunk, layer
-        self.lowest = [prepacked_layer(below) for below in trunk.blocks[:layer]]
+    def __init__(self, layers: LowerLayers) -> None:
+        self.layers = layers
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
         # A reply is scored as a whole and trained without its last token: the same states but one.
         self._whole: dict[bytes, bytes] = {}
@@ -43,7 +40,7 @@ class SharedStates:
             else:
                 found[key] = states
         if missing:
-            computed = invariant_states(self.trunk, self.lowest, list(missing.values()))
+            computed = self.layers.states(list(missing.values()))
             for key, states in zip(missing, computed, strict=True):
                 found[key] = states.clone()  # a view would keep its neighbours in memory
                 self._remember(key, found[key], tokens.element_size())

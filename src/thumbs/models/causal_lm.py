@@ -3,28 +3,34 @@
 Sequences are concatenated without padding, so the products run on real tokens (and a few rows at the end, see
 `Rows.filled`); what lies between the products is in `operators.py`.
 Proven equal to `transformers`, logit by logit, in tests/unit/models/test_causal_lm.py. Adapters come in as an
-argument: one set of base weights serves many models. Weights: `weights.py`; adapters: `lora.py`; cache: `kv_cache.py`.
+argument: one set of base weights serves many models. Names on disk: `weights.py`; adapters: `lora.py`; cache:
+`kv_cache.py`; what engine and samplers call: `base.Trunk`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thumbs.models.decoder_config import DecoderConfig
+from thumbs.config.model import LoraConfig
+from thumbs.models.checkpoint_files import read_json_object
+from thumbs.models.decoder_config import DecoderConfig, read_config, write_config
 from thumbs.models.decoding import DecodingPlan
+from thumbs.models.invariant import Lowest
 from thumbs.models.kv_cache import KVCache
-from thumbs.models.lora import Adapter, FrozenAdapter, Parts, RowParts, adapted_linear
+from thumbs.models.lora import FrozenLora, Lora, Parts, RowParts, adapted_linear
 from thumbs.models.operators import Angles, Heads, attend, attend_cached, keys_and_values, rms_norm, swiglu
 from thumbs.models.prefixes import WORTH, prefix_tree
-from thumbs.models.prepacked import logits
+from thumbs.models.prepacked import logits, prepack
 from thumbs.models.rope import frequencies
 from thumbs.models.rows import Rows
+from thumbs.models.weights import checked, fuse, read_tensors, separate
 
 
 class Layer(nn.Module):
@@ -67,7 +73,6 @@ class Layer(nn.Module):
 class CausalLM(nn.Module):
     """Tokens to final hidden states; logits are made elsewhere and only where they are wanted."""
 
-    supports_lora = True
     prefix_worth = WORTH
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
@@ -81,6 +86,7 @@ class CausalLM(nn.Module):
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.prepacked_head: Tensor | None = None
         self.heads = Heads(config.heads, config.kv_heads, config.head_dim)
+        self._lowest: dict[int, Lowest] = {}
 
     @property
     def blocks(self) -> list[Layer]:
@@ -99,15 +105,13 @@ class CausalLM(nn.Module):
         self,
         tokens: Tensor,
         lengths: list[int],
-        adapter: Adapter | FrozenAdapter | None = None,
+        adapter: Lora | FrozenLora | None = None,
         parents: list[int] | None = None,
     ) -> Tensor:
         """Final hidden states [N, D] of segments laid end to end; one that continues another sees that one too."""
         return self.forward_above(self.embed(tokens), Rows.of(lengths, tokens.device, parents), 0, adapter)
 
-    def forward_above(
-        self, x: Tensor, rows: Rows, first: int, adapter: Adapter | FrozenAdapter | None = None
-    ) -> Tensor:
+    def forward_above(self, x: Tensor, rows: Rows, first: int, adapter: Lora | FrozenLora | None = None) -> Tensor:
         """Final hidden states [N, D] from the states `x` that enter layer `first`."""
         x = self.run_layers(x, rows, first, len(self.layers), adapter)
         return rms_norm(x, self.norm, self.config.rms_eps)
@@ -122,7 +126,7 @@ class CausalLM(nn.Module):
         rows: Rows,
         first: int,
         stop: int,
-        adapter: Adapter | FrozenAdapter | None = None,
+        adapter: Lora | FrozenLora | None = None,
         keep: Callable[[int, Tensor, Angles], None] | None = None,
     ) -> Tensor:
         """States after the layers first … stop - 1; `keep` is handed what each layer's attention is."""
@@ -143,7 +147,7 @@ class CausalLM(nn.Module):
         c = self.config
         return KVCache(c.layers, rows, c.kv_heads, length, c.head_dim, self.dtype, self.embedding.device)
 
-    def prefill(self, prompts: list[list[int]], cache: KVCache, adapter: FrozenAdapter | None = None) -> Tensor:
+    def prefill(self, prompts: list[list[int]], cache: KVCache, adapter: FrozenLora | None = None) -> Tensor:
         """Final hidden states [B, D] at the last token of each prompt; fills the cache. Beginnings are shared."""
         device = self.embedding.device
         sequences = [np.array(prompt) for prompt in prompts]
@@ -162,7 +166,7 @@ class CausalLM(nn.Module):
         return rms_norm(x[last], self.norm, self.config.rms_eps)
 
     def decode(
-        self, tokens: Tensor, cache: KVCache, adapters: Sequence[tuple[slice | Tensor, FrozenAdapter]] = ()
+        self, tokens: Tensor, cache: KVCache, adapters: Sequence[tuple[slice | Tensor, FrozenLora]] = ()
     ) -> Tensor:
         """Final hidden states [B, D] of one more token a row; appends to the cache.
 
@@ -171,9 +175,9 @@ class CausalLM(nn.Module):
         angles = self.rotary(cache.lengths)
         x = self.embed(tokens)
         cache.step()
-        if not adapters and cache.plan is None and DecodingPlan.fits(self):
-            cache.plan = DecodingPlan(self, cache)
-        if not adapters and cache.plan is not None:
+        if not adapters and cache.plan is None and DecodingPlan.fits(self.config, self.blocks, self.norm):
+            cache.plan = DecodingPlan(self.config, self.blocks, self.norm, cache)
+        if not adapters and isinstance(cache.plan, DecodingPlan):
             return cache.plan.step(x, angles, cache.lengths)
         for index, layer in enumerate(self.blocks):
             parts = [(rows, adapter.parts[index]) for rows, adapter in adapters] or None
@@ -186,3 +190,88 @@ class CausalLM(nn.Module):
         angles = positions[:, None].float() * speeds[None]
         angles = torch.cat([angles, angles], dim=-1)
         return Angles(angles.cos() * factor, angles.sin() * factor)
+
+    def new_adapter(self, lora: LoraConfig, seed: int) -> Lora:
+        """A fresh adapter."""
+        return Lora(self.config, lora, seed).to(self.embedding.device)
+
+    def freeze(self, adapter: Lora) -> FrozenLora:
+        """The adapter's weights as they are now, prepacked."""
+        return FrozenLora(adapter, self.dtype)
+
+    def frozen(self, adapter: Lora | None = None) -> CausalLM:
+        """A prepacked copy with the adapter merged in; the layers below it are those of `below`."""
+        lowest = self.below(adapter)
+        return prepack_decoder(merged_copy(self, adapter, self.dtype), lowest.layers if lowest is not None else ())
+
+    def below(self, adapter: Lora | None) -> Lowest | None:
+        """The layers below the adapter, prepacked."""
+        if adapter is None or adapter.first == 0:
+            return None
+        if adapter.first not in self._lowest:
+            layers = [prepacked_layer(layer) for layer in self.blocks[: adapter.first]]
+            self._lowest[adapter.first] = Lowest(self, layers)
+        return self._lowest[adapter.first]
+
+    def tensors(self, adapter: Lora | None = None) -> dict[str, Tensor]:
+        """The weights under Hugging Face names; with `adapter` merged in, in float32."""
+        model = self if adapter is None else merged_copy(self, adapter, torch.float32)
+        return separate(self.config, dict(model.named_parameters()))
+
+    def files(self) -> dict[str, Any]:
+        """config.json."""
+        return {"config.json": write_config(self.config)}
+
+    def load_tensors(self, tensors: dict[str, Tensor], source: str, dtype: torch.dtype | None = None) -> None:
+        """Puts tensors under Hugging Face names in (of a decoder on the meta device, in `dtype`)."""
+        fused = fuse(self.config, checked(self.config, tensors, source))
+        dtype = dtype or self.embedding.dtype
+        # A live model keeps its parameters, since an optimizer may hold them, and with them its device.
+        fill = self.embedding.is_meta
+        self.load_state_dict({name: tensor.to(dtype) for name, tensor in fused.items()}, assign=fill)
+
+
+def load_decoder(folder: Path, dtype: torch.dtype, *, master: bool) -> CausalLM:
+    """Our decoder with the weights of a Hugging Face folder.
+
+    master: hold the weights in float32 (they will be trained) and compute in `dtype`; else hold them in `dtype`.
+    Raises ModelError that names the tensors missing, left over, of another shape or not finite.
+    """
+    with torch.device("meta"):
+        model = CausalLM(read_config(read_json_object(folder / "config.json")), dtype)
+    model.load_tensors(read_tensors(folder), str(folder), torch.float32 if master else dtype)
+    return model
+
+
+@torch.no_grad()
+def merged_copy(model: CausalLM, adapter: Lora | None, dtype: torch.dtype) -> CausalLM:
+    """A frozen decoder with `adapter` merged in, held in `dtype`; shares what the adapter does not touch."""
+    with torch.device("meta"):
+        copy = CausalLM(model.config, dtype)
+    state = {name: parameter.detach().to(dtype) for name, parameter in model.named_parameters()}
+    for index in range(model.config.layers):
+        for fused, delta in (adapter.deltas(index) if adapter is not None else {}).items():
+            name = f"layers.{index}.{fused}"
+            state[name] = (model.get_parameter(name).float() + delta).to(dtype)
+    if adapter is None and dtype == model.embedding.dtype:
+        state = {name: tensor.clone() for name, tensor in state.items()}  # training goes on under the sampler
+    copy.load_state_dict(state, assign=True)
+    return copy.requires_grad_(False)
+
+
+def prepacked_layer(layer: Layer) -> Layer:
+    """The layer, frozen, with prepacked weights; norms and biases are the layer's own."""
+    with torch.device("meta"):
+        twin = Layer(layer.config)
+    for name, parameter in layer.named_parameters():
+        weight = prepack(parameter) if parameter.ndim == 2 else parameter.detach()
+        setattr(twin, name, nn.Parameter(weight, requires_grad=False))
+    return twin
+
+
+def prepack_decoder(model: CausalLM, lowest: Sequence[Layer] = ()) -> CausalLM:
+    """A frozen decoder that will only be sampled from, its weights prepacked; `lowest`: layers that are so already."""
+    for index, layer in enumerate(model.blocks):
+        model.layers[index] = lowest[index] if index < len(lowest) else prepacked_layer(layer)
+    model.prepacked_head = prepack(model.head_weight())
+    return model

@@ -6,6 +6,7 @@ are refused. The families that `causal_lm.py` computes itself do not come here.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, DynamicCache, PreTrainedModel
 
-from thumbs.errors import ModelError
+from thumbs.config.model import LoraConfig
+from thumbs.errors import ConfigError, ModelError
 from thumbs.models import architectures
+from thumbs.models.base import Adapter
 from thumbs.models.checkpoint_files import read_json_object
-from thumbs.models.lora import Adapter
 from thumbs.models.prefixes import NEVER
 from thumbs.models.prepacked import logits
 from thumbs.models.quantised import check_plain
@@ -50,7 +52,6 @@ class HfCache:
 class HfCausalLM(nn.Module):
     """Tokens to final hidden states; logits are hidden states times `head_weight()` and nothing else."""
 
-    supports_lora = False
     prefix_worth = NEVER
 
     def __init__(self, model: PreTrainedModel, reason: str = "it runs through transformers") -> None:
@@ -81,15 +82,12 @@ class HfCausalLM(nn.Module):
         self,
         tokens: Tensor,
         lengths: list[int],
-        adapter: Adapter | None = None,
+        adapter: None = None,
         parents: list[int] | None = None,
     ) -> Tensor:
         """Final hidden states [N, D] of sequences laid end to end; no sequence sees another (no parent but -1)."""
         if any(parent >= 0 for parent in parents or ()):
             raise ModelError(f"{type(self.model).__name__} runs through transformers, which shares no beginnings")
-        if adapter is not None:
-            name = type(self.model).__name__
-            raise ModelError(f"{name} runs through transformers, without adapters; set `lora: null`")
         padded, mask = _pad(tokens.split(lengths), "right")
         return self._hidden(padded, mask)[mask.bool()]
 
@@ -97,20 +95,39 @@ class HfCausalLM(nn.Module):
         """An empty cache. It grows by itself: rows and length are there for the sake of the interface."""
         return HfCache()
 
-    def prefill(self, prompts: list[list[int]], cache: HfCache) -> Tensor:
+    def prefill(self, prompts: list[list[int]], cache: HfCache, adapter: None = None) -> Tensor:
         """Final hidden states [B, D] at the last token of each prompt; fills the cache."""
         device = self.head_weight().device
         padded, cache.mask = _pad([torch.tensor(prompt, device=device) for prompt in prompts], "left")
         return self._hidden(padded, cache.mask, cache)[:, -1]
 
-    def decode(self, tokens: Tensor, cache: HfCache) -> Tensor:
+    def decode(self, tokens: Tensor, cache: HfCache, adapters: Sequence[Any] = ()) -> Tensor:
         """Final hidden states [B, D] of one more token a row; appends to the cache."""
         cache.mask = torch.cat([cache.mask, torch.ones_like(tokens)[:, None]], dim=1)
         return self._hidden(tokens[:, None], cache.mask, cache)[:, 0]
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Writes config.json and safetensors, as `transformers` does."""
-        self.model.save_pretrained(folder)
+    def new_adapter(self, lora: LoraConfig, seed: int) -> Adapter:
+        """Raises ConfigError: adapters of such models are not computed."""
+        name = type(self.model).__name__
+        raise ConfigError(f"{name} has no adapters here, because {self.reason}; set model.lora=null")
+
+    def freeze(self, adapter: None) -> None:
+        """There are no adapters."""
+
+    def frozen(self, adapter: None = None) -> HfCausalLM:
+        """A copy."""
+        return copy.deepcopy(self).requires_grad_(False)
+
+    def below(self, adapter: None) -> None:
+        """Nothing is remembered."""
+
+    def tensors(self, adapter: None = None) -> dict[str, Tensor]:
+        """The model's own state."""
+        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
+        """Raises RuntimeError for tensors that are not the model's."""
+        self.model.load_state_dict(tensors)
 
     def files(self) -> dict[str, Any]:
         """What else a checkpoint holds, so that `transformers` reads it: config.json."""

@@ -8,15 +8,16 @@ and be computed again in other company, and a resumed run still finds the number
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thumbs.models.causal_lm import CausalLM, Layer
-from thumbs.models.operators import split_heads
+from thumbs.models.operators import Angles, Heads, split_heads
 from thumbs.models.prefixes import PrefixTree, prefix_tree
+from thumbs.models.rows import Rows
 
 CHUNK = 256
 """Rows of a product: a short last chunk is filled up, and larger ones waste more on that than they gain."""
@@ -25,10 +26,36 @@ BLOCK = 64
 """Queries of an attention product; a sequence's blocks begin at its position 0, 64, 128, …"""
 
 
+class Decoder(Protocol):
+    """What is used of `CausalLM` here."""
+
+    heads: Heads
+
+    def embed(self, tokens: Tensor) -> Tensor: ...
+    def rotary(self, positions: Tensor) -> Angles: ...
+    def head_weight(self) -> Tensor: ...
+    def forward_above(self, x: Tensor, rows: Rows, first: int, adapter: Any = None) -> Tensor: ...
+
+
+class Lowest:
+    """The lowest layers of a decoder, which adapters leave alone (`base.LowerLayers`)."""
+
+    def __init__(self, trunk: Decoder, layers: Sequence[Any]) -> None:
+        self.trunk, self.layers = trunk, layers
+
+    def states(self, sequences: Sequence[np.ndarray]) -> list[Tensor]:
+        """States [L, D] of each sequence above these layers."""
+        return invariant_states(self.trunk, self.layers, sequences)
+
+    def forward_above(self, states: Tensor, rows: Rows, adapter: Any) -> Tensor:
+        """Final hidden states [N, D] from the states above these layers."""
+        return self.trunk.forward_above(states, rows, len(self.layers), adapter)
+
+
 @torch.no_grad()
-def invariant_states(trunk: CausalLM, layers: Sequence[Layer], sequences: Sequence[np.ndarray]) -> list[Tensor]:
+def invariant_states(trunk: Decoder, layers: Sequence[Any], sequences: Sequence[np.ndarray]) -> list[Tensor]:
     """States [L, D] of each sequence after `layers`, the lowest of `trunk`, without adapters."""
-    device = trunk.embedding.device
+    device = trunk.head_weight().device
     tree = prefix_tree(sequences)
     blocks = _Blocks(sequences, tree, device)
     tokens = torch.from_numpy(np.concatenate(sequences)[tree.source]).to(device)

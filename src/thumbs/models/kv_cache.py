@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from thumbs.models.decoding import DecodingPlan
 
 
 class KVCache:
@@ -29,7 +25,7 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        self.plan: DecodingPlan | None = None  # made by `CausalLM.decode` for these tensors
+        self.plan: object = None  # what `CausalLM.decode` makes for these tensors
         self._rows = torch.arange(rows, device=device)
         self._longest = 0
 
@@ -66,13 +62,12 @@ class KVCache:
         """Tokens that a row can hold."""
         return self.keys.shape[3]
 
-    @staticmethod
-    def joined(caches: Sequence[KVCache], room: int) -> KVCache:
-        """The rows of all, in order, each with room for so many tokens."""
-        first = caches[0]
-        layers, _, heads, _, width = first.keys.shape
-        rows, like = sum(len(cache.lengths) for cache in caches), first.keys
-        whole = KVCache(layers, rows, heads, room, width, like.dtype, like.device)
+    def joined(self, others: Sequence[KVCache], room: int) -> KVCache:
+        """A cache with the rows of this one and then the others', each with room for so many tokens."""
+        caches = [self, *others]
+        layers, _, heads, _, width = self.keys.shape
+        rows = sum(len(cache.lengths) for cache in caches)
+        whole = KVCache(layers, rows, heads, room, width, self.keys.dtype, self.keys.device)
         begin = 0
         for cache in caches:
             end, longest = begin + len(cache.lengths), cache._longest

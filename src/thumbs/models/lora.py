@@ -42,7 +42,7 @@ FILLED = 64
 MODULE = {"qkv": "self_attn", "output": "self_attn", "gate_up": "mlp", "down": "mlp"}
 
 
-class Adapter(nn.Module):
+class Lora(nn.Module):
     """One set of low-rank weights for every adapted projection of a decoder."""
 
     def __init__(self, shape: DecoderConfig, config: LoraConfig, seed: int) -> None:
@@ -150,13 +150,13 @@ def peft_config(config: LoraConfig, base: str | None, layers: Sequence[int] | No
     }
 
 
-class FrozenAdapter:
+class FrozenLora:
     """The weights of an adapter as they are now, prepacked, to sample from while training goes on.
 
     A few dozen megabytes in a 135M model, which is what a client's sampler takes beside the one base that all share.
     """
 
-    def __init__(self, adapter: Adapter, dtype: torch.dtype) -> None:
+    def __init__(self, adapter: Lora, dtype: torch.dtype) -> None:
         layers = range(adapter.shape.layers)
         with torch.no_grad():
             self.parts = [{k: _packed(*part) for k, part in adapter.layer(i, dtype).items()} for i in layers]

@@ -7,6 +7,7 @@ goes into the module's output layer.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Sequence
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from thumbs.errors import ModelError
-from thumbs.models.lora import Adapter
+from thumbs.config.model import LoraConfig
+from thumbs.errors import ConfigError, ModelError
+from thumbs.models.base import Adapter
 from thumbs.models.prefixes import NEVER
 from thumbs.models.prepacked import logits
 
 PROBE = 6
 """Tokens on which a module is tried out."""
+
+NO_LORA = "set model.lora=null, which trains every weight"
 
 WANTED = (
     "it must map tokens [B, T] to logits [B, T, V] (or to an object or tuple with them), end in an nn.Linear, and let "
@@ -34,20 +38,35 @@ WANTED = (
 class ModuleCache:
     """The tokens of each row so far."""
 
-    def __init__(self) -> None:
-        self.rows: list[Tensor] = []
+    room = sys.maxsize
+
+    def __init__(self, rows: Sequence[Tensor] = ()) -> None:
+        self.rows = list(rows)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row, [B]."""
+        return torch.tensor([len(row) for row in self.rows])
 
     def select(self, rows: Tensor) -> None:
         """Keeps (or repeats) the given rows, in that order."""
         self.rows = [self.rows[i] for i in rows.tolist()]
 
+    def joined(self, others: Sequence[ModuleCache], room: int) -> ModuleCache:
+        """A cache with the rows of this one and then the others'; there is room for any length."""
+        return ModuleCache([row for cache in (self, *others) for row in cache.rows])
+
+    def put(self, places: Tensor, caches: Sequence[ModuleCache]) -> None:
+        """Overwrites the rows at `places` by those of `caches`, in order."""
+        new = [row for cache in caches for row in cache.rows]
+        for place, row in zip(places.tolist(), new, strict=True):
+            self.rows[place] = row
+
 
 class ModuleLM(nn.Module):
     """Tokens to final hidden states; logits are hidden states times `head_weight()` and nothing else."""
 
-    supports_lora = False
     prefix_worth = NEVER
-    reason = "it is a module of the program's own"
 
     def __init__(self, model: nn.Module) -> None:
         """Tries the module out; raises ModelError where it is no causal language model of the form above."""
@@ -74,11 +93,11 @@ class ModuleLM(nn.Module):
         return logits(hidden, self.head_weight())
 
     def forward_packed(
-        self, tokens: Tensor, lengths: list[int], adapter: Adapter | None = None, parents: list[int] | None = None
+        self, tokens: Tensor, lengths: list[int], adapter: None = None, parents: list[int] | None = None
     ) -> Tensor:
         """Final hidden states [N, D] of sequences laid end to end; no sequence sees another (no parent but -1)."""
-        if adapter is not None or any(parent >= 0 for parent in parents or ()):
-            raise ModelError(f"{type(self.model).__name__} is a module of its own, without adapters; set `lora: null`")
+        if any(parent >= 0 for parent in parents or ()):
+            raise ModelError(f"{type(self.model).__name__} is a module of its own, which shares no beginnings")
         rows = tokens.split(lengths)
         return torch.cat([hidden[: len(row)] for hidden, row in zip(self._hidden(rows), rows, strict=True)])
 
@@ -86,19 +105,41 @@ class ModuleLM(nn.Module):
         """An empty cache; rows and length are there for the sake of the interface."""
         return ModuleCache()
 
-    def prefill(self, prompts: list[list[int]], cache: ModuleCache) -> Tensor:
+    def prefill(self, prompts: list[list[int]], cache: ModuleCache, adapter: None = None) -> Tensor:
         """Final hidden states [B, D] at the last token of each prompt; fills the cache."""
         cache.rows = [torch.tensor(prompt, device=self.head_weight().device) for prompt in prompts]
         return self._last(cache.rows)
 
-    def decode(self, tokens: Tensor, cache: ModuleCache) -> Tensor:
+    def decode(self, tokens: Tensor, cache: ModuleCache, adapters: Sequence[Any] = ()) -> Tensor:
         """Final hidden states [B, D] of one more token a row; appends to the cache."""
         cache.rows = [torch.cat([row, token[None]]) for row, token in zip(cache.rows, tokens, strict=True)]
         return self._last(cache.rows)
 
+    def new_adapter(self, lora: LoraConfig, seed: int) -> Adapter:
+        """Raises ConfigError: nothing says which layers of the module an adapter may change."""
+        raise ConfigError(f"{type(self.model).__name__}, a module of the program's own, has no adapters; {NO_LORA}")
+
+    def freeze(self, adapter: None) -> None:
+        """There are no adapters."""
+
+    def frozen(self, adapter: None = None) -> ModuleLM:
+        """A copy."""
+        return copy.deepcopy(self).requires_grad_(False)
+
+    def below(self, adapter: None) -> None:
+        """There are no adapters."""
+
+    def tensors(self, adapter: None = None) -> dict[str, Tensor]:
+        """The module's own state."""
+        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
     def files(self) -> dict[str, Any]:
-        """What else a checkpoint holds: nothing, since the module's shape is in the program."""
+        """Nothing, since the module's shape is in the program."""
         return {}
+
+    def load_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
+        """Raises RuntimeError for tensors that are not the module's."""
+        self.model.load_state_dict(tensors)
 
     def _last(self, rows: Sequence[Tensor]) -> Tensor:
         return torch.stack([hidden[len(row) - 1] for hidden, row in zip(self._hidden(rows), rows, strict=True)])

@@ -1,4 +1,4 @@
-"""Opens a base model by name: the one place that chooses between our decoder, a byte model and `transformers`."""
+"""Opens a base model by name: the one place that chooses between the kinds of `base.Trunk`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import nn
@@ -14,21 +13,17 @@ from torch import nn
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import Tokenizer, byte_tokenizer, load_tokenizer
 from thumbs.errors import ModelError, needs
+from thumbs.models.base import Trunk
 from thumbs.models.byte_lm import build_byte_lm, byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
-from thumbs.models.causal_lm import CausalLM
+from thumbs.models.causal_lm import load_decoder
 from thumbs.models.checkpoint_files import read_json_object
 from thumbs.models.decoder_config import DecoderConfig, read_config, why_not_covered
 from thumbs.models.module_lm import ModuleLM
 from thumbs.models.precision import compute_dtype, device
-from thumbs.models.weights import load_decoder, some
-
-if TYPE_CHECKING:
-    from thumbs.models.hf import HfCausalLM
+from thumbs.models.weights import some
 
 log = logging.getLogger(__name__)
-
-Trunk: TypeAlias = "CausalLM | HfCausalLM | ModuleLM"
 
 _MODULES: dict[str, Callable[[], nn.Module]] = {}
 

@@ -22,17 +22,18 @@ from thumbs.engine.local import ADAPTER, HEAD, MODEL
 from thumbs.errors import RunError, needs
 from thumbs.models.base_identity import BaseIdentity, identify
 from thumbs.models.catalog import is_builtin_byte, resolve
-from thumbs.models.causal_lm import CausalLM
 from thumbs.models.checkpoint_files import SCORED_AT
-from thumbs.models.decoder_config import why_not_covered, write_config
+from thumbs.models.decoder_config import why_not_covered
 from thumbs.models.tensor_files import write_tensors
-from thumbs.models.weights import named_tensors
 from thumbs.models.weights import read_tensors as read_weights
 from thumbs.tracking.files import read_json, write_json, write_text
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 Kind = Literal["model", "adapter", "classifier", "classifier adapter"]
+
+Merged = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors of a whole model, and its other files: name → JSON."""
 
 GENERATION, PEFT_CONFIG = "generation_config.json", "adapter_config.json"
 _TOKENIZER_FILES = (
@@ -119,11 +120,11 @@ def runs_elsewhere(name: str) -> str | None:
 
 
 def write_export(
-    out: Path, checkpoint: Path | None, name: str, tokenizer: Tokenizer, plan: Exported, merged: Callable[[], CausalLM]
+    out: Path, checkpoint: Path | None, name: str, tokenizer: Tokenizer, plan: Exported, merged: Callable[[], Merged]
 ) -> None:
     """Writes everything but the card.
 
-    checkpoint: of the stage; None: the base itself. merged: the model on our decoder, for one that runs there.
+    checkpoint: of the stage; None: the base itself. merged: gives the model with its adapter merged in.
     """
     # A classifier reads its score at the last token that does not pad, so no end of a reply may pad.
     pad = scoring_pad(name, tokenizer) if plan.scores else None
@@ -151,14 +152,14 @@ def scoring_pad(name: str, tokenizer: Tokenizer) -> int:
 
 
 def whole_model(
-    checkpoint: Path | None, name: str, merged: Callable[[], CausalLM]
+    checkpoint: Path | None, name: str, merged: Callable[[], Merged]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and config.json of a model: our decoder's, float32, or those that transformers runs, as they are."""
     if runs_elsewhere(name):
         folder = resolve(name) if checkpoint is None else checkpoint
         return read_weights(folder), read_json(folder / "config.json")
-    model = merged()
-    return named_tensors(model), base_config(name) | write_config(model.config)
+    tensors, files = merged()
+    return tensors, base_config(name) | files["config.json"]
 
 
 def write_model(out: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], dtype: Dtype) -> None:

@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thumbs.models.causal_lm import CausalLM
-from thumbs.models.kv_cache import KVCache
-from thumbs.models.lora import FrozenAdapter
+from thumbs.models.base import Cache, FrozenAdapter, Trunk
 from thumbs.rollout.draw import draw, tempered, uniforms
 from thumbs.rollout.native import CACHE_TOKENS, MAX_ROWS
 from thumbs.rollout.prompt_reading import Top, likeliest, read_prompt
@@ -108,11 +106,11 @@ class SampleRequest:
 class SamplingPool:
     """Requests wait in a queue for each client, and the clients take turns; `step` moves everybody by one token."""
 
-    def __init__(self, model: CausalLM, decode_text: Callable[[list[int]], str]) -> None:
+    def __init__(self, model: Trunk, decode_text: Callable[[list[int]], str]) -> None:
         self.model, self.decode_text = model, decode_text
         self.waiting: dict[Hashable, deque[SampleRequest]] = {}
         self._rows: list[ReplyInProgress] = []
-        self._cache: KVCache | None = None
+        self._cache: Cache | None = None
         self._hidden = torch.empty(0)
 
     def add(self, request: SampleRequest) -> None:
@@ -196,7 +194,8 @@ class SamplingPool:
         if self._cache is not None:
             self._drop([i for i, reply in enumerate(self._rows) if not reply.done])
             caches, hidden = [self._cache, *caches], torch.cat([self._hidden, hidden])
-        self._cache = KVCache.joined(caches, max(int(cache.lengths.max()) for cache in caches) + ROOM)
+        longest = max(int(cache.lengths.max()) for cache in caches)
+        self._cache = caches[0].joined(caches[1:], longest + ROOM)
         self._hidden, self._rows = hidden, [*self._rows, *new]
 
     def _drop(self, kept: list[int]) -> None:
@@ -206,7 +205,7 @@ class SamplingPool:
         self._cache.select(places)
         self._hidden, self._rows = self._hidden[places], [self._rows[i] for i in kept]
 
-    def _prefill(self, replies: list[ReplyInProgress]) -> tuple[KVCache, Tensor]:
+    def _prefill(self, replies: list[ReplyInProgress]) -> tuple[Cache, Tensor]:
         """Cache and last states [B, D] of replies with one adapter; equal prompts are read once."""
         adapter = replies[0].request.adapter
         prompts = list(dict.fromkeys(tuple(reply.request.prompt) for reply in replies))
@@ -265,7 +264,7 @@ class SamplingPool:
             tokens = tokens[kept]
             self._drop(kept)
         if int(self._cache.lengths.max()) == self._cache.room:
-            self._cache = KVCache.joined([self._cache], self._cache.room + ROOM)
+            self._cache = self._cache.joined([], self._cache.room + ROOM)
         self._hidden = self.model.decode(tokens, self._cache, self._adapters())
 
     def _adapters(self) -> list[tuple[slice | Tensor, FrozenAdapter]]:

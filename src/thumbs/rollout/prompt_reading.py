@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thumbs.functional.logprobs import measured_logprobs
-from thumbs.models.causal_lm import CausalLM
+from thumbs.models.base import Trunk
 from thumbs.models.operators import vocabulary
 from thumbs.rollout.draw import draw, uniforms
 from thumbs.rollout.sampler import DecodingParams
@@ -27,9 +27,9 @@ Top = list[tuple[int, float]]
 """Likeliest tokens with their logprobs, descending."""
 
 
-def read_prompt(model: CausalLM, request: SampleRequest) -> None:
+def read_prompt(model: Trunk, request: SampleRequest) -> None:
     """Answers into the request, for each place after the prompt's first token."""
-    tokens = torch.tensor(request.prompt, device=model.embedding.device)
+    tokens = torch.tensor(request.prompt, device=model.head_weight().device)
     hidden = model.forward_packed(tokens, [len(tokens)], request.adapter)[:-1]
     if request.wants_prompt_logprobs:
         weight = model.head_weight()

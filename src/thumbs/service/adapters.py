@@ -27,7 +27,7 @@ from thumbs.engine.optimizers import ADAMW, make_optimizer, restore_optimizer
 from thumbs.errors import CheckpointError, DataError
 from thumbs.models.base_identity import public_name
 from thumbs.models.decoder_config import DecoderConfig
-from thumbs.models.lora import Adapter, peft_config, peft_shapes
+from thumbs.models.lora import Lora, peft_config, peft_shapes
 from thumbs.service.requests import explain
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def read_adapter(folder: Path, shape: DecoderConfig) -> PeftAdapter:
             raise DataError(
                 f"{OPTIMIZER} is of an adapter with lora_alpha {ALPHA:g}; {CONFIG} says {config.lora_alpha}"
             )
-        state = _read_optimizer(folder / OPTIMIZER, Adapter(shape, lora, 0))
+        state = _read_optimizer(folder / OPTIMIZER, Lora(shape, lora, 0))
     return PeftAdapter(base, config.r, targets, scaled, state)
 
 

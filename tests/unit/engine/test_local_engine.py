@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from contract.engine_cases import ADAM, PPO, SEQUENCES, ppo_data, step, text_data
 from thumbs.config.losses import CrossEntropy
@@ -11,7 +12,10 @@ from thumbs.engine import shared_states
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError
+from thumbs.models import invariant
+from thumbs.models.causal_lm import load_decoder
 from thumbs.records import Datum
+from thumbs.tracking.files import write_json
 from tiny_models import random_sequences, save_random
 
 LORA = {"all layers": LoraConfig(rank=4), "last layer": LoraConfig(rank=4, layers=1)}
@@ -114,9 +118,9 @@ def test_a_sequence_without_its_last_token_is_not_computed_again(tiny_llama, mon
     """PPO scores replies as a whole and trains on them without the last token."""
     engine = LocalEngine()
     handle = engine.create(spec(tiny_llama, LORA["last layer"]))
-    computed, compute = [], shared_states.invariant_states
+    computed, compute = [], invariant.invariant_states
     monkeypatch.setattr(
-        shared_states,
+        invariant,
         "invariant_states",
         lambda trunk, layers, asked: computed.append(asked) or compute(trunk, layers, asked),
     )
@@ -145,12 +149,15 @@ def test_adapters_and_full_weights_do_not_start_from_each_other(tiny_llama):
         engine.create(spec(tiny_llama, LORA["all layers"], start=full))
 
 
-def test_a_merged_model_is_the_model(tiny_llama):
+def test_a_merged_model_is_the_model(tiny_llama, tmp_path):
     engine, data = LocalEngine(), text_data(SEQUENCES)
     handle = engine.create(spec(tiny_llama, LORA["last layer"]))
     for _ in range(2):
         step(engine, handle, data, [CrossEntropy()], ADAM)
-    merged, tokens = engine.merged(handle), torch.tensor(SEQUENCES[1])
+    weights, files = engine.merged(handle)
+    save_file(weights, tmp_path / "model.safetensors")
+    write_json(tmp_path / "config.json", files["config.json"])
+    merged, tokens = load_decoder(tmp_path, torch.float32, master=False), torch.tensor(SEQUENCES[1])
     hidden = merged.forward_packed(tokens, [len(tokens)])
     logprobs = (hidden @ merged.head_weight().T).log_softmax(-1)[:-1].gather(1, tokens[1:, None])[:, 0]
     wanted = engine.forward(handle, [Datum.next_token(SEQUENCES[1])])[0].logprobs

@@ -28,9 +28,9 @@ from thumbs.config.losses import (
 from thumbs.config.model import LoraConfig
 from thumbs.engine.batch import Batch
 from thumbs.engine.compute import Network, losses_of
+from thumbs.models.causal_lm import load_decoder
 from thumbs.models.heads import ScalarHead
-from thumbs.models.lora import Adapter
-from thumbs.models.weights import load_decoder
+from thumbs.models.lora import Lora
 from tiny_models import LlamaConfig, random_sequences, save_random
 
 LENGTHS = [7, 4, 9, 6]
@@ -76,7 +76,7 @@ def network(request, folder, wide):
     generator, adapter = torch.Generator().manual_seed(4), None
     if request.param == "adapters":
         trunk.requires_grad_(False)
-        adapter = Adapter(trunk.config, LoraConfig(rank=2, alpha=3.0), seed=0).double()
+        adapter = Lora(trunk.config, LoraConfig(rank=2, alpha=3.0), seed=0).double()
         for up in adapter.up_maps.values():
             up.data = 0.3 * torch.randn(up.shape, generator=generator, dtype=torch.float64)
     scalar = ScalarHead(trunk.width).double()

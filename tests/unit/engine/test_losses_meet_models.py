@@ -9,8 +9,8 @@ import torch
 from thumbs.config.losses import BradleyTerry, CrossEntropy, Kto, PpoClip, PreferencePairs, ValueClip
 from thumbs.engine.batch import micro_batches
 from thumbs.engine.compute import Network, losses_of
+from thumbs.models.causal_lm import load_decoder
 from thumbs.models.heads import ScalarHead
-from thumbs.models.weights import load_decoder
 from thumbs.records import Datum
 from tiny_models import load_reference, random_sequences
 

@@ -10,10 +10,10 @@ from transformers import GemmaConfig, GPT2Config, LlamaConfig, MistralConfig, Pr
 from thumbs.errors import ModelError
 from thumbs.models.byte_lm import build_byte_lm
 from thumbs.models.catalog import resolve
+from thumbs.models.causal_lm import load_decoder, merged_copy, prepack_decoder, prepacked_layer
 from thumbs.models.decoder_config import read_config, why_not_covered, write_config
 from thumbs.models.prepacked import prepack
 from thumbs.models.rows import Rows
-from thumbs.models.weights import load_decoder, merged_copy, named_tensors, prepack_decoder, prepacked_layer
 from tiny_models import FAMILIES, SHAPE, load_reference, logits_of_each, random_sequences, save_random
 
 SEQUENCES = random_sequences(1, [7, 1, 12, 3, 12])
@@ -138,7 +138,7 @@ def test_what_is_written_is_read_again_and_loads_in_transformers(model, expected
     config = write_config(model.config)
     assert why_not_covered(config) is None
     assert read_config(config) == model.config
-    save_file(named_tensors(model), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(model.tensors(), tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert_same(logits_of_each(load_reference(tmp_path), SEQUENCES), expected)
 
@@ -201,7 +201,7 @@ def test_a_folder_that_is_not_a_whole_model_is_refused_by_name(tmp_path):
 
 def test_a_byte_model_is_a_llama(tmp_path):
     model = build_byte_lm("byte-tiny", 3, torch.float32)
-    save_file(named_tensors(model), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(model.tensors(), tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(write_config(model.config)))
     sequences = [list(b"instruction"), list("ünïcode".encode())]
     assert_same(packed_logits(model, sequences), logits_of_each(load_reference(tmp_path), sequences))

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thumbs.errors import ModelError
+from thumbs.models.causal_lm import load_decoder
 from thumbs.models.checkpoint_files import INDEX, SINGLE
-from thumbs.models.weights import load_decoder, read_tensors
+from thumbs.models.weights import read_tensors
 from tiny_models import FAMILIES, load_reference, save_random
 
 State = dict[str, Tensor]

@@ -8,8 +8,7 @@ from transformers import LlamaConfig, Qwen2Config
 
 from compiled_kernels import NEEDS_COMPILER, assert_built
 from thumbs.models import decoding
-from thumbs.models.causal_lm import CausalLM
-from thumbs.models.weights import load_decoder, merged_copy, prepack_decoder
+from thumbs.models.causal_lm import CausalLM, load_decoder, merged_copy, prepack_decoder
 from tiny_models import SHAPE, random_sequences, save_random
 
 WIDE = SHAPE | {"hidden_size": 192, "intermediate_size": 64, "head_dim": 32, "num_attention_heads": 6}
@@ -52,7 +51,7 @@ def test_a_plan_gives_the_bits_of_the_layers(tmp_path, monkeypatch, dtype):
     plain, packed = decoders(LlamaConfig(**WIDE, tie_word_embeddings=True), tmp_path, dtype)
     found, planned = replies(packed)
     assert planned
-    monkeypatch.setattr(decoding.DecodingPlan, "fits", lambda _: False)
+    monkeypatch.setattr(decoding.DecodingPlan, "fits", lambda *_: False)
     expected, planned = replies(packed)
     assert not planned
     assert torch.equal(found, expected)

@@ -13,9 +13,9 @@ from transformers import (
     PretrainedConfig,
 )
 
-from thumbs.errors import ModelError
+from thumbs.config.model import LoraConfig
+from thumbs.errors import ConfigError, ModelError
 from thumbs.models.hf import HfCausalLM, load_hf
-from thumbs.models.lora import Adapter
 
 SEQUENCES = [[5, 9, 2, 7, 1, 3], [8, 4], [11, 12, 13, 14, 15, 16, 17, 18, 19], [6]]
 FAMILIES = {
@@ -101,7 +101,7 @@ def test_prefill_and_decode_give_the_logits_of_a_whole_pass(folder, model):
 
 
 def test_saved_model_loads_to_the_same_weights(model, tmp_path):
-    model.save_pretrained(tmp_path / "saved")
+    model.model.save_pretrained(tmp_path / "saved")
     again = load_hf(tmp_path / "saved", torch.float32)
     assert not list((tmp_path / "saved").glob("*.bin"))
     for name, weight in model.state_dict().items():
@@ -122,7 +122,6 @@ def test_sizes_are_those_of_the_config(tmp_path):
     model = load_hf(tmp_path, torch.bfloat16)
     assert (model.vocab_size, model.width, model.context) == (40, 16, 32)
     assert model.dtype == torch.bfloat16
-    assert not model.supports_lora
 
 
 @pytest.mark.parametrize(
@@ -149,5 +148,5 @@ def test_pickled_weights_are_refused(tmp_path):
 def test_adapters_are_refused_with_advice(tmp_path):
     save_random(FAMILIES["learned positions"], tmp_path)
     model = load_hf(tmp_path, torch.float32)
-    with pytest.raises(ModelError, match="lora: null"):
-        model.forward_packed(torch.tensor([1]), [1], Adapter.__new__(Adapter))
+    with pytest.raises(ConfigError, match="lora=null"):
+        model.new_adapter(LoraConfig(), 0)

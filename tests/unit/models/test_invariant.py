@@ -6,9 +6,9 @@ import torch
 
 from thumbs.config.model import ModelConfig
 from thumbs.models.byte_lm import build_byte_lm
+from thumbs.models.causal_lm import prepacked_layer
 from thumbs.models.invariant import BLOCK, CHUNK, invariant_states
 from thumbs.models.trunk import open_trunk
-from thumbs.models.weights import prepacked_layer
 from tiny_models import FAMILIES, load_reference, random_sequences, save_random
 
 LENGTHS = [BLOCK + 1, 3, BLOCK, 1, 2 * BLOCK, BLOCK - 1, 90]  # the tiny models see 2 · BLOCK positions

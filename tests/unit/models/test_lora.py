@@ -11,9 +11,9 @@ from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, ModelError
+from thumbs.models.causal_lm import load_decoder, merged_copy
 from thumbs.models.decoder_config import read_config, write_config
-from thumbs.models.lora import Adapter
-from thumbs.models.weights import load_decoder, merged_copy, named_tensors
+from thumbs.models.lora import Lora
 from thumbs.records import Datum
 from thumbs.tracking.files import write_json
 from tiny_models import FAMILIES, load_reference, logits_of_each, random_sequences, save_random
@@ -52,7 +52,7 @@ def trained(folder, config):
 def with_random_adapter(folder, config):
     """Our decoder and an adapter with nothing at zero."""
     model = load_decoder(folder, torch.float32, master=False).requires_grad_(False)
-    adapter = Adapter(model.config, config, seed=1)
+    adapter = Lora(model.config, config, seed=1)
     generator = torch.Generator().manual_seed(2)
     for parameter in adapter.parameters():
         parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
@@ -91,7 +91,7 @@ def test_what_peft_saves_is_read(folder, config, tmp_path):
     theirs.save_pretrained(str(tmp_path / "theirs"))
     saved = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
     assert saved.keys() == adapter.peft_state().keys()
-    again = Adapter(model.config, config, seed=9)
+    again = Lora(model.config, config, seed=9)
     again.load_peft_state(saved)
     for name, tensor in adapter.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
@@ -103,7 +103,7 @@ def test_merged_weights_equal_the_adapter_form_and_load_in_transformers(folder, 
     wanted = packed_logits(model, adapter)
     merged = merged_copy(model, adapter, torch.float32)
     torch.testing.assert_close(packed_logits(merged), wanted, atol=2e-5, rtol=0)
-    for source in (named_tensors(merged), named_tensors(model, adapter)):
+    for source in (merged.tensors(), model.tensors(adapter)):
         save_file(source, tmp_path / "model.safetensors", metadata={"format": "pt"})
         write_json(tmp_path / "config.json", write_config(model.config))
         theirs = logits_of_each(load_reference(tmp_path), SEQUENCES)
@@ -113,7 +113,7 @@ def test_merged_weights_equal_the_adapter_form_and_load_in_transformers(folder, 
 @torch.no_grad()
 def test_a_fresh_adapter_changes_nothing(folder, config):
     model = load_decoder(folder, torch.float32, master=False)
-    adapter = Adapter(model.config, config, seed=1)
+    adapter = Lora(model.config, config, seed=1)
     assert torch.equal(packed_logits(model, adapter), packed_logits(model))
     assert any(a.abs().max() > 0 for a in adapter.down_maps.values())
 
@@ -156,18 +156,18 @@ def gradients_by_peft_name(adapter):
 def test_adapters_stand_on_the_last_layers_and_chosen_projections():
     raw = FAMILIES["llama"].to_dict() | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 6}
     shape = read_config(raw)
-    names = Adapter(shape, LoraConfig(layers=2, targets=("k_proj", "o_proj")), seed=0).peft_state()
+    names = Lora(shape, LoraConfig(layers=2, targets=("k_proj", "o_proj")), seed=0).peft_state()
     stem = "base_model.model.model.layers"
     assert {name.rsplit(".lora_", 1)[0] for name in names} == {
         f"{stem}.{i}.self_attn.{p}" for i in (4, 5) for p in ("k_proj", "o_proj")
     }
-    assert Adapter(shape, LoraConfig(layers=9), seed=0).first == 0
+    assert Lora(shape, LoraConfig(layers=9), seed=0).first == 0
 
 
 def test_an_unknown_target_is_named(tiny_llama):
     model = load_decoder(tiny_llama, torch.float32, master=False)
     with pytest.raises(ConfigError, match=r"\['c_attn'\]; allowed are \['down_proj'"):
-        Adapter(model.config, LoraConfig(targets=("q_proj", "c_attn")), seed=0)
+        Lora(model.config, LoraConfig(targets=("q_proj", "c_attn")), seed=0)
 
 
 STEM = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
@@ -189,7 +189,7 @@ STEM = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
 def test_a_state_that_is_not_this_adapter_is_refused_whole(change, message):
     raw = FAMILIES["llama"].to_dict() | {"architectures": ["LlamaForCausalLM"]}
     config = LoraConfig(rank=2, targets=("q_proj", "up_proj"))
-    adapter = Adapter(read_config(raw), config, seed=0)
+    adapter = Lora(read_config(raw), config, seed=0)
     before = {name: tensor.clone() for name, tensor in adapter.peft_state().items()}
     state = {name: torch.randn(tensor.shape) for name, tensor in before.items()}
     change(state)

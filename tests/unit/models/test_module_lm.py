@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thumbs.errors import ModelError
-from thumbs.models.lora import Adapter
+from thumbs.config.model import LoraConfig
+from thumbs.errors import ConfigError, ModelError
 from thumbs.models.module_lm import ModuleLM
 from thumbs.rollout.native import NativeSampler
 from thumbs.rollout.sampler import DecodingParams
@@ -93,5 +93,5 @@ def test_a_module_that_fails_on_tokens_is_refused():
 
 def test_adapters_are_refused():
     model, _ = made()
-    with pytest.raises(ModelError, match="without adapters"):
-        model.forward_packed(torch.tensor([1, 2]), [2], adapter=object.__new__(Adapter))
+    with pytest.raises(ConfigError, match=r"no adapters; set model\.lora=null"):
+        model.new_adapter(LoraConfig(), 0)

@@ -16,8 +16,9 @@ from transformers import LlamaConfig
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from thumbs.errors import ModelError
+from thumbs.models.causal_lm import load_decoder
 from thumbs.models.quantised import KEYS, REFUSED, Quantisation, dequantise, quantisation
-from thumbs.models.weights import load_decoder, read_tensors
+from thumbs.models.weights import read_tensors
 from tiny_models import LLAMA, load_reference, save_random
 
 FP8 = torch.float8_e4m3fn

@@ -9,7 +9,7 @@ from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError
-from thumbs.models.weights import load_decoder
+from thumbs.models.causal_lm import load_decoder
 from thumbs.records import Datum
 from thumbs.rollout.native import NativeSampler
 from thumbs.rollout.sampler import DecodingParams

@@ -20,15 +20,13 @@ from thumbs.compat.rlhf_pipeline.pt_files import SUFFIXES, read_pt, unpack
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import ModelError, needs
+from thumbs.models.base import Trunk
 from thumbs.models.byte_lm import byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
-from thumbs.models.causal_lm import CausalLM
 from thumbs.models.content import model_digest
-from thumbs.models.decoder_config import write_config
 from thumbs.models.module_lm import ModuleLM
 from thumbs.models.tensor_files import write_tensors
 from thumbs.models.trunk import named_module, open_tokenizer
-from thumbs.models.weights import named_tensors
 from thumbs.stages.ppo_run import CRITIC
 from thumbs.tracking.digests import file_digest
 from thumbs.tracking.files import read_json, write_json
@@ -145,7 +143,7 @@ class MadeSource:
         self._made = made
         self.label = "a model made by " + getattr(made, "__qualname__", type(made).__name__)
         self.module = self._make()
-        self.is_hf = isinstance(self.module, CausalLM) or _opens_by_its_config(self.module)
+        self.is_hf = isinstance(self.module, Trunk) or _opens_by_its_config(self.module)
         if not self.is_hf:
             self._limits = _limits_of(ModuleLM(copy.deepcopy(self.module)))
 
@@ -243,9 +241,10 @@ def _opens_by_its_config(module: nn.Module) -> bool:
 
 
 def _save(module: Any, folder: Path) -> None:
-    if not isinstance(module, CausalLM):
+    if not isinstance(module, Trunk):
         module.save_pretrained(folder, max_shard_size="1000GB")
-    else:
-        folder.mkdir(parents=True)
-        write_tensors(folder / "model.safetensors", {n: tensor.clone() for n, tensor in named_tensors(module).items()})
-        write_json(folder / "config.json", write_config(module.config))
+        return
+    folder.mkdir(parents=True)
+    write_tensors(folder / "model.safetensors", {name: tensor.clone() for name, tensor in module.tensors().items()})
+    for name, content in module.files().items():
+        write_json(folder / name, content)

@@ -22,10 +22,9 @@ from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.checkpoints import MANIFEST, read_tensors
 from thumbs.engine.local import ADAPTER, HEAD
 from thumbs.errors import ConfigError, ModelError
+from thumbs.models.base import Trunk
 from thumbs.models.catalog import is_builtin_byte, resolve
-from thumbs.models.causal_lm import CausalLM
 from thumbs.models.checkpoint_files import INDEX, SINGLE
-from thumbs.models.decoder_config import write_config
 from thumbs.models.peft_settings import REFUSED as PEFT_REFUSED
 from thumbs.models.trunk import decoder_shape
 from thumbs.models.weights import read_tensors as read_weights
@@ -103,24 +102,23 @@ def save(engine: StepEngine, handle: Handle, folder: Path, config: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / ".saving"
     engine.save(handle, scratch)
-    if isinstance(engine.network(handle).trunk, CausalLM) and (scratch / "config.json").is_file():
+    if (scratch / "config.json").is_file():
         raw = json.loads((scratch / "config.json").read_text(encoding="utf-8"))
-        write_json(scratch / "config.json", raw | {key: getattr(config, key) for key in SPECIAL_TOKENS})
+        write_json(scratch / "config.json", raw | {key: getattr(config, key, None) for key in SPECIAL_TOKENS})
     for file in sorted(scratch.iterdir()):
         file.replace(folder / file.name)
     scratch.rmdir()
 
 
-def describe(name: str, trunk: Any) -> Any:
+def describe(name: str, trunk: Trunk) -> Any:
     """What tutorials read of `model.config`: sizes and special tokens."""
-    if not isinstance(trunk, CausalLM):
-        return trunk.model.config
     values: dict[str, Any] = {"name_or_path": name, "is_encoder_decoder": False, "use_cache": True}
+    values |= {"hidden_size": trunk.width, **trunk.files().get("config.json", {})}
     if is_builtin_byte(name):
         ids = (ByteTokenizer.BOS, ByteTokenizer.EOS, ByteTokenizer.PAD)
-        return SimpleNamespace(**values, **write_config(trunk.config), **dict(zip(SPECIAL_TOKENS, ids, strict=True)))
+        return SimpleNamespace(**values, **dict(zip(SPECIAL_TOKENS, ids, strict=True)))
     raw = json.loads((resolve(name) / "config.json").read_text(encoding="utf-8"))
-    return SimpleNamespace(**dict.fromkeys(SPECIAL_TOKENS) | values | write_config(trunk.config) | raw)
+    return SimpleNamespace(**dict.fromkeys(SPECIAL_TOKENS) | values | raw)
 
 
 def read_lora(config: Any, depth: int) -> LoraConfig:

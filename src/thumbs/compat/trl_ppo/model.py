@@ -18,7 +18,6 @@ from thumbs.compat.trl_ppo.generation import Generation, draw_replies, read_keyw
 from thumbs.compat.trl_ppo.loading import describe, load, save
 from thumbs.engine.base import Handle
 from thumbs.errors import ConfigError, DataError
-from thumbs.models.causal_lm import CausalLM
 from thumbs.rollout.sampler import Sampler
 
 IGNORED_LABEL = -100
@@ -208,7 +207,11 @@ def base_reference(model: AutoModelForCausalLMWithValueHead) -> AutoModelForCaus
     return AutoModelForCausalLMWithValueHead(model.engine, model.engine.create(spec))
 
 
-def _share(trunk: nn.Module, reference: nn.Module, count: int) -> None:
+_AFTER_LAYERS = ("norm", "head")
+"""What our decoder holds next to its embedding and uses after its layers."""
+
+
+def _share(trunk: Any, reference: Any, count: int) -> None:
     """Freezes embeddings and the layers 0 … count - 1 of `trunk`, and has `reference` use these very tensors."""
     names = [name for name, _ in trunk.named_parameters()]
     numbers = {name: int(found[1]) for name in names if (found := _LAYER.search(name))}
@@ -218,7 +221,7 @@ def _share(trunk: nn.Module, reference: nn.Module, count: int) -> None:
             f"num_shared_layers={count}; this model has {depth} layers, so 1 to {depth - 1} can be shared"
         )
     first = next(index for index, name in enumerate(names) if name in numbers)
-    embeddings = ["embedding"] if isinstance(trunk, CausalLM) else names[:first]
+    embeddings = [name for name in names[:first] if name not in _AFTER_LAYERS]
     for name in [*embeddings, *(name for name, number in numbers.items() if number < count)]:
         parameter, own = trunk.get_parameter(name), reference.get_parameter(name)
         parameter.requires_grad_(False)
