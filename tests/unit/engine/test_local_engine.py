@@ -157,7 +157,8 @@ def test_a_merged_model_is_the_model(tiny_llama, tmp_path):
     weights, files = engine.merged(handle)
     save_file(weights, tmp_path / "model.safetensors")
     write_json(tmp_path / "config.json", files["config.json"])
-    merged, tokens = load_decoder(tmp_path, torch.float32, master=False), torch.tensor(SEQUENCES[1])
+    merged = load_decoder(tmp_path, torch.float32, master=False).requires_grad_(False)
+    tokens = torch.tensor(SEQUENCES[1])
     hidden = merged.forward_packed(tokens, [len(tokens)])
     logprobs = (hidden @ merged.head_weight().T).log_softmax(-1)[:-1].gather(1, tokens[1:, None])[:, 0]
     wanted = engine.forward(handle, [Datum.next_token(SEQUENCES[1])])[0].logprobs
