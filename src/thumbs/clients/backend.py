@@ -26,8 +26,8 @@ from thumbs.clients.store import Store
 from thumbs.clients.worker import Worker
 from thumbs.config.losses import CrossEntropy, LossSpec
 from thumbs.config.model import LoraConfig, ModelConfig
-from thumbs.engine.base import Handle, ModelSpec
-from thumbs.engine.local import LocalEngine
+from thumbs.engine import open_engine
+from thumbs.engine.base import Handle, ModelSpec, OpenEngine
 from thumbs.errors import DataError, ThumbsError
 from thumbs.records import Datum
 
@@ -65,9 +65,11 @@ class Backend(Sampling, Offer):
         max_models: int = 64,
         max_queued_samples: int = 4096,
         gap_grace_s: float = 30.0,
+        engine: OpenEngine | None = None,
     ) -> None:
         bases, worker = Bases(models, closed=closed), Worker(gap_grace_s)
-        super().__init__(store, bases, LocalEngine(), worker, max_models, max_queued_samples)
+        self._engine = engine or open_engine()
+        super().__init__(store, bases, self._engine, worker, max_models, max_queued_samples)
         self.max_models = max_models
         self._queued_tokens = 0
         self._models: OrderedDict[str, _Model] = OrderedDict()

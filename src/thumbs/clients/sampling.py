@@ -17,7 +17,8 @@ from thumbs.clients.checkpoint_folders import readable
 from thumbs.clients.store import Store
 from thumbs.clients.tables import CheckpointRecord
 from thumbs.clients.worker import Worker
-from thumbs.engine.local import OPTIMIZER, LocalEngine
+from thumbs.engine.base import AdapterSource
+from thumbs.engine.checkpoints import OPTIMIZER
 from thumbs.errors import CheckpointError, DataError, ThumbsError
 from thumbs.models.base import FrozenAdapter
 from thumbs.rollout.pool import Heard, SampleRequest, SamplingPool
@@ -44,10 +45,10 @@ class Sampling:
     """Samplers by id; of those with adapters the `max_samplers` that were used last are in memory."""
 
     def __init__(
-        self, store: Store, bases: Bases, engine: LocalEngine, worker: Worker, max_samplers: int, max_queued: int
+        self, store: Store, bases: Bases, engine: AdapterSource, worker: Worker, max_samplers: int, max_queued: int
     ) -> None:
         self.store, self.bases, self.max_samplers, self.max_queued = store, bases, max_samplers, max_queued
-        self._engine, self._worker = engine, worker
+        self._adapters, self._worker = engine, worker
         self._samplers: OrderedDict[str, ServedWeights] = OrderedDict()
         self._pools: dict[int, SamplingPool] = {}
         self._lock = threading.Lock()
@@ -174,13 +175,13 @@ class Sampling:
         base = sampler.base
         if sampler.folder is not None and sampler.adapter is None:
             with readable(sampler_id):
-                sampler.adapter = self._engine.read_adapter(sampler.folder)
+                sampler.adapter = self._adapters.read_adapter(sampler.folder)
         request.adapter = sampler.adapter
         with self._lock:
             if sampler_id in self._samplers:  # not closed meanwhile
                 self._samplers.move_to_end(sampler_id)
                 self._make_room_for_samplers()
-        model = self._engine.frozen_base(base.config)
+        model = self._adapters.frozen_base(base.config)
         if id(model) not in self._pools:  # one for all names of a base
             self._pools[id(model)] = SamplingPool(model, lambda tokens: base.tokenizer.decode(tokens, False))
         return self._pools[id(model)]

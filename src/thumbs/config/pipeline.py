@@ -9,6 +9,7 @@ from pydantic import Field
 
 from thumbs.config.base import Frozen
 from thumbs.config.direct import DirectConfig
+from thumbs.config.engine import EngineConfig
 from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.former_names import RUN_SETTINGS
 from thumbs.config.group import GroupConfig
@@ -48,6 +49,8 @@ class PipelineConfig(Frozen):
     """A system message put before every conversation that has none; null: what the chat template does by itself."""
     model: ModelConfig = ModelConfig()
     """The base model and how it is trained."""
+    engine: EngineConfig = EngineConfig()
+    """What computes."""
     sft: SftConfig | None = None
     """Supervised fine-tuning."""
     labels: LabelsConfig | None = None

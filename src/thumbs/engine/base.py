@@ -1,16 +1,23 @@
-"""The engine: eight verbs on model handles. It knows models, datums and named losses; it does not know algorithms."""
+"""The engine: eight verbs on model handles. It knows models, datums and named losses; it does not know algorithms.
+
+What a few callers need beyond the verbs is in small protocols below; `open_engine` gives all of them, and an engine
+that cannot do something says so with ConfigError when it is asked. tests/contract runs one suite over every engine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from thumbs.config.losses import LossSpec
 from thumbs.config.model import ModelConfig
 from thumbs.records import Datum, ForwardOutput, TrainOutput
 from thumbs.rollout.sampler import Sampler
+
+if TYPE_CHECKING:
+    from thumbs.models.base import FrozenAdapter, Trunk
 
 Head = Literal["lm", "scalar"]
 
@@ -70,6 +77,20 @@ class OptimReport:
     step: int
 
 
+@dataclass(frozen=True)
+class ModelSize:
+    """trained, parameters: numbers of weights, the shared base among all; context: tokens; width: channels; dtype: what
+    computes; trunk_bytes: what the trunk's weights take in memory.
+    """
+
+    trained: int
+    parameters: int
+    context: int
+    width: int
+    dtype: str
+    trunk_bytes: int
+
+
 class Engine(Protocol):
     """create, forward, forward_backward, optim_step, snapshot, save, load, close."""
 
@@ -108,4 +129,41 @@ class Engine(Protocol):
 
     def close(self, handle: Handle) -> None:
         """Frees the model."""
+        ...
+
+
+class SharedEngine(Protocol):
+    """For those who serve several clients, whose models take turns."""
+
+    def in_parts(
+        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], *, backward: bool = True
+    ) -> Generator[None, None, TrainOutput]:
+        """`forward_backward` that gives way after each part. Logprobs come back everywhere.
+
+        When it fails, or is closed, the gradients are those of before; with backward=False it adds none.
+        """
+        ...
+
+
+class AdapterSource(Protocol):
+    """For those who sample with many adapters on one base."""
+
+    def frozen_base(self, model: ModelConfig) -> Trunk:
+        """The base that adapters share, to sample from; the same one at every call."""
+        ...
+
+    def frozen_adapter(self, handle: Handle) -> FrozenAdapter:
+        """The model's adapter as it is now, to sample from on `frozen_base`."""
+        ...
+
+    def read_adapter(self, path: Path) -> FrozenAdapter:
+        """The adapter of a checkpoint, to sample from on the `frozen_base` of its model."""
+        ...
+
+
+class OpenEngine(Engine, SharedEngine, AdapterSource, Protocol):
+    """What `open_engine` gives."""
+
+    def size(self, handle: Handle) -> ModelSize:
+        """How large a model is."""
         ...

@@ -19,6 +19,12 @@ from thumbs.models.tensor_files import write_tensors
 from thumbs.tracking.files import sync
 
 MANIFEST = "thumbs.json"
+ADAPTER, MODEL, HEAD, OPTIMIZER = (
+    "adapter_model.safetensors",
+    "model.safetensors",
+    "scalar_head.safetensors",
+    "optimizer.safetensors",
+)
 MEND = "restore it, or start the run over with --fresh"
 
 

@@ -11,11 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thumbs.config.engine import EngineConfig
 from thumbs.config.losses import LossSpec
 from thumbs.config.model import ModelConfig
-from thumbs.engine.base import AdamStep, Handle, ModelSpec, OptimReport
+from thumbs.engine.base import AdamStep, Handle, ModelSize, ModelSpec, OpenEngine, OptimReport
 from thumbs.engine.batch import Batch, micro_batches
-from thumbs.engine.checkpoints import MANIFEST, naming, read_manifest, read_tensors, write_checkpoint
+from thumbs.engine.checkpoints import (
+    ADAPTER,
+    HEAD,
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    naming,
+    read_manifest,
+    read_tensors,
+    write_checkpoint,
+)
 from thumbs.engine.compute import Computed, Network, losses_of, predict
 from thumbs.engine.memory import keep_freed_memory
 from thumbs.engine.optimizers import ADAMW, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
@@ -27,13 +38,6 @@ from thumbs.models.heads import ScalarHead
 from thumbs.models.trunk import open_trunk
 from thumbs.records import Datum, ForwardOutput, TrainOutput
 from thumbs.rollout.native import NativeSampler
-
-ADAPTER, MODEL, HEAD, OPTIMIZER = (
-    "adapter_model.safetensors",
-    "model.safetensors",
-    "scalar_head.safetensors",
-    "optimizer.safetensors",
-)
 
 
 @dataclass
@@ -249,17 +253,19 @@ class LocalEngine:
             adapter.load_peft_state(read_tensors(path / ADAPTER))
         return trunk.freeze(adapter)
 
-    def merged(self, handle: Handle) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """A model's weights with its adapter merged in, and what other files it consists of, for export."""
-        network = self._models[handle.id].network
-        return network.trunk.tensors(network.adapter), network.trunk.files()
-
-    def parameters(self, handle: Handle) -> tuple[int, int]:
-        """(trained, all) parameters of a model, the shared base included."""
+    def size(self, handle: Handle) -> ModelSize:
         model = self._models[handle.id]
-        network = model.network
-        parts = [p for m in (network.trunk, network.adapter, network.scalar) if m is not None for p in m.parameters()]
-        return sum(p.numel() for p in model.trained().values()), sum(p.numel() for p in parts)
+        network, trunk = model.network, model.network.trunk
+        parts = [p for m in (trunk, network.adapter, network.scalar) if m is not None for p in m.parameters()]
+        trained = sum(p.numel() for p in model.trained().values())
+        return ModelSize(
+            trained=trained,
+            parameters=sum(p.numel() for p in parts),
+            context=trunk.context,
+            width=trunk.width,
+            dtype=str(trunk.dtype).removeprefix("torch."),
+            trunk_bytes=sum(p.nbytes for p in trunk.parameters()),
+        )
 
     def _trunk(self, spec: ModelSpec) -> Trunk:
         if spec.model.lora is None:
@@ -308,6 +314,12 @@ class LocalEngine:
     def _clear(self, model: _Model) -> None:
         for parameter in model.trained().values():
             parameter.grad = None
+
+
+def open_local(config: EngineConfig, decode_text: Callable[[list[int]], str] | None) -> OpenEngine:
+    """The local engine of a config."""
+    device = None if config.device is None else torch.device(config.device)
+    return LocalEngine(decode_text, device=device, optimizer=config.optimizer)
 
 
 def _base_key(model: ModelConfig, seed: int) -> tuple[str, str, int]:

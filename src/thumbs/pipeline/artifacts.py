@@ -12,9 +12,9 @@ from thumbs.config.pipeline import METHODS, PipelineConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.prompts import read_prompt
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.engine.base import Handle, Head, ModelSpec
+from thumbs.engine import open_engine
+from thumbs.engine.base import Handle, Head, ModelSpec, OpenEngine
 from thumbs.engine.checkpoints import exists
-from thumbs.engine.local import LocalEngine
 from thumbs.errors import RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.exports import plan_export, write_export
@@ -37,7 +37,7 @@ class OpenRun:
     path: Path
     config: PipelineConfig
     tokenizer: Tokenizer
-    engine: LocalEngine
+    engine: OpenEngine
 
     def model(self, stage: str) -> Handle:
         """The frozen model that a stage left; `base` is what the run started from."""
@@ -73,7 +73,7 @@ def open_run(run: Path) -> OpenRun:
         raise RunError(f"{run} is not a run folder: it has no config.json")
     config = build_config(PipelineConfig, read_object(run / "config.json"), source=str(run / "config.json"))
     tokenizer = open_tokenizer(config.model)
-    return OpenRun(run, config, tokenizer, LocalEngine(tokenizer.decode))
+    return OpenRun(run, config, tokenizer, open_engine(config.engine, tokenizer.decode))
 
 
 def sample_text(
@@ -108,14 +108,7 @@ def export(run: Path, stage: str, out: Path, merge: bool, dtype: str | None = No
     checkpoint = None if stage == "base" else run / stage / "model"
     end = opened.tokenizer.decode([opened.tokenizer.eos_id], skip_special=False)
     with new_folder(out) as scratch:
-        write_export(
-            scratch,
-            checkpoint,
-            opened.config.model.name,
-            opened.tokenizer,
-            plan,
-            lambda: opened.engine.merged(opened.model(stage)),
-        )
+        write_export(scratch, checkpoint, opened.config, opened.tokenizer, plan)
         write_text(scratch / "README.md", model_card(run, stage, merged=plan.merged, end=end))
     for note in plan.notes:
         log.warning("%s", note)

@@ -6,7 +6,7 @@ Everything that can be refused is refused before a file is written.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +17,14 @@ from torch import Tensor
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.data.chat_template import ROLE_COLON
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.engine.checkpoints import read_tensors
-from thumbs.engine.local import ADAPTER, HEAD, MODEL
+from thumbs.engine.checkpoints import ADAPTER, HEAD, MODEL, read_tensors
 from thumbs.errors import RunError, needs
 from thumbs.models.base_identity import BaseIdentity, identify
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.checkpoint_files import SCORED_AT
 from thumbs.models.decoder_config import why_not_covered
 from thumbs.models.tensor_files import write_tensors
+from thumbs.models.trunk import open_trunk
 from thumbs.models.weights import read_tensors as read_weights
 from thumbs.tracking.files import read_json, write_json, write_text
 
@@ -32,7 +32,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 Kind = Literal["model", "adapter", "classifier", "classifier adapter"]
 
-Merged = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors of a whole model, and its other files: name → JSON."""
 
 GENERATION, PEFT_CONFIG = "generation_config.json", "adapter_config.json"
@@ -120,23 +119,21 @@ def runs_elsewhere(name: str) -> str | None:
 
 
 def write_export(
-    out: Path, checkpoint: Path | None, name: str, tokenizer: Tokenizer, plan: Exported, merged: Callable[[], Merged]
+    out: Path, checkpoint: Path | None, config: PipelineConfig, tokenizer: Tokenizer, plan: Exported
 ) -> None:
-    """Writes everything but the card.
-
-    checkpoint: of the stage; None: the base itself. merged: gives the model with its adapter merged in.
-    """
+    """Writes everything but the card. checkpoint: of the stage; None: the base itself."""
+    name = config.model.name
     # A classifier reads its score at the last token that does not pad, so no end of a reply may pad.
     pad = scoring_pad(name, tokenizer) if plan.scores else None
     write_tokenizer(out, name, tokenizer, pad)
     if plan.merged:
-        tensors, config = whole_model(checkpoint, name, merged)
-        config |= special_ids(name, tokenizer)
+        tensors, keys = whole_model(checkpoint, config)
+        keys |= special_ids(name, tokenizer)
         if pad is not None and checkpoint is not None:
-            tensors, config = classifier(tensors, config | {"pad_token_id": pad}, checkpoint / HEAD)
+            tensors, keys = classifier(tensors, keys | {"pad_token_id": pad}, checkpoint / HEAD)
         else:
             write_json(out / GENERATION, generation_config(name) | special_ids(name, tokenizer))
-        write_model(out, tensors, config, plan.dtype)
+        write_model(out, tensors, keys, plan.dtype)
     elif checkpoint is not None:
         write_adapter(out, checkpoint, plan)
     if plan.scores:
@@ -151,15 +148,19 @@ def scoring_pad(name: str, tokenizer: Tokenizer) -> int:
     return tokenizer.pad_id if tokenizer.pad_id not in ends or not special else max(special)
 
 
-def whole_model(
-    checkpoint: Path | None, name: str, merged: Callable[[], Merged]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def whole_model(checkpoint: Path | None, config: PipelineConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and config.json of a model: our decoder's, float32, or those that transformers runs, as they are."""
+    name, lora = config.model.name, config.model.lora
     if runs_elsewhere(name):
         folder = resolve(name) if checkpoint is None else checkpoint
         return read_weights(folder), read_json(folder / "config.json")
-    tensors, files = merged()
-    return tensors, base_config(name) | files["config.json"]
+    trunk, adapter = open_trunk(config.model, seed=config.seed), None
+    if checkpoint is not None and lora is not None:
+        adapter = trunk.new_adapter(lora, 0)
+        adapter.load_peft_state(read_tensors(checkpoint / ADAPTER))
+    elif checkpoint is not None:
+        trunk.load_tensors(read_tensors(checkpoint / MODEL), str(checkpoint))
+    return trunk.tensors(adapter), base_config(name) | trunk.files()["config.json"]
 
 
 def write_model(out: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], dtype: Dtype) -> None:

@@ -81,7 +81,9 @@ def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
     if _mixes_sft(config, stage):
         assert config.sft is not None  # noqa: S101
         own["sft.data"] = config.sft.data
-    flat = {"seed": config.seed, "system": config.system}
+    flat: dict[str, Any] = {"seed": config.seed, "system": config.system}
+    if stage in ("sft", "reward_model", *METHODS):
+        flat["engine.optimizer"] = config.engine.optimizer
     for key, section in own.items():
         flat |= flat_settings(section.model_dump(mode="json"), key)
         for path, part in sections(section, key):
@@ -191,7 +193,7 @@ def _without_places(data: DataConfig) -> list[list[Any]]:
 
 def _at_default(config: PipelineConfig, stage: str) -> frozenset[str]:
     """Keys of settings whose value is their default."""
-    own = {"model": config.model, stage: getattr(config, stage)}
+    own = {"model": config.model, "engine": config.engine, stage: getattr(config, stage)}
     return frozenset(
         f"{path}.{name}"
         for key, section in own.items()

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.labels import LabelsConfig, PeopleConfig
+from thumbs.config.named import load_callable
 from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig
 from thumbs.config.reward_parts import RUNS_OWN, RewardPart
-from thumbs.envs.named import load_callable
 from thumbs.errors import CheckpointError, ConfigError, DataError, ModelError
 from thumbs.evaluation.judges import gold_judge
 from thumbs.models.catalog import is_builtin_byte, resolve

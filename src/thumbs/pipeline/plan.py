@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from thumbs.config.pipeline import METHODS, PipelineConfig
-from thumbs.engine.base import ModelSpec
-from thumbs.engine.local import LocalEngine
+from thumbs.engine import open_engine
+from thumbs.engine.base import ModelSize, ModelSpec
 from thumbs.engine.shared_states import CAPACITY
-from thumbs.models.precision import compute_dtype, device
+from thumbs.models.precision import device
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.names import check_names
 from thumbs.pipeline.pitfalls import pitfalls
@@ -25,25 +25,11 @@ STATE_BYTES = 12
 
 
 @dataclass(frozen=True)
-class Size:
-    """The model. trained, parameters: numbers of weights; base_bytes: the base in memory; dtype: what computes;
-    context, width: tokens, channels.
-    """
-
-    trained: int
-    parameters: int
-    base_bytes: int
-    dtype: str
-    context: int
-    width: int
-
-
-@dataclass(frozen=True)
 class Plan:
     """A forecast. probe is None where none was made; then there is no time. Memory and disk in bytes."""
 
     config: PipelineConfig
-    size: Size
+    size: ModelSize
     work: tuple[Work, ...]
     probe: Probe | None
     memory: int
@@ -74,7 +60,7 @@ class Plan:
         return [
             f"model       {self.config.model.name}, {size.dtype}, context {size.context} tokens",
             f"parameters  {size.parameters:,} of which {size.trained:,} are trained ({way})",
-            f"base        {amount(size.base_bytes)} in memory",
+            f"base        {amount(size.trunk_bytes)} in memory",
             *(f"template    {note}" for note in self.template),
         ]
 
@@ -117,22 +103,12 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     inputs = read_inputs(config, tokenizer)
     check_splits(config, inputs)
     work = tuple(work_of(config, inputs))
-    engine = LocalEngine(tokenizer.decode)
+    engine = open_engine(config.engine, tokenizer.decode)
     heads = ("lm", "scalar") if config.ppo is not None else ("lm",)
     handle = engine.create(ModelSpec("plan", config.model, heads, seed=config.seed))
-    trained, parameters = engine.parameters(handle)
-    trunk = engine.snapshot(handle).model
-    dtype = compute_dtype(config.model)
-    size = Size(
-        trained=trained,
-        parameters=parameters,
-        base_bytes=(parameters - trained) * dtype.itemsize if config.model.lora else parameters * 4,
-        dtype=str(dtype).removeprefix("torch."),
-        context=trunk.context,
-        width=trunk.width,
-    )
-    found = run_probe(engine, handle, work, *_typical(inputs, size.context)) if probe else None
-    memory, disk = _memory(config, size, work, found), _disk(config, trained)
+    size = engine.size(handle)
+    found = run_probe(engine, handle, work, size.context, *_typical(inputs, size.context)) if probe else None
+    memory, disk = _memory(config, size, work, found), _disk(config, size.trained)
     warnings = (*pitfalls(config, inputs, size.context), *_scarce(config, memory, disk))
     return Plan(config, size, work, found, memory, disk, warnings, tuple(tokenizer.notes()), told_of(inputs))
 
@@ -159,7 +135,7 @@ def _typical(inputs: Inputs, context: int) -> tuple[int, int]:
     return prompt_tokens, min(prompt_tokens + max(round(reply), 2), context)
 
 
-def _memory(config: PipelineConfig, size: Size, work: tuple[Work, ...], probe: Probe | None) -> int:
+def _memory(config: PipelineConfig, size: ModelSize, work: tuple[Work, ...], probe: Probe | None) -> int:
     """Peak in bytes: what the probe used (one model in training, one sampler) and what a whole run holds beside it."""
     weights, own_critic = size.trained * 4, config.ppo is not None and config.ppo.critic.init != "shared"
     online = config.direct is not None and config.direct.online is not None
@@ -171,7 +147,7 @@ def _memory(config: PipelineConfig, size: Size, work: tuple[Work, ...], probe: P
         return probe.peak_bytes + more
     sampler = size.parameters * torch.empty(0, dtype=getattr(torch, size.dtype)).itemsize
     adapter = 0 if config.model.lora is None else weights
-    return size.base_bytes + adapter + size.trained * STATE_BYTES + sampler + more
+    return size.trunk_bytes + adapter + size.trained * STATE_BYTES + sampler + more
 
 
 def _disk(config: PipelineConfig, trained: int) -> int:

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from thumbs.config.losses import CrossEntropy
-from thumbs.engine.base import AdamStep, Handle
+from thumbs.engine.base import AdamStep, Engine, Handle
 from thumbs.engine.batch import TOKEN_BUDGET
-from thumbs.engine.local import LocalEngine
 from thumbs.pipeline.summary import peak_rss_bytes
 from thumbs.pipeline.workload import Work
 from thumbs.records import Datum
-from thumbs.rollout.native import NativeSampler
-from thumbs.rollout.sampler import DecodingParams
+from thumbs.rollout.sampler import DecodingParams, Sampler
 
 _DECODED = 8
 """Decoding steps that are timed."""
@@ -53,7 +51,9 @@ class Probe:
         )
 
 
-def run_probe(engine: LocalEngine, handle: Handle, work: Iterable[Work], prompt_tokens: int, tokens: int) -> Probe:
+def run_probe(
+    engine: Engine, handle: Handle, work: Iterable[Work], context: int, prompt_tokens: int, tokens: int
+) -> Probe:
     """Times a model on sequences of `tokens` tokens, `prompt_tokens` of which are the prompt; it is changed by that.
 
     The batch is as large as an optimizer step's (one micro-batch at most), so the peak of memory is real.
@@ -68,7 +68,7 @@ def run_probe(engine: LocalEngine, handle: Handle, work: Iterable[Work], prompt_
     read_s = _seconds(lambda: engine.forward(handle, part)) / _tokens(part)
     train_s = _seconds(lambda: engine.forward_backward(handle, data, [CrossEntropy()])) / _tokens(data)
     optim_s = _seconds(lambda: engine.optim_step(handle, AdamStep(_RATE, _RATE)))
-    sampler = engine.snapshot(handle)
+    sampler, decoded = engine.snapshot(handle), min(_DECODED, context - prompt_tokens - 1)
     rows = {w.sampling_rows for w in work if w.sampling_rows}
     return Probe(
         train_s=train_s,
@@ -76,7 +76,7 @@ def run_probe(engine: LocalEngine, handle: Handle, work: Iterable[Work], prompt_
         new_s=max(first_s - read_s, 0.0),
         optim_s=optim_s,
         snapshot_s=_seconds(lambda: engine.snapshot(handle)),
-        sample_s={n: _sample_seconds(sampler, n, prompt_tokens) for n in sorted(rows)},
+        sample_s={n: _sample_seconds(sampler, n, prompt_tokens, decoded) for n in sorted(rows)},
         peak_bytes=_peak_bytes(),
     )
 
@@ -93,7 +93,7 @@ def _tokens(data: Sequence[Datum]) -> int:
     return sum(map(len, data))
 
 
-def _sample_seconds(sampler: NativeSampler, rows: int, prompt_tokens: int) -> float:
+def _sample_seconds(sampler: Sampler, rows: int, prompt_tokens: int, decoded: int) -> float:
     """Seconds a sampled token with `rows` sequences decoding together."""
     prompt = np.random.default_rng(1).integers(0, 256, prompt_tokens).tolist()
 
@@ -101,8 +101,7 @@ def _sample_seconds(sampler: NativeSampler, rows: int, prompt_tokens: int) -> fl
         params = DecodingParams(count, stop_tokens=())
         return _seconds(lambda: sampler.sample([prompt] * rows, params, range(rows)))
 
-    count = min(_DECODED, sampler.model.context - prompt_tokens - 1)
-    return max(sample(1 + count) - sample(1), 0.0) / (rows * max(count, 1))
+    return max(sample(1 + decoded) - sample(1), 0.0) / (rows * max(decoded, 1))
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -16,8 +16,8 @@ from thumbs.config.data import DataConfig
 from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.labels import LabelsConfig, PeopleConfig
+from thumbs.config.named import load_callable
 from thumbs.config.reward_parts import RUNS_OWN, RewardPart
-from thumbs.envs.named import load_callable
 from thumbs.models.catalog import cache_folder, is_builtin_byte, resolve
 from thumbs.tracking.digests import DigestCache, file_digest
 

@@ -13,8 +13,8 @@ from thumbs.config.model import ModelConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.prompts import prompt_id
 from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine import open_engine
 from thumbs.engine.base import Engine, ModelSpec
-from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run, with_system
@@ -112,7 +112,7 @@ def open_model(name: str, sampling: SamplingConfig | None = None, seed: int = 0)
     """A model by its catalog name or folder, as it is; `seed`: of the weights of a byte model."""
     config = ModelConfig(name=name, lora=None)
     tokenizer = open_tokenizer(config)
-    engine = LocalEngine(tokenizer.decode)
+    engine = open_engine(decode_text=tokenizer.decode)
     handle = engine.create(ModelSpec(name, config, ("lm",), None, trainable=False, seed=seed))
     return PolicySource(name, "", engine.snapshot(handle), tokenizer, sampling or SamplingConfig())
 

@@ -14,8 +14,8 @@ from thumbs.config.reward_model import RewardModelConfig
 from thumbs.data.load import load_pairs
 from thumbs.data.preferences import preferred
 from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine import open_engine
 from thumbs.engine.base import Engine
-from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError
 from thumbs.evaluation.reward_probes import Answer, Scorer, agreement, audit_scorer
 from thumbs.pipeline.artifacts import open_run
@@ -65,7 +65,7 @@ def audit_model(name: str, pairs: str) -> dict[str, Any]:
     name: the folder of a run's stage `reward_model`, or the folder or hub name of a sequence classifier with one label.
     Its own tokenizer counts lengths. Raises DataError where no pair has a verdict.
     """
-    engine = LocalEngine()
+    engine = open_engine()
     source = open_reward_model(engine, Path(name))
     assert source.tokenizer is not None  # noqa: S101 - one that is opened by its folder has its own
     rows = load_pairs(DataConfig(path=pairs), "pairs", source.tokenizer).rows

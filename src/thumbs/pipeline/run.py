@@ -12,7 +12,7 @@ from typing import Any
 
 from thumbs.config.pipeline import LOOP, METHODS, STAGES, PipelineConfig, place
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.engine.local import LocalEngine
+from thumbs.engine import open_engine
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run
@@ -69,7 +69,7 @@ def run_pipeline(
         require_same(config, path, found)
         require_files(standing for standing in found if standing.place.rpartition("/")[2] in wanted)
         folder.record(config.model_dump(mode="json"))
-        engine = LocalEngine(tokenizer.decode)
+        engine = open_engine(config.engine, tokenizer.decode)
         for name, iteration in places(config):
             if name in wanted:
                 run_stage(Pipeline(config, folder, tokenizer, engine, iteration, people), name)

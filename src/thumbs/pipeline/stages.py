@@ -26,8 +26,7 @@ from thumbs.data.preferences import PreferenceStore
 from thumbs.data.prompts import read_prompt
 from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import Tokenizer, training_sequences
-from thumbs.engine.base import ModelSpec
-from thumbs.engine.local import LocalEngine
+from thumbs.engine.base import ModelSpec, OpenEngine
 from thumbs.errors import ConfigError
 from thumbs.evaluation.heldout import Evaluation
 from thumbs.evaluation.judges import gold_judge
@@ -65,7 +64,7 @@ class Pipeline:
     config: PipelineConfig
     folder: RunFolder
     tokenizer: Tokenizer
-    engine: LocalEngine
+    engine: OpenEngine
     iteration: int = 1
     people: People | None = None
 

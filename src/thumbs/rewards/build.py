@@ -7,10 +7,10 @@ from pathlib import Path
 
 from thumbs.config.base import build_config
 from thumbs.config.model import ModelConfig
+from thumbs.config.named import load_callable
 from thumbs.config.reward_parts import RUNS_OWN, RewardPart
 from thumbs.engine.base import Engine, ModelSpec
 from thumbs.engine.checkpoints import exists, read_manifest
-from thumbs.envs.named import load_callable
 from thumbs.errors import ConfigError
 from thumbs.models.classifier import check_classifier, open_classifier
 from thumbs.models.trunk import open_tokenizer

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from thumbs.config.environment import EnvironmentConfig
+from thumbs.config.named import load_callable
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import Tokenizer, conversation_tokens
 from thumbs.envs.base import MakeEnv, MessageEnv
-from thumbs.envs.named import load_callable
 from thumbs.envs.tools import ToolUse
 from thumbs.errors import ConfigError, RewardError
 from thumbs.records import Message, Prompt, Rollout, Sample, StopReason

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from thumbs.clients.backend import ALPHA, ATTENTION, MLP, Backend
 from thumbs.config.model import ADAPTED, LoraConfig
-from thumbs.engine.checkpoints import MANIFEST, write_checkpoint
-from thumbs.engine.local import ADAPTER, OPTIMIZER
+from thumbs.engine.checkpoints import ADAPTER, MANIFEST, OPTIMIZER, write_checkpoint
 from thumbs.engine.optimizers import ADAMW, make_optimizer, restore_optimizer
 from thumbs.errors import CheckpointError, DataError
 from thumbs.models.base_identity import public_name

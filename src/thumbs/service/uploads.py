@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from thumbs.engine.local import OPTIMIZER
+from thumbs.engine.checkpoints import OPTIMIZER
 from thumbs.errors import DataError
 from thumbs.models.base_identity import public_name
 from thumbs.service.adapters import PEFT_FILES, base_of, keep, read_adapter

@@ -21,8 +21,7 @@ import torch
 from thumbs.config.losses import ScoreLoss
 from thumbs.config.reward_model import RewardModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
-from thumbs.engine.checkpoints import read_tensors
-from thumbs.engine.local import HEAD
+from thumbs.engine.checkpoints import HEAD, read_tensors
 from thumbs.models.tensor_files import write_tensors
 from thumbs.rewards.ensemble import member_paths, member_scores
 from thumbs.rollout.rounds import seed_of

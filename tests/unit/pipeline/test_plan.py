@@ -51,14 +51,14 @@ def planned(settings: dict[str, Any], *overrides: str, probe: bool = False) -> P
 def test_sizes_are_those_of_the_model(sound: dict[str, Any]):
     size = planned(sound).size
     assert (size.trained, size.parameters) == (WEIGHTS + HEAD, WEIGHTS + HEAD)
-    assert (size.base_bytes, size.dtype, size.context, size.width) == (4 * (WEIGHTS + HEAD), "float32", 256, 128)
+    assert (size.trunk_bytes, size.dtype, size.context, size.width) == (4 * WEIGHTS, "float32", 256, 128)
 
 
 def test_with_adapters_only_they_and_the_head_are_trained(sound: dict[str, Any]):
     size = planned(sound, "model.lora={rank: 2, layers: 1}").size
     adapter = 2 * (4 * (128 + 128) + 2 * (128 + 352) + (352 + 128))
     assert (size.trained, size.parameters) == (adapter + HEAD, adapter + HEAD + WEIGHTS)
-    assert size.base_bytes == 4 * WEIGHTS
+    assert size.trunk_bytes == 4 * WEIGHTS
 
 
 def test_nothing_is_wrong_with_a_sound_config(sound: dict[str, Any]):
@@ -147,8 +147,8 @@ def test_without_a_probe_there_is_no_time(sound: dict[str, Any]):
     assert found.probe is None
     assert found.seconds("sft") is None
     assert "speed       not measured" in found.text()
-    # weights, gradient and moments, a sampler, reference and reward model
-    assert found.memory == (WEIGHTS + HEAD) * 4 * (1 + 3 + 1 + 2)
+    # the trunk, gradient and moments, a sampler, reference and reward model
+    assert found.memory == WEIGHTS * 4 + (WEIGHTS + HEAD) * 4 * (3 + 1 + 2)
     # three models; weights and two moments, twice, and once more at the end of PPO
     assert found.disk == (WEIGHTS + HEAD) * 4 * (3 + 6 + 3)
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from thumbs.config.base import build_config
+from thumbs.config.named import load_callable
 from thumbs.config.reward_parts import RewardPart
 from thumbs.data.prompts import read_prompt
-from thumbs.envs.named import load_callable
 from thumbs.errors import ConfigError, RewardError
 from thumbs.records import Message, Rollout
 from thumbs.rewards.base import CallableReward

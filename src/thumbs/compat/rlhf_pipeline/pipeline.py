@@ -24,9 +24,10 @@ from thumbs.compat.rlhf_pipeline.settings import RLHFConfig, read_settings
 from thumbs.compat.rlhf_pipeline.sources import Made, MadeSource, Opened, Source, source_of
 from thumbs.compat.rlhf_pipeline.tokenizer import open_tokenizer_at, tokenizer_files
 from thumbs.compat.rlhf_pipeline.use import Policy, evaluate
+from thumbs.config.engine import EngineConfig
 from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine import open_engine
 from thumbs.engine.base import ModelSpec
-from thumbs.engine.local import LocalEngine
 from thumbs.engine.optimizers import check_optimizer
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.precision import device as fastest_device
@@ -278,7 +279,7 @@ class RLHFPipeline:
         write_pt(output, pack(context.best, context.tokenizer, config, step, critic))
 
     def _context(self, name: str, opened: Opened, tokenizer: Tokenizer) -> Context:
-        engine = LocalEngine(tokenizer.decode, device=torch.device(self.device), optimizer=self.config.optimizer)
+        engine = open_engine(EngineConfig(device=self.device, optimizer=self.config.optimizer), tokenizer.decode)
         return Context(engine, tokenizer, StageFolder(self.save_dir / name), opened.model, self.config.seed)
 
     def _asked(self, stage: str, tokenizer: Tokenizer, data: str, **models: str) -> dict[str, Any]:
@@ -315,7 +316,7 @@ class RLHFPipeline:
             with source.open(self._work) as opened:
                 require_policy(opened, source)
                 tokenizer = self._tokenizer_of(opened)
-                engine = LocalEngine(tokenizer.decode, device=torch.device(self.device))
+                engine = open_engine(EngineConfig(device=self.device), tokenizer.decode)
                 spec = ModelSpec("policy", opened.model, trainable=False, seed=self.config.seed)
                 handle = engine.create(spec)
                 policy = Policy(engine, handle, engine.snapshot(handle), tokenizer, self._limit(opened))

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from thumbs.compat.rlhf_pipeline.tokenizer import tokenizer_files, tokenizer_of, write_tokenizer
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.engine.checkpoints import MANIFEST, read_tensors, write_checkpoint
-from thumbs.engine.local import HEAD, MODEL
+from thumbs.engine.checkpoints import HEAD, MANIFEST, MODEL, read_tensors, write_checkpoint
 from thumbs.errors import ConfigError, ModelError, RunError
 from thumbs.models.checkpoint_files import SCORED_AT
 from thumbs.models.tensor_files import write_tensors

@@ -10,22 +10,21 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.messages import Conversation
 from thumbs.data.prompts import prompt_id, read_prompt
 from thumbs.data.tokenizers import Tokenizer, training_sequences
-from thumbs.engine.base import Handle
-from thumbs.engine.local import LocalEngine
+from thumbs.engine.base import Engine, Handle
 from thumbs.errors import DataError
 from thumbs.evaluation.text import bleu, rouge
 from thumbs.records import Datum, Prompt
-from thumbs.rollout.native import NativeSampler
 from thumbs.rollout.rounds import collect, seed_of
+from thumbs.rollout.sampler import Sampler
 
 
 @dataclass(frozen=True)
 class Policy:
     """A frozen language model, its sampler, its tokenizer, and the longest sequence that it takes (tokens)."""
 
-    engine: LocalEngine
+    engine: Engine
     handle: Handle
-    sampler: NativeSampler
+    sampler: Sampler
     tokenizer: Tokenizer
     limit: int
 

@@ -19,8 +19,7 @@ from thumbs.compat.trl_ppo.engine import StepEngine
 from thumbs.config.model import ADAPTED, LoraConfig, ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle, ModelSpec
-from thumbs.engine.checkpoints import MANIFEST, read_tensors
-from thumbs.engine.local import ADAPTER, HEAD
+from thumbs.engine.checkpoints import ADAPTER, HEAD, MANIFEST, read_tensors
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.base import Trunk
 from thumbs.models.catalog import is_builtin_byte, resolve
