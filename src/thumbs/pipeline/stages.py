@@ -43,7 +43,7 @@ from thumbs.rollout.episodes import open_episodes
 from thumbs.rollout.rounds import seed_of
 from thumbs.stages.context import Context
 from thumbs.stages.direct import run_direct
-from thumbs.stages.group_run import run_group
+from thumbs.stages.group import run_group
 from thumbs.stages.kto import Row, judged_of_pairs, judged_of_rows, run_kto
 from thumbs.stages.labels import sample_labels, store_path
 from thumbs.stages.online_dpo import run_online_dpo

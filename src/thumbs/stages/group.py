@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from torch import Tensor
 from thumbs.config.group import GroupConfig
 from thumbs.config.group_methods import Advantage
 from thumbs.config.losses import KlPenalty, LossSpec
-from thumbs.engine.base import Handle
+from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.functional.advantages import group_advantages, leave_one_out, returns_to_go, truncated_importance
 from thumbs.functional.kl import kl_estimate
@@ -29,13 +31,59 @@ from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import overlong_penalties, token_rewards
 from thumbs.rollout.episodes import Episodes
-from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
+from thumbs.safety.guards import alarms
+from thumbs.stages.context import Context, adam_at, batch_at
 from thumbs.stages.group_report import Lesson, lesson_metrics, update_metrics
-from thumbs.stages.group_supply import Pending, ScoredGroup, supply
+from thumbs.stages.group_supply import Pending, ScoredGroup, pending_as_json, pending_from_json, supply
+from thumbs.stages.loop import Loop, Metrics, State, optimizer_step
 from thumbs.stages.milestones import keep_milestones
-from thumbs.stages.ppo import pad
-from thumbs.stages.rollouts import check_rounds, minibatches, roll_out
+from thumbs.stages.rollouts import check_rounds, keep_samples, minibatches, pad, roll_out, rollout_data
 from thumbs.stages.sequences import normalised
+
+
+def run_group(
+    context: Context,
+    config: GroupConfig,
+    reward: RewardSource,
+    start: Path | None,
+    prompts: Sequence[Prompt],
+    *,
+    fixed_prompts: Sequence[Prompt] = (),
+    episodes: Episodes | None = None,
+) -> dict[str, Any]:
+    """Optimises the policy in checkpoint `start` (None: the base model) against `reward`.
+
+    Leaves the last policy in the stage's `model` folder; returns the last step's metrics. `fixed_prompts` are answered
+    every `sample_every` steps for the report; `episodes` makes rollouts conversations of several turns.
+    """
+    check_rounds(config)
+    if not prompts:
+        raise ConfigError("group got no prompts")
+    engine, spec = context.engine, ModelSpec("policy", context.model, ("lm",), start, seed=context.seed)
+    policy, reference = engine.create(spec), engine.create(replace(spec, name="reference", trainable=False))
+    group = Group(context, config, policy, reward, prompts, reference, episodes)
+    loop = Loop(
+        context,
+        title="group",
+        steps=config.steps,
+        models={"policy": policy},
+        keeps={context.best: policy},
+        shown={"score": "group/score", "length": "group/length"},
+        save_every=config.save_every,
+        samples=partial(keep_samples, context, policy, reward, fixed_prompts, config.sampling, episodes),
+        sample_every=config.sample_every,
+        alarms=partial(alarms, stage="group"),
+    )
+
+    def step(number: int, state: State) -> Metrics:
+        report = group.step(number, pending_from_json(state["pending"]))
+        state["pending"] = pending_as_json(report.pending)
+        return report.metrics
+
+    ended = loop.run(step, begin=lambda: {"pending": pending_as_json(Pending(0))})
+    for handle in (policy, reference):
+        engine.close(handle)
+    return {"steps": ended.step, "last": ended.metrics}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +99,7 @@ class GroupReport:
 class Group:
     """One run's fixed parts; raises ConfigError for settings that do not fit each other.
 
-    reference: may be left out where KL is neither priced nor measured.
+    reference: may be left out if KL is neither priced nor measured.
     """
 
     context: Context
@@ -76,7 +124,7 @@ class Group:
         rollout_s = time.monotonic() - started
         mask, sampled = pad([r.mask for r in rollouts]), pad([r.logprobs for r in rollouts])
         old = self.logprobs(self.policy, rollouts) if c.staleness else sampled
-        reference = self.logprobs(self.reference, rollouts) if self.measures_kl(number) else None
+        reference = self.logprobs(self.reference, rollouts) if self.reference and self.measures_kl(number) else None
 
         lengths = torch.tensor([float(rollout.last_reply_length) for rollout in rollouts])
         overlong = overlong_penalties(
@@ -90,10 +138,20 @@ class Group:
 
         columns = {"weights": mask, "logprobs": old, "advantages": advantages * importance, "ratio_mask": mask}
         columns |= {"reference_logprobs": reference} if method.kl == "loss" and reference is not None else {}
-        lesson = Lesson(number, taken, rollouts, scores, mask, old, reference, overlong, importance)
+        lesson = Lesson(
+            number=number,
+            taken=taken,
+            rollouts=rollouts,
+            scores=scores,
+            mask=mask,
+            logprobs=old,
+            reference_logprobs=reference,
+            overlong=overlong,
+            importance=importance,
+        )
         metrics = lesson_metrics(lesson) | {"group/rollout_s": rollout_s}
         keep_milestones(self.context, self.policy, metrics.get("group/kl", 0.0))
-        metrics |= self.update(number, rows(rollouts, columns))
+        metrics |= self.update(number, rollout_data(rollouts, columns))
         metrics["group/update_s"] = time.monotonic() - started - rollout_s
         return GroupReport(metrics, rollouts, taken.pending)
 
@@ -109,41 +167,31 @@ class Group:
         ]
 
     def measures_kl(self, number: int) -> bool:
-        """Whether this step asks the reference: always where KL is priced or kept as a milestone, else at times."""
+        """Whether this step asks the reference: always if KL is priced or kept as a milestone, else at times."""
         always = self.config.chosen().kl != "none" or bool(self.context.frontier)
-        return self.reference is not None and (always or (number + 1) % self.config.sample_every == 0)
+        return always or (number + 1) % self.config.sample_every == 0
 
-    def logprobs(self, model: Handle | None, rollouts: Sequence[Rollout]) -> Tensor:
+    def logprobs(self, model: Handle, rollouts: Sequence[Rollout]) -> Tensor:
         """A model's logprobs of what was sampled [B, T], nats; 0 elsewhere."""
-        assert model is not None  # noqa: S101
         data = [Datum.next_token(r.tokens, weights=r.mask) for r in rollouts]
         outputs = self.context.engine.forward(model, data, temperature=self.config.sampling.temperature)
         return pad([output.logprobs for output in outputs])
 
     def update(self, number: int, data: list[Datum]) -> dict[str, float]:
         """Epochs of minibatches of whole groups; means over the optimizer steps."""
-        c, method, seen = self.config, self.config.chosen(), []
+        c, method, steps = self.config, self.config.chosen(), []
         losses: list[LossSpec] = [method.loss]
         if method.kl == "loss":
             estimator = "k2" if method.kl_estimator == "k2" else "k3"
             losses.append(KlPenalty(coef=method.kl_coef, estimator=estimator, temperature=c.sampling.temperature))
         normalise = partial(normalised, normaliser=method.normaliser, length=c.sampling.max_new_tokens)
+        adam = adam_at(c.optim, number, c.steps)
         for epoch in range(c.epochs):
             order = self.context.seed, "group-order", number, epoch
             for batch in minibatches(data, c.minibatch_size, c.group_size, *order, normalise=normalise):
-                with saving_batch(self.context, number, batch):
-                    output = self.context.engine.forward_backward(self.policy, batch, losses)
-                    report = self.context.engine.optim_step(self.policy, adam_at(c.optim, number, c.steps))
-                seen.append({**output.metrics, "grad_norm": report.grad_norm})
-        return update_metrics(seen, method.loss.name)
-
-
-def rows(rollouts: Sequence[Rollout], columns: dict[str, Tensor]) -> list[Datum]:
-    """One datum a rollout from columns [B, T]."""
-    return [
-        Datum.next_token(r.tokens, **{name: x[i, : len(r.tokens) - 1].numpy() for name, x in columns.items()})
-        for i, r in enumerate(rollouts)
-    ]
+                output, report = optimizer_step(self.context, number, self.policy, batch, losses, adam)
+                steps.append({**output.metrics, "grad_norm": report.grad_norm})
+        return update_metrics(steps, method.loss.name)
 
 
 def by_group(of: Callable[[Tensor], Tensor], rewards: Tensor, mask: Tensor, n: int) -> Tensor:

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from thumbs.functional.masked import masked_mean
 from thumbs.records import Rollout, Score
-from thumbs.safety.repetition import repetition
 from thumbs.stages.group_supply import Supply
-from thumbs.stages.ppo_report import part_means
+from thumbs.stages.ppo_report import reply_metrics, sequence_kl
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,30 +32,26 @@ class Lesson:
 def lesson_metrics(lesson: Lesson) -> dict[str, float]:
     """What the rollouts looked like before the update; units in docs/metrics.md."""
     e, groups = lesson, lesson.taken.groups
-    metrics = {
-        "group/score": float(np.mean([score.value for score in e.scores])),
+    metrics = reply_metrics("group", e.rollouts, e.scores) | {
         "group/score_std": float(np.mean([np.std([s.value for s in group.scores]) for group in groups])),
         "group/without_signal": float(np.mean([not group.has_signal for group in groups])),
         "group/redraws": float(e.taken.redraws),
         "group/dropped": float(e.taken.dropped),
         "group/staleness": float(np.mean([e.number - group.step for group in groups])),
         "group/importance": float(masked_mean(e.importance, e.mask)),
-        "group/length": float(np.mean([rollout.reply_length for rollout in e.rollouts])),
-        "group/truncated": float(np.mean([rollout.stop_reason == "length" for rollout in e.rollouts])),
         "group/overlong": float(e.overlong.mean()),
-        "group/repetition": float(np.mean([repetition(rollout.text) for rollout in e.rollouts])),
         "group/entropy": float(masked_mean(-e.logprobs, e.mask)),
     }
     if e.reference_logprobs is not None:
-        metrics["group/kl"] = float(((e.logprobs - e.reference_logprobs) * e.mask).sum(dim=1).mean())
-    return metrics | part_means("group", e.scores)
+        metrics["group/kl"] = sequence_kl(e.logprobs, e.reference_logprobs, e.mask)
+    return metrics
 
 
-def update_metrics(seen: Sequence[dict[str, float]], loss: str) -> dict[str, float]:
+def update_metrics(steps: Sequence[dict[str, float]], loss: str) -> dict[str, float]:
     """Means over the optimizer steps of what the loss of that name reports; the first ratio for itself."""
     names = {f"{loss}/loss_sum": "policy_loss", f"{loss}/clip_fraction": "clip_fraction"}
-    names |= {f"{loss}/approx_kl": "approx_kl", "grad_norm": "grad_norm"}
-    if "kl_penalty/loss_sum" in seen[0]:
-        names["kl_penalty/loss_sum"] = "kl_loss"
-    means = {f"group/{name}": float(np.mean([step[key] for step in seen])) for key, name in names.items()}
-    return means | {"group/ratio_first": seen[0][f"{loss}/ratio"]}
+    names |= {f"{loss}/approx_kl": "approx_kl", "grad_norm": "grad_norm", "kl_penalty/loss_sum": "kl_loss"}
+    means = {
+        f"group/{name}": float(np.mean([step[key] for step in steps])) for key, name in names.items() if key in steps[0]
+    }
+    return means | {"group/ratio_first": steps[0][f"{loss}/ratio"]}

@@ -12,25 +12,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-
 from thumbs.config.losses import CrossEntropy, PpoClip, ValueClip
 from thumbs.config.ppo import KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle
 from thumbs.functional.advantages import gae
 from thumbs.functional.kl import adapt_coefficient, kl_estimate
 from thumbs.functional.masked import whiten
-from thumbs.records import Datum, Prompt, Rollout, Score, TrainOutput
+from thumbs.records import Datum, Prompt, Rollout, TrainOutput
 from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import shape_scores, token_rewards
 from thumbs.rollout.episodes import Episodes
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.milestones import keep_milestones
-from thumbs.stages.ppo_report import experience_metrics, update_metrics
-from thumbs.stages.rollouts import minibatches, roll_out
+from thumbs.stages.ppo_report import Experience, Predictions, experience_metrics, update_metrics
+from thumbs.stages.rollouts import minibatches, pad, roll_out, rollout_data
 from thumbs.stages.sequences import token_mean
 
 
@@ -45,22 +40,6 @@ class Models:
     @property
     def shared_critic(self) -> bool:
         return self.policy == self.critic
-
-
-@dataclass(frozen=True, eq=False)
-class Experience:
-    """What a step learns from; tensors are [B, T], padded, and only entries with mask 1 mean anything."""
-
-    rollouts: list[Rollout]
-    scores: list[Score]
-    mask: Tensor
-    logprobs: Tensor
-    reference_logprobs: Tensor
-    values: Tensor
-    rewards: Tensor
-    advantages: Tensor
-    returns: Tensor
-    rollout_s: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,82 +70,72 @@ class Ppo:
 
         A policy that is past kl.budget is not updated: the one that was measured is the one that stays.
         """
-        c, n, started = self.config, self.config.replies_per_prompt, time.monotonic()
-        drawn = batch_at(self.prompts, number, c.batch_size // n, self.context.seed, "ppo-prompts")
-        key, episodes = ("ppo", number), self.episodes
-        rollouts = roll_out(self.context, self.models.policy, drawn, n, c.sampling, *key, episodes=episodes)
+        c, policy, started = self.config, self.models.policy, time.monotonic()
+        prompts = batch_at(self.prompts, number, c.batch_size // c.replies_per_prompt, self.context.seed, "ppo-prompts")
+        rollouts = roll_out(
+            self.context, policy, prompts, c.replies_per_prompt, c.sampling, "ppo", number, episodes=self.episodes
+        )
         rollout_s = time.monotonic() - started
         scores = self.reward.score(rollouts)
 
-        logprobs, values, reference_logprobs, mask = self.look(rollouts)
-        kl = kl_estimate(logprobs, reference_logprobs, c.kl.estimator)
-        rewards = token_rewards(shape_scores(scores, rollouts, c), kl, mask, kl_coef, scores)
+        before = self.predict(rollouts)
+        kl = kl_estimate(before.logprobs, before.reference_logprobs, c.kl.estimator)
+        rewards = token_rewards(shape_scores(scores, rollouts, c), kl, before.mask, kl_coef, scores)
         if c.whiten_rewards:
-            rewards = whiten(rewards, mask, shift_mean=False)
-        advantages, returns = gae(rewards, values, mask, c.gamma, c.lam)
+            rewards = whiten(rewards, before.mask, shift_mean=False)
+        advantages, returns = gae(rewards, before.values, before.mask, c.gamma, c.lam)
         experience = Experience(
-            rollouts,
-            scores,
-            mask,
-            logprobs,
-            reference_logprobs,
-            values,
-            rewards,
-            advantages,
-            returns,
-            rollout_s,
+            rollouts=rollouts, scores=scores, before=before, rewards=rewards, advantages=advantages, returns=returns
         )
-        metrics = experience_metrics(experience, kl_coef)
-        keep_milestones(self.context, self.models.policy, metrics["ppo/kl"])
-        if not is_spent(c.kl, metrics):
-            learned = whiten(advantages, mask) if c.whiten_advantages else advantages
-            metrics |= update_metrics(*self.update(number, self.data(experience, learned)))
+
+        metrics = experience_metrics(experience) | {"ppo/kl_coef": kl_coef, "ppo/rollout_s": rollout_s}
+        keep_milestones(self.context, policy, metrics["ppo/kl"])
+        if why_spent(c.kl, metrics) is None:
+            metrics |= self.update(number, self.data(experience))
         elapsed = time.monotonic() - started
-        metrics["ppo/tokens_per_s"] = float(mask.sum()) / elapsed
+        metrics["ppo/tokens_per_s"] = float(before.mask.sum()) / elapsed
         metrics["ppo/update_s"] = elapsed - rollout_s
         if c.kl.target is not None:
             kl_coef = adapt_coefficient(kl_coef, metrics["ppo/kl"], c.kl.target, c.kl.horizon, len(rollouts))
         return StepReport(metrics, rollouts, kl_coef)
 
-    def look(self, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logprobs and values of the policy before the update, reference logprobs, and mask, [B, T] each."""
+    def predict(self, rollouts: Sequence[Rollout]) -> Predictions:
+        """What policy, critic and reference say of the rollouts before the update."""
         engine, temperature = self.context.engine, self.config.sampling.temperature
         data = [Datum.next_token(r.tokens, weights=r.mask) for r in rollouts]
         policy = engine.forward(self.models.policy, data, temperature=temperature)
         reference = engine.forward(self.models.reference, data, temperature=temperature)
         critic = policy if self.models.shared_critic else engine.forward(self.models.critic, data)
-        return (
-            pad([o.logprobs for o in policy]),
-            pad([o.values for o in critic]),
-            pad([o.logprobs for o in reference]),
-            pad([r.mask for r in rollouts]),
+        return Predictions(
+            mask=pad([r.mask for r in rollouts]),
+            logprobs=pad([o.logprobs for o in policy]),
+            reference_logprobs=pad([o.logprobs for o in reference]),
+            values=pad([o.values for o in critic]),
         )
 
-    def data(self, experience: Experience, advantages: Tensor) -> list[Datum]:
-        """One datum a rollout with every column that policy and critic losses need; weights are the mask."""
+    def data(self, experience: Experience) -> list[Datum]:
+        """One datum per rollout with every column that policy and critic losses need; weights are the mask."""
+        before, advantages = experience.before, experience.advantages
         columns = {
-            "weights": experience.mask,
-            "logprobs": experience.logprobs,
-            "advantages": advantages,
-            "values": experience.values,
+            "weights": before.mask,
+            "logprobs": before.logprobs,
+            "advantages": whiten(advantages, before.mask) if self.config.whiten_advantages else advantages,
+            "values": before.values,
             "returns": experience.returns,
         }
-        return [
-            Datum.next_token(r.tokens, **{k: v[i, : len(r.tokens) - 1].numpy() for k, v in columns.items()})
-            for i, r in enumerate(experience.rollouts)
-        ]
+        return rollout_data(experience.rollouts, columns)
 
-    def update(self, number: int, data: list[Datum]) -> tuple[list[dict[str, float]], float]:
-        """Epochs of minibatches, ended early past kl.stop_above; what each step saw, and the epochs done."""
-        c, seen = self.config, []
+    def update(self, number: int, data: list[Datum]) -> dict[str, float]:
+        """Epochs of minibatches, ended early past kl.stop_above; the numbers of all optimizer steps together."""
+        c, steps = self.config, []
         for epoch in range(c.epochs):
             order = self.context.seed, "ppo-order", number, epoch
             for batch in minibatches(data, c.minibatch_size, c.replies_per_prompt, *order):
                 with saving_batch(self.context, number, batch):
-                    seen.append(self.minibatch(number, batch))
-                if c.kl.stop_above is not None and seen[-1]["approx_kl"] > c.kl.stop_above:
-                    return seen, len(seen) * c.minibatch_size / len(data)
-        return seen, float(c.epochs)
+                    steps.append(self.minibatch(number, batch))
+                if c.kl.stop_above is not None and steps[-1]["approx_kl"] > c.kl.stop_above:
+                    return update_metrics(steps, epochs_done=len(steps) * c.minibatch_size / len(data))
+        return update_metrics(steps, epochs_done=float(c.epochs))
 
     def minibatch(self, number: int, batch: list[Datum]) -> dict[str, float]:
         """One optimizer step of policy and critic; during the warm-up of the critic alone."""
@@ -207,18 +176,17 @@ class Ppo:
         return {"ptx_loss": output.loss / self.config.ptx_coef}
 
 
-def is_spent(kl: KlConfig, metrics: Mapping[str, float]) -> bool:
-    """Whether the policy whose replies were measured is farther from the reference than the run may go.
+def why_spent(kl: KlConfig, metrics: Mapping[str, float]) -> str | None:
+    """Why the run ends if the policy whose replies were measured is farther from the reference than it may go.
 
     A strong reward model gets there in half the steps that a weak one needs; at the same KL their policies are alike
     in variety (Gao et al. 2022, arXiv:2210.10760, compare at equal KL for that reason).
     """
-    return kl.budget is not None and metrics.get("ppo/kl", 0.0) > kl.budget
-
-
-def pad(rows: Sequence[np.ndarray]) -> Tensor:
-    """Ragged float rows → [B, T] with zeros on the right."""
-    return pad_sequence([torch.from_numpy(np.asarray(row, dtype=np.float32)) for row in rows], batch_first=True)
+    if kl.budget is None or metrics["ppo/kl"] <= kl.budget:
+        return None
+    return (
+        f"the policy is {metrics['ppo/kl']:.2f} nats from the reference, past kl.budget {kl.budget}"
+    )
 
 
 def _with_rates(adam: AdamStep, learning_rate: float, head_learning_rate: float) -> AdamStep:

@@ -3,60 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from thumbs.functional.masked import masked_mean, masked_var
-from thumbs.records import Score
+from thumbs.records import Rollout, Score
 from thumbs.safety.repetition import repetition
 
-if TYPE_CHECKING:
-    from thumbs.stages.ppo import Experience
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What the models say of rollouts before the update; [B, T], padded, and only entries with mask 1 mean anything."""
+
+    mask: Tensor
+    logprobs: Tensor
+    reference_logprobs: Tensor
+    values: Tensor
 
 
-def experience_metrics(experience: Experience, kl_coef: float) -> dict[str, float]:
+@dataclass(frozen=True, eq=False)
+class Experience:
+    """What a step of PPO learns from; rewards, advantages and returns are as the predictions, [B, T] (score units)."""
+
+    rollouts: Sequence[Rollout]
+    scores: Sequence[Score]
+    before: Predictions
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def experience_metrics(experience: Experience) -> dict[str, float]:
     """What the rollouts looked like before the update; units in docs/metrics.md."""
-    e, mask = experience, experience.mask
+    e, mask, values = experience, experience.before.mask, experience.before.values
+    logprobs = e.before.logprobs
     scores = np.array([score.parts.get("raw", score.value) for score in e.scores])
-    sequence_kl = ((e.logprobs - e.reference_logprobs) * mask).sum(dim=1)
     sampled = [rollout.logprobs[rollout.mask > 0] for rollout in e.rollouts]
-    trained = [e.logprobs[i, : len(r.mask)].numpy()[r.mask > 0] for i, r in enumerate(e.rollouts)]
+    trained = [logprobs[i, : len(r.mask)].numpy()[r.mask > 0] for i, r in enumerate(e.rollouts)]
     variance = float(masked_var(e.returns, mask))
-    return {
-        "ppo/score": float(np.mean([score.value for score in e.scores])),
+    return reply_metrics("ppo", e.rollouts, e.scores) | {
         "ppo/score_std": float(scores.std()),
         "ppo/reward": float((e.rewards * mask).sum(dim=1).mean()),
-        "ppo/kl": float(sequence_kl.mean()),
-        "ppo/kl_coef": kl_coef,
-        "ppo/length": float(np.mean([rollout.reply_length for rollout in e.rollouts])),
-        "ppo/truncated": float(np.mean([rollout.stop_reason == "length" for rollout in e.rollouts])),
-        "ppo/repetition": float(np.mean([repetition(rollout.text) for rollout in e.rollouts])),
+        "ppo/kl": sequence_kl(logprobs, e.before.reference_logprobs, mask),
         "ppo/sampler_gap": float(np.abs(np.concatenate(sampled) - np.concatenate(trained)).mean()),
         "ppo/advantage_std": float(masked_var(e.advantages, mask)) ** 0.5,
-        "ppo/value_error": float(masked_mean((e.returns - e.values).abs(), mask)),
-        "ppo/explained_variance": 1.0 - float(masked_var(e.returns - e.values, mask)) / max(variance, 1e-8),
-        "ppo/rollout_s": e.rollout_s,
-    } | part_means("ppo", e.scores)
+        "ppo/value_error": float(masked_mean((e.returns - values).abs(), mask)),
+        "ppo/explained_variance": 1.0 - float(masked_var(e.returns - values, mask)) / max(variance, 1e-8),
+    }
 
 
-def part_means(section: str, scores: Sequence[Score]) -> dict[str, float]:
-    """Mean of each part of the scores; the raw score of a lone reward model is not one."""
+def sequence_kl(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> float:
+    """Mean of log π(y) - log π_ref(y) over rollouts (k1), nats per sequence; all [B, T]."""
+    return float(((logprobs - reference_logprobs) * mask).sum(dim=1).mean())
+
+
+def reply_metrics(section: str, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> dict[str, float]:
+    """What every stage of rollouts logs: scores and their parts, lengths, replies cut off, repetition.
+
+    The raw score of a lone reward model is not a part.
+    """
     names = [name for name in dict.fromkeys(n for score in scores for n in score.parts) if name != "raw"]
-    given = {name: [score.parts[name] for score in scores if name in score.parts] for name in names}
-    return {f"{section}/part/{name}": float(np.mean(values)) for name, values in given.items()}
+    parts = {name: [score.parts[name] for score in scores if name in score.parts] for name in names}
+    means = {f"part/{name}": float(np.mean(values)) for name, values in parts.items()} | {
+        "score": float(np.mean([score.value for score in scores])),
+        "length": float(np.mean([rollout.reply_length for rollout in rollouts])),
+        "truncated": float(np.mean([rollout.stop_reason == "length" for rollout in rollouts])),
+        "repetition": float(np.mean([repetition(rollout.text) for rollout in rollouts])),
+    }
+    return {f"{section}/{name}": value for name, value in means.items()}
 
 
-def update_metrics(seen: list[dict[str, float]], epochs_done: float) -> dict[str, float]:
+def update_metrics(steps: Sequence[dict[str, float]], epochs_done: float) -> dict[str, float]:
     """Means over the optimizer steps; the first ratio, the largest ratio and the last KL for themselves."""
     means = {
-        f"ppo/{name}": float(np.mean([step[name] for step in seen]))
-        for name in seen[0]
+        f"ppo/{name}": float(np.mean([step[name] for step in steps]))
+        for name in steps[0]
         if name not in ("ratio", "ratio_max", "approx_kl")
     }
     return means | {
-        "ppo/approx_kl": seen[-1]["approx_kl"],
-        "ppo/ratio_first": seen[0]["ratio"],
-        "ppo/ratio_max": max(step["ratio_max"] for step in seen),
+        "ppo/approx_kl": steps[-1]["approx_kl"],
+        "ppo/ratio_first": steps[0]["ratio"],
+        "ppo/ratio_max": max(step["ratio_max"] for step in steps),
         "ppo/epochs_done": epochs_done,
     }

@@ -1,9 +1,9 @@
-"""Sets a PPO run up, goes on where it stopped, and keeps its log; the algorithm is in `ppo.py`."""
+"""Sets a PPO run up: its models and its loop. The algorithm is in `ppo.py`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from thumbs.records import Datum, Prompt
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.episodes import Episodes
 from thumbs.safety.guards import alarms
-from thumbs.stages.context import Context, Resume
-from thumbs.stages.ppo import Models, Ppo, is_spent
+from thumbs.stages.context import Context
+from thumbs.stages.loop import Loop, Metrics, State
+from thumbs.stages.ppo import Models, Ppo, why_spent
 from thumbs.stages.rollouts import check_rounds, keep_samples
-from thumbs.tracking.progress import Progress
 
 CRITIC = "critic"
 """Folder of the stage in which a critic with weights of its own is left."""
@@ -46,42 +46,32 @@ def run_ppo(
     check_rounds(config)
     if not prompts:
         raise ConfigError("PPO got no prompts")
-    engine = context.engine
     models = create_models(context, config, start, reward_checkpoint, critic_checkpoint)
     ppo = Ppo(context, config, models, reward, prompts, pretraining, episodes)
-    handles = {"policy": models.policy} | ({} if models.shared_critic else {"critic": models.critic})
-    resume = Resume(context, handles)
-    step, state = resume.load()
-    kl_coef, first = state.get("kl_coef", config.kl.coef), state.get("first", {})
-    metrics: dict[str, float] = state.get("metrics", {})
-    if step == 0:
-        keep_samples(context, models.policy, reward, fixed_prompts, config.sampling, 0, episodes)
-    with Progress("PPO", config.steps, ("score", "KL", "length", "tokens/s")) as bar:
-        bar.advance(step)
-        while step < config.steps and not is_spent(config.kl, metrics):
-            report = ppo.step(step, kl_coef)
-            step += 1
-            kl_coef, metrics = report.kl_coef, report.metrics
-            first = first or metrics
-            context.folder.metrics.log(step, metrics)
-            for alarm in alarms(first, metrics):
-                print(f"alarm at PPO step {step}: {alarm}", file=sys.stderr)  # noqa: T201
-            last = step == config.steps or is_spent(config.kl, metrics)
-            if step % config.sample_every == 0 or last:
-                keep_samples(context, models.policy, reward, fixed_prompts, config.sampling, step, episodes)
-            if step % config.save_every == 0 or last:
-                resume.save(step, {"kl_coef": kl_coef, "first": first, "metrics": metrics})
-            shown = {"KL": metrics["ppo/kl"], "tokens/s": metrics["ppo/tokens_per_s"]}
-            bar.advance(score=metrics["ppo/score"], length=metrics["ppo/length"], **shown)
-    if is_spent(config.kl, metrics):
-        spent = f"the policy is {metrics['ppo/kl']:.2f} nats from the reference, past kl.budget {config.kl.budget}"
-        print(f"PPO ends at step {step} of {config.steps} without an update: {spent}", file=sys.stderr)  # noqa: T201
-    engine.save(models.policy, context.best)
-    if not models.shared_critic:
-        engine.save(models.critic, context.folder.path / CRITIC)
+    own_critic = not models.shared_critic
+    loop = Loop(
+        context,
+        title="PPO",
+        steps=config.steps,
+        models={"policy": models.policy} | ({"critic": models.critic} if own_critic else {}),
+        keeps={context.best: models.policy} | ({context.folder.path / CRITIC: models.critic} if own_critic else {}),
+        shown={"score": "ppo/score", "KL": "ppo/kl", "length": "ppo/length", "tokens/s": "ppo/tokens_per_s"},
+        save_every=config.save_every,
+        samples=partial(keep_samples, context, models.policy, reward, fixed_prompts, config.sampling, episodes),
+        sample_every=config.sample_every,
+        alarms=alarms,
+        is_spent=partial(why_spent, config.kl),
+    )
+
+    def step(number: int, state: State) -> Metrics:
+        report = ppo.step(number, state["kl_coef"])
+        state["kl_coef"] = report.kl_coef
+        return report.metrics
+
+    ended = loop.run(step, begin=lambda: {"kl_coef": config.kl.coef})
     for handle in {models.policy, models.critic, models.reference}:
-        engine.close(handle)
-    return {"steps": step, "last": metrics}
+        context.engine.close(handle)
+    return {"steps": ended.step, "last": ended.metrics}
 
 
 def create_models(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from thumbs.config.group import GroupConfig
 from thumbs.config.ppo import PpoConfig
@@ -70,8 +73,8 @@ def keep_samples(
     reward: RewardSource,
     prompts: Sequence[Prompt],
     sampling: SamplingConfig,
+    episodes: Episodes | None,
     step: int,
-    episodes: Episodes | None = None,
 ) -> None:
     """Writes one reply and its score for each fixed prompt, with the same seeds at every step."""
     if not prompts:
@@ -81,6 +84,19 @@ def keep_samples(
     for prompt, rollout, score in zip(prompts, rollouts, shown_scores(reward, rollouts), strict=True):
         record = {"prompt": prompt.messages[-1].content, "text": rollout.text, "score": score}
         context.folder.samples.append(step, record)
+
+
+def pad(rows: Sequence[np.ndarray]) -> Tensor:
+    """Ragged float rows → [B, T] with zeros on the right."""
+    return pad_sequence([torch.from_numpy(np.asarray(row, dtype=np.float32)) for row in rows], batch_first=True)
+
+
+def rollout_data(rollouts: Sequence[Rollout], columns: Mapping[str, Tensor]) -> list[Datum]:
+    """One datum per rollout from columns [B, T]."""
+    return [
+        Datum.next_token(r.tokens, **{name: x[i, : len(r.tokens) - 1].numpy() for name, x in columns.items()})
+        for i, r in enumerate(rollouts)
+    ]
 
 
 def minibatches(

@@ -17,73 +17,52 @@ from thumbs.data.messages import Conversation
 from thumbs.data.tokenizers import training_sequences
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.records import Datum
-from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
-from thumbs.tracking.progress import Progress
+from thumbs.stages.context import Context, adam_at, batch_at
+from thumbs.stages.loop import Loop, Metrics, State, optimizer_step
 
 
 def run_sft(
     context: Context, config: SftConfig, train: Sequence[Conversation], heldout: Sequence[Conversation]
 ) -> dict[str, Any]:
-    """Trains from the base model; returns the best held-out loss (nats a token), its step, and counts.
+    """Trains from the base model; returns the best held-out loss (nats per token), its step, and counts.
 
     Without held-out conversations the last checkpoint stays.
     """
-    engine, log = context.engine, context.folder.metrics
-    policy = engine.create(ModelSpec("policy", context.model, seed=context.seed))
+    policy = context.engine.create(ModelSpec("policy", context.model, seed=context.seed))
     rows = [row for messages in train for row in training_sequences(context.tokenizer, messages)]
     held = [row for messages in heldout for row in training_sequences(context.tokenizer, messages)]
     steps = math.ceil(len(rows) / config.batch_size) * config.epochs
-    resume = Resume(context, {"policy": policy})
-    step, state = resume.load()
-    best = state or {"heldout_loss": math.inf, "step": 0}
-    with Progress("SFT", steps, ("loss", "tokens/s")) as bar:
-        bar.advance(step)
-        while step < steps:
-            started = time.monotonic()
-            data = weighted(batch_at(rows, step, config.batch_size, context.seed, "sft"))
-            adam = adam_at(config.optim, step, steps)
-            with saving_batch(context, step, data):
-                output = engine.forward_backward(policy, data, [CrossEntropy()])
-                report = engine.optim_step(policy, adam)
-            step += 1
-            metrics = {
-                "sft/loss": output.loss,
-                "sft/grad_norm": report.grad_norm,
-                "sft/learning_rate": adam.learning_rate,
-                "sft/tokens_per_s": sum(map(len, data)) / (time.monotonic() - started),
-            }
-            if step % config.eval_every == 0 or step == steps:
-                best = keep_best(context, policy, held, step, best, metrics)
-                log.log(step, metrics)
-                resume.save(step, best)
-            else:
-                log.log(step, metrics)
-            bar.advance(loss=output.loss, **{"tokens/s": metrics["sft/tokens_per_s"]})
-    engine.close(policy)
-    return {
-        "heldout_loss": best["heldout_loss"],
-        "best_step": best["step"],
-        "steps": steps,
-        "conversations": len(rows),
-    }
 
+    def step(number: int, _: State) -> Metrics:
+        started = time.monotonic()
+        data = weighted(batch_at(rows, number, config.batch_size, context.seed, "sft"))
+        adam = adam_at(config.optim, number, steps)
+        output, report = optimizer_step(context, number, policy, data, [CrossEntropy()], adam)
+        return {
+            "sft/loss": output.loss,
+            "sft/grad_norm": report.grad_norm,
+            "sft/learning_rate": adam.learning_rate,
+            "sft/tokens_per_s": sum(map(len, data)) / (time.monotonic() - started),
+        }
 
-def keep_best(
-    context: Context,
-    policy: Handle,
-    held: list[Any],
-    step: int,
-    best: dict[str, Any],
-    metrics: dict[str, float],
-) -> dict[str, Any]:
-    """Saves the weights when the held-out loss is the lowest so far; puts that loss into `metrics`."""
-    loss = heldout_loss(context, policy, held) if held else None
-    if loss is not None:
-        metrics["sft/heldout_loss"] = loss
-        if loss >= best["heldout_loss"]:
-            return best
-    context.engine.save(policy, context.best)
-    return {"heldout_loss": loss, "step": step}
+    def held_out(_: int, state: State, metrics: Metrics) -> float | None:
+        if held:
+            metrics["sft/heldout_loss"] = heldout_loss(context, policy, held)
+        return metrics.get("sft/heldout_loss")
+
+    loop = Loop(
+        context,
+        title="SFT",
+        steps=steps,
+        models={"policy": policy},
+        keeps={context.best: policy},
+        shown={"loss": "sft/loss", "tokens/s": "sft/tokens_per_s"},
+        save_every=config.eval_every,
+        held_out=held_out,
+    )
+    best = loop.run(step).best
+    context.engine.close(policy)
+    return {"heldout_loss": best.loss, "best_step": best.step, "steps": steps, "conversations": len(rows)}
 
 
 def heldout_loss(context: Context, policy: Handle, held: list[Any]) -> float:

@@ -27,8 +27,7 @@ from thumbs.records import Datum, Message, Rollout, Score
 from thumbs.rewards.base import CallableReward
 from thumbs.rewards.shaping import overlong_penalties
 from thumbs.stages import group as spine
-from thumbs.stages.group import Group, GroupReport
-from thumbs.stages.group_run import run_group
+from thumbs.stages.group import Group, GroupReport, run_group
 from thumbs.stages.group_supply import Pending, ScoredGroup, pending_as_json, pending_from_json, supply
 from thumbs.tracking.files import read_json, write_json
 

@@ -25,7 +25,7 @@ from thumbs.errors import ConfigError
 from thumbs.records import Datum, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.context import Context
-from thumbs.stages.group_run import run_group
+from thumbs.stages.group import run_group
 from thumbs.stages.milestones import check_frontier, keep_milestones, milestones
 from thumbs.stages.online_dpo import run_online_dpo
 from thumbs.stages.ppo_run import run_ppo

@@ -19,7 +19,7 @@ from thumbs.functional.kl import kl_estimate
 from thumbs.functional.masked import masked_mean, masked_var, whiten
 from thumbs.records import Datum
 from thumbs.rewards.shaping import token_rewards
-from thumbs.stages.ppo import pad
+from thumbs.stages.rollouts import pad
 
 Penalty = Literal["kl", "abs", "mse", "full"]
 

@@ -19,7 +19,7 @@ from thumbs.functional.normalise import token_mean_weights
 from thumbs.functional.policy_losses import ppo_clip
 from thumbs.functional.value_losses import value_clip
 from thumbs.records import Datum, TrainOutput
-from thumbs.stages.ppo import pad
+from thumbs.stages.rollouts import pad
 
 Seen = dict[str, Tensor]
 

@@ -1,0 +1,171 @@
+"""The loop around a step. Whatever a stage does beside its algorithm is here, once.
+
+    go on where an interrupted run stopped → step → held-out loss → log → alarms → samples → checkpoint → progress
+
+A stage gives a `Loop` its parts and calls `run` with a function that makes one step. That function gets the number of
+the step (from 0) and the state: plain data (numbers, text, lists and dicts of them) that it may change and that the
+next step finds again, also in a run that was killed in between. It returns the numbers of the step for the log. As long
+as a step depends on nothing but its number, the state and the weights, an interrupted run is the same run, bit for bit.
+
+Within a step, `optimizer_step` is the usual pass, and `keep_milestones` keeps a policy at the KL that it was measured
+at. Models are made before the loop and closed after it by the stage, which may still want to measure them.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from thumbs.config.losses import LossSpec
+from thumbs.engine.base import AdamStep, Handle, OptimReport
+from thumbs.errors import CheckpointError
+from thumbs.records import Datum, TrainOutput
+from thumbs.stages.context import Context, Resume, saving_batch
+from thumbs.tracking.progress import Progress
+
+Metrics = dict[str, float]
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights that stay: their held-out loss (None if nothing is held out), their step, and the evaluations since
+    then that were no better.
+    """
+
+    loss: float | None = None
+    step: int = 0
+    misses: int = 0
+
+    def is_beaten_by(self, loss: float | None) -> bool:
+        """Whether weights with this held-out loss take the place of these. Without a loss the later ones do."""
+        return loss is None or self.loss is None or loss < self.loss
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a loop is: the steps made, the state, the numbers of the first and of the last step, and which weights
+    stay. A checkpoint keeps it.
+    """
+
+    step: int = 0
+    state: State = field(default_factory=dict)
+    first: Metrics = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
+    best: Best = Best()
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The parts of a loop.
+
+    title: names it in the progress bar and in messages. steps: how many there are at most.
+    models: what a checkpoint holds, by name. keeps: the weights that the stage leaves, by folder; written whenever the
+    held-out loss is the lowest so far, and without `held_out` at the end.
+    shown: the numbers next to the progress bar, from their labels to the names of the metrics.
+    save_every: steps between checkpoints; the last step is always one.
+    held_out: called before each checkpoint with the number of steps made, the state and the step's numbers, to which it
+    adds its own; returns the held-out loss, or None. keep_last: the weights of the last checkpoint stay, whatever their
+    loss. patience: evaluations in a row without a lower loss after which the loop ends.
+    samples: writes samples for the report, given the number of steps made: before the first step, each `sample_every`
+    steps and after the last.
+    alarms: what looks wrong in the numbers of a step next to those of the first.
+    is_spent: why the loop ends early after a step with these numbers; None to go on.
+    logged: how many lines the log has after a step, from the state, for steps that write some of their own.
+    """
+
+    context: Context
+    title: str
+    steps: int
+    models: Mapping[str, Handle]
+    keeps: Mapping[Path, Handle]
+    shown: Mapping[str, str]
+    save_every: int
+    held_out: Callable[[int, State, Metrics], float | None] | None = None
+    keep_last: bool = False
+    patience: float = math.inf
+    samples: Callable[[int], None] | None = None
+    sample_every: int = 1
+    alarms: Callable[[Metrics, Metrics], Sequence[str]] | None = None
+    is_spent: Callable[[Metrics], str | None] | None = None
+    logged: Callable[[State], int] | None = None
+
+    def run(self, step: Callable[[int, State], Metrics], begin: Callable[[], State] = dict) -> Position:
+        """Makes the steps that are left. `begin` gives the state before the first one, unless there is a checkpoint."""
+        resume = Resume(self.context, self.models)
+        at = self._position(*resume.load())
+        if at.step == 0:
+            at = replace(at, state=begin())
+            self._sample(0)
+        with Progress(self.title, self.steps, self.shown) as bar:
+            bar.advance(at.step)
+            while at.step < self.steps and not self._reason(at):
+                metrics = step(at.step, at.state)
+                at = replace(at, step=at.step + 1, metrics=metrics, first=at.first or metrics)
+                last = at.step == self.steps or self._reason(at) is not None
+                due = last or at.step % self.save_every == 0
+                if due and self.held_out is not None:
+                    at = replace(at, best=self._evaluate(at, self.held_out))
+                line = at.step if self.logged is None else self.logged(at.state)
+                self.context.folder.metrics.log(line, metrics)
+                for alarm in () if self.alarms is None else self.alarms(at.first, metrics):
+                    _say(f"alarm at {self.title} step {at.step}: {alarm}")
+                if last or at.step % self.sample_every == 0:
+                    self._sample(at.step)
+                if due:
+                    resume.save(line, {**vars(at), "best": vars(at.best)})
+                bar.advance(**{label: metrics.get(name) for label, name in self.shown.items()})
+        if reason := self._reason(at):
+            _say(f"{self.title} ends at step {at.step} of {self.steps}: {reason}")
+        if self.held_out is None:
+            self._keep()
+        return at
+
+    def _position(self, line: int, saved: Mapping[str, Any]) -> Position:
+        if not saved:
+            return Position()
+        try:
+            return Position(**{**saved, "best": Best(**saved["best"])})
+        except (KeyError, TypeError):
+            raise CheckpointError(
+                f"the checkpoint of step {line} in {self.context.folder.path} is one of another version of thumbs; "
+                "finish the run with that version, or delete the folder to start this stage over"
+            ) from None
+
+    def _reason(self, at: Position) -> str | None:
+        """Why the loop ends before all steps are made; None if it does not."""
+        if at.best.misses >= self.patience:
+            return f"the held-out loss has not fallen in {at.best.misses} evaluations"
+        return self.is_spent(at.metrics) if self.is_spent is not None and at.step else None
+
+    def _evaluate(self, at: Position, held_out: Callable[[int, State, Metrics], float | None]) -> Best:
+        loss = held_out(at.step, at.state, at.metrics)
+        if not self.keep_last and not at.best.is_beaten_by(loss):
+            return replace(at.best, misses=at.best.misses + 1)
+        self._keep()
+        return Best(loss, at.step)
+
+    def _keep(self) -> None:
+        for path, model in self.keeps.items():
+            self.context.engine.save(model, path)
+
+    def _sample(self, number: int) -> None:
+        if self.samples is not None:
+            self.samples(number)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def optimizer_step(
+    context: Context, number: int, model: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], adam: AdamStep
+) -> tuple[TrainOutput, OptimReport]:
+    """One pass over the data and one step of the optimizer; a batch that is not finite is kept for step `number`."""
+    with saving_batch(context, number, data):
+        output = context.engine.forward_backward(model, data, losses)
+        return output, context.engine.optim_step(model, adam)
