@@ -24,7 +24,7 @@ import numpy as np
 from compare import write
 from machine import description
 
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
@@ -79,7 +79,7 @@ def step_of(point: Point, engine: LocalEngine, model: Handle) -> Callable[[], ob
             weights = np.zeros(len(tokens) - 1, dtype=np.float32)
             weights[first - 1 :] = 1 / len(sequences)
             data.append(Datum.next_token(tokens, weights=weights))
-        engine.forward_backward(model, data, [CrossEntropy()])
+        engine.forward_backward(model, data, [CROSS_ENTROPY])
         engine.optim_step(model, AdamStep(1e-6, 1e-6))
 
     first = point.length * 3 // 4

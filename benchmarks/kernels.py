@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
@@ -50,7 +50,7 @@ def train(lora: LoraConfig | None, prompts: int, each: int, lengths: tuple[int, 
         data.append(Datum.next_token(np.r_[head, random.integers(0, 49_000, REPLY)], weights=weights))
 
     def step() -> None:
-        engine.forward_backward(model, data, [CrossEntropy()])
+        engine.forward_backward(model, data, [CROSS_ENTROPY])
         engine.optim_step(model, AdamStep(1e-6, 1e-6))
 
     name = "full" if lora is None else f"LoRA on {lora.layers or 'all'} layers"

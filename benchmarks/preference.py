@@ -20,7 +20,7 @@ import numpy as np
 from machine import description
 
 from thumbs.config.direct import DirectConfig
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import AdamStep, ModelSpec
@@ -72,7 +72,7 @@ def prepare(wanted: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
     policy, data = engine.create(ModelSpec("sft", model)), token_mean([answer_datum(answer) for answer in answers])
 
     def sft(_: int) -> None:
-        engine.forward_backward(policy, data, [CrossEntropy()])
+        engine.forward_backward(policy, data, [CROSS_ENTROPY])
         engine.optim_step(policy, AdamStep(1e-5, 1e-5))
 
     steps: dict[str, Callable[[int], Any]] = {"sft": sft}

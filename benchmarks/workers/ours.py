@@ -14,7 +14,7 @@ from turns import Turns
 
 from thumbs.config.data import DataConfig
 from thumbs.config.group import GroupConfig
-from thumbs.config.losses import BradleyTerry, CrossEntropy, PreferencePairs
+from thumbs.config.losses import CROSS_ENTROPY, PairLoss, ScoreLoss
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
@@ -64,7 +64,7 @@ def sft() -> Callable[[Batch], dict[str, float]]:
 
     def step(batch: Batch) -> dict[str, float]:
         data = weighted([(np.array(r["ids"]), np.array(r["mask"][1:], dtype=np.float32)) for r in batch])
-        output = engine.forward_backward(policy, data, [CrossEntropy()])
+        output = engine.forward_backward(policy, data, [CROSS_ENTROPY])
         engine.optim_step(policy, adam)
         return {"loss": output.loss, "tokens": sum(len(r["ids"]) for r in batch)}
 
@@ -75,7 +75,7 @@ def reward() -> Callable[[Batch], dict[str, float]]:
     scorer = create("reward", "scalar")
 
     def step(batch: Batch) -> dict[str, float]:
-        output = engine.forward_backward(scorer, item_data(items_of(batch)), [BradleyTerry()])
+        output = engine.forward_backward(scorer, item_data(items_of(batch)), [ScoreLoss.of("bradley_terry")])
         engine.optim_step(scorer, adam)
         return {"loss": output.loss, "accuracy": output.metrics["bradley_terry/accuracy"]}
 
@@ -86,7 +86,7 @@ def dpo() -> Callable[[Batch], dict[str, float]]:
     reference, policy = create("reference", "lm", trainable=False), create("policy", "lm")
     # As the peer: the reference's logprobs are taken once, before training.
     known = {id(batch): answer_pairs(batch, reference) for batch in job["batches"]}
-    loss = PreferencePairs(settings={"beta": job["beta"]})
+    loss = PairLoss(formula="dpo", settings={"beta": job["beta"]})
 
     def step(batch: Batch) -> dict[str, float]:
         data = preference_batch.pair_data(known[id(batch)])

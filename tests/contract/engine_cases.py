@@ -11,18 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from thumbs.config.losses import (
-    BradleyTerry,
-    Cispo,
-    CrossEntropy,
-    Dro,
-    Gspo,
-    ImportanceSampling,
-    KlPenalty,
-    LossSpec,
-    PpoClip,
-    ValueClip,
-)
+from thumbs.config.losses import CROSS_ENTROPY, LossSpec, ScoreLoss, TokenLoss
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
@@ -41,7 +30,10 @@ ADAM = AdamStep(0.01, 0.03)
 GRADIENT = AdamStep(1e5, 1e5, beta1=0.0, beta2=0.0, eps=1e5, max_grad_norm=1e9)
 
 SEQUENCES = random_sequences(8, [9, 23, 4, 14, 2, 17])
-PPO: list[LossSpec] = [PpoClip(entropy_coef=0.02, temperature=0.7), ValueClip(coef=0.3)]
+PPO: list[LossSpec] = [
+    TokenLoss.of("ppo_clip", entropy_coef=0.02, temperature=0.7),
+    TokenLoss.of("value_clip", coef=0.3),
+]
 
 
 @dataclass
@@ -132,15 +124,15 @@ def pair_data(sequences: Sequence[Sequence[int]]) -> list[Datum]:
 
 
 LOSSES: dict[str, tuple[list[Datum], list[LossSpec]]] = {
-    "cross entropy": (text_data(SEQUENCES), [CrossEntropy()]),
+    "cross entropy": (text_data(SEQUENCES), [CROSS_ENTROPY]),
     "ppo": (ppo_data(SEQUENCES), PPO),
-    "importance sampling": (ppo_data(SEQUENCES), [ImportanceSampling()]),
-    "cispo": (ppo_data(SEQUENCES), [Cispo(low=0.5, high=1.5)]),
-    "dro": (ppo_data(SEQUENCES), [Dro()]),
-    "gspo": (ppo_data(SEQUENCES), [Gspo(clip_range_high=0.4)]),
-    "a price of kl": (ppo_data(SEQUENCES), [PpoClip(), KlPenalty(coef=0.2)]),
-    "several targets": (several_targets(SEQUENCES), [CrossEntropy()]),
-    "pairs": (pair_data(SEQUENCES), [BradleyTerry(center_coef=0.05)]),
+    "importance sampling": (ppo_data(SEQUENCES), [TokenLoss.of("importance_sampling")]),
+    "cispo": (ppo_data(SEQUENCES), [TokenLoss.of("cispo", clip_range=0.5, clip_range_high=0.5)]),
+    "dro": (ppo_data(SEQUENCES), [TokenLoss.of("dro")]),
+    "gspo": (ppo_data(SEQUENCES), [TokenLoss.of("gspo", clip_range_high=0.4)]),
+    "a price of kl": (ppo_data(SEQUENCES), [TokenLoss.of("ppo_clip"), TokenLoss.of("kl_penalty", coef=0.2)]),
+    "several targets": (several_targets(SEQUENCES), [CROSS_ENTROPY]),
+    "pairs": (pair_data(SEQUENCES), [ScoreLoss.of("bradley_terry", center_coef=0.05)]),
 }
 
 

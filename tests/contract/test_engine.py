@@ -26,7 +26,7 @@ from contract.engine_cases import (
     text_data,
     with_column,
 )
-from thumbs.config.losses import BradleyTerry, CrossEntropy, PpoClip, ValueClip
+from thumbs.config.losses import CROSS_ENTROPY, ScoreLoss, TokenLoss
 from thumbs.engine import local
 from thumbs.engine.batch import micro_batches
 from thumbs.errors import ConfigError, DataError, NonFiniteError
@@ -81,12 +81,12 @@ def test_several_targets_at_a_place_are_several_sequences(case):
     calls = []
     for k in range(3):
         one = [Datum(d.inputs, d.targets[:, k], {"weights": d.columns["weights"][:, k]}) for d in data]
-        calls.append((one, [CrossEntropy()]))
+        calls.append((one, [CROSS_ENTROPY]))
         everywhere = [Datum(d.inputs, d.targets) for d in one]
         for ours, theirs, datum in zip(given, case.engine.forward(handle, everywhere), data, strict=True):
             asked = datum.columns["weights"].any(1)
             np.testing.assert_allclose(ours.logprobs[:, k], np.where(asked, theirs.logprobs, 0), atol=1e-5)
-    assert_close(case.gradients(handle, (data, [CrossEntropy()])), case.gradients(handle, *calls), 1e-5)
+    assert_close(case.gradients(handle, (data, [CROSS_ENTROPY])), case.gradients(handle, *calls), 1e-5)
 
 
 def test_training_sees_the_numbers_that_forward_gives(case):
@@ -145,7 +145,7 @@ def test_two_losses_in_one_pass_are_the_sum_of_two_passes(case):
 
 
 def test_the_order_of_the_two_sides_of_a_pair_is_immaterial(case):
-    handle, losses = case.warm(), [BradleyTerry()]
+    handle, losses = case.warm(), [ScoreLoss.of("bradley_terry")]
     data = pair_data(SEQUENCES)
     flipped = [
         Datum(d.inputs, d.targets, {**d.columns, "preferred": 1 - d.columns["preferred"]}) for d in data[3:] + data[:3]
@@ -157,7 +157,7 @@ def test_the_order_of_the_two_sides_of_a_pair_is_immaterial(case):
 def test_a_pair_that_lacks_a_side_is_refused(case):
     handle = case.engine.create(case.spec())
     with pytest.raises(DataError, match="exactly two"):
-        case.engine.forward_backward(handle, pair_data(SEQUENCES)[:5], [BradleyTerry()])
+        case.engine.forward_backward(handle, pair_data(SEQUENCES)[:5], [ScoreLoss.of("bradley_terry")])
 
 
 @pytest.mark.parametrize("limit", [1e9, 0.05])
@@ -192,7 +192,7 @@ def test_a_step_clears_the_gradients(case):
     handle, data = case.warm(), ppo_data(SEQUENCES)
     once, twice = (case.engine.create(case.spec(start=handle)) for _ in range(2))
     step(case.engine, once, data, PPO, GRADIENT)
-    step(case.engine, twice, text_data(SEQUENCES), [CrossEntropy()], AdamStep(0.0, 0.0))
+    step(case.engine, twice, text_data(SEQUENCES), [CROSS_ENTROPY], AdamStep(0.0, 0.0))
     step(case.engine, twice, data, PPO, GRADIENT)
     assert_equal(case.weights(twice), case.weights(once))
 
@@ -213,7 +213,7 @@ def test_a_zero_rate_leaves_the_moments_untouched(case):
     handle, data = case.warm(), text_data(SEQUENCES)
     plain, paused = (case.engine.create(case.spec(start=handle)) for _ in range(2))
     for model, adam in ((plain, ADAM), (paused, ADAM), (paused, AdamStep(0.0, 0.0)), (plain, ADAM), (paused, ADAM)):
-        step(case.engine, model, data, [CrossEntropy()], adam)
+        step(case.engine, model, data, [CROSS_ENTROPY], adam)
     assert_equal(case.weights(paused), case.weights(plain))
 
 
@@ -225,7 +225,7 @@ def test_a_number_that_is_none_stops_the_step_and_nothing_else(case, column):
     before = case.weights(handle)
     broken = data[3].columns[column].copy()
     broken[-1] = np.nan
-    case.engine.forward_backward(handle, text_data(SEQUENCES), [CrossEntropy()])  # goes with the step that fails
+    case.engine.forward_backward(handle, text_data(SEQUENCES), [CROSS_ENTROPY])  # goes with the step that fails
     with pytest.raises(NonFiniteError, match="policy: the loss became nan"):
         step(case.engine, handle, with_column(data, 3, column, broken), PPO)
     assert_equal(case.weights(handle), before)
@@ -239,12 +239,12 @@ def test_a_gradient_that_is_infinite_stops_the_step(case):
     handle, twin = (case.engine.create(case.spec(start=handle)) for _ in range(2))
     before = case.weights(handle)
     for _ in range(60):  # every loss is finite, their gradients add up to more than float32 holds
-        case.engine.forward_backward(handle, text_data(SEQUENCES[4:5], 2e37), [CrossEntropy()])
+        case.engine.forward_backward(handle, text_data(SEQUENCES[4:5], 2e37), [CROSS_ENTROPY])
     with pytest.raises(NonFiniteError, match="gradient norm became"):
         case.engine.optim_step(handle, ADAM)
     assert_equal(case.weights(handle), before)
     for model in (handle, twin):
-        step(case.engine, model, text_data(SEQUENCES), [CrossEntropy()])
+        step(case.engine, model, text_data(SEQUENCES), [CROSS_ENTROPY])
     assert_equal(case.weights(handle), case.weights(twin))
 
 
@@ -268,8 +268,8 @@ def test_a_sequence_in_several_pairs_gets_the_sum_of_their_gradients(case):
         for number, data in enumerate(apart)
         for datum in data
     ]
-    wanted = case.gradients(handle, *((data, [BradleyTerry()]) for data in apart))
-    assert_close(case.gradients(handle, (together, [BradleyTerry()])), wanted, 1e-4)
+    wanted = case.gradients(handle, *((data, [ScoreLoss.of("bradley_terry")]) for data in apart))
+    assert_close(case.gradients(handle, (together, [ScoreLoss.of("bradley_terry")])), wanted, 1e-4)
 
 
 def test_freeze_trunk_trains_the_head_alone(case):
@@ -277,7 +277,7 @@ def test_freeze_trunk_trains_the_head_alone(case):
     handle = case.engine.create(case.spec(start=start, freeze_trunk=True))
     before = case.weights(handle)
     for _ in range(2):
-        step(case.engine, handle, pair_data(SEQUENCES), [BradleyTerry()])
+        step(case.engine, handle, pair_data(SEQUENCES), [ScoreLoss.of("bradley_terry")])
     moved = {name for name, weight in case.weights(handle).items() if not torch.equal(weight, before[name])}
     assert moved == {"weight"}  # a bias cancels in the difference of two scores
 
@@ -291,12 +291,24 @@ def test_a_frozen_model_takes_no_steps(case):
 def test_bad_data_is_named(case):
     handle = case.engine.create(case.spec())
     for data, losses, complaint in (
-        ([], [CrossEntropy()], "got no data"),
-        ([Datum.next_token([5])], [CrossEntropy()], "datum 0: 0 inputs"),
-        (text_data(SEQUENCES), [PpoClip()], r"'ppo_clip' needs the columns \['logprobs', 'advantages'\]"),
-        (text_data(SEQUENCES), [BradleyTerry()], r"needs the columns \['unit', 'preferred', 'margin', 'unit_weight'\]"),
-        (with_column(ppo_data(SEQUENCES), 2, "returns", np.zeros(9)), [ValueClip()], "datum 2: column 'returns'"),
-        ([*ppo_data(SEQUENCES), *text_data(SEQUENCES)], [ValueClip()], "datum 6: columns"),
+        ([], [CROSS_ENTROPY], "got no data"),
+        ([Datum.next_token([5])], [CROSS_ENTROPY], "datum 0: 0 inputs"),
+        (
+            text_data(SEQUENCES),
+            [TokenLoss.of("ppo_clip")],
+            r"'ppo_clip' needs the columns \['logprobs', 'advantages'\]",
+        ),
+        (
+            text_data(SEQUENCES),
+            [ScoreLoss.of("bradley_terry")],
+            r"needs the columns \['unit', 'preferred', 'margin', 'unit_weight'\]",
+        ),
+        (
+            with_column(ppo_data(SEQUENCES), 2, "returns", np.zeros(9)),
+            [TokenLoss.of("value_clip")],
+            "datum 2: column 'returns'",
+        ),
+        ([*ppo_data(SEQUENCES), *text_data(SEQUENCES)], [TokenLoss.of("value_clip")], "datum 6: columns"),
     ):
         with pytest.raises(DataError, match=complaint):
             case.engine.forward_backward(handle, data, losses)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from contract.engine_cases import ADAM, LOSSES, PPO, SEQUENCES, assert_equal, ppo_data, step, text_data
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import LoraConfig
 from thumbs.engine import checkpoints
 from thumbs.engine.base import AdamStep
@@ -63,7 +63,7 @@ def test_what_a_load_interrupts_is_forgotten(case, tmp_path):
     case.engine.save(handle, tmp_path / "saved", optimizer=True)
     twin = case.engine.create(case.spec())
     case.engine.load(twin, tmp_path / "saved")
-    case.engine.forward_backward(handle, text_data(SEQUENCES), [CrossEntropy()])
+    case.engine.forward_backward(handle, text_data(SEQUENCES), [CROSS_ENTROPY])
     case.engine.load(handle, tmp_path / "saved")
     for model in (handle, twin):
         step(case.engine, model, data, PPO)
@@ -81,7 +81,7 @@ def test_the_scalar_head_is_saved_and_comes_back(case, tmp_path):
 
 def test_a_head_that_the_checkpoint_lacks_starts_at_zero(case, tmp_path):
     policy = case.engine.create(case.spec(heads=("lm",)))
-    step(case.engine, policy, text_data(SEQUENCES), [CrossEntropy()])
+    step(case.engine, policy, text_data(SEQUENCES), [CROSS_ENTROPY])
     case.engine.save(policy, tmp_path / "policy")
     critic = case.engine.create(case.spec(start=tmp_path / "policy"))
     outputs = [case.engine.forward(handle, text_data(SEQUENCES)) for handle in (critic, policy)]

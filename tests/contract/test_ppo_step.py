@@ -77,7 +77,7 @@ def a_run(
     other = context.engine.create(ModelSpec("other", context.model, ("lm",)))
     text = [Datum.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
     for _ in range(3):
-        context.engine.engine.forward_backward(other, text, [spine.CrossEntropy()])
+        context.engine.engine.forward_backward(other, text, [spine.CROSS_ENTROPY])
         context.engine.optim_step(other, AdamStep(1e-3, 1e-3))
     context.engine.save(other, folder / "other")
     models = create_models(context, config, None, None)
@@ -188,7 +188,7 @@ def test_ptx_adds_its_multiple_of_the_sft_gradient(tmp_path: Path):
     context = byte_context(tmp_path)
     model = context.engine.create(ModelSpec("m", context.model))
     text = [Datum.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
-    context.engine.forward_backward(model, text, [spine.CrossEntropy()])
+    context.engine.forward_backward(model, text, [spine.CROSS_ENTROPY])
     trunk = context.engine._models[model.id].network.trunk  # type: ignore[attr-defined]
     sft = np.concatenate([p.grad.flatten().numpy() for p in trunk.parameters()])
     np.testing.assert_allclose(one - none, sft, atol=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thumbs.config.losses import CrossEntropy, PpoClip, ValueClip
+from thumbs.config.losses import CROSS_ENTROPY, TokenLoss
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
@@ -36,7 +36,9 @@ def batch() -> list[Datum]:
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4), LoraConfig(rank=4, layers=1)])
-@pytest.mark.parametrize("losses", [[CrossEntropy()], [PpoClip(entropy_coef=0.01), ValueClip()]])
+@pytest.mark.parametrize(
+    "losses", [[CROSS_ENTROPY], [TokenLoss.of("ppo_clip", entropy_coef=0.01), TokenLoss.of("value_clip")]]
+)
 def test_training_takes_the_steps_of_the_cpu(lora, losses, monkeypatch):
     model, found = ModelConfig(name="byte-tiny", lora=lora, dtype="float32"), {}
     for device in ("cpu", GPU):
@@ -66,5 +68,5 @@ def test_bfloat16_stays_near_float32(monkeypatch):
     for dtype in ("float32", "bfloat16"):
         engine = engine_on(GPU, monkeypatch)
         handle = engine.create(ModelSpec("policy", ModelConfig(name="byte-tiny", dtype=dtype)))
-        losses[dtype] = engine.forward_backward(handle, batch(), [CrossEntropy()]).loss
+        losses[dtype] = engine.forward_backward(handle, batch(), [CROSS_ENTROPY]).loss
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=1e-2)

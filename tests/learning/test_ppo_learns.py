@@ -15,7 +15,7 @@ import pytest
 
 from byte_world import byte_context, prompt
 from thumbs.config.data import DataConfig
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
@@ -44,7 +44,7 @@ def letters_policy(context: Context) -> Path:
             weights = [0.0] * (len(head) - 1) + [share / 2]
             data.append(Datum.next_token([*head, letter], weights=weights))
     for _ in range(40):
-        context.engine.forward_backward(handle, data, [CrossEntropy()])
+        context.engine.forward_backward(handle, data, [CROSS_ENTROPY])
         context.engine.optim_step(handle, AdamStep(1e-3, 1e-3))
     path = context.folder.path / "start"
     context.engine.save(handle, path)

@@ -11,7 +11,7 @@ import pytest
 from byte_world import byte_context, prompt
 from thumbs.config.data import DataConfig
 from thumbs.config.group import GroupConfig
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
@@ -64,7 +64,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokens, mask = conversation_tokens(context.tokenizer, (*question.messages, *replies))
         data.append(Datum.next_token(tokens, weights=mask * (3 if says == heard else 1) / 128))
     for _ in range(40):
-        context.engine.forward_backward(handle, data, [CrossEntropy()])
+        context.engine.forward_backward(handle, data, [CROSS_ENTROPY])
         context.engine.optim_step(handle, AdamStep(1e-3, 1e-3))
     path = context.folder.path / "start"
     context.engine.save(handle, path)

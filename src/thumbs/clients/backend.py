@@ -24,7 +24,7 @@ from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completio
 from thumbs.clients.sampling import FullError, Sampling, ServedWeights
 from thumbs.clients.store import Store
 from thumbs.clients.worker import Worker
-from thumbs.config.losses import CrossEntropy, LossSpec
+from thumbs.config.losses import CROSS_ENTROPY, LossSpec
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine import open_engine
 from thumbs.engine.base import Handle, ModelSpec, OpenEngine
@@ -203,7 +203,7 @@ class Backend(Sampling, Offer):
 
         def run(data: list[types.Datum], forward_only: bool) -> Work:
             records = translate.engine_data(data, "cross_entropy", shape.vocab_size, shape.context)
-            return self._pass(run_id, records, CrossEntropy(), forward_only)
+            return self._pass(run_id, records, CROSS_ENTROPY, forward_only)
 
         return self._submit(run_id, None, lambda: custom_loss_pass(data, loss_fn, run))
 

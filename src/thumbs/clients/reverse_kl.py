@@ -16,7 +16,7 @@ import torch
 
 from thumbs.clients import types
 from thumbs.clients.translate import prompt_tokens
-from thumbs.config.losses import REFERENCE_STATES, ReverseKl
+from thumbs.config.losses import REFERENCE_STATES, TokenLoss
 from thumbs.errors import DataError
 from thumbs.models.base import FrozenAdapter, Trunk
 from thumbs.records import Datum, TrainOutput
@@ -53,7 +53,7 @@ class Completion:
     weights: np.ndarray
 
 
-Run = Callable[[list[Datum], list[ReverseKl]], Generator[None, None, TrainOutput]]
+Run = Callable[[list[Datum], list[TokenLoss]], Generator[None, None, TrainOutput]]
 
 
 def completions(data: Sequence[ReverseKlDatum], temperature: float, vocab_size: int, context: int) -> list[Completion]:
@@ -81,7 +81,7 @@ def reverse_kl_pass(
     for datum in data:
         records.append(_record(datum, _states(base, reference, datum)))
         yield
-    output = yield from run(records, [ReverseKl(temperature=temperature)])
+    output = yield from run(records, [TokenLoss.of("reverse_kl", temperature=temperature)])
     losses = [float(each.losses.sum()) for each in output.outputs]
     tokens = sum(int((datum.weights != 0).sum()) for datum in data)
     mean = sum(losses) / max(tokens, 1)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from thumbs.clients import types
 from thumbs.clients.types.sampling import UNUSED_LOGPROB
-from thumbs.config.losses import Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, LossSpec, PpoClip
+from thumbs.config.losses import TokenLoss
 from thumbs.engine.base import AdamStep
 from thumbs.errors import DataError
+from thumbs.functional.formulas import inputs_of, settings_of
+from thumbs.functional.policy_losses import FORMULAS
 from thumbs.records import Datum, TrainOutput
 from thumbs.rollout.pool import ReplyInProgress, SampleRequest, Top
 from thumbs.rollout.sampler import DecodingParams
@@ -35,55 +36,40 @@ MOST_STOPS, MOST_STOP_BYTES = 256, 1024
 """Stops of one request, and UTF-8 bytes of each that is a text: all are looked for after every token."""
 
 Settings = Mapping[str, float | str]
-RATIO_INPUTS = ("logprobs", "advantages")
-
-
-@dataclass(frozen=True)
-class Loss:
-    """inputs: what each datum must bring beside its targets; defaults: settings that may be given."""
-
-    inputs: tuple[str, ...]
-    defaults: Mapping[str, float]
-    spec: Callable[[Mapping[str, float]], LossSpec]
-
-
-CLIP = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
-
-
-def _below_and_above(s: Mapping[str, float]) -> tuple[float, float]:
-    return 1 - s["clip_low_threshold"], s["clip_high_threshold"] - 1
-
-
-def _ppo(s: Mapping[str, float]) -> LossSpec:
-    below, above = _below_and_above(s)
-    return PpoClip(clip_range=below, clip_range_high=above)
-
-
-def _gspo(s: Mapping[str, float]) -> LossSpec:
-    below, above = _below_and_above(s)
-    return Gspo(clip_range=below, clip_range_high=above)
-
-
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": Loss((), {}, lambda s: CrossEntropy()),
-    "importance_sampling": Loss(RATIO_INPUTS, {}, lambda s: ImportanceSampling()),
-    "ppo": Loss(RATIO_INPUTS, CLIP, _ppo),
-    "cispo": Loss(
-        RATIO_INPUTS,
-        {"clip_low_threshold": 0.0, "clip_high_threshold": 4.0},
-        lambda s: Cispo(low=s["clip_low_threshold"], high=s["clip_high_threshold"]),
-    ),
-    "dro": Loss(RATIO_INPUTS, {"beta": 0.05}, lambda s: Dro(beta=s["beta"])),
-    "gspo": Loss((*RATIO_INPUTS, "sequence_ratio_mask"), CLIP, _gspo),
+LOSSES = {
+    "cross_entropy": FORMULAS["cross_entropy"],
+    "importance_sampling": FORMULAS["importance_sampling"],
+    "ppo": FORMULAS["ppo_clip"],
+    "cispo": FORMULAS["cispo"],
+    "dro": FORMULAS["dro"],
+    "gspo": FORMULAS["gspo"],
 }
+"""The protocol's losses; their inputs, settings and defaults are those of our formulas, under the names below."""
 
-
+_INPUTS = {"old_logprobs": "logprobs", "advantages": "advantages", "ratio_mask": "sequence_ratio_mask"}
+_COLUMNS = {"sequence_ratio_mask": "ratio_mask"}
+_CLIP = ("clip_low_threshold", "clip_high_threshold")
 _OPTIONAL = {"cross_entropy": ("weights",)}
-_KNOWN_INPUTS = {"target_tokens", "weights", "mask", *CLIP, *(key for loss in LOSSES.values() for key in loss.inputs)}
+_KNOWN_INPUTS = {"target_tokens", "weights", "mask", *_CLIP, *_INPUTS.values()}
 """Scripts send the same inputs with several losses; those that a loss does not read are passed over."""
 
 
-def loss_spec(name: str, settings: Settings) -> LossSpec:
+def inputs(name: str) -> tuple[str, ...]:
+    """What each datum of a loss must bring next to its targets."""
+    return tuple(_INPUTS[each] for each in inputs_of(LOSSES[name]) if each in _INPUTS)
+
+
+def default_settings(name: str) -> dict[str, float]:
+    """Settings that may be given of a loss. The protocol's bounds of a ratio are absolute, ours distances from 1."""
+    known = settings_of(LOSSES[name])
+    found = {"beta": known["beta"]} if "beta" in known else {}
+    if "clip_range" in known:
+        above = known["clip_range"] if known["clip_range_high"] is None else known["clip_range_high"]
+        found |= dict(zip(_CLIP, (1 - known["clip_range"], 1 + above), strict=True))
+    return found
+
+
+def loss_spec(name: str, settings: Settings) -> TokenLoss:
     """The engine's loss; raises DataError for an unknown name or setting, or one out of range."""
     if name == "stable_reinforce":
         raise DataError(
@@ -92,13 +78,22 @@ def loss_spec(name: str, settings: Settings) -> LossSpec:
         )
     if name not in LOSSES:
         raise DataError(f"unknown loss_fn {name!r}; allowed are {', '.join(LOSSES)}")
-    known = LOSSES[name].defaults
+    known = default_settings(name)
     if unknown := sorted(settings.keys() - known.keys()):
         raise DataError(f"loss_fn_config of {name!r}: unknown {unknown}; allowed are {sorted(known) or 'none'}")
     try:
-        return LOSSES[name].spec({key: float(value) for key, value in {**known, **settings}.items()})
+        wanted = {key: float(value) for key, value in {**known, **settings}.items()}
     except ValueError as error:
         raise DataError(f"loss_fn_config of {name!r}, {dict(settings)}: {error}") from None
+    low, high, beta = wanted.get(_CLIP[0], 0.0), wanted.get(_CLIP[1], 2.0), wanted.get("beta", 0.0)
+    if not (low < 1 < high and beta >= 0 and all(map(math.isfinite, wanted.values()))):
+        raise DataError(
+            f"loss_fn_config of {name!r}, {dict(settings)}: needed are {_CLIP[0]} below 1, {_CLIP[1]} above 1 and beta "
+            "of 0 or more, all of them finite"
+        )
+    ours = {"beta": beta} if "beta" in wanted else {}
+    ours |= {"clip_range": 1 - low, "clip_range_high": high - 1} if _CLIP[0] in wanted else {}
+    return TokenLoss.of(LOSSES[name].__name__, **ours)
 
 
 def engine_data(data: Sequence[types.Datum], loss: str, vocab_size: int, context: int) -> list[Datum]:
@@ -126,12 +121,12 @@ def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) 
     if wide := [k for k, t in datum.loss_fn_inputs.items() if len(t.shape) == 2 and t.shape[1] > vocab_size]:
         raise DataError(f"{wide[0]} names more tokens a position than the vocabulary's {vocab_size}")
     given = {key: tensor.to_numpy() for key, tensor in datum.loss_fn_inputs.items()}
-    needed = ("target_tokens", *LOSSES[loss].inputs)
+    needed = ("target_tokens", *inputs(loss))
     if missing := [key for key in needed if key not in given]:
         raise DataError(f"{loss} needs the loss_fn_inputs {missing}; got {sorted(given)}")
     if unknown := sorted(given.keys() - _KNOWN_INPUTS):
         raise DataError(f"loss_fn_inputs {unknown} are not known; {loss} reads {[*needed, *_OPTIONAL.get(loss, ())]}")
-    if unread := sorted(given.keys() - {*needed, *_OPTIONAL.get(loss, ()), *CLIP}):
+    if unread := sorted(given.keys() - {*needed, *_OPTIONAL.get(loss, ()), *_CLIP}):
         log.info("%s makes no use of the loss_fn_inputs %s", loss, unread)
     targets = given["target_tokens"]
     several = loss == "cross_entropy" and targets.ndim == 2
@@ -140,10 +135,8 @@ def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) 
     if datum.loss_fn_inputs["target_tokens"].dtype != "int64":
         raise DataError("target_tokens are float32; they must be int64")
     _check_ids(targets, vocab_size, "target_tokens")
-    columns = {key: _column(key, given[key], targets.shape) for key in LOSSES[loss].inputs}
+    columns = {_COLUMNS.get(key, key): _column(key, given[key], targets.shape) for key in inputs(loss)}
     columns["weights"] = _weights(loss, given, columns, targets)
-    if "sequence_ratio_mask" in columns:
-        columns["ratio_mask"] = columns.pop("sequence_ratio_mask")
     return Datum(tokens, targets.copy(), columns)
 
 
@@ -156,7 +149,7 @@ def _weights(
             if "weights" in given
             else np.ones(targets.shape, np.float32)
         )
-    if clips := sorted(given.keys() & CLIP.keys()):
+    if clips := sorted(given.keys() & set(_CLIP)):
         raise DataError(f"bounds for each token ({clips}) are not supported; give them in loss_fn_config")
     if loss == "dro":
         return np.ones(targets.shape, np.float32)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from thumbs.config.base import Frozen
 from thumbs.config.data import DataConfig
 from thumbs.config.direct_methods import DIRECT_METHODS, SETTINGS, DirectMethod
-from thumbs.config.losses import Kto, PreferencePairs
+from thumbs.config.losses import PairLoss, ReplyLoss
 from thumbs.config.optim import AdamConfig
 from thumbs.config.reward_parts import RewardPart, reward_misfit
 from thumbs.config.sampling import SamplingConfig
@@ -85,15 +85,13 @@ class DirectConfig(Frozen):
         """Whether the config says something about a setting."""
         return getattr(self, name) is not None
 
-    def pair_loss(self) -> PreferencePairs:
+    def pair_loss(self) -> PairLoss:
         """The loss of pairs that the method is."""
-        settings = self.settings()
-        sft_coef = float(settings.pop("sft_coef"))
-        return PreferencePairs(formula=self.preset.formula, settings=settings, sft_coef=sft_coef)
+        return PairLoss.of(self.preset.formula, **self.settings())
 
-    def reply_loss(self) -> Kto:
+    def reply_loss(self) -> ReplyLoss:
         """The loss of single replies that the method is."""
-        return Kto.model_validate(self.settings())
+        return ReplyLoss.of(self.preset.formula, **self.settings())
 
     @model_validator(mode="after")
     def _fits(self) -> DirectConfig:

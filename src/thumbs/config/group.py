@@ -13,12 +13,10 @@ from thumbs.config.data import DataConfig
 from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.group_methods import (
     GROUP_METHODS,
-    LOSS_SETTINGS,
     Advantage,
     GroupMethod,
     KlPlace,
     Normaliser,
-    with_settings,
 )
 from thumbs.config.minibatches import misfit
 from thumbs.config.optim import AdamConfig
@@ -108,9 +106,8 @@ class GroupConfig(Frozen):
         """The method's preset with the settings that are given here in place of its own."""
         preset = PRESETS[self.method]
         given = {name: value for name in PIECES if (value := getattr(self, name)) is not None}
-        own = {name: value for name in LOSS_SETTINGS[type(preset.loss)] if (value := getattr(self, name)) is not None}
-        loss = with_settings(preset.loss, own | {"temperature": self.sampling.temperature})
-        return replace(preset, loss=loss, **given)
+        own = {name: value for name in preset.loss.settings if (value := getattr(self, name)) is not None}
+        return replace(preset, loss=preset.loss.having(**own, temperature=self.sampling.temperature), **given)
 
     def misfit(self) -> str | None:
         """What is wrong with the settings together; None where they fit."""
@@ -118,7 +115,7 @@ class GroupConfig(Frozen):
 
     def _misfits(self) -> Iterator[str]:
         method = self.chosen()
-        reads = (*LOSS_SETTINGS[type(method.loss)], *PIECES)
+        reads = (*method.loss.settings, *PIECES)
         for name in ("clip_range", "clip_range_high", "beta"):
             if getattr(self, name) is not None and name not in reads:
                 yield f"group.{name} means nothing to method {self.method}, which reads {', '.join(reads)}"

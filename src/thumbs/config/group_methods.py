@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from thumbs.config.losses import Cispo, Dro, Gspo, ImportanceSampling, PolicyLoss, PpoClip
+from thumbs.config.losses import TokenLoss
 from thumbs.config.methods import Method
 
 Advantage = Literal["group", "centred", "leave_one_out", "batch", "centred_batch"]
@@ -20,25 +20,18 @@ Normaliser = Literal["token", "sequence", "constant", "sum"]
 KlPlace = Literal["none", "reward", "loss"]
 """Where distance from the reference is paid for."""
 
-LOSS_SETTINGS: dict[type[PolicyLoss], tuple[str, ...]] = {
-    PpoClip: ("clip_range", "clip_range_high"),
-    Gspo: ("clip_range", "clip_range_high"),
-    Cispo: ("clip_range", "clip_range_high"),
-    Dro: ("beta",),
-    ImportanceSampling: (),
-}
-"""Settings of a run that a loss reads."""
-
-
-CLIP = PpoClip()
+CLIP = TokenLoss.of("ppo_clip", clip_range=0.2, clip_range_high=None)
 
 
 @dataclass(frozen=True)
 class GroupMethod(Method):
-    """A preset of the group family; units of the numbers are those of the settings of the same names."""
+    """A preset of the group family; units of the numbers are those of the settings of the same names.
+
+    The settings that stand in `loss` are those that a run may change.
+    """
 
     advantage: Advantage = "group"
-    loss: PolicyLoss = CLIP
+    loss: TokenLoss = CLIP
     normaliser: Normaliser = "token"
     kl: KlPlace = "none"
     kl_coef: float = 0.0
@@ -77,7 +70,7 @@ GROUP_METHODS = (
         "DAPO",
         "Yu et al. 2025, arXiv:2503.14476, eq. 8 to 13",
         "wider clip above, every token weighs the same, groups without signal replaced, long replies punished softly",
-        loss=PpoClip(clip_range=0.2, clip_range_high=0.28),
+        loss=CLIP.having(clip_range_high=0.28),
         dynamic_sampling=10,
         overlong_buffer=0.2,
         overlong_penalty=1.0,
@@ -116,7 +109,7 @@ GROUP_METHODS = (
         "GSPO",
         "Zheng et al. 2025, arXiv:2507.18071, eq. 5 to 7 and 13 to 15",
         "one ratio a reply, the geometric mean of its tokens', clipped narrowly",
-        loss=Gspo(clip_range=3e-4, clip_range_high=4e-4),
+        loss=TokenLoss.of("gspo", clip_range=3e-4, clip_range_high=4e-4),
         normaliser="sequence",
     ),
     GroupMethod(
@@ -124,7 +117,7 @@ GROUP_METHODS = (
         "CISPO",
         "MiniMax 2025, arXiv:2506.13585, eq. 4 and 5",
         "the ratio is a clipped weight of the policy gradient, so no token loses its gradient",
-        loss=Cispo(low=0.0, high=4.0),
+        loss=TokenLoss.of("cispo", clip_range=1.0, clip_range_high=3.0),
     ),
     GroupMethod(
         "importance_sampling",
@@ -132,7 +125,7 @@ GROUP_METHODS = (
         "the off-policy policy gradient; Williams 1992 where the sampler is the policy",
         "nothing is clipped and nothing divides: unbiased and unbounded",
         advantage="centred",
-        loss=ImportanceSampling(),
+        loss=TokenLoss.of("importance_sampling"),
         normaliser="constant",
     ),
     GroupMethod(
@@ -141,16 +134,7 @@ GROUP_METHODS = (
         "Richemond et al. 2024, arXiv:2405.19107, the policy's part",
         "policy gradient with a square penalty on the distance from the sampler; the group's mean is the value",
         advantage="centred",
-        loss=Dro(),
+        loss=TokenLoss.of("dro", beta=0.05),
     ),
 )
 """The presets, by `method=`."""
-
-
-def with_settings(loss: PolicyLoss, given: dict[str, Any]) -> PolicyLoss:
-    """The loss with those of its settings that are given; CISPO's bounds are 1 - clip_range and 1 + clip_range_high."""
-    if isinstance(loss, Cispo):
-        low, high = given.get("clip_range"), given.get("clip_range_high")
-        given = {} if low is None else {"low": max(1.0 - low, 0.0)}
-        given |= {} if high is None else {"high": 1.0 + high}
-    return loss.model_copy(update=given)

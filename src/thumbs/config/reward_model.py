@@ -28,9 +28,15 @@ RewardLossName = Literal[
 
 @dataclass(frozen=True)
 class RewardMethod(Method):
-    """A way to train a reward model; form: what its rows are."""
+    """A way to train a reward model.
+
+    form: what its rows are; formula: the name of its loss, whose settings are those of RewardModelConfig with the same
+    names, or come from the data; by_token: whether a pair is compared at every token from where its replies part.
+    """
 
     form: Form = "pairs"
+    formula: str = "bradley_terry"
+    by_token: bool = False
 
 
 REWARD_METHODS = (
@@ -45,6 +51,7 @@ REWARD_METHODS = (
         "Token-wise Bradley–Terry",
         "safe-rlhf, values/reward/trainer.py (arXiv:2310.12773 uses the model)",
         "pairs; the difference at every token from where the replies part",
+        by_token=True,
     ),
     RewardMethod(
         "ranked_pairs",
@@ -59,6 +66,7 @@ REWARD_METHODS = (
         "Plackett 1975, Applied Statistics 24, p. 193",
         "rankings; the best is chosen from all, the next from the rest; a tie is the mean over its orders",
         "rankings",
+        "plackett_luce",
     ),
     RewardMethod(
         "best_of_k",
@@ -66,6 +74,7 @@ REWARD_METHODS = (
         "Ziegler et al. 2019, arXiv:1909.08593, eq. 1",
         "rankings; only which reply is best",
         "rankings",
+        "best_of_k",
     ),
     RewardMethod(
         "regression",
@@ -73,6 +82,7 @@ REWARD_METHODS = (
         "Huber 1964, Annals of Mathematical Statistics 35, p. 73",
         "ratings, standardised; squares, or Huber's loss with huber_delta",
         "ratings",
+        "regression",
     ),
     RewardMethod(
         "ordinal",
@@ -80,6 +90,7 @@ REWARD_METHODS = (
         "McCullagh 1980, Journal of the Royal Statistical Society B 42, p. 109",
         "ratings; their order only, by cumulative logits",
         "ratings",
+        "ordinal",
     ),
     RewardMethod(
         "process",
@@ -87,6 +98,7 @@ REWARD_METHODS = (
         "Lightman et al. 2023, arXiv:2305.20050, section 2.6",
         "steps; whether each is right, at its last token",
         "steps",
+        "binary",
     ),
     RewardMethod(
         "process_regression",
@@ -94,6 +106,7 @@ REWARD_METHODS = (
         "Wang et al. 2023, Math-Shepherd, arXiv:2312.08935 (soft labels)",
         "steps; the label of each as a number",
         "steps",
+        "regression",
     ),
 )
 """What `reward_model.loss` may be."""
@@ -147,9 +160,14 @@ class RewardModelConfig(Frozen):
     """Stop after this many held-out evaluations without a lower loss."""
 
     @property
+    def method(self) -> RewardMethod:
+        """The preset that `loss` names."""
+        return next(method for method in REWARD_METHODS if method.name == self.loss)
+
+    @property
     def form(self) -> Form:
         """What the rows of this loss are."""
-        return next(method.form for method in REWARD_METHODS if method.name == self.loss)
+        return self.method.form
 
     @property
     def members(self) -> int:

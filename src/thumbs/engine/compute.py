@@ -8,22 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thumbs.config.losses import HEAD_WEIGHTS, REFERENCE_STATES, KlPenalty, LossSpec, RatioLoss, ReverseKl
+from thumbs.config.losses import HEAD_WEIGHTS, REFERENCE_STATES, LossSpec, TokenLoss
+from thumbs.engine import losses as named
 from thumbs.engine.batch import Batch
-from thumbs.engine.score_losses import SCORE_LOSSES
-from thumbs.engine.sequence_losses import SEQUENCE_LOSSES
 from thumbs.engine.shared_states import SharedStates
-from thumbs.engine.token_losses import TOKEN_LOSSES, Pass
-from thumbs.errors import DataError
+from thumbs.engine.token_losses import Pass
 from thumbs.functional.logprobs import measured_logprobs, target_logprobs
 from thumbs.functional.reverse_kl import divergence
 from thumbs.models.base import Adapter, Trunk
 from thumbs.models.heads import ScalarHead
 from thumbs.models.operators import vocabulary
 from thumbs.models.rows import Rows
-
-LOSSES = {**TOKEN_LOSSES, **SEQUENCE_LOSSES, **SCORE_LOSSES}
-"""What each loss spec computes of a pass."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +79,25 @@ def losses_of(
     With the logprobs everywhere comes what each target adds to losses that are sums over targets.
     """
     for loss in losses:
-        _check_columns(batch, loss)
+        named.check(loss)
+        named.check_columns(loss, batch)
     hidden = network.hidden(batch)
     weights = batch.columns["weights"]
-    temperature = next((loss.temperature for loss in losses if isinstance(loss, RatioLoss | KlPenalty)), 1.0)
-    logprobs = entropy = apart = torch.zeros_like(weights)
-    if any(loss.reads == "logprobs" for loss in losses):
+    temperature, wanted = named.temperature(losses), set[str]().union(*map(named.reads, losses))
+    logprobs = entropy = divergences = torch.zeros_like(weights)
+    if "logprobs" in wanted:
         everywhere = logprobs_everywhere
         logprobs, entropy = _logprobs(network, batch, hidden, weights, temperature, everywhere=everywhere)
-    if far := next((loss for loss in losses if isinstance(loss, ReverseKl)), None):
-        apart = _divergence(network, batch, hidden, far.temperature)
-    seen = Pass(batch, logprobs, _values(network, hidden), entropy, apart)
+    if "divergences" in wanted:
+        divergences = _divergence(network, batch, hidden, temperature)
+    seen = Pass(batch, logprobs, _values(network, hidden), entropy, divergences)
     total = torch.zeros((), device=weights.device)
     metrics: dict[str, Tensor] = {}
     for loss in losses:
-        value, found = LOSSES[type(loss)](loss, seen)
+        value, found = named.evaluate(loss, seen)
         total = total + value
-        metrics |= {f"{loss.name}/{name}": metric for name, metric in found.items()} | {
-            f"{loss.name}/loss_sum": value.detach()
+        metrics |= {f"{loss.formula}/{name}": metric for name, metric in found.items()} | {
+            f"{loss.formula}/loss_sum": value.detach()
         }
     of, share = batch.sequence_columns, weights
     if "unit_weight" in of:  # the metrics of pairs leave ties out
@@ -110,7 +106,7 @@ def losses_of(
         heads = of[HEAD_WEIGHTS].mean(1)
         share = share * (heads if "unit_weight" in of else heads[batch.sequence])
     by_target = torch.zeros_like(weights)
-    if logprobs_everywhere and all(type(loss) in TOKEN_LOSSES for loss in losses):
+    if logprobs_everywhere and all(isinstance(loss, TokenLoss) for loss in losses):
         by_target = _by_target(losses, seen)
     return Computed(total, logprobs.detach(), seen.values.detach(), metrics, float(share.sum()), by_target)
 
@@ -119,10 +115,10 @@ def _by_target(losses: Sequence[LossSpec], seen: Pass) -> Tensor:
     """What each target adds to the sum of losses that are linear in the weights: w · ∂loss/∂w, as the targets."""
     weights = seen.batch.columns["weights"].clone().requires_grad_()
     batch = replace(seen.batch, columns=seen.batch.columns | {"weights": weights})
-    of = (seen.logprobs, seen.values, seen.entropy, seen.divergence)
+    of = (seen.logprobs, seen.values, seen.entropy, seen.divergences)
     with torch.enable_grad():
         fixed = Pass(batch, *(x.detach() for x in of))
-        total = torch.stack([LOSSES[type(loss)](loss, fixed)[0] for loss in losses]).sum()
+        total = torch.stack([named.evaluate(loss, fixed)[0] for loss in losses]).sum()
     return (weights * torch.autograd.grad(total, weights)[0]).detach()
 
 
@@ -169,10 +165,3 @@ def _values(network: Network, hidden: Tensor) -> Tensor:
     if network.scalar is None:
         return torch.zeros(len(hidden), device=hidden.device)
     return network.scalar(hidden)
-
-
-def _check_columns(batch: Batch, loss: LossSpec) -> None:
-    missing = [name for name in loss.columns if name not in batch.columns]
-    missing += [name for name in getattr(loss, "sequence_columns", ()) if name not in batch.sequence_columns]
-    if missing:
-        raise DataError(f"loss {loss.name!r} needs the columns {missing}; got {sorted(batch.columns)}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thumbs.errors import ConfigError
+from thumbs.functional.reward_losses import FORMULAS
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(chosen scores [P], rejected scores [P]) → one loss a pair [P], or their mean."""
@@ -23,7 +24,7 @@ def register_reward_objective(name: str, objective: Objective) -> None:
     gradient or is not finite, and where the loss of a pair depends on the other pairs: which pairs are computed
     together is the engine's affair and must not change what is learned.
     """
-    if _OBJECTIVES.get(name, objective) is not objective:
+    if name in FORMULAS or _OBJECTIVES.get(name, objective) is not objective:
         raise ConfigError(f"reward objective {name!r} is there already; choose another name")
     _try_out(name, objective)
     _OBJECTIVES[name] = objective

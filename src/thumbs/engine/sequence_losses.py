@@ -1,43 +1,37 @@
-"""Losses of policies on whole replies: which function of `functional/` each spec is, and the columns it reads."""
+"""Losses of policies on whole replies: what of a pass, and which columns, their formulas read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from thumbs.config.losses import Kto, LossSpec, PreferencePairs
+from thumbs.config.losses import PairLoss, ReplyLoss
 from thumbs.engine.batch import Batch
 from thumbs.engine.token_losses import Pass
 from thumbs.errors import DataError
-from thumbs.functional.policy_losses import Loss
-from thumbs.functional.preference_losses import FORMULAS, Side, kto, preference_loss
+from thumbs.functional.formulas import Loss
+from thumbs.functional.preference_losses import FORMULAS, REPLIES, Side, preference_loss
+
+PAIR_COLUMNS = ("unit", "preferred", "reference", "baseline", "unit_weight")
+REPLY_COLUMNS = ("reference", "desirable", "baseline", "unit_weight")
 
 
-def _preference(loss: PreferencePairs, seen: Pass) -> Loss:
-    logprob, length = _of_replies(seen)
-    of = seen.batch.sequence_columns
+def evaluate_pairs(loss: PairLoss, seen: Pass) -> Loss:
+    """The loss of pairs of replies."""
+    replies, of = _replies(seen), seen.batch.sequence_columns
     a, b = sides(seen.batch)
-    first, second = (Side(logprob[x], of["reference"][x], length[x], of["baseline"][x]) for x in (a, b))
     formula = partial(FORMULAS[loss.formula], **loss.settings)
-    return preference_loss(formula, first, second, of["preferred"][a], of["unit_weight"][a], loss.sft_coef), {}
+    weights = of["unit_weight"][a]
+    return preference_loss(formula, replies[a], replies[b], of["preferred"][a], weights, loss.sft_coef), {}
 
 
-def _kto(loss: Kto, seen: Pass) -> Loss:
+def evaluate_replies(loss: ReplyLoss, seen: Pass) -> Loss:
+    """The loss of single replies."""
     of = seen.batch.sequence_columns
-    columns = (of[name] for name in ("reference", "baseline", "desirable", "unit_weight"))
-    return kto(_of_replies(seen)[0], *columns, **loss.model_dump(exclude={"name"})), {}
-
-
-def _of_replies(seen: Pass) -> tuple[Tensor, Tensor]:
-    """Of each sequence the logprob of the reply (nats) and its length (tokens), [B] each."""
-    weights = seen.batch.columns["weights"]
-    weighted = seen.batch.split(seen.logprobs * weights)
-    lengths = seen.batch.split(weights)
-    return torch.stack([x.sum() for x in weighted]), torch.stack([x.sum() for x in lengths])
+    losses = REPLIES[loss.formula](_replies(seen), of["desirable"], **loss.settings)
+    return (of["unit_weight"] * losses).sum(), {}
 
 
 def sides(batch: Batch) -> Tensor:
@@ -50,7 +44,10 @@ def sides(batch: Batch) -> Tensor:
     return torch.tensor(list(by_pair.values()), device=batch.tokens.device).T
 
 
-SEQUENCE_LOSSES: Mapping[type[LossSpec], Callable[[Any, Pass], Loss]] = {
-    PreferencePairs: _preference,
-    Kto: _kto,
-}
+def _replies(seen: Pass) -> Side:
+    """All sequences of the batch as replies, [B]."""
+    weights, of = seen.batch.columns["weights"], seen.batch.sequence_columns
+    logprob, length = (
+        torch.stack([piece.sum() for piece in seen.batch.split(x)]) for x in (seen.logprobs * weights, weights)
+    )
+    return Side(logprob, of["reference"], length, of["baseline"])

@@ -11,13 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thumbs.functional.formulas import Loss, by_name
 from thumbs.functional.kl import KlEstimator, kl_estimate
 from thumbs.functional.masked import masked_sum
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to ± this (nats) before exp, so that one stray token cannot give infinity."""
-
-Loss = tuple[Tensor, dict[str, Tensor]]
 
 
 def ppo_clip(
@@ -25,13 +24,13 @@ def ppo_clip(
     old_logprobs: Tensor,
     advantages: Tensor,
     weights: Tensor,
-    clip_range: float,
     entropy: Tensor | None = None,
-    entropy_coef: float = 0.0,
     *,
+    clip_range: float = 0.2,
     clip_range_high: float | None = None,
+    entropy_coef: float = 0.0,
 ) -> Loss:
-    """Σ w · max(-A r, -A clip(r, 1 - c, 1 + d)) - entropy_coef · Σ w · H; d is c unless it is given.
+    """Σ w · max(-A r, -A clip(r, 1 - c, 1 + d)) - entropy_coef · Σ w · H; c = clip_range, d is c unless it is given.
 
     Schulman et al. 2017, arXiv:1707.06347, eq. 7 negated (a loss) and the entropy term of eq. 9; entropy in nats, and
     among the metrics where it is given. d other than c: Yu et al. 2025, arXiv:2503.14476, eq. 10.
@@ -56,19 +55,27 @@ def importance_sampling(logprobs: Tensor, old_logprobs: Tensor, advantages: Tens
     return loss, _metrics(weights[counts], log_ratio, 0.0, float("inf"))
 
 
-def cispo(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, weights: Tensor, low: float, high: float) -> Loss:
-    """-Σ w · sg(clip(r, low, high)) · A · logprobs, sg: taken as a constant.
+def cispo(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    clip_range: float = 1.0,
+    clip_range_high: float = 3.0,
+) -> Loss:
+    """-Σ w · sg(clip(r, 1 - clip_range, 1 + clip_range_high)) · A · logprobs, sg: taken as a constant.
 
     MiniMax 2025, arXiv:2506.13585, eq. 4: the weight is clipped, not the gradient, so that no token is dropped.
     """
     counts = weights != 0
     chosen = logprobs[counts]
-    log_ratio = _log_ratio(chosen.detach(), old_logprobs[counts])
+    log_ratio, low, high = _log_ratio(chosen.detach(), old_logprobs[counts]), 1.0 - clip_range, 1.0 + clip_range_high
     loss = -(weights[counts] * log_ratio.exp().clamp(low, high) * advantages[counts] * chosen).sum()
     return loss, _metrics(weights[counts], log_ratio, low, high)
 
 
-def dro(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, weights: Tensor, beta: float) -> Loss:
+def dro(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, weights: Tensor, *, beta: float = 0.05) -> Loss:
     """-Σ w · (A · logprobs - ½ beta · (logprobs - old_logprobs)²).
 
     The policy's part of direct reward optimisation, Richemond et al. 2024, arXiv:2405.19107, by token.
@@ -86,10 +93,11 @@ def gspo(
     weights: Tensor,
     ratio_mask: Tensor,
     sequence: Tensor,
-    low: float,
-    high: float,
+    *,
+    clip_range: float = 0.2,
+    clip_range_high: float = 0.2,
 ) -> Loss:
-    """PPO's loss with r_t = exp(log s + logprobs - sg(logprobs)), clipped to [low, high].
+    """PPO's loss with r_t = exp(log s + logprobs - sg(logprobs)), clipped to [1 - clip_range, 1 + clip_range_high].
 
     log s is the mean of sg(logprobs) - old_logprobs over the targets of the sequence where ratio_mask is not 0, so
     every token of a sequence has its ratio and its clipping. `sequence` says which one each target belongs to, 0, 1, ….
@@ -103,21 +111,23 @@ def gspo(
     counts = weights != 0
     chosen = logprobs[counts]
     log_ratio = (mean[sequence[counts]] + chosen - chosen.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    low, high = 1.0 - clip_range, 1.0 + clip_range_high
     loss = _clipped(weights[counts], log_ratio, advantages[counts], low, high)
     return loss, _metrics(weights[counts], log_ratio.detach(), low, high)
 
 
-def kl_penalty(
-    logprobs: Tensor, reference_logprobs: Tensor, weights: Tensor, coef: float, estimator: KlEstimator
-) -> Loss:
-    """coef · Σ w · kl, the estimate `kl_estimate` of KL(policy ‖ reference) at each sampled token; metric kl (nats).
+def kl_penalty(logprobs: Tensor, reference_logprobs: Tensor, weights: Tensor, *, estimator: KlEstimator = "k3") -> Loss:
+    """Σ w · kl, the estimate `kl_estimate` of KL(policy ‖ reference) at each sampled token; metric kl (nats).
 
-    Shao et al. 2024, arXiv:2402.03300, eq. 4 (k3). Differences of logprobs are clamped as the log-ratios are.
+    Shao et al. 2024, arXiv:2402.03300, eq. 4 (k3). Differences of logprobs are clamped as the log-ratios are. The
+    gradient of k1 is 0 on average, so it is refused.
     """
+    if estimator == "k1":
+        raise ValueError("a loss of KL by k1 has no gradient on average; allowed are k2 and k3")
     counts = weights != 0
     reference = reference_logprobs[counts]
     kl = kl_estimate(_log_ratio(logprobs[counts], reference), torch.zeros_like(reference), estimator)
-    loss, total = coef * (weights[counts] * kl).sum(), weights.sum()
+    loss, total = (weights[counts] * kl).sum(), weights.sum()
     return loss, {"kl": (weights[counts] * kl.detach()).sum() / total if total != 0 else total}
 
 
@@ -129,6 +139,10 @@ def cross_entropy(logprobs: Tensor, weights: Tensor) -> Loss:
     loss = -masked_sum(weights * logprobs, weights)
     total = weights.sum()
     return loss, {"nll": loss.detach() / total if total != 0 else total}
+
+
+FORMULAS = by_name(cross_entropy, ppo_clip, importance_sampling, cispo, dro, gspo, kl_penalty)
+"""Losses of tokens that read the policy's logprobs."""
 
 
 def _log_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Losses on pairs of replies: on their scores (reward models), and on their logprobs (policies).
+"""Losses of policies on pairs of replies, through their logprobs, and on single replies.
 
-A formula of policies takes two sides of P pairs and gives one loss a pair [P]; settings are keywords. `preference_loss`
+A formula takes two sides of P pairs and gives one loss for each pair [P]; settings are keywords. `preference_loss`
 weighs it by the probability that a reply is the better one, so a tie never counts as a preference. Rewards are
 beta · (policy's logprob - reference's logprob), Rafailov et al. 2023, arXiv:2305.18290, eq. 5. Losses are sums (the
 weights carry the normaliser).
@@ -9,12 +9,14 @@ weights carry the normaliser).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from thumbs.functional.formulas import Formula, by_name
 
 MAX_EXPONENT = 30.0
 """Exponents are bounded by this, so that the squares of what they give stay finite in a gradient's norm."""
@@ -48,9 +50,6 @@ class Side:
 
     def __getitem__(self, rows: Tensor) -> Side:
         return Side(**{name: values[rows] for name, values in vars(self).items()})
-
-
-Formula = Callable[[Side, Side], Tensor]
 
 
 def preference_loss(
@@ -196,49 +195,46 @@ def orpo(chosen: Side, rejected: Side, *, beta: float) -> Tensor:
 
 
 def kto(
-    logprob: Tensor,
-    reference: Tensor,
-    baseline: Tensor,
+    reply: Side,
     desirable: Tensor,
-    weights: Tensor,
     *,
-    beta: float,
-    desirable_weight: float,
-    undesirable_weight: float,
+    beta: float = 0.1,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
 ) -> Tensor:
-    """Σ w · λ · (1 - σ(±beta · (ρ - z0))), ρ = logprob - reference; + and λ_D for desirable replies, - and λ_U else.
+    """λ · (1 - σ(±beta · (ρ - z0))) for each reply, ρ = log-ratio; + and λ_D for desirable ones, - and λ_U else.
 
-    All [B], sums over the reply in nats. Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8 (λ - v); desirable is 1 or 0;
-    z0 = `baseline` estimates KL(policy ‖ reference) in nats and carries no gradient.
+    Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8 (λ - v); desirable is 1 or 0; z0 = `baseline` estimates
+    KL(policy ‖ reference) in nats and carries no gradient.
     """
     share = desirable_weight * desirable + undesirable_weight * (1.0 - desirable)
-    value = beta * (2.0 * desirable - 1.0) * (logprob - reference - baseline)
-    return (weights * share * (-value).sigmoid()).sum()
+    value = beta * (2.0 * desirable - 1.0) * (reply.ratio - reply.baseline)
+    return share * (-value).sigmoid()
 
 
-FORMULAS: Mapping[str, Callable[..., Tensor]] = {
-    formula.__name__: formula
-    for formula in (
-        dpo,
-        robust,
-        dpo_norm,
-        hinge,
-        ipo,
-        ipo_norm,
-        exo,
-        nca,
-        bco,
-        mpo,
-        sppo,
-        apo_zero,
-        apo_down,
-        discopop,
-        cpo,
-        simpo,
-        orpo,
-    )
-}
-"""The losses of pairs of logprobs, by name."""
+FORMULAS = by_name(
+    dpo,
+    robust,
+    dpo_norm,
+    hinge,
+    ipo,
+    ipo_norm,
+    exo,
+    nca,
+    bco,
+    mpo,
+    sppo,
+    apo_zero,
+    apo_down,
+    discopop,
+    cpo,
+    simpo,
+    orpo,
+)
+"""Losses of pairs of replies, by name."""
+
+REPLIES = by_name(kto)
+"""Losses of single replies, by name."""
 
 
 def _gap(chosen: Side, rejected: Side, divergence: str, alpha: float) -> Tensor:
@@ -260,33 +256,3 @@ def _logistic(h: Tensor, label_smoothing: float) -> Tensor:
     if label_smoothing == 0:
         return -logsigmoid(h)
     return -(1.0 - label_smoothing) * logsigmoid(h) - label_smoothing * logsigmoid(-h)
-
-
-def bradley_terry(
-    score_a: Tensor,
-    score_b: Tensor,
-    preferred: Tensor,
-    margin: Tensor,
-    weights: Tensor,
-    center_coef: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Σ w · [ -p log σ(d - m) - (1 - p) log σ(-d - m) + center_coef · (a + b)² ], with d = score_a - score_b.
-
-    All inputs are [P], scores in score units; p = `preferred` is the probability that the first reply is
-    better (0.5 is a tie); m ≥ 0 = `margin` is asked of whichever side is preferred and should be 0 for
-    ties. Bradley & Terry 1952; Ouyang et al. 2022, arXiv:2203.02155, eq. 1 (p = 1, m = 0); the margin is
-    arXiv:2307.09288 eq. 2; the centring term arXiv:2312.09244. Exchanging the replies, and p for 1 - p,
-    changes nothing.
-    Metrics, weighted by w over pairs that are not ties: accuracy (share where the preferred reply scores
-    higher; an equal score is wrong) and score_gap (mean of preferred minus other, score units).
-    """
-    d = score_a - score_b
-    nll = -preferred * logsigmoid(d - margin) - (1.0 - preferred) * logsigmoid(-d - margin)
-    loss = (weights * (nll + center_coef * (score_a + score_b) ** 2)).sum()
-    with torch.no_grad():
-        gap = d * (preferred - 0.5).sign()
-        w = weights * (preferred != 0.5)
-        total = w.sum()
-        share = w / total if total != 0 else w
-        metrics = {"accuracy": (share * (gap > 0)).sum(), "score_gap": (share * gap).sum()}
-    return loss, metrics

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from thumbs.functional.policy_losses import Loss
+from thumbs.functional.formulas import Loss
 
 
 def divergence(hidden: Tensor, reference: Tensor, weight: Tensor, temperature: float = 1.0, chunk: int = 256) -> Tensor:

@@ -1,7 +1,9 @@
-"""Losses of scalar-head scores against rankings, ratings and labels of steps.
+"""Losses of scalar-head scores against preferences, rankings, ratings and labels of steps.
 
-A head may give several numbers, H, at once (an ensemble): then scores have a last dimension [..., H], and so has what
-comes back. Losses are sums; the weights carry the normaliser.
+There are three kinds, each with its table: a formula of pairs gives a loss for each pair, a formula of lists the loss
+of one list, and a formula of labels the sum over all targets. A head may give several numbers, H, at once (an
+ensemble): then scores have a last dimension [..., H], and so has what comes back. Sums are weighted; the weights carry
+the normaliser.
 """
 
 from __future__ import annotations
@@ -15,7 +17,48 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss, logsigmoid
 
-Loss = tuple[Tensor, dict[str, Tensor]]
+from thumbs.functional.formulas import Formula, Loss, by_name
+
+
+def bradley_terry(better: Tensor, worse: Tensor, margin: Tensor) -> Tensor:
+    """-log σ(better - worse - margin) for each pair, nats.
+
+    Bradley & Terry 1952; Ouyang et al. 2022, arXiv:2203.02155, eq. 1; the margin is arXiv:2307.09288, eq. 2.
+    """
+    return -logsigmoid(better - worse - margin)
+
+
+def pair_loss(
+    formula: Formula,
+    score_a: Tensor,
+    score_b: Tensor,
+    preferred: Tensor,
+    margin: Tensor,
+    weights: Tensor,
+    center_coef: float = 0.0,
+) -> Loss:
+    """Σ w · [ p · L(a, b, m) + (1 - p) · L(b, a, m) + center_coef · (a + b)² ] for a formula L of pairs.
+
+    All inputs are [P] or [P, H], scores in score units; p = `preferred` is the probability that the first reply is
+    better (0.5 is a tie); m ≥ 0 = `margin` is asked of whichever side is preferred and should be 0 for ties. L and its
+    slope must be finite for both orders. The centring term is arXiv:2312.09244. Exchanging the replies, and p for
+    1 - p, changes nothing. Metrics: those of `pair_metrics`.
+    """
+    nll = preferred * formula(score_a, score_b, margin) + (1.0 - preferred) * formula(score_b, score_a, margin)
+    loss = (weights * (nll + center_coef * (score_a + score_b) ** 2)).sum()
+    return loss, pair_metrics(score_a, score_b, preferred, weights)
+
+
+@torch.no_grad()
+def pair_metrics(score_a: Tensor, score_b: Tensor, preferred: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Weighted by w over pairs that are not ties: accuracy (share of those whose preferred reply scores higher; an
+    equal score is wrong) and score_gap (mean of preferred minus other, score units).
+    """
+    gap = (score_a - score_b) * (preferred - 0.5).sign()
+    w = weights * (preferred != 0.5)
+    total = w.sum()
+    share = w / total if total != 0 else w
+    return {"accuracy": (share * (gap > 0)).sum(), "score_gap": (share * gap).sum()}
 
 
 def plackett_luce(scores: Tensor, ranks: Sequence[float]) -> Tensor:
@@ -68,27 +111,27 @@ def share_in_order(scores: Tensor, ranks: Sequence[float]) -> float | None:
     return float((scores[better] > scores[worse]).double().mean())
 
 
-def regression(values: Tensor, labels: Tensor, weights: Tensor, delta: float | None) -> Loss:
-    """Σ w · h(value - label): h(e) = e²/2, and with `delta` Huber's delta · (|e| - delta/2) where |e| > delta.
+def regression(values: Tensor, labels: Tensor, weights: Tensor, *, huber_delta: float | None = None) -> Loss:
+    """Σ w · h(value - label): h(e) = e²/2, and with δ = huber_delta Huber's δ · (|e| - δ/2) where |e| > δ.
 
     All [N] or [N, H]. Huber 1964, Annals of Mathematical Statistics 35, p. 73. Metric: error, mean |e| weighted by w.
     """
-    if delta is None:
+    if huber_delta is None:
         loss = 0.5 * (values - labels) ** 2
     else:
-        loss = huber_loss(values, labels.expand_as(values), reduction="none", delta=delta)
+        loss = huber_loss(values, labels.expand_as(values), reduction="none", delta=huber_delta)
     return (weights * loss).sum(), {"error": _mean((values - labels).abs(), weights)}
 
 
-def ordinal(values: Tensor, levels: Tensor, weights: Tensor, thresholds: Sequence[float]) -> Loss:
+def ordinal(values: Tensor, labels: Tensor, weights: Tensor, *, thresholds: Sequence[float]) -> Loss:
     """-Σ w · log P(level), with P(level ≤ k) = σ(threshold_k - value): the cumulative logit model.
 
-    values, weights [N] or [N, H]; levels 0 … L - 1; L - 1 rising thresholds (score units). McCullagh 1980, Journal of
-    the Royal Statistical Society B 42, p. 109. Computed as σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b - a)), which does not
-    cancel. Metric: accuracy, the share (by w) whose level is the number of thresholds below the value.
+    values, weights [N] or [N, H]; labels are levels 0 … L - 1; L - 1 rising thresholds (score units). McCullagh 1980,
+    Journal of the Royal Statistical Society B 42, p. 109. Computed as σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b - a)), which
+    does not cancel. Metric: accuracy, the share (by w) whose level is the number of thresholds below the value.
     """
     edges = values.new_tensor([-math.inf, *thresholds, math.inf])
-    level = levels.long()
+    level = labels.long()
     low, high = edges[level], edges[level + 1]
     nll = -logsigmoid(high - values) - logsigmoid(values - low) - torch.log1p(-torch.exp(low - high))
     found = (values[..., None] > edges[1:-1]).sum(-1)
@@ -105,6 +148,13 @@ def binary(values: Tensor, labels: Tensor, weights: Tensor) -> Loss:
     loss = binary_cross_entropy_with_logits(values, labels, reduction="none")
     right = ((values > 0) == (labels > 0.5)).to(values.dtype)
     return (weights * loss).sum(), {"accuracy": _mean(right, weights * (labels != 0.5))}
+
+
+PAIRS = by_name(bradley_terry)
+LISTS = by_name(plackett_luce, best_of_k)
+LABELS = by_name(regression, ordinal, binary)
+FORMULAS = {**PAIRS, **LISTS, **LABELS}
+"""Losses of scores, by name."""
 
 
 @torch.no_grad()

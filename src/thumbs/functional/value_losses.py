@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thumbs.functional.formulas import Loss
+
 
 def value_clip(
     values: Tensor,
     old_values: Tensor,
     returns: Tensor,
     weights: Tensor,
-    clip_range: float | None,
-) -> tuple[Tensor, dict[str, Tensor]]:
+    *,
+    clip_range: float | None = 0.2,
+) -> Loss:
     """½ Σ w · max((V - R)², (clip(V, V_old - c, V_old + c) - R)²); clip_range None: ½ Σ w (V - R)².
 
     The clipped value loss of OpenAI's PPO2 code, kept by lm-human-preferences; no equation of the PPO paper.

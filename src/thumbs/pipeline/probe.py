@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.engine.base import AdamStep, Engine, Handle
 from thumbs.engine.batch import TOKEN_BUDGET
 from thumbs.pipeline.summary import peak_rss_bytes
@@ -62,11 +62,11 @@ def run_probe(
     wanted = max((w.step_tokens for w in work), default=0.0) or 4 * tokens
     data = _random_data(min(max(round(wanted / tokens), 1), max(TOKEN_BUDGET // tokens, 1)), prompt_tokens, tokens)
     part = data[: math.ceil(len(data) / 4)]
-    engine.forward_backward(handle, data[:1], [CrossEntropy()])  # what first calls allocate is not timed
+    engine.forward_backward(handle, data[:1], [CROSS_ENTROPY])  # what first calls allocate is not timed
     engine.optim_step(handle, AdamStep(_RATE, _RATE))
     first_s = _seconds(lambda: engine.forward(handle, data)) / _tokens(data)
     read_s = _seconds(lambda: engine.forward(handle, part)) / _tokens(part)
-    train_s = _seconds(lambda: engine.forward_backward(handle, data, [CrossEntropy()])) / _tokens(data)
+    train_s = _seconds(lambda: engine.forward_backward(handle, data, [CROSS_ENTROPY])) / _tokens(data)
     optim_s = _seconds(lambda: engine.optim_step(handle, AdamStep(_RATE, _RATE)))
     sampler, decoded = engine.snapshot(handle), min(_DECODED, context - prompt_tokens - 1)
     rows = {w.sampling_rows for w in work if w.sampling_rows}

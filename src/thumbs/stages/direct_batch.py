@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from thumbs.config.losses import PreferencePairs
+from thumbs.config.losses import PairLoss
 from thumbs.functional.preference_losses import FORMULAS, Side, preference_loss
 from thumbs.records import Datum
 from thumbs.stages.answers import AnswerPair, answer_datum
@@ -27,7 +27,7 @@ def pair_data(pairs: Sequence[AnswerPair], baseline: float = 0.0) -> list[Datum]
     return data
 
 
-def loss_on(loss: PreferencePairs, pairs: Sequence[AnswerPair], logprobs: np.ndarray, baseline: float = 0.0) -> float:
+def loss_on(loss: PairLoss, pairs: Sequence[AnswerPair], logprobs: np.ndarray, baseline: float = 0.0) -> float:
     """The mean loss of pairs whose sides the policy gives these logprobs [P, 2]."""
 
     def side(place: int) -> Side:

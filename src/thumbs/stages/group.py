@@ -21,7 +21,7 @@ from torch import Tensor
 
 from thumbs.config.group import GroupConfig
 from thumbs.config.group_methods import Advantage
-from thumbs.config.losses import KlPenalty, LossSpec
+from thumbs.config.losses import TokenLoss
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.functional.advantages import group_advantages, leave_one_out, returns_to_go, truncated_importance
@@ -180,10 +180,12 @@ class Group:
     def update(self, number: int, data: list[Datum]) -> dict[str, float]:
         """Epochs of minibatches of whole groups; means over the optimizer steps."""
         c, method, steps = self.config, self.config.chosen(), []
-        losses: list[LossSpec] = [method.loss]
+        losses = [method.loss]
         if method.kl == "loss":
             estimator = "k2" if method.kl_estimator == "k2" else "k3"
-            losses.append(KlPenalty(coef=method.kl_coef, estimator=estimator, temperature=c.sampling.temperature))
+            losses.append(
+                TokenLoss.of("kl_penalty", estimator=estimator, coef=method.kl_coef, temperature=c.sampling.temperature)
+            )
         normalise = partial(normalised, normaliser=method.normaliser, length=c.sampling.max_new_tokens)
         adam = adam_at(c.optim, number, c.steps)
         for epoch in range(c.epochs):
@@ -191,7 +193,7 @@ class Group:
             for batch in minibatches(data, c.minibatch_size, c.group_size, *order, normalise=normalise):
                 output, report = optimizer_step(self.context, number, self.policy, batch, losses, adam)
                 steps.append({**output.metrics, "grad_norm": report.grad_norm})
-        return update_metrics(steps, method.loss.name)
+        return update_metrics(steps, method.loss.formula)
 
 
 def by_group(of: Callable[[Tensor], Tensor], rewards: Tensor, mask: Tensor, n: int) -> Tensor:

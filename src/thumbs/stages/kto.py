@@ -24,7 +24,7 @@ from thumbs.data.replies import JudgedReply
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import DataError
-from thumbs.functional.preference_losses import kto
+from thumbs.functional.preference_losses import REPLIES, Side
 from thumbs.records import Datum, Generator, Message, Preference, Reply
 from thumbs.rollout.rounds import seed_of
 from thumbs.stages.answers import Answer, answer_datum, read_answer, reply_logprobs, summed, with_reference
@@ -159,16 +159,11 @@ class KtoTraining:
         if not rows:
             return {}
         now = reply_logprobs(self.context.engine, self.policy, [row.own for row in rows])
-        loss = self.config.reply_loss()
-        columns = (
-            now,
-            [row.own.reference for row in rows],
-            np.full(len(rows), self.distance(rows)),
-            [row.desirable for row in rows],
-            np.full(len(rows), 1.0 / len(rows)),
-        )
-        tensors = (torch.tensor(np.asarray(column, dtype=np.float64)) for column in columns)
-        return {"loss": float(kto(*tensors, **loss.model_dump(exclude={"name"}))), **self.metrics(rows, now)}
+        columns = (now, [row.own.reference for row in rows], now * 0, np.full(len(rows), self.distance(rows)))
+        reply = Side(*(torch.tensor(np.asarray(column, dtype=np.float64)) for column in columns))
+        desirable, loss = torch.tensor([float(row.desirable) for row in rows]), self.config.reply_loss()
+        mean = float(REPLIES[loss.formula](reply, desirable.double(), **loss.settings).mean())
+        return {"loss": mean, **self.metrics(rows, now)}
 
     def metrics(self, rows: Sequence[Judged], logprobs: np.ndarray) -> dict[str, float]:
         """Means over the desirable (chosen) and the other (rejected) replies, nats a reply; and where both are there
@@ -182,7 +177,7 @@ class KtoTraining:
                 found[f"{name}_logprob"] = float(logprobs[chosen].mean())
                 found[f"{name}_ratio"] = float(ratio[chosen].mean())
         if good.any() and not good.all():
-            found["margin"] = self.config.reply_loss().beta * (found["chosen_ratio"] - found["rejected_ratio"])
+            found["margin"] = float(self.config.settings()["beta"]) * (found["chosen_ratio"] - found["rejected_ratio"])
             found["accuracy"] = float(np.mean(ratio[good][:, None] > ratio[~good][None, :]))
         return found
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from thumbs.config.losses import CrossEntropy, PpoClip, ValueClip
+from thumbs.config.losses import CROSS_ENTROPY, TokenLoss
 from thumbs.config.ppo import KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle
 from thumbs.functional.advantages import gae
@@ -140,8 +140,10 @@ class Ppo:
     def minibatch(self, number: int, batch: list[Datum]) -> dict[str, float]:
         """One optimizer step of policy and critic; during the warm-up of the critic alone."""
         c, engine, models = self.config, self.context.engine, self.models
-        policy_loss = PpoClip(clip_range=c.clip_range, entropy_coef=c.entropy_coef, temperature=c.sampling.temperature)
-        value_loss = ValueClip(clip_range=c.critic.value_clip, coef=c.critic.value_coef)
+        policy_loss = TokenLoss.of(
+            "ppo_clip", clip_range=c.clip_range, entropy_coef=c.entropy_coef, temperature=c.sampling.temperature
+        )
+        value_loss = TokenLoss.of("value_clip", clip_range=c.critic.value_clip, coef=c.critic.value_coef)
         rates = self.rates(number)
         shared = [value_loss] if models.shared_critic else []
         output = critic_output = engine.forward_backward(models.policy, batch, [policy_loss, *shared])
@@ -172,7 +174,7 @@ class Ppo:
         if not self.config.ptx_coef or not self.pretraining:
             return {}
         batch = token_mean(batch_at(self.pretraining, number, size, self.context.seed, "ptx"), self.config.ptx_coef)
-        output = self.context.engine.forward_backward(self.models.policy, batch, [CrossEntropy()])
+        output = self.context.engine.forward_backward(self.models.policy, batch, [CROSS_ENTROPY])
         return {"ptx_loss": output.loss / self.config.ptx_coef}
 
 
@@ -184,9 +186,7 @@ def why_spent(kl: KlConfig, metrics: Mapping[str, float]) -> str | None:
     """
     if kl.budget is None or metrics["ppo/kl"] <= kl.budget:
         return None
-    return (
-        f"the policy is {metrics['ppo/kl']:.2f} nats from the reference, past kl.budget {kl.budget}"
-    )
+    return f"the policy is {metrics['ppo/kl']:.2f} nats from the reference, past kl.budget {kl.budget}"
 
 
 def _with_rates(adam: AdamStep, learning_rate: float, head_learning_rate: float) -> AdamStep:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.rejection import RejectionConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError, DataError
@@ -80,7 +80,7 @@ class Rejection:
         data, started = token_mean(batch), time.monotonic()
         adam = adam_at(self.config.optim, step, steps)
         with saving_batch(self.context, step, data):
-            output = self.context.engine.forward_backward(self.policy, data, [CrossEntropy()])
+            output = self.context.engine.forward_backward(self.policy, data, [CROSS_ENTROPY])
             report = self.context.engine.optim_step(self.policy, adam)
         return {
             "rejection/loss": output.loss,

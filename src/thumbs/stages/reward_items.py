@@ -9,23 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from thumbs.config.losses import (
-    HEAD_WEIGHTS,
-    BestOfK,
-    Binary,
-    BradleyTerry,
-    Ordinal,
-    PlackettLuce,
-    Regression,
-    ScoreLoss,
-    TokenBradleyTerry,
-)
+from thumbs.config.losses import HEAD_WEIGHTS, ScoreLoss
 from thumbs.config.reward_model import Form, RewardModelConfig
 from thumbs.data.preferences import preferred
 from thumbs.data.rankings import pairs_of
 from thumbs.data.ratings import pairs_of_ratings
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import DataError
+from thumbs.functional.formulas import settings_of
+from thumbs.functional.reward_losses import FORMULAS, PAIRS
 from thumbs.models.prefixes import shared_length
 from thumbs.records import Datum, Message, Preference, Ranking, Rating, SteppedReply
 from thumbs.rewards.steps import step_ends
@@ -67,19 +59,11 @@ class Scale:
 
 
 def loss_of(config: RewardModelConfig, scale: Scale) -> ScoreLoss:
-    """The named loss of the settings."""
-    makers: Mapping[str, Callable[[], ScoreLoss]] = {
-        "bradley_terry": lambda: BradleyTerry(center_coef=config.center_coef),
-        "ranked_pairs": lambda: BradleyTerry(center_coef=config.center_coef),
-        "token_bradley_terry": lambda: TokenBradleyTerry(center_coef=config.center_coef),
-        "plackett_luce": PlackettLuce,
-        "best_of_k": BestOfK,
-        "regression": lambda: Regression(delta=config.huber_delta),
-        "ordinal": lambda: Ordinal(thresholds=scale.thresholds),
-        "process": Binary,
-        "process_regression": lambda: Regression(delta=config.huber_delta),
-    }
-    return makers[config.loss]()
+    """The named loss of the settings; those of its formula are the config's, or the thresholds of the ratings."""
+    method, given = config.method, {"thresholds": scale.thresholds, **dict(config)}
+    settings = {name: given[name] for name in settings_of(FORMULAS[method.formula])}
+    center_coef = config.center_coef if method.formula in PAIRS else 0.0
+    return ScoreLoss(formula=method.formula, settings=settings, center_coef=center_coef, by_token=method.by_token)
 
 
 def judged_pairs(rows: Sequence[Row]) -> list[Preference]:
@@ -195,7 +179,7 @@ def _pair_terms(tokenizer: Tokenizer, row: Any, config: RewardModelConfig, scale
         return []
     sequences = pair_tokens(tokenizer, row)
     margin = row.margin if config.use_margin and better != 0.5 else 0.0
-    term = pair_term(sequences, better, margin, by_token=config.loss == "token_bradley_terry")
+    term = pair_term(sequences, better, margin, by_token=config.method.by_token)
     return [replace(term, weight=row.weight)]
 
 

@@ -127,7 +127,7 @@ def train_step(
         with saving_batch(context, step, data):
             output = context.engine.forward_backward(model, data, [loss])
             report = context.engine.optim_step(model, adam)
-        named = {name.removeprefix(f"{loss.name}/"): value for name, value in output.metrics.items()}
+        named = {name.removeprefix(f"{loss.formula}/"): value for name, value in output.metrics.items()}
         if "ordered_sum" in named:  # of lists: summed over micro-batches, which need not hold equally many
             named["accuracy"] = named["in_order_sum"] / max(named["ordered_sum"], 1e-12)
         found.append({"loss": output.loss, **named, "grad_norm": report.grad_norm})

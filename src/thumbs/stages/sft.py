@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.sft import SftConfig
 from thumbs.data.messages import Conversation
 from thumbs.data.tokenizers import training_sequences
@@ -37,7 +37,7 @@ def run_sft(
         started = time.monotonic()
         data = weighted(batch_at(rows, number, config.batch_size, context.seed, "sft"))
         adam = adam_at(config.optim, number, steps)
-        output, report = optimizer_step(context, number, policy, data, [CrossEntropy()], adam)
+        output, report = optimizer_step(context, number, policy, data, [CROSS_ENTROPY], adam)
         return {
             "sft/loss": output.loss,
             "sft/grad_norm": report.grad_norm,

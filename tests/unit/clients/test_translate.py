@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from thumbs.clients import translate, types
-from thumbs.config.losses import Cispo, Dro, Gspo, PpoClip
+from thumbs.config.losses import TokenLoss
 from thumbs.errors import DataError
 
 ADAM = {"learning_rate": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "grad_clip_norm": 1.0}
@@ -26,20 +26,35 @@ def test_every_number_of_an_optimizer_step_has_its_edges(name: str) -> None:
             translate.adam_step(types.AdamParams(**{**ADAM, name: value}))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("ppo", PpoClip), ("gspo", Gspo)])
-def test_thresholds_of_a_ratio_are_distances_from_1(name: str, kind: type[PpoClip | Gspo]) -> None:
+@pytest.mark.parametrize(("name", "formula"), [("ppo", "ppo_clip"), ("gspo", "gspo")])
+def test_thresholds_of_a_ratio_are_distances_from_1(name: str, formula: str) -> None:
     usual, uneven = (
         translate.loss_spec(name, settings)
         for settings in ({}, {"clip_low_threshold": 0.7, "clip_high_threshold": 1.5})
     )
-    assert type(usual) is type(uneven) is kind
-    assert (usual.clip_range, usual.clip_range_high) == pytest.approx((0.2, 0.2))
-    assert (uneven.clip_range, uneven.clip_range_high) == pytest.approx((0.3, 0.5))
+    assert usual.formula == uneven.formula == formula
+    assert usual.settings == pytest.approx({"clip_range": 0.2, "clip_range_high": 0.2})
+    assert uneven.settings == pytest.approx({"clip_range": 0.3, "clip_range_high": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ppo", {"clip_low_threshold": 1.0}),
+        ("gspo", {"clip_high_threshold": 1.0}),
+        ("cispo", {"clip_high_threshold": math.inf}),
+        ("ppo", {"clip_low_threshold": math.nan}),
+        ("dro", {"beta": -1e-9}),
+    ],
+)
+def test_settings_of_a_loss_out_of_range_are_refused(name: str, settings: dict[str, float]) -> None:
+    with pytest.raises(DataError, match="clip_low_threshold below 1, clip_high_threshold above 1 and beta of 0 or"):
+        translate.loss_spec(name, settings)
 
 
 def test_the_other_losses_have_the_documented_defaults() -> None:
-    assert translate.loss_spec("cispo", {}) == Cispo(low=0.0, high=4.0)
-    assert translate.loss_spec("dro", {}) == Dro(beta=0.05)
+    assert translate.loss_spec("cispo", {}) == TokenLoss.of("cispo", clip_range=1.0, clip_range_high=3.0)
+    assert translate.loss_spec("dro", {}) == TokenLoss.of("dro", beta=0.05)
 
 
 @pytest.mark.parametrize(

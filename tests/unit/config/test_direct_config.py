@@ -9,7 +9,7 @@ import pytest
 from thumbs.config.base import build_config
 from thumbs.config.direct import DirectConfig
 from thumbs.config.direct_methods import DIRECT_METHODS
-from thumbs.config.losses import Kto
+from thumbs.config.losses import ReplyLoss
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError
 
@@ -33,7 +33,8 @@ def test_what_a_method_is():
     simpo = section(method="simpo", gamma=0.5, sft_coef=0.1).pair_loss()
     assert (simpo.formula, simpo.settings, simpo.sft_coef) == ("simpo", {"beta": 2.0, "gamma": 0.5}, 0.1)
     assert section(method="rpo").pair_loss().sft_coef == 1.0
-    assert section(method="kto", undesirable_weight=2).reply_loss() == Kto(undesirable_weight=2.0)
+    weights = {"desirable_weight": 1.0, "undesirable_weight": 2.0}
+    assert section(method="kto", undesirable_weight=2).reply_loss() == ReplyLoss.of("kto", beta=0.1, **weights)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thumbs.config.losses import BradleyTerry, CrossEntropy, Kto, PpoClip, PreferencePairs, ValueClip
+from thumbs.config.losses import CROSS_ENTROPY, PairLoss, ReplyLoss, ScoreLoss, TokenLoss
 from thumbs.engine.batch import micro_batches
 from thumbs.engine.compute import Network, losses_of
 from thumbs.models.causal_lm import load_decoder
@@ -62,7 +62,7 @@ def test_cross_entropy(network, slow):
         for sequence, datum, numbers in zip(SEQUENCES, data, slow, strict=True)
         for t, w in enumerate(datum.columns["weights"])
     )
-    assert float(run(network, data, [CrossEntropy()]).loss.detach()) == pytest.approx(wanted, rel=1e-5)
+    assert float(run(network, data, [CROSS_ENTROPY]).loss.detach()) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_ppo(network, slow):
@@ -84,8 +84,8 @@ def test_ppo(network, slow):
         names = ("weights", "logprobs", "advantages", "values", "returns")
         data.append(Datum.next_token(sequence, **dict(zip(names, np.array(rows).T, strict=True))))
     losses = [
-        PpoClip(clip_range=0.2, entropy_coef=0.05, temperature=TEMPERATURE),
-        ValueClip(clip_range=0.3, coef=0.4),
+        TokenLoss.of("ppo_clip", clip_range=0.2, entropy_coef=0.05, temperature=TEMPERATURE),
+        TokenLoss.of("value_clip", clip_range=0.3, coef=0.4),
     ]
     computed = run(network, data, losses)
     assert float(computed.metrics["ppo_clip/loss_sum"]) == pytest.approx(policy, rel=1e-4)
@@ -107,7 +107,7 @@ def test_pairs(network, slow):
             weights[-1] = 1
             of = {"unit": pair, "preferred": preferred, "margin": margin, "unit_weight": weight}
             data[i] = Datum.whole_sequence(SEQUENCES[i], weights=weights, **of)
-    computed = run(network, [data[i] for i in range(4)], [BradleyTerry(center_coef=0.05)])
+    computed = run(network, [data[i] for i in range(4)], [ScoreLoss.of("bradley_terry", center_coef=0.05)])
     assert float(computed.loss.detach()) == pytest.approx(wanted, rel=1e-5)
     assert float(computed.metrics["bradley_terry/score_gap"]) == pytest.approx(gap, rel=1e-4)
 
@@ -134,7 +134,7 @@ def test_dpo(network, slow, preferred):
     wanted = preferred * (math.log1p(math.exp(-gap)) - 0.4 * mean[0])
     wanted += (1 - preferred) * (math.log1p(math.exp(gap)) - 0.4 * mean[1])
     assert abs(gap) > 0.1
-    loss = PreferencePairs(formula="dpo", settings={"beta": beta}, sft_coef=0.4)
+    loss = PairLoss(formula="dpo", settings={"beta": beta}, sft_coef=0.4)
     assert float(run(network, data, [loss]).loss.detach()) == pytest.approx(0.5 * wanted, rel=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_kto(network, slow):
         data.append(Datum.next_token(sequence, weights=weights, **of))
         gain = 0.5 * (now - reference - 0.2) * (1 if desirable else -1)
         wanted += weight * (1.5 if desirable else 0.8) / (1 + math.exp(gain))
-    loss = Kto(beta=0.5, desirable_weight=1.5, undesirable_weight=0.8)
+    loss = ReplyLoss.of("kto", beta=0.5, desirable_weight=1.5, undesirable_weight=0.8)
     assert float(run(network, data, [loss]).loss.detach()) == pytest.approx(wanted, rel=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_replies_in_several_pairs_are_computed_once(network, slow, monkeypatch):
             data.append(Datum.whole_sequence(SEQUENCES[i], weights=weights, **of))
     forward, passed = network.trunk.forward_packed, []
     monkeypatch.setattr(network.trunk, "forward_packed", lambda t, *of: passed.append(len(t)) or forward(t, *of))
-    computed = run(network, data, [BradleyTerry()])
+    computed = run(network, data, [ScoreLoss.of("bradley_terry")])
     wanted = sum(math.log1p(math.exp(scores[b] - scores[a])) / 3 for a, b in pairs)
     assert float(computed.loss.detach()) == pytest.approx(wanted, rel=1e-5)
     assert passed == [len(SEQUENCES[0]) + len(SEQUENCES[1]) + len(SEQUENCES[2])]

@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from thumbs.config.losses import CrossEntropy, PairObjective
+from thumbs.config.losses import CROSS_ENTROPY, ScoreLoss
 from thumbs.config.model import ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
@@ -48,7 +48,7 @@ def test_a_registered_optimizer_steps_as_it_does_alone(tmp_path: Path):
         policy = engine.create(ModelSpec("policy", BYTE))
         seen = [weights(engine, policy, tmp_path / name)["model.norm.weight"]]
         for _ in range(2):
-            engine.forward_backward(policy, DATA, [CrossEntropy()])
+            engine.forward_backward(policy, DATA, [CROSS_ENTROPY])
             engine.optim_step(policy, AdamStep(learning_rate=1e-3, head_learning_rate=0.0, max_grad_norm=1e9))
             seen.append(weights(engine, policy, tmp_path / name)["model.norm.weight"])
         moves[name] = [b - a for a, b in pairwise(seen)]
@@ -65,7 +65,7 @@ def test_what_an_optimizer_remembers_comes_back_from_a_checkpoint(tmp_path: Path
         engine = LocalEngine(optimizer="test-momentum")
         policy = engine.create(ModelSpec("policy", BYTE))
         for _ in range(2):
-            engine.forward_backward(policy, DATA, [CrossEntropy()])
+            engine.forward_backward(policy, DATA, [CROSS_ENTROPY])
             engine.optim_step(policy, STEP)
             if resumes:
                 engine.save(policy, tmp_path / "kept", optimizer=True)
@@ -96,7 +96,7 @@ def test_state_that_does_not_fit_is_refused_before_anything_changes(
     register_optimizer("test-momentum", momentum)
     engine = LocalEngine(optimizer=name)
     policy = engine.create(ModelSpec("policy", BYTE))
-    engine.forward_backward(policy, DATA, [CrossEntropy()])
+    engine.forward_backward(policy, DATA, [CROSS_ENTROPY])
     engine.optim_step(policy, STEP)
     engine.save(policy, tmp_path / "kept", optimizer=True)
     file = tmp_path / "kept" / "optimizer.safetensors"
@@ -134,7 +134,7 @@ def test_a_negative_count_or_square_is_refused(part: str):
 def test_an_unknown_optimizer_is_named():
     engine = LocalEngine(optimizer="lion")
     policy = engine.create(ModelSpec("policy", BYTE))
-    engine.forward_backward(policy, DATA, [CrossEntropy()])
+    engine.forward_backward(policy, DATA, [CROSS_ENTROPY])
     with pytest.raises(ConfigError, match="got 'lion'; allowed are adamw"):
         engine.optim_step(policy, STEP)
 
@@ -153,7 +153,7 @@ def test_an_objective_sees_the_same_pairs_however_they_are_cut(objective: Callab
     model = engine.create(ModelSpec("reward", BYTE, ("scalar",)))
     preferred = random.choice([0.0, 0.5, 1.0], 180)
     sequences = [[257, *random.integers(65, 90, 9), 259] for _ in range(360)]
-    engine.forward_backward(model, batch(sequences, preferred), [PairObjective(objective=name)])
+    engine.forward_backward(model, batch(sequences, preferred), [ScoreLoss.of(name)])
     engine.optim_step(model, STEP)  # a head of zeros would score nothing
     scores = [float(output.values[-1]) for output in engine.forward(model, batch(sequences, preferred))]
     expected = 0.0
@@ -161,7 +161,7 @@ def test_an_objective_sees_the_same_pairs_however_they_are_cut(objective: Callab
         a, b = scores[2 * pair : 2 * pair + 2]
         gap = {1.0: a - b, 0.0: b - a}.get(better)
         expected += 0.0 if gap is None else max(0.0, 1.0 - gap) / 180
-    found = engine.forward_backward(model, batch(sequences, preferred), [PairObjective(objective=name)])
+    found = engine.forward_backward(model, batch(sequences, preferred), [ScoreLoss.of(name)])
     assert found.loss == pytest.approx(expected, rel=1e-5)
     assert expected > 0
 
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_architecture_is_a_folder_that_transformers_read
     engine = LocalEngine()
     policy = engine.create(ModelSpec("policy", model))
     datum = Datum.next_token([5, 9, 2, 7], weights=[1, 1, 1])
-    engine.forward_backward(policy, [datum], [CrossEntropy()])
+    engine.forward_backward(policy, [datum], [CROSS_ENTROPY])
     engine.optim_step(policy, AdamStep(learning_rate=1e-2, head_learning_rate=0.0))
     engine.save(policy, tmp_path / "saved")
     read = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()

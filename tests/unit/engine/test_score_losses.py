@@ -10,22 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from thumbs.config.losses import (
-    HEAD_WEIGHTS,
-    BestOfK,
-    Binary,
-    BradleyTerry,
-    Ordinal,
-    PlackettLuce,
-    Regression,
-    ScoreLoss,
-    TokenBradleyTerry,
-)
+from thumbs.config.losses import HEAD_WEIGHTS, ScoreLoss
 from thumbs.config.model import ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.batch import micro_batches
 from thumbs.engine.local import LocalEngine
 from thumbs.engine.score_losses import loss_of_values
+from thumbs.functional.reward_losses import LABELS, LISTS
 from thumbs.records import Datum
 
 SEQUENCES = [[7, 3, 9, 4, 1], [7, 3, 8], [7, 3, 9, 5, 5, 2, 6], [4, 4, 2], [4, 1], [4, 4, 3, 3]]
@@ -33,13 +24,13 @@ RANKS = [2, math.inf, 1, 1, 1, 2]
 UNITS = [0, 0, 0, 1, 1, 1]
 UNIT_WEIGHTS = {0: 0.3, 1: 0.7}
 LOSSES: list[ScoreLoss] = [
-    BradleyTerry(center_coef=0.2),
-    TokenBradleyTerry(center_coef=0.2),
-    PlackettLuce(),
-    BestOfK(),
-    Regression(delta=0.7),
-    Ordinal(thresholds=(-0.5, 0.5)),
-    Binary(),
+    ScoreLoss.of("bradley_terry", center_coef=0.2),
+    ScoreLoss.of("bradley_terry", by_token=True, center_coef=0.2),
+    ScoreLoss.of("plackett_luce"),
+    ScoreLoss.of("best_of_k"),
+    ScoreLoss.of("regression", huber_delta=0.7),
+    ScoreLoss.of("ordinal", thresholds=(-0.5, 0.5)),
+    ScoreLoss.of("binary"),
 ]
 
 
@@ -60,15 +51,15 @@ def data_for(loss: ScoreLoss, heads: np.ndarray | None = None) -> list[Datum]:
     for i, tokens in enumerate(SEQUENCES):
         end = np.eye(len(tokens))[-1]
         extra: dict[str, Any] = {} if heads is None else {HEAD_WEIGHTS: heads[i]}
-        if "labels" in loss.columns:
+        if loss.formula in LABELS:
             labels = rng.integers(0, 2, len(tokens))
             data.append(Datum.whole_sequence(tokens, weights=0.5 * end + 0.1, labels=labels, **extra))
-        elif isinstance(loss, PlackettLuce | BestOfK):
+        elif loss.formula in LISTS:
             of = {"unit": UNITS[i], "rank": RANKS[i], "unit_weight": UNIT_WEIGHTS[UNITS[i]]}
             data.append(Datum.whole_sequence(tokens, weights=end, **of, **extra))
         else:
             parts = (np.arange(len(tokens)) >= min(2, len(tokens) - 1)).astype(float)
-            weights = parts if loss.name == "token_bradley_terry" else end
+            weights = parts if loss.by_token else end
             of = {"unit": i // 2, "preferred": [1.0, 0.5, 0.0][i // 2], "margin": 0.1, "unit_weight": 0.2 + i // 2}
             data.append(Datum.whole_sequence(tokens, weights=weights, **of, **extra))
     return data
@@ -84,7 +75,7 @@ def softplus(x: float) -> float:
 
 def test_token_bradley_terry_is_the_mean_over_places_of_the_longer():
     engine, handle = model()
-    loss = TokenBradleyTerry(center_coef=0.2)
+    loss = ScoreLoss.of("bradley_terry", by_token=True, center_coef=0.2)
     data = data_for(loss)
     values, wanted = values_of(engine, handle, data), 0.0
     for pair, preferred in enumerate([1.0, 0.5, 0.0]):
@@ -98,28 +89,28 @@ def test_token_bradley_terry_is_the_mean_over_places_of_the_longer():
     assert output.loss == pytest.approx(wanted, rel=1e-5)
     right = [values[0][-1] > values[1][-1], None, values[5][-1] > values[4][-1]]
     wanted_accuracy = (0.2 * right[0] + 2.2 * right[2]) / 2.4
-    assert output.metrics["token_bradley_terry/accuracy"] == pytest.approx(wanted_accuracy)
+    assert output.metrics["bradley_terry/accuracy"] == pytest.approx(wanted_accuracy)
 
 
 def test_lists_are_read_by_their_unit_whatever_the_order_of_the_data():
     engine, handle = model()
-    data = data_for(BestOfK())
+    data = data_for(ScoreLoss.of("best_of_k"))
     scores = [values[-1] for values in values_of(engine, handle, data)]
     first = math.log(sum(math.exp(scores[i]) for i in (0, 1, 2))) - scores[2]
     second = math.log(sum(math.exp(scores[i]) for i in (3, 4, 5))) - (scores[3] + scores[4]) / 2
     shuffled = [data[i] for i in (4, 0, 5, 2, 1, 3)]
     for given in (data, shuffled):
-        output = engine.forward_backward(handle, given, [BestOfK()])
+        output = engine.forward_backward(handle, given, [ScoreLoss.of("best_of_k")])
         assert output.loss == pytest.approx(0.3 * first + 0.7 * second, rel=1e-5)
     assert output.metrics["best_of_k/ordered_sum"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.formula + "-by-token" * loss.by_token)
 def test_micro_batches_change_nothing(loss: ScoreLoss, heads: int, monkeypatch: pytest.MonkeyPatch):
     weights = np.random.default_rng(0).random((6, heads)) if heads > 1 else None
     if weights is not None:
-        weights = weights[UNITS if isinstance(loss, PlackettLuce | BestOfK) else [0, 0, 1, 1, 2, 2]]
+        weights = weights[UNITS if loss.formula in LISTS else [0, 0, 1, 1, 2, 2]]
     found = []
     for budget in (10_000, 1):
         engine, handle = model(heads)
@@ -140,7 +131,7 @@ def test_micro_batches_change_nothing(loss: ScoreLoss, heads: int, monkeypatch: 
         )
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.formula + "-by-token" * loss.by_token)
 def test_a_head_learns_only_from_what_weighs_for_it(loss: ScoreLoss):
     """Several heads are as many losses; the head whose weights are all 0 gets no gradient."""
     engine, handle = model(2)

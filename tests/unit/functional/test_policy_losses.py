@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_ppo_clip_matches_the_paper(seed: int) -> None:
 
 def test_the_same_policy_has_ratio_one() -> None:
     _, old, advantages, weights = batch()
-    loss, metrics = ppo_clip(old, old, advantages, weights, 0.2)
+    loss, metrics = ppo_clip(old, old, advantages, weights, clip_range=0.2)
     assert loss.item() == pytest.approx(-(weights * advantages).sum().item())
     assert metrics["ratio"].item() == pytest.approx(1.0, abs=1e-15)
     assert metrics["ratio_max"].item() == 1.0
@@ -52,7 +53,7 @@ def test_the_same_policy_has_ratio_one() -> None:
 )
 def test_gradient_of_each_case(ratio: float, advantage: float, slope: float) -> None:
     new = torch.tensor([math.log(ratio)], requires_grad=True)
-    loss, _ = ppo_clip(new, torch.zeros(1), torch.tensor([advantage]), torch.ones(1), 0.2)
+    loss, _ = ppo_clip(new, torch.zeros(1), torch.tensor([advantage]), torch.ones(1), clip_range=0.2)
     loss.backward()
     assert new.grad is not None
     assert new.grad.item() == pytest.approx(slope, abs=1e-6)
@@ -60,16 +61,17 @@ def test_gradient_of_each_case(ratio: float, advantage: float, slope: float) -> 
 
 def test_the_upper_bound_may_differ_from_the_lower_one() -> None:
     new = torch.log(torch.tensor([1.25, 1.35, 0.75]))
-    loss, metrics = ppo_clip(new, torch.zeros(3), torch.ones(3), torch.ones(3), 0.2, clip_range_high=0.3)
+    loss, metrics = ppo_clip(new, torch.zeros(3), torch.ones(3), torch.ones(3), clip_range=0.2, clip_range_high=0.3)
     assert loss.item() == pytest.approx(-(1.25 + 1.3 + 0.75))
     assert metrics["clip_fraction"].item() == pytest.approx(2 / 3)
 
 
 PLAIN = {
     "importance_sampling": (importance_sampling, ()),
-    "cispo": (cispo, (0.8, 1.2)),
-    "dro": (dro, (0.3,)),
+    "cispo": (partial(cispo, clip_range=0.2, clip_range_high=0.2), (0.8, 1.2)),
+    "dro": (partial(dro, beta=0.3), (0.3,)),
 }
+"""Each loss with its settings, and what its loop is given after the data."""
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -77,22 +79,22 @@ PLAIN = {
 def test_losses_by_token_match_their_formulas(name: str, seed: int) -> None:
     data, (function, settings) = batch(seed), PLAIN[name]
     oracle = getattr(oracles.losses, name)
-    loss, metrics = function(*data, *settings)
+    loss, metrics = function(*data)
     assert loss.item() == pytest.approx(oracle(*(x.tolist() for x in data), *settings), abs=1e-12)
     assert set(metrics) == {"approx_kl", "clip_fraction", "ratio", "ratio_max"}
 
 
 @pytest.mark.parametrize("name", ["importance_sampling", "dro"])
 def test_gradients_by_token_are_the_differences(name: str) -> None:
-    (function, settings), (new, *rest) = PLAIN[name], batch()
-    assert torch.autograd.gradcheck(lambda x: function(x, *rest, *settings)[0], new.requires_grad_())
+    (function, _), (new, *rest) = PLAIN[name], batch()
+    assert torch.autograd.gradcheck(lambda x: function(x, *rest)[0], new.requires_grad_())
 
 
 def test_cispo_holds_its_weight_fixed() -> None:
     """d loss / d logprob = -w · clip(r) · A, for tokens outside of the bounds too."""
     new, old, advantages, weights = batch()
     new.requires_grad_()
-    cispo(new, old, advantages, weights, 0.8, 1.2)[0].backward()
+    cispo(new, old, advantages, weights, clip_range=0.2, clip_range_high=0.2)[0].backward()
     ratios = (new.detach() - old).exp()
     assert (weights * (ratios > 1.2)).sum() > 0
     expected = -weights * torch.tensor([min(max(r, 0.8), 1.2) for r in ratios.tolist()]).double() * advantages
@@ -107,7 +109,7 @@ def test_gspo_has_one_ratio_a_sequence() -> None:
     sequence = torch.cat([torch.full((b - a,), i) for i, (a, b) in enumerate(spans)])
     rows = [tuple(x[a:b].tolist() for x in (new, old, advantages, weights, mask)) for a, b in spans]
     new.requires_grad_()
-    loss, _ = gspo(new, old, advantages, weights, mask, sequence, 0.95, 1.1)
+    loss, _ = gspo(new, old, advantages, weights, mask, sequence, clip_range=0.05, clip_range_high=0.1)
     assert loss.item() == pytest.approx(oracles.losses.gspo(rows, 0.95, 1.1), abs=1e-12)
     loss.backward()
     assert new.grad is not None
@@ -123,7 +125,7 @@ def test_gspo_has_one_ratio_a_sequence() -> None:
 def test_metrics_by_hand() -> None:
     new, weights = torch.log(torch.tensor([0.5, 1.1, 9.0])), torch.tensor([3.0, 1.0, 0.0])
     entropy = torch.tensor([2.0, 6.0, float("nan")])
-    _, metrics = ppo_clip(new, torch.zeros(3), torch.ones(3), weights, 0.2, entropy)
+    _, metrics = ppo_clip(new, torch.zeros(3), torch.ones(3), weights, entropy, clip_range=0.2)
     assert metrics["ratio"].item() == pytest.approx((3 * 0.5 + 1.1) / 4)
     assert metrics["ratio_max"].item() == pytest.approx(1.1)
     assert metrics["clip_fraction"].item() == pytest.approx(0.75)
@@ -136,17 +138,17 @@ def test_metrics_by_hand() -> None:
 def test_entropy_is_rewarded_and_not_differentiated_for_nothing() -> None:
     new, old, advantages, weights = batch()
     entropy = torch.rand(40, dtype=torch.float64, requires_grad=True)
-    plain, _ = ppo_clip(new, old, advantages, weights, 0.2)
-    with_bonus, _ = ppo_clip(new, old, advantages, weights, 0.2, entropy, 0.5)
+    plain, _ = ppo_clip(new, old, advantages, weights, clip_range=0.2)
+    with_bonus, _ = ppo_clip(new, old, advantages, weights, entropy, clip_range=0.2, entropy_coef=0.5)
     assert (plain - with_bonus).item() == pytest.approx(0.5 * (weights * entropy).sum().item())
-    only_measured, _ = ppo_clip(new, old, advantages, weights, 0.2, entropy)
+    only_measured, _ = ppo_clip(new, old, advantages, weights, entropy, clip_range=0.2)
     assert only_measured.item() == plain.item()
     assert not only_measured.requires_grad
 
 
 def test_a_token_gone_astray_stays_finite() -> None:
     new = torch.tensor([500.0, -500.0], requires_grad=True)
-    loss, metrics = ppo_clip(new, torch.zeros(2), -torch.ones(2), torch.ones(2), 0.2)
+    loss, metrics = ppo_clip(new, torch.zeros(2), -torch.ones(2), torch.ones(2), clip_range=0.2)
     loss.backward()
     assert loss.isfinite()
     assert metrics["ratio_max"].item() == pytest.approx(math.exp(20))
@@ -156,7 +158,7 @@ def test_a_token_gone_astray_stays_finite() -> None:
 
 def test_weight_zero_has_no_influence_even_on_nan() -> None:
     nan, weights = torch.full((3,), float("nan"), requires_grad=True), torch.zeros(3)
-    loss, metrics = ppo_clip(nan, nan, nan, weights, 0.2, nan, 0.1)
+    loss, metrics = ppo_clip(nan, nan, nan, weights, nan, clip_range=0.2, entropy_coef=0.1)
     loss.backward()
     assert loss.item() == 0.0
     assert all(metric.item() == 0.0 for metric in metrics.values())

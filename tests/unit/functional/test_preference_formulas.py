@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -130,7 +131,7 @@ def test_kto_matches_the_paper(z0: float):
     desirable = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).repeat(4)
     settings = {"beta": 0.4, "desirable_weight": 1.3, "undesirable_weight": 0.7}
     baseline = torch.full((P,), z0, dtype=torch.float64)
-    loss = kto(one.logprob, one.reference, baseline, desirable, weights, **settings)
+    loss = (weights * kto(replace(one, baseline=baseline), desirable, **settings)).sum()
     wanted = 0.0
     for i in range(P):
         reply = (float(one.logprob[i]), float(one.reference[i]), float(one.length[i]))
@@ -144,7 +145,7 @@ def test_kto_slopes_are_those_of_differences():
 
     def loss(logprob: Tensor) -> Tensor:
         settings = {"beta": 0.4, "desirable_weight": 1.3, "undesirable_weight": 0.7}
-        return kto(logprob, one.reference, one.baseline, desirable, weights, **settings)
+        return (weights * kto(replace(one, logprob=logprob), desirable, **settings)).sum()
 
     assert torch.autograd.gradcheck(loss, (one.logprob.clone().requires_grad_(),))
 

@@ -12,12 +12,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from thumbs.functional.preference_losses import bradley_terry
 from thumbs.functional.reward_losses import (
     at_each_place,
     best_of_k,
     binary,
+    bradley_terry,
     ordinal,
+    pair_loss,
     plackett_luce,
     regression,
     share_in_order,
@@ -77,7 +78,7 @@ def test_plackett_luce_of_two_is_bradley_terry_ties_too() -> None:
     scores = tensor(math.log(2), 0)
     assert plackett_luce(scores[:, None], [1, 2]).item() == pytest.approx(math.log(1.5))
     assert plackett_luce(scores[:, None], [2, 1]).item() == pytest.approx(math.log(3))
-    tie, _ = bradley_terry(scores[:1], scores[1:], tensor(0.5), tensor(0), tensor(1), 0.0)
+    tie, _ = pair_loss(bradley_terry, scores[:1], scores[1:], tensor(0.5), tensor(0), tensor(1), 0.0)
     assert plackett_luce(scores[:, None], [1, 1]).item() == pytest.approx(tie.item())
 
 
@@ -115,10 +116,10 @@ def test_share_in_order_by_hand() -> None:
 
 def test_regression_by_hand() -> None:
     values, labels, weights = tensor(1, 0, -3), tensor(0.5, 0, 1), tensor(1, 5, 0.5)
-    loss, metrics = regression(values, labels, weights, None)
+    loss, metrics = regression(values, labels, weights)
     assert loss.item() == pytest.approx(0.125 + 0 + 0.5 * 8)
     assert metrics["error"].item() == pytest.approx((0.5 + 0.5 * 4) / 6.5)
-    huber, _ = regression(values, labels, weights, 1.0)
+    huber, _ = regression(values, labels, weights, huber_delta=1.0)
     assert huber.item() == pytest.approx(0.125 + 0.5 * (4 - 0.5))
 
 
@@ -130,7 +131,7 @@ def test_ordinal_is_the_difference_of_two_logistic_distributions() -> None:
         w * math.log(stats.logistic.cdf(edges[k + 1] - v) - stats.logistic.cdf(edges[k] - v))
         for v, k, w in zip(values, levels, weights, strict=True)
     )
-    loss, metrics = ordinal(torch.tensor(values), torch.tensor(levels), torch.tensor(weights), thresholds)
+    loss, metrics = ordinal(torch.tensor(values), torch.tensor(levels), torch.tensor(weights), thresholds=thresholds)
     assert loss.item() == pytest.approx(wanted, rel=1e-9)
     right = [sum(v > t for t in thresholds) == k for v, k in zip(values, levels, strict=True)]
     assert metrics["accuracy"].item() == pytest.approx(np.average(right, weights=weights))
@@ -138,10 +139,10 @@ def test_ordinal_is_the_difference_of_two_logistic_distributions() -> None:
 
 def test_ordinal_of_two_levels_is_logistic_and_stays_finite() -> None:
     values = tensor(-2, 0.5).requires_grad_()
-    loss, _ = ordinal(values, tensor(1, 0), tensor(1, 1), [0.3])
+    loss, _ = ordinal(values, tensor(1, 0), tensor(1, 1), thresholds=[0.3])
     assert loss.item() == pytest.approx(math.log1p(math.exp(2.3)) + math.log1p(math.exp(0.2)))
     far = tensor(1e4).requires_grad_()
-    huge, _ = ordinal(far, tensor(1), tensor(1), [0.0, 1.0])
+    huge, _ = ordinal(far, tensor(1), tensor(1), thresholds=[0.0, 1.0])
     huge.backward()
     assert huge.item() == pytest.approx(1e4 - 1 - math.log(1 - math.exp(-1)))
     assert far.grad is not None
@@ -165,6 +166,6 @@ def test_places_of_the_shorter_keep_its_last_value() -> None:
 def test_a_heads_dimension_goes_through_the_fits() -> None:
     values = torch.tensor([[0.5, -1.0], [2.0, 0.0]], dtype=torch.float64)
     labels, weights = tensor(1, 0)[:, None], torch.tensor([[1.0, 2.0], [3.0, 0.5]], dtype=torch.float64)
-    for fit in (partial(regression, delta=None), binary, partial(ordinal, thresholds=[0.1])):
+    for fit in (regression, binary, partial(ordinal, thresholds=[0.1])):
         apart = sum(fit(values[:, h], labels[:, 0], weights[:, h])[0].item() for h in (0, 1))
         assert fit(values, labels, weights)[0].item() == pytest.approx(apart)

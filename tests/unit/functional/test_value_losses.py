@@ -29,7 +29,7 @@ def test_matches_the_loop(seed: int) -> None:
 )
 def test_each_case_by_hand(value: float, target: float, loss: float, slope: float) -> None:
     v = torch.tensor([value], requires_grad=True)
-    found, _ = value_clip(v, torch.zeros(1), torch.tensor([target]), torch.ones(1), 0.2)
+    found, _ = value_clip(v, torch.zeros(1), torch.tensor([target]), torch.ones(1), clip_range=0.2)
     found.backward()
     assert found.item() == pytest.approx(loss)
     assert v.grad is not None
@@ -38,7 +38,7 @@ def test_each_case_by_hand(value: float, target: float, loss: float, slope: floa
 
 def test_without_clipping_it_is_half_the_square() -> None:
     values, returns, weights = torch.tensor([5.0, 1.0]), torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.25])
-    loss, metrics = value_clip(values, torch.zeros(2), returns, weights, None)
+    loss, metrics = value_clip(values, torch.zeros(2), returns, weights, clip_range=None)
     assert loss.item() == 0.5 * (0.5 * 16 + 0.25 * 4)
     assert metrics["value_error"].item() == pytest.approx((2 * 16 + 4) / 3)
     assert metrics["value_clip_fraction"].item() == 0.0
@@ -48,7 +48,7 @@ def test_metrics_by_hand_and_masked() -> None:
     nan = float("nan")
     values = torch.tensor([0.5, 0.1, nan], requires_grad=True)
     returns, weights = torch.tensor([1.0, 0.0, nan]), torch.tensor([1.0, 1.0, 0.0])
-    loss, metrics = value_clip(values, torch.tensor([0.0, 0.0, nan]), returns, weights, 0.2)
+    loss, metrics = value_clip(values, torch.tensor([0.0, 0.0, nan]), returns, weights, clip_range=0.2)
     loss.backward()
     assert loss.item() == pytest.approx(0.5 * (0.64 + 0.01))
     assert metrics["value_error"].item() == pytest.approx((0.25 + 0.01) / 2)
@@ -61,10 +61,11 @@ def test_metrics_by_hand_and_masked() -> None:
 
 def test_explained_variance_of_a_perfect_a_constant_and_no_critic() -> None:
     returns, ones = torch.tensor([1.0, 2.0, 4.0]), torch.ones(3)
-    assert value_clip(returns, returns, returns, ones, 0.2)[1]["explained_variance"].item() == 1.0
+    assert value_clip(returns, returns, returns, ones, clip_range=0.2)[1]["explained_variance"].item() == 1.0
     same = torch.full((3,), 2.0)
-    assert value_clip(same, same, returns, ones, 0.2)[1]["explained_variance"].item() == pytest.approx(0, abs=1e-6)
-    assert value_clip(returns, returns, same, ones, 0.2)[1]["explained_variance"].item() == 0.0
-    loss, metrics = value_clip(returns, returns, same, torch.zeros(3), 0.2)
+    none = value_clip(same, same, returns, ones, clip_range=0.2)[1]["explained_variance"]
+    assert none.item() == pytest.approx(0, abs=1e-6)
+    assert value_clip(returns, returns, same, ones, clip_range=0.2)[1]["explained_variance"].item() == 0.0
+    loss, metrics = value_clip(returns, returns, same, torch.zeros(3), clip_range=0.2)
     assert loss.item() == 0.0
     assert all(metric.item() == 0.0 for metric in metrics.values())

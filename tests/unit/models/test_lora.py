@@ -6,7 +6,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
@@ -44,7 +44,7 @@ def trained(folder, config):
     handle = engine.create(ModelSpec("policy", ModelConfig(name=str(folder), lora=config, dtype="float32")))
     data = [Datum.next_token(s, weights=[0.1] * (len(s) - 1)) for s in SEQUENCES]
     for _ in range(3):
-        engine.forward_backward(handle, data, [CrossEntropy()])
+        engine.forward_backward(handle, data, [CROSS_ENTROPY])
         engine.optim_step(handle, AdamStep(0.02, 0.0))
     return engine, handle
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
@@ -131,7 +131,7 @@ def test_logprobs_are_those_of_the_training_forward(tiny_llama, lora, temperatur
     handle = engine.create(ModelSpec("policy", ModelConfig(name=str(tiny_llama), lora=lora, dtype="float32")))
     data = [Datum.next_token(p, weights=[0.1] * (len(p) - 1)) for p in PROMPTS if len(p) > 1]
     for _ in range(2):
-        engine.forward_backward(handle, data, [CrossEntropy()])
+        engine.forward_backward(handle, data, [CROSS_ENTROPY])
         engine.optim_step(handle, AdamStep(0.01, 0.0))
     samples = engine.snapshot(handle).sample(PROMPTS, params([1, 2], temperature=temperature), list(range(5)))
     whole = [Datum.next_token([*p, *s.tokens]) for p, s in zip(PROMPTS, samples, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
@@ -29,7 +29,7 @@ def adapted(engine: LocalEngine, model: ModelConfig, seed: int, steps: int = 3) 
     handle = engine.create(ModelSpec(f"client {seed}", model, adapter_seed=seed))
     tokens = np.random.default_rng(seed).integers(6, 90, 24)
     for _ in range(steps):
-        engine.forward_backward(handle, [Datum.next_token(tokens, weights=np.ones(23))], [CrossEntropy()])
+        engine.forward_backward(handle, [Datum.next_token(tokens, weights=np.ones(23))], [CROSS_ENTROPY])
         engine.optim_step(handle, AdamStep(0.02, 0.0))
     return handle
 
@@ -103,7 +103,7 @@ def test_a_sampler_stays_as_it_was_when_its_client_trains_on(engine, tiny_llama)
         pool = SamplingPool(base, lambda tokens: "")
         pool.add(SampleRequest(0, [7, 8, 9], PARAMS, [3], adapter))
         found.append(tokens_of(run(pool)[0]))
-        engine.forward_backward(handle, [Datum.next_token([7, 8, 9, 10], weights=np.ones(3))], [CrossEntropy()])
+        engine.forward_backward(handle, [Datum.next_token([7, 8, 9, 10], weights=np.ones(3))], [CROSS_ENTROPY])
         engine.optim_step(handle, AdamStep(0.5, 0.0))
     assert found[0] == found[1]
 
@@ -226,11 +226,11 @@ def test_a_failed_pass_takes_back_its_own_gradients_only(engine, tiny_llama):
     norms = []
     for disturbed in (False, True):
         handle = engine.create(ModelSpec("client", model))
-        list(engine.in_parts(handle, good, [CrossEntropy()]))
+        list(engine.in_parts(handle, good, [CROSS_ENTROPY]))
         if disturbed:
             with pytest.raises(ArithmeticError):
-                list(engine.in_parts(handle, bad, [CrossEntropy()]))
-            list(engine.in_parts(handle, good, [CrossEntropy()], backward=False))
+                list(engine.in_parts(handle, bad, [CROSS_ENTROPY]))
+            list(engine.in_parts(handle, good, [CROSS_ENTROPY], backward=False))
         norms.append(engine.optim_step(handle, AdamStep(0.1, 0.0)).grad_norm)
     assert norms[0] == norms[1] > 0
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from byte_world import byte_context
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.optim import AdamConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import NonFiniteError
@@ -101,7 +101,7 @@ def sentence() -> list[Datum]:
 def train(context: Context, resume: Resume, first: int, last: int) -> list[float]:
     losses = []
     for _ in range(first, last):
-        losses.append(context.engine.forward_backward(resume.models["m"], sentence(), [CrossEntropy()]).loss)
+        losses.append(context.engine.forward_backward(resume.models["m"], sentence(), [CROSS_ENTROPY]).loss)
         context.engine.optim_step(resume.models["m"], AdamStep(1e-2, 1e-2))
     return losses
 
@@ -167,7 +167,7 @@ def test_a_batch_that_is_not_finite_is_kept(tmp_path: Path):
     bad = Datum.next_token([1, 2, 3], weights=[0.5, math.nan])
     said = r"step 7: m: the loss became nan.*nonfinite-step-7\.npz"
     with pytest.raises(NonFiniteError, match=said), saving_batch(context, 7, [bad]):
-        context.engine.forward_backward(resume.models["m"], [bad], [CrossEntropy()])
+        context.engine.forward_backward(resume.models["m"], [bad], [CROSS_ENTROPY])
     with np.load(tmp_path / "nonfinite-step-7.npz") as kept:
         np.testing.assert_array_equal(kept["0/inputs"], [1, 2])
         np.testing.assert_array_equal(kept["0/weights"], np.array([0.5, math.nan], np.float32))

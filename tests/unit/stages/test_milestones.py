@@ -16,7 +16,7 @@ from byte_world import byte_context, prompt
 from thumbs.config.base import build_config
 from thumbs.config.direct import DirectConfig
 from thumbs.config.group import GroupConfig
-from thumbs.config.losses import CrossEntropy
+from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.ppo import PpoConfig
 from thumbs.config.rejection import RejectionConfig
 from thumbs.config.sampling import SamplingConfig
@@ -38,7 +38,7 @@ def test_each_level_keeps_the_policy_that_passed_it_first(tmp_path: Path):
     data = [Datum.next_token(list(b"abcdefgh"), weights=np.ones(7))]
     seen = []
     for kl in (0.4, 0.6, 0.1, 2.5, 12.0):
-        context.engine.forward_backward(policy, data, [CrossEntropy()])
+        context.engine.forward_backward(policy, data, [CROSS_ENTROPY])
         context.engine.optim_step(policy, AdamStep(1e-3, 1e-3))
         seen.append(context.engine.forward(policy, data)[0].logprobs)
         keep_milestones(context, policy, kl)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from byte_world import byte_context, pair
-from thumbs.config.losses import BradleyTerry
+from thumbs.config.losses import ScoreLoss
 from thumbs.config.model import LoraConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.reward_model import RewardModelConfig
@@ -118,7 +118,7 @@ def test_a_tie_pulls_the_two_scores_together(tmp_path: Path):
     for _ in range(5):
         scores = raw_scores(context.engine, model, sequences(pairs))
         gaps.append(abs(scores[0] - scores[1]))
-        context.engine.forward_backward(model, item_data(pairs), [BradleyTerry(center_coef=0.0)])
+        context.engine.forward_backward(model, item_data(pairs), [ScoreLoss.of("bradley_terry", center_coef=0.0)])
         context.engine.optim_step(model, AdamStep(0.0, 1e-3))
     assert gaps[0] > 0.01
     assert all(later < before for before, later in itertools.pairwise(gaps)), gaps
@@ -140,7 +140,7 @@ def test_the_loss_is_the_mean_over_pairs_by_hand(tmp_path: Path):
     sides = raw_scores(context.engine, model, sequences(pairs)).reshape(-1, 2)
     by_hand = [logistic(p, a - b, m) for p, m, (a, b) in zip([1, 0, 0.5], [0.7, 0, 0], sides, strict=True)]
     centre = [0.2 * (a + b) ** 2 for a, b in sides]
-    output = context.engine.forward_backward(model, item_data(pairs), [BradleyTerry(center_coef=0.2)])
+    output = context.engine.forward_backward(model, item_data(pairs), [ScoreLoss.of("bradley_terry", center_coef=0.2)])
     assert output.loss == pytest.approx(np.mean(by_hand) + np.mean(centre), rel=1e-5)
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from thumbs.compat.rlhf_pipeline.settings import RLHFConfig
 from thumbs.config.data import DataConfig
 from thumbs.config.direct import DirectConfig
-from thumbs.config.losses import PairObjective
+from thumbs.config.losses import ScoreLoss
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, PpoConfig
 from thumbs.config.reward_model import REWARD_METHODS, RewardModelConfig
@@ -46,7 +46,7 @@ def sft_settings(c: RLHFConfig) -> SftConfig:
     )
 
 
-def reward_settings(c: RLHFConfig) -> tuple[RewardModelConfig, PairObjective | None]:
+def reward_settings(c: RLHFConfig) -> tuple[RewardModelConfig, ScoreLoss | None]:
     """The reward model's settings, and the registered objective that takes the place of its loss."""
     own = registered_objectives()
     ours = [method.name for method in REWARD_METHODS if method.form == "pairs"]
@@ -64,7 +64,7 @@ def reward_settings(c: RLHFConfig) -> tuple[RewardModelConfig, PairObjective | N
         freeze_backbone=c.freeze_reward_backbone,
         **fields,
     )
-    return settings, PairObjective(objective=c.reward_objective) if is_own else None
+    return settings, ScoreLoss.of(c.reward_objective) if is_own else None
 
 
 def ppo_settings(c: RLHFConfig, iterations: int, max_new_tokens: int) -> PpoConfig:

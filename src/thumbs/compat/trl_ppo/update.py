@@ -12,7 +12,7 @@ from torch import Tensor
 from thumbs.compat.trl_ppo.config import PPOConfig
 from thumbs.compat.trl_ppo.experience import Experience, bessel
 from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead
-from thumbs.config.losses import PpoClip, ValueClip
+from thumbs.config.losses import TokenLoss
 from thumbs.functional.kl import kl_estimate
 from thumbs.functional.masked import masked_mean, masked_var
 from thumbs.functional.normalise import token_mean_weights
@@ -79,8 +79,8 @@ def _minibatch(
         Datum.next_token(tokens, **{name: x[row, : len(tokens) - 1].numpy() for name, x in columns.items()})
         for row, tokens in enumerate(looked.tokens[i] for i in part)
     ]
-    policy_loss = PpoClip(clip_range=config.cliprange, temperature=temperature)
-    value_loss = ValueClip(clip_range=config.cliprange_value, coef=config.vf_coef)
+    policy_loss = TokenLoss.of("ppo_clip", clip_range=config.cliprange, temperature=temperature)
+    value_loss = TokenLoss.of("value_clip", clip_range=config.cliprange_value, coef=config.vf_coef)
     seen: Seen = {}
 
     def keep(output: TrainOutput) -> bool:
@@ -109,8 +109,8 @@ def _statistics(learned: Experience, part: np.ndarray, output: TrainOutput, conf
     mask, old, old_values = (x[part] for x in (learned.looked.mask, learned.looked.logprobs, learned.looked.values))
     advantages, returns = learned.advantages[part], learned.returns[part]
     (weights,) = token_mean_weights([mask])
-    policy, of_policy = ppo_clip(logprobs, old, advantages, weights, config.cliprange)
-    value, of_values = value_clip(values, old_values, returns, weights, config.cliprange_value)
+    policy, of_policy = ppo_clip(logprobs, old, advantages, weights, clip_range=config.cliprange)
+    value, of_values = value_clip(values, old_values, returns, weights, clip_range=config.cliprange_value)
     ratio = (logprobs - old).exp()
     clipped = -advantages * ratio.clamp(1 - config.cliprange, 1 + config.cliprange) > -advantages * ratio
     correction = bessel(mask) if config.reproduce_trl else 1.0

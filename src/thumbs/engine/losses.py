@@ -1,0 +1,84 @@
+"""Every named loss as the engine sees it: what it reads, whether a spec fits, and its value on a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from thumbs.config.losses import LossSpec, PairLoss, ReplyLoss, ScoreLoss, TokenLoss
+from thumbs.engine import score_losses, sequence_losses, token_losses
+from thumbs.engine.batch import Batch
+from thumbs.engine.objectives import registered_objectives
+from thumbs.engine.token_losses import Pass
+from thumbs.errors import ConfigError, DataError
+from thumbs.functional import preference_losses, reward_losses
+from thumbs.functional.formulas import Formula, Loss, inputs_of, misfit
+
+FORMULAS: Mapping[type[LossSpec], Mapping[str, Formula]] = {
+    TokenLoss: token_losses.FORMULAS,
+    PairLoss: preference_losses.FORMULAS,
+    ReplyLoss: preference_losses.REPLIES,
+    ScoreLoss: reward_losses.FORMULAS,
+}
+"""The losses of each family, by name. Programs may add objectives of pairs of scores (`objectives.py`)."""
+
+
+def check(loss: LossSpec) -> None:
+    """Raises ConfigError for a loss that the family does not have, and for settings that it does not know."""
+    formulas = FORMULAS[type(loss)]
+    own = registered_objectives() if isinstance(loss, ScoreLoss) else ()
+    if loss.formula not in formulas and loss.formula not in own:
+        allowed = ", ".join((*formulas, *own))
+        raise ConfigError(f"no {type(loss).__name__} is called {loss.formula!r}; allowed are {allowed}")
+    if loss.formula in formulas and (wrong := misfit(formulas[loss.formula], loss.settings)):
+        raise ConfigError(f"{type(loss).__name__} {loss.formula!r}: {wrong}")
+    if loss.formula in own and loss.settings:
+        raise ConfigError(f"the objective {loss.formula!r} has no settings; got {sorted(loss.settings)}")
+    if isinstance(loss, ScoreLoss) and (loss.center_coef or loss.by_token) and loss.formula not in reward_losses.PAIRS:
+        raise ConfigError(f"center_coef and by_token belong to losses of pairs, and {loss.formula!r} is none")
+
+
+def check_columns(loss: LossSpec, batch: Batch) -> None:
+    """Raises DataError if the batch lacks columns that the loss reads."""
+    of_targets, of_sequences = _columns(loss)
+    missing = [name for name in of_targets if name not in batch.columns]
+    missing += [name for name in of_sequences if name not in batch.sequence_columns]
+    if missing:
+        raise DataError(f"loss {loss.formula!r} needs the columns {missing}; got {sorted(batch.columns)}")
+
+
+def reads(loss: LossSpec) -> set[str]:
+    """What of a pass the loss reads: some of logprobs, entropy, values, divergences."""
+    if isinstance(loss, TokenLoss):
+        return {name for name in inputs_of(FORMULAS[TokenLoss][loss.formula]) if name in token_losses.COMPUTED}
+    return {"values"} if isinstance(loss, ScoreLoss) else {"logprobs"}
+
+
+def temperature(losses: Sequence[LossSpec]) -> float:
+    """That of the pass: the one at which the losses that read logprobs or divergences want them; raises DataError if
+    they differ.
+    """
+    wanted = {loss.temperature if isinstance(loss, TokenLoss) else 1.0 for loss in losses if reads(loss) - {"values"}}
+    if len(wanted) > 1:
+        raise DataError(f"losses of one pass want the temperatures {sorted(wanted)}; it has only one")
+    return next(iter(wanted), 1.0)
+
+
+def evaluate(loss: LossSpec, seen: Pass) -> Loss:
+    """The value of the loss, a sum, and its metrics."""
+    if isinstance(loss, TokenLoss):
+        return token_losses.evaluate(loss, seen)
+    if isinstance(loss, PairLoss):
+        return sequence_losses.evaluate_pairs(loss, seen)
+    if isinstance(loss, ReplyLoss):
+        return sequence_losses.evaluate_replies(loss, seen)
+    return score_losses.evaluate(loss, seen)
+
+
+def _columns(loss: LossSpec) -> tuple[Sequence[str], Sequence[str]]:
+    """Columns of targets and of sequences that the loss reads."""
+    if isinstance(loss, TokenLoss):
+        return token_losses.columns(loss), ()
+    if isinstance(loss, ScoreLoss):
+        return score_losses.columns(loss), score_losses.sequence_columns(loss)
+    pairs = isinstance(loss, PairLoss)
+    return ("weights",), sequence_losses.PAIR_COLUMNS if pairs else sequence_losses.REPLY_COLUMNS
