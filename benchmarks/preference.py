@@ -28,7 +28,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.stages.answers import Answer, AnswerPair, answer_datum
 from thumbs.stages.context import Context
 from thumbs.stages.direct import PairTraining
-from thumbs.stages.direct_watch import State
+from thumbs.stages.direct_watch import Baseline
 from thumbs.stages.sequences import token_mean
 from thumbs.tracking.run_folder import StageFolder
 
@@ -79,7 +79,7 @@ def prepare(wanted: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
     for method in wanted.methods:
         config = DirectConfig(method=method, batch_size=wanted.pairs)
         training = PairTraining(context, config, engine.create(ModelSpec(method, model)), wanted.rounds + 1)
-        steps[method] = lambda number, training=training: training.step(number, pairs, State())
+        steps[method] = lambda number, training=training: training.step(number, pairs, Baseline())
     return steps
 
 

@@ -49,7 +49,7 @@ def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
         raise ConfigError(f"{run} has no reward model; give it the sections `labels` and `reward_model`")
     with RunFolder(run).lock() as folder:
         pipeline = Pipeline(opened.config, folder, opened.tokenizer, opened.engine, opened.config.iterations)
-        train, held = pipeline.reward_rows()
+        train, held = pipeline.reward_rows(config)
         pairs = clear_pairs(str(run), judged_pairs(held))
         scores = answer_scorer(opened.engine, pipeline.reward_source(), opened.tokenizer)
         found = audit_scorer(scores, pairs, reply_length(opened.tokenizer), opened.config.seed)

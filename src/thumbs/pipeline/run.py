@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from thumbs.config.base import Frozen
 from thumbs.config.pipeline import LOOP, METHODS, STAGES, PipelineConfig, place
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine import open_engine
@@ -159,9 +160,9 @@ def run_stage(pipeline: Pipeline, name: str) -> None:
         say(f"{standing.place}: done already" + ("" if standing.there else ", before runs recorded what they read"))
         return
     make_ready(config, context, standing, name)
-    work: Callable[[Context], dict[str, Any]] = getattr(pipeline, name)
+    work: Callable[[Context, Frozen], dict[str, Any]] = getattr(pipeline, name)
     with SpentTime(context.folder.path / "spent_s.json") as spent:
-        results = work(context)
+        results = work(context, getattr(config, name))
     context.folder.mark_done({**results, "time_s": spent.total})
     Resume(context, {}).close(keep=GROWING.get(name) in standing.now.settings)
     say(f"{standing.place}: {spent.total:.0f} s")

@@ -9,10 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from thumbs.config.data import DataConfig
+from thumbs.config.direct import DirectConfig
 from thumbs.config.environment import EnvironmentConfig
-from thumbs.config.labels import PeopleConfig
+from thumbs.config.evaluation import EvaluationConfig
+from thumbs.config.group import GroupConfig
+from thumbs.config.labels import LabelsConfig, PeopleConfig
 from thumbs.config.pipeline import METHODS, PipelineConfig, place
+from thumbs.config.ppo import PpoConfig
+from thumbs.config.rejection import RejectionConfig
+from thumbs.config.reward_model import RewardModelConfig
 from thumbs.config.reward_parts import RewardPart
+from thumbs.config.sft import SftConfig
 from thumbs.data.annotators import Annotator, SimulatedAnnotator
 from thumbs.data.load import (
     load_conversations,
@@ -59,7 +67,10 @@ from thumbs.tracking.run_folder import RunFolder, StageFolder
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One iteration of a run: config, folder, tokenizer, the engine that all stages share; a method for each stage."""
+    """One iteration of a run: config, folder, tokenizer, the engine that all stages share.
+
+    A method for each stage has the stage's name, and gets its context and its section of the config.
+    """
 
     config: PipelineConfig
     folder: RunFolder
@@ -78,16 +89,12 @@ class Pipeline:
         """The folder of a stage in this iteration."""
         return self.folder.stage(place(name, self.iteration))
 
-    def sft(self, context: Context) -> dict[str, Any]:
-        c = self.config.sft
-        assert c is not None  # noqa: S101
+    def sft(self, context: Context, c: SftConfig) -> dict[str, Any]:
         loaded = load_conversations(c.data, self.tokenizer, self.config.system)
         say(loaded.summary())
         return run_sft(context, c, *checked_split(loaded.rows, lambda row: row, c.data.holdout, "sft.data"))
 
-    def labels(self, context: Context) -> dict[str, Any]:
-        c = self.config.labels
-        assert c is not None  # noqa: S101
+    def labels(self, context: Context, c: LabelsConfig) -> dict[str, Any]:
         if c.data is not None:
             loaded = load_pairs(c.data, c.form, self.tokenizer, self.config.system)
             say(loaded.summary())
@@ -97,17 +104,16 @@ class Pipeline:
         if c.prompts is None:
             raise ConfigError("labels: give `data` (a file of pairs) or `prompts` (to sample pairs for)")
         created = read_object(self.folder.path / "versions.json")["created"]
-        prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
+        prompts = self.prompts(c.prompts)
         if c.people is not None:
-            assert self.people is not None  # noqa: S101 - run_pipeline has checked
+            if self.people is None:
+                raise ConfigError("labels.people needs somebody who asks them; give run_pipeline(…, people=…)")
             ask = partial(self.people.ask, c.people, self.folder.path, self.iteration)
-            return ask_people(context, c, self.start(), prompts, ask, self.chooser(c.people), self.iteration)
-        return sample_labels(context, c, self.start(), prompts, self.annotators(), created)
+            return ask_people(context, c, self.start(), prompts, ask, self.chooser(c, c.people), self.iteration)
+        return sample_labels(context, c, self.start(), prompts, self.annotators(c), created)
 
-    def chooser(self, people: PeopleConfig) -> Callable[[Prompt, Sequence[Reply], int], Choice | None]:
+    def chooser(self, c: LabelsConfig, people: PeopleConfig) -> Callable[[Prompt, Sequence[Reply], int], Choice | None]:
         """What picks the pairs that people are asked about: those that tell most, where that is wanted and known."""
-        c = self.config.labels
-        assert c is not None  # noqa: S101
         if people.active is None or (self.iteration == 1 and people.reward_model is None):
             return as_drawn
         if people.reward_model is not None:
@@ -117,10 +123,8 @@ class Pipeline:
         scores, fraction = member_scorer(self.engine, source, self.tokenizer), heldout_share(c)
         return actively(people, scores, lambda prompt: is_heldout(prompt.messages, fraction), self.config.seed)
 
-    def annotators(self) -> list[Annotator]:
+    def annotators(self, c: LabelsConfig) -> list[Annotator]:
         """Who judges sampled pairs: a model, or the simulated annotators."""
-        c = self.config.labels
-        assert c is not None  # noqa: S101
         if c.judge_model is not None:
             return [open_judge(self.engine, c.judge_model)]
         judge = gold_judge(c.judge)
@@ -130,58 +134,50 @@ class Pipeline:
             for i, seed in enumerate(seeds)
         ]
 
-    def reward_model(self, context: Context) -> dict[str, Any]:
-        c = self.config.reward_model
-        assert c is not None  # noqa: S101
-        results = run_reward_model(context, c, self.sft_model(), *self.reward_rows())
+    def reward_model(self, context: Context, c: RewardModelConfig) -> dict[str, Any]:
+        results = run_reward_model(context, c, self.sft_model(), *self.reward_rows(c))
         found = results.pop("heldout")
         return results | ({"audit": audit(**found).as_dict()} if found["preferred"] else {})
 
-    def direct(self, context: Context) -> dict[str, Any]:
-        c = self.config.direct
-        assert c is not None  # noqa: S101
+    def direct(self, context: Context, c: DirectConfig) -> dict[str, Any]:
         if c.online is not None:
-            prompts = load_prompts(c.online.prompts, self.tokenizer, self.config.system).rows
             held = () if self.config.labels is None else self.pairs("direct")[1]
-            return run_online_dpo(context, c, self.rewards(c.online.reward), self.start(), prompts, held)
+            reward, prompts = self.rewards(c.online.reward), self.prompts(c.online.prompts)
+            return run_online_dpo(context, c, reward, self.start(), prompts, held)
         if c.preset.data == "replies":
-            return run_kto(context, c, self.start(), *self.judged_replies())
+            return run_kto(context, c, self.start(), *self.judged_replies(c))
         return run_direct(context, c, self.start(), *self.pairs("direct"))
 
-    def ppo(self, context: Context) -> dict[str, Any]:
-        c = self.config.ppo
-        assert c is not None  # noqa: S101
-        loaded, scorer = load_prompts(c.prompts, self.tokenizer, self.config.system), self.config.reward_model
+    def ppo(self, context: Context, c: PpoConfig) -> dict[str, Any]:
+        scorer = self.config.reward_model
         return run_ppo(
             context,
             c,
             self.rewards(c.reward, c.environment),
             self.start(),
-            loaded.rows,
+            self.prompts(c.prompts),
             reward_checkpoint=self.checkpoint("reward_model") if scorer is not None and scorer.heads == 1 else None,
             fixed_prompts=self.fixed_prompts(),
             pretraining=self.pretraining() if c.ptx_coef else (),
             episodes=open_episodes(c.environment),
         )
 
-    def group(self, context: Context) -> dict[str, Any]:
-        c = self.config.group
-        assert c is not None  # noqa: S101
-        prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
-        fixed, episodes = self.fixed_prompts(), open_episodes(c.environment)
-        reward = self.rewards(c.reward, c.environment)
-        return run_group(context, c, reward, self.start(), prompts, fixed_prompts=fixed, episodes=episodes)
+    def group(self, context: Context, c: GroupConfig) -> dict[str, Any]:
+        return run_group(
+            context,
+            c,
+            self.rewards(c.reward, c.environment),
+            self.start(),
+            self.prompts(c.prompts),
+            fixed_prompts=self.fixed_prompts(),
+            episodes=open_episodes(c.environment),
+        )
 
-    def rejection(self, context: Context) -> dict[str, Any]:
-        c = self.config.rejection
-        assert c is not None  # noqa: S101
-        prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
-        return run_rejection(context, c, self.rewards(c.reward), self.start(), prompts)
+    def rejection(self, context: Context, c: RejectionConfig) -> dict[str, Any]:
+        return run_rejection(context, c, self.rewards(c.reward), self.start(), self.prompts(c.prompts))
 
-    def evaluation(self, context: Context) -> dict[str, Any]:
-        c = self.config.evaluation
-        assert c is not None  # noqa: S101
-        prompts = load_prompts(c.prompts, self.tokenizer, self.config.system).rows
+    def evaluation(self, context: Context, c: EvaluationConfig) -> dict[str, Any]:
+        prompts = self.prompts(c.prompts)
         evaluation = Evaluation(self.engine, self.tokenizer, c, self.proxy(), prompts, self.config.seed)
         opened = OpenRun(self.folder.path, self.config, self.tokenizer, self.engine)
         methods = [name for name in METHODS if getattr(self.config, name) is not None]
@@ -192,6 +188,10 @@ class Pipeline:
         results = evaluation.run(policies, reference, self.fixed_prompts())
         write_json(context.folder.path / "results.json", results)
         return {"systems": results["systems"], "win_rates": results["win_rates"]}
+
+    def prompts(self, data: DataConfig) -> list[Prompt]:
+        """The prompts of a section."""
+        return list(load_prompts(data, self.tokenizer, self.config.system).rows)
 
     def sft_model(self) -> Path | None:
         """The SFT model; None is the base model, where the run has no SFT."""
@@ -213,10 +213,8 @@ class Pipeline:
         name = "labels.data" if source.data is not None else "labels.prompts"
         return checked_split(rows, lambda row: row.prompt, heldout_share(source), name)
 
-    def reward_rows(self) -> tuple[list[RewardRow], list[RewardRow]]:
+    def reward_rows(self, c: RewardModelConfig) -> tuple[list[RewardRow], list[RewardRow]]:
         """(training, held-out) rows of the reward model: the run's pairs, or those of a file, split in the same way."""
-        c = self.config.reward_model
-        assert c is not None  # noqa: S101
         if c.data is None:
             train, held = self.pairs("reward_model")
             return list(train), list(held)
@@ -224,10 +222,8 @@ class Pipeline:
         say(loaded.summary())
         return checked_split(list(loaded.rows), lambda row: row.prompt, c.data.holdout, "reward_model.data")
 
-    def judged_replies(self) -> tuple[list[Row], list[Row]]:
+    def judged_replies(self, c: DirectConfig) -> tuple[list[Row], list[Row]]:
         """(training, held-out) single replies that are good or bad: those of a file, or the sides of the pairs."""
-        c = self.config.direct
-        assert c is not None  # noqa: S101
         if c.unpaired is None:
             train, held = self.pairs("direct")
             return judged_of_pairs(train), judged_of_pairs(held)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -49,6 +49,26 @@ class AnswerPair:
     def sides(self) -> tuple[Answer, Answer]:
         """Both answers."""
         return self.first, self.second
+
+    def with_sides(self, first: Answer, second: Answer) -> AnswerPair:
+        """The pair with other answers."""
+        return replace(self, first=first, second=second)
+
+
+class TwoAnswers(Protocol):
+    """A row of data with two answers."""
+
+    @property
+    def sides(self) -> tuple[Answer, Answer]:
+        """Both answers."""
+        ...
+
+    def with_sides(self, first: Answer, second: Answer) -> Self:
+        """The row with other answers."""
+        ...
+
+
+R = TypeVar("R", bound=TwoAnswers)
 
 
 def read_answer(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) -> Answer:
@@ -108,13 +128,12 @@ def with_reference(context: Context, start: Path | None, answers: Sequence[Answe
     return [replace(answer, reference=known) for answer, known in zip(answers, kept["logprobs"], strict=True)]
 
 
-def pairs_with_reference(context: Context, start: Path | None, pairs: Sequence[AnswerPair]) -> list[AnswerPair]:
-    """The pairs with the reference's logprobs of their sides; no model is made for no pairs."""
-    if not pairs:
-        return []
-    answers = with_reference(context, start, [answer for pair in pairs for answer in pair.sides])
-    sides = zip(pairs, answers[0::2], answers[1::2], strict=True)
-    return [replace(pair, first=first, second=second) for pair, first, second in sides]
+def referenced(context: Context, start: Path | None, *parts: Sequence[R]) -> list[list[R]]:
+    """Parts of the data with the reference's logprobs of all answers; no model is made for no rows."""
+    if not any(parts):
+        return [[] for _ in parts]
+    answers = iter(with_reference(context, start, [answer for part in parts for row in part for answer in row.sides]))
+    return [[row.with_sides(next(answers), next(answers)) for row in part] for part in parts]
 
 
 def _key(context: Context, start: Path | None, answers: Sequence[Answer]) -> str:

@@ -21,12 +21,12 @@ from thumbs.config.direct import DirectConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.records import Preference
-from thumbs.stages.answers import AnswerPair, pairs_with_reference, read_answer_pairs, reply_logprobs, summed
-from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
+from thumbs.stages.answers import AnswerPair, read_answer_pairs, referenced, reply_logprobs, summed
+from thumbs.stages.context import Context, adam_at, grouped_batch_at
 from thumbs.stages.direct_batch import SORTS, loss_on, pair_data, pair_metrics
-from thumbs.stages.direct_watch import State, Watch
+from thumbs.stages.direct_watch import Baseline, train_policy
+from thumbs.stages.loop import Metrics, State, optimizer_step
 from thumbs.stages.pairs import by_prompt, distinct_tokens
-from thumbs.tracking.progress import Progress
 
 
 def run_direct(
@@ -44,31 +44,23 @@ def run_direct(
     if all(pair.preferred == 0.5 for pair in pairs):
         raise DataError(f"none of {len(train)} preferences says which reply is better; there is nothing to learn")
     if config.preset.reference:
-        known = pairs_with_reference(context, start, [*pairs, *held])
-        pairs, held = known[: len(pairs)], known[len(pairs) :]
+        pairs, held = referenced(context, start, pairs, held)
     policy = context.engine.create(ModelSpec("policy", context.model, ("lm",), start, seed=context.seed))
     steps, prompts = math.ceil(len(pairs) / config.batch_size) * config.epochs, by_prompt(pairs)
-    training, watch = PairTraining(context, config, policy, steps), Watch(context, config, policy)
-    resume = Resume(context, {"policy": policy})
-    step, saved = resume.load()
-    state = State(**saved) if saved else watch.begin(training.measure(held, State()))
-    with Progress(config.method, steps, ("loss", "accuracy", "tokens/s")) as bar:
-        bar.advance(step)
-        while step < steps:
-            batch = grouped_batch_at(prompts, step, config.batch_size, context.seed, "preference")
-            metrics, state = training.step(step, batch, state)
-            step += 1
-            due = step % config.eval_every == 0 or step == steps
-            if due:
-                state = watch.look(step, state, training.measure(held, state), metrics)
-            context.folder.metrics.log(step, metrics)
-            if due:
-                resume.save(step, vars(state))
-            shown = {"accuracy": metrics.get("preference/accuracy"), "tokens/s": metrics["preference/tokens_per_s"]}
-            bar.advance(loss=metrics["preference/loss"], **shown)
-    context.engine.close(policy)
+    training = PairTraining(context, config, policy, steps)
+
+    def step(number: int, state: State) -> Metrics:
+        batch = grouped_batch_at(prompts, number, config.batch_size, context.seed, "preference")
+        metrics, baseline = training.step(number, batch, Baseline(**state["baseline"]))
+        state["baseline"] = vars(baseline)
+        return metrics
+
+    def measure(state: State) -> dict[str, float]:
+        return training.measure(held, Baseline(**state["baseline"]))
+
+    shown = {"loss": "preference/loss", "accuracy": "preference/accuracy", "tokens/s": "preference/tokens_per_s"}
     counts = {"method": config.method, "steps": steps, "pairs": len(pairs), "heldout_pairs": len(held)}
-    return counts | watch.results(state)
+    return counts | train_policy(context, config, policy, steps, step, measure, shown)
 
 
 @dataclass(frozen=True)
@@ -80,17 +72,19 @@ class PairTraining:
     policy: Handle
     steps: int
 
-    def step(self, number: int, batch: Sequence[AnswerPair], state: State) -> tuple[dict[str, float], State]:
+    def step(self, number: int, batch: Sequence[AnswerPair], baseline: Baseline) -> tuple[Metrics, Baseline]:
         """One optimizer step on pairs; depends only on its arguments and the weights."""
-        c, started, trained, now = self.config, time.monotonic(), batch, None
-        engine, adam = self.context.engine, adam_at(self.config.optim, number, self.steps)
-        if c.preset.ready in SORTS:
+        started, adam, ready = (
+            time.monotonic(),
+            adam_at(self.config.optim, number, self.steps),
+            self.config.preset.ready,
+        )
+        trained, now = batch, None
+        if ready in SORTS:
             now = self.logprobs(batch)
-            trained, _ = SORTS[c.preset.ready](batch, now)
-        data = pair_data(trained, state.baseline)
-        with saving_batch(self.context, number, data):
-            output = engine.forward_backward(self.policy, data, [c.pair_loss()])
-            report = engine.optim_step(self.policy, adam)
+            trained, _ = SORTS[ready](batch, now)
+        data = pair_data(trained, baseline.mean)
+        output, report = optimizer_step(self.context, number, self.policy, data, [self.config.pair_loss()], adam)
         logprobs = summed(output.outputs).reshape(-1, 2) if now is None else now
         metrics = {
             "loss": output.loss,
@@ -99,18 +93,18 @@ class PairTraining:
             "learning_rate": adam.learning_rate,
             "tokens_per_s": distinct_tokens(data) / (time.monotonic() - started),
         }
-        if c.preset.ready == "baseline":
-            metrics["baseline"] = state.baseline
-            state = state.counting(self.mean_reward(batch, logprobs), len(batch))
-        return {f"preference/{name}": value for name, value in metrics.items()}, state
+        if ready == "baseline":
+            metrics["baseline"] = baseline.mean
+            baseline = baseline.after(self.mean_reward(batch, logprobs), len(batch))
+        return {f"preference/{name}": value for name, value in metrics.items()}, baseline
 
-    def measure(self, pairs: Sequence[AnswerPair], state: State) -> dict[str, float]:
+    def measure(self, pairs: Sequence[AnswerPair], baseline: Baseline) -> dict[str, float]:
         """Loss and metrics of pairs that are not trained on; nothing of no pairs."""
         if not pairs:
             return {}
         logprobs, ready = self.logprobs(pairs), self.config.preset.ready
         trained, order = SORTS[ready](pairs, logprobs) if ready in SORTS else (pairs, np.arange(2 * len(pairs)))
-        loss = loss_on(self.config.pair_loss(), trained, logprobs.ravel()[order].reshape(-1, 2), state.baseline)
+        loss = loss_on(self.config.pair_loss(), trained, logprobs.ravel()[order].reshape(-1, 2), baseline.mean)
         return {"loss": loss, **self.metrics(pairs, logprobs)}
 
     def logprobs(self, pairs: Sequence[AnswerPair]) -> np.ndarray:

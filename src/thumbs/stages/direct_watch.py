@@ -1,15 +1,16 @@
-"""What is kept of a run of the preference family, and what is said about it: the best weights, and a warning."""
+"""The loop of the direct family: what is measured on held-out data, and a warning that both sides fall."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from thumbs.config.direct import DirectConfig
 from thumbs.engine.base import Handle
 from thumbs.stages.context import Context
+from thumbs.stages.loop import Loop, Metrics, State
 
 FALL = 2.0
 """Nats a reply that the mean logprob of chosen and of rejected replies may both fall before it is said.
@@ -23,81 +24,90 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class State:
-    """What a checkpoint keeps beside the weights.
+class Baseline:
+    """The mean reward over all pairs so far (score units), and their number."""
 
-    heldout_loss, best_step: of the weights kept (None before any); chosen, rejected: held-out logprobs before the first
-    step (nats a reply; None without held-out pairs); baseline: mean reward over `seen` pairs (score units);
-    warning: what was said, or empty.
+    mean: float = 0.0
+    pairs: int = 0
+
+    def after(self, reward: float, n: int) -> Baseline:
+        """The baseline with the mean reward of n more pairs."""
+        pairs = self.pairs + n
+        return Baseline(self.mean + (reward - self.mean) * n / pairs, pairs)
+
+
+def train_policy(
+    context: Context,
+    config: DirectConfig,
+    policy: Handle,
+    steps: int,
+    step: Callable[[int, State], Metrics],
+    measure: Callable[[State], Mapping[str, float]],
+    shown: Mapping[str, str],
+) -> dict[str, Any]:
+    """Trains with the loop of this family, and closes the policy.
+
+    `measure` gives the held-out numbers, none without held-out data; they are logged before the first step as well. In
+    the state stand a `baseline`, the held-out logprobs of `chosen` and `rejected` replies before the first step, and
+    the `warning` that was given. Online, what the policy learns is not in the held-out pairs, so its last weights stay.
+    Returns the held-out loss of the weights kept, their step, and warnings in words.
     """
 
-    heldout_loss: float | None = None
-    best_step: int = 0
-    chosen: float | None = None
-    rejected: float | None = None
-    baseline: float = 0.0
-    seen: int = 0
-    warning: str = ""
-
-    def counting(self, reward: float, n: int) -> State:
-        """The baseline with the mean reward of n more pairs."""
-        seen = self.seen + n
-        return replace(self, seen=seen, baseline=self.baseline + (reward - self.baseline) * n / seen)
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Looks at a run now and then."""
-
-    context: Context
-    config: DirectConfig
-    policy: Handle
-
-    def begin(self, heldout: Mapping[str, float]) -> State:
-        """The state before the first step; logs the held-out numbers as those of step 0."""
+    def begin() -> State:
+        state: State = {"baseline": vars(Baseline()), "warning": ""}
+        heldout = measure(state)
         if heldout:
-            self.context.folder.metrics.log(0, named(heldout))
-        return State(chosen=heldout.get("chosen_logprob"), rejected=heldout.get("rejected_logprob"))
+            context.folder.metrics.log(0, named(heldout))
+        return state | {side: heldout.get(f"{side}_logprob") for side in ("chosen", "rejected")}
 
-    def look(self, step: int, state: State, heldout: Mapping[str, float], metrics: dict[str, float]) -> State:
-        """Puts the held-out numbers and whether both logprobs fell into `metrics`; keeps the best weights."""
+    def held_out(number: int, state: State, metrics: Metrics) -> float | None:
+        heldout = measure(state)
         metrics |= named(heldout)
-        state = self._judge_fall(step, state, heldout, metrics)
-        loss = heldout.get("loss")
-        if self.config.keep == "last" or loss is None or state.heldout_loss is None or loss < state.heldout_loss:
-            self.context.engine.save(self.policy, self.context.best)
-            state = replace(state, heldout_loss=loss, best_step=step)
-        return state
+        judge_fall(config.method, number, state, heldout, metrics)
+        return heldout.get("loss")
 
-    def results(self, state: State) -> dict[str, Any]:
-        """For done.json."""
-        warnings = [state.warning] if state.warning else []
-        return {"heldout_loss": state.heldout_loss, "best_step": state.best_step, "warnings": warnings}
+    loop = Loop(
+        context,
+        title=config.method,
+        steps=steps,
+        models={"policy": policy},
+        keeps={context.best: policy},
+        shown=shown,
+        save_every=config.eval_every,
+        held_out=held_out,
+        keep_last=config.keep == "last" or config.online is not None,
+    )
+    at = loop.run(step, begin)
+    context.engine.close(policy)
+    warnings = [at.state["warning"]] if at.state["warning"] else []
+    return {"heldout_loss": at.best.loss, "best_step": at.best.step, "warnings": warnings}
 
-    def _judge_fall(self, step: int, state: State, heldout: Mapping[str, float], metrics: dict[str, float]) -> State:
-        fell = fallen(state, heldout, metrics)
-        if fell is None:
-            return state
-        chosen, rejected = fell
-        both = max(chosen, rejected) < -FALL
-        metrics["preference/both_fell"] = float(both)
-        if not both or state.warning:
-            return state
-        warning = (
-            f"step {step}: the logprobs of chosen and of rejected replies have both fallen below where they began, by "
-            f"{-chosen:.1f} and {-rejected:.1f} nats a reply: the policy moves to text that nobody judged. "
+
+def judge_fall(method: str, number: int, state: State, heldout: Mapping[str, float], metrics: Metrics) -> None:
+    """Puts into `metrics` whether the logprobs of both sides fell, and warns of it once per run."""
+    fell = fallen(state, heldout, metrics)
+    if fell is None:
+        return
+    chosen, rejected = fell
+    both = max(chosen, rejected) < -FALL
+    metrics["preference/both_fell"] = float(both)
+    if both and not state["warning"]:
+        state["warning"] = (
+            f"step {number}: the logprobs of chosen and of rejected replies have both fallen below where they began, "
+            f"by {-chosen:.1f} and {-rejected:.1f} nats per reply: the policy moves to text that nobody judged. "
             "Lower the learning rate or the epochs, raise direct.beta, or add direct.sft_coef"
         )
-        _log.warning("%s: %s", self.config.method, warning)
-        return replace(state, warning=warning)
+        _log.warning("%s: %s", method, state["warning"])
 
 
-def fallen(state: State, heldout: Mapping[str, float], metrics: Mapping[str, float]) -> tuple[float, float] | None:
+def fallen(
+    state: Mapping[str, Any], heldout: Mapping[str, float], metrics: Mapping[str, float]
+) -> tuple[float, float] | None:
     """How far (chosen, rejected) logprobs are above their beginning, nats a reply: on held-out pairs, or without them
     those of the batch above the reference; None where neither is known.
     """
-    if "chosen_logprob" in heldout and state.chosen is not None and state.rejected is not None:
-        return heldout["chosen_logprob"] - state.chosen, heldout["rejected_logprob"] - state.rejected
+    if "chosen_logprob" in heldout and state["chosen"] is not None and state["rejected"] is not None:
+        return heldout["chosen_logprob"] - state["chosen"], heldout["rejected_logprob"] - state["rejected"]
     if "preference/chosen_ratio" in metrics:
         return metrics["preference/chosen_ratio"], metrics["preference/rejected_ratio"]
     return None

@@ -27,11 +27,11 @@ from thumbs.errors import DataError
 from thumbs.functional.preference_losses import REPLIES, Side
 from thumbs.records import Datum, Generator, Message, Preference, Reply
 from thumbs.rollout.rounds import seed_of
-from thumbs.stages.answers import Answer, answer_datum, read_answer, reply_logprobs, summed, with_reference
-from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
-from thumbs.stages.direct_watch import State, Watch
+from thumbs.stages.answers import Answer, answer_datum, read_answer, referenced, reply_logprobs, summed
+from thumbs.stages.context import Context, adam_at, grouped_batch_at
+from thumbs.stages.direct_watch import train_policy
+from thumbs.stages.loop import Metrics, State, optimizer_step
 from thumbs.stages.pairs import by_prompt, distinct_tokens
-from thumbs.tracking.progress import Progress
 
 Row = tuple[tuple[Message, ...], Reply, bool]
 """A prompt, a reply, and whether it is desirable."""
@@ -47,6 +47,15 @@ class Judged:
     desirable: bool
     own: Answer
     foreign: Answer
+
+    @property
+    def sides(self) -> tuple[Answer, Answer]:
+        """Both answers."""
+        return self.own, self.foreign
+
+    def with_sides(self, first: Answer, second: Answer) -> Judged:
+        """The row with other answers."""
+        return replace(self, own=first, foreign=second)
 
 
 def judged_of_pairs(preferences: Sequence[Preference]) -> list[Row]:
@@ -95,31 +104,18 @@ def run_kto(
     if not train:
         raise DataError("kto got no reply that is judged good or bad; there is nothing to learn")
     rows, held = (read_judged(context.tokenizer, part, train, context.seed, "kto") for part in (train, heldout))
-    known = judged_with_reference(context, start, [*rows, *held])
-    rows, held = known[: len(rows)], known[len(rows) :]
+    rows, held = referenced(context, start, rows, held)
     policy = context.engine.create(ModelSpec("policy", context.model, ("lm",), start, seed=context.seed))
     steps, prompts = math.ceil(len(rows) / config.batch_size) * config.epochs, by_prompt(rows)
-    training, watch = KtoTraining(context, config, policy, steps), Watch(context, config, policy)
-    resume = Resume(context, {"policy": policy})
-    step, saved = resume.load()
-    state = State(**saved) if saved else watch.begin(training.measure(held))
-    with Progress("kto", steps, ("loss", "tokens/s")) as bar:
-        bar.advance(step)
-        while step < steps:
-            batch = grouped_batch_at(prompts, step, config.batch_size, context.seed, "kto")
-            metrics = training.step(step, batch)
-            step += 1
-            due = step % config.eval_every == 0 or step == steps
-            if due:
-                state = watch.look(step, state, training.measure(held), metrics)
-            context.folder.metrics.log(step, metrics)
-            if due:
-                resume.save(step, vars(state))
-            bar.advance(loss=metrics["preference/loss"], **{"tokens/s": metrics["preference/tokens_per_s"]})
-    context.engine.close(policy)
+    training = KtoTraining(context, config, policy, steps)
+
+    def step(number: int, _: State) -> Metrics:
+        return training.step(number, grouped_batch_at(prompts, number, config.batch_size, context.seed, "kto"))
+
+    shown = {"loss": "preference/loss", "tokens/s": "preference/tokens_per_s"}
     good = sum(row.desirable for row in rows)
     counts = {"method": "kto", "steps": steps, "replies": len(rows), "desirable": good, "heldout_replies": len(held)}
-    return counts | watch.results(state)
+    return counts | train_policy(context, config, policy, steps, step, lambda _: training.measure(held), shown)
 
 
 @dataclass(frozen=True)
@@ -133,12 +129,10 @@ class KtoTraining:
 
     def step(self, number: int, batch: Sequence[Judged]) -> dict[str, float]:
         """One optimizer step on replies; depends only on its arguments and the weights."""
-        started, engine = time.monotonic(), self.context.engine
-        adam, distance = adam_at(self.config.optim, number, self.steps), self.distance(batch)
+        started, adam = time.monotonic(), adam_at(self.config.optim, number, self.steps)
+        distance = self.distance(batch)
         data = judged_data(batch, distance)
-        with saving_batch(self.context, number, data):
-            output = engine.forward_backward(self.policy, data, [self.config.reply_loss()])
-            report = engine.optim_step(self.policy, adam)
+        output, report = optimizer_step(self.context, number, self.policy, data, [self.config.reply_loss()], adam)
         metrics = {
             "loss": output.loss,
             **self.metrics(batch, summed(output.outputs)),
@@ -186,10 +180,3 @@ def judged_data(rows: Sequence[Judged], distance: float) -> list[Datum]:
     """A datum a reply; each weighs 1 / (replies of the batch)."""
     of = {"baseline": distance, "unit_weight": 1.0 / len(rows)}
     return [answer_datum(row.own, reference=row.own.reference, desirable=float(row.desirable), **of) for row in rows]
-
-
-def judged_with_reference(context: Context, start: Path | None, rows: Sequence[Judged]) -> list[Judged]:
-    """The rows with the reference's logprobs of both of their answers."""
-    answers = with_reference(context, start, [answer for row in rows for answer in (row.own, row.foreign)])
-    sides = zip(rows, answers[0::2], answers[1::2], strict=True)
-    return [replace(row, own=own, foreign=foreign) for row, own, foreign in sides]

@@ -24,18 +24,18 @@ from thumbs.rollout.rounds import is_warped
 from thumbs.stages.answers import (
     Answer,
     AnswerPair,
-    pairs_with_reference,
     read_answer_pairs,
+    referenced,
     reply_logprobs,
     summed,
 )
-from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
+from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.direct import PairTraining
 from thumbs.stages.direct_batch import pair_data, pair_metrics
-from thumbs.stages.direct_watch import State, Watch
+from thumbs.stages.direct_watch import Baseline, train_policy
+from thumbs.stages.loop import Metrics, State
 from thumbs.stages.milestones import check_frontier, keep_milestones
 from thumbs.stages.rollouts import roll_out
-from thumbs.tracking.progress import Progress
 
 
 def run_online_dpo(
@@ -54,34 +54,22 @@ def run_online_dpo(
         raise ConfigError("online_dpo needs direct.online with prompts")
     check_frontier(context, config.online.sampling, "direct.online")
     steps, spec = config.online.steps, ModelSpec("policy", context.model, ("lm",), start, seed=context.seed)
-    held = pairs_with_reference(context, start, read_answer_pairs(context.tokenizer, heldout, config.ties))
+    (held,) = referenced(context, start, read_answer_pairs(context.tokenizer, heldout, config.ties))
     policy = context.engine.create(spec)
     reference = context.engine.create(replace(spec, name="reference", trainable=False))
     online = OnlineDpo(context, config, config.online, policy, reference, reward, prompts)
-    measuring, watch = PairTraining(context, config, policy, steps), Watch(context, keeping_last(config), policy)
-    resume = Resume(context, {"policy": policy})
-    step, saved = resume.load()
-    state = State(**saved) if saved else watch.begin(measuring.measure(held, State()))
-    with Progress("online DPO", steps, ("score", "length")) as bar:
-        bar.advance(step)
-        while step < steps:
-            metrics = online.step(step)
-            step += 1
-            due = step % config.eval_every == 0 or step == steps
-            if due:
-                state = watch.look(step, state, measuring.measure(held, state), metrics)
-            context.folder.metrics.log(step, metrics)
-            if due:
-                resume.save(step, vars(state))
-            bar.advance(score=metrics["preference/score"], length=metrics["preference/length"])
-    for handle in (policy, reference):
-        context.engine.close(handle)
-    return {"method": config.method, "steps": step, "heldout_pairs": len(held)} | watch.results(state)
+    measuring = PairTraining(context, config, policy, steps)
 
+    def step(number: int, _: State) -> Metrics:
+        return online.step(number)
 
-def keeping_last(config: DirectConfig) -> DirectConfig:
-    """The same, whose last weights stay: what the policy learns online is not in the held-out pairs."""
-    return config.model_copy(update={"keep": "last"})
+    def measure(_: State) -> dict[str, float]:
+        return measuring.measure(held, Baseline())
+
+    shown = {"score": "preference/score", "length": "preference/length"}
+    results = train_policy(context, config, policy, steps, step, measure, shown)
+    context.engine.close(reference)
+    return {"method": config.method, "steps": steps, "heldout_pairs": len(held)} | results
 
 
 @dataclass(frozen=True)
@@ -107,7 +95,7 @@ class OnlineDpo:
         pairs = [best_and_worst(*of) for of in zip(drawn, groups, scores, strict=True)]
         known = reply_logprobs(self.context.engine, self.reference, [a for pair in pairs for a in pair.sides])
         pairs = [
-            replace(pair, first=replace(pair.first, reference=a), second=replace(pair.second, reference=b))
+            pair.with_sides(replace(pair.first, reference=a), replace(pair.second, reference=b))
             for pair, a, b in zip(pairs, known[0::2].tolist(), known[1::2].tolist(), strict=True)
         ]
         decided = [pair for pair in pairs if pair.preferred != 0.5]

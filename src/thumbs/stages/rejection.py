@@ -24,12 +24,12 @@ from thumbs.errors import ConfigError, DataError
 from thumbs.records import Datum, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.rounds import is_warped
-from thumbs.stages.context import Context, Resume, adam_at, batch_at, saving_batch
+from thumbs.stages.context import Context, adam_at, batch_at
+from thumbs.stages.loop import Loop, State, optimizer_step
 from thumbs.stages.milestones import check_frontier, keep_milestones
 from thumbs.stages.rollouts import roll_out
 from thumbs.stages.sequences import token_mean
 from thumbs.tracking.files import read_object, write_json
-from thumbs.tracking.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,28 @@ class Rejection:
         theirs = self.context.engine.forward(self.reference, data, temperature=temperature)
         return float(np.mean([(r.logprobs - t.logprobs).sum() for r, t in zip(rollouts, theirs, strict=True)]))
 
+    def round(self, number: int, state: State) -> dict[str, float]:
+        """One round of sampling and training; logs each optimizer step but the last, whose numbers come back.
+
+        `logged` in the state counts the optimizer steps of all rounds.
+        """
+        c, found = self.config, _once(self.context.folder.path / f"round-{number + 1}.json", self, number)
+        data = [_datum(row) for row in found["kept"]]
+        steps, metrics = math.ceil(len(data) / c.batch_size) * c.epochs, dict(found["metrics"])
+        keep_milestones(self.context, self.policy, metrics.get("rejection/kl", 0.0))
+        for i in range(steps):
+            batch = batch_at(data, i, c.batch_size, self.context.seed, "rejection-order", number)
+            metrics |= self.train_step(batch, number * steps + i, c.rounds * steps)
+            state["logged"] += 1
+            if i < steps - 1:
+                self.context.folder.metrics.log(state["logged"], metrics)
+        return metrics
+
     def train_step(self, batch: Sequence[Datum], step: int, steps: int) -> dict[str, float]:
         """One optimizer step on kept replies; every token of the batch weighs the same."""
         data, started = token_mean(batch), time.monotonic()
         adam = adam_at(self.config.optim, step, steps)
-        with saving_batch(self.context, step, data):
-            output = self.context.engine.forward_backward(self.policy, data, [CROSS_ENTROPY])
-            report = self.context.engine.optim_step(self.policy, adam)
+        output, report = optimizer_step(self.context, step, self.policy, data, [CROSS_ENTROPY], adam)
         return {
             "rejection/loss": output.loss,
             "rejection/grad_norm": report.grad_norm,
@@ -107,29 +122,20 @@ def run_rejection(
     policy = engine.create(ModelSpec("policy", context.model, ("lm",), start, seed=seed))
     reference = engine.create(ModelSpec("reference", context.model, ("lm",), start, trainable=False, seed=seed))
     rejection = Rejection(context, config, policy, reference, reward, prompts)
-    resume = Resume(context, {"policy": policy})
-    step, state = resume.load()
-    metrics: dict[str, float] = state.get("metrics", {})
-    with Progress("rejection", config.rounds, ("score", "kept score", "loss")) as bar:
-        bar.advance(state.get("round", 0))
-        for number in range(state.get("round", 0), config.rounds):
-            found = _once(context.folder.path / f"round-{number + 1}.json", rejection, number)
-            data = [_datum(row) for row in found["kept"]]
-            per_round = math.ceil(len(data) / config.batch_size) * config.epochs
-            metrics = found["metrics"]
-            keep_milestones(context, policy, metrics.get("rejection/kl", 0.0))
-            for i in range(per_round):
-                batch = batch_at(data, i, config.batch_size, seed, "rejection-order", number)
-                metrics |= rejection.train_step(batch, number * per_round + i, config.rounds * per_round)
-                step += 1
-                context.folder.metrics.log(step, metrics)
-            resume.save(step, {"round": number + 1, "metrics": metrics})
-            shown = {"kept score": metrics["rejection/kept_score"], "loss": metrics["rejection/loss"]}
-            bar.advance(score=metrics["rejection/score"], **shown)
-    engine.save(policy, context.best)
+    loop = Loop(
+        context,
+        title="rejection",
+        steps=config.rounds,
+        models={"policy": policy},
+        keeps={context.best: policy},
+        shown={"score": "rejection/score", "kept score": "rejection/kept_score", "loss": "rejection/loss"},
+        save_every=1,
+        logged=lambda state: state["logged"],
+    )
+    ended = loop.run(rejection.round, begin=lambda: {"logged": 0})
     for handle in (policy, reference):
         engine.close(handle)
-    return {"rounds": config.rounds, "steps": step, "last": metrics}
+    return {"rounds": config.rounds, "steps": ended.state["logged"], "last": ended.metrics}
 
 
 def best(scores: np.ndarray, keep: int, above: float | None) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ import torch
 
 from thumbs.config.losses import ScoreLoss
 from thumbs.config.reward_model import RewardModelConfig
-from thumbs.engine.base import AdamStep, Handle, ModelSpec
+from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.checkpoints import HEAD, read_tensors
 from thumbs.models.tensor_files import write_tensors
 from thumbs.rewards.ensemble import member_paths, member_scores
 from thumbs.rollout.rounds import seed_of
-from thumbs.stages.context import Context, Resume, adam_at, grouped_batch_at, saving_batch
+from thumbs.stages.context import Context, adam_at, grouped_batch_at
+from thumbs.stages.loop import Loop, Metrics, State, optimizer_step
 from thumbs.stages.pairs import by_prompt, distinct_tokens
 from thumbs.stages.reward_heldout import Held, read_held
 from thumbs.stages.reward_items import (
@@ -38,7 +39,6 @@ from thumbs.stages.reward_items import (
     rating_scale,
     read_items,
 )
-from thumbs.tracking.progress import Progress
 
 
 def run_reward_model(
@@ -55,36 +55,40 @@ def run_reward_model(
 
     Returns score_mean, score_std, counts and the held-out scores; with an ensemble, the scale of each member.
     """
-    log = context.folder.metrics
     check_informative(train, config)
     scale = rating_scale(train, config.ordinal_spread)
     items, loss = read_items(context.tokenizer, train, config, scale), loss or loss_of(config, scale)
     held = read_held(context.tokenizer, heldout, config, scale)
     models = create_members(context, config, start)
-    groups = by_prompt(items)
+    paths, groups = member_paths(context.best, len(models)), by_prompt(items)
     steps = math.ceil(len(items) / config.batch_size) * config.epochs
-    resume = Resume(context, {"reward" if i == 0 else f"reward-{i + 1}": model for i, model in enumerate(models)})
-    step, state = resume.load()
-    best = state or {"heldout_loss": math.inf, "step": 0, "misses": 0}
-    with Progress("reward model", steps, ("loss", "accuracy", "tokens/s")) as bar:
-        bar.advance(step)
-        while step < steps and best["misses"] < config.patience:
-            batch = grouped_batch_at(groups, step, config.batch_size, context.seed, "reward")
-            metrics = train_step(context, config, models, batch, loss, adam_at(config.optim, step, steps), step)
-            step += 1
-            due = step % config.eval_every == 0 or step == steps
-            if due:
-                best = keep_best(context, models, held, loss, step, best, metrics)
-            log.log(step, metrics)
-            if due:
-                resume.save(step, best)
-            shown = {"accuracy": metrics.get("reward/accuracy"), "tokens/s": metrics["reward/tokens_per_s"]}
-            bar.advance(loss=metrics["reward/loss"], **shown)
-    for model, path in zip(models, member_paths(context.best, len(models)), strict=True):
+    training = RewardTraining(context, config, models, loss, steps)
+
+    def step(number: int, _: State) -> Metrics:
+        return training.step(number, grouped_batch_at(groups, number, config.batch_size, context.seed, "reward"))
+
+    def held_out(_: int, state: State, metrics: Metrics) -> float | None:
+        found = held.measure(context.engine, models, loss)
+        metrics |= {f"reward/heldout_{name}": value for name, value in found.items()}
+        return found.get("loss")
+
+    loop = Loop(
+        context,
+        title="reward model",
+        steps=steps,
+        models={"reward" if i == 0 else f"reward-{i + 1}": model for i, model in enumerate(models)},
+        keeps=dict(zip(paths, models, strict=True)),
+        shown={"loss": "reward/loss", "accuracy": "reward/accuracy", "tokens/s": "reward/tokens_per_s"},
+        save_every=config.eval_every,
+        held_out=held_out,
+        patience=config.patience,
+    )
+    best = loop.run(step).best
+    for model, path in zip(models, paths, strict=True):
         if config.form != "steps":
             drop_bias(path / HEAD)
         context.engine.load(model, path)
-    results = measure(context, config, models, items, held) | {"best_step": best["step"]}
+    results = measure(context, config, models, items, held) | {"best_step": best.step}
     for model in models:
         context.engine.close(model)
     return results
@@ -110,55 +114,33 @@ def create_members(context: Context, config: RewardModelConfig, start: Path | No
     ]
 
 
-def train_step(
-    context: Context,
-    config: RewardModelConfig,
-    models: Sequence[Handle],
-    batch: Sequence[Item],
-    loss: ScoreLoss,
-    adam: AdamStep,
-    step: int,
-) -> dict[str, float]:
-    """One optimizer step of each model on its draw of the batch; returns the metrics, means over the models."""
-    started, found, tokens = time.monotonic(), [], 0
-    for place, model in enumerate(models):
-        members = range(place * config.heads, (place + 1) * config.heads)
-        data = item_data(batch, draw(batch, members, context.seed) if config.members > 1 else None)
-        with saving_batch(context, step, data):
-            output = context.engine.forward_backward(model, data, [loss])
-            report = context.engine.optim_step(model, adam)
-        named = {name.removeprefix(f"{loss.formula}/"): value for name, value in output.metrics.items()}
-        if "ordered_sum" in named:  # of lists: summed over micro-batches, which need not hold equally many
-            named["accuracy"] = named["in_order_sum"] / max(named["ordered_sum"], 1e-12)
-        found.append({"loss": output.loss, **named, "grad_norm": report.grad_norm})
-        tokens += distinct_tokens(data)
-    kept = [name for name in ("loss", "accuracy", "score_gap", "error", "grad_norm") if name in found[0]]
-    means = {f"reward/{name}": sum(metrics[name] for metrics in found) / len(found) for name in kept}
-    speed = tokens / (time.monotonic() - started)
-    return means | {"reward/learning_rate": adam.learning_rate, "reward/tokens_per_s": speed}
+@dataclass(frozen=True)
+class RewardTraining:
+    """One run's fixed parts."""
 
+    context: Context
+    config: RewardModelConfig
+    models: Sequence[Handle]
+    loss: ScoreLoss
+    steps: int
 
-def keep_best(
-    context: Context,
-    models: Sequence[Handle],
-    held: Held,
-    loss: ScoreLoss,
-    step: int,
-    best: dict[str, Any],
-    metrics: dict[str, float],
-) -> dict[str, Any]:
-    """Saves the weights when the held-out loss is the lowest so far; counts the evaluations without progress."""
-    found = held.measure(context.engine, models, loss)
-    metrics |= {f"reward/heldout_{name}": value for name, value in found.items()}
-    if not found:
-        best = {**best, "step": step}
-    elif found["loss"] >= best["heldout_loss"]:
-        return {**best, "misses": best["misses"] + 1}
-    else:
-        best = {"heldout_loss": found["loss"], "step": step, "misses": 0}
-    for model, path in zip(models, member_paths(context.best, len(models)), strict=True):
-        context.engine.save(model, path)
-    return best
+    def step(self, number: int, batch: Sequence[Item]) -> Metrics:
+        """One optimizer step of each model on its draw of the batch; returns the metrics, means over the models."""
+        c, started, members, tokens = self.config, time.monotonic(), [], 0
+        adam = adam_at(c.optim, number, self.steps)
+        for place, model in enumerate(self.models):
+            heads = range(place * c.heads, (place + 1) * c.heads)
+            data = item_data(batch, draw(batch, heads, self.context.seed) if c.members > 1 else None)
+            output, report = optimizer_step(self.context, number, model, data, [self.loss], adam)
+            metrics = {name.removeprefix(f"{self.loss.formula}/"): value for name, value in output.metrics.items()}
+            if "ordered_sum" in metrics:  # of lists: summed over micro-batches, which need not hold equally many
+                metrics["accuracy"] = metrics["in_order_sum"] / max(metrics["ordered_sum"], 1e-12)
+            members.append({"loss": output.loss, **metrics, "grad_norm": report.grad_norm})
+            tokens += distinct_tokens(data)
+        logged = [name for name in ("loss", "accuracy", "score_gap", "error", "grad_norm") if name in members[0]]
+        means = {f"reward/{name}": sum(metrics[name] for metrics in members) / len(members) for name in logged}
+        speed = tokens / (time.monotonic() - started)
+        return means | {"reward/learning_rate": adam.learning_rate, "reward/tokens_per_s": speed}
 
 
 def drop_bias(head: Path) -> None:

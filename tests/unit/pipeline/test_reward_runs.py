@@ -112,7 +112,8 @@ def test_without_pairs_or_a_reward_model_there_is_nothing_to_audit(tmp_path: Pat
 def test_halves_share_no_prompt(tmp_path: Path):
     path = run(tmp_path, {"loss": "regression", "data": file(tmp_path, "ratings")})
     config = build_config(PipelineConfig, json.loads((path / "config.json").read_text(encoding="utf-8")))
-    train, _ = Pipeline(config, RunFolder(path), ByteTokenizer(), LocalEngine()).reward_rows()
+    assert config.reward_model is not None
+    train, _ = Pipeline(config, RunFolder(path), ByteTokenizer(), LocalEngine()).reward_rows(config.reward_model)
     (_, one), (_, two) = split(train)
     assert {row.prompt for row in one}.isdisjoint({row.prompt for row in two})
     assert abs(len(one) - len(two)) <= 2

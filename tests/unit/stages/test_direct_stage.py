@@ -23,10 +23,10 @@ from thumbs.functional.preference_losses import FORMULAS
 from thumbs.records import Message, Preference, Reply, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.answers import Answer, AnswerPair, answer_datum, read_answer, read_answer_pairs, with_reference
-from thumbs.stages.context import Context
+from thumbs.stages.context import Context, Resume
 from thumbs.stages.direct import PairTraining, run_direct
 from thumbs.stages.direct_batch import SORTS, loss_on, pair_data, pair_metrics
-from thumbs.stages.direct_watch import FALL, State, Watch
+from thumbs.stages.direct_watch import FALL, Baseline, judge_fall, train_policy
 from thumbs.stages.kto import Judged, KtoTraining, judged_of_pairs, judged_of_rows, read_judged, run_kto
 from thumbs.stages.online_dpo import best_and_worst, run_online_dpo
 
@@ -111,7 +111,7 @@ def test_a_tie_that_counts_half_leaves_equal_replies_equal(tmp_path: Path):
     ]
     gaps = []
     for step in range(4):
-        training.step(step, far, State())
+        training.step(step, far, Baseline())
         a, b = training.logprobs(far)[0] - (now - [3, 0])
         gaps.append(abs(a - b))
     assert gaps[-1] < gaps[0] < 3
@@ -134,17 +134,17 @@ def test_a_run_that_was_stopped_gives_the_same_numbers(tmp_path: Path, monkeypat
     more = {"kto": {"epochs": 2}, "online_dpo": {"epochs": 1, "online": online}}
     c, step = config(method, **more.get(method, {})), 0
     results = train(whole, c)
-    save = Watch.look
+    save = Resume.save
 
-    def stop(*args: Any, **kwargs: Any) -> State:
+    def stop(resume: Resume, number: int, state: Any) -> None:
         nonlocal step
-        step = args[1]
+        step = number
         if step > 2:
             raise KeyboardInterrupt
-        return save(*args, **kwargs)
+        save(resume, number, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "look", stop)
+        patch.setattr(Resume, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             train(parts, c)
     assert step == 4
@@ -178,43 +178,49 @@ def test_the_references_numbers_are_kept_for_the_same_model_and_tokens_alone(
 
 
 def test_the_best_or_the_last_weights_stay(tmp_path: Path):
-    def look(keep: Any, losses: list[float | None]) -> tuple[list[int], State]:
+    def kept(keep: Any, losses: list[float | None]) -> tuple[list[int], float | None]:
         context = byte_context(tmp_path / f"{keep}{len(losses)}")
-        policy, saved, state = context.engine.create(ModelSpec("p", context.model)), [], State()
-        watch = Watch(context, config(keep=keep), policy)
-        for step, loss in enumerate(losses, start=1):
-            later = watch.look(step, state, {} if loss is None else {"loss": loss}, {})
-            saved += [step] * (later.best_step == step)
-            state = later
-        return saved, state
+        policy, saved, given = context.engine.create(ModelSpec("p", context.model)), [], iter([None, *losses])
 
-    assert look("best", [3.0, 1.0, 2.0]) == ([1, 2], State(heldout_loss=1.0, best_step=2))
-    assert look("last", [3.0, 1.0, 2.0, 2.0])[0] == [1, 2, 3, 4]
-    assert look("best", [None, None])[0] == [1, 2]
+        def measure(_: Any) -> dict[str, float]:
+            loss = next(given)
+            return {} if loss is None else {"loss": loss}
+
+        def step(number: int, _: Any) -> dict[str, float]:
+            saved.append(context.best.exists() and context.best.stat().st_mtime_ns)
+            return {"preference/loss": 0.0}
+
+        c = config(keep=keep, eval_every=1)
+        results = train_policy(context, c, policy, len(losses), step, measure, {})
+        saved.append(context.best.stat().st_mtime_ns)
+        steps = [number for number in range(1, len(saved)) if saved[number] != saved[number - 1]]
+        assert results["best_step"] == steps[-1]
+        return steps, results["heldout_loss"]
+
+    assert kept("best", [3.0, 1.0, 2.0]) == ([1, 2], 1.0)
+    assert kept("last", [3.0, 1.0, 2.0, 2.0]) == ([1, 2, 3, 4], 2.0)
+    assert kept("best", [None, None]) == ([1, 2], None)
 
 
-def test_it_says_once_that_both_logprobs_fell(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    context = byte_context(tmp_path)
-    watch = Watch(context, config(), context.engine.create(ModelSpec("p", context.model)))
-    state = watch.begin({"chosen_logprob": -10.0, "rejected_logprob": -11.0})
+def test_it_says_once_that_both_logprobs_fell(caplog: pytest.LogCaptureFixture):
+    state: dict[str, Any] = {"chosen": -10.0, "rejected": -11.0, "warning": ""}
     fell = []
     for step, (chosen, rejected) in enumerate(
         [(-9.0, -40.0), (-10 - FALL + 0.1, -40.0), (-13.0, -20.0), (-15.0, -30.0)]
     ):
         metrics: dict[str, float] = {}
-        state = watch.look(step, state, {"chosen_logprob": chosen, "rejected_logprob": rejected}, metrics)
+        judge_fall("dpo", step, state, {"chosen_logprob": chosen, "rejected_logprob": rejected}, metrics)
         fell.append(metrics["preference/both_fell"])
     assert fell == [0, 0, 1, 1]
     assert len(caplog.messages) == 1
-    assert "by 3.0 and 9.0 nats a reply" in caplog.messages[0]
-    assert watch.results(state)["warnings"] == [state.warning]
+    assert "by 3.0 and 9.0 nats per reply" in caplog.messages[0]
+    assert caplog.messages[0] == f"dpo: {state['warning']}"
 
 
-def test_without_held_out_pairs_the_batch_shows_the_fall(tmp_path: Path):
-    context = byte_context(tmp_path)
-    watch = Watch(context, config(), context.engine.create(ModelSpec("p", context.model)))
-    metrics = {"preference/chosen_ratio": -5.0, "preference/rejected_ratio": -7.0}
-    assert "by 5.0 and 7.0" in watch.look(1, State(), {}, metrics).warning
+def test_without_held_out_pairs_the_batch_shows_the_fall():
+    state: dict[str, Any] = {"chosen": None, "rejected": None, "warning": ""}
+    judge_fall("dpo", 1, state, {}, {"preference/chosen_ratio": -5.0, "preference/rejected_ratio": -7.0})
+    assert "by 5.0 and 7.0" in state["warning"]
 
 
 def test_metrics_of_a_batch_leave_ties_out():
@@ -278,10 +284,10 @@ def test_optimal_transport_is_dpo_on_sorted_pairs(how: str):
 
 
 def test_the_mean_reward_is_that_of_all_pairs_before():
-    state = State()
+    baseline = Baseline()
     for reward, n in ((2.0, 4), (-1.0, 2), (5.0, 4)):
-        state = state.counting(reward, n)
-    assert (state.baseline, state.seen) == (pytest.approx((8 - 2 + 20) / 10), 10)
+        baseline = baseline.after(reward, n)
+    assert (baseline.mean, baseline.pairs) == (pytest.approx((8 - 2 + 20) / 10), 10)
 
 
 @pytest.mark.parametrize("method", [name for name in FORMULAS if name not in ("ipo_norm", "dpo_norm")])
@@ -296,8 +302,8 @@ def test_micro_batches_change_no_gradient(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(local, "micro_batches", partial(micro_batches, budget=budget))
         policy = context.engine.create(ModelSpec("p", context.model))
         training = PairTraining(context, config(method), policy, 1)
-        by_hand = training.measure(pairs, State(baseline=0.2))["loss"]
-        metrics, _ = training.step(0, pairs, State(baseline=0.2))
+        by_hand = training.measure(pairs, Baseline(0.2))["loss"]
+        metrics, _ = training.step(0, pairs, Baseline(0.2))
         assert metrics["preference/loss"] == pytest.approx(by_hand, rel=1e-4)
         seen.append((metrics["preference/loss"], metrics["preference/grad_norm"]))
     np.testing.assert_allclose(seen, [seen[-1]] * 3, rtol=1e-3)
