@@ -21,7 +21,6 @@ import httpx
 from collect_fill import Size, fill
 
 from thumbs.collect.store import CollectStore
-from thumbs.collect.web.admin_site import SNAPSHOTS
 from thumbs.collect.web.app import create_app
 from thumbs.collect.web.site import Site
 
@@ -96,7 +95,7 @@ async def _pages(store: CollectStore, project_id: int, rounds: int) -> None:
         client.cookies.set("collect_login", secret)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         busy = {page: await _taken(client, page, rounds) for page in PAGES}
-        numbers = (await asyncio.to_thread(getattr(app.state, SNAPSHOTS).wait, project_id)).numbers
+        numbers = (await asyncio.to_thread(app.state.snapshots.wait, project_id)).numbers
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         idle = {page: await _taken(client, page, rounds) for page in PAGES}
     print(f"statistics of {numbers.votes:,} judgements: {numbers.took_s:.1f} s, {grown:.0f} MB at their peak")

@@ -22,7 +22,7 @@ from thumbs.collect.settings import Settings
 from thumbs.collect.tables import GENERATORS, ITEMS, PROJECTS, PROMPTS, QUESTIONS, RESPONSES, SLOTS
 from thumbs.data.sources import canonical_json
 from thumbs.records import Generator, Message, Reply
-from thumbs.storage import Database
+from thumbs.storage import Database, inserted_id
 
 MOST_CHARACTERS = 1_000_000
 """Of a prompt or of a reply."""
@@ -98,7 +98,7 @@ class Items:
             "chosen_by": dict(item.chosen_by),
             "created": self._clock(),
         }
-        item_id = db.execute(insert(ITEMS).values(row)).inserted_primary_key[0]  # type: ignore[index]
+        item_id = inserted_id(db.execute(insert(ITEMS).values(row)))
         slots = [{"item_id": item_id, "slot": i, "response_id": id_} for i, (id_, _) in enumerate(responses)]
         if slots:
             db.execute(insert(SLOTS), slots)

@@ -19,7 +19,7 @@ from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.passwords import hash_password, is_password
 from thumbs.collect.records import ROLES, Account, Role
 from thumbs.collect.tables import ACCOUNTS, API_TOKENS, IDENTITIES, LOGINS, MEMBERS
-from thumbs.storage import Database, digest, new_secret
+from thumbs.storage import Database, digest, inserted_id, new_secret
 
 LOGIN_DAYS = 30
 """How long a session lasts, days."""
@@ -222,7 +222,7 @@ class People:
                 raise CollectError(f"a token with scope {scope} needs an account that may log in as {needed}")
             row = {"account_id": account_id, "scope": scope, "note": note[:200], "created": self._clock()}
             made = db.execute(insert(API_TOKENS).values(digest=digest(secret), **row))
-            noted = {"account": account_id, "token": _key(made), "scope": scope}
+            noted = {"account": account_id, "token": inserted_id(made), "scope": scope}
             self._audit.note(db, "token.add", by, None, noted)
         return secret
 
@@ -336,7 +336,7 @@ class People:
 
     def _insert(self, db: Connection, handle: str, name: str, role: Role, password: str | None) -> int:
         row = {"handle": handle, "name": name, "role": role, "password": password, "disabled": False}
-        return _key(db.execute(insert(ACCOUNTS).values(**row, created=self._clock())))
+        return inserted_id(db.execute(insert(ACCOUNTS).values(**row, created=self._clock())))
 
     def _set_password(self, db: Connection, account_id: int, hashed: str) -> None:
         changed = update(ACCOUNTS).where(ACCOUNTS.c.id == account_id)
@@ -381,7 +381,3 @@ def _checked_quota(quota: int | None) -> int | None:
     if quota is not None and not 1 <= quota < 2**31:
         raise CollectError(f"a quota is at least 1, got {quota}")
     return quota
-
-
-def _key(made: Any) -> int:
-    return cast("int", made.inserted_primary_key[0])

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Table, exists, func, insert, select, update
 
@@ -18,7 +18,7 @@ from thumbs.collect.question import Question
 from thumbs.collect.records import Project, ProjectState, Version
 from thumbs.collect.settings import Settings
 from thumbs.collect.tables import GUIDELINES, ITEMS, PROJECTS, QUESTIONS
-from thumbs.storage import Database
+from thumbs.storage import Database, inserted_id
 
 MOST_GUIDELINES = 100_000
 """Characters of the guidelines."""
@@ -59,7 +59,7 @@ class Projects:
                 raise CollectError(f"there is a project {slug!r} already; choose another short name")
             row = {"slug": slug, "name": name.strip(), "state": "open", "settings": settings.model_dump(mode="json")}
             made = db.execute(insert(PROJECTS).values(**row, created=self._clock()))
-            project_id = _key(made)
+            project_id = inserted_id(made)
             self._version(db, QUESTIONS, project_id, _question_text(question), by)
             self._version(db, GUIDELINES, project_id, _checked_guidelines(guidelines), by)
             self._audit.note(db, "project.create", by, project_id, row)
@@ -161,7 +161,7 @@ class Projects:
         if newest is not None:
             noted = {"version": row["version"], "sha256": row["sha256"]}
             self._audit.note(db, f"{table.name}.change", by, project_id, noted)
-        return Version(id=_key(made), **row)
+        return Version(id=inserted_id(made), **row)
 
     def _change(self, project_id: int, action: str, by: int | None, **values: Any) -> None:
         with self._db.transaction(durable=True, turn=project_id) as db:
@@ -203,7 +203,3 @@ def _checked_guidelines(markdown: str) -> str:
 
 def _version_columns(table: Table) -> Any:
     return table.c["id", "project_id", "version", "body", "sha256", "created"]
-
-
-def _key(made: Any) -> int:
-    return cast("int", made.inserted_primary_key[0])

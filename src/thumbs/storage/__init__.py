@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thumbs.storage.database import Database, StoreError, is_away, newest_first, oldest_first, utc_now
+from thumbs.storage.database import Database, StoreError, inserted_id, is_away, newest_first, oldest_first, utc_now
 from thumbs.storage.schema import Schema, UtcTime, keep_rows
 from thumbs.storage.secrets import digest, new_secret
 
@@ -12,6 +12,7 @@ __all__ = [
     "StoreError",
     "UtcTime",
     "digest",
+    "inserted_id",
     "is_away",
     "keep_rows",
     "new_secret",

@@ -186,6 +186,11 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, (OperationalError, InterfaceError, InternalError, TimeoutError))
 
 
+def inserted_id(result: Any) -> int:
+    """The number that the database gave the row of an insert."""
+    return result.inserted_primary_key[0]
+
+
 def utc_now() -> datetime:
     """The time, as the stores keep it."""
     return datetime.now(UTC)

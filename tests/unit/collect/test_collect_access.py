@@ -68,7 +68,7 @@ WHO_MAY: dict[str, set[str]] = {
     "POST /admin/p/{slug}/import": CHANGE,
     "GET /admin/p/{slug}/export": READ,
     "POST /admin/p/{slug}/export": CHANGE,
-    "GET /admin/p/{slug}/export/{job:int}": READ,
+    "GET /admin/p/{slug}/export/{export:int}": READ,
     "GET /admin/p/{slug}/settings": READ,
     "POST /admin/p/{slug}/settings": CHANGE,
     "POST /admin/p/{slug}/settings/question": CHANGE,

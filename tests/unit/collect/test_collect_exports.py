@@ -27,7 +27,16 @@ from export_world import (
     say,
 )
 from thumbs.collect.errors import CollectError, NotFound
-from thumbs.collect.exports import FORMATS, Filters, export, export_again, export_temporarily, preview
+from thumbs.collect.exports import (
+    FORMATS,
+    Filters,
+    export,
+    export_again,
+    kept_export,
+    kept_exports,
+    preview,
+    record_export,
+)
 from thumbs.collect.exports import select as selecting
 from thumbs.collect.exports.formats import _TABLE
 from thumbs.collect.records import Project
@@ -231,9 +240,11 @@ def test_what_fails_leaves_the_old_file(store: CollectStore, tmp_path: Path, mon
 @ON_SQLITE
 def test_a_download_is_in_a_folder_of_its_own(store: CollectStore):
     project = judged_pairs(store)
-    path, made = export_temporarily(store, project.id, "dataset", Filters())
+    kept = record_export(store, project.id, "dataset", Filters())
+    assert kept.manifest["file"] == "work-dataset"
+    assert [one.id for one in kept_exports(store, project.id)] == [kept.id]
+    path = export_again(store, kept)
     assert path.name == "work-dataset.zip"
-    assert made.file == "work-dataset"
     assert (path.parent / "work-dataset.manifest.json").is_file()
     shutil.rmtree(path.parent)
 
@@ -244,9 +255,9 @@ def test_an_export_of_the_record_comes_again(store: CollectStore, tmp_path: Path
     made = export(store, project.id, "csv", Filters(min_strength=2, exclude_people=("cem",)), tmp_path / "x.csv")
     store.items.set_target(project.id, 4)
     say(store, project, "dan", {f"question {i}": TIE for i in range(5)})
-    with store.db.reading() as db:
-        (number,) = db.scalars(select(EXPORTS.c.id))
-    again = export_again(store, number)
+    (kept,) = kept_exports(store, project.id)
+    assert kept == kept_export(store, kept.id, project.id)
+    again = export_again(store, kept)
     assert again.read_bytes() == (tmp_path / "x.csv").read_bytes()
     assert again.name == "work-csv.csv"
     shutil.rmtree(again.parent)
@@ -254,9 +265,11 @@ def test_an_export_of_the_record_comes_again(store: CollectStore, tmp_path: Path
         db.execute(update(EXPORTS).values(manifest={**asdict(made), "sha256": "0", "thumbs": "0.0.1"}))
         assert len(db.execute(select(EXPORTS)).all()) == 1  # what came again is no new export
     with pytest.raises(CollectError, match=r"made by thumbs 0\.0\.1"):
-        export_again(store, number)
+        export_again(store, kept_export(store, kept.id))
     with pytest.raises(NotFound, match="no export 77"):
-        export_again(store, 77)
+        kept_export(store, 77)
+    with pytest.raises(NotFound, match="of this project"):
+        kept_export(store, kept.id, project.id + 1)
 
 
 @ON_SQLITE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import EXPORTS
 from thumbs.data.sources import canonical_json
+from thumbs.storage import inserted_id
 from thumbs.tracking.files import sync, write_json, writing
 
 LOOKED_THROUGH = 500
@@ -44,6 +44,22 @@ class Counts:
     kept: int
     verdicts: Mapping[str, int]
     dropped: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An export of the record: what makes the same file again, and its manifest as a plain mapping."""
+
+    id: int
+    project_id: int
+    format: str
+    filters: Mapping[str, Any]
+    watermark: int
+    manifest: Mapping[str, Any]
+    created: datetime
+
+
+_COLUMNS = tuple(EXPORTS.c[name] for name in Kept.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -123,36 +139,51 @@ def export(
     return manifest
 
 
-def export_temporarily(
+def record_export(
     store: CollectStore, project_id: int, format: str, filters: Filters, *, by: int | None = None
-) -> tuple[Path, Manifest]:
-    """As `export`, into a folder of its own that the caller deletes (the path's parent); a dataset comes as a .zip."""
-    with _folder() as folder:
-        out = _place(store, project_id, format, filters, folder)
-        manifest = export(store, project_id, format, filters, out, by=by)
-        return _zipped(out), manifest
+) -> Kept:
+    """As `export`, without a file: sees that it can be made and what is in it. `export_again` makes the file."""
+    filters, watermark = with_settings(store, project_id, filters), store.votes.watermark(project_id)
+    with tempfile.TemporaryDirectory(prefix="thumbs-export-") as folder:
+        out = _place(store, project_id, format, filters, Path(folder))
+        manifest = _made(store, project_id, format, filters, out, watermark)
+    return kept_export(store, _keep(store, manifest, project_id, by), project_id)
 
 
-def export_again(store: CollectStore, export_id: int) -> Path:
-    """The file of an earlier export, made again into a folder of its own that the caller deletes (the path's parent).
+def kept_export(store: CollectStore, export_id: int, project_id: int | None = None) -> Kept:
+    """An export of the record; raises NotFound where there is none, or it is of another project."""
+    row = store.db.one(Kept, query(*_COLUMNS).where(EXPORTS.c.id == export_id))
+    if row is None or project_id not in (None, row.project_id):
+        raise NotFound(f"there is no export {export_id}" + (" of this project" if project_id is not None else ""))
+    return row
 
-    Raises NotFound where there is no such export, CollectError where the bytes are not those of its manifest, because
-    another version of thumbs made it.
+
+def kept_exports(store: CollectStore, project_id: int, most: int = 10) -> list[Kept]:
+    """The newest exports of a project, newest first."""
+    of = query(*_COLUMNS).where(EXPORTS.c.project_id == project_id)
+    return store.db.all(Kept, of.order_by(EXPORTS.c.id.desc()).limit(most))
+
+
+def export_again(store: CollectStore, kept: Kept) -> Path:
+    """The file of an export of the record, made into a folder of its own that the caller deletes (the path's parent); a
+    dataset comes as a .zip.
+
+    Raises CollectError where the bytes are not those of its manifest, because another version of thumbs made it.
     """
-    with store.db.reading() as db:
-        row = db.execute(query(EXPORTS).where(EXPORTS.c.id == export_id)).first()
-    if row is None:
-        raise NotFound(f"there is no export {export_id}")
-    filters = Filters.model_validate(dict(row.filters), strict=False)
-    with _folder() as folder:
-        out = _place(store, row.project_id, row.format, filters, folder)
-        manifest = _made(store, row.project_id, row.format, filters, out, row.watermark)
-        if manifest.sha256 != row.manifest["sha256"]:
+    filters = Filters.model_validate(dict(kept.filters), strict=False)
+    folder = Path(tempfile.mkdtemp(prefix="thumbs-export-"))
+    try:
+        out = _place(store, kept.project_id, kept.format, filters, folder)
+        manifest = _made(store, kept.project_id, kept.format, filters, out, kept.watermark)
+        if manifest.sha256 != kept.manifest["sha256"]:
             raise CollectError(
-                f"export {export_id} was made by thumbs {row.manifest['thumbs']}, and this one, {__version__}, writes "
+                f"export {kept.id} was made by thumbs {kept.manifest['thumbs']}, and this one, {__version__}, writes "
                 "other bytes; make a new export"
             )
-        return _zipped(out)
+        return Path(shutil.make_archive(str(out), "zip", out.parent, out.name)) if out.is_dir() else out
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def manifest_path(out: Path) -> Path:
@@ -238,24 +269,9 @@ def _made(store: CollectStore, project_id: int, format: str, filters: Filters, o
     return manifest
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """A new temporary folder, which stays unless the block fails."""
-    folder = Path(tempfile.mkdtemp(prefix="thumbs-export-"))
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
 def _place(store: CollectStore, project_id: int, format: str, filters: Filters, folder: Path) -> Path:
     form = find_format(format, store.projects.question(project_id)[1], filters)
     return folder / f"{store.projects.get(project_id).slug}-{format}{form.suffix}"
-
-
-def _zipped(out: Path) -> Path:
-    return Path(shutil.make_archive(str(out), "zip", out.parent, out.name)) if out.is_dir() else out
 
 
 def _written(made: _Making, out: Path) -> str:
@@ -302,8 +318,8 @@ def _nothing(counts: Counts) -> str:
     return f"of {counts.read} judgements none is left to export ({why}); loosen the filters, or choose another format"
 
 
-def _keep(store: CollectStore, manifest: Manifest, project_id: int, by: int | None) -> None:
-    """The export in the database and in the audit log."""
+def _keep(store: CollectStore, manifest: Manifest, project_id: int, by: int | None) -> int:
+    """Puts the export into the database and the audit log; its number."""
     row = {
         "project_id": project_id,
         "account_id": by,
@@ -315,5 +331,6 @@ def _keep(store: CollectStore, manifest: Manifest, project_id: int, by: int | No
     }
     told = {"format": manifest.format, "watermark": manifest.watermark, "sha256": manifest.sha256}
     with store.db.transaction(durable=True) as db:
-        db.execute(insert(EXPORTS).values(row))
+        made = db.execute(insert(EXPORTS).values(row))
         store.audit.note(db, "export", by, project_id, told | {"rows": manifest.counts.rows})
+    return inserted_id(made)

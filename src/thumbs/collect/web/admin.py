@@ -19,13 +19,12 @@ from thumbs.collect.web import (
     admin_items,
     admin_people,
     admin_settings,
-    admin_team,
     charts,
 )
 from thumbs.collect.web.admin_forms import QUESTION_FIELDS, read_question_form
-from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
+from thumbs.collect.web.admin_site import Content, changes, handles, log_lines, number, reads, text
 from thumbs.collect.web.render import language_of
-from thumbs.collect.web.site import site_of
+from thumbs.collect.web.visits import Visit
 from thumbs.collect.web.words import translator
 
 _DAYS = 7
@@ -35,18 +34,18 @@ _LINES = 100
 
 def routes() -> list[Route]:
     """Everything under /admin."""
+    new = ("/admin/new", "admin/new.html", "", new_project)
     return [
-        Route("/admin", reads("admin/home.html", "", home), methods=["GET"]),
-        Route("/admin/new", reads("admin/new.html", "", new_project), methods=["GET"]),
-        Route("/admin/new", changes(create, "admin/new.html", "", new_project, _NEW_FIELDS), methods=["POST"]),
-        Route("/admin/p/{slug}", reads("admin/overview.html", "overview", overview), methods=["GET"]),
-        Route("/admin/p/{slug}/log", reads("admin/log.html", "log", log), methods=["GET"]),
+        reads("/admin", "admin/home.html", "", home),
+        reads(*new),
+        changes(*new, create, _NEW_FIELDS),
+        reads("/admin/p/{slug}", "admin/overview.html", "overview", overview),
+        reads("/admin/p/{slug}/log", "admin/log.html", "log", lambda visit: log_lines(visit, visit.project.id, _LINES)),
         *admin_people.routes(),
         *admin_items.routes(),
         *admin_import.routes(),
         *admin_export.routes(),
         *admin_settings.routes(),
-        *admin_team.routes(),
     ]
 
 
@@ -63,7 +62,7 @@ def new_project(_visit: Visit) -> Content:
 
 def create(visit: Visit, form: FormData) -> str:
     """Makes the project, and goes to where items are added."""
-    team = not site_of(visit.request).local
+    team = not visit.site.local
     settings = Settings(
         overlap=1 if (overlap := number(form, "overlap")) is None else overlap,
         invited_only=team and "open_to_all" not in form,
@@ -74,7 +73,7 @@ def create(visit: Visit, form: FormData) -> str:
         read_question_form(form),
         guidelines=text(form, "guidelines"),
         settings=settings,
-        by=visit.caller.account.id,
+        by=visit.account,
     )
     return f"/admin/p/{project.slug}/import?done=created"
 
@@ -88,27 +87,13 @@ def overview(visit: Visit) -> Content:
         "progress": how_far,
         "shown": shown,
         "bar": _bar(how_far),
-        "handles": admin_items.handles(visit),
+        "handles": handles(visit),
     }
     if shown.numbers is None:
         return content
     t = translator(language_of(visit.request))
     told = [_told(finding, content["handles"], t) for finding in shown.numbers.findings]
     return content | {"warnings": told} | _paced(shown.numbers, how_far, now)
-
-
-def log(visit: Visit) -> Content:
-    """The audit log of the project; ?check=1 checks the chain of all."""
-    before = visit.number("before") or None
-    lines = visit.store.audit.events(visit.project.id, before, _LINES)
-    checked = visit.asked("check") == "1"
-    return {
-        "lines": lines,
-        "handles": admin_items.handles(visit),
-        "checked": checked,
-        "broken": visit.store.audit.broken() if checked else None,
-        "next": visit.next("before", lines[-1].id if len(lines) == _LINES else None),
-    }
 
 
 def _told(finding: Finding, handles: Mapping[int, str], t: charts.Words) -> str:

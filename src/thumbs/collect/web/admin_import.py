@@ -11,7 +11,8 @@ from starlette.routing import Route
 from thumbs.collect.errors import CollectError
 from thumbs.collect.importing import read_items
 from thumbs.collect.records import NewItem
-from thumbs.collect.web.admin_site import Content, Visit, changes, reads, text
+from thumbs.collect.web.admin_site import Content, changes, reads, text
+from thumbs.collect.web.visits import Visit
 from thumbs.data.load import ignored_text
 from thumbs.data.sources import Problem
 
@@ -20,13 +21,8 @@ _MOST_PROBLEMS = 50
 
 def routes() -> list[Route]:
     """One page."""
-    path = "/admin/p/{slug}/import"
-    return [
-        Route(path, reads("admin/import.html", "items", form_page), methods=["GET"]),
-        Route(
-            path, changes(add, "admin/import.html", "items", form_page, ("file", "pasted", "source")), methods=["POST"]
-        ),
-    ]
+    page = ("/admin/p/{slug}/import", "admin/import.html", "items", form_page)
+    return [reads(*page), changes(*page, add, ("file", "pasted", "source"))]
 
 
 def form_page(visit: Visit) -> Content:
@@ -38,25 +34,19 @@ def form_page(visit: Visit) -> Content:
 def add(visit: Visit, form: FormData) -> Content:
     """Adds what can be read; the rest is told line by line."""
     question = visit.store.projects.question(visit.project.id)[1]
-    source = text(form, "source") or "upload"
     problems: list[Problem] = []
+    ignored: Counter[str] = Counter()
 
-    def good(found: Iterable[NewItem | Problem]) -> Iterator[NewItem]:
-        for one in found:
+    def items() -> Iterator[NewItem]:
+        for one in read_items(_lines(form), question, source=text(form, "source") or "upload", ignored=ignored):
             if isinstance(one, Problem):
                 problems.append(one)
             else:
                 yield one
 
-    ignored: Counter[str] = Counter()
-    items = good(read_items(_lines(form), question, source=source, ignored=ignored))
-    added = visit.store.items.add(visit.project.id, items, visit.caller.account.id)
-    return {
-        "added": added,
-        "problems": problems[:_MOST_PROBLEMS],
-        "unread": len(problems),
-        "ignored": ignored_text(ignored),
-    }
+    added = visit.store.items.add(visit.project.id, items(), visit.account)
+    shown = {"problems": problems[:_MOST_PROBLEMS], "unread": len(problems), "ignored": ignored_text(ignored)}
+    return {"added": added, **shown}
 
 
 def _lines(form: FormData) -> Iterable[str | bytes]:

@@ -16,7 +16,8 @@ from thumbs.collect.overview import ROLES, STATES, Wanted, items_page
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.records import ItemRecord, NewItem, Vote
 from thumbs.collect.tables import ASSIGNMENTS, ITEMS
-from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
+from thumbs.collect.web.admin_site import Content, changes, handles, number, reads
+from thumbs.collect.web.visits import Visit
 
 SHOWS = ("all", "disputed", "stuck", "skipped", "flagged")
 _A_PAGE = 25
@@ -37,12 +38,12 @@ class Line:
 def routes() -> list[Route]:
     """The list, one item, the known answers."""
     base = "/admin/p/{slug}"
-    item = f"{base}/items/{{item:int}}"
+    item = (f"{base}/items/{{item:int}}", "admin/item.html", "items", one_item)
     return [
-        Route(f"{base}/items", reads("admin/items.html", "items", items), methods=["GET"]),
-        Route(item, reads("admin/item.html", "items", one_item), methods=["GET"]),
-        Route(item, changes(change, "admin/item.html", "items", one_item, ("action", "judgement")), methods=["POST"]),
-        Route(f"{base}/gold", reads("admin/gold.html", "gold", gold), methods=["GET"]),
+        reads(f"{base}/items", "admin/items.html", "items", items),
+        reads(*item),
+        changes(*item, {"retire": _retire, "reopen": _reopen, "gold": _make_gold}, ("judgement",)),
+        reads(f"{base}/gold", "admin/gold.html", "gold", gold),
     ]
 
 
@@ -100,19 +101,33 @@ def one_item(visit: Visit) -> Content:
     }
 
 
-def change(visit: Visit, form: FormData) -> str:
-    """Retires or reopens the item, or makes one of its judgements the right answer of a gold item."""
-    record, by, action = _own(visit), visit.caller.account.id, text(form, "action")
-    here = f"{visit.home}/items/{record.id}"
-    if action == "retire":
-        visit.store.items.retire([record.id], by)
-        return f"{here}?done=retired"
-    if action == "reopen":
-        visit.store.items.reopen([record.id], by)
-        return f"{here}?done=reopened"
-    if action == "gold":
-        return _make_gold(visit, record, number(form, "judgement") or 0)
-    raise CollectError(f"an item can be told retire, reopen or gold, got {action!r}"[:200])
+def _retire(visit: Visit, _form: FormData) -> str:
+    record = _own(visit)
+    visit.store.items.retire([record.id], visit.account)
+    return f"{visit.home}/items/{record.id}?done=retired"
+
+
+def _reopen(visit: Visit, _form: FormData) -> str:
+    record = _own(visit)
+    visit.store.items.reopen([record.id], visit.account)
+    return f"{visit.home}/items/{record.id}?done=reopened"
+
+
+def _make_gold(visit: Visit, form: FormData) -> str:
+    """Makes one of the item's judgements the right answer of a gold item."""
+    record, judgement = _own(visit), number(form, "judgement")
+    vote = next((one for one in visit.store.votes.of_item(record.id) if one.judgement == judgement), None)
+    if vote is None or vote.answer.verdict == "skip":
+        raise CollectError("only an answer that stands, and is no skip, can be the right one")
+    messages, replies = visit.store.items.content(record.id)
+    question = visit.store.projects.question(record.project_id)[1]
+    right = restated(replace(vote.answer, reason="", text=""), question)  # a gold answer is kept as it would be given
+    source = {"policy": "gold", "item": record.id, "judgement": judgement}
+    new = NewItem(messages, replies, role="gold", gold=right, chosen_by=source)
+    added = visit.store.items.add(visit.project.id, [new], visit.account)
+    if added.refused:
+        raise CollectError(added.refused[0][1])
+    return f"{visit.home}/items/{added.ids[0]}?done=gold"
 
 
 def gold(visit: Visit) -> Content:
@@ -157,32 +172,12 @@ def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[s
     return found
 
 
-def handles(visit: Visit) -> dict[int, str]:
-    """What people are called, by account."""
-    return {account.id: account.handle for account in visit.store.people.all()}
-
-
 def _own(visit: Visit) -> ItemRecord:
     """The item in the address; raises NotFound where it is another project's."""
     record = visit.store.items.get(visit.path_number("item"))
     if record.project_id != visit.project.id:
         raise NotFound(f"there is no item {record.id} in this project")
     return record
-
-
-def _make_gold(visit: Visit, record: ItemRecord, judgement: int) -> str:
-    vote = next((one for one in visit.store.votes.of_item(record.id) if one.judgement == judgement), None)
-    if vote is None or vote.answer.verdict == "skip":
-        raise CollectError("only an answer that stands, and is no skip, can be the right one")
-    messages, replies = visit.store.items.content(record.id)
-    question = visit.store.projects.question(record.project_id)[1]
-    right = restated(replace(vote.answer, reason="", text=""), question)  # a gold answer is kept as it would be given
-    source = {"policy": "gold", "item": record.id, "judgement": judgement}
-    new = NewItem(messages, replies, role="gold", gold=right, chosen_by=source)
-    added = visit.store.items.add(visit.project.id, [new], visit.caller.account.id)
-    if added.refused:
-        raise CollectError(added.refused[0][1])
-    return f"{visit.home}/items/{added.ids[0]}?done=gold"
 
 
 def pair_filter(given: str) -> tuple[int, ...] | None:

@@ -1,4 +1,6 @@
-"""Who works on a project, how well, and what they may."""
+"""Who works on a project, how well, and what they may; and what belongs to no single project: accounts, API tokens,
+the log of it all.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +10,37 @@ from typing import cast
 from starlette.datastructures import FormData
 from starlette.routing import Route
 
-from thumbs.collect.errors import CollectError
-from thumbs.collect.people import Member
+from thumbs.collect.people import SCOPE_ROLES, Member, TokenScope
 from thumbs.collect.records import ROLES, Account, Role
-from thumbs.collect.web.admin_site import Content, Visit, changes, number, reads, text
-from thumbs.collect.web.site import public_url
+from thumbs.collect.web.admin_site import Content, changes, invited, log_lines, number, reads, text
+from thumbs.collect.web.visits import Visit
 
-_FIELDS = ("action", "account", "handle", "name", "role", "quota")
+_LINES = 50
 
 
 def routes() -> list[Route]:
-    """The people of one project."""
-    path = "/admin/p/{slug}/people"
+    """The people of one project, and the team."""
+    people = ("/admin/p/{slug}/people", "admin/people.html", "people", project_people)
+    everybody = ("/admin/team", "admin/team.html", "team", team)
     return [
-        Route(path, reads("admin/people.html", "people", people), methods=["GET"]),
-        Route(path, changes(change, "admin/people.html", "people", people, _FIELDS), methods=["POST"]),
+        reads(*people),
+        changes(*people, _PEOPLE, ("account", "handle", "name", "role", "quota")),
+        reads(*everybody),
+        changes(*everybody, _TEAM, ("account", "handle", "name", "role", "scope", "note", "token")),
     ]
 
 
-def people(visit: Visit) -> Content:
+def project_people(visit: Visit) -> Content:
     """Everybody who was added or judged something: those with most judgements first."""
     accounts = {account.id: account for account in visit.store.people.all()}
     members = {member.account_id: member for member in visit.store.people.members(visit.project.id)}
     shown = visit.numbers()
     known = {person.account: person for person in shown.numbers.people} if shown.numbers else {}
-    seen = shown.numbers.tape.last_seen if shown.numbers else {}
+    last_seen = shown.numbers.tape.last_seen if shown.numbers else {}
+    seen = {account: datetime.fromtimestamp(at, UTC) for account, at in last_seen.items()}
     order = [*known, *(one for one in members if one not in known)]
     return {
-        "rows": [(accounts[one], members.get(one), known.get(one), _at(seen.get(one))) for one in order],
+        "rows": [(accounts[one], members.get(one), known.get(one), seen.get(one)) for one in order],
         "others": [one for one in accounts.values() if one.id not in order and not one.disabled],
         "shown": shown,
         "roles": ROLES,
@@ -45,54 +50,85 @@ def people(visit: Visit) -> Content:
     }
 
 
-def change(visit: Visit, form: FormData) -> str | Content:
-    """Adds somebody, or changes what they may."""
-    by, action, store = visit.caller.account.id, text(form, "action"), visit.store
-    here = f"{visit.home}/people"
-    if action == "new":
-        account = store.people.add(text(form, "handle"), text(form, "name"), _role(form), by=by)
-        store.people.enrol(visit.project.id, account.id, by=by)
-        return invited(visit, account)
-    account = store.people.get(number(form, "account") or 0)
-    if action == "enrol":
-        store.people.enrol(visit.project.id, account.id, by=by)
-    elif action == "save":
-        _save(visit, form, account)
-    elif action in ("pause", "resume"):
+def team(visit: Visit) -> Content:
+    """All accounts, tokens, and the newest lines of the log of all projects."""
+    return {
+        **log_lines(visit, None, _LINES),
+        "accounts": visit.store.people.all(),
+        "tokens": visit.store.people.tokens(),
+        "scopes": SCOPE_ROLES,
+        "roles": ROLES,
+        "link": "",
+        "invited": "",
+        "secret": "",
+    }
+
+
+def _new(visit: Visit, form: FormData) -> Content:
+    """A new account; on a project's page, for that project."""
+    role = cast("Role", text(form, "role") or "annotator")
+    account = visit.store.people.add(text(form, "handle"), text(form, "name"), role, by=visit.account)
+    if "slug" in visit.request.path_params:
         _member(visit, account)
-        store.people.set_member(visit.project.id, account.id, paused=action == "pause", by=by)
-    elif action == "invite":
-        return invited(visit, account)
-    else:
-        raise CollectError(f"people can be told new, enrol, save, pause, resume or invite, got {action!r}"[:200])
-    return f"{here}?done=saved"
+    return invited(visit, account)
 
 
-def invited(visit: Visit, account: Account) -> Content:
-    """A new invitation, to be shown once."""
-    secret = visit.store.people.invite(account.id, visit.caller.account.id)
-    return {"link": f"{public_url(visit.request)}/invite/{secret}", "invited": account.handle}
+def _invite(visit: Visit, form: FormData) -> Content:
+    return invited(visit, _account(visit, form))
 
 
-def _save(visit: Visit, form: FormData, account: Account) -> None:
+def _save(visit: Visit, form: FormData) -> str:
     """Quota and role, those of them that differ."""
-    by, member, quota = visit.caller.account.id, _member(visit, account), number(form, "quota")
-    if quota != member.quota:
-        visit.store.people.set_member(visit.project.id, account.id, quota=quota, by=by)
-    if text(form, "role") and text(form, "role") != account.role:
-        visit.store.people.set_role(account.id, _role(form), by)
+    account, quota, role = _account(visit, form), number(form, "quota"), text(form, "role")
+    if quota != _member(visit, account).quota:
+        visit.store.people.set_member(visit.project.id, account.id, quota=quota, by=visit.account)
+    if role and role != account.role:
+        visit.store.people.set_role(account.id, cast("Role", role), visit.account)
+    return f"{visit.home}/people?done=saved"
+
+
+def _enrol(visit: Visit, form: FormData) -> str:
+    _member(visit, _account(visit, form))
+    return f"{visit.home}/people?done=saved"
+
+
+def _pause(visit: Visit, form: FormData) -> str:
+    account = _account(visit, form)
+    _member(visit, account)
+    paused = text(form, "action") == "pause"
+    visit.store.people.set_member(visit.project.id, account.id, paused=paused, by=visit.account)
+    return f"{visit.home}/people?done=saved"
+
+
+def _account(visit: Visit, form: FormData) -> Account:
+    return visit.store.people.get(number(form, "account") or 0)
 
 
 def _member(visit: Visit, account: Account) -> Member:
-    """The person's part in the project, made where they judged before anybody added them."""
-    return visit.store.people.member(visit.project.id, account.id) or visit.store.people.enrol(
-        visit.project.id, account.id, by=visit.caller.account.id
-    )
+    """The person's part in the project, made where they have none."""
+    return visit.store.people.enrol(visit.project.id, account.id, by=visit.account)
 
 
-def _role(form: FormData) -> Role:
-    return cast("Role", text(form, "role") or "annotator")
+def _token(visit: Visit, form: FormData) -> Content:
+    scope = cast("TokenScope", text(form, "scope"))
+    return {"secret": visit.store.people.add_token(visit.account, scope, text(form, "note"), visit.account)}
 
 
-def _at(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+def _team_change(visit: Visit, form: FormData) -> str:
+    """A change of one account or token, of which there is nothing to show."""
+    people, account = visit.store.people, number(form, "account") or 0
+    match text(form, "action"):
+        case "role":
+            people.set_role(account, cast("Role", text(form, "role")), visit.account)
+        case "disable":
+            people.disable(account, visit.account)
+        case "enable":
+            people.enable(account, visit.account)
+        case _:
+            people.revoke(number(form, "token") or 0, visit.account)
+    return "/admin/team?done=saved"
+
+
+_PEOPLE = {"new": _new, "enrol": _enrol, "save": _save, "pause": _pause, "resume": _pause, "invite": _invite}
+_TEAM = {"new": _new, "invite": _invite, "token": _token}
+_TEAM |= dict.fromkeys(("role", "disable", "enable", "revoke"), _team_change)

@@ -19,7 +19,8 @@ from thumbs.collect.web.admin_forms import (
     read_question_form,
     read_settings_form,
 )
-from thumbs.collect.web.admin_site import Content, Visit, changes, reads, text
+from thumbs.collect.web.admin_site import Content, changes, reads, text
+from thumbs.collect.web.visits import Visit
 
 _STATES = ("open", "paused", "closed")
 _AROUND = 3
@@ -35,14 +36,13 @@ class DiffLine:
 
 def routes() -> list[Route]:
     """One page, a form for each part of it."""
-    path = "/admin/p/{slug}/settings"
-    shown = ("admin/settings.html", "settings", settings)
+    path, shown = "/admin/p/{slug}/settings", ("admin/settings.html", "settings", settings)
     return [
-        Route(path, reads(*shown), methods=["GET"]),
-        Route(path, changes(configure, *shown, SETTINGS_FIELDS), methods=["POST"]),
-        Route(f"{path}/question", changes(ask, *shown, QUESTION_FIELDS), methods=["POST"]),
-        Route(f"{path}/guidelines", changes(advise, *shown, ("guidelines", "action")), methods=["POST"]),
-        Route(f"{path}/state", changes(set_state, *shown, ("state",)), methods=["POST"]),
+        reads(path, *shown),
+        changes(path, *shown, configure, SETTINGS_FIELDS),
+        changes(f"{path}/question", *shown, ask, QUESTION_FIELDS),
+        changes(f"{path}/guidelines", *shown, {"preview": _preview, "save": _advise}, ("guidelines",)),
+        changes(f"{path}/state", *shown, set_state, ("state",)),
     ]
 
 
@@ -69,7 +69,7 @@ def settings(visit: Visit) -> Content:
 
 def configure(visit: Visit, form: FormData) -> str:
     """Settings; a new overlap also holds for the items that are there."""
-    store, by, project = visit.store, visit.caller.account.id, visit.project
+    store, by, project = visit.store, visit.account, visit.project
     now = store.projects.settings(project.id)
     wanted = read_settings_form(form, now)
     store.projects.configure(project.id, wanted, by)
@@ -80,19 +80,25 @@ def configure(visit: Visit, form: FormData) -> str:
 
 def ask(visit: Visit, form: FormData) -> str:
     """A new version of the question, where it differs."""
-    visit.store.projects.ask(visit.project.id, read_question_form(form), visit.caller.account.id)
+    visit.store.projects.ask(visit.project.id, read_question_form(form), visit.account)
     return f"{visit.home}/settings?done=saved#question"
 
 
-def advise(visit: Visit, form: FormData) -> str | Content:
-    """A new version of the guidelines, or only what it would look like and change."""
-    given = form.get("guidelines")
-    markdown = given.replace("\r\n", "\n") if isinstance(given, str) else ""
-    if text(form, "action") == "preview":
-        now = visit.store.projects.guidelines(visit.project.id)
-        return {"draft": markdown, "draft_diff": diff(now.body, markdown)}
-    visit.store.projects.advise(visit.project.id, markdown, visit.caller.account.id)
+def _preview(visit: Visit, form: FormData) -> Content:
+    """What the guidelines would look like, and what would change."""
+    now, markdown = visit.store.projects.guidelines(visit.project.id), _guidelines(form)
+    return {"draft": markdown, "draft_diff": diff(now.body, markdown)}
+
+
+def _advise(visit: Visit, form: FormData) -> str:
+    """A new version of the guidelines."""
+    visit.store.projects.advise(visit.project.id, _guidelines(form), visit.account)
     return f"{visit.home}/settings?done=saved#guidelines"
+
+
+def _guidelines(form: FormData) -> str:
+    given = form.get("guidelines")
+    return given.replace("\r\n", "\n") if isinstance(given, str) else ""
 
 
 def set_state(visit: Visit, form: FormData) -> str:
@@ -100,7 +106,7 @@ def set_state(visit: Visit, form: FormData) -> str:
     state = text(form, "state")
     if state not in _STATES:
         raise CollectError(f"a project is {', '.join(_STATES)}, got {state!r}"[:200])
-    visit.store.projects.set_state(visit.project.id, cast("ProjectState", state), visit.caller.account.id)
+    visit.store.projects.set_state(visit.project.id, cast("ProjectState", state), visit.account)
     return f"{visit.home}/settings?done=saved"
 
 

@@ -1,111 +1,76 @@
-"""What all pages of the team share: who looks at which project, pages that read, forms that change."""
+"""What all pages of the team share: pages that read, and forms that change."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from anyio.to_thread import run_sync
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
-from thumbs.collect.overview_cache import Shown, Snapshots
-from thumbs.collect.overview_numbers import Numbers, make_numbers
-from thumbs.collect.records import Project
-from thumbs.collect.store import CollectStore
+from thumbs.collect.errors import CollectError
+from thumbs.collect.records import Account
 from thumbs.collect.web.render import page
-from thumbs.collect.web.requests import CHANGE, READ, Caller, caller_of, form_body, redirect, site_of, threaded
+from thumbs.collect.web.requests import CHANGE, READ, caller_of, form_body, redirect
+from thumbs.collect.web.site import public_url
+from thumbs.collect.web.visits import Visit, person, whole
 from thumbs.errors import ThumbsError
 
-SNAPSHOTS = "snapshots"
-"""Where the application's state has them."""
-_MOST_ID = 2**63 - 1
-_LOCK = threading.Lock()
-
 Content = dict[str, Any]
+Act = Callable[[Visit, FormData], str | Content]
+"""Changes something as a form asks; the address to go to, or what the page shows once. Raises CollectError or
+pydantic's ValidationError where it refuses: the page comes again then, with what was typed and the reason.
+"""
 
 
-@dataclass(frozen=True)
-class Visit:
-    """One request for a page of the team; `project` is the one in its address, if there is one."""
+def reads(path: str, template: str, tab: str, content: Callable[[Visit], Content]) -> Route:
+    """A page that all of the team may read."""
 
-    request: Request
-    caller: Caller
-    store: CollectStore
-    found: Project | None
+    def work(visit: Visit) -> Response:
+        return _page(visit, template, tab, {"given": {}, "fault": "", **content(visit)})
 
-    @property
-    def project(self) -> Project:
-        """The project in the address."""
-        return cast("Project", self.found)
-
-    @property
-    def home(self) -> str:
-        """The address of the project's pages."""
-        return f"/admin/p/{self.project.slug}"
-
-    def asked(self, name: str) -> str:
-        """A parameter of the address, "" where it is not there."""
-        return self.request.query_params.get(name, "")
-
-    def number(self, name: str, default: int = 0) -> int:
-        """A parameter of the address as a whole number; `default` where it is none."""
-        return _whole(self.asked(name), default)
-
-    def path_number(self, name: str) -> int:
-        """A part of the address as a whole number; 0, which nothing has, where it is too large."""
-        return _whole(str(self.request.path_params[name]), 0)
-
-    def next(self, name: str, value: int | None) -> str:
-        """The present address with that parameter set, "" where there is no value."""
-        return "" if value is None else "?" + self.request.url.include_query_params(**{name: value}).query
-
-    def numbers(self) -> Shown[Numbers]:
-        """The project's statistics, as new as they can be had without waiting."""
-        return snapshots_of(self.request).of(self.project.id)
-
-
-def snapshots_of(request: Request) -> Snapshots[Numbers]:
-    """The statistics of all projects, kept as long as the server lives."""
-    state, store = request.app.state, site_of(request).store
-    with _LOCK:
-        if not hasattr(state, SNAPSHOTS):
-            setattr(state, SNAPSHOTS, Snapshots(store.db, lambda project_id: make_numbers(store, project_id)))
-        return getattr(state, SNAPSHOTS)
-
-
-def reads(template: str, tab: str, content: Callable[[Visit], Content]) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint of a page that all of the team may read."""
-
-    async def endpoint(request: Request) -> Response:
-        caller = caller_of(request, *READ)
-        return await threaded(_read, request, caller, template, tab, content)
-
-    return endpoint
+    return person(path, work, roles=READ)
 
 
 def changes(
-    act: Callable[[Visit, FormData], str | Content],
+    path: str,
     template: str,
     tab: str,
     content: Callable[[Visit], Content],
+    act: Act | Mapping[str, Act],
     fields: Sequence[str],
-) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint of a form that owners and admins may send, with no other fields than `fields`.
+) -> Route:
+    """A form of that page, which owners and admins may send, with no other fields than `fields`.
 
-    `act` returns the address to go to, or what the page shows once. The page comes again, with what was typed and the
-    reason, where `act` refuses it.
+    Where there are several acts, the form's field `action` names the one.
     """
+
+    def work(visit: Visit, form: FormData) -> Response:
+        shown: Content = {
+            "given": {name: value for name, value in form.items() if not isinstance(value, UploadFile)},
+            "fault": "",
+        }
+        try:
+            done = _chosen(act, form)(visit, form)
+        except ThumbsError as error:
+            return _page(visit, template, tab, {**content(visit), **shown, "fault": str(error)}, 400)
+        except ValidationError as error:
+            return _page(visit, template, tab, {**content(visit), **shown, "fault": _plain(error)}, 400)
+        if isinstance(done, str):
+            return redirect(visit.request, done)
+        return _page(visit, template, tab, {**shown, **content(visit), **done})
 
     async def endpoint(request: Request) -> Response:
         caller = caller_of(request, *CHANGE)
-        form = await form_body(request, *fields)
-        return await threaded(_change, request, caller, form, act, template, tab, content)
+        known = fields if callable(act) else ("action", *fields)
+        form = await form_body(request, *known)
+        return await run_sync(work, Visit(request, caller), form)
 
-    return endpoint
+    return Route(path, endpoint, methods=["POST"])
 
 
 def text(form: FormData, name: str) -> str:
@@ -117,48 +82,49 @@ def text(form: FormData, name: str) -> str:
 def number(form: FormData, name: str) -> int | None:
     """A field as a whole number; None where it is empty or none."""
     value = text(form, name)
-    return None if not value else _whole(value, -1)
+    return None if not value else whole(value, -1)
 
 
-def _read(request: Request, caller: Caller, template: str, tab: str, content: Callable[[Visit], Content]) -> Response:
-    visit = _visit(request, caller)
-    return _page(visit, template, tab, {"given": {}, "fault": "", **content(visit)})
+def invited(visit: Visit, account: Account) -> Content:
+    """A new invitation, to be shown once."""
+    secret = visit.store.people.invite(account.id, visit.account)
+    return {"link": f"{public_url(visit.request)}/invite/{secret}", "invited": account.handle}
 
 
-def _change(
-    request: Request,
-    caller: Caller,
-    form: FormData,
-    act: Callable[[Visit, FormData], str | Content],
-    template: str,
-    tab: str,
-    content: Callable[[Visit], Content],
-) -> Response:
-    visit = _visit(request, caller)
-    given = {name: value for name, value in form.items() if not isinstance(value, UploadFile)}
-    try:
-        done = act(visit, form)
-    except ThumbsError as error:
-        return _page(visit, template, tab, {**content(visit), "given": given, "fault": str(error)}, 400)
-    except ValidationError as error:
-        return _page(visit, template, tab, {**content(visit), "given": given, "fault": _plain(error)}, 400)
-    if isinstance(done, str):
-        return redirect(visit.request, done)
-    return _page(visit, template, tab, {"given": given, "fault": "", **content(visit), **done})
+def log_lines(visit: Visit, project_id: int | None, most: int) -> Content:
+    """A page of the audit log, of one project or of all; ?check=1 checks the chain of all."""
+    lines = visit.store.audit.events(project_id, visit.number("before") or None, most)
+    checked = visit.asked("check") == "1"
+    return {
+        "lines": lines,
+        "handles": handles(visit),
+        "checked": checked,
+        "broken": visit.store.audit.broken() if checked else None,
+        "next": visit.next("before", lines[-1].id if len(lines) == most else None),
+    }
 
 
-def _visit(request: Request, caller: Caller) -> Visit:
-    store, slug = site_of(request).store, request.path_params.get("slug")
-    return Visit(request, caller, store, None if slug is None else store.projects.find(slug))
+def handles(visit: Visit) -> dict[int, str]:
+    """What people are called, by account."""
+    return {account.id: account.handle for account in visit.store.people.all()}
+
+
+def _chosen(act: Act | Mapping[str, Act], form: FormData) -> Act:
+    if not isinstance(act, Mapping):
+        return act
+    action = text(form, "action")
+    if action not in act:
+        raise CollectError(f"there is no such change: {action!r}; there are {', '.join(act)}"[:200])
+    return act[action]
 
 
 def _page(visit: Visit, template: str, tab: str, content: Mapping[str, Any], status: int = 200) -> Response:
     shared = {
-        "project": visit.found,
+        "project": visit.project if "slug" in visit.request.path_params else None,
         "tab": tab,
         "may_change": visit.caller.account.role in CHANGE,
         "done": visit.asked("done"),
-        "local": site_of(visit.request).local,
+        "local": visit.site.local,
     }
     return page(visit.request, template, status, **shared, **content)
 
@@ -166,10 +132,3 @@ def _page(visit: Visit, template: str, tab: str, content: Mapping[str, Any], sta
 def _plain(error: ValidationError) -> str:
     """What pydantic found, a sentence each."""
     return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors())
-
-
-def _whole(value: str, default: int) -> int:
-    """`value` as a number that a database can hold."""
-    if not value.isascii() or not value.isdigit() or len(value) > 19:
-        return default
-    return min(int(value), _MOST_ID)

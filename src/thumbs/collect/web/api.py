@@ -6,8 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import select
 from starlette.background import BackgroundTask
@@ -16,18 +15,16 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from thumbs.collect.errors import NotFound
-from thumbs.collect.exports.select import Filters
-from thumbs.collect.exports.write import export_again, export_temporarily
+from thumbs.collect.exports import Filters, Kept, export_again, kept_export, record_export
 from thumbs.collect.importing import rows_to_items
 from thumbs.collect.overview import progress
 from thumbs.collect.overview_numbers import Numbers
-from thumbs.collect.records import NewItem, Project
+from thumbs.collect.records import NewItem
 from thumbs.collect.store import CollectStore
-from thumbs.collect.tables import EXPORTS, SCHEMA
-from thumbs.collect.web.admin_site import snapshots_of
-from thumbs.collect.web.requests import Caller, answer, json_body, problem, site_of, threaded
+from thumbs.collect.tables import SCHEMA
+from thumbs.collect.web.requests import answer, problem, site_of, threaded
 from thumbs.collect.web.site import root_of
+from thumbs.collect.web.visits import Visit, script, token_of
 from thumbs.config.base import build_config
 
 _NDJSON = ("application/x-ndjson", "application/jsonl")
@@ -37,26 +34,17 @@ _MOST_REJECTED = 1000
 def routes() -> list[Route]:
     """The API of tokens."""
     project = "/api/v1/projects/{slug}"
+    export = f"{project}/exports/{{export:int}}"
     return [
         Route(f"{project}/items", add_items, methods=["PUT"]),
-        Route(f"{project}/stats", stats, methods=["GET"]),
-        Route(f"{project}/agreement", agreement, methods=["GET"]),
-        Route(f"{project}/leaderboard", leaderboard, methods=["GET"]),
-        Route(f"{project}/exports", make_export, methods=["POST"]),
-        Route(f"{project}/exports/{{export:int}}", show_export, methods=["GET"]),
-        Route(f"{project}/exports/{{export:int}}/file", export_file, methods=["GET"]),
+        script(f"{project}/stats", stats),
+        script(f"{project}/agreement", agreement),
+        script(f"{project}/leaderboard", leaderboard),
+        script(f"{project}/exports", make_export, "POST", "format", "filters"),
+        script(export, lambda visit: _described(visit, exported(visit))),
+        script(f"{export}/file", lambda visit: export_file(visit.store, exported(visit))),
         Route("/healthz", health, methods=["GET"]),
     ]
-
-
-def token_of(request: Request, scope: Literal["ingest", "export"]) -> Caller:
-    """Whose API token came, where it may do that; raises HTTPException 401, 403. Scope admin may do all."""
-    caller: Caller | None = request.state.caller
-    if caller is None or caller.scope == "page":
-        raise HTTPException(401, "send an API token: `Authorization: Bearer tc-…`", {"WWW-Authenticate": "Bearer"})
-    if caller.scope not in (scope, "admin"):
-        raise HTTPException(403, f"this needs a token with scope {scope}; yours has {caller.scope}")
-    return caller
 
 
 async def add_items(request: Request) -> Response:
@@ -65,84 +53,63 @@ async def add_items(request: Request) -> Response:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _NDJSON:
         raise HTTPException(415, f"the content type must be {_NDJSON[0]}, got {kind or 'none'}"[:200])
-    raw = await request.body()
-    project = await threaded(_project, request)
-    return answer(await threaded(_add, site_of(request).store, project, raw, caller.account.id))
+    return answer(await threaded(_add, Visit(request, caller), await request.body()))
 
 
-async def stats(request: Request) -> Response:
+def stats(visit: Visit) -> dict[str, Any]:
     """How far the project is, and what its judgements say of it."""
-    token_of(request, "export")
-    project = await threaded(_project, request)
-    numbers = await threaded(_numbers, request, project)
-    done = await threaded(progress, site_of(request).store.db, project.id)
-    told = {verdict: _plain(numbers.share_of(verdict)) for verdict in ("tie", "both_bad", "skip")}
-    return answer(
-        {
-            "project": project.slug,
-            "state": project.state,
-            "progress": _plain(done.get(project.id)),
-            "watermark": numbers.watermark,
-            "judgements": numbers.votes,
-            "shares": told,
-            "position": _plain(numbers.position),
-            "length": _plain(numbers.length),
-        }
-    )
+    project, numbers = visit.project, _numbers(visit)
+    return {
+        "project": project.slug,
+        "state": project.state,
+        "progress": _plain(progress(visit.store.db, project.id).get(project.id)),
+        "watermark": numbers.watermark,
+        "judgements": numbers.votes,
+        "shares": {verdict: _plain(numbers.share_of(verdict)) for verdict in ("tie", "both_bad", "skip")},
+        "position": _plain(numbers.position),
+        "length": _plain(numbers.length),
+    }
 
 
-async def agreement(request: Request) -> Response:
+def agreement(visit: Visit) -> dict[str, Any]:
     """How far people say the same, overall and on each axis."""
-    token_of(request, "export")
-    numbers = await threaded(_numbers, request, await threaded(_project, request))
+    numbers = _numbers(visit)
     axes = {axis: _plain(one) for axis, one in numbers.axes.items()}
-    return answer({"watermark": numbers.watermark, "overall": _plain(numbers.overall), "axes": axes})
+    return {"watermark": numbers.watermark, "overall": _plain(numbers.overall), "axes": axes}
 
 
-async def leaderboard(request: Request) -> Response:
+def leaderboard(visit: Visit) -> dict[str, Any]:
     """Which generators write the better replies, overall ("") and on each axis; `direction` says what was asked, and
     answers to `more_harmful` are turned round.
     """
-    token_of(request, "export")
-    project = await threaded(_project, request)
-    numbers = await threaded(_numbers, request, project)
-    question = (await threaded(site_of(request).store.projects.question, project.id))[1]
-    known = await threaded(site_of(request).store.generators)
+    numbers = _numbers(visit)
+    question = visit.store.projects.question(visit.project.id)[1]
     boards = {axis: [_plain(standing) for standing in board] for axis, board in numbers.boards.items()}
     shown = {standing.generator for board in numbers.boards.values() for standing in board}
-    generators = {str(key): _plain(made) for key, made in known.items() if key in shown}
+    generators = {str(key): _plain(made) for key, made in visit.store.generators().items() if key in shown}
     content = {"watermark": numbers.watermark, "direction": question.direction, "first_is": "better"}
-    return answer({**content, "generators": generators, "boards": boards})
+    return {**content, "generators": generators, "boards": boards}
 
 
-async def make_export(request: Request) -> Response:
+def make_export(visit: Visit) -> Response:
     """Makes an export of what is there now: {"format": …, "filters": {…}}; it keeps its content for ever."""
-    caller = token_of(request, "export")
-    body = await json_body(request, "format", "filters")
-    form, filters = body.get("format", "preferences"), body.get("filters") or {}
+    form, filters = visit.body.get("format", "preferences"), visit.body.get("filters") or {}
     if not isinstance(form, str) or not isinstance(filters, dict):
         raise HTTPException(400, "`format` must be text and `filters` an object")
-    project = await threaded(_project, request)
-    store = site_of(request).store
-    export_id = await threaded(_make, store, project, form, filters, caller.account.id)
-    where = f"/api/v1/projects/{project.slug}/exports/{export_id}"
-    return answer(await threaded(_told, request, project, export_id), 201, {"Location": root_of(request) + where})
+    given = {name: value for name, value in filters.items() if value is not None}
+    asked = build_config(Filters, given, source="filters")
+    described = _described(visit, record_export(visit.store, visit.project.id, form, asked, by=visit.account))
+    return answer(described, 201, {"Location": described["file"].removesuffix("/file")})
 
 
-async def show_export(request: Request) -> Response:
-    """What an export holds."""
-    token_of(request, "export")
-    project = await threaded(_project, request)
-    return answer(await threaded(_told, request, project, request.path_params["export"]))
+def exported(visit: Visit) -> Kept:
+    """The export in the address; raises NotFound where the project has none of that number."""
+    return kept_export(visit.store, visit.path_number("export"), visit.project.id)
 
 
-async def export_file(request: Request) -> Response:
+def export_file(store: CollectStore, kept: Kept) -> Response:
     """The file of an export, with the bytes that its manifest tells of."""
-    token_of(request, "export")
-    project = await threaded(_project, request)
-    store, export_id = site_of(request).store, request.path_params["export"]
-    await threaded(_told, request, project, export_id)
-    path: Path = await threaded(export_again, store, export_id)
+    path = export_again(store, kept)
     clean = BackgroundTask(shutil.rmtree, path.parent, ignore_errors=True)
     return FileResponse(path, media_type="application/octet-stream", filename=path.name, background=clean)
 
@@ -156,11 +123,8 @@ async def health(request: Request) -> Response:
     return answer({"status": "ok"})
 
 
-def _project(request: Request) -> Project:
-    return site_of(request).store.projects.find(request.path_params["slug"])
-
-
-def _add(store: CollectStore, project: Project, raw: bytes, by: int) -> dict[str, Any]:
+def _add(visit: Visit, raw: bytes) -> dict[str, Any]:
+    store, project = visit.store, visit.project
     question = store.projects.question(project.id)[1]
     rejected: list[dict[str, Any]] = []
     places: list[int] = []
@@ -180,7 +144,7 @@ def _add(store: CollectStore, project: Project, raw: bytes, by: int) -> dict[str
             else:
                 rejected.append({"line": read.line, "error": read.text})
 
-    added = store.items.add(project.id, items(), by)
+    added = store.items.add(project.id, items(), visit.account)
     rejected += [{"line": places[place], "error": why} for place, why in added.refused]
     rejected.sort(key=lambda one: one["line"])
     return {
@@ -192,33 +156,16 @@ def _add(store: CollectStore, project: Project, raw: bytes, by: int) -> dict[str
     }
 
 
-def _numbers(request: Request, project: Project) -> Numbers:
-    shown = snapshots_of(request).wait(project.id)
-    if shown.numbers is None:
+def _numbers(visit: Visit) -> Numbers:
+    numbers = visit.snapshots.wait(visit.project.id).numbers
+    if numbers is None:
         raise HTTPException(503, "the numbers cannot be made; the server's log tells why", {"Retry-After": "60"})
-    return shown.numbers
+    return numbers
 
 
-def _make(store: CollectStore, project: Project, form: str, filters: dict[str, Any], by: int) -> int:
-    """Makes the export once, to see that it can be made and what is in it; its number."""
-    given = {name: value for name, value in filters.items() if value is not None}
-    asked = build_config(Filters, given, source="filters")
-    path, manifest = export_temporarily(store, project.id, form, asked, by=by)
-    shutil.rmtree(path.parent, ignore_errors=True)
-    query = select(EXPORTS.c.id, EXPORTS.c.manifest).where(EXPORTS.c.project_id == project.id, EXPORTS.c.format == form)
-    with store.db.reading() as db:
-        rows = db.execute(query.where(EXPORTS.c.watermark == manifest.watermark).order_by(EXPORTS.c.id.desc()))
-        return next(row.id for row in rows if row.manifest["sha256"] == manifest.sha256)
-
-
-def _told(request: Request, project: Project, export_id: int) -> dict[str, Any]:
-    query = select(EXPORTS).where(EXPORTS.c.id == export_id, EXPORTS.c.project_id == project.id)
-    with site_of(request).store.db.reading() as db:
-        row = db.execute(query).first()
-    if row is None:
-        raise NotFound(f"there is no export {export_id} of this project")
-    file = f"{root_of(request)}/api/v1/projects/{project.slug}/exports/{export_id}/file"
-    return {"id": row.id, "created": row.created.isoformat(), "manifest": row.manifest, "file": file}
+def _described(visit: Visit, kept: Kept) -> dict[str, Any]:
+    file = f"{root_of(visit.request)}/api/v1/projects/{visit.project.slug}/exports/{kept.id}/file"
+    return {"id": kept.id, "created": kept.created.isoformat(), "manifest": kept.manifest, "file": file}
 
 
 def _version(store: CollectStore) -> str | None:

@@ -27,9 +27,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thumbs.collect.errors import Closed, Conflict, NotFound
+from thumbs.collect.overview_cache import Snapshots
+from thumbs.collect.overview_numbers import make_numbers
 from thumbs.collect.question import AnswerError
 from thumbs.collect.store import why_no_answer
 from thumbs.collect.web import admin, annotate, api, join, login, results
+from thumbs.collect.web.admin_export import Jobs
 from thumbs.collect.web.limits import Limits
 from thumbs.collect.web.render import language_of, page
 from thumbs.collect.web.requests import problem, redirect, threaded
@@ -85,6 +88,8 @@ def create_app(site: Site) -> Starlette:
     app.state.site = site
     app.state.limits = Limits()
     app.state.writers = CapacityLimiter(_WRITERS)
+    app.state.snapshots = Snapshots(site.store.db, lambda project_id: make_numbers(site.store, project_id))
+    app.state.exports = Jobs()
     return app
 
 

@@ -15,9 +15,10 @@ from thumbs.collect.projects import read_question
 from thumbs.collect.quality.generators import Standing
 from thumbs.collect.records import Vote
 from thumbs.collect.web import charts
-from thumbs.collect.web.admin_items import handles, known_items, listed, pair_filter, pairs_met
-from thumbs.collect.web.admin_site import Content, Visit, reads
+from thumbs.collect.web.admin_items import known_items, listed, pair_filter, pairs_met
+from thumbs.collect.web.admin_site import Content, handles, reads
 from thumbs.collect.web.render import language_of
+from thumbs.collect.web.visits import Visit
 from thumbs.collect.web.words import translator
 
 SHOWS = ("all", "disputed", "flagged")
@@ -28,8 +29,8 @@ def routes() -> list[Route]:
     """The numbers, and the samples behind them."""
     path = "/p/{slug}/results"
     return [
-        Route(path, reads("admin/results.html", "results", results), methods=["GET"]),
-        Route(f"{path}/samples", reads("admin/samples.html", "results", samples), methods=["GET"]),
+        reads(path, "admin/results.html", "results", results),
+        reads(f"{path}/samples", "admin/samples.html", "results", samples),
     ]
 
 
