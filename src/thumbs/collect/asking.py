@@ -16,8 +16,6 @@ from thumbs.records import Judgement, Preference
 if TYPE_CHECKING:
     from thumbs.stages.people import Candidate, Labels
 
-_PAGE = 500
-
 
 class Asking:
     """One policy's candidates in a project: which of them are items, and what became of those."""
@@ -79,7 +77,7 @@ class Asking:
         """
         if any(record.target != self.settings.overlap for record in self.records.values()):
             self.store.items.set_target(self.project.id, self.settings.overlap)
-        stale = [r.id for r in self._page("open") if r.chosen_by.get("run") == self.run and r.id not in self.pairs]
+        stale = [r.id for r in self._items("open") if r.chosen_by.get("run") == self.run and r.id not in self.pairs]
         self.store.items.retire(stale)
         self.store.items.reopen([r.id for r in self.records.values() if r.state == "retired"])
         self.records = self._read()
@@ -112,14 +110,10 @@ class Asking:
 
     def _read(self) -> dict[int, ItemRecord]:
         self._counted = Counter(vote.item for vote in self._votes() if vote.answer.verdict != "skip")
-        return {record.id: record for record in self._page() if record.id in self.pairs}
+        return {record.id: record for record in self._items() if record.id in self.pairs}
 
-    def _page(self, state: str | None = None) -> Iterator[ItemRecord]:
-        """The project's items."""
-        after = 0
-        while page := self.store.items.page(self.project.id, state=state, role="work", after=after, limit=_PAGE):
-            yield from page
-            after = page[-1].id
+    def _items(self, state: str | None = None) -> Iterator[ItemRecord]:
+        return self.store.items.all(self.project.id, state=state, role="work")
 
     def _promising(self) -> int:
         """Pairs that are judged or may be: nobody is asked again about one whose judgements do not count."""

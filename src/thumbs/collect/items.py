@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache
@@ -17,7 +17,7 @@ from thumbs.collect.audit import Audit
 from thumbs.collect.errors import NotFound
 from thumbs.collect.projects import read_question, read_settings
 from thumbs.collect.question import Question
-from thumbs.collect.records import Added, ItemRecord, NewItem, Project
+from thumbs.collect.records import Added, ItemRecord, NewItem, Project, Texts
 from thumbs.collect.settings import Settings
 from thumbs.collect.tables import GENERATORS, ITEMS, PROJECTS, PROMPTS, QUESTIONS, RESPONSES, SLOTS
 from thumbs.data.sources import canonical_json
@@ -26,7 +26,7 @@ from thumbs.storage import Database, inserted_id
 
 MOST_CHARACTERS = 1_000_000
 """Of a prompt or of a reply."""
-_AT_ONCE = 200
+_AT_ONCE, _A_PAGE = 200, 1000
 _COLUMNS = [ITEMS.c[name] for name in ItemRecord.__dataclass_fields__]
 
 
@@ -140,8 +140,39 @@ class Items:
         return found
 
     def content(self, item_id: int) -> tuple[tuple[Message, ...], tuple[Reply, ...]]:
-        """The prompt and the replies in the order of their slots, each with its generator; raises NotFound."""
+        """The prompt and the replies of one item; raises NotFound."""
         return self._content(item_id)
+
+    def texts(self, item_ids: Sequence[int]) -> dict[int, Texts]:
+        """What these items put before people; two queries, however many they are."""
+        held = (
+            select(*ITEMS.c["id", "conversation_id", "chosen_by"], *PROMPTS.c["messages", "name"])
+            .join(PROMPTS, PROMPTS.c.id == ITEMS.c.prompt_id)
+            .where(ITEMS.c.id.in_(item_ids))
+        )
+        written = (
+            select(SLOTS.c.item_id, RESPONSES, *GENERATORS.c["kind", "name", "checkpoint", "sampling"])
+            .join(RESPONSES, RESPONSES.c.id == SLOTS.c.response_id)
+            .join(GENERATORS, GENERATORS.c.id == RESPONSES.c.generator_id)
+            .where(SLOTS.c.item_id.in_(item_ids))
+            .order_by(SLOTS.c.item_id, SLOTS.c.slot)
+        )
+        replies: dict[int, list[Reply]] = {item: [] for item in item_ids}
+        with self._db.reading() as db:
+            for row in db.execute(written):
+                maker = Generator(row.kind, row.name, row.checkpoint, row.sampling, row.seed)
+                replies[row.item_id].append(Reply(row.text, maker, row.stop_reason))
+            return {
+                row.id: Texts(
+                    item=row.id,
+                    name=row.name,
+                    conversation=row.conversation_id,
+                    chosen_by=row.chosen_by,
+                    messages=read_messages(row.messages),
+                    replies=tuple(replies[row.id]),
+                )
+                for row in db.execute(held)
+            }
 
     def page(
         self, project_id: int, *, state: str | None = None, role: str | None = None, after: int = 0, limit: int = 50
@@ -152,6 +183,13 @@ class Items:
             query = query if wanted is None else query.where(column == wanted)
         return self._db.all(ItemRecord, query.order_by(ITEMS.c.id).limit(limit))
 
+    def all(self, project_id: int, *, state: str | None = None, role: str | None = None) -> Iterator[ItemRecord]:
+        """All items by id, a page in memory at a time."""
+        after = 0
+        while page := self.page(project_id, state=state, role=role, after=after, limit=_A_PAGE):
+            yield from page
+            after = page[-1].id
+
     def count(self, project_id: int) -> dict[str, int]:
         """How many items of the work there are in each state."""
         where = (ITEMS.c.project_id == project_id, ITEMS.c.role == "work")
@@ -160,12 +198,13 @@ class Items:
             return {"open": 0, "done": 0, "retired": 0} | {row.state: row.n for row in rows}
 
     def open_work(self, project_id: int) -> int:
-        """Judgements that are still to be given out: over open items of the work, the target less those done and under
-        way.
+        """Judgements that are still to be given out: over open items of the work that nobody passed on, the target less
+        those done and under way. What somebody passed on may wait for ever.
         """
         left = ITEMS.c.target - ITEMS.c.n_done - ITEMS.c.n_live
-        where = (ITEMS.c.project_id == project_id, ITEMS.c.role == "work", ITEMS.c.state == "open", left > 0)
-        return int(self._db.values(select(func.coalesce(func.sum(left), 0)).where(*where))[0])
+        work = (ITEMS.c.project_id == project_id, ITEMS.c.role == "work", ITEMS.c.state == "open")
+        total = select(func.coalesce(func.sum(left), 0)).where(*work, ITEMS.c.n_skip == 0, left > 0)
+        return int(self._db.values(total)[0])
 
     def set_target(self, project_id: int, target: int, by: int | None = None) -> None:
         """Judgements wanted of each item that is not retired; those with enough are done, the others open."""
@@ -184,12 +223,6 @@ class Items:
         """Takes back their retirement."""
         self._set_state("items.reopen", item_ids, by, {"state": "open"})
 
-    def set_priority(self, priorities: Iterable[tuple[int, float]]) -> None:
-        """(item, priority) pairs; higher comes first, of equal ones the older."""
-        with self._db.transaction() as db:
-            for item_id, priority in priorities:
-                db.execute(update(ITEMS).where(ITEMS.c.id == item_id).values(priority=priority))
-
     def _set_state(self, action: str, item_ids: Sequence[int], by: int | None, values: dict[str, Any]) -> None:
         for item_id in item_ids:
             project_id = self.get(item_id).project_id
@@ -200,30 +233,15 @@ class Items:
                 self._audit.note(db, action, by, project_id, {"item": item_id})
 
     def _read_content(self, item_id: int) -> tuple[tuple[Message, ...], tuple[Reply, ...]]:
-        prompt = select(PROMPTS.c.messages).join(ITEMS, ITEMS.c.prompt_id == PROMPTS.c.id).where(ITEMS.c.id == item_id)
-        replies = (
-            select(RESPONSES, *GENERATORS.c["kind", "name", "checkpoint", "sampling"])
-            .join(SLOTS, SLOTS.c.response_id == RESPONSES.c.id)
-            .join(GENERATORS, GENERATORS.c.id == RESPONSES.c.generator_id)
-            .where(SLOTS.c.item_id == item_id)
-            .order_by(SLOTS.c.slot)
-        )
-        with self._db.glance() as db:
-            messages = db.scalar(prompt)
-            if messages is None:
-                raise NotFound(f"there is no item {item_id}")
-            return read_messages(messages), tuple(read_reply(row) for row in db.execute(replies))
+        texts = self.texts([item_id]).get(item_id)
+        if texts is None:
+            raise NotFound(f"there is no item {item_id}")
+        return texts.messages, texts.replies
 
 
 def read_messages(plain: Sequence[Sequence[str]]) -> tuple[Message, ...]:
     """Messages as the table keeps them: [role, content] each."""
     return tuple(Message(role, content) for role, content in plain)  # type: ignore[arg-type]
-
-
-def read_reply(row: Any) -> Reply:
-    """The reply of a row of RESPONSES joined with its generator."""
-    maker = Generator(row.kind, row.name, row.checkpoint, row.sampling, row.seed)
-    return Reply(row.text, maker, row.stop_reason)
 
 
 def _rules(db: Connection, project: Project) -> tuple[Settings, int, Question]:

@@ -207,6 +207,18 @@ class Added:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """What an item puts before people, replies in the order of its slots, each with its generator."""
+
+    item: int
+    name: str
+    conversation: str | None
+    chosen_by: Mapping[str, Any]
+    messages: tuple[Message, ...]
+    replies: tuple[Reply, ...]
+
+
+@dataclass(frozen=True)
 class ItemRecord:
     """An item with its counters; `gold` is the right answer as kept, None where nobody knows it."""
 

@@ -25,7 +25,6 @@ Score = Callable[[Sequence[Message], Sequence[Reply]], np.ndarray]
 MOST_IN_VAIN = 50
 """Prompts in a row whose replies cannot be compared before the supply gives up."""
 _POLL_S = 0.5
-_PAGE = 200
 
 
 class ReplySource(Protocol):
@@ -112,19 +111,8 @@ class Supply:
             log.exception("no more replies are sampled")
 
     def _is_wanted(self) -> bool:
-        if self._store.projects.get(self._project).state != "open":
-            return False
-        return self._open() < self._ahead
-
-    def _open(self) -> int:
-        """Judgements of open items still to be given, up to `ahead`; what somebody skipped may wait for ever."""
-        found, after = 0, 0
-        while page := self._store.items.page(self._project, state="open", role="work", after=after, limit=_PAGE):
-            found += sum(max(item.target - item.n_done - item.n_live, 0) for item in page if not item.n_skip)
-            after = page[-1].id
-            if found >= self._ahead:
-                break
-        return found
+        is_open = self._store.projects.get(self._project).state == "open"
+        return is_open and self._store.items.open_work(self._project) < self._ahead
 
     def _draw(self, number: int) -> int:
         """Samples draw `number` and adds its task; returns 1 where there is a new one."""
@@ -162,8 +150,5 @@ class Supply:
 
     def _drawn(self) -> int:
         """The newest draw of this series in the project, -1 before the first."""
-        newest, after = -1, 0
-        while page := self._store.items.page(self._project, after=after, limit=1000):
-            draws = [item.chosen_by["draw"] for item in page if item.chosen_by.get("series") == self._series]
-            newest, after = max([newest, *draws]), page[-1].id
-        return newest
+        items = self._store.items.all(self._project)
+        return max((one.chosen_by["draw"] for one in items if one.chosen_by.get("series") == self._series), default=-1)

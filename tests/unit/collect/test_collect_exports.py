@@ -322,8 +322,8 @@ def test_memory_does_not_grow_with_the_export(store: CollectStore, tmp_path: Pat
 def test_texts_are_read_a_page_at_a_time(store: CollectStore, monkeypatch: pytest.MonkeyPatch):
     project = fill(store, 500, 10)
     pages: list[int] = []
-    read = selecting.read_texts
-    monkeypatch.setattr(selecting, "read_texts", lambda s, ids: pages.append(len(ids)) or read(s, ids))
+    read = store.items.texts
+    monkeypatch.setattr(store.items, "texts", lambda ids: pages.append(len(ids)) or read(ids))
     watermark = store.votes.watermark(project.id)
     found = selecting.select(store, project, Filters(), watermark, selecting.Tally())
     assert (next(found).item, pages) == (1, [200])

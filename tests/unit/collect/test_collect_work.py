@@ -348,6 +348,5 @@ def test_retired_items_are_given_to_nobody(store: CollectStore):
 
 def test_higher_priority_comes_first(store: CollectStore):
     project = project_of_pairs(store, 3)
-    last = store.items.page(project.id)[-1]
-    store.items.set_priority([(last.id, 1.0)])
-    assert claim(store, project.id, person(store, "ann")).messages[0].content == "question 2"
+    store.items.add(project.id, [pair(9, priority=1.0)])
+    assert claim(store, project.id, person(store, "ann")).messages[0].content == "question 9"

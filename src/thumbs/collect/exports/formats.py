@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from thumbs.collect.errors import CollectError
-from thumbs.collect.exports import flat, rows
+from thumbs.collect.exports import rows
 from thumbs.collect.exports.judged import Judged, Opinion
 from thumbs.collect.exports.select import Filters
 from thumbs.collect.question import Question
@@ -132,11 +132,11 @@ _TABLE: Mapping[str, Format] = {
     ),
     "votes": Format(
         "a row a judgement with everything that is known of it",
-        _of(flat.vote_rows, *_COMPARED, "rate", *_WRITTEN),
+        _of(rows.vote_rows, *_COMPARED, "rate", *_WRITTEN),
     ),
     "csv": Format(
         "the same as a table for spreadsheets: nothing runs as a formula, and long texts go on in further columns",
-        _of(flat.table_rows, *_COMPARED, "rate", *_WRITTEN),
+        _of(rows.table_rows, *_COMPARED, "rate", *_WRITTEN),
         suffix=".csv",
     ),
 }

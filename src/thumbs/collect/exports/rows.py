@@ -1,7 +1,10 @@
-"""Rows that trainers read: pairs, rankings, ratings, labelled replies, conversations, transcripts."""
+"""Rows that trainers read: pairs, rankings, ratings, labelled replies, conversations, transcripts; and judgements one
+by one, with everything that is known of them.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +22,7 @@ from thumbs.records import Judgement, Message, Preference, Ranking, RankJudgemen
 Row = Mapping[str, Any]
 Pair = tuple[Preference, str, str]
 """A pair and its texts: the one that people prefer, the other."""
+_NUMBERS = ("judgement", "item", "question", "guideline", "strength", "active_ms", "wall_ms")
 
 
 def preference_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
@@ -117,6 +121,47 @@ def mean_rating_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
             "n_votes": len(values),
             "item_id": row["id"],
         }
+
+
+def vote_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+    """A row a judgement; `given` is the answer as it was given, before its sign was turned or an axis was chosen."""
+    for one in judged.opinions:
+        yield {
+            **_stamps(judged, one),
+            "answer": asdict(one.answer),
+            "given": asdict(one.vote.as_given),
+            "display": list(one.vote.display),
+            "conversation": judged.conversation,
+            "name": judged.name,
+            "chosen_by": judged.chosen_by,
+            "prompt": [asdict(message) for message in judged.messages],
+            "replies": [asdict(reply) for reply in judged.replies],
+        }
+
+
+def table_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+    """The same for a table: what is no single value as JSON text, a column a reply."""
+    for one in judged.opinions:
+        answer = one.answer
+        row: dict[str, Any] = {
+            **_stamps(judged, one),
+            "verdict": answer.verdict,
+            "strength": answer.strength,
+            "axes": _json(answer.axes),
+            "ranks": _json(answer.ranks),
+            "ratings": _json(answer.ratings),
+            "flags": _json(answer.flags),
+            "text": answer.text,
+            "reason": answer.reason,
+            "first_shown": one.vote.display[0] if one.vote.display else "",
+            "name": judged.name,
+            "prompt": _json([[message.role, message.content] for message in judged.messages]),
+        }
+        for place in range(judged.question.replies[1]):
+            reply = judged.replies[place] if place < len(judged.replies) else None
+            row[f"reply_{place}"] = reply.text if reply else ""
+            row[f"generator_{place}"] = f"{reply.generator.name} {reply.generator.checkpoint}".strip() if reply else ""
+        yield {column: value if column in _NUMBERS else str(value) for column, value in row.items()}
 
 
 def pair_of(judged: Judged) -> Preference:
@@ -239,3 +284,24 @@ def _transcript(messages: Sequence[Message], reply: str) -> str:
     names = {"user": "Human", "assistant": "Assistant"}
     turns = (*messages, Message("assistant", reply))
     return "".join(f"\n\n{names[turn.role]}: {turn.content}" for turn in turns)
+
+
+def _stamps(judged: Judged, one: Opinion) -> dict[str, Any]:
+    return {
+        "id": judged.id,
+        "item": judged.item,
+        "judgement": one.vote.judgement,
+        "assignment": one.vote.assignment,
+        "annotator": one.annotator,
+        "at": one.vote.at.isoformat(),
+        "question": one.question,
+        "guideline": one.guideline,
+        "direction": one.direction,
+        "active_ms": one.vote.active_ms,
+        "wall_ms": one.vote.wall_ms,
+        "late": one.vote.late,
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if value else ""

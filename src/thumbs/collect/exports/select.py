@@ -21,13 +21,14 @@ from thumbs.collect.exports.judged import (
     answer_on_axis,
     merged,
 )
-from thumbs.collect.exports.texts import AT_ONCE, Texts, read_texts
 from thumbs.collect.judgement import Counting
 from thumbs.collect.projects import read_question
-from thumbs.collect.records import Answer, Project, Vote
+from thumbs.collect.records import Answer, Project, Texts, Vote
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import ACCOUNTS, ITEMS
 
+_AT_ONCE = 200
+"""Items whose texts are in memory at a time."""
 _ALL = Counting()
 """Nothing is left out unseen: what the filters leave out is counted."""
 DROPS: Mapping[str, str] = {
@@ -120,7 +121,7 @@ def select(
         votes = (vote for page in pages for vote in store.votes.of_items(page, watermark, _ALL))
         sieve.last = _last_allowed(votes, sieve, filters.per_person)
     for page in _pages(store, project.id, most_items):
-        texts = read_texts(store, page)
+        texts = store.items.texts(page)
         of_page = store.votes.of_items(page, watermark, _ALL)
         for item, votes in itertools.groupby(of_page, key=lambda vote: vote.item):
             judged = sieve.judged(texts[item], tuple(votes), tally)
@@ -270,7 +271,7 @@ def _pages(store: CollectStore, project_id: int, most_items: int | None) -> Iter
     answered = (ITEMS.c.project_id == project_id, ITEMS.c.role == "work", ITEMS.c.n_done + ITEMS.c.n_skip > 0)
     after, left = 0, most_items
     while left != 0:
-        size = AT_ONCE if left is None else min(AT_ONCE, left)
+        size = _AT_ONCE if left is None else min(_AT_ONCE, left)
         page = store.db.values(query(ITEMS.c.id).where(*answered, ITEMS.c.id > after).order_by(ITEMS.c.id).limit(size))
         if not page:
             return

@@ -10,7 +10,6 @@ from starlette.datastructures import FormData
 from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError, NotFound
-from thumbs.collect.exports.texts import read_texts
 from thumbs.collect.judgement import Counting, restated
 from thumbs.collect.overview import ROLES, STATES, Wanted, items_page
 from thumbs.collect.overview_numbers import Numbers
@@ -159,7 +158,7 @@ def gold(visit: Visit) -> Content:
 def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[str, ...]]) -> list[Line]:
     """The items with their prompts and votes; three queries, however many they are."""
     ids = [record.id for record in records]
-    texts = read_texts(visit.store, ids) if ids else {}
+    texts = visit.store.items.texts(ids)
     votes: dict[int, list[Vote]] = {item: [] for item in ids}
     for vote in visit.store.votes.of_items(ids, counting=Counting()):
         votes[vote.item].append(vote)

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 from starlette.routing import Route
 
-from thumbs.collect.exports.texts import read_texts
 from thumbs.collect.overview import Wanted
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.overview_tape import SECONDS
@@ -76,7 +75,7 @@ def samples(visit: Visit) -> Content:
     return {
         "shown": shown,
         "records": records,
-        "texts": read_texts(visit.store, chosen) if chosen else {},
+        "texts": visit.store.items.texts(chosen),
         "votes": votes,
         "handles": handles(visit),
         "show": show,
