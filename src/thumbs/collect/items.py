@@ -134,10 +134,8 @@ class Items:
 
     def get(self, item_id: int) -> ItemRecord:
         """The item with its counters; raises NotFound."""
-        found = self._db.one(ItemRecord, select(*_COLUMNS).where(ITEMS.c.id == item_id))
-        if found is None:
-            raise NotFound(f"there is no item {item_id}")
-        return found
+        query = select(*_COLUMNS).where(ITEMS.c.id == item_id)
+        return self._db.the(ItemRecord, query, NotFound(f"there is no item {item_id}"))
 
     def content(self, item_id: int) -> tuple[tuple[Message, ...], tuple[Reply, ...]]:
         """The prompt and the replies of one item; raises NotFound."""

@@ -7,23 +7,110 @@ A million judgements take columns of a few hundred bytes each while they are cou
 from __future__ import annotations
 
 import time
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 
 from thumbs.collect.overview import ROLES
-from thumbs.collect.overview_tape import Tape
 from thumbs.collect.quality import agreement, annotators, bias, disputes, findings, generators
 from thumbs.collect.quality.estimate import Estimate, share
 from thumbs.collect.quality.judged import Judged
-from thumbs.collect.records import Vote
+from thumbs.collect.records import ItemFacts, Vote
 from thumbs.collect.store import CollectStore
 
 _MOST_DISPUTES = 2000
 _BETWEEN_PAUSES, _PAUSE_S = 50, 1e-4
 _LARGE = 100_000
 """Judgements from which on intervals come of fewer resamples: they are narrow then, and each costs a pass."""
+
+
+SECONDS = (0, 5, 10, 20, 40, 80, 160, 320)
+"""Lower ends of the bins of the time that an answer took; the last has no upper end."""
+
+
+@dataclass
+class Tape:
+    """Filled by those who iterate through `votes` and `facts`, so that a million judgements are read once.
+
+    times: when each judgement was given (seconds since 1970), ascending; answers: how many are no skips; quartiles: a
+    quarter, half and three quarters of those took at most so many active seconds, empty without any; bins: how many of
+    them fell into each bin of SECONDS. These four are there once it is closed.
+    shown: how many chose which strength in the order of display, below 0 the reply on the left or on top. late,
+    verdicts, skips, flags: how many of each. flagged: items in which somebody ticked a flag. pairs: by the generators
+    of an item's replies the ids of such items, ascending. last_seen: by account, seconds since 1970.
+    """
+
+    at: array[float] = field(default_factory=lambda: array("d"))
+    active: array[float] = field(default_factory=lambda: array("d"))
+    times: np.ndarray = field(default_factory=lambda: np.empty(0))
+    answers: int = 0
+    quartiles: tuple[float, ...] = ()
+    bins: tuple[int, ...] = (0,) * len(SECONDS)
+    late: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    shown: Counter[int] = field(default_factory=Counter)
+    skips: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    flagged: set[int] = field(default_factory=set)
+    pairs: dict[tuple[int, ...], array[int]] = field(default_factory=dict)
+    last_seen: dict[int, float] = field(default_factory=dict)
+
+    def votes(self, given: Iterable[Vote]) -> Iterator[Vote]:
+        """The same votes."""
+        for vote in given:
+            self._note(vote)
+            yield vote
+
+    def facts(self, given: Iterable[ItemFacts]) -> Iterator[ItemFacts]:
+        """The same facts."""
+        for fact in given:
+            if fact.role == "work":
+                self.pairs.setdefault(tuple(sorted(set(fact.generators))), array("q")).append(fact.item)
+            yield fact
+
+    def close(self) -> None:
+        """Sorts what came, once, for the questions below."""
+        self.times = np.sort(np.asarray(self.at))
+        seconds = np.asarray(self.active)
+        self.bins = tuple(int(n) for n in np.histogram(seconds, bins=(*SECONDS, np.inf))[0])
+        self.quartiles = tuple(float(q) for q in np.quantile(seconds, [0.25, 0.5, 0.75])) if len(seconds) else ()
+        self.answers = len(seconds)
+        self.at, self.active = array("d"), array("d")
+
+    def hours(self, now: datetime, days: int = 7) -> list[int]:
+        """Judgements in each hour of the last days, oldest first; the last hour ends now."""
+        ends = now.timestamp() - 3600.0 * np.arange(days * 24, -1, -1)
+        return np.diff(np.searchsorted(self.times, ends, side="right")).tolist()
+
+    def rate(self, now: datetime, hours: float = 24.0) -> float:
+        """Judgements an hour over the last `hours`, or since the first one where that is less."""
+        end = now.timestamp()
+        until, since = np.searchsorted(self.times, [end, end - 3600 * hours], side="right")
+        if until == since:
+            return 0.0
+        return float(until - since) / min(hours, max((end - float(self.times[0])) / 3600, 0.1))
+
+    def _note(self, vote: Vote) -> None:
+        answer = vote.answer
+        at = vote.at.timestamp()
+        self.at.append(at)
+        self.last_seen[vote.account] = max(at, self.last_seen.get(vote.account, 0.0))
+        self.late += vote.late
+        self.verdicts[answer.verdict] += 1
+        if answer.verdict == "skip":
+            self.skips[answer.skip_reason] += 1
+            return
+        self.active.append(vote.active_ms / 1000)
+        if answer.strength:
+            self.shown[-answer.strength if vote.display == (1, 0) else answer.strength] += 1
+        for names in answer.flags:
+            self.flags.update(names)
+            if names:
+                self.flagged.add(vote.item)
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,11 +102,12 @@ class People:
 
     def get(self, account_id: int) -> Account:
         """The account of that id; raises NotFound."""
-        return self._found(ACCOUNTS.c.id == account_id, account_id)
+        return self._db.the(Account, _one(account_id), NotFound(f"there is no account {account_id}"))
 
     def find(self, handle: str) -> Account:
         """The account of that name; raises NotFound."""
-        return self._found(ACCOUNTS.c.handle == handle.strip().lower(), handle)
+        query = select(*_ACCOUNT).where(ACCOUNTS.c.handle == handle.strip().lower())
+        return self._db.the(Account, query, NotFound(f"there is no account {handle!r}"[:200]))
 
     def all(self) -> list[Account]:
         """Every account, oldest first."""
@@ -327,12 +328,6 @@ class People:
             if not db.execute(update(MEMBERS).where(one).values(**values)).rowcount:
                 raise NotFound(f"the account {account_id} was not added to this project")
             self._audit.note(db, "member.change", by, project_id, {"account": account_id, **values})
-
-    def _found(self, where: ColumnElement[bool], said: object) -> Account:
-        found = self._db.one(Account, select(*_ACCOUNT).where(where))
-        if found is None:
-            raise NotFound(f"there is no account {said!r}"[:200])
-        return found
 
     def _insert(self, db: Connection, handle: str, name: str, role: Role, password: str | None) -> int:
         row = {"handle": handle, "name": name, "role": role, "password": password, "disabled": False}

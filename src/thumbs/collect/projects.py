@@ -67,17 +67,13 @@ class Projects:
 
     def find(self, slug: str) -> Project:
         """The project of that short name; raises NotFound."""
-        found = self._db.one(Project, select(PROJECTS).where(PROJECTS.c.slug == slug))
-        if found is None:
-            raise NotFound(f"there is no project {slug!r}")
-        return found
+        query = select(PROJECTS).where(PROJECTS.c.slug == slug)
+        return self._db.the(Project, query, NotFound(f"there is no project {slug!r}"))
 
     def get(self, project_id: int) -> Project:
         """The project of that id; raises NotFound."""
-        found = self._db.one(Project, select(PROJECTS).where(PROJECTS.c.id == project_id))
-        if found is None:
-            raise NotFound(f"there is no project {project_id}")
-        return found
+        query = select(PROJECTS).where(PROJECTS.c.id == project_id)
+        return self._db.the(Project, query, NotFound(f"there is no project {project_id}"))
 
     def all(self) -> list[Project]:
         """Every project, oldest first."""
@@ -128,26 +124,19 @@ class Projects:
 
     def _read_version(self, what: Literal["questions", "guidelines"], version_id: int) -> Version:
         table = _VERSIONED[what]
-        found = self._db.one(Version, select(*_version_columns(table)).where(table.c.id == version_id))
-        if found is None:
-            raise NotFound(f"there is no version {version_id} of the {what}")
-        return found
+        query = select(*_version_columns(table)).where(table.c.id == version_id)
+        return self._db.the(Version, query, NotFound(f"there is no version {version_id} of the {what}"))
 
     def _read_advice(self, project_id: int, version: int) -> str:
         where = (GUIDELINES.c.project_id == project_id, GUIDELINES.c.version == version)
         return self._db.values(select(GUIDELINES.c.body).where(*where))[0]
 
     def _newest(self, table: Table, project_id: int) -> Version:
-        query = select(*_version_columns(table)).where(table.c.project_id == project_id)
-        found = self._db.one(Version, query.order_by(table.c.version.desc()).limit(1))
-        if found is None:
-            raise NotFound(f"there is no project {project_id}")
-        return found
+        return self._db.the(Version, _newest(table, project_id), NotFound(f"there is no project {project_id}"))
 
     def _version(self, db: Connection, table: Table, project_id: int, body: str, by: int | None) -> Version:
         """Adds a version within the transaction, unless `body` is the newest."""
-        query = select(*_version_columns(table)).where(table.c.project_id == project_id)
-        newest = db.execute(query.order_by(table.c.version.desc()).limit(1)).first()
+        newest = db.execute(_newest(table, project_id)).first()
         if newest is not None and newest.body == body:
             return Version(**newest._asdict())
         row: dict[str, Any] = {
@@ -199,6 +188,11 @@ def _checked_guidelines(markdown: str) -> str:
     if "\0" in markdown:
         raise CollectError("the guidelines hold a NUL character; take it out")
     return markdown.replace("\r\n", "\n")
+
+
+def _newest(table: Table, project_id: int) -> Any:
+    query = select(*_version_columns(table)).where(table.c.project_id == project_id)
+    return query.order_by(table.c.version.desc()).limit(1)
 
 
 def _version_columns(table: Table) -> Any:

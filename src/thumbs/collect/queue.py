@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.judgement import read_gold, read_judgement
 from thumbs.collect.projects import newest_version, read_question
 from thumbs.collect.question import is_right
-from thumbs.collect.records import ItemRole, Nothing
+from thumbs.collect.records import Nothing
 from thumbs.collect.settings import Settings
 from thumbs.collect.tables import ASSIGNMENTS, GUIDELINES, ITEMS, JUDGEMENTS, MEMBERS, QUESTIONS, SLOTS
 from thumbs.storage import Database
@@ -82,18 +82,6 @@ class Queue:
                 raise CollectError("there is a task to finish first")
             item = db.execute(select(*_CANDIDATE).where(ITEMS.c.id == item_id)).one()
             return self._take(db, item, account_id, door.settings)
-
-    def access(self, project_id: int, account_id: int) -> Access:
-        """Whether the project is open to the person; raises NotFound."""
-        with self._db.glance() as db:
-            return access_of(db, project_id, account_id)
-
-    def given(
-        self, project_id: int, account_id: int, role: ItemRole | None = None, states: Sequence[str] = ("submitted",)
-    ) -> int:
-        """How many of the person's answers stand, skips apart; `role`: to items of that role alone."""
-        with self._db.glance() as db:
-            return given(db, project_id, account_id, *states, role=role)
 
     def expire(self, project_id: int) -> int:
         """Ends the leases that have run out; returns how many."""

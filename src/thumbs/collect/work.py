@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
-from thumbs.collect.access import Access
+from thumbs.collect.access import Access, access_of, given
 from thumbs.collect.errors import CollectError, Conflict, NotFound
 from thumbs.collect.items import Items, read_messages
 from thumbs.collect.projects import Projects, read_question
@@ -114,17 +114,21 @@ class Work:
         with self._db.reading() as db:
             return [_past(row) for row in db.execute(query)]
 
-    def given(self, project_id: int, account_id: int, role: ItemRole | None = None) -> int:
+    def given(
+        self, project_id: int, account_id: int, role: ItemRole | None = None, states: Sequence[str] = ("submitted",)
+    ) -> int:
         """How many answers of this person stand, skips apart; `role`: to items of that role alone."""
-        return self._queue.given(project_id, account_id, role)
+        with self._db.glance() as db:
+            return given(db, project_id, account_id, *states, role=role)
 
     def answered(self, project_id: int, account_id: int) -> int:
         """How many tasks this person answered, those passed on with a reason among them."""
-        return self._queue.given(project_id, account_id, states=("submitted", "skipped"))
+        return self.given(project_id, account_id, states=("submitted", "skipped"))
 
     def access(self, project_id: int, account_id: int) -> Access:
         """Whether the project is open to the person; raises NotFound if there is none."""
-        return self._queue.access(project_id, account_id)
+        with self._db.glance() as db:
+            return access_of(db, project_id, account_id)
 
     def project_of(self, assignment: str, account_id: int) -> int:
         """The project of the person's own task; raises NotFound."""

@@ -164,6 +164,12 @@ class Database:
         """The row as a record; None where there is none."""
         return next(iter(self.all(record, query)), None)
 
+    def the(self, record: Callable[..., R], query: Executable, missing: Exception) -> R:
+        """The row as a record; raises `missing` if there is none."""
+        if (found := self.one(record, query)) is None:
+            raise missing
+        return found
+
     def page(self, record: Callable[..., R], query: Select[Any], limit: int, offset: int) -> tuple[list[R], int]:
         """Some rows as records, and how many rows the whole query has."""
         count = select(func.count()).select_from(query.order_by(None).subquery())

@@ -12,8 +12,7 @@ import pytest
 from collect_world import Clock, first_is_better, pair, person, project_of_pairs
 from thumbs.collect.overview import Progress, Wanted, items_page, progress
 from thumbs.collect.overview_cache import Snapshots
-from thumbs.collect.overview_numbers import make_numbers
-from thumbs.collect.overview_tape import Tape
+from thumbs.collect.overview_numbers import Tape, make_numbers
 from thumbs.collect.records import Answer, Effort, ItemRecord, Vote
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web import charts

@@ -152,10 +152,11 @@ def record_export(
 
 def kept_export(store: CollectStore, export_id: int, project_id: int | None = None) -> Kept:
     """An export of the record; raises NotFound where there is none, or it is of another project."""
-    row = store.db.one(Kept, query(*_COLUMNS).where(EXPORTS.c.id == export_id))
-    if row is None or project_id not in (None, row.project_id):
-        raise NotFound(f"there is no export {export_id}" + (" of this project" if project_id is not None else ""))
-    return row
+    of = query(*_COLUMNS).where(EXPORTS.c.id == export_id)
+    if project_id is not None:
+        of = of.where(EXPORTS.c.project_id == project_id)
+    whose = "" if project_id is None else " of this project"
+    return store.db.the(Kept, of, NotFound(f"there is no export {export_id}{whose}"))
 
 
 def kept_exports(store: CollectStore, project_id: int, most: int = 10) -> list[Kept]:

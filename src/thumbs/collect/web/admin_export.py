@@ -7,7 +7,6 @@ import logging
 import shlex
 import threading
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.datastructures import FormData, QueryParams
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.exports import DROPS, FORMATS, Filters, kept_exports, preview, record_export
 from thumbs.collect.exports.formats import UNFIT
 from thumbs.collect.overview_cache import AT_ONCE
+from thumbs.collect.web.admin_forms import read_fields
 from thumbs.collect.web.admin_site import Content, changes, reads, text
 from thumbs.collect.web.api import export_file, exported
 from thumbs.collect.web.requests import READ
@@ -143,11 +143,7 @@ def read_filters(given: FormData | QueryParams) -> Filters:
     """
     if unknown := sorted(set(given.keys()) - set(Filters.model_fields) - _OTHERS):
         raise CollectError(f"there is no filter {', '.join(map(repr, unknown))[:200]}")
-    plain = {name: str(value).strip() for name, value in given.items() if name in Filters.model_fields}
-    values: dict[str, Any] = {name: value for name, value in plain.items() if value}
-    if "exclude_people" in values:
-        values["exclude_people"] = tuple(values["exclude_people"].replace(",", " ").split())
-    return Filters.model_validate(values, strict=False)
+    return Filters.model_validate(read_fields(Filters, given), strict=False)
 
 
 def command_line(slug: str, name: str, filters: Filters) -> str:

@@ -5,6 +5,7 @@ Nothing here tells who wrote what: replies have places, in the order shown, and 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -15,7 +16,6 @@ from thumbs.collect.errors import CollectError, Conflict
 from thumbs.collect.projects import read_settings
 from thumbs.collect.records import Effort, Nothing, Project, Task
 from thumbs.collect.web.join import completion_link
-from thumbs.collect.web.keys import KEYS
 from thumbs.collect.web.render import fragment, language_of, page, static
 from thumbs.collect.web.requests import ANNOTATE, answer, problem, redirect
 from thumbs.collect.web.site import root_of
@@ -26,6 +26,34 @@ SKIP_WORDS = ("unclear", "expertise", "language", "broken", "other")
 """Reasons for skipping that the pages have words for; a project's own are shown as they are."""
 _DAY_MS = 86_400_000
 _JUDGEMENT = ("answer", "active_ms", "wall_ms", "input")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A line of the table that drives keys, buttons and the help. does: what the script calls the action;
+    kinds: of tasks that have it, empty: all.
+    """
+
+    shown: str
+    does: str
+    kinds: tuple[str, ...] = ()
+
+
+_PAIR = ("pair", "chat")
+KEYS = (
+    Key("1–8", "strength", _PAIR),
+    Key("0–9", "number", ("rank", "rate")),
+    Key("T", "tie", _PAIR),
+    Key("B", "both_bad", _PAIR),
+    Key("⏎", "submit"),
+    Key("S", "skip"),
+    Key("U", "undo"),
+    Key("E", "write"),
+    Key("R", "raw"),
+    Key("D", "diff", _PAIR),
+    Key("G", "guidelines"),
+    Key("?", "help"),
+)
 
 
 def routes() -> list[Route]:

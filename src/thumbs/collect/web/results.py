@@ -8,8 +8,7 @@ from itertools import pairwise
 from starlette.routing import Route
 
 from thumbs.collect.overview import Wanted
-from thumbs.collect.overview_numbers import Numbers
-from thumbs.collect.overview_tape import SECONDS
+from thumbs.collect.overview_numbers import SECONDS, Numbers
 from thumbs.collect.projects import read_question
 from thumbs.collect.quality.generators import Standing
 from thumbs.collect.records import Vote
