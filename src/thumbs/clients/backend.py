@@ -19,7 +19,7 @@ from thumbs.clients.bases import Base, Bases
 from thumbs.clients.checkpoint_folders import readable, writable
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.lanes import Work, patiently
-from thumbs.clients.offer import Offer
+from thumbs.clients.listings import Offer
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
 from thumbs.clients.sampling import FullError, Sampling, ServedWeights
 from thumbs.clients.store import Store
@@ -105,18 +105,7 @@ class Backend(Sampling, Offer):
         config = base.config.model_copy(update={"lora": LoraConfig(rank=lora.rank, alpha=ALPHA, targets=targets)})
         seed = lora.seed or 0  # none given: the same start each time, as everywhere here
         model = _Model(base, ModelSpec(run_id, config, adapter_seed=seed))
-        self.store.add_run(
-            run_id,
-            session_id,
-            owner,
-            base_model,
-            rank=lora.rank,
-            seed=lora.seed,
-            train_unembed=lora.train_unembed,
-            train_mlp=lora.train_mlp,
-            train_attn=lora.train_attn,
-            user_metadata=user_metadata,
-        )
+        self.store.add_run(run_id, session_id, owner, base_model, lora, user_metadata)
         with self._lock:
             self._models[run_id] = model
         return self._submit(run_id, None, lambda: self._create(model))
@@ -139,14 +128,7 @@ class Backend(Sampling, Offer):
                 f"{path} adapts a part of the attention or feed-forward projections; it can be sampled from, and a "
                 "training client adapts all of a group (train_attn, train_mlp)"
             )
-        lora = types.LoraConfig(
-            rank=run.rank,
-            seed=run.seed,
-            train_unembed=run.train_unembed,
-            train_mlp=run.train_mlp,
-            train_attn=run.train_attn,
-        )
-        self.create_model(run_id, session_id, owner, run.base_model, lora, user_metadata)
+        self.create_model(run_id, session_id, owner, run.base_model, run.lora, user_metadata)
         return self.load(run_id, None, path, optimizer)
 
     def forward_backward(

@@ -32,6 +32,7 @@ from thumbs.clients.tables import (
     SessionRecord,
     TokenRecord,
 )
+from thumbs.clients.types import LoraConfig
 from thumbs.storage import Database, StoreError, digest, new_secret, newest_first, oldest_first, utc_now
 
 
@@ -143,31 +144,25 @@ class Store(CheckpointStore):
         session_id: str,
         owner: str,
         base_model: str,
-        *,
-        rank: int,
-        seed: int | None,
-        train_unembed: bool,
-        train_mlp: bool,
-        train_attn: bool,
+        lora: LoraConfig,
         user_metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep how a run was created; raises StoreError where the id is taken or the session is unknown."""
         now = self._now()
-        run = RunRecord(
-            id=run_id,
-            session_id=session_id,
-            owner=owner,
-            base_model=base_model,
-            rank=rank,
-            seed=seed,
-            train_unembed=train_unembed,
-            train_mlp=train_mlp,
-            train_attn=train_attn,
-            user_metadata=dict(user_metadata or {}),
-            created=now,
-            last_request=now,
+        adapter: dict[str, Any] = lora.model_dump()
+        self._db.insert(
+            RUNS,
+            RunRecord(
+                run_id,
+                session_id,
+                owner,
+                base_model,
+                **adapter,
+                user_metadata=dict(user_metadata or {}),
+                created=now,
+                last_request=now,
+            ),
         )
-        self._db.insert(RUNS, run)
 
     def run(self, run_id: str) -> RunRecord | None:
         """The run of that id."""

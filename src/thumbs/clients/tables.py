@@ -22,6 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from thumbs.clients.types import LoraConfig
 from thumbs.storage import Schema, UtcTime
 
 METADATA = MetaData()
@@ -157,6 +158,11 @@ class RunRecord:
     user_metadata: dict[str, Any]
     created: datetime
     last_request: datetime
+
+    @property
+    def lora(self) -> LoraConfig:
+        """Its adapter, as clients ask for it."""
+        return LoraConfig(**{name: getattr(self, name) for name in LoraConfig.model_fields})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from thumbs.clients import types
 from thumbs.clients.backend import ALPHA, ATTENTION, MLP, Backend
 from thumbs.config.model import ADAPTED, LoraConfig
 from thumbs.engine.checkpoints import ADAPTER, MANIFEST, OPTIMIZER, write_checkpoint
@@ -160,17 +161,8 @@ def keep(backend: Backend, owner: str, base_model: str, adapter: PeftAdapter, ki
     exact = targets == {*(ATTENTION if attention else ()), *(MLP if mlp else ())}
     session_id = store.add_session(owner, tags=("adapter",))
     run_id = f"{session_id}:train:0"
-    store.add_run(
-        run_id,
-        session_id,
-        owner,
-        base_model,
-        rank=adapter.rank,
-        seed=None,
-        train_unembed=False,
-        train_mlp=exact and mlp,
-        train_attn=exact and attention,
-    )
+    groups = {"train_unembed": False, "train_mlp": exact and mlp, "train_attn": exact and attention}
+    store.add_run(run_id, session_id, owner, base_model, types.LoraConfig(rank=adapter.rank, **groups))
     # Written anew, whatever came with the adapter: the manifest says what is loaded, and a stranger must not.
     files = {
         MANIFEST: {"model": model.model_dump(mode="json"), "heads": ["lm"], "seed": 0, "steps": 0},

@@ -29,14 +29,14 @@ from thumbs.service.refusals import Refusals
 from thumbs.service.rest import RestRoutes
 from thumbs.service.retrieval import RetrievalRoutes
 from thumbs.service.sampling import SamplingRoutes
-from thumbs.service.search import SearchRoutes
 from thumbs.service.sessions import SessionRoutes, sweep
 from thumbs.service.state import Service, Settings
 from thumbs.service.status import Meter, Observation, StatusRoutes
 from thumbs.service.threads import Threads
 from thumbs.service.training import TrainingRoutes
 from thumbs.service.uploads import UploadRoutes
-from thumbs.web.guards import BodyLimit, KnownHost, Prefix, SameOrigin
+from thumbs.web.guards import BodyLimit, KnownHost, SameOrigin
+from thumbs.web.proxies import Forwarded
 from thumbs.web.signing import Signer
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _middleware(settings: Settings, meter: Meter, refusals: Refusals) -> list[Mi
         expose_headers=["Retry-After"],
     )
     return [
-        Middleware(Prefix, prefix=settings.root_path),
+        Middleware(Forwarded, prefix=settings.root_path),
         Middleware(Observation, meter=meter),
         Middleware(KnownHost, hosts=settings.hosts, refusal=refusals.refuse),
         Middleware(SameOrigin, refusal=refusals.refuse, origins=settings.origins),
@@ -122,7 +122,6 @@ def _routes(service: Service, meter: Meter) -> list[BaseRoute]:
         SamplingRoutes(service),
         RetrievalRoutes(service),
         RestRoutes(service),
-        SearchRoutes(service),
         CopyRoutes(service),
         UploadRoutes(service),
         MintRoutes(service),
@@ -132,8 +131,8 @@ def _routes(service: Service, meter: Meter) -> list[BaseRoute]:
     api = [route for part in parts for route in part.routes()]
     keyed = [Mount(API, routes=api), *OpenAIRoutes(service).routes(), *status.routes()]
     return [
-        *status.open_routes(),
-        Mount("/download", routes=downloads.open_routes()),
-        *hub.open_routes(),
+        *status.routes(keyed=False),
+        Mount("/download", routes=downloads.routes(keyed=False)),
+        *hub.routes(keyed=False),
         Mount("", routes=keyed, middleware=[Middleware(Authentication, callers=service.callers)]),
     ]

@@ -11,13 +11,12 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from thumbs.clients.tables import CheckpointRecord
 from thumbs.errors import DataError
 from thumbs.service.promises import Operation
 from thumbs.service.requests import Body, Int64, owner_of, parse
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, route
 from thumbs.service.submissions import encode_json
 
 
@@ -29,17 +28,10 @@ class _Copy(Body):
     ttl_seconds: int | None = None
 
 
-class CopyRoutes:
+class CopyRoutes(Routes):
     """What copies a checkpoint that the caller may read into a run of the caller's."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._store = service.backend.store
-
-    def routes(self) -> list[Route]:
-        """The routes, below /api/v1."""
-        return [Route("/copy_weights", self.copy_weights, methods=["POST"])]
-
+    @route("POST", "/copy_weights")
     async def copy_weights(self, request: Request) -> Response:
         """The path of the copy, in a new run that cannot be trained on; a repeated request makes no second one."""
         raw, owner = await request.body(), owner_of(request)
@@ -82,5 +74,4 @@ class CopyRoutes:
         run = self._store.run(source.run_id)
         if run is None:
             raise DataError(f"nothing is known about the training run of {source.path!r}")
-        kind = {name: getattr(run, name) for name in ("rank", "seed", "train_unembed", "train_mlp", "train_attn")}
-        self._store.add_run(run_id, session_id, owner, run.base_model, user_metadata=run.user_metadata, **kind)
+        self._store.add_run(run_id, session_id, owner, run.base_model, run.lora, run.user_metadata)

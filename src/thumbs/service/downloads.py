@@ -19,14 +19,13 @@ from urllib.parse import quote
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from thumbs.clients.tables import CheckpointRecord
 from thumbs.errors import CheckpointError
 from thumbs.service.adapters import PEFT_FILES
 from thumbs.service.requests import answer, owner_of
 from thumbs.service.rest import path_of
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, route
 
 _COMPLETE = "checkpoint_complete"
 _LINK, _LINK_S = "link", 3600
@@ -34,24 +33,10 @@ _PIECE = 1 << 20
 _ARCHIVE = "checkpoint.tar.gz"
 
 
-class DownloadRoutes:
+class DownloadRoutes(Routes):
     """Links, for their owners, and what they lead to, for whoever has one."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def routes(self) -> list[Route]:
-        """The routes that need a key, below /api/v1."""
-        checkpoint = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
-        return [
-            Route(f"{checkpoint}/archive", self.archive_link, methods=["GET"]),
-            Route(f"{checkpoint}/external_weights_urls", self.file_links, methods=["GET"]),
-        ]
-
-    def open_routes(self) -> list[Route]:
-        """The routes that need none, below /download."""
-        return [Route("/{run_id}/{kind}/{name}/{signature}/{file:path}", self.download, methods=["GET"])]
-
+    @route("GET", "/training_runs/{run_id}/checkpoints/{kind}/{name}/archive")
     async def archive_link(self, request: Request) -> Response:
         """Redirects to a tar.gz with the adapter in PEFT's layout."""
         record = await self._service.checkpoint(path_of(request), owner_of(request))
@@ -62,6 +47,7 @@ class DownloadRoutes:
         }
         return answer({"detail": "the archive is where Location says"}, 302, headers)
 
+    @route("GET", "/training_runs/{run_id}/checkpoints/{kind}/{name}/external_weights_urls")
     async def file_links(self, request: Request) -> Response:
         """A link for each file of a checkpoint."""
         record = await self._service.checkpoint(path_of(request), owner_of(request))
@@ -70,13 +56,14 @@ class DownloadRoutes:
         urls = {name: self._link(request, record, name, expires) for name in names}
         return answer({"urls": urls, "expires": datetime.fromtimestamp(expires, UTC).isoformat()})
 
+    @route("GET", "/{run_id}/{kind}/{name}/{signature}/{file:path}", keyed=False)
     async def download(self, request: Request) -> Response:
         """One file, or the archive; 403 where the link is not ours or has ended."""
         parts = request.path_params
         claims = self._service.signer.read(_LINK, parts["signature"])
         if claims is None or claims["sub"] != f"{path_of(request)}/{parts['file']}":
             raise HTTPException(403, "this link has ended or was not given out by this server; ask for a new one")
-        record = await self._service.threads.record(self._service.backend.store.checkpoint, path_of(request))
+        record = await self._service.threads.record(self._store.checkpoint, path_of(request))
         if record is None:
             raise CheckpointError(f"there is no checkpoint {path_of(request)!r} any more")
         if parts["file"] == _ARCHIVE:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Route
 
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, route
 
 FILES = (
     "config.json",
@@ -33,22 +32,10 @@ _LLAMA3_TOKENIZER = "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"
 """What the SDKs ask for instead where a base model's name begins with the above."""
 
 
-class HubRoutes:
+class HubRoutes(Routes):
     """Small files of the served models."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def open_routes(self) -> list[Route]:
-        """The routes, at the root."""
-        return [
-            Route("/api/models/{repo:path}/tree/{revision}", self.tree, methods=["GET"]),
-            Route("/api/models/{repo:path}/tree/{revision}/{folder:path}", self.no_folder, methods=["GET"]),
-            Route("/api/models/{repo:path}/revision/{revision}", self.model, methods=["GET"]),
-            Route("/api/models/{repo:path}", self.model, methods=["GET"]),
-            Route("/{repo:path}/resolve/{revision}/{file:path}", self.file, methods=["GET"]),
-        ]
-
+    @route("GET", "/{repo:path}/resolve/{revision}/{file:path}", keyed=False)
     async def file(self, request: Request) -> Response:
         """One file of a model."""
         files = await self._files(request.path_params["repo"])
@@ -60,6 +47,7 @@ class HubRoutes:
         digest = await self._service.threads.work(_digest, file)
         return FileResponse(file, headers={"X-Repo-Commit": _commit(files), "ETag": f'"{digest}"'})
 
+    @route("GET", "/api/models/{repo:path}/tree/{revision}", keyed=False)
     async def tree(self, request: Request) -> Response:
         """The files of a model."""
         files = await self._files(request.path_params["repo"])
@@ -69,10 +57,12 @@ class HubRoutes:
         listing = [{"type": "file", "path": name, "size": size, "oid": _commit(files)} for name, size in sizes.items()]
         return JSONResponse(listing)
 
+    @route("GET", "/api/models/{repo:path}/tree/{revision}/{folder:path}", keyed=False)
     async def no_folder(self, request: Request) -> Response:
         """Models here have no folders."""
         return _missing(f"the model has no folder {request.path_params['folder']!r}")
 
+    @route("GET", "/api/models/{repo:path}/revision/{revision}", "/api/models/{repo:path}", keyed=False)
     async def model(self, request: Request) -> Response:
         """What the hub says about a model."""
         files = await self._files(request.path_params["repo"])
@@ -84,12 +74,12 @@ class HubRoutes:
 
     async def _files(self, repo: str) -> dict[str, Path] | None:
         """The files of the model that a client calls `repo`, by name; None where none is served under it."""
-        models = await self._service.threads.work(self._service.backend.supported_models)
+        models = await self._service.threads.work(self._backend.supported_models)
         names = [model.model_name or "" for model in models]
         found = next((name for name in names if repo in _asked_for(name)), None)
         if found is None:
             return None
-        folder = await self._service.threads.work(self._service.backend.tokenizer_folder, found)
+        folder = await self._service.threads.work(self._backend.tokenizer_folder, found)
         return {} if folder is None else {name: folder / name for name in FILES if (folder / name).is_file()}
 
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput
 from thumbs.errors import DataError
@@ -17,7 +16,7 @@ from thumbs.service import wire
 from thumbs.service.adapters import keep, mix, read_adapter
 from thumbs.service.promises import Operation
 from thumbs.service.requests import Body, answer, owner_of, parse, peek
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, route
 from thumbs.service.submissions import Numbered, encode_json, submit, unknown_key
 
 _MOST_SOURCES = 16
@@ -45,20 +44,10 @@ class _ReverseKl(Numbered):
     temperature: float = 1.0
 
 
-class MintRoutes:
+class MintRoutes(Routes):
     """What `mint` calls beside the common protocol."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._backend = service.backend
-
-    def routes(self) -> list[Route]:
-        """The routes, below /api/v1."""
-        return [
-            Route("/mint/checkpoints/interpolate", self.interpolate, methods=["POST"]),
-            Route("/mint/forward_backward_reverse_kl", self.reverse_kl, methods=["POST"]),
-        ]
-
+    @route("POST", "/mint/checkpoints/interpolate")
     async def interpolate(self, request: Request) -> Response:
         """A sum of checkpoints, each with its coefficient, as a checkpoint to sample from."""
         raw = await request.body()
@@ -75,6 +64,7 @@ class MintRoutes:
         operation = Operation("interpolate", owner_of(request), None, None, raw, start, encode)
         return answer({"request_id": await self._service.promises.submit(operation)})
 
+    @route("POST", "/mint/forward_backward_reverse_kl")
     async def reverse_kl(self, request: Request) -> Response:
         """A pass with the divergence from a reference checkpoint as loss; the SDK gives it no number."""
         raw = await request.body()
@@ -91,7 +81,7 @@ class MintRoutes:
         return await submit(self._service, request, kind, numbered, raw, start, encode, unknown=unknown)
 
     def _interpolate(self, body: _Interpolate, owner: str) -> Future[str]:
-        backend = self._service.backend
+        backend = self._backend
         if len(body.source_paths) != len(body.coefficients):
             raise DataError(f"got {len(body.source_paths)} source_paths and {len(body.coefficients)} coefficients")
         records = [self._service.find_checkpoint(path, owner) for path in body.source_paths]

@@ -9,14 +9,13 @@ from typing import Any
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from thumbs.clients import types
 from thumbs.clients.listings import weights_info_of
 from thumbs.errors import DataError
 from thumbs.service.promises import Operation
 from thumbs.service.requests import Body, Int64, Metadata, answer, owner_of, parse, peek, read
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, route
 from thumbs.service.submissions import Numbered, Optimizer, encode_json, submit, unknown_key
 
 
@@ -60,24 +59,10 @@ class _Path(Body):
     tinker_path: str
 
 
-class ModelRoutes:
+class ModelRoutes(Routes):
     """What a ServiceClient calls to get a TrainingClient."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._backend = service.backend
-
-    def routes(self) -> list[Route]:
-        """The routes, below /api/v1."""
-        return [
-            Route("/create_model", self.create_model, methods=["POST"]),
-            Route("/load_weights", self.load_weights, methods=["POST"]),
-            Route("/get_info", self.get_info, methods=["POST"]),
-            Route("/weights_info", self.weights_info, methods=["POST"]),
-            Route("/unload_model", self.unload_model, methods=["POST"]),
-            Route("/models/{model_id}", self.delete, methods=["DELETE"]),
-        ]
-
+    @route("POST", "/create_model")
     async def create_model(self, request: Request) -> Response:
         """A new adapter on a base model."""
         raw = await request.body()
@@ -90,6 +75,7 @@ class ModelRoutes:
 
         return await self._create(request, "create_model", body, raw, start)
 
+    @route("POST", "/load_weights")
     async def load_weights(self, request: Request) -> Response:
         """Weights of a checkpoint: into a model that is there (load_state; SDK 0.22), or a new model (SDK 0.38)."""
         raw = await request.body()
@@ -100,7 +86,7 @@ class ModelRoutes:
         def start(run_id: str) -> Future[Any]:
             owner = owner_of(request)
             record = self._service.find_checkpoint(body.path, owner)
-            path, run = record.path, self._backend.store.run(record.run_id)
+            path, run = record.path, self._store.run(record.run_id)
             if body.base_model is not None and run is not None and body.base_model != run.base_model:
                 raise DataError(
                     f"base_model {body.base_model!r}: {path} is of {run.base_model!r}, which cannot be changed"
@@ -109,6 +95,7 @@ class ModelRoutes:
 
         return await self._create(request, "load_weights", body, raw, start)
 
+    @route("POST", "/get_info")
     async def get_info(self, request: Request) -> Response:
         """What a model is made of, and where its tokenizer is."""
         body = await read(request, Numbered)
@@ -118,15 +105,17 @@ class ModelRoutes:
             info["model_data"].pop("tokenizer_id", None)
         return answer({**info, "type": "get_info"})
 
+    @route("POST", "/weights_info")
     async def weights_info(self, request: Request) -> Response:
         """What a checkpoint was trained from, and how."""
         body = await read(request, _Path)
         record = await self._service.checkpoint(body.tinker_path, owner_of(request))
-        run = await self._service.threads.record(self._backend.store.run, record.run_id)
+        run = await self._service.threads.record(self._store.run, record.run_id)
         if run is None:
             raise DataError(f"nothing is known about the training run of {body.tinker_path!r}")
         return answer(weights_info_of(run).model_dump())
 
+    @route("POST", "/unload_model")
     async def unload_model(self, request: Request) -> Response:
         """Takes a model out of memory; its checkpoints stay."""
         raw = await request.body()
@@ -141,6 +130,7 @@ class ModelRoutes:
         encode = encode_json(lambda _: {"model_id": body.model_id, "type": "unload_model"})
         return await submit(self._service, request, "unload_model", body, raw, start, encode)
 
+    @route("DELETE", "/models/{model_id}")
     async def delete(self, request: Request) -> Response:
         """As `unload_model`, at once and without a promise; twice is no error."""
         run = await self._service.run(request.path_params["model_id"], owner_of(request))

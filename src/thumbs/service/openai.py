@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from pydantic import JsonValue
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from thumbs.clients import types
 from thumbs.clients.bases import Base
 from thumbs.clients.sampling import FullError
-from thumbs.errors import CheckpointError, ModelError
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.errors import CheckpointError, ConfigError, ModelError
 from thumbs.models.decoder_config import DecoderConfig
+from thumbs.models.trunk import open_tokenizer
 from thumbs.service.completions import Shape
 from thumbs.service.openai_errors import CONTEXT, RefusedError
 from thumbs.service.openai_requests import ChatBody, CompletionBody, SamplingBody, read_body
 from thumbs.service.requests import answer, owner_of
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, Service, route
 from thumbs.service.streaming import News, SampleBatch, stream
-from thumbs.service.templates import Templates
 
 PREFIXES = ("/v1", "/oai/api/v1")
 _PATHS = ("tinker://", "mint://")
-_MOST_SAMPLERS = 64
+_MOST_SAMPLERS, _MOST_TEMPLATES = 64, 16
 
 
 @dataclass(frozen=True)
@@ -40,42 +42,58 @@ class _Found:
     created: int = 0
 
 
-class OpenAIRoutes:
+class Templates:
+    """Opens a model's tokenizer anew for other variables of its template, and keeps those that were used last."""
+
+    def __init__(self) -> None:
+        self._opened: OrderedDict[tuple[str, str], Tokenizer] = OrderedDict()
+
+    def tokenizer(self, base: Base, variables: Mapping[str, JsonValue]) -> Tokenizer:
+        """The base's tokenizer; raises RefusedError for a variable that its template never reads."""
+        if not variables:
+            return base.tokenizer
+        key = base.name, json.dumps(variables, sort_keys=True)
+        found = self._opened.get(key)
+        if found is None:
+            template = base.config.template
+            template = template.model_copy(update={"variables": {**template.variables, **variables}})
+            try:
+                found = open_tokenizer(base.config.model_copy(update={"template": template}))
+            except (ConfigError, ModelError) as error:
+                raise RefusedError(str(error), "chat_template_kwargs", "unsupported_value") from None
+        self._opened[key] = found
+        while len(self._opened) > _MOST_TEMPLATES:
+            self._opened.pop(next(iter(self._opened)), None)
+        return found
+
+
+class OpenAIRoutes(Routes):
     """Completions, chat completions and the list of models."""
 
+    prefixes = PREFIXES
+
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self._backend = service.backend
+        super().__init__(service)
         self._samplers: OrderedDict[tuple[str, str, str], tuple[str, str]] = OrderedDict()
         self._templates = Templates()
 
-    def routes(self) -> list[Route]:
-        """The routes, at the root, under both of their prefixes."""
-        return [
-            route
-            for prefix in PREFIXES
-            for route in (
-                Route(f"{prefix}/models", self.models, methods=["GET"]),
-                Route(f"{prefix}/models/{{name:path}}", self.model, methods=["GET"]),
-                Route(f"{prefix}/completions", self.completions, methods=["POST"]),
-                Route(f"{prefix}/chat/completions", self.chat, methods=["POST"]),
-            )
-        ]
-
+    @route("GET", "/models")
     async def models(self, request: Request) -> Response:
         """The base models, and the caller's newest checkpoints to sample from."""
         bases = await self._service.threads.work(self._backend.supported_models)
-        records, _ = await self._service.threads.record(self._backend.store.checkpoints, owner_of(request), 200, 0)
+        records, _ = await self._service.threads.record(self._store.checkpoints, owner_of(request), 200, 0)
         found = [(model.model_name or "", 0) for model in bases]
         found += [(r.path, int(r.created.timestamp())) for r in records if r.kind == "sampler_weights"]
         return answer({"object": "list", "data": [_model(*each) for each in found]})
 
+    @route("GET", "/models/{name:path}")
     async def model(self, request: Request) -> Response:
         """One base model, or one checkpoint that the caller may sample from."""
         name = request.path_params["name"]
         found = await self._find(name, owner_of(request))
         return answer(_model(found.path or name, found.created))
 
+    @route("POST", "/completions")
     async def completions(self, request: Request) -> Response:
         """Goes on with texts or tokens."""
         body = await read_body(request, CompletionBody, "/v1/completions")
@@ -85,6 +103,7 @@ class OpenAIRoutes:
         batch = SampleBatch(prompts, body.n, body.echo, body.max_tokens == 0)
         return await self._reply(request, body, shape, sampler_id, base, batch, body.max_tokens)
 
+    @route("POST", "/chat/completions")
     async def chat(self, request: Request) -> Response:
         """Answers a conversation."""
         body = await read_body(request, ChatBody, "/v1/chat/completions")
@@ -140,7 +159,7 @@ class OpenAIRoutes:
 
     async def _find(self, model: str, owner: str) -> _Found:
         """What a model's name stands for; raises RefusedError where that is nothing that the caller may use."""
-        threads, store = self._service.threads, self._backend.store
+        threads, store = self._service.threads, self._store
         try:
             if model.startswith(_PATHS):
                 record = await self._service.checkpoint(model, owner)
@@ -156,7 +175,7 @@ class OpenAIRoutes:
 
     async def _sampler(self, model: str, owner: str) -> tuple[str, Base]:
         """A sampler of the base model or path, opened at its first use, and its base."""
-        threads, store = self._service.threads, self._backend.store
+        threads, store = self._service.threads, self._store
         found = await self._find(model, owner)
         key = (owner, model, found.version)
         session_id, sampler_id = self._samplers.pop(key, ("", ""))

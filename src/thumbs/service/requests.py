@@ -55,6 +55,10 @@ class Body(BaseModel):
         return given
 
 
+class Nothing(Body):
+    """No field at all."""
+
+
 def parse(kind: type[B], raw: bytes) -> B:
     """`raw` as a `kind`; raises DataError that names the first field that is wrong, UnknownKeyError one too many."""
     return _parsed(kind, raw, None)

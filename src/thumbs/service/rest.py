@@ -9,13 +9,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from thumbs.clients.listings import checkpoint_of, training_run_of
+from thumbs.clients.rest_client import RestClient
 from thumbs.clients.tables import CheckpointRecord
 from thumbs.errors import DataError
-from thumbs.service.requests import Body, answer, owner_of, page, parse, read, version
-from thumbs.service.state import Service
+from thumbs.service.requests import Body, Nothing, answer, owner_of, page, parse, read, version
+from thumbs.service.state import Routes, route
 
 _EXTERNAL_SINCE = (0, 25)
 _CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
@@ -25,42 +25,16 @@ class _Ttl(Body):
     ttl_seconds: int | None = None
 
 
-class _Nothing(Body):
-    """No field at all."""
-
-
-class RestRoutes:
+class RestRoutes(Routes):
     """What a RestClient and the SDK's command line call."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._store = service.backend.store
-
-    def routes(self) -> list[Route]:
-        """The routes, below /api/v1."""
-        return [
-            Route("/training_runs", self.runs, methods=["GET"]),
-            Route("/training_runs/{run_id}", self.run, methods=["GET"]),
-            Route("/training_runs/{run_id}/checkpoints", self.checkpoints_of_run, methods=["GET"]),
-            Route("/checkpoints", self.checkpoints, methods=["GET"]),
-            Route(_CHECKPOINT, self.delete, methods=["DELETE"]),
-            Route(f"{_CHECKPOINT}/publish", self.publish, methods=["POST", "DELETE"]),
-            Route(f"{_CHECKPOINT}/ttl", self.ttl, methods=["PUT"]),
-        ]
-
+    @route("GET", "/training_runs")
     async def runs(self, request: Request) -> Response:
         """The caller's training runs, newest first."""
-        limit, offset = page(request)
+        listed = RestClient(self._backend, owner_of(request)).list_training_runs
+        return answer(_plain((await self._service.threads.record(listed, *page(request))).result()))
 
-        def collect() -> dict[str, Any]:
-            records, total = self._store.runs(owner_of(request), limit, offset)
-            return {
-                "training_runs": [_plain(training_run_of(self._store, record)) for record in records],
-                "cursor": {"offset": offset, "limit": limit, "total_count": total},
-            }
-
-        return answer(await self._service.threads.record(collect))
-
+    @route("GET", "/training_runs/{run_id}")
     async def run(self, request: Request) -> Response:
         """One training run; somebody else's where they published a checkpoint of it."""
         run_id, owner = request.path_params["run_id"], owner_of(request)
@@ -79,33 +53,33 @@ class RestRoutes:
             raise HTTPException(404, f"there is no training run {run_id!r} of yours")
         return answer(found)
 
+    @route("GET", "/training_runs/{run_id}/checkpoints")
     async def checkpoints_of_run(self, request: Request) -> Response:
         """All checkpoints of one of the caller's runs."""
         run = await self._service.run(request.path_params["run_id"], owner_of(request))
         records = await self._service.threads.record(self._store.checkpoints_of, run.id)
         return answer({"checkpoints": _listed(request, records)})
 
+    @route("GET", "/checkpoints")
     async def checkpoints(self, request: Request) -> Response:
         """The caller's checkpoints, newest first."""
         limit, offset = page(request, default=100)
-        owner = owner_of(request)
-        records, total = await self._service.threads.record(self._store.checkpoints, owner, limit, offset)
-        return answer(
-            {
-                "checkpoints": _listed(request, records),
-                "cursor": {"offset": offset, "limit": limit, "total_count": total},
-            }
-        )
+        records, total = await self._service.threads.record(self._store.checkpoints, owner_of(request), limit, offset)
+        cursor = {"offset": offset, "limit": limit, "total_count": total}
+        return answer({"checkpoints": _listed(request, records), "cursor": cursor})
 
+    @route("DELETE", _CHECKPOINT)
     async def delete(self, request: Request) -> Response:
         """Deletes a checkpoint; samplers that read it before keep what they read."""
         return await self._change(request, self._store.delete_checkpoint)
 
+    @route("POST|DELETE", f"{_CHECKPOINT}/publish")
     async def publish(self, request: Request) -> Response:
         """POST lets every caller read a checkpoint, DELETE takes that back; doing it twice is no error."""
-        await read(request, _Nothing)
+        await read(request, Nothing)
         return await self._change(request, self._store.publish, request.method == "POST")
 
+    @route("PUT", f"{_CHECKPOINT}/ttl")
     async def ttl(self, request: Request) -> Response:
         """Sets how long a checkpoint is kept, seconds from now; null is for ever."""
         raw = await request.body()

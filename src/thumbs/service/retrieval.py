@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from thumbs.service.promises import LOST, Outcome
 from thumbs.service.requests import Body, answer, owner_of, read
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, route
 from thumbs.service.wire import PROTOBUF
 from thumbs.service.wire_results import to_json
 
@@ -21,19 +20,10 @@ class _Retrieval(_Promise):
     harmless = ("allow_metadata_only",)
 
 
-class RetrievalRoutes:
+class RetrievalRoutes(Routes):
     """What every future of a client calls."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def routes(self) -> list[Route]:
-        """The routes, below /api/v1."""
-        return [
-            Route("/retrieve_future", self.retrieve, methods=["POST"]),
-            Route("/cancel_future", self.cancel, methods=["POST"]),
-        ]
-
+    @route("POST", "/retrieve_future")
     async def retrieve(self, request: Request) -> Response:
         """The result of an operation, held open until there is one; 408, on which clients ask again, until then.
 
@@ -69,11 +59,12 @@ class RetrievalRoutes:
         """What a client tells its user while a result is not there: nothing, or why its turn has not come."""
         if not self._service.promises.queued(request_id):
             return {"queue_state": "active"}
-        waiting = self._service.backend.waiting()
+        waiting = self._backend.waiting()
         operations, samples = waiting["operations"], waiting["samples"]
         reason = f"{sum(operations.values())} operations of {len(operations)} models and {samples} samples take turns"
         return {"queue_state": "paused_capacity", "queue_state_reason": reason}
 
+    @route("POST", "/cancel_future")
     async def cancel(self, request: Request) -> Response:
         """Ends an operation that nobody waits for any more."""
         body = await read(request, _Promise)

@@ -9,14 +9,13 @@ from typing import Any
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from thumbs.clients import types
 from thumbs.errors import DataError
 from thumbs.service import wire
 from thumbs.service.promises import Operation
 from thumbs.service.requests import Body, Int64, answer, owner_of, parse, read
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, route
 from thumbs.service.submissions import encode_binary
 
 
@@ -47,21 +46,10 @@ class _Sample(Body):
     prompt_alt_tokens_k: int = Field(default=0, ge=0)
 
 
-class SamplingRoutes:
+class SamplingRoutes(Routes):
     """What a SamplingClient calls."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._backend = service.backend
-
-    def routes(self) -> list[Route]:
-        """The routes, below /api/v1."""
-        return [
-            Route("/create_sampling_session", self.create_sampling_session, methods=["POST"]),
-            Route("/samplers/{sampler_id}", self.sampler, methods=["GET"]),
-            Route("/asample", self.asample, methods=["POST"]),
-        ]
-
+    @route("POST", "/create_sampling_session")
     async def create_sampling_session(self, request: Request) -> Response:
         """A sampler on a checkpoint, or on a base model; the same again is the same sampler."""
         body = await read(request, _NewSampler)
@@ -69,7 +57,7 @@ class SamplingRoutes:
         await self._service.joined_session(body.session_id, owner)
         path = (await self._service.checkpoint(body.model_path, owner)).path if body.model_path else None
         sampler_id = f"{body.session_id}:sample:{body.sampling_session_seq_id}"
-        known = await self._service.threads.record(self._backend.store.sampler, sampler_id)
+        known = await self._service.threads.record(self._store.sampler, sampler_id)
         if known is None:
             await self._service.threads.work(
                 self._backend.open_sampler, sampler_id, body.session_id, owner, base_model=body.base_model, path=path
@@ -78,11 +66,13 @@ class SamplingRoutes:
             raise DataError(f"sampler {sampler_id} was already created from something else")
         return answer({"type": "create_sampling_session", "sampling_session_id": sampler_id})
 
+    @route("GET", "/samplers/{sampler_id}")
     async def sampler(self, request: Request) -> Response:
         """What a sampler samples from."""
         record = await self._service.sampler(request.path_params["sampler_id"], owner_of(request))
         return answer({"sampler_id": record.id, "base_model": record.base_model, "model_path": record.model_path})
 
+    @route("POST", "/asample")
     async def asample(self, request: Request) -> Response:
         """The promise of samples of one prompt; 429, on which clients slow down, where too many wait."""
         raw = await request.body()

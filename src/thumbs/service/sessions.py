@@ -1,23 +1,29 @@
-"""Start-up, sessions and telemetry."""
+"""Start-up, sessions, a search among them, and telemetry."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Annotated
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from thumbs.service.requests import Body, Metadata, Text, answer, owner_of, page, read, version
-from thumbs.service.state import Service
+from thumbs.clients.tables import SessionRecord
+from thumbs.service.requests import Body, Metadata, Nothing, Text, answer, owner_of, page, read, version
+from thumbs.service.state import Routes, Service, route
 
 log = logging.getLogger(__name__)
 
 _NO_ARCHIVE_SINCE = (0, 25)
 """From this SDK version on, weights are fetched file by file."""
+
+
+_AT_A_TIME = 200
+_CLIENT_REASONS = ("success", "errored", "interrupted")
 
 
 class _Config(Body):
@@ -40,37 +46,55 @@ class _Reason(Body):
     type: Text = "success"
 
 
-class _Nothing(Body):
-    """No field at all."""
-
-
 class _Finish(Body):
     harmless = ("detail",)
 
     reason: _Reason = _Reason()
 
 
-class SessionRoutes:
+class _Owner(Body):
+    type: str = "own"
+    owner_urns: tuple[str, ...] = ()
+
+
+class _Status(Body):
+    type: str
+    reasons: tuple[str, ...] | None = None
+
+
+class _Cursor(Body):
+    last_created_at: AwareDatetime
+    last_session_id: str
+
+
+class _Search(Body):
+    session_id: str | None = None
+    project_ids: tuple[str, ...] | None = None
+    user_metadata: dict[str, str] = Field(default_factory=dict)
+    display_name: str | None = None
+    owner: _Owner = _Owner()
+    statuses: tuple[_Status, ...] | None = None
+    limit: int = Field(default=50, ge=1, le=200)
+    cursor: _Cursor | None = None
+
+    def fits(self, session: SessionRecord) -> bool:
+        """Whether a session is among those that are asked for."""
+        if self.session_id is not None or self.display_name is not None:
+            words = None if self.display_name is None else self.display_name.lower().split()
+            name = (session.display_name or "").lower()
+            named = words is not None and all(word in name for word in words)
+            if not named and session.id != self.session_id:
+                return False
+        known = self.user_metadata.items() <= session.user_metadata.items()
+        projects = self.project_ids is None or session.project_id in self.project_ids
+        states = self.statuses is None or any(_has(session, status) for status in self.statuses)
+        return known and projects and states and not (self.cursor and _place(session) >= _after(self.cursor))
+
+
+class SessionRoutes(Routes):
     """What every client asks for before and while it works."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def routes(self) -> list[Route]:
-        """The routes, below /api/v1."""
-        return [
-            Route("/client/config", self.client_config, methods=["POST"]),
-            Route("/client/dynamic_config", self.dynamic_config, methods=["POST"]),
-            Route("/auth/token", self.auth_token, methods=["POST"]),
-            Route("/create_session", self.create_session, methods=["POST"]),
-            Route("/session_heartbeat", self.heartbeat, methods=["POST"]),
-            Route("/sessions/{session_id}/finish", self.finish, methods=["POST"]),
-            Route("/sessions/{session_id}", self.session, methods=["GET"]),
-            Route("/sessions", self.sessions, methods=["GET"]),
-            Route("/telemetry", self.telemetry, methods=["POST"]),
-            Route("/get_server_capabilities", self.capabilities, methods=["GET"]),
-        ]
-
+    @route("POST", "/client/config")
     async def client_config(self, request: Request) -> Response:
         """Flags for this SDK version and this kind of key.
 
@@ -86,21 +110,24 @@ class SessionRoutes:
             }
         )
 
+    @route("POST", "/client/dynamic_config")
     async def dynamic_config(self, request: Request) -> Response:
         """Flags that a client asks for again now and then."""
         await read(request, _Config)
         return answer({"refresh_interval_sec": 300, "sample_cancel_enabled": True, "sample_cancel_max_batch_size": 64})
 
+    @route("POST", "/auth/token")
     async def auth_token(self, request: Request) -> Response:
         """A short-lived credential for the key that came."""
-        await read(request, _Nothing)
+        await read(request, Nothing)
         return answer({"jwt": self._service.callers.exchange(owner_of(request))})
 
+    @route("POST", "/create_session")
     async def create_session(self, request: Request) -> Response:
         """A new session."""
         body = await read(request, _NewSession)
         session_id = await self._service.threads.record(
-            self._service.backend.store.add_session,
+            self._store.add_session,
             owner_of(request),
             tags=body.tags,
             user_metadata=body.user_metadata,
@@ -110,15 +137,17 @@ class SessionRoutes:
         )
         return answer({"type": "create_session", "session_id": session_id})
 
+    @route("POST", "/session_heartbeat")
     async def heartbeat(self, request: Request) -> Response:
         """Keeps a session alive; 410, on which a client stops, where it is over."""
         body = await read(request, _Heartbeat)
         record = await self._service.session(body.session_id, owner_of(request))
         if record.finished is not None:
             return answer({"detail": f"session {body.session_id} has ended"}, 410)
-        await self._service.threads.record(self._service.backend.store.touch_session, body.session_id)
+        await self._service.threads.record(self._store.touch_session, body.session_id)
         return answer({"type": "session_heartbeat"})
 
+    @route("POST", "/sessions/{session_id}/finish")
     async def finish(self, request: Request) -> Response:
         """Ends a session; the first reason is the one that is kept."""
         body = await read(request, _Finish)
@@ -128,9 +157,10 @@ class SessionRoutes:
             await self._service.end_session(session_id, body.reason.type)
         return answer({})
 
+    @route("GET", "/sessions/{session_id}")
     async def session(self, request: Request) -> Response:
         """The runs and samplers of a session."""
-        store = self._service.backend.store
+        store = self._store
         record = await self._service.session(request.path_params["session_id"], owner_of(request))
         runs = await self._service.threads.record(store.runs_of, record.id)
         samplers = await self._service.threads.record(store.samplers_of, record.id)
@@ -143,22 +173,64 @@ class SessionRoutes:
             }
         )
 
+    @route("GET", "/sessions")
     async def sessions(self, request: Request) -> Response:
         """The ids of the caller's sessions, newest first."""
         limit, offset = page(request)
-        records, _ = await self._service.threads.record(
-            self._service.backend.store.sessions, owner_of(request), limit, offset
-        )
+        records, _ = await self._service.threads.record(self._store.sessions, owner_of(request), limit, offset)
         return answer({"sessions": [record.id for record in records]})
 
+    @route("POST", "/telemetry")
     async def telemetry(self, request: Request) -> Response:
         """Takes what the SDKs report about themselves and drops it: a refusal would hold up every error of theirs."""
         return answer({"status": "accepted"})
 
+    @route("GET", "/get_server_capabilities")
     async def capabilities(self, request: Request) -> Response:
         """The models that are served."""
-        models = await self._service.threads.work(self._service.backend.supported_models)
+        models = await self._service.threads.work(self._backend.supported_models)
         return answer({"supported_models": [model.model_dump(mode="json", exclude_none=True) for model in models]})
+
+    @route("POST", "/sessions/search")
+    async def search(self, request: Request) -> Response:
+        """A page of the caller's sessions, newest first; those of others are not listed, whatever is asked for."""
+        body, owner = await read(request, _Search), owner_of(request)
+        return answer(await self._service.threads.record(self._page, body, owner))
+
+    def _page(self, body: _Search, owner: str) -> dict[str, Any]:
+        found: list[SessionRecord] = []
+        if body.owner.type != "user" or owner in body.owner.owner_urns:
+            for session in self._newest(owner):
+                if body.fits(session):
+                    found.append(session)
+                if len(found) > body.limit:
+                    break
+        page = found[: body.limit]
+        last = page[-1] if len(found) > body.limit else None
+        cursor = last and {"last_created_at": last.created.isoformat(), "last_session_id": last.id}
+        return {"sessions": [self._summary(session) for session in page], "next_cursor": cursor}
+
+    def _newest(self, owner: str) -> Iterator[SessionRecord]:
+        offset, total = 0, 1
+        while offset < total:
+            sessions, total = self._store.sessions(owner, _AT_A_TIME, offset)
+            yield from sessions
+            offset += _AT_A_TIME
+
+    def _summary(self, session: SessionRecord) -> dict[str, Any]:
+        runs = self._store.runs_of(session.id)
+        checkpoints = [checkpoint for run in runs for checkpoint in self._store.checkpoints_of(run.id)]
+        return {
+            "session_id": session.id,
+            "created_at": session.created.isoformat(),
+            "owner": session.owner,
+            "project_id": session.project_id or "",
+            "status": _status(session),
+            "checkpoints_count": len(checkpoints),
+            "display_name": session.display_name,
+            "user_metadata": session.user_metadata,
+            "checkpoint_storage_bytes": sum(checkpoint.size_bytes for checkpoint in checkpoints),
+        }
 
 
 async def sweep(service: Service) -> None:
@@ -175,3 +247,25 @@ async def sweep(service: Service) -> None:
             await service.threads.record(store.sweep_expired)
         except Exception:
             log.exception("a sweep failed; the next one tries again")
+
+
+def _status(session: SessionRecord) -> dict[str, Any] | None:
+    """None of a session whose client did not say that it was done, and is gone."""
+    if session.finished is None:
+        return {"type": "active"}
+    if session.reason in _CLIENT_REASONS:
+        return {"type": "client_finished", "reason": {"type": session.reason}}
+    return None
+
+
+def _has(session: SessionRecord, wanted: _Status) -> bool:
+    status = _status(session) or {}
+    return status.get("type") == wanted.type and (wanted.reasons is None or session.reason in wanted.reasons)
+
+
+def _place(session: SessionRecord) -> tuple[datetime, str]:
+    return session.created, session.id
+
+
+def _after(cursor: _Cursor) -> tuple[datetime, str]:
+    return cursor.last_created_at, cursor.last_session_id

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from thumbs.clients.backend import Backend
 from thumbs.clients.tables import CheckpointRecord, RunRecord, SamplerRecord, SessionRecord
@@ -129,3 +132,37 @@ class Service:
             await self.threads.work(self.backend.close_sampler, sampler.id)
         for run in runs:
             await self.threads.work(self.backend.unload, run.id)
+
+
+E = TypeVar("E", bound=Callable[..., Any])
+
+
+def route(methods: str, *paths: str, keyed: bool = True) -> Callable[[E], E]:
+    """Says at which addresses a method of `Routes` answers; methods: as in "POST|DELETE"; keyed: it needs a key."""
+
+    def mark(endpoint: E) -> E:
+        vars(endpoint)["address"] = methods.split("|"), paths, keyed
+        return endpoint
+
+    return mark
+
+
+class Routes:
+    """Some of the server's endpoints, in the order in which addresses are tried."""
+
+    prefixes: ClassVar[tuple[str, ...]] = ("",)
+    """What stands before the paths of all of them."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._backend, self._store = service, service.backend, service.backend.store
+
+    def routes(self, *, keyed: bool = True) -> list[Route]:
+        """Those that need a key, or those that need none."""
+        marked = [(name, *value.address) for name, value in vars(type(self)).items() if hasattr(value, "address")]
+        return [
+            Route(prefix + path, getattr(self, name), methods=methods)
+            for prefix in self.prefixes
+            for name, methods, paths, needs_key in marked
+            for path in paths
+            if needs_key == keyed
+        ]

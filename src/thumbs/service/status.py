@@ -21,11 +21,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thumbs.service.requests import owner_of
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, Service, route
 
 log = logging.getLogger("thumbs.service.requests")
 
@@ -126,30 +125,25 @@ def _log(scope: Scope, endpoint: str, status: int, seconds: float) -> None:
         log.log(level, json.dumps({**line, "status": status, "ms": round(seconds * 1000, 1)}))
 
 
-class StatusRoutes:
+class StatusRoutes(Routes):
     """Probes, measurements and the page."""
 
     def __init__(self, service: Service, meter: Meter) -> None:
-        self._service = service
+        super().__init__(service)
         self._meter = meter
 
-    def open_routes(self) -> list[Route]:
-        """The routes that need no key."""
-        return [Route(path, self.health, methods=["GET"]) for path in ("/healthz", "/health", "/api/v1/healthz")]
-
-    def routes(self) -> list[Route]:
-        """The routes that need one."""
-        return [Route("/metrics", self.metrics, methods=["GET"]), Route("/", self.page, methods=["GET"])]
-
+    @route("GET", "/healthz", "/health", "/api/v1/healthz", keyed=False)
     async def health(self, request: Request) -> Response:
         """Says that the server answers."""
         return JSONResponse({"status": "ok"})
 
+    @route("GET", "/metrics")
     async def metrics(self, request: Request) -> Response:
         """The measurements in Prometheus' text format."""
         text = await self._service.threads.work(generate_latest, self._meter.registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
+    @route("GET", "/")
     async def page(self, request: Request) -> Response:
         """Queues, memory and the caller's own runs, for a browser."""
         content = await self._service.threads.work(self._render, owner_of(request))
@@ -160,7 +154,7 @@ class StatusRoutes:
         return HTMLResponse(content, headers=headers)
 
     def _render(self, owner: str) -> str:
-        backend = self._service.backend
+        backend = self._backend
         runs, total = backend.store.runs(owner, 20, 0)
         found = numbers(self._service)
         measured = {"sampled_tokens_per_s": self._meter.tokens_per_s(found["sampled_tokens"])}

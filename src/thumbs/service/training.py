@@ -9,14 +9,13 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from thumbs.clients import types
 from thumbs.errors import ConfigError
 from thumbs.service import wire
 from thumbs.service.keys import UnknownKeyError
 from thumbs.service.requests import Body, Int64, Metadata, owner_of, parse, peek
-from thumbs.service.state import Service
+from thumbs.service.state import Routes, route
 from thumbs.service.submissions import Numbered, Optimizer, encode_binary, encode_json, submit, unknown_key
 
 
@@ -48,24 +47,10 @@ class _Ephemeral(Numbered):
     sampling_session_seq_id: Int64 | None = None
 
 
-class TrainingRoutes:
+class TrainingRoutes(Routes):
     """What a TrainingClient calls."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._backend = service.backend
-
-    def routes(self) -> list[Route]:
-        """The routes, below /api/v1."""
-        return [
-            Route("/forward_backward", self.forward_backward, methods=["POST"]),
-            Route("/forward", self.forward_backward, methods=["POST"]),
-            Route("/optim_step", self.optim_step, methods=["POST"]),
-            Route("/save_weights", self.save_weights, methods=["POST"]),
-            Route("/save_weights_for_sampler", self.save_weights_for_sampler, methods=["POST"]),
-            Route("/save_weights_external", self.save_weights_external, methods=["POST"]),
-        ]
-
+    @route("POST", "/forward_backward", "/forward")
     async def forward_backward(self, request: Request) -> Response:
         """One pass over a chunk of data, with gradients unless the body says otherwise."""
         raw = await request.body()
@@ -75,6 +60,7 @@ class TrainingRoutes:
             self._service, request, "forward_backward", numbered, raw, start, encode_binary, unknown=unknown
         )
 
+    @route("POST", "/optim_step")
     async def optim_step(self, request: Request) -> Response:
         """Applies the gradients and clears them."""
         raw = await request.body()
@@ -90,14 +76,17 @@ class TrainingRoutes:
             self._service, request, "optim_step", peek(Numbered, raw), raw, start, encode, unknown=unknown
         )
 
+    @route("POST", "/save_weights")
     async def save_weights(self, request: Request) -> Response:
         """A checkpoint to train on from: weights and optimizer."""
         return await self._save(request, "save_weights", "weights")
 
+    @route("POST", "/save_weights_external")
     async def save_weights_external(self, request: Request) -> Response:
         """A checkpoint for download."""
         return await self._save(request, "save_weights_external", "external_weights")
 
+    @route("POST", "/save_weights_for_sampler")
     async def save_weights_for_sampler(self, request: Request) -> Response:
         """A checkpoint to sample from; without a name, a sampler that lives as long as its session."""
         raw = await request.body()
@@ -108,7 +97,7 @@ class TrainingRoutes:
         sampler_id = f"{run.session_id}:sample:{body.sampling_session_seq_id}"
 
         def start() -> Future[Any]:
-            self._backend.store.add_sampler(sampler_id, run.session_id, run.owner, run.base_model)
+            self._store.add_sampler(sampler_id, run.session_id, run.owner, run.base_model)
             return self._backend.snapshot(body.model_id, body.seq_id, sampler_id)
 
         encode = encode_json(lambda _: {"sampling_session_id": sampler_id, "type": "save_weights_for_sampler"})

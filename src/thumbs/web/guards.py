@@ -82,22 +82,6 @@ def _without_port(host: str) -> str:
     return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
 
 
-class Prefix:
-    """Middleware: the server's paths begin with a prefix, whether a proxy in front of it takes that away or not."""
-
-    def __init__(self, app: ASGIApp, prefix: str) -> None:
-        self._app = app
-        self._prefix = prefix
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Tells the prefix to what makes links, and puts it before the path where a proxy took it away."""
-        if self._prefix and scope["type"] == "http":
-            path = scope["path"]
-            within = path == self._prefix or path.startswith(f"{self._prefix}/")
-            scope = {**scope, "root_path": self._prefix, "path": path if within else f"{self._prefix}{path}"}
-        await self._app(scope, receive, send)
-
-
 class BodyLimit:
     """Middleware: ends a request whose body is too long, whatever its headers say.
 

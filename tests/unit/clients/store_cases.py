@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import URL, create_engine
 
 from thumbs.clients.store import Store
+from thumbs.clients.types import LoraConfig
 
 URLS: dict[Path, str] = {}
 """Databases of stores that are not in SQLite, by their folders."""
@@ -32,17 +33,7 @@ class Clock:
 def add_run(store: Store, owner: str = "ann", number: int = 0, session_id: str = "") -> str:
     """A run of a new session, or of the given one."""
     run_id = f"{session_id or store.add_session(owner)}:train:{number}"
-    store.add_run(
-        run_id,
-        run_id.partition(":")[0],
-        owner,
-        "tiny",
-        rank=8,
-        seed=None,
-        train_unembed=False,
-        train_mlp=True,
-        train_attn=True,
-    )
+    store.add_run(run_id, run_id.partition(":")[0], owner, "tiny", LoraConfig(rank=8, train_unembed=False))
     return run_id
 
 

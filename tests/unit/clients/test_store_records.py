@@ -13,6 +13,7 @@ import pytest
 from store_cases import START, Clock, add_run
 
 from thumbs.clients.store import Store, StoreError
+from thumbs.clients.types import LoraConfig
 
 
 def test_a_token_tells_its_owner_until_it_is_revoked(store: Store, clock: Clock):
@@ -110,24 +111,15 @@ def test_the_first_reason_to_finish_a_session_stays(store: Store, clock: Clock):
 def test_a_run_is_kept_as_it_was_created(store: Store, clock: Clock):
     session_id = store.add_session("ann")
     run_id = f"{session_id}:train:0"
-    store.add_run(
-        run_id,
-        session_id,
-        "ann",
-        "Qwen/Qwen3-0.6B",
-        rank=16,
-        seed=2**62,
-        train_unembed=False,
-        train_mlp=True,
-        train_attn=False,
-        user_metadata={"renderer_name": "qwen3"},
-    )
+    lora = LoraConfig(rank=16, seed=2**62, train_unembed=False, train_attn=False)
+    store.add_run(run_id, session_id, "ann", "Qwen/Qwen3-0.6B", lora, {"renderer_name": "qwen3"})
     later = clock.later(7)
     store.touch_run(run_id)
     run = store.run(run_id)
     assert run
     assert (run.id, run.session_id, run.owner, run.base_model) == (run_id, session_id, "ann", "Qwen/Qwen3-0.6B")
     assert (run.rank, run.seed, run.train_unembed, run.train_mlp, run.train_attn) == (16, 2**62, False, True, False)
+    assert run.lora == lora
     assert (run.user_metadata, run.created, run.last_request) == ({"renderer_name": "qwen3"}, START, later)
     assert store.run("unknown") is None
 

@@ -79,10 +79,7 @@ class FakeBackend:
         self, run_id: str, session_id: str, owner: str, base_model: str, lora: Any, user_metadata: Any
     ) -> Future[None]:
         _ = self.bases[base_model]
-        parts = {"train_unembed": lora.train_unembed, "train_mlp": lora.train_mlp, "train_attn": lora.train_attn}
-        self.store.add_run(
-            run_id, session_id, owner, base_model, rank=lora.rank, seed=lora.seed, user_metadata=user_metadata, **parts
-        )
+        self.store.add_run(run_id, session_id, owner, base_model, lora, user_metadata)
         return self._do(("create_model", run_id), lambda: None)
 
     def create_from(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from thumbs.errors import DataError
-from thumbs.service.archives import unpack
+from thumbs.service.uploads import unpack
 
 ADAPTER = {"adapter_config.json": b'{"r": 4}', "adapter_model.safetensors": b"w" * 2000}
 

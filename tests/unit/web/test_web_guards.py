@@ -13,7 +13,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from thumbs.web.guards import BodyLimit, KnownHost, Prefix, SameOrigin
+from thumbs.web.guards import BodyLimit, KnownHost, SameOrigin
+from thumbs.web.proxies import Forwarded
 
 
 async def echo(request: Request) -> JSONResponse:
@@ -110,5 +111,5 @@ def test_links_are_made_with_the_prefix(prefix: str, asked: str, path: str, root
         seen.update(path=scope["path"], root=scope.get("root_path", ""))
         await PlainTextResponse("")(scope, receive, send)
 
-    visit(Prefix(tell, prefix)).get(asked)
+    visit(Forwarded(tell, prefix)).get(asked)
     assert seen == {"path": path, "root": root}
