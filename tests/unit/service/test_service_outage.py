@@ -17,11 +17,11 @@ from service_caller import Caller, Serve
 from sqlalchemy import create_engine, text
 from starlette.testclient import TestClient
 
-from thumbs.clients import database as databases
 from thumbs.clients.store import Store
 from thumbs.errors import ConfigError
 from thumbs.service import promises, refusals
 from thumbs.service.app import create_app
+from thumbs.storage import database as databases
 
 ADAM = {"learning_rate": 0.1}
 
