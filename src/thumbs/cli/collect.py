@@ -16,10 +16,11 @@ from thumbs.cli.shell import printable
 from thumbs.errors import ConfigError, RunError, needs
 
 if TYPE_CHECKING:
-    from thumbs.collect.desk import Opened, Plan
+    from thumbs.collect.desk import Opened
     from thumbs.collect.question import Question
     from thumbs.collect.records import Project
     from thumbs.collect.store import CollectStore
+    from thumbs.collect.supply import SupplyPlan
 
 _OPEN = "open"
 _POLL_S = 0.5
@@ -130,7 +131,8 @@ def open_(
       thumbs collect prompts.jsonl --model smollm2-135m --overlap 2
       thumbs collect prefs.jsonl --open
     """
-    from thumbs.collect.desk import Plan, database
+    from thumbs.collect.desk import database
+    from thumbs.collect.supply import SupplyPlan
 
     _check_given(file, run, model)
     with opened_store(db) as store:
@@ -139,7 +141,7 @@ def open_(
             made = _open_file(store, file, project, overlap, asked)
             _serve_here(store, made, None, database(db), host, port, browser)
             return
-        plan = Plan(overlap=overlap, active=active, seed=seed)
+        plan = SupplyPlan(overlap=overlap, active=active, seed=seed)
         opened = _open_model(store, file, run, stage, model, project, plan, asked)
         _serve_here(store, opened.project, opened, database(db), host, port, browser)
 
@@ -225,7 +227,7 @@ def _open_model(
     stage: str,
     model: str | None,
     slug: str,
-    plan: Plan,
+    plan: SupplyPlan,
     question: Question | None,
 ) -> Opened:
     from dataclasses import replace

@@ -15,7 +15,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,9 @@ from thumbs.collect.question import Question
 from thumbs.collect.records import Project
 from thumbs.collect.settings import Settings
 from thumbs.collect.store import CollectStore
-from thumbs.collect.supply import ReplySource, Score, Supply
+from thumbs.collect.supply import ReplySource, Score, Supply, SupplyPlan
 from thumbs.config.data import DataConfig
 from thumbs.config.labels import PeopleConfig
-from thumbs.config.sampling import SamplingConfig
-from thumbs.data.pair_choice import Active
 from thumbs.errors import ConfigError
 from thumbs.records import Prompt
 from thumbs.tracking.progress import Progress
@@ -156,22 +154,8 @@ class Opened:
     supply: Supply
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a project is supplied. replies: drawn a task; active: which two of them people are asked about."""
-
-    question: Question = field(default_factory=Question)
-    overlap: int = 1
-    ahead: int = 20
-    replies: int = 2
-    active: Active | None = None
-    random_share: float = 0.25
-    sampling: SamplingConfig | None = None
-    seed: int = 0
-
-
 def open_run(
-    store: CollectStore, run: Path, stage: str, plan: Plan, *, project: str = "", prompts: str | None = None
+    store: CollectStore, run: Path, stage: str, plan: SupplyPlan, *, project: str = "", prompts: str | None = None
 ) -> Opened:
     """A project for a stage's model, with the prompts that the run samples its pairs for, or those of a file.
 
@@ -192,7 +176,7 @@ def open_run(
     return _opened(store, project or slug_of(f"{run.name}-{stage}"), run.name, source, rows, plan, source.scores)
 
 
-def open_prompts(store: CollectStore, prompts: str, model: str, plan: Plan, *, project: str = "") -> Opened:
+def open_prompts(store: CollectStore, prompts: str, model: str, plan: SupplyPlan, *, project: str = "") -> Opened:
     """A project for a model by name and a file of prompts (any source that training reads).
 
     People read the name of a project above their tasks, so it says nothing of the model.
@@ -211,22 +195,11 @@ def _opened(
     name: str,
     source: ReplySource,
     prompts: Sequence[Prompt],
-    plan: Plan,
+    plan: SupplyPlan,
     score: Score | None = None,
 ) -> Opened:
     project = project_of(store, slug, name, plan.overlap, plan.question)
-    supply = Supply(
-        store,
-        project.id,
-        source,
-        prompts,
-        seed=plan.seed,
-        ahead=plan.ahead,
-        replies=plan.replies,
-        active=plan.active,
-        random_share=plan.random_share,
-        score=score,
-    )
+    supply = Supply(store, project.id, source, prompts, plan, score=score)
     return Opened(store, project, source, supply)
 
 

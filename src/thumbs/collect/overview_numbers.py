@@ -16,7 +16,7 @@ from datetime import datetime
 import numpy as np
 
 from thumbs.collect.overview import ROLES
-from thumbs.collect.quality import agreement, annotators, bias, disputes, findings, generators
+from thumbs.collect.quality import agreement, annotators, bias, disputes, generators
 from thumbs.collect.quality.estimate import Estimate, share
 from thumbs.collect.quality.judged import Judged
 from thumbs.collect.records import ItemFacts, Vote
@@ -129,7 +129,7 @@ class Numbers:
     position: bias.PositionBias
     length: bias.LengthBias
     people: Sequence[annotators.Person]
-    findings: Sequence[findings.Finding]
+    findings: Sequence[annotators.Finding]
     disputes: Sequence[disputes.Dispute]
     boards: Mapping[str, Sequence[generators.Standing]]
     matrix: generators.WinMatrix
@@ -169,7 +169,7 @@ def make_numbers(store: CollectStore, project_id: int) -> Numbers:
         position=bias.position(judged),
         length=bias.length(judged),
         people=people,
-        findings=findings.warnings(people),
+        findings=annotators.warnings(people),
         disputes=disputes.disputes(judged, _MOST_DISPUTES),
         boards={axis: generators.leaderboard(judged, axis, resamples=resamples) for axis in ["", *axes]},
         matrix=generators.win_matrix(judged),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
 
 from thumbs.collect.errors import CollectError
+from thumbs.collect.question import Question
 from thumbs.collect.records import NewItem
 from thumbs.collect.store import CollectStore
+from thumbs.config.sampling import SamplingConfig
 from thumbs.data.pair_choice import Active, Choice, choose_pair, first_pair, usable_pairs
 from thumbs.records import Message, Prompt, Reply
 from thumbs.rollout.rounds import seed_of
@@ -40,12 +43,28 @@ class ReplySource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SupplyPlan:
+    """How a project is supplied. question, overlap: of the project, where it is made; ahead: judgements that are kept
+    open; replies: how many are drawn for a task, of which pairs take two: the first two, or with `active` those that a
+    reward model's scores choose, but for `random_share` of the tasks.
+    """
+
+    question: Question = field(default_factory=Question)
+    overlap: int = 1
+    ahead: int = 20
+    replies: int = 2
+    active: Active | None = None
+    random_share: float = 0.25
+    sampling: SamplingConfig | None = None
+    seed: int = 0
+
+
 class Supply:
-    """A thread that keeps at least `ahead` judgements open in a project, prompt after prompt, round after round.
+    """A thread that keeps at least `plan.ahead` judgements open in a project, prompt after prompt, round after round.
 
     Draw d answers prompt d mod n with a seed made of (seed, prompt, d div n); items remember their draw, so another
-    supply over the same project, source and seed goes on after the last one. replies: how many are drawn a task, of
-    which pairs take two: the first two, or with `active` those that a reward model's `score` chooses.
+    supply over the same project, source and seed goes on after the last one. score: of a reward model.
     """
 
     def __init__(
@@ -54,23 +73,18 @@ class Supply:
         project_id: int,
         source: ReplySource,
         prompts: Sequence[Prompt],
+        plan: SupplyPlan | None = None,
         *,
-        seed: int = 0,
-        ahead: int = 20,
-        replies: int = 2,
-        active: Active | None = None,
-        random_share: float = 0.25,
         score: Score | None = None,
     ) -> None:
+        plan = plan or SupplyPlan()
         if not prompts:
             raise CollectError("there are no prompts to sample replies for")
-        if active is not None and score is None:
-            raise CollectError(f"active={active} goes by a reward model's scores, and {source.name} has none")
+        if plan.active is not None and score is None:
+            raise CollectError(f"active={plan.active} goes by a reward model's scores, and {source.name} has none")
         self._store, self._project, self._source, self._prompts = store, project_id, source, prompts
-        self._seed, self._ahead, self._replies = seed, ahead, replies
-        self._active: Active | None = active
-        self._random_share, self._score = random_share, score
-        self._series = f"{source.name} seed {seed}"
+        self._plan, self._score = plan, score
+        self._series = f"{source.name} seed {plan.seed}"
         self._draws = count(self._drawn() + 1)
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._work, name="supply", daemon=True)
         self.error: Exception | None = None
@@ -112,13 +126,13 @@ class Supply:
 
     def _is_wanted(self) -> bool:
         is_open = self._store.projects.get(self._project).state == "open"
-        return is_open and self._store.items.open_work(self._project) < self._ahead
+        return is_open and self._store.items.open_work(self._project) < self._plan.ahead
 
     def _draw(self, number: int) -> int:
         """Samples draw `number` and adds its task; returns 1 where there is a new one."""
         turn, place = divmod(number, len(self._prompts))
         prompt = self._prompts[place]
-        replies = self._source.write(prompt.messages, self._replies, seed_of(self._seed, prompt.id, turn))
+        replies = self._source.write(prompt.messages, self._plan.replies, seed_of(self._plan.seed, prompt.id, turn))
         found = self._choose(prompt, replies, turn)
         if found is None:
             return 0
@@ -143,10 +157,12 @@ class Supply:
         return tuple(replies[place] for place in choice.places), choice.chosen_by
 
     def _pair(self, prompt: Prompt, replies: Sequence[Reply], pairs: Sequence[tuple[int, int]], turn: int) -> Choice:
-        if self._active is None or self._score is None:
+        if self._plan.active is None or self._score is None:
             return first_pair(pairs)
-        seed = seed_of(self._seed, "choice", prompt.id, turn)
-        return choose_pair(pairs, self._score(prompt.messages, replies), self._active, self._random_share, seed)
+        seed = seed_of(self._plan.seed, "choice", prompt.id, turn)
+        return choose_pair(
+            pairs, self._score(prompt.messages, replies), self._plan.active, self._plan.random_share, seed
+        )
 
     def _drawn(self) -> int:
         """The newest draw of this series in the project, -1 before the first."""

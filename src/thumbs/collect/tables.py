@@ -26,6 +26,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
 from thumbs.storage import Schema, UtcTime, keep_rows
 
@@ -43,6 +44,10 @@ IMMUTABLE = ("questions", "guidelines", "generators", "prompts", "responses", "j
 SCHEMA = Schema(METADATA, "collect_version")
 
 Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _table(name: str, *parts: SchemaItem) -> Table:
+    return Table(name, METADATA, *parts)
 
 
 def _id() -> Column[int]:
@@ -66,9 +71,8 @@ def _one_of(column: str, *values: str) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
 
 
-PROJECTS = Table(
+PROJECTS = _table(
     "projects",
-    METADATA,
     _id(),
     _text("slug", unique=True),
     _text("name"),
@@ -78,9 +82,8 @@ PROJECTS = Table(
     _one_of("state", "open", "paused", "closed"),
 )
 
-ACCOUNTS = Table(
+ACCOUNTS = _table(
     "accounts",
-    METADATA,
     _id(),
     _text("handle", unique=True),
     _text("name"),
@@ -92,9 +95,8 @@ ACCOUNTS = Table(
     _one_of("role", "owner", "admin", "reviewer", "annotator", "viewer"),
 )
 
-IDENTITIES = Table(
+IDENTITIES = _table(
     "identities",
-    METADATA,
     _id(),
     _ref("account_id", "accounts", index=True),
     _text("source"),
@@ -104,9 +106,8 @@ IDENTITIES = Table(
     _one_of("source", "prolific", "mturk"),
 )
 
-MEMBERS = Table(
+MEMBERS = _table(
     "members",
-    METADATA,
     Column("project_id", Id, ForeignKey("projects.id"), primary_key=True),
     Column("account_id", Id, ForeignKey("accounts.id"), primary_key=True, index=True),
     Column("quota", Integer),
@@ -115,18 +116,16 @@ MEMBERS = Table(
     _time("created"),
 )
 
-LOGINS = Table(
+LOGINS = _table(
     "logins",
-    METADATA,
     Column("digest", String, primary_key=True),
     _ref("account_id", "accounts", index=True),
     _time("created"),
     _time("expires"),
 )
 
-API_TOKENS = Table(
+API_TOKENS = _table(
     "api_tokens",
-    METADATA,
     _id(),
     _ref("account_id", "accounts"),
     _text("digest", unique=True),
@@ -138,9 +137,8 @@ API_TOKENS = Table(
 )
 
 QUESTIONS, GUIDELINES = (
-    Table(
+    _table(
         name,
-        METADATA,
         _id(),
         _ref("project_id", "projects"),
         Column("version", Integer, nullable=False),
@@ -153,9 +151,8 @@ QUESTIONS, GUIDELINES = (
     for name in ("questions", "guidelines")
 )
 
-GENERATORS = Table(
+GENERATORS = _table(
     "generators",
-    METADATA,
     _id(),
     _text("kind"),
     _text("name"),
@@ -165,9 +162,8 @@ GENERATORS = Table(
     _one_of("kind", "model", "human", "file"),
 )
 
-PROMPTS = Table(
+PROMPTS = _table(
     "prompts",
-    METADATA,
     _id(),
     _ref("project_id", "projects"),
     Column("messages", JSON, nullable=False),
@@ -177,9 +173,8 @@ PROMPTS = Table(
     UniqueConstraint("project_id", "digest"),
 )
 
-RESPONSES = Table(
+RESPONSES = _table(
     "responses",
-    METADATA,
     _id(),
     _ref("prompt_id", "prompts", index=True),
     _ref("generator_id", "generators", index=True),
@@ -191,9 +186,8 @@ RESPONSES = Table(
     _time("created"),
 )
 
-CONVERSATIONS = Table(
+CONVERSATIONS = _table(
     "conversations",
-    METADATA,
     Column("id", String, primary_key=True),
     _ref("project_id", "projects", index=True),
     _ref("account_id", "accounts"),
@@ -204,9 +198,8 @@ CONVERSATIONS = Table(
     _one_of("state", "open", "ended"),
 )
 
-ITEMS = Table(
+ITEMS = _table(
     "items",
-    METADATA,
     _id(),
     _ref("project_id", "projects"),
     _ref("prompt_id", "prompts", index=True),
@@ -240,18 +233,16 @@ Index(
     postgresql_where=_SKIPPED,
 )
 
-SLOTS = Table(
+SLOTS = _table(
     "slots",
-    METADATA,
     Column("item_id", Id, ForeignKey("items.id"), primary_key=True),
     Column("slot", Integer, primary_key=True),
     _ref("response_id", "responses", index=True),
     UniqueConstraint("item_id", "response_id"),
 )
 
-ASSIGNMENTS = Table(
+ASSIGNMENTS = _table(
     "assignments",
-    METADATA,
     Column("id", String, primary_key=True),
     _ref("item_id", "items"),
     _ref("project_id", "projects"),
@@ -278,9 +269,8 @@ Index(
 )
 Index("ix_assignments_expires", ASSIGNMENTS.c.expires, sqlite_where=_LIVE, postgresql_where=_LIVE)
 
-JUDGEMENTS = Table(
+JUDGEMENTS = _table(
     "judgements",
-    METADATA,
     _id(),
     Column("assignment_id", String, ForeignKey("assignments.id"), nullable=False),
     _ref("item_id", "items", index=True),
@@ -307,9 +297,8 @@ JUDGEMENTS = Table(
     Index("ix_judgements_account", "account_id", "project_id", "id"),
 )
 
-EXPORTS = Table(
+EXPORTS = _table(
     "exports",
-    METADATA,
     _id(),
     _ref("project_id", "projects", index=True),
     _ref("account_id", "accounts", null=True),
@@ -320,9 +309,8 @@ EXPORTS = Table(
     _time("created"),
 )
 
-EVENTS = Table(
+EVENTS = _table(
     "events",
-    METADATA,
     _id(),
     _time("at"),
     _ref("account_id", "accounts", null=True),

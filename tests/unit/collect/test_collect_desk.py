@@ -11,10 +11,11 @@ import pytest
 
 from collect_world import model, person
 from thumbs.collect.asking import Asking
-from thumbs.collect.desk import Desk, Plan, database, open_prompts, project_of, shown, slug_of
+from thumbs.collect.desk import Desk, database, open_prompts, project_of, shown, slug_of
 from thumbs.collect.question import Question
 from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
+from thumbs.collect.supply import SupplyPlan
 from thumbs.config.labels import PeopleConfig
 from thumbs.errors import ConfigError
 from thumbs.records import Message, Preference, Reply
@@ -234,5 +235,5 @@ def test_a_taken_port_is_passed_over():
 def test_the_name_of_an_opened_project_says_nothing_of_the_model(tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("Ana\nBen\n", encoding="utf-8")
     with contextlib.closing(CollectStore(tmp_path / "collect.db")) as store:
-        project = open_prompts(store, str(tmp_path / "prompts.txt"), "byte-tiny", Plan()).project
+        project = open_prompts(store, str(tmp_path / "prompts.txt"), "byte-tiny", SupplyPlan()).project
     assert (project.slug, project.name) == ("prompts", "prompts.txt")

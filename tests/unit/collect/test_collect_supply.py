@@ -14,7 +14,7 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.question import Question
 from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
-from thumbs.collect.supply import MOST_IN_VAIN, Supply
+from thumbs.collect.supply import MOST_IN_VAIN, Supply, SupplyPlan
 from thumbs.data.pair_choice import Active, choose_pair, first_pair, usable_pairs
 from thumbs.errors import ConfigError
 from thumbs.records import Message, Prompt, Reply
@@ -53,7 +53,7 @@ def judge(store: CollectStore, project: Project, account: int, body: dict | None
 
 
 def test_so_many_tasks_are_ahead_and_no_more(store: CollectStore, project: Project):
-    supply = Supply(store, project.id, Counting(), PROMPTS, ahead=5)
+    supply = Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=5))
     assert supply.fill() == 5
     assert supply.fill() == 0
     anna = person(store, "anna")
@@ -64,7 +64,7 @@ def test_so_many_tasks_are_ahead_and_no_more(store: CollectStore, project: Proje
 
 
 def test_what_a_lone_person_passed_over_is_replaced(store: CollectStore, project: Project):
-    supply = Supply(store, project.id, Counting(), PROMPTS, ahead=2)
+    supply = Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=2))
     supply.fill()
     anna = person(store, "anna")
     for _ in range(4):
@@ -76,20 +76,20 @@ def test_what_a_lone_person_passed_over_is_replaced(store: CollectStore, project
 def test_a_restart_goes_on_with_the_next_prompt(store: CollectStore, project: Project):
     whole = Counting()
     other = store.projects.create("other", "Without a stop", Question(kind="pair"))
-    Supply(store, other.id, whole, PROMPTS, ahead=7).fill()
+    Supply(store, other.id, whole, PROMPTS, SupplyPlan(ahead=7)).fill()
 
     first, second = Counting(), Counting()
-    Supply(store, project.id, first, PROMPTS, ahead=4).fill()
-    Supply(store, project.id, second, PROMPTS, ahead=7).fill()
+    Supply(store, project.id, first, PROMPTS, SupplyPlan(ahead=4)).fill()
+    Supply(store, project.id, second, PROMPTS, SupplyPlan(ahead=7)).fill()
     assert [name for name, _ in whole.asked] == ["a", "b", "c", "a", "b", "c", "a"]
     assert first.asked + second.asked == whole.asked
     assert len(set(whole.asked)) == 7, "another round has other seeds"
 
 
 def test_another_policy_starts_with_the_first_prompt(store: CollectStore, project: Project):
-    Supply(store, project.id, Counting(), PROMPTS, ahead=2).fill()
+    Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=2)).fill()
     newer = Counting("newer")
-    Supply(store, project.id, newer, PROMPTS, ahead=3).fill()
+    Supply(store, project.id, newer, PROMPTS, SupplyPlan(ahead=3)).fill()
     assert [name for name, _ in newer.asked] == ["a"]
 
 
@@ -109,13 +109,13 @@ def test_a_model_that_always_says_the_same_is_reported(store: CollectStore, proj
 def test_tasks_have_the_replies_of_their_kind(store: CollectStore, kind: str, replies: int):
     axes = [{"key": "help", "label": "Helpful"}] if kind == "rate" else []
     made = store.projects.create(kind, kind, Question.model_validate({"kind": kind, "axes": axes}))
-    Supply(store, made.id, Counting(), PROMPTS, ahead=1, replies=4).fill()
+    Supply(store, made.id, Counting(), PROMPTS, SupplyPlan(ahead=1, replies=4)).fill()
     (item,) = store.items.page(made.id)
     assert len(store.items.content(item.id)[1]) == replies
 
 
 def test_the_thread_keeps_up_and_ends(store: CollectStore, project: Project):
-    supply = Supply(store, project.id, Counting(), PROMPTS, ahead=3)
+    supply = Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=3))
     filled = threading.Event()
     fill = supply.fill
     supply.fill = lambda: (fill(), filled.set())[0]  # type: ignore[method-assign]
@@ -201,7 +201,12 @@ def test_items_say_how_their_pair_was_chosen(store: CollectStore, project: Proje
         return np.arange(len(replies), dtype=float)[:, None] ** 2
 
     supply = Supply(
-        store, project.id, Counting(), PROMPTS, ahead=1, replies=3, active="uncertain", random_share=0.01, score=score
+        store,
+        project.id,
+        Counting(),
+        PROMPTS,
+        SupplyPlan(ahead=1, replies=3, active="uncertain", random_share=0.01),
+        score=score,
     )
     supply.fill()
     (item,) = store.items.page(project.id)
@@ -218,4 +223,4 @@ def test_items_say_how_their_pair_was_chosen(store: CollectStore, project: Proje
 
 def test_an_active_choice_needs_scores(store: CollectStore, project: Project):
     with pytest.raises(CollectError, match="counting has none"):
-        Supply(store, project.id, Counting(), PROMPTS, active="uncertain")
+        Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(active="uncertain"))

@@ -19,15 +19,13 @@ Aggregate = Literal["all", "majority", "first"]
 @dataclass(frozen=True)
 class Opinion:
     """A judgement as it leaves: strengths and ranks say which reply is *better*, whatever was asked; `annotator` is a
-    person's handle; question and guideline are version numbers.
+    person's handle; guideline is a version number.
     """
 
     vote: Vote
     annotator: str
     answer: Answer
-    question: int
     guideline: int
-    direction: str
 
     @property
     def side(self) -> Side:

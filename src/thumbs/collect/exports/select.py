@@ -198,14 +198,7 @@ class _Sieve:
             return "strength"
         if asked.drop_ties and answer.verdict == "tie":
             return "tie"
-        return Opinion(
-            vote=vote,
-            annotator=self.handles[vote.account],
-            answer=answer,
-            question=vote.version,
-            guideline=self.guidelines[vote.guideline],
-            direction=vote.direction,
-        )
+        return Opinion(vote, self.handles[vote.account], answer, self.guidelines[vote.guideline])
 
     def _restated(self, vote: Vote) -> Answer | None:
         """The answer as it leaves; None where it says nothing of the axis asked for."""

@@ -216,7 +216,7 @@ class _Making:
                 tally.verdicts[opinion.answer.verdict] += 1
                 tally.questions[opinion.vote.question] += 1
                 tally.guidelines[opinion.vote.guideline] += 1
-                self.turned |= opinion.direction != "better"
+                self.turned |= opinion.vote.direction != "better"
             for reply in fit.replies:
                 maker = asdict(reply.generator) | {"seed": None}
                 self.generators[canonical_json(maker)] += 1

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from thumbs.collect.overview import Progress, progress
 from thumbs.collect.overview_numbers import Numbers
-from thumbs.collect.quality.findings import Finding
+from thumbs.collect.quality.annotators import Finding
 from thumbs.collect.question import Question
 from thumbs.collect.settings import Settings
 from thumbs.collect.web import (

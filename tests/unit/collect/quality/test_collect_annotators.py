@@ -10,9 +10,8 @@ import pytest
 from judged_world import fact, of_answers, of_table, said, vote
 from scipy.stats import binomtest
 
-from thumbs.collect.quality.annotators import Person, people
+from thumbs.collect.quality.annotators import Finding, Person, holm, people, warnings
 from thumbs.collect.quality.estimate import share
-from thumbs.collect.quality.findings import Finding, holm, warnings
 from thumbs.collect.quality.judged import Judged
 from thumbs.collect.records import Answer, Vote
 
