@@ -145,14 +145,14 @@ class Database:
             return connection.execute(statement).rowcount
 
     def insert(self, table: Table, record: Any) -> None:
-        """Add a record, its id the first field; raises StoreError where it is there, or what it belongs to is not."""
+        """Add a record, its id the first field; raises StoreError if it is there, or a row that it refers to is not."""
         try:
             with self.transaction() as connection:
                 connection.execute(insert(table).values(vars(record)))
         except IntegrityError as error:
             record_id = next(iter(vars(record).values()))
             raise StoreError(
-                f"cannot add {record_id!r} to the {table.name}: it is there already, or its owner does not exist"
+                f"cannot add {record_id!r} to the {table.name}: it is there already, or its parent does not exist"
             ) from error
 
     def all(self, record: Callable[..., R], query: Executable) -> list[R]:

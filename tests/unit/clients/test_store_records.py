@@ -161,7 +161,7 @@ def test_a_sampler_is_kept_with_what_it_samples_from(store: Store, clock: Clock)
     assert store.samplers_of("unknown") == []
     with pytest.raises(StoreError, match="cannot add 's:sample:0' to the samplers"):
         store.add_sampler("s:sample:0", session_id, "bob", "other")
-    with pytest.raises(StoreError, match="its session does not exist"):
+    with pytest.raises(StoreError, match="its parent does not exist"):
         store.add_sampler("new", "unknown", "bob", "other")
 
 
@@ -215,7 +215,7 @@ def test_a_future_needs_a_new_id_and_a_known_session(store: Store):
         store.add_future("r1", "ann", "Sample")
     with pytest.raises(StoreError, match="cannot add 'r1' to the futures"):
         store.add_future("r1", "ann", "Sample", key=("m", 1))
-    with pytest.raises(StoreError, match="its session does not exist"):
+    with pytest.raises(StoreError, match="its parent does not exist"):
         store.add_future("r2", "ann", "Sample", session_id="unknown", key=("m", 1))
 
 
