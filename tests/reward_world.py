@@ -89,7 +89,7 @@ def made_run(
     scores = config.reward_model.heads if config.reward_model is not None else 1
     handle = engine.create(ModelSpec(stage, config.model, heads, seed=config.seed, scores=scores))
     generator = torch.Generator().manual_seed(1)
-    network = engine._models[handle.id].network
+    network = engine.model(handle)
     for name, parameter in [(n, p) for m in (network.adapter, network.scalar) if m for n, p in m.named_parameters()]:
         if not name.endswith("bias"):
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)

@@ -147,3 +147,9 @@ def test_what_others_call_has_a_docstring(path: Path):
     undocumented = [node.name for node in public if not ast.get_docstring(node)]
     # torch.autograd.Function says what these two are.
     assert set(undocumented) <= {"forward", "backward"}
+
+
+def test_engines_are_opened_in_one_place():
+    """`open_engine` chooses; whoever names an engine cannot be given another one."""
+    naming = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if "LocalEngine" in path.read_text()}
+    assert naming == {"engine"}

@@ -2,7 +2,6 @@
 
 import itertools
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -27,8 +26,7 @@ from contract.engine_cases import (
     with_column,
 )
 from thumbs.config.losses import CROSS_ENTROPY, ScoreLoss, TokenLoss
-from thumbs.engine import local
-from thumbs.engine.batch import micro_batches
+from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError, NonFiniteError
 from thumbs.records import Datum
 from tiny_models import load_reference, logits_of_each
@@ -111,7 +109,7 @@ def test_micro_batches_change_nothing(case, kind, monkeypatch):
     data, losses = LOSSES[kind]
     handle, found = case.warm(), []
     for budget in (1, 40, 100_000):
-        monkeypatch.setattr(local, "micro_batches", partial(micro_batches, budget=budget))
+        monkeypatch.setattr(LocalEngine, "token_budget", budget)
         output = case.engine.forward_backward(handle, data, losses)
         report = case.engine.optim_step(handle, AdamStep(0.0, 0.0))  # clears
         assert report.grad_norm == 0

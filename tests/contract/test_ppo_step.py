@@ -134,7 +134,7 @@ def test_a_critic_can_start_from_the_reward_model(tmp_path: Path):
         create_models(context, config, None, None)
     reward = context.engine.create(ModelSpec("reward", context.model, ("scalar",), seed=5))
     with torch.no_grad():
-        context.engine._models[reward.id].network.scalar.bias.fill_(2.0)  # type: ignore[attr-defined]
+        context.engine.model(reward).scalar.bias.fill_(2.0)  # type: ignore[attr-defined]
     context.engine.save(reward, tmp_path / "reward_model")
     models = create_models(context, config, None, tmp_path / "reward_model")
     data = [Datum.whole_sequence([1, 2, 3])]
@@ -174,8 +174,8 @@ def test_ptx_adds_its_multiple_of_the_sft_gradient(tmp_path: Path):
         found: list[np.ndarray] = []
 
         def keep(handle: Handle, adam: AdamStep) -> Any:
-            model = ppo.context.engine._models[handle.id]  # type: ignore[attr-defined]
-            found.append(np.concatenate([p.grad.flatten().numpy().copy() for p in model.network.trunk.parameters()]))
+            model = ppo.context.engine.model(handle)  # type: ignore[attr-defined]
+            found.append(np.concatenate([p.grad.flatten().numpy().copy() for p in model.trunk.parameters()]))
             return ppo.context.engine.engine.optim_step(handle, adam)  # type: ignore[attr-defined]
 
         ppo.context.engine.optim_step = keep  # type: ignore[method-assign]
@@ -189,7 +189,7 @@ def test_ptx_adds_its_multiple_of_the_sft_gradient(tmp_path: Path):
     model = context.engine.create(ModelSpec("m", context.model))
     text = [Datum.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
     context.engine.forward_backward(model, text, [spine.CROSS_ENTROPY])
-    trunk = context.engine._models[model.id].network.trunk  # type: ignore[attr-defined]
+    trunk = context.engine.model(model).trunk  # type: ignore[attr-defined]
     sft = np.concatenate([p.grad.flatten().numpy() for p in trunk.parameters()])
     np.testing.assert_allclose(one - none, sft, atol=1e-5)
 

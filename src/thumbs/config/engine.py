@@ -1,4 +1,4 @@
-"""What computes: the section `engine:`."""
+"""What computes and what samples: the sections `engine:` and `rollout:`."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ class EngineConfig(Frozen):
     """A torch device, such as cpu or cuda:1; null: the fastest of this machine."""
     optimizer: str = "adamw"
     """adamw, a name given to register_optimizer, or `module:name` of a function that makes one of parameter groups."""
+
+
+class RolloutConfig(Frozen):
+    """What draws replies from the models of a run."""
+
+    kind: str = "native"
+    """native: our own decoder; `module:name`: what makes a sampler of your own (docs/concepts.md)."""

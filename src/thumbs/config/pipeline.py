@@ -9,7 +9,7 @@ from pydantic import Field
 
 from thumbs.config.base import Frozen
 from thumbs.config.direct import DirectConfig
-from thumbs.config.engine import EngineConfig
+from thumbs.config.engine import EngineConfig, RolloutConfig
 from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.former_names import RUN_SETTINGS
 from thumbs.config.group import GroupConfig
@@ -51,6 +51,8 @@ class PipelineConfig(Frozen):
     """The base model and how it is trained."""
     engine: EngineConfig = EngineConfig()
     """What computes."""
+    rollout: RolloutConfig = RolloutConfig()
+    """What samples."""
     sft: SftConfig | None = None
     """Supervised fine-tuning."""
     labels: LabelsConfig | None = None

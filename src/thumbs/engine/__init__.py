@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from thumbs.config.engine import EngineConfig
+from thumbs.config.engine import EngineConfig, RolloutConfig
 from thumbs.config.named import Registry
-from thumbs.engine.base import OpenEngine
+from thumbs.engine.base import DecodeText, OpenEngine
 
 __all__ = ["ENGINES", "OpenEngine", "open_engine"]
 
-DecodeText = Callable[[list[int]], str]
+MakeEngine = Callable[[EngineConfig, RolloutConfig, DecodeText | None], OpenEngine]
 
-ENGINES: Registry[Callable[[EngineConfig, DecodeText | None], OpenEngine]] = Registry(
-    "engine.kind", {"local": "thumbs.engine.local:open_local"}
-)
+ENGINES: Registry[MakeEngine] = Registry("engine.kind", {"local": "thumbs.engine.local:open_local"})
 """What opens an engine of each kind."""
 
 
-def open_engine(config: EngineConfig | None = None, decode_text: DecodeText | None = None) -> OpenEngine:
-    """The engine that a config asks for (None: the default one); `decode_text` lets its samplers see stop strings."""
+def open_engine(
+    config: EngineConfig | None = None, decode_text: DecodeText | None = None, rollout: RolloutConfig | None = None
+) -> OpenEngine:
+    """The engine that a config's sections ask for (None: the default); `decode_text` lets samplers see stop strings."""
     chosen = config or EngineConfig()
-    return ENGINES[chosen.kind](chosen, decode_text)
+    return ENGINES[chosen.kind](chosen, rollout or RolloutConfig(), decode_text)

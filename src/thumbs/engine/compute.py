@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from thumbs.config.losses import HEAD_WEIGHTS, REFERENCE_STATES, LossSpec, TokenLoss
 from thumbs.engine import losses as named
+from thumbs.engine.base import Handle, ModelSpec, OpenEngine
 from thumbs.engine.batch import Batch
+from thumbs.engine.plan import BatchResult
 from thumbs.engine.shared_states import SharedStates
 from thumbs.engine.token_losses import Pass
 from thumbs.functional.logprobs import measured_logprobs, target_logprobs
 from thumbs.functional.reverse_kl import divergence
-from thumbs.models.base import Adapter, Trunk
+from thumbs.models.base import Adapter, Trunk, Weights
 from thumbs.models.heads import ScalarHead
 from thumbs.models.operators import vocabulary
 from thumbs.models.rows import Rows
+from thumbs.records import ForwardOutput
 
 
-@dataclass(frozen=True)
-class Network:
-    """A trunk, the adapter that makes it this model, and its scalar head."""
+class Model(nn.Module):
+    """What stands behind a handle: a trunk, the adapter that makes it this model, its scalar head, what it has learned.
 
-    trunk: Trunk
-    adapter: Adapter | None
-    scalar: ScalarHead | None
-    has_lm: bool
-    freeze_trunk: bool = False
-    below: SharedStates | None = None
+    A pass is one call of the module, so that hooks of torch see where it begins and ends: sharded weights are gathered
+    for it. steps: optimizer steps so far. optimizer: None until the first of them.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        trunk: Trunk,
+        adapter: Adapter | None,
+        scalar: ScalarHead | None,
+        below: SharedStates | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec, self.trunk, self.adapter, self.scalar = spec, trunk, adapter, scalar
+        self.below, self.has_lm = below, "lm" in spec.heads
+        self.optimizer: Optimizer | None = None
+        self.steps = 0
+        self.parts = [part for part in (trunk, adapter, scalar) if part is not None]
+        if not spec.trainable:
+            for part in self.parts:
+                part.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.trunk.head_weight().device
+
+    def forward(
+        self, batch: Batch, losses: Sequence[LossSpec] | None, *, temperature: float = 1.0, everywhere: bool = False
+    ) -> Computed:
+        """The sum of `losses` and what else comes of the pass; with None logprobs (at `temperature`) and values."""
+        if losses is None:
+            return predict(self, batch, temperature)
+        return losses_of(self, batch, losses, logprobs_everywhere=everywhere)
 
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states [N, D]; what sequences have in common is computed once."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_trunk):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.spec.freeze_trunk):
             tree = batch.tree(self.trunk.prefix_worth)
             source, places = (torch.from_numpy(x).to(batch.tokens.device) for x in (tree.source, tree.places))
             if self.below is None:
@@ -45,9 +78,49 @@ class Network:
                 hidden = self.below.layers.forward_above(states, rows, self.adapter)
             return hidden.index_select(0, places)
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that this model trains, by name."""
+        parts: dict[str, Weights | None] = {"scalar": self.scalar}
+        if not self.spec.freeze_trunk:
+            parts["trunk"] = self.trunk if self.adapter is None else self.adapter
+        return {
+            f"{part}.{name}": parameter
+            for part, module in parts.items()
+            if module is not None
+            for name, parameter in module.named_parameters()
+        }
 
-@dataclass(frozen=True)
-class Computed:
+    def clear(self) -> None:
+        """Forgets the gradients."""
+        for parameter in self.trained().values():
+            parameter.grad = None
+
+    @contextmanager
+    def trial(self) -> Iterator[Callable[[], None]]:
+        """Gradients that are computed within it are added to those before if the function that it gives is called."""
+        parameters = self.trained().values()
+        before, kept = [parameter.grad for parameter in parameters], []
+        self.clear()
+        try:
+            yield lambda: kept.append(True)
+        finally:
+            for parameter, grad in zip(parameters, before, strict=True):
+                if not kept or parameter.grad is None:
+                    parameter.grad = grad
+                elif grad is not None:
+                    parameter.grad += grad
+
+
+@runtime_checkable
+class ModuleEngine(OpenEngine, Protocol):
+    """An engine in this process, for programs that work with the torch modules themselves."""
+
+    def model(self, handle: Handle) -> Model:
+        """The module behind a handle."""
+        ...
+
+
+class Computed(NamedTuple):
     """Of one micro-batch: the summed loss, logprobs as the targets, values [N] or [N, H] (0 where absent), metrics and
     their weight, and as the targets the losses that they add (0 unless asked for).
     """
@@ -55,25 +128,32 @@ class Computed:
     loss: Tensor
     logprobs: Tensor
     values: Tensor
-    metrics: dict[str, Tensor]
-    weight: float
     by_target: Tensor
+    metrics: dict[str, Tensor]
+    weight: Tensor
+
+    def result(self, batch: Batch) -> BatchResult:
+        """The same without tensors."""
+        of = (batch.split(x.float().cpu()) for x in (self.logprobs, self.values, self.by_target))
+        pieces = zip(batch.order, *of, strict=True)
+        outputs = {index: ForwardOutput(*(piece.numpy() for piece in own)) for index, *own in pieces}
+        metrics = {name: float(metric) for name, metric in self.metrics.items()}
+        return BatchResult(outputs, float(self.loss), metrics, float(self.weight))
 
 
-def predict(network: Network, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+def predict(model: Model, batch: Batch, temperature: float) -> Computed:
     """Logprobs [N] where `weights` is not 0 (nats, at `temperature`) and values [N]; 0 for a head that is absent."""
-    hidden = network.hidden(batch)
+    hidden = model.hidden(batch)
     weights = batch.columns.get("weights", torch.ones_like(batch.targets, dtype=torch.float32))
     logprobs = torch.zeros_like(weights)
-    if network.has_lm:
+    if model.has_lm:
         places = _weighted(weights).nonzero().squeeze(1)
-        logprobs[places] = measured_logprobs(*_asked(network, batch, hidden, places), temperature, vocabulary(hidden))
-    return logprobs, _values(network, hidden)
+        logprobs[places] = measured_logprobs(*_asked(model, batch, hidden, places), temperature, vocabulary(hidden))
+    nothing = torch.zeros((), device=hidden.device)
+    return Computed(nothing, logprobs, _values(model, hidden), torch.zeros_like(weights), {}, nothing)
 
 
-def losses_of(
-    network: Network, batch: Batch, losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
-) -> Computed:
+def losses_of(model: Model, batch: Batch, losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False) -> Computed:
     """The sum of `losses` on one pass through the trunk; logprobs only where a weight is not 0, unless asked for.
 
     With the logprobs everywhere comes what each target adds to losses that are sums over targets.
@@ -81,16 +161,16 @@ def losses_of(
     for loss in losses:
         named.check(loss)
         named.check_columns(loss, batch)
-    hidden = network.hidden(batch)
+    hidden = model.hidden(batch)
     weights = batch.columns["weights"]
     temperature, wanted = named.temperature(losses), set[str]().union(*map(named.reads, losses))
     logprobs = entropy = divergences = torch.zeros_like(weights)
     if "logprobs" in wanted:
         everywhere = logprobs_everywhere
-        logprobs, entropy = _logprobs(network, batch, hidden, weights, temperature, everywhere=everywhere)
+        logprobs, entropy = _logprobs(model, batch, hidden, weights, temperature, everywhere=everywhere)
     if "divergences" in wanted:
-        divergences = _divergence(network, batch, hidden, temperature)
-    seen = Pass(batch, logprobs, _values(network, hidden), entropy, divergences)
+        divergences = _divergence(model, batch, hidden, temperature)
+    seen = Pass(batch, logprobs, _values(model, hidden), entropy, divergences)
     total = torch.zeros((), device=weights.device)
     metrics: dict[str, Tensor] = {}
     for loss in losses:
@@ -108,7 +188,7 @@ def losses_of(
     by_target = torch.zeros_like(weights)
     if logprobs_everywhere and all(isinstance(loss, TokenLoss) for loss in losses):
         by_target = _by_target(losses, seen)
-    return Computed(total, logprobs.detach(), seen.values.detach(), metrics, float(share.sum()), by_target)
+    return Computed(total, logprobs.detach(), seen.values.detach(), by_target, metrics, share.sum())
 
 
 def _by_target(losses: Sequence[LossSpec], seen: Pass) -> Tensor:
@@ -123,31 +203,31 @@ def _by_target(losses: Sequence[LossSpec], seen: Pass) -> Tensor:
 
 
 def _logprobs(
-    network: Network, batch: Batch, hidden: Tensor, weights: Tensor, temperature: float, *, everywhere: bool
+    model: Model, batch: Batch, hidden: Tensor, weights: Tensor, temperature: float, *, everywhere: bool
 ) -> tuple[Tensor, Tensor]:
     """Logprobs as the targets, and entropy [N]; where a weight is 0 an entropy is 0, and a logprob is so too or, if
     they are asked for everywhere, a number without a gradient.
     """
     out, entropies = torch.zeros_like(weights), weights.new_zeros(len(weights))
-    if not network.has_lm:
+    if not model.has_lm:
         return out, entropies
     weighted = _weighted(weights)
     places = weighted.nonzero().squeeze(1)
-    logprobs, entropy = target_logprobs(*_asked(network, batch, hidden, places), temperature, vocabulary(hidden))
+    logprobs, entropy = target_logprobs(*_asked(model, batch, hidden, places), temperature, vocabulary(hidden))
     out, entropies = out.index_put((places,), logprobs), entropies.index_put((places,), entropy)
     if everywhere:
         rest = (~weighted).nonzero().squeeze(1)
-        measured = measured_logprobs(*_asked(network, batch, hidden, rest), temperature, vocabulary(hidden))
+        measured = measured_logprobs(*_asked(model, batch, hidden, rest), temperature, vocabulary(hidden))
         out = out.index_put((rest,), measured)
     return out, entropies
 
 
-def _divergence(network: Network, batch: Batch, hidden: Tensor, temperature: float) -> Tensor:
+def _divergence(model: Model, batch: Batch, hidden: Tensor, temperature: float) -> Tensor:
     """KL(policy ‖ reference) [N] at the temperature, nats; 0 where a weight is 0."""
     weights = batch.columns["weights"]
     places = _weighted(weights).nonzero().squeeze(1)
     states = batch.columns[REFERENCE_STATES][places].to(hidden.dtype)
-    kl = divergence(hidden[places], states, network.trunk.head_weight(), temperature)
+    kl = divergence(hidden[places], states, model.trunk.head_weight(), temperature)
     return torch.zeros_like(weights).index_put((places,), kl)
 
 
@@ -156,12 +236,12 @@ def _weighted(weights: Tensor) -> Tensor:
     return weights.reshape(len(weights), -1).any(1)
 
 
-def _asked(network: Network, batch: Batch, hidden: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _asked(model: Model, batch: Batch, hidden: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The states [M, D] at the places [M], the output embedding [V, D] and the targets there."""
-    return hidden[places], network.trunk.head_weight(), batch.targets[places]
+    return hidden[places], model.trunk.head_weight(), batch.targets[places]
 
 
-def _values(network: Network, hidden: Tensor) -> Tensor:
-    if network.scalar is None:
+def _values(model: Model, hidden: Tensor) -> Tensor:
+    if model.scalar is None:
         return torch.zeros(len(hidden), device=hidden.device)
-    return network.scalar(hidden)
+    return model.scalar(hidden)

@@ -50,6 +50,21 @@ class Layer(nn.Module):
         self.mlp_norm = nn.Parameter(torch.ones(c.width))
         self.gate_up = nn.Parameter(torch.empty(2 * c.intermediate, c.width))
         self.down = nn.Parameter(torch.empty(c.width, c.intermediate))
+        self.heads = Heads(c.heads, c.kv_heads, c.head_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: Angles,
+        rows: Rows,
+        adapter: Parts | RowParts | None = None,
+        keep: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """Hidden states [N, D] after the block, of those before; `keep` is handed what `mix` gives."""
+        mixed = self.mix(x, adapter)
+        if keep is not None:
+            keep(mixed)
+        return self.finish(x, attend(mixed, angles, rows, self.heads), adapter)
 
     def mix(self, x: Tensor, adapter: Parts | RowParts | None) -> Tensor:
         """Queries, keys and values side by side, before their rotation, of hidden states [N, D]."""
@@ -133,13 +148,11 @@ class CausalLM(nn.Module):
         count, rows = len(x), rows.filled()
         x = F.pad(x, (0, 0, 0, rows.count - count))
         angles = self.rotary(rows.positions)
+        real = Angles(*(angle[:count] for angle in angles))
         for index in range(first, stop):
-            layer = self.blocks[index]
             parts = adapter.layer(index, self.dtype) if adapter is not None else None
-            mixed = layer.mix(x, parts)
-            if keep is not None:
-                keep(index, mixed[:count], Angles(*(angle[:count] for angle in angles)))
-            x = layer.finish(x, attend(mixed, angles, rows, self.heads), parts)
+            own = None if keep is None else lambda mixed, layer=index: keep(layer, mixed[:count], real)
+            x = self.blocks[index](x, angles, rows, parts, own)
         return x[:count]
 
     def new_cache(self, rows: int, length: int) -> KVCache:

@@ -73,7 +73,7 @@ def open_run(run: Path) -> OpenRun:
         raise RunError(f"{run} is not a run folder: it has no config.json")
     config = build_config(PipelineConfig, read_object(run / "config.json"), source=str(run / "config.json"))
     tokenizer = open_tokenizer(config.model)
-    return OpenRun(run, config, tokenizer, open_engine(config.engine, tokenizer.decode))
+    return OpenRun(run, config, tokenizer, open_engine(config.engine, tokenizer.decode, config.rollout))
 
 
 def sample_text(

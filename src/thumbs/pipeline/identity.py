@@ -84,6 +84,8 @@ def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
     flat: dict[str, Any] = {"seed": config.seed, "system": config.system}
     if stage in ("sft", "reward_model", *METHODS):
         flat["engine.optimizer"] = config.engine.optimizer
+    if stage in ("labels", *METHODS, "evaluation"):
+        flat["rollout.kind"] = config.rollout.kind
     for key, section in own.items():
         flat |= flat_settings(section.model_dump(mode="json"), key)
         for path, part in sections(section, key):
@@ -193,7 +195,7 @@ def _without_places(data: DataConfig) -> list[list[Any]]:
 
 def _at_default(config: PipelineConfig, stage: str) -> frozenset[str]:
     """Keys of settings whose value is their default."""
-    own = {"model": config.model, "engine": config.engine, stage: getattr(config, stage)}
+    own = {"model": config.model, "engine": config.engine, "rollout": config.rollout, stage: getattr(config, stage)}
     return frozenset(
         f"{path}.{name}"
         for key, section in own.items()

@@ -103,7 +103,7 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     inputs = read_inputs(config, tokenizer)
     check_splits(config, inputs)
     work = tuple(work_of(config, inputs))
-    engine = open_engine(config.engine, tokenizer.decode)
+    engine = open_engine(config.engine, tokenizer.decode, config.rollout)
     heads = ("lm", "scalar") if config.ppo is not None else ("lm",)
     handle = engine.create(ModelSpec("plan", config.model, heads, seed=config.seed))
     size = engine.size(handle)

@@ -12,7 +12,7 @@ import torch
 
 from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.engine.base import AdamStep, Engine, Handle
-from thumbs.engine.batch import TOKEN_BUDGET
+from thumbs.engine.plan import TOKEN_BUDGET
 from thumbs.pipeline.summary import peak_rss_bytes
 from thumbs.pipeline.workload import Work
 from thumbs.records import Datum

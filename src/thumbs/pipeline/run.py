@@ -70,7 +70,7 @@ def run_pipeline(
         require_same(config, path, found)
         require_files(standing for standing in found if standing.place.rpartition("/")[2] in wanted)
         folder.record(config.model_dump(mode="json"))
-        engine = open_engine(config.engine, tokenizer.decode)
+        engine = open_engine(config.engine, tokenizer.decode, config.rollout)
         for name, iteration in places(config):
             if name in wanted:
                 run_stage(Pipeline(config, folder, tokenizer, engine, iteration, people), name)

@@ -145,7 +145,7 @@ def test_adapters_come_back_and_peft_reads_them(llama: Path, tmp_path: Path):
 )
 def test_adapters_are_described_in_any_form(llama: Path, config: object):
     model = opened(llama, peft_config=config)
-    assert model.engine.spec(model.handle).model.lora == LoraConfig(rank=2, alpha=4, targets=("q_proj", "o_proj"))
+    assert model.engine.model(model.handle).spec.model.lora == LoraConfig(rank=2, alpha=4, targets=("q_proj", "o_proj"))
 
 
 def test_adapters_on_the_last_layers_alone(llama: Path):
@@ -168,7 +168,7 @@ def test_the_adapter_of_a_stage_is_taken_and_can_be_the_reference(tmp_path: Path
     config = ModelConfig(name="byte-tiny", lora=LoraConfig(rank=2, alpha=4), dtype="float32")
     handle = engine.create(ModelSpec("sft", config, seed=5))
     with torch.no_grad():
-        for parameter in engine._models[handle.id].trained().values():
+        for parameter in engine.model(handle).trained().values():
             parameter.add_(torch.randn(parameter.shape))
     engine.save(handle, tmp_path / "model")
     model = opened(tmp_path / "model")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from thumbs.compat.trl_ppo import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer, create_reference_model
+from thumbs.compat.trl_ppo.engine import forward_backward_if, trained
 from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import ConfigError, DataError
@@ -195,18 +196,18 @@ def test_turning_one_minibatch_down_keeps_the_gradients_of_others():
     made = trainer()
     engine, handle = made.model.engine, made.model.handle
     parts = [[Datum.next_token(list(text), weights=[1.0] * (len(text) - 1))] for text in (b"first", b"second")]
-    engine.forward_backward_if(handle, parts[0], [CROSS_ENTROPY], lambda _: True)
-    kept = [p.grad.clone() for p in engine.trained(handle) if p.grad is not None]
-    engine.forward_backward_if(handle, parts[1], [CROSS_ENTROPY], lambda _: False)
+    forward_backward_if(engine, handle, parts[0], [CROSS_ENTROPY], lambda _: True)
+    kept = [p.grad.clone() for p in trained(engine.model(handle)) if p.grad is not None]
+    forward_backward_if(engine, handle, parts[1], [CROSS_ENTROPY], lambda _: False)
     assert all(
         torch.equal(a, b.grad)
-        for a, b in zip(kept, (p for p in engine.trained(handle) if p.grad is not None), strict=True)
+        for a, b in zip(kept, (p for p in trained(engine.model(handle)) if p.grad is not None), strict=True)
     )
-    engine.forward_backward_if(handle, parts[1], [CROSS_ENTROPY], lambda _: True)
+    forward_backward_if(engine, handle, parts[1], [CROSS_ENTROPY], lambda _: True)
     other = trainer().model
     other.engine.forward_backward(other.handle, [*parts[0], *parts[1]], [CROSS_ENTROPY])
-    whole = [p.grad for p in other.engine.trained(other.handle) if p.grad is not None]
-    added = [p.grad for p in engine.trained(handle) if p.grad is not None]
+    whole = [p.grad for p in trained(other.engine.model(other.handle)) if p.grad is not None]
+    added = [p.grad for p in trained(engine.model(handle)) if p.grad is not None]
     for ours, theirs in zip(added, whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 

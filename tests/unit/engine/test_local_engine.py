@@ -27,7 +27,7 @@ def numbers(outputs):
 
 
 def trunk_of(engine, handle):
-    return engine._models[handle.id].network.trunk
+    return engine.model(handle).trunk
 
 
 @pytest.mark.parametrize("lora", LORA.values(), ids=LORA)
@@ -105,7 +105,7 @@ def test_shared_states_forget_the_least_recently_used(tiny_llama, monkeypatch):
     engine = LocalEngine()
     handle = engine.create(spec(tiny_llama, LORA["last layer"]))
     a, b, c = (Datum.next_token(s) for s in random_sequences(3, [11, 11, 11]))
-    states = engine._models[handle.id].network.below
+    states = engine.model(handle).below
     for datum in (a, b, a, c):  # ten tokens each: two fit
         engine.forward(handle, [datum])
     assert list(states._known) == [d.inputs.tobytes() for d in (a, c)]

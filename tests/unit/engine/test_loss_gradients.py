@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from thumbs.config.losses import CROSS_ENTROPY, PairLoss, ReplyLoss, ScoreLoss, TokenLoss
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.engine.base import ModelSpec
 from thumbs.engine.batch import Batch
-from thumbs.engine.compute import Network, losses_of
+from thumbs.engine.compute import Model, losses_of
 from thumbs.engine.losses import reads
 from thumbs.models.causal_lm import load_decoder
 from thumbs.models.heads import ScalarHead
@@ -72,7 +73,7 @@ def network(request, folder, wide):
             up.data = 0.3 * torch.randn(up.shape, generator=generator, dtype=torch.float64)
     scalar = ScalarHead(trunk.width).double()
     scalar.weight.data = 0.3 * torch.randn(trunk.width, generator=generator, dtype=torch.float64)
-    return Network(trunk, adapter, scalar, has_lm=True)
+    return Model(ModelSpec("model", ModelConfig(name=str(folder))), trunk, adapter, scalar)
 
 
 def make_batch(network, losses) -> Batch:

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from thumbs.config.losses import CROSS_ENTROPY, PairLoss, ReplyLoss, ScoreLoss, TokenLoss
+from thumbs.config.model import ModelConfig
+from thumbs.engine.base import ModelSpec
 from thumbs.engine.batch import micro_batches
-from thumbs.engine.compute import Network, losses_of
+from thumbs.engine.compute import Model, losses_of
 from thumbs.models.causal_lm import load_decoder
 from thumbs.models.heads import ScalarHead
 from thumbs.records import Datum
@@ -28,7 +30,8 @@ def head():
 
 @pytest.fixture(scope="module")
 def network(tiny_llama, head):
-    return Network(load_decoder(tiny_llama, torch.float32, master=False), None, head, has_lm=True)
+    trunk = load_decoder(tiny_llama, torch.float32, master=False)
+    return Model(ModelSpec("model", ModelConfig(name=str(tiny_llama))), trunk, None, head)
 
 
 @pytest.fixture(scope="module")

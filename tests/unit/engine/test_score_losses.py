@@ -13,7 +13,6 @@ import torch
 from thumbs.config.losses import HEAD_WEIGHTS, ScoreLoss
 from thumbs.config.model import ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
-from thumbs.engine.batch import micro_batches
 from thumbs.engine.local import LocalEngine
 from thumbs.engine.score_losses import loss_of_values
 from thumbs.functional.reward_losses import LABELS, LISTS
@@ -39,7 +38,7 @@ def model(heads: int = 1) -> tuple[LocalEngine, Handle]:
     engine = LocalEngine()
     spec = ModelSpec("r", ModelConfig(name="byte-tiny", lora=None, dtype="float32"), ("scalar",), scores=heads)
     handle = engine.create(spec)
-    head = engine._models[handle.id].network.scalar
+    head = engine.model(handle).scalar
     assert head is not None
     head.weight.data = 0.3 * torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(0))
     return engine, handle
@@ -114,11 +113,9 @@ def test_micro_batches_change_nothing(loss: ScoreLoss, heads: int, monkeypatch: 
     found = []
     for budget in (10_000, 1):
         engine, handle = model(heads)
-        monkeypatch.setattr(
-            "thumbs.engine.local.micro_batches", lambda *of, b=budget, **by: micro_batches(*of, budget=b, **by)
-        )
+        monkeypatch.setattr(LocalEngine, "token_budget", budget)
         output = engine.forward_backward(handle, data_for(loss, weights), [loss])
-        gradients = {name: p.grad for name, p in engine._models[handle.id].trained().items()}
+        gradients = {name: p.grad for name, p in engine.model(handle).trained().items()}
         found.append((output, gradients))
     (one, whole), (other, cut) = found
     assert other.loss == pytest.approx(one.loss, rel=1e-5)
@@ -140,7 +137,7 @@ def test_a_head_learns_only_from_what_weighs_for_it(loss: ScoreLoss):
     output = engine.forward_backward(handle, data, [loss])
     alone = loss_of_values(loss, data_for(loss), [of[:, 0] for of in values])
     assert output.loss == pytest.approx(0.5 * alone["loss"], rel=1e-4)
-    head = engine._models[handle.id].network.scalar
+    head = engine.model(handle).scalar
     assert head is not None
     assert head.weight.grad is not None
     assert head.weight.grad[0].abs().max() > 0

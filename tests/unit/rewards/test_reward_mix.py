@@ -181,7 +181,7 @@ def words_folder(folder: Path) -> Path:
 def trained_scorer(context: Context, folder: Path, model: ModelConfig) -> Path:
     """A reward folder as a run leaves it, with a random head and the scale that its stage measured."""
     handle = context.engine.create(ModelSpec("r", model, ("scalar",)))
-    head = context.engine._models[handle.id].network.scalar  # type: ignore[attr-defined]
+    head = context.engine.model(handle).scalar  # type: ignore[attr-defined]
     with torch.no_grad():
         head.weight.copy_(torch.linspace(-1, 1, head.weight.numel()).view_as(head.weight))
     context.engine.save(handle, folder / "model")

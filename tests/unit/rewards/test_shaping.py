@@ -80,13 +80,13 @@ def test_a_callable_scores_each_rollout():
 def test_a_reward_model_gives_scores_in_deviations_from_the_mean(tmp_path: Path):
     context = byte_context(tmp_path)
     model = context.engine.create(ModelSpec("r", context.model, ("scalar",)))
-    head = context.engine._models[model.id].network.scalar  # type: ignore[attr-defined]
+    head = context.engine.model(model).scalar  # type: ignore[attr-defined]
     with torch.no_grad():
         head.weight.copy_(torch.linspace(-1, 1, len(head.weight)))
         head.bias.fill_(0.5)
     rollouts = [rollout("stop", (1, 2, 3)), rollout("stop", (7, 8, 9, 10))]
     raw = raw_scores(context.engine, model, [r.tokens for r in rollouts])
-    trunk = context.engine._models[model.id].network.trunk  # type: ignore[attr-defined]
+    trunk = context.engine.model(model).trunk  # type: ignore[attr-defined]
     for r, score in zip(rollouts, raw, strict=True):
         with torch.no_grad():
             hidden = trunk.forward_packed(torch.tensor(r.tokens), [len(r.tokens)], None)[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from thumbs.config.direct import DirectConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.data.replies import JudgedReply
 from thumbs.data.tokenizers import ByteTokenizer
-from thumbs.engine import local
 from thumbs.engine.base import ModelSpec
-from thumbs.engine.batch import micro_batches
+from thumbs.engine.local import LocalEngine
 from thumbs.errors import DataError
 from thumbs.functional.preference_losses import FORMULAS
 from thumbs.records import Message, Preference, Reply, Rollout
@@ -299,7 +297,7 @@ def test_micro_batches_change_no_gradient(tmp_path: Path, monkeypatch: pytest.Mo
         replace(p, first=replace(p.first, reference=-20.0), second=replace(p.second, reference=-15.0)) for p in pairs
     ]
     for budget in (1, 30, 100_000):
-        monkeypatch.setattr(local, "micro_batches", partial(micro_batches, budget=budget))
+        monkeypatch.setattr(LocalEngine, "token_budget", budget)
         policy = context.engine.create(ModelSpec("p", context.model))
         training = PairTraining(context, config(method), policy, 1)
         by_hand = training.measure(pairs, Baseline(0.2))["loss"]
@@ -315,7 +313,7 @@ def test_micro_batches_change_no_gradient_of_kto(tmp_path: Path, monkeypatch: py
     far = [(replace(row.own, reference=-20.0), replace(row.foreign, reference=-40.0)) for row in rows]
     rows = [replace(row, own=own, foreign=foreign) for row, (own, foreign) in zip(rows, far, strict=True)]
     for budget in (1, 30, 100_000):
-        monkeypatch.setattr(local, "micro_batches", partial(micro_batches, budget=budget))
+        monkeypatch.setattr(LocalEngine, "token_budget", budget)
         policy = context.engine.create(ModelSpec("p", context.model))
         metrics = KtoTraining(context, config("kto"), policy, 1).step(0, rows)
         seen.append([metrics[f"preference/{name}"] for name in ("loss", "grad_norm", "baseline")])

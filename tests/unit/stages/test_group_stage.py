@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from thumbs.config.base import build_config
 from thumbs.config.group import PRESETS, GroupConfig
 from thumbs.config.group_methods import GROUP_METHODS
 from thumbs.config.losses import CROSS_ENTROPY, TokenLoss
-from thumbs.engine import local
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
-from thumbs.engine.batch import micro_batches
+from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError
 from thumbs.records import Datum, Message, Rollout, Score
 from thumbs.rewards.base import CallableReward
@@ -145,7 +143,7 @@ def test_micro_batches_change_no_gradient(tmp_path: Path, method: str, monkeypat
     adam = {"learning_rate": 1.0, "schedule": "constant", "eps": 1.0, "max_grad_norm": 1e9}
     weights = []
     for name, budget in (("whole", 2048), ("cut", 16)):
-        monkeypatch.setattr(local, "micro_batches", partial(micro_batches, budget=budget))
+        monkeypatch.setattr(LocalEngine, "token_budget", budget)
         group, _ = a_group(tmp_path / name, config(method=method, optim=adam))
         group.step(0)
         group.context.engine.save(group.policy, tmp_path / name / "after")

@@ -104,7 +104,7 @@ def test_the_order_of_a_pair_is_immaterial(tmp_path: Path):
 def first_scores(context: Context, texts: list[Preference], weight: float) -> Any:
     """A reward model whose head is not zero any more, and the pairs as it sees them."""
     model = context.engine.create(ModelSpec("r", context.model, ("scalar",)))
-    head = context.engine._models[model.id].network.scalar  # type: ignore[attr-defined]
+    head = context.engine.model(model).scalar  # type: ignore[attr-defined]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         head.weight.copy_(weight * torch.randn(head.weight.shape, generator=generator))

@@ -1,4 +1,4 @@
-"""The local engine, and what a step API needs of it beyond the eight verbs: its modules, its weights, any optimizer."""
+"""What a step API needs beyond the eight verbs: modules, any optimizer, minibatches that are turned down."""
 
 from __future__ import annotations
 
@@ -9,67 +9,60 @@ import torch
 from torch import Tensor, nn
 
 from thumbs.config.losses import LossSpec
-from thumbs.engine.base import Handle, ModelSpec
+from thumbs.engine import open_engine
+from thumbs.engine.base import Handle
 from thumbs.engine.batch import Batch
-from thumbs.engine.compute import Network
-from thumbs.engine.local import LocalEngine
+from thumbs.engine.compute import Model, ModuleEngine
 from thumbs.errors import NonFiniteError
 from thumbs.records import Datum, TrainOutput
 
 
-class StepEngine(LocalEngine):
-    """A local engine whose user may look at logits, bring an optimizer and turn a minibatch down."""
+def open_here() -> ModuleEngine:
+    """An engine whose modules are in this process."""
+    engine = open_engine()
+    assert isinstance(engine, ModuleEngine)  # noqa: S101 (the default engine is local)
+    return engine
 
-    def network(self, handle: Handle) -> Network:
-        """The modules behind a handle."""
-        return self._models[handle.id].network
 
-    def spec(self, handle: Handle) -> ModelSpec:
-        """What the model was made from."""
-        return self._models[handle.id].spec
+def hidden(model: Model, sequences: Sequence[Tensor]) -> Tensor:
+    """Final hidden states [N, D] of sequences laid end to end, with gradients where torch has them on."""
+    tokens, lengths = torch.cat(list(sequences)), [len(sequence) for sequence in sequences]
+    return model.hidden(Batch(list(range(len(lengths))), lengths, tokens, tokens, {}, {}))
 
-    def hidden(self, handle: Handle, sequences: Sequence[Tensor]) -> Tensor:
-        """Final hidden states [N, D] of sequences laid end to end, with gradients where torch has them on."""
-        tokens = torch.cat(list(sequences))
-        lengths = [len(sequence) for sequence in sequences]
-        batch = Batch(list(range(len(lengths))), lengths, tokens, tokens, {}, {})
-        return self.network(handle).hidden(batch)
 
-    def trained(self, handle: Handle) -> list[nn.Parameter]:
-        """The parameters that an optimizer step may move."""
-        return [parameter for parameter in self._models[handle.id].trained().values() if parameter.requires_grad]
+def trained(model: Model) -> list[nn.Parameter]:
+    """The parameters that an optimizer step may move."""
+    return [parameter for parameter in model.trained().values() if parameter.requires_grad]
 
-    def forward_backward_if(
-        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], keep: Callable[[TrainOutput], bool]
-    ) -> TrainOutput:
-        """`forward_backward` whose gradients are added only if `keep` says so of its output."""
-        parameters = self.trained(handle)
-        before = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        output = self.forward_backward(handle, data, losses)
-        kept = keep(output)
-        for parameter, grad in zip(parameters, before, strict=True):
-            if not kept or parameter.grad is None:
-                parameter.grad = grad
-            elif grad is not None:
-                parameter.grad += grad
-        return output
 
-    def apply(self, handle: Handle, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
-        """Clips, steps `optimizer`, clears; returns the gradient norm before clipping.
+def forward_backward_if(
+    engine: ModuleEngine,
+    handle: Handle,
+    data: Sequence[Datum],
+    losses: Sequence[LossSpec],
+    wanted: Callable[[TrainOutput], bool],
+) -> TrainOutput:
+    """`forward_backward` whose gradients are added only if its output is `wanted`."""
+    with engine.model(handle).trial() as keep:
+        output = engine.forward_backward(handle, data, losses)
+        if wanted(output):
+            keep()
+    return output
 
-        Without any gradient nothing moves. Raises NonFiniteError, and steps nothing, when one is not finite.
-        """
-        model = self._models[handle.id]
-        parameters = [parameter for parameter in self.trained(handle) if parameter.grad is not None]
-        if not parameters:
-            return 0.0
-        norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
-        if not math.isfinite(norm):
-            self._clear(model)
-            raise NonFiniteError(f"{handle.name}: the gradient norm became {norm}; lower the learning rate")
-        optimizer.step()
-        self._clear(model)
-        model.steps += 1
-        return norm
+
+def apply(model: Model, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
+    """Clips, steps `optimizer`, clears; returns the gradient norm before clipping.
+
+    Without any gradient nothing moves. Raises NonFiniteError, and steps nothing, when one is not finite.
+    """
+    parameters = [parameter for parameter in trained(model) if parameter.grad is not None]
+    if not parameters:
+        return 0.0
+    norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    if not math.isfinite(norm):
+        model.clear()
+        raise NonFiniteError(f"{model.spec.name}: the gradient norm became {norm}; lower the learning rate")
+    optimizer.step()
+    model.clear()
+    model.steps += 1
+    return norm

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thumbs.compat.trl_ppo.engine import StepEngine
+from thumbs.compat.trl_ppo.engine import open_here
 from thumbs.config.model import ADAPTED, LoraConfig, ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.checkpoints import ADAPTER, HEAD, MANIFEST, read_tensors
+from thumbs.engine.compute import ModuleEngine
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.base import Trunk
 from thumbs.models.catalog import is_builtin_byte, resolve
@@ -59,7 +60,7 @@ IGNORED = {
 class Loaded:
     """A model in an engine; `files` holds the weights of a model that came as an object."""
 
-    engine: StepEngine
+    engine: ModuleEngine
     handle: Handle
     files: TemporaryDirectory | None
 
@@ -81,22 +82,22 @@ def load(source: Any, keywords: Mapping[str, Any]) -> Loaded:
         name, adapter, seed = _saved_base(folder, peft), folder / ADAPTER, _saved_seed(folder, seed)
     lora = None if peft is None else read_lora(peft, decoder_shape(ModelConfig(name=name)).layers)
     model = ModelConfig(name=name, lora=lora, dtype=_dtype(keywords))
-    engine = StepEngine()
+    engine = open_here()
     handle = engine.create(ModelSpec("policy", model, heads=("lm", "scalar"), seed=seed))
-    network = engine.network(handle)
-    if adapter is not None and network.adapter is not None:
-        network.adapter.load_peft_state(read_tensors(adapter))
+    model_adapter = engine.model(handle).adapter
+    if adapter is not None and model_adapter is not None:
+        model_adapter.load_peft_state(read_tensors(adapter))
     _fill_head(engine, handle, folder if folder.is_dir() else None, keywords)
     return Loaded(engine, handle, files)
 
 
-def save(engine: StepEngine, handle: Handle, folder: Path, config: Any) -> None:
+def save(engine: ModuleEngine, handle: Handle, folder: Path, config: Any) -> None:
     """Writes weights, config.json or adapter_config.json, and the value head, file by file; other files stay.
 
     transformers and PEFT read the folder; `from_pretrained` reads the value head as well.
     Raises ConfigError for a whole model where an adapter is, since the folder would then be read as that adapter.
     """
-    if engine.spec(handle).model.lora is None and (folder / "adapter_config.json").exists():
+    if engine.model(handle).spec.model.lora is None and (folder / "adapter_config.json").exists():
         raise ConfigError(f"{folder} holds an adapter; save the whole model to another folder")
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / ".saving"
@@ -217,8 +218,8 @@ def _saved_seed(folder: Path, seed: int) -> int:
     return int(json.loads(manifest.read_text(encoding="utf-8"))["seed"]) if manifest.is_file() else seed
 
 
-def _fill_head(engine: StepEngine, handle: Handle, folder: Path | None, keywords: Mapping[str, Any]) -> None:
-    head = engine.network(handle).scalar
+def _fill_head(engine: ModuleEngine, handle: Handle, folder: Path | None, keywords: Mapping[str, Any]) -> None:
+    head = engine.model(handle).scalar
     assert head is not None  # noqa: S101 (created with one)
     strategy = keywords.get("v_head_init_strategy")
     if strategy not in (None, "normal"):

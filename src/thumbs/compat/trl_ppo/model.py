@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thumbs.compat.trl_ppo.engine import StepEngine
+from thumbs.compat.trl_ppo.engine import hidden
 from thumbs.compat.trl_ppo.generation import Generation, draw_replies, read_keywords
 from thumbs.compat.trl_ppo.loading import describe, load, save
 from thumbs.engine.base import Handle
+from thumbs.engine.compute import ModuleEngine
 from thumbs.errors import ConfigError, DataError
 from thumbs.rollout.sampler import Sampler
 
@@ -27,12 +28,12 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 class PretrainedModel(nn.Module):
     """The language model without the value head: what tutorials reach as `model.pretrained_model`."""
 
-    def __init__(self, engine: StepEngine, handle: Handle) -> None:
+    def __init__(self, engine: ModuleEngine, handle: Handle) -> None:
         super().__init__()
-        network = engine.network(handle)
+        model = engine.model(handle)
         self.engine, self.handle = engine, handle
-        self.trunk, self.adapter = network.trunk, network.adapter
-        self.config = describe(engine.spec(handle).model.name, network.trunk)
+        self.trunk, self.adapter = model.trunk, model.adapter
+        self.config = describe(model.spec.model.name, model.trunk)
         self._sampler: tuple[int, Sampler] | None = None
 
     @property
@@ -52,9 +53,9 @@ class PretrainedModel(nn.Module):
         if not bool(real.any(1).all()):
             raise DataError("a row without a token cannot be read; leave empty rows out")
         rows = [row[keep] for row, keep in zip(input_ids.to(self.device), real, strict=True)]
-        hidden = self.engine.hidden(self.handle, rows)
+        states = hidden(self.engine.model(self.handle), rows)
         places = real.flatten().nonzero().squeeze(1)
-        padded = hidden.new_zeros(real.numel(), hidden.shape[1]).index_copy(0, places, hidden)
+        padded = states.new_zeros(real.numel(), states.shape[1]).index_copy(0, places, states)
         return padded.view(*real.shape, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -65,9 +66,9 @@ class PretrainedModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
     ) -> SimpleNamespace:
         """logits [B, L, V], loss (nats a token, of labels that are not -100; None without labels), hidden_states."""
-        hidden = self.states(input_ids, attention_mask)
-        logits = self.logits(hidden)
-        return SimpleNamespace(logits=logits, loss=_label_loss(logits, labels), hidden_states=(hidden,))
+        states = self.states(input_ids, attention_mask)
+        logits = self.logits(states)
+        return SimpleNamespace(logits=logits, loss=_label_loss(logits, labels), hidden_states=(states,))
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **keywords: Any) -> Tensor:
@@ -116,15 +117,15 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
     Modules run without dropout in either mode.
     """
 
-    def __init__(self, engine: StepEngine, handle: Handle) -> None:
+    def __init__(self, engine: ModuleEngine, handle: Handle) -> None:
         super().__init__()
         self.pretrained_model = PretrainedModel(engine, handle)
-        head = engine.network(handle).scalar
+        head = engine.model(handle).scalar
         if head is None:
             raise ConfigError(f"{handle.name} was created without a scalar head")
         self.v_head = head
         self.engine, self.handle = engine, handle
-        self.is_peft_model = engine.spec(handle).model.lora is not None
+        self.is_peft_model = engine.model(handle).spec.model.lora is not None
         self._files: Any = None
 
     @classmethod
@@ -161,9 +162,9 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         **_: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """logits [B, L, V] in float32, loss (None without labels), values [B, L] in score units."""
-        hidden = self.pretrained_model.states(input_ids, attention_mask)
-        logits = self.pretrained_model.logits(hidden)
-        values = self.v_head(hidden.flatten(0, 1)).view(hidden.shape[:2])
+        states = self.pretrained_model.states(input_ids, attention_mask)
+        logits = self.pretrained_model.logits(states)
+        values = self.v_head(states.flatten(0, 1)).view(states.shape[:2])
         return logits, _label_loss(logits, labels), values
 
     def generate(self, input_ids: Tensor, *args: Any, **keywords: Any) -> Tensor:
@@ -192,7 +193,7 @@ def create_reference_model(
     num_shared_layers: the embeddings and that many lowest layers are frozen in `model` too and held once, as in a
     hydra; with adapters the frozen base is shared anyway, and this has no meaning.
     """
-    spec = replace(model.engine.spec(model.handle), name="reference", start=model.handle, trainable=False)
+    spec = replace(model.engine.model(model.handle).spec, name="reference", start=model.handle, trainable=False)
     reference = AutoModelForCausalLMWithValueHead(model.engine, model.engine.create(spec))
     if num_shared_layers is not None:
         if model.is_peft_model:
@@ -203,7 +204,7 @@ def create_reference_model(
 
 def base_reference(model: AutoModelForCausalLMWithValueHead) -> AutoModelForCausalLMWithValueHead:
     """The model without its adapter, on the same base weights."""
-    spec = replace(model.engine.spec(model.handle), name="reference", start=None, trainable=False)
+    spec = replace(model.engine.model(model.handle).spec, name="reference", start=None, trainable=False)
     return AutoModelForCausalLMWithValueHead(model.engine, model.engine.create(spec))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from thumbs.compat.trl_ppo.accelerator import Accelerator
 from thumbs.compat.trl_ppo.config import ADAPTIVE_TARGET, PPOConfig
 from thumbs.compat.trl_ppo.core import AdaptiveKLController, FixedKLController, RunningMoments, set_seed
+from thumbs.compat.trl_ppo.engine import trained
 from thumbs.compat.trl_ppo.experience import Experience, advantages_of, look, shape_rewards, trained_scores
 from thumbs.compat.trl_ppo.generation import Generation, read_keywords
 from thumbs.compat.trl_ppo.inputs import (
@@ -260,13 +261,12 @@ class PPOTrainer:
         return given
 
     def _optimizer(self, given: Any, scheduler: Any) -> tuple[torch.optim.Optimizer, Any]:
+        parameters = trained(self.model.engine.model(self.model.handle))
         if given is None:
             if scheduler is not None:
                 raise ConfigError("lr_scheduler schedules an optimizer that is not used; pass that as optimizer= too")
-            trained = self.model.engine.trained(self.model.handle)
-            rate = self.config.learning_rate
-            return torch.optim.AdamW(trained, lr=rate, weight_decay=0.0, fused=True), None
-        ours = {id(parameter) for parameter in self.model.engine.trained(self.model.handle)}
+            return torch.optim.AdamW(parameters, lr=self.config.learning_rate, weight_decay=0.0, fused=True), None
+        ours = set(map(id, parameters))
         if not any(id(parameter) in ours for group in given.param_groups for parameter in group["params"]):
             raise ConfigError("optimizer holds none of the model's parameters; make it from model.parameters()")
         return given, scheduler

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thumbs.compat.trl_ppo.config import PPOConfig
+from thumbs.compat.trl_ppo.engine import apply, forward_backward_if
 from thumbs.compat.trl_ppo.experience import Experience, bessel
 from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead
 from thumbs.config.losses import TokenLoss
@@ -41,7 +42,7 @@ def update(
             parts = [order[i : i + size] for i in range(start, start + together, size)]
             for part, weights in zip(parts, _weights(learned, parts, config), strict=True):
                 seen.append(_minibatch(model, learned, part, weights, config, temperature))
-            model.engine.apply(model.handle, optimizer, config.grad_norm_limit)
+            apply(model.engine.model(model.handle), optimizer, config.grad_norm_limit)
         if config.early_stopping and seen[-1]["policy/policykl"] > 1.5 * config.target_kl:
             break
     return seen
@@ -87,7 +88,7 @@ def _minibatch(
         seen.update(_statistics(learned, part, output, config))
         return bool(seen["ratio_mean"] <= config.ratio_threshold)
 
-    model.engine.forward_backward_if(model.handle, data, [policy_loss, value_loss], keep)
+    forward_backward_if(model.engine, model.handle, data, [policy_loss, value_loss], keep)
     if seen["ratio_mean"] > config.ratio_threshold:
         warnings.warn(
             f"The average ratio of batch ({float(seen['ratio_mean']):.2f}) exceeds threshold "
