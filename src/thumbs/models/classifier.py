@@ -131,7 +131,7 @@ def _refuse_other_models(name: str, config: dict[str, Any]) -> None:
         names = ", ".join(map(str, labels.values())) if isinstance(labels, dict) else "without names"
         raise ModelError(
             f"{name} has {count} labels ({names}), and which one is the reward is not said; a reward model has one. "
-            "A Python function may score with this one: rewards: [{function: module:name}]"
+            "A Python function may score with this one: reward: [{function: module:name}]"
         )
 
 

@@ -174,7 +174,7 @@ def _refuse_settings(given: Mapping[str, Any]) -> None:
 def _check(keywords: Mapping[str, Any]) -> None:
     for name, value in keywords.items():
         if name in ("reward_adapter", "reward_adapter_name"):
-            raise ConfigError(f"from_pretrained({name}=…): train a reward model (`thumbs reward`) and call it yourself")
+            raise ConfigError(f"from_pretrained({name}=…): train a reward model (`thumbs reward-model`) and call it yourself")
         if name not in (*OWN, *IGNORED):
             close = difflib.get_close_matches(name, [*OWN, *IGNORED], n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(OWN)}"

@@ -202,7 +202,7 @@ class RewardTrainer:
         return self._measure()
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
-        """Writes model and tokenizer as a folder for transformers, and for `rewards: [{model: FOLDER}]`."""
+        """Writes model and tokenizer as a folder for transformers, and for `reward: [{model: FOLDER}]`."""
         folder = Path(output_dir or self.args.output_dir)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
