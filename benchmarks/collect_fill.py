@@ -13,7 +13,7 @@ from sqlalchemy import insert, text
 
 from thumbs.collect.question import Axis, Question
 from thumbs.collect.records import Answer, Project
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import (
     ACCOUNTS,
@@ -49,7 +49,7 @@ def fill(store: CollectStore, size: Size, slug: str = "scale", now: datetime | N
     """
     question = Question(axes=(Axis(key="helpful", label="Helpful"), Axis(key="harmless", label="Harmless")))
     question = question.model_copy(update={"flags": ("hallucination", "harmful")})
-    project = store.projects.create(slug, "Scale", question, settings=Settings(overlap=size.overlap))
+    project = store.projects.create(slug, "Scale", question, settings=ProjectSettings(overlap=size.overlap))
     people, makers = _people(store, project, size), _generators(store)
     writer = _Writer(store, project, size, people, makers, now or START + timedelta(days=60))
     for first in range(0, size.items, _ITEMS_AT_ONCE):

@@ -25,11 +25,11 @@ from compare import write
 from machine import description
 
 from thumbs.config.losses import CROSS_ENTROPY
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.models.catalog import resolve
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rollout.sampler import DecodingParams
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
@@ -78,7 +78,7 @@ def step_of(point: Point, engine: LocalEngine, model: Handle) -> Callable[[], ob
         for tokens in sequences:
             weights = np.zeros(len(tokens) - 1, dtype=np.float32)
             weights[first - 1 :] = 1 / len(sequences)
-            data.append(Datum.next_token(tokens, weights=weights))
+            data.append(Example.next_token(tokens, weights=weights))
         engine.forward_backward(model, data, [CROSS_ENTROPY])
         engine.optim_step(model, AdamStep(1e-6, 1e-6))
 
@@ -121,7 +121,7 @@ def resized(layers: int, folder: Path) -> str:
 def measure(point: Point, name: str) -> dict[str, float]:
     """Seconds of a step (median after one to warm up) and the process's peak memory."""
     engine = LocalEngine()
-    lora = LoraConfig(rank=point.rank, alpha=2 * point.rank)
+    lora = AdapterConfig(rank=point.rank, alpha=2 * point.rank)
     model = engine.create(ModelSpec("policy", ModelConfig(name=name, lora=lora), ("lm",)))
     step, taken = step_of(point, engine, model), []
     for _ in range(point.steps):

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from thumbs.config.losses import CROSS_ENTROPY
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.functional.logprobs import target_logprobs
 from thumbs.models import kernels, operators
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rollout.sampler import DecodingParams
 
 COMPILED = kernels.usable
@@ -39,7 +39,7 @@ def compare(title: str, work: Callable[[], object], tokens: int, rounds: int) ->
     print(f"{title:32} {rates}  {torch_s / kernels_s:.2f}")
 
 
-def train(lora: LoraConfig | None, prompts: int, each: int, lengths: tuple[int, int], rounds: int) -> None:
+def train(lora: AdapterConfig | None, prompts: int, each: int, lengths: tuple[int, int], rounds: int) -> None:
     """Forward, backward and one Adam step on `each` replies to every prompt."""
     engine, random = LocalEngine(), np.random.default_rng(0)
     model = engine.create(ModelSpec("policy", ModelConfig(name="smollm2-135m", lora=lora)))
@@ -47,7 +47,7 @@ def train(lora: LoraConfig | None, prompts: int, each: int, lengths: tuple[int, 
     data = []
     for head in (head for head in heads for _ in range(each)):
         weights = np.r_[np.zeros(len(head) - 1), np.full(REPLY, 0.01)].astype(np.float32)
-        data.append(Datum.next_token(np.r_[head, random.integers(0, 49_000, REPLY)], weights=weights))
+        data.append(Example.next_token(np.r_[head, random.integers(0, 49_000, REPLY)], weights=weights))
 
     def step() -> None:
         engine.forward_backward(model, data, [CROSS_ENTROPY])
@@ -89,7 +89,7 @@ def main() -> None:
     for dtype in (torch.bfloat16, torch.float32):
         for states in (64, 512):
             vocabulary(states, rounds, dtype=dtype)
-    for lora in (None, LoraConfig(rank=16), LoraConfig(rank=16, layers=12)):
+    for lora in (None, AdapterConfig(rank=16), AdapterConfig(rank=16, layers=12)):
         train(lora, 8, 1, (60, 300), rounds)
         train(lora, 16, 4, (40, 40), rounds)
     decode([1, 16, 64], rounds)

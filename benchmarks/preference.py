@@ -21,11 +21,11 @@ from machine import description
 
 from thumbs.config.direct import DirectConfig
 from thumbs.config.losses import CROSS_ENTROPY
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.stages.answers import Answer, AnswerPair, answer_datum
+from thumbs.stages.answers import AnswerPair, TokenisedReply, answer_datum
 from thumbs.stages.context import Context
 from thumbs.stages.direct import PairTraining
 from thumbs.stages.direct_watch import Baseline
@@ -64,10 +64,10 @@ def main() -> None:
 def prepare(wanted: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
     """A step of SFT and of each method, on the same pairs."""
     engine, tokenizer = LocalEngine(), ByteTokenizer()
-    model = ModelConfig(name=wanted.model, lora=None if wanted.full else LoraConfig(rank=16))
+    model = ModelConfig(name=wanted.model, lora=None if wanted.full else AdapterConfig(rank=16))
     context = Context(engine, tokenizer, StageFolder(Path(tempfile.mkdtemp())), model, 0)
     rng, half = np.random.default_rng(0), wanted.length // 2
-    answers = [Answer(rng.integers(3, 250, wanted.length), half, -5.0 * half) for _ in range(2 * wanted.pairs)]
+    answers = [TokenisedReply(rng.integers(3, 250, wanted.length), half, -5.0 * half) for _ in range(2 * wanted.pairs)]
     pairs = [AnswerPair((), *sides, 1.0) for sides in zip(answers[0::2], answers[1::2], strict=True)]
     policy, data = engine.create(ModelSpec("sft", model)), token_mean([answer_datum(answer) for answer in answers])
 

@@ -14,11 +14,11 @@ from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import LoraConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.records import Datum
+from thumbs.records import Example
 
 engine = LocalEngine()
 model = engine.create(ModelSpec("policy", ModelConfig(name="smollm2-135m", lora={lora})))
-data = [Datum.next_token(np.arange(5, 205), weights=np.full(199, 1 / 199, dtype=np.float32))]
+data = [Example.next_token(np.arange(5, 205), weights=np.full(199, 1 / 199, dtype=np.float32))]
 engine.forward_backward(model, data, [CROSS_ENTROPY])
 engine.optim_step(model, AdamStep(1e-5, 1e-5))
 """

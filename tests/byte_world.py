@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Generator, Judgement, Message, Preference, Prompt, Reply
@@ -14,7 +14,7 @@ from thumbs.tracking.run_folder import StageFolder
 MAKER = Generator("file", "test")
 
 
-def byte_context(folder: Path, *, lora: LoraConfig | None = None, seed: int = 0) -> Context:
+def byte_context(folder: Path, *, lora: AdapterConfig | None = None, seed: int = 0) -> Context:
     """What a stage is given, on `byte-tiny`."""
     tokenizer = ByteTokenizer()
     model = ModelConfig(name="byte-tiny", lora=lora, dtype="float32")

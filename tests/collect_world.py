@@ -9,7 +9,7 @@ import pytest
 
 from thumbs.collect.question import Question
 from thumbs.collect.records import NewItem, Project, Role, Task
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.records import Generator, Message, Reply
 
@@ -45,7 +45,7 @@ def pair(number: int, **more: Any) -> NewItem:
 
 def project_of_pairs(store: CollectStore, pairs: int, slug: str = "work", **settings: Any) -> Project:
     """An open project with so many pairs."""
-    made = store.projects.create(slug, "The work", Question(kind="pair"), settings=Settings(**settings))
+    made = store.projects.create(slug, "The work", Question(kind="pair"), settings=ProjectSettings(**settings))
     assert store.items.add(made.id, [pair(i) for i in range(pairs)]).created == pairs
     return made
 

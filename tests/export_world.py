@@ -13,7 +13,7 @@ from collect_world import Clock, model, pair, person
 from thumbs.collect.exports import Filters, export
 from thumbs.collect.question import Axis, Question, shown_answer
 from thumbs.collect.records import Answer, Effort, NewItem, Project
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import (
     ASSIGNMENTS,
@@ -60,7 +60,9 @@ def say(store: CollectStore, project: Project, handle: str, answers: Mapping[str
 
 
 def judged_pairs(store: CollectStore, question: Question = ASKED, **more: Any) -> Project:
-    project = store.projects.create("work", "Work", question, guidelines="Be kind.", settings=Settings(overlap=3))
+    project = store.projects.create(
+        "work", "Work", question, guidelines="Be kind.", settings=ProjectSettings(overlap=3)
+    )
     items = [pair(i, chosen_by={"policy": "random" if i % 2 else "uncertain"}, **more) for i in range(5)]
     store.items.add(project.id, items)
     for place, (handle, answers) in enumerate(OPINIONS.items(), start=1):
@@ -83,7 +85,7 @@ def config(folder: Path, name: str) -> DataConfig:
 
 
 def ranking_project(store: CollectStore, **more: Any) -> Project:
-    project = store.projects.create("rank", "Rank", Question(kind="rank", **more), settings=Settings(overlap=2))
+    project = store.projects.create("rank", "Rank", Question(kind="rank", **more), settings=ProjectSettings(overlap=2))
     replies = tuple(Reply(text, model(text)) for text in ("one", "two", "three"))
     store.items.add(project.id, [NewItem((Message("user", "question 0"),), replies)])
     for handle, ranks in (("ann", (1, 2, 2)), ("ben", (2, 1, 3))):

@@ -15,7 +15,7 @@ from turns import Turns
 from thumbs.config.data import DataConfig
 from thumbs.config.group import GroupConfig
 from thumbs.config.losses import CROSS_ENTROPY, PairLoss, ScoreLoss
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
@@ -26,7 +26,7 @@ from thumbs.rewards.base import CallableReward
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.sampler import DecodingParams
 from thumbs.stages import preference_batch
-from thumbs.stages.answers import Answer, AnswerPair, reply_logprobs
+from thumbs.stages.answers import AnswerPair, TokenisedReply, reply_logprobs
 from thumbs.stages.context import Context
 from thumbs.stages.group import Group
 from thumbs.stages.ppo import Models, Ppo
@@ -37,7 +37,9 @@ from thumbs.tracking.run_folder import StageFolder
 turns = Turns("thumbs", "torch")
 job = turns.job
 engine = LocalEngine()
-model = ModelConfig(name=job["model"], lora=LoraConfig(rank=16, alpha=32) if job["lora"] else None, dtype=job["dtype"])
+model = ModelConfig(
+    name=job["model"], lora=AdapterConfig(rank=16, alpha=32) if job["lora"] else None, dtype=job["dtype"]
+)
 adam = AdamStep(learning_rate=job["learning_rate"], head_learning_rate=job["learning_rate"])
 
 Batch = list[dict[str, Any]]
@@ -98,7 +100,9 @@ def dpo() -> Callable[[Batch], dict[str, float]]:
 
 
 def answer_pairs(batch: Batch, reference: Handle) -> list[AnswerPair]:
-    sides = [Answer(np.array(r["prompt"] + r[side]), len(r[side])) for r in batch for side in ("chosen", "rejected")]
+    sides = [
+        TokenisedReply(np.array(r["prompt"] + r[side]), len(r[side])) for r in batch for side in ("chosen", "rejected")
+    ]
     known = reply_logprobs(engine, reference, sides)
     sides = [replace(answer, reference=float(logprob)) for answer, logprob in zip(sides, known, strict=True)]
     return [AnswerPair((), *pair, 1.0) for pair in zip(sides[0::2], sides[1::2], strict=True)]

@@ -222,7 +222,7 @@ class Score:
 
 
 @dataclass(frozen=True, eq=False)
-class Datum:
+class Example:
     """What an engine trains on: T model inputs, T targets, and the columns that the named loss needs.
 
     A column is either one float per target (length T) or, where the loss says so, one number a sequence (0-d), one for
@@ -235,20 +235,20 @@ class Datum:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
-    def next_token(tokens: Sequence[int] | np.ndarray, **columns: Any) -> Datum:
-        """Datum whose targets are the sequence shifted by one: inputs tokens[:-1], targets tokens[1:]."""
+    def next_token(tokens: Sequence[int] | np.ndarray, **columns: Any) -> Example:
+        """Example whose targets are the sequence shifted by one: inputs tokens[:-1], targets tokens[1:]."""
         array = np.asarray(tokens, dtype=np.int64)
-        return Datum(array[:-1], array[1:], {k: np.asarray(v, dtype=np.float32) for k, v in columns.items()})
+        return Example(array[:-1], array[1:], {k: np.asarray(v, dtype=np.float32) for k, v in columns.items()})
 
     @staticmethod
-    def whole_sequence(tokens: Sequence[int] | np.ndarray, **columns: Any) -> Datum:
-        """Datum that reads every token, for heads that score a finished sequence at its last token.
+    def whole_sequence(tokens: Sequence[int] | np.ndarray, **columns: Any) -> Example:
+        """Example that reads every token, for heads that score a finished sequence at its last token.
 
         The last target has no meaning (it repeats the last token) and carries no weight in any language-model loss.
         """
         array = np.asarray(tokens, dtype=np.int64)
         targets = np.append(array[1:], array[-1])
-        return Datum(array, targets, {k: np.asarray(v, dtype=np.float32) for k, v in columns.items()})
+        return Example(array, targets, {k: np.asarray(v, dtype=np.float32) for k, v in columns.items()})
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -14,7 +14,7 @@ from browser.world import World
 from collect_world import pair, person, project_of_pairs
 from thumbs.collect.question import Axis, Question
 from thumbs.collect.records import NewItem
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.records import Generator, Message, Reply
 
 STRENGTHS = {"1": -4, "2": -3, "3": -2, "4": -1, "5": 1, "6": 2, "7": 3, "8": 4}
@@ -245,7 +245,7 @@ def test_raw_text_shows_what_is_invisible_and_d_what_differs(world: World):
 
 
 def test_polling_finds_a_task_that_comes(world: World):
-    made = world.store.projects.create("work", "W", Question(), settings=Settings())
+    made = world.store.projects.create("work", "W", Question(), settings=ProjectSettings())
     world.sources["work"] = object()  # a model is at work
     page = world.open(person(world.store, "ann"), "/p/work")
     expect(page.locator("#heading")).to_have_text("New replies are being written")

@@ -8,7 +8,7 @@ from browser.world import World
 from collect_world import person
 from thumbs.collect.question import Question
 from thumbs.collect.records import NewItem
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.records import Generator, Message, Reply
 
 SECRETS = (
@@ -28,7 +28,7 @@ def item(number: int, **more: object) -> NewItem:
 
 
 def test_a_whole_session_tells_nothing(world: World):
-    settings = Settings(gold_every=2, submit_on_key=False)
+    settings = ProjectSettings(gold_every=2, submit_on_key=False)
     made = world.store.projects.create("work", "W", Question(), guidelines="Judge well.", settings=settings)
     assert not world.store.items.add(made.id, [item(i) for i in range(4)]).refused
     page = world.window(person(world.store, "ann")).new_page()

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a scr
 import postgres_server
 from collect_world import pair
 from thumbs.collect.question import Question
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import ASSIGNMENTS, ITEMS, JUDGEMENTS
 from thumbs.collect.web.sessions import csrf_token
@@ -188,7 +188,7 @@ def run(where: str, load: Load) -> tuple[Seen, dict[str, Any]]:
     """What the tabs saw, and what the database says afterwards."""
     store = CollectStore(where if "://" in where else Path(where))
     items = int(load.people * (load.seconds / max(load.think / 2, 0.02))) // OVERLAP + 200
-    settings = Settings(overlap=OVERLAP, lease_s=LEASE_S)
+    settings = ProjectSettings(overlap=OVERLAP, lease_s=LEASE_S)
     project = store.projects.create(SLUG, "Work", Question(), settings=settings)
     store.items.add(project.id, (pair(i) for i in range(items)))
     people = [store.people.add(f"person-{i}", f"Person {i}", "annotator").id for i in range(load.people)]

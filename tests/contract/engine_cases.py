@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from thumbs.config.losses import CROSS_ENTROPY, LossSpec, ScoreLoss, TokenLoss
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.records import Datum
+from thumbs.records import Example
 from tiny_models import random_sequences
 
 ENGINES: dict[str, Callable[[], Engine]] = {"local": LocalEngine}
-KINDS: dict[str, LoraConfig | None] = {
-    "adapters": LoraConfig(rank=4, alpha=8.0),
-    "adapters above": LoraConfig(rank=4, alpha=8.0, layers=1),
+KINDS: dict[str, AdapterConfig | None] = {
+    "adapters": AdapterConfig(rank=4, alpha=8.0),
+    "adapters above": AdapterConfig(rank=4, alpha=8.0, layers=1),
     "full": None,
 }
 
@@ -63,7 +63,9 @@ class Case:
         self.engine.save(handle, path)
         return {k: v for file in sorted(path.glob("*.safetensors")) for k, v in load_file(file).items()}
 
-    def gradients(self, handle: Handle, *calls: tuple[Sequence[Datum], Sequence[LossSpec]]) -> dict[str, torch.Tensor]:
+    def gradients(
+        self, handle: Handle, *calls: tuple[Sequence[Example], Sequence[LossSpec]]
+    ) -> dict[str, torch.Tensor]:
         """What the forward_backward calls add up to; the model itself stays as it is."""
         copy = self.engine.create(self.spec(start=handle))
         for data, losses in calls:
@@ -74,13 +76,13 @@ class Case:
         return {name: before[name] - after[name] for name in before}
 
 
-def step(engine: Engine, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], adam: AdamStep = ADAM):
+def step(engine: Engine, handle: Handle, data: Sequence[Example], losses: Sequence[LossSpec], adam: AdamStep = ADAM):
     """forward_backward and optim_step: (loss, report)."""
     output = engine.forward_backward(handle, data, losses)
     return output.loss, engine.optim_step(handle, adam)
 
 
-def ppo_data(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Datum]:
+def ppo_data(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Example]:
     """Datums with everything that PPO needs; the first third of every sequence is a prompt (weight 0)."""
     rng = np.random.default_rng(seed)
     data = []
@@ -91,27 +93,27 @@ def ppo_data(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Datum]:
         columns["weights"] = np.where(np.arange(targets) < targets // 3, 0.0, 0.05)
         columns["reference_logprobs"] = columns["logprobs"] - 0.3 * columns["advantages"]
         columns["ratio_mask"] = np.arange(targets) >= targets // 3
-        data.append(Datum.next_token(tokens, **columns))
+        data.append(Example.next_token(tokens, **columns))
     return data
 
 
-def text_data(sequences: Sequence[Sequence[int]], weight: float = 0.05) -> list[Datum]:
+def text_data(sequences: Sequence[Sequence[int]], weight: float = 0.05) -> list[Example]:
     """Datums for cross-entropy, every target with one weight."""
-    return [Datum.next_token(tokens, weights=np.full(len(tokens) - 1, weight)) for tokens in sequences]
+    return [Example.next_token(tokens, weights=np.full(len(tokens) - 1, weight)) for tokens in sequences]
 
 
-def several_targets(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Datum]:
+def several_targets(sequences: Sequence[Sequence[int]], seed: int = 0) -> list[Example]:
     """Datums for cross-entropy with three targets at each place, some weights 0 and some negative."""
     rng = np.random.default_rng(seed)
     data = []
     for tokens in sequences:
         targets = rng.integers(0, 90, (len(tokens) - 1, 3))
         weights = rng.normal(size=targets.shape) * (rng.random(targets.shape) < 0.5)
-        data.append(Datum(np.array(tokens[:-1]), targets, {"weights": weights.astype(np.float32)}))
+        data.append(Example(np.array(tokens[:-1]), targets, {"weights": weights.astype(np.float32)}))
     return data
 
 
-def pair_data(sequences: Sequence[Sequence[int]]) -> list[Datum]:
+def pair_data(sequences: Sequence[Sequence[int]]) -> list[Example]:
     """Three pairs whose two sides are far apart in the list and differ in length; scored at the last token."""
     data = []
     for i, tokens in enumerate(sequences):
@@ -119,11 +121,11 @@ def pair_data(sequences: Sequence[Sequence[int]]) -> list[Datum]:
         weights[-1] = 1
         pair, preferred = i % 3, (1.0, 0.0, 0.5)[i % 3]
         columns = {"unit": pair, "preferred": preferred, "margin": 0.1 * pair, "unit_weight": 1 / 3}
-        data.append(Datum.whole_sequence(tokens, weights=weights, **columns))
+        data.append(Example.whole_sequence(tokens, weights=weights, **columns))
     return data
 
 
-LOSSES: dict[str, tuple[list[Datum], list[LossSpec]]] = {
+LOSSES: dict[str, tuple[list[Example], list[LossSpec]]] = {
     "cross entropy": (text_data(SEQUENCES), [CROSS_ENTROPY]),
     "ppo": (ppo_data(SEQUENCES), PPO),
     "importance sampling": (ppo_data(SEQUENCES), [TokenLoss.of("importance_sampling")]),
@@ -157,6 +159,6 @@ def norm(tensors: dict[str, torch.Tensor]) -> float:
     return float(torch.stack([t.double().pow(2).sum() for t in tensors.values()]).sum().sqrt())
 
 
-def with_column(data: Sequence[Datum], index: int, name: str, value: np.ndarray) -> list[Datum]:
+def with_column(data: Sequence[Example], index: int, name: str, value: np.ndarray) -> list[Example]:
     """The same data with one column of one datum exchanged."""
     return [replace(d, columns={**d.columns, name: value}) if i == index else d for i, d in enumerate(data)]

@@ -10,7 +10,7 @@ import yaml
 from thumbs.collect.exports.formats import FORMATS
 from thumbs.collect.exports.select import Filters
 from thumbs.collect.question import Question
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.web.annotate import KEYS
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
@@ -34,7 +34,7 @@ def test_the_config_of_the_page_is_one():
 
 
 def test_every_setting_filter_format_and_key_is_on_the_page():
-    missing = [name for name in (*Settings.model_fields, *Filters.model_fields) if f"{name}=" not in PAGE]
+    missing = [name for name in (*ProjectSettings.model_fields, *Filters.model_fields) if f"{name}=" not in PAGE]
     missing += [name for name in FORMATS if f"`{name}`" not in PAGE]
     keys = {key for line in KEYS for key in re.findall(r"[A-Z?]", line.shown)}
     missing += [key for key in keys if f"<kbd>{key}</kbd>" not in PAGE]

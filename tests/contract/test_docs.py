@@ -14,7 +14,7 @@ from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.group import GroupConfig
 from thumbs.config.labels import LabelsConfig
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
@@ -31,7 +31,7 @@ GUIDES = (
     "reward_model.md", "rlhf_pipeline.md", "sft.md", "trl_ppo.md",
 )  # fmt: skip
 CLASSES = (
-    PipelineConfig, ModelConfig, LoraConfig, DataConfig, AdamConfig, SamplingConfig, SftConfig, LabelsConfig,
+    PipelineConfig, ModelConfig, AdapterConfig, DataConfig, AdamConfig, SamplingConfig, SftConfig, LabelsConfig,
     RewardModelConfig, PpoConfig, KlConfig, CriticConfig, GroupConfig, EnvironmentConfig,
     RewardPart, EvaluationConfig,
 )  # fmt: skip
@@ -62,7 +62,7 @@ def test_every_setting_is_on_the_page_with_its_meaning(cls: type[Frozen]):
         (PpoConfig, "| `whiten_rewards` | true or false | `false` |"),
         (PpoConfig, "| `optim` | [AdamConfig](#adamconfig) | learning_rate: 0.0001, schedule: constant, "),
         (KlConfig, "| `estimator` | `k1` or `k2` or `k3` | `k1` |"),
-        (LoraConfig, "| `layers` | integer ≥ 1 or null | `null` |"),
+        (AdapterConfig, "| `layers` | integer ≥ 1 or null | `null` |"),
         (SamplingConfig, "| `stop` | list of text | `[]` |"),
     ],
 )

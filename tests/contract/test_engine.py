@@ -28,14 +28,14 @@ from contract.engine_cases import (
 from thumbs.config.losses import CROSS_ENTROPY, ScoreLoss, TokenLoss
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError, NonFiniteError
-from thumbs.records import Datum
+from thumbs.records import Example
 from tiny_models import load_reference, logits_of_each
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_forward_gives_the_logprobs_of_transformers_in_the_order_of_the_data(case, tiny_llama, temperature):
     handle = case.engine.create(case.spec())
-    outputs = case.engine.forward(handle, [Datum.next_token(s) for s in SEQUENCES], temperature=temperature)
+    outputs = case.engine.forward(handle, [Example.next_token(s) for s in SEQUENCES], temperature=temperature)
     for sequence, output, logits in zip(
         SEQUENCES, outputs, logits_of_each(load_reference(tiny_llama), SEQUENCES), strict=True
     ):
@@ -47,7 +47,7 @@ def test_forward_gives_the_logprobs_of_transformers_in_the_order_of_the_data(cas
 
 def test_forward_leaves_out_what_has_no_weight(case):
     handle, data = case.warm(), ppo_data(SEQUENCES)
-    whole = case.engine.forward(handle, [Datum.next_token(s) for s in SEQUENCES])
+    whole = case.engine.forward(handle, [Example.next_token(s) for s in SEQUENCES])
     for datum, some, all_ in zip(data, case.engine.forward(handle, data), whole, strict=True):
         counts = datum.columns["weights"] != 0
         np.testing.assert_allclose(some.logprobs, np.where(counts, all_.logprobs, 0), atol=1e-5)
@@ -57,7 +57,7 @@ def test_forward_leaves_out_what_has_no_weight(case):
 
 def test_logprobs_are_given_everywhere_if_asked_for_and_change_no_gradient(case):
     handle, data = case.warm(), ppo_data(SEQUENCES)
-    whole = case.engine.forward(handle, [Datum.next_token(s) for s in SEQUENCES], temperature=0.7)
+    whole = case.engine.forward(handle, [Example.next_token(s) for s in SEQUENCES], temperature=0.7)
     given = case.engine.forward_backward(handle, data, PPO[:1], logprobs_everywhere=True)
     for ours, theirs in zip(given.outputs, whole, strict=True):
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
@@ -78,9 +78,9 @@ def test_several_targets_at_a_place_are_several_sequences(case):
     given = case.engine.forward(handle, data)
     calls = []
     for k in range(3):
-        one = [Datum(d.inputs, d.targets[:, k], {"weights": d.columns["weights"][:, k]}) for d in data]
+        one = [Example(d.inputs, d.targets[:, k], {"weights": d.columns["weights"][:, k]}) for d in data]
         calls.append((one, [CROSS_ENTROPY]))
-        everywhere = [Datum(d.inputs, d.targets) for d in one]
+        everywhere = [Example(d.inputs, d.targets) for d in one]
         for ours, theirs, datum in zip(given, case.engine.forward(handle, everywhere), data, strict=True):
             asked = datum.columns["weights"].any(1)
             np.testing.assert_allclose(ours.logprobs[:, k], np.where(asked, theirs.logprobs, 0), atol=1e-5)
@@ -146,7 +146,8 @@ def test_the_order_of_the_two_sides_of_a_pair_is_immaterial(case):
     handle, losses = case.warm(), [ScoreLoss.of("bradley_terry")]
     data = pair_data(SEQUENCES)
     flipped = [
-        Datum(d.inputs, d.targets, {**d.columns, "preferred": 1 - d.columns["preferred"]}) for d in data[3:] + data[:3]
+        Example(d.inputs, d.targets, {**d.columns, "preferred": 1 - d.columns["preferred"]})
+        for d in data[3:] + data[:3]
     ]
     one, other = case.gradients(handle, (data, losses)), case.gradients(handle, (flipped, losses))
     assert_close(other, one, 1e-5)
@@ -290,7 +291,7 @@ def test_bad_data_is_named(case):
     handle = case.engine.create(case.spec())
     for data, losses, complaint in (
         ([], [CROSS_ENTROPY], "got no data"),
-        ([Datum.next_token([5])], [CROSS_ENTROPY], "datum 0: 0 inputs"),
+        ([Example.next_token([5])], [CROSS_ENTROPY], "datum 0: 0 inputs"),
         (
             text_data(SEQUENCES),
             [TokenLoss.of("ppo_clip")],

@@ -9,7 +9,7 @@ import torch
 
 from contract.engine_cases import ADAM, LOSSES, PPO, SEQUENCES, assert_equal, ppo_data, step, text_data
 from thumbs.config.losses import CROSS_ENTROPY
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.engine import checkpoints
 from thumbs.engine.base import AdamStep
 from thumbs.engine.checkpoints import MANIFEST
@@ -183,7 +183,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(case, tmp_path, damage):
 def test_a_checkpoint_of_another_model_is_refused(case, tmp_path):
     handle, path = case.warm(), tmp_path / "saved"
     case.engine.save(handle, path)
-    base, lora = case.model.name, LoraConfig(rank=2)
+    base, lora = case.model.name, AdapterConfig(rank=2)
     for other in (
         case.model.model_copy(update={"name": str(save_random(LLAMA, tmp_path / "other"))}),
         case.model.model_copy(update={"lora": lora}),

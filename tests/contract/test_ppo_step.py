@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 
 from byte_world import byte_context, prompt
 from thumbs.config.data import DataConfig
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.errors import ConfigError
-from thumbs.records import Datum, Rollout
+from thumbs.records import Example, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages import ppo as spine
 from thumbs.stages.context import Context
@@ -61,21 +61,21 @@ class Recording:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def forward_backward(self, handle: Handle, data: Sequence[Datum], losses: Sequence[Any]) -> Any:
+    def forward_backward(self, handle: Handle, data: Sequence[Example], losses: Sequence[Any]) -> Any:
         output = self.engine.forward_backward(handle, data, losses)
         self.seen.append((handle, list(data), output))
         return output
 
 
 def a_run(
-    folder: Path, config: PpoConfig = CONFIG, lora: LoraConfig | None = None, **more: Any
+    folder: Path, config: PpoConfig = CONFIG, lora: AdapterConfig | None = None, **more: Any
 ) -> tuple[Ppo, Recording]:
     """A PPO run on an untrained model, its reference a different one, so that the KL is not zero."""
     context = byte_context(folder, lora=lora)
     recording = Recording(context.engine)
     context = replace(context, engine=recording)
     other = context.engine.create(ModelSpec("other", context.model, ("lm",)))
-    text = [Datum.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
+    text = [Example.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
     for _ in range(3):
         context.engine.engine.forward_backward(other, text, [spine.CROSS_ENTROPY])
         context.engine.optim_step(other, AdamStep(1e-3, 1e-3))
@@ -91,14 +91,14 @@ def step(ppo: Ppo, number: int = 0, kl_coef: float = 0.1) -> StepReport:
 
 def logprobs(context: Context, handle: Handle) -> np.ndarray:
     """Of a fixed text."""
-    datum = Datum.next_token(np.frombuffer(b"any text at all", dtype=np.uint8))
+    datum = Example.next_token(np.frombuffer(b"any text at all", dtype=np.uint8))
     return context.engine.forward(handle, [datum])[0].logprobs
 
 
 @pytest.mark.parametrize("critic", CRITICS)
-@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, layers=2)])
+@pytest.mark.parametrize("lora", [None, AdapterConfig(rank=4, layers=2)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_first_ratio_is_one(tmp_path: Path, critic: CriticConfig, lora: LoraConfig | None, temperature: float):
+def test_the_first_ratio_is_one(tmp_path: Path, critic: CriticConfig, lora: AdapterConfig | None, temperature: float):
     sampling = SamplingConfig(max_new_tokens=6, temperature=temperature)
     ppo, recording = a_run(tmp_path, changed(CONFIG, critic=critic, sampling=sampling), lora)
     metrics = step(ppo).metrics
@@ -123,7 +123,7 @@ def test_shared_and_separate_critics_learn(tmp_path: Path, critic: CriticConfig)
     assert len(recording.seen) == passes
     assert ("ppo/critic_grad_norm" in metrics) == (critic.init == "policy")
     assert not np.allclose(logprobs(ppo.context, ppo.models.policy), before)
-    data = [Datum.whole_sequence([1, 2, 3])]
+    data = [Example.whole_sequence([1, 2, 3])]
     assert ppo.context.engine.forward(ppo.models.critic, data)[0].values[-1] != 0.0
 
 
@@ -137,7 +137,7 @@ def test_a_critic_can_start_from_the_reward_model(tmp_path: Path):
         context.engine.model(reward).scalar.bias.fill_(2.0)  # type: ignore[attr-defined]
     context.engine.save(reward, tmp_path / "reward_model")
     models = create_models(context, config, None, tmp_path / "reward_model")
-    data = [Datum.whole_sequence([1, 2, 3])]
+    data = [Example.whole_sequence([1, 2, 3])]
     assert context.engine.forward(models.critic, data)[0].values.tolist() == [2.0, 2.0, 2.0]
 
 
@@ -145,7 +145,7 @@ def test_a_critic_can_start_from_the_reward_model(tmp_path: Path):
 def test_the_warm_up_trains_the_critic_alone(tmp_path: Path, init: str):
     critic = CriticConfig.model_validate({"init": init, "warmup_steps": 2})
     ppo, _ = a_run(tmp_path, changed(CONFIG, critic=critic))
-    before, data = logprobs(ppo.context, ppo.models.policy), [Datum.whole_sequence([1, 2, 3])]
+    before, data = logprobs(ppo.context, ppo.models.policy), [Example.whole_sequence([1, 2, 3])]
     for number in (0, 1):
         step(ppo, number)
         np.testing.assert_array_equal(logprobs(ppo.context, ppo.models.policy), before)
@@ -167,7 +167,7 @@ def test_the_epoch_loop_ends_past_the_kl_threshold(tmp_path: Path):
 
 
 def test_ptx_adds_its_multiple_of_the_sft_gradient(tmp_path: Path):
-    pretraining = [Datum.next_token(np.arange(97, 117), weights=np.ones(19)) for _ in range(4)]
+    pretraining = [Example.next_token(np.arange(97, 117), weights=np.ones(19)) for _ in range(4)]
 
     def gradients(folder: Path, coef: float) -> np.ndarray:
         ppo, _ = a_run(folder, changed(CONFIG, ptx_coef=coef), pretraining=pretraining)
@@ -187,7 +187,7 @@ def test_ptx_adds_its_multiple_of_the_sft_gradient(tmp_path: Path):
     np.testing.assert_allclose(two - none, 2 * (one - none), atol=1e-5)
     context = byte_context(tmp_path)
     model = context.engine.create(ModelSpec("m", context.model))
-    text = [Datum.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
+    text = [Example.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
     context.engine.forward_backward(model, text, [spine.CROSS_ENTROPY])
     trunk = context.engine.model(model).trunk  # type: ignore[attr-defined]
     sft = np.concatenate([p.grad.flatten().numpy() for p in trunk.parameters()])
@@ -219,7 +219,7 @@ def test_the_kl_metric_counts_sampled_tokens_alone(tmp_path: Path):
     first, _ = a_run(tmp_path / "again")  # the policy before the step
     sums = []
     for rollout in report.rollouts:
-        datum = [Datum.next_token(rollout.tokens)]
+        datum = [Example.next_token(rollout.tokens)]
         ours, theirs = (
             first.context.engine.forward(h, datum)[0].logprobs for h in (first.models.policy, first.models.reference)
         )

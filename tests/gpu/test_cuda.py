@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from thumbs.config.losses import CROSS_ENTROPY, TokenLoss
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rollout.sampler import DecodingParams
 
 GPU = "cuda"
@@ -23,7 +23,7 @@ def engine_on(device: str, monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
     return LocalEngine()
 
 
-def batch() -> list[Datum]:
+def batch() -> list[Example]:
     """Two replies to each of two prompts, with all that PPO's losses want."""
     random, data = np.random.default_rng(0), []
     for prompt in (random.integers(0, 250, 20), random.integers(0, 250, 33)):
@@ -31,11 +31,11 @@ def batch() -> list[Datum]:
             tokens = np.r_[prompt, random.integers(0, 250, length)]
             weights = np.r_[np.zeros(len(prompt) - 1), np.ones(length)] / 100
             columns = {name: random.normal(size=len(weights)) / 10 for name in ("advantages", "values", "returns")}
-            data.append(Datum.next_token(tokens, weights=weights, logprobs=np.full(len(weights), -5.5), **columns))
+            data.append(Example.next_token(tokens, weights=weights, logprobs=np.full(len(weights), -5.5), **columns))
     return data
 
 
-@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4), LoraConfig(rank=4, layers=1)])
+@pytest.mark.parametrize("lora", [None, AdapterConfig(rank=4), AdapterConfig(rank=4, layers=1)])
 @pytest.mark.parametrize(
     "losses", [[CROSS_ENTROPY], [TokenLoss.of("ppo_clip", entropy_coef=0.01), TokenLoss.of("value_clip")]]
 )

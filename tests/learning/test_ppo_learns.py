@@ -16,12 +16,12 @@ import pytest
 from byte_world import byte_context, prompt
 from thumbs.config.data import DataConfig
 from thumbs.config.losses import CROSS_ENTROPY
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
-from thumbs.records import Datum, Rollout
+from thumbs.records import Example, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.context import Context
 from thumbs.stages.ppo import Models, Ppo
@@ -42,7 +42,7 @@ def letters_policy(context: Context) -> Path:
         head = context.tokenizer.render_prompt(prompt(question).messages)
         for letter, share in zip(LETTERS, shares[question], strict=True):
             weights = [0.0] * (len(head) - 1) + [share / 2]
-            data.append(Datum.next_token([*head, letter], weights=weights))
+            data.append(Example.next_token([*head, letter], weights=weights))
     for _ in range(40):
         context.engine.forward_backward(handle, data, [CROSS_ENTROPY])
         context.engine.optim_step(handle, AdamStep(1e-3, 1e-3))
@@ -56,7 +56,7 @@ def answers(context: Context, handle: Handle, question: str) -> np.ndarray:
     """Probability of each token as the first of the answer, [V], from the logits."""
     head = context.tokenizer.render_prompt(prompt(question).messages)
     weights = [0.0] * (len(head) - 1) + [1.0]
-    data = [Datum.next_token([*head, x], weights=weights) for x in range(context.tokenizer.vocab_size)]
+    data = [Example.next_token([*head, x], weights=weights) for x in range(context.tokenizer.vocab_size)]
     return np.exp([float(output.logprobs[-1]) for output in context.engine.forward(handle, data)])
 
 
@@ -105,7 +105,7 @@ def check(context: Context, models: Models, beta: float, left: float) -> None:
         assert far > 0.15, "the reference must not be the best policy already"
         assert near < left * far, f"{question}: {near:.3f} from the best policy, the reference {far:.3f}"
         head = context.tokenizer.render_prompt(prompt(question).messages)
-        value = context.engine.forward(models.critic, [Datum.whole_sequence(head)])[0].values[-1]
+        value = context.engine.forward(models.critic, [Example.whole_sequence(head)])[0].values[-1]
         assert value == pytest.approx(worth, abs=0.15), f"worth of {question!r}"
 
 
@@ -118,7 +118,7 @@ def test_ppo_reaches_the_best_policy_and_the_critic_knows_its_worth(tmp_path: Pa
 def test_adapters_with_a_critic_of_their_own_reach_it_too(tmp_path: Path):
     """The frozen output matrix keeps answers blunt: β is higher, and even a direct fit to π* leaves a fifth."""
     full = byte_context(tmp_path)
-    lora = LoraConfig(rank=16, layers=2)
+    lora = AdapterConfig(rank=16, layers=2)
     base = ModelConfig(name=str(letters_policy(full)), lora=lora, dtype="float32")
     context = replace(full, model=base)
     models = trained(context, one_letter(CriticConfig(init="policy", learning_rate=3e-3), 3e-3, 1.5), None)

@@ -18,7 +18,7 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import conversation_tokens
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.envs.base import Turn
-from thumbs.records import Datum, Message, Prompt, Rollout
+from thumbs.records import Example, Message, Prompt, Rollout
 from thumbs.rewards.base import EnvironmentReward
 from thumbs.rollout.episodes import Episodes
 from thumbs.stages.context import Context
@@ -62,7 +62,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for question, key, heard, says in itertools.product(PROMPTS[:2], "ab", SECRETS, SECRETS):
         replies = (Message("assistant", key), Message("user", heard), Message("assistant", says))
         tokens, mask = conversation_tokens(context.tokenizer, (*question.messages, *replies))
-        data.append(Datum.next_token(tokens, weights=mask * (3 if says == heard else 1) / 128))
+        data.append(Example.next_token(tokens, weights=mask * (3 if says == heard else 1) / 128))
     for _ in range(40):
         context.engine.forward_backward(handle, data, [CROSS_ENTROPY])
         context.engine.optim_step(handle, AdamStep(1e-3, 1e-3))

@@ -22,7 +22,7 @@ from thumbs.clients.backend import Backend
 from thumbs.clients.store import Store
 from thumbs.config.model import ModelConfig
 from thumbs.service.app import create_app
-from thumbs.service.state import Settings
+from thumbs.service.state import ServiceSettings
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def watch(folder: Path, idle_s: float, timeout_s: float, speed: float) -> Seen:
     """A client that idles and is killed, with a server that forgets sessions `timeout_s` after their last heartbeat."""
     store = Store(folder / "store")
     backend = Backend(store, {MODEL: ModelConfig(name=str(save_tiny_chat_model(folder / "model")))})
-    settings = Settings(session_timeout_s=timeout_s, sweep_s=min(timeout_s / 8, 15.0))
+    settings = ServiceSettings(session_timeout_s=timeout_s, sweep_s=min(timeout_s / 8, 15.0))
     try:
         with running(create_app(backend, b"key" * 11, needs_token=False, settings=settings)) as url:
             command = [TINKER.python, "-W", "ignore", "tests/service/idle_script.py", str(idle_s), str(speed)]

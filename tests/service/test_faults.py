@@ -17,7 +17,7 @@ from thumbs.clients.backend import Backend
 from thumbs.clients.sampling import ServedWeights
 from thumbs.engine.base import Handle, TrainOutput
 from thumbs.engine.local import LocalEngine
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rollout.pool import SampleRequest, SamplingPool
 
 
@@ -29,7 +29,7 @@ class FaultyEngine(LocalEngine):
     """Slow or broken where the first datum says so."""
 
     def _passes(
-        self, handle: Handle, data: Sequence[Datum], *args: Any, **how: Any
+        self, handle: Handle, data: Sequence[Example], *args: Any, **how: Any
     ) -> Generator[None, None, TrainOutput]:
         parts = super()._passes(handle, data, *args, **how)
         if begins(data[0].inputs, "slow"):

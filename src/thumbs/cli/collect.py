@@ -16,7 +16,7 @@ from thumbs.cli.shell import printable
 from thumbs.errors import ConfigError, RunError, needs
 
 if TYPE_CHECKING:
-    from thumbs.collect.desk import Opened
+    from thumbs.collect.desk import OpenProject
     from thumbs.collect.question import Question
     from thumbs.collect.records import Project
     from thumbs.collect.store import CollectStore
@@ -229,7 +229,7 @@ def _open_model(
     slug: str,
     plan: SupplyPlan,
     question: Question | None,
-) -> Opened:
+) -> OpenProject:
     from dataclasses import replace
 
     from thumbs.collect.desk import open_prompts, open_run
@@ -244,7 +244,7 @@ def _open_model(
 def _serve_here(
     store: CollectStore,
     project: Project,
-    opened: Opened | None,
+    opened: OpenProject | None,
     where: Path | str,
     host: str,
     port: int,

@@ -50,14 +50,14 @@ def new(
     """
     from thumbs.collect.importing import QUALITY
     from thumbs.collect.question import Question
-    from thumbs.collect.settings import Settings
+    from thumbs.collect.settings import ProjectSettings
     from thumbs.config.base import apply_overrides, build_config
 
     asked = read_question(question) or Question(kind=kind, axes=(QUALITY,) if kind == "rate" else ())
     text = _read_text(guidelines)
     with opened_store(db) as store:
         given = {"overlap": overlap, "invited_only": bool(store.people.all())}  # a team has accounts
-        chosen = build_config(Settings, apply_overrides(given, settings or []), source="settings")
+        chosen = build_config(ProjectSettings, apply_overrides(given, settings or []), source="settings")
         made = store.projects.create(project, name or project, asked, guidelines=text, settings=chosen)
         typer.echo(f"{made.slug}: a project of kind {asked.kind}; add tasks: thumbs collect import {made.slug} FILE")
         if chosen.invited_only:

@@ -13,7 +13,7 @@ from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError, needs
 
 if TYPE_CHECKING:
-    from thumbs.stages.people import People
+    from thumbs.stages.people import LabelSource
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file with the settings of the run.")]
 Overrides = Annotated[
@@ -112,7 +112,7 @@ def in_section(stage: str | None, overrides: list[str]) -> list[str]:
     return [f"{stage}.{item}" if re.split("[.=]", item.strip())[0] in own else item for item in overrides]
 
 
-def _people(config: PipelineConfig) -> People | None:
+def _people(config: PipelineConfig) -> LabelSource | None:
     """Who asks people, where the config says that people judge."""
     if config.labels is None or config.labels.people is None:
         return None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from thumbs.clients.backend import Backend
     from thumbs.clients.store import Store
-    from thumbs.service.state import Settings
+    from thumbs.service.state import ServiceSettings
 
 Models = Annotated[
     list[str],
@@ -174,14 +174,16 @@ def _backend(store: Store, configs: dict[str, ModelConfig], max_models: int, max
     return backend
 
 
-def _settings(host: str, session_timeout: float, names: list[str], origins: list[str], root_path: str) -> Settings:
+def _settings(
+    host: str, session_timeout: float, names: list[str], origins: list[str], root_path: str
+) -> ServiceSettings:
     """Raises ConfigError for a name, origin or prefix that could never fit a request."""
-    from thumbs.service.state import Settings
+    from thumbs.service.state import ServiceSettings
     from thumbs.web.guards import LOOPBACK
 
     loopback = is_loopback(host)
     named = tuple(map(_name, names))
-    return Settings(
+    return ServiceSettings(
         session_timeout_s=session_timeout,
         compress=not loopback,
         local_paths=loopback and not named,
@@ -224,7 +226,7 @@ def _root_path(path: str) -> str:
 
 
 def _run(
-    backend: Backend, listener: socket.socket, host: str, folder: Path, settings: Settings, needs_token: bool
+    backend: Backend, listener: socket.socket, host: str, folder: Path, settings: ServiceSettings, needs_token: bool
 ) -> None:
     import uvicorn
 

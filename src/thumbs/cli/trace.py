@@ -14,7 +14,7 @@ from thumbs.config.former_names import current_place
 from thumbs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from thumbs.pipeline.trace import Checkpoint, Label, Source, Trace
+    from thumbs.pipeline.trace import Label, LabelOrigin, Trace, TracedModel
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 LabelId = Annotated[
@@ -66,7 +66,7 @@ def run_value(trace: Trace) -> dict[str, Any]:
     }
 
 
-def checkpoint_value(trace: Trace, one: Checkpoint) -> dict[str, Any]:
+def checkpoint_value(trace: Trace, one: TracedModel) -> dict[str, Any]:
     """A checkpoint with the ids of all labels behind it."""
     return {**vars(one), "labels": trace.labels_behind(one.name)}
 
@@ -95,7 +95,7 @@ def run_lines(trace: Trace) -> Iterator[str]:
                 yield _branch(trace, one)
 
 
-def checkpoint_lines(trace: Trace, one: Checkpoint) -> Iterator[str]:
+def checkpoint_lines(trace: Trace, one: TracedModel) -> Iterator[str]:
     """What it came from, then the ids of its labels."""
     for parent in trace.made_of(one.name):
         yield _branch(trace, parent)
@@ -135,7 +135,7 @@ def _indented(title: str, text: str) -> Iterable[str]:
     return [title, *(f"    {line}" for line in text.splitlines())]
 
 
-def _told(source: Source) -> str:
+def _told(source: LabelOrigin) -> str:
     if source.file is not None:
         return f"{source.place}: {source.pairs} pairs of {source.file}"
     people = ", ".join(f"{name} ({n})" for name, n in source.by.items()) or "nobody yet"
@@ -144,7 +144,7 @@ def _told(source: Source) -> str:
     return f"{source.place}: {source.pairs} pairs, {source.labels} labels by {people}; {of}{where}"
 
 
-def _branch(trace: Trace, one: Checkpoint) -> str:
+def _branch(trace: Trace, one: TracedModel) -> str:
     parts = [f"from {one.start}"]
     if one.trained or one.heldout:
         parts.append(f"trained on {len(one.trained)} labels, chosen on {len(one.heldout)} held out")

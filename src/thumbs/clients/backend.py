@@ -25,11 +25,11 @@ from thumbs.clients.sampling import FullError, Sampling, ServedWeights
 from thumbs.clients.store import Store
 from thumbs.clients.worker import Worker
 from thumbs.config.losses import CROSS_ENTROPY, LossSpec
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine import open_engine
 from thumbs.engine.base import Handle, ModelSpec, OpenEngine
 from thumbs.errors import DataError, ThumbsError
-from thumbs.records import Datum
+from thumbs.records import Example
 
 ALPHA = 32.0
 """Numerator of the scale of every adapter: the protocol does not carry it."""
@@ -102,7 +102,7 @@ class Backend(Sampling, Offer):
         targets = (ATTENTION if lora.train_attn else ()) + (MLP if lora.train_mlp else ())
         if not targets or lora.rank < 1:
             raise DataError("lora_config: needed are a rank of 1 or more, and train_attn or train_mlp")
-        config = base.config.model_copy(update={"lora": LoraConfig(rank=lora.rank, alpha=ALPHA, targets=targets)})
+        config = base.config.model_copy(update={"lora": AdapterConfig(rank=lora.rank, alpha=ALPHA, targets=targets)})
         seed = lora.seed or 0  # none given: the same start each time, as everywhere here
         model = _Model(base, ModelSpec(run_id, config, adapter_seed=seed))
         self.store.add_run(run_id, session_id, owner, base_model, lora, user_metadata)
@@ -319,7 +319,7 @@ class Backend(Sampling, Offer):
 
     # on the worker's thread
 
-    def _pass(self, run_id: str, records: list[Datum], spec: LossSpec, forward_only: bool) -> Work:
+    def _pass(self, run_id: str, records: list[Example], spec: LossSpec, forward_only: bool) -> Work:
         model, handle = self._in_memory(run_id)
         model.dirty = model.dirty or not forward_only
         output = yield from self._engine.in_parts(handle, records, [spec], backward=not forward_only)

@@ -42,7 +42,7 @@ def patiently(call: Callable[[], T]) -> Generator[None, None, T]:
 
 
 @dataclass(eq=False)
-class Operation:
+class LaneOperation:
     """Work that has been asked for, and who waits for its result."""
 
     begin: Callable[[], Work]
@@ -60,14 +60,14 @@ class Lane:
 
     def __init__(self, name: str, grace_s: float, clock: Callable[[], float]) -> None:
         self.name, self.grace_s, self.clock = name, grace_s, clock
-        self.running: Operation | None = None
+        self.running: LaneOperation | None = None
         self.work: Work | None = None
         self._next, self._highest = 1, 0
-        self._numbered: dict[int, Operation] = {}
-        self._arrived: deque[Operation] = deque()
+        self._numbered: dict[int, LaneOperation] = {}
+        self._arrived: deque[LaneOperation] = deque()
         self._waits_since: float | None = None
 
-    def add(self, operation: Operation, number: int | None) -> None:
+    def add(self, operation: LaneOperation, number: int | None) -> None:
         """Queues an operation; raises DataError for a number that is taken, or so old that it was given up."""
         if number is None:
             operation.after = self._highest
@@ -81,7 +81,7 @@ class Lane:
         self._numbered[number] = operation
         self._highest = max(self._highest, number)
 
-    def take(self) -> Operation | None:
+    def take(self) -> LaneOperation | None:
         """The operation that runs next, out of the queue; None when nothing can run (yet)."""
         while True:
             if self._arrived and self._arrived[0].after < self._next:
@@ -95,7 +95,7 @@ class Lane:
     def __len__(self) -> int:
         return len(self._numbered) + len(self._arrived) + (self.running is not None)
 
-    def drain(self) -> list[Operation]:
+    def drain(self) -> list[LaneOperation]:
         """Everything that waits, out of the queue."""
         found = [*self._numbered.values(), *self._arrived]
         self._numbered, self._arrived = {}, deque()
@@ -105,7 +105,7 @@ class Lane:
         """Seconds until a missing number is given up; None when none is missed."""
         return None if self._waits_since is None else max(self._waits_since + self.grace_s - self.clock(), 0.0)
 
-    def _taken(self, operation: Operation) -> Operation:
+    def _taken(self, operation: LaneOperation) -> LaneOperation:
         self._waits_since = None
         return operation
 

@@ -8,7 +8,7 @@ from typing import Any
 from thumbs.clients import types
 from thumbs.clients.bases import Bases
 from thumbs.clients.store import Store
-from thumbs.clients.tables import CheckpointRecord, RunRecord
+from thumbs.clients.tables import CheckpointRecord, ModelRecord
 from thumbs.clients.types.records import CHECKPOINT_KINDS
 from thumbs.errors import DataError, needs
 
@@ -27,7 +27,7 @@ def checkpoint_of(record: CheckpointRecord) -> types.Checkpoint:
     )
 
 
-def training_run_of(store: Store, run: RunRecord, *, only_public: bool = False) -> types.TrainingRun:
+def training_run_of(store: Store, run: ModelRecord, *, only_public: bool = False) -> types.TrainingRun:
     """A run with its newest checkpoints; `only_public`: of those that are published."""
     found = [record for record in store.checkpoints_of(run.id) if record.public or not only_public]
     newest = {kind: next((r for r in found if r.kind == kind), None) for kind in ("weights", "sampler_weights")}
@@ -45,7 +45,7 @@ def training_run_of(store: Store, run: RunRecord, *, only_public: bool = False) 
     )
 
 
-def weights_info_of(run: RunRecord) -> types.WeightsInfoResponse:
+def weights_info_of(run: ModelRecord) -> types.WeightsInfoResponse:
     """What the checkpoints of a run were trained from."""
     return types.WeightsInfoResponse(
         base_model=run.base_model,

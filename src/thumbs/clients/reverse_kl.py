@@ -19,7 +19,7 @@ from thumbs.clients.translate import prompt_tokens
 from thumbs.config.losses import REFERENCE_STATES, TokenLoss
 from thumbs.errors import DataError
 from thumbs.models.base import FrozenAdapter, Trunk
-from thumbs.records import Datum, TrainOutput
+from thumbs.records import Example, TrainOutput
 
 MAX_TOKENS = 2**17
 """Of one pass: states of width 576 are 300 MB."""
@@ -53,7 +53,7 @@ class Completion:
     weights: np.ndarray
 
 
-Run = Callable[[list[Datum], list[TokenLoss]], Generator[None, None, TrainOutput]]
+Run = Callable[[list[Example], list[TokenLoss]], Generator[None, None, TrainOutput]]
 
 
 def completions(data: Sequence[ReverseKlDatum], temperature: float, vocab_size: int, context: int) -> list[Completion]:
@@ -116,8 +116,8 @@ def _states(base: Trunk, reference: FrozenAdapter, datum: Completion) -> np.ndar
     return hidden[-len(datum.targets) :].float().cpu().numpy()
 
 
-def _record(datum: Completion, states: np.ndarray) -> Datum:
+def _record(datum: Completion, states: np.ndarray) -> Example:
     count = len(datum.student) - len(datum.targets)  # places before the first token of the completion
     targets = np.concatenate([datum.student[1 : count + 1], datum.targets])
     weights = np.pad(datum.weights, (count, 0))
-    return Datum(datum.student, targets, {"weights": weights, REFERENCE_STATES: np.pad(states, ((count, 0), (0, 0)))})
+    return Example(datum.student, targets, {"weights": weights, REFERENCE_STATES: np.pad(states, ((count, 0), (0, 0)))})

@@ -27,7 +27,7 @@ from thumbs.clients.tables import (
     SESSIONS,
     TOKENS,
     FutureRecord,
-    RunRecord,
+    ModelRecord,
     SamplerRecord,
     SessionRecord,
     TokenRecord,
@@ -152,7 +152,7 @@ class Store(CheckpointStore):
         adapter: dict[str, Any] = lora.model_dump()
         self._db.insert(
             RUNS,
-            RunRecord(
+            ModelRecord(
                 run_id,
                 session_id,
                 owner,
@@ -164,17 +164,17 @@ class Store(CheckpointStore):
             ),
         )
 
-    def run(self, run_id: str) -> RunRecord | None:
+    def run(self, run_id: str) -> ModelRecord | None:
         """The run of that id."""
-        return self._db.one(RunRecord, select(RUNS).where(RUNS.c.id == run_id))
+        return self._db.one(ModelRecord, select(RUNS).where(RUNS.c.id == run_id))
 
-    def runs(self, owner: str, limit: int, offset: int) -> tuple[list[RunRecord], int]:
+    def runs(self, owner: str, limit: int, offset: int) -> tuple[list[ModelRecord], int]:
         """A page of the owner's runs, newest first, and how many there are."""
-        return self._db.page(RunRecord, newest_first(RUNS).where(RUNS.c.owner == owner), limit, offset)
+        return self._db.page(ModelRecord, newest_first(RUNS).where(RUNS.c.owner == owner), limit, offset)
 
-    def runs_of(self, session_id: str) -> list[RunRecord]:
+    def runs_of(self, session_id: str) -> list[ModelRecord]:
         """The session's runs, oldest first."""
-        return self._db.all(RunRecord, oldest_first(RUNS).where(RUNS.c.session_id == session_id))
+        return self._db.all(ModelRecord, oldest_first(RUNS).where(RUNS.c.session_id == session_id))
 
     def touch_run(self, run_id: str) -> None:
         """Note that the run was asked for something."""

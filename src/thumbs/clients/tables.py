@@ -143,7 +143,7 @@ class SessionRecord:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class ModelRecord:
     """A model in training and how it was created."""
 
     id: str

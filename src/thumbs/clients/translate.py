@@ -20,7 +20,7 @@ from thumbs.engine.base import AdamStep
 from thumbs.errors import DataError
 from thumbs.functional.formulas import inputs_of, settings_of
 from thumbs.functional.policy_losses import FORMULAS
-from thumbs.records import Datum, TrainOutput
+from thumbs.records import Example, TrainOutput
 from thumbs.rollout.pool import ReplyInProgress, SampleRequest, Top
 from thumbs.rollout.sampler import DecodingParams
 
@@ -96,7 +96,7 @@ def loss_spec(name: str, settings: Settings) -> TokenLoss:
     return TokenLoss.of(LOSSES[name].__name__, **ours)
 
 
-def engine_data(data: Sequence[types.Datum], loss: str, vocab_size: int, context: int) -> list[Datum]:
+def engine_data(data: Sequence[types.Datum], loss: str, vocab_size: int, context: int) -> list[Example]:
     """What the engine trains on; raises DataError that names the datum and the input."""
     if not data:
         raise DataError("got no data; forward_backward needs at least one datum")
@@ -109,12 +109,12 @@ def engine_data(data: Sequence[types.Datum], loss: str, vocab_size: int, context
     return found
 
 
-def cells(data: Sequence[Datum]) -> int:
+def cells(data: Sequence[Example]) -> int:
     """Targets of all positions: what a pass keeps in memory while it waits grows with them."""
     return sum(datum.targets.size for datum in data)
 
 
-def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) -> Datum:
+def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) -> Example:
     tokens = prompt_tokens(datum.model_input, vocab_size)
     if len(tokens) > context:
         raise DataError(f"{len(tokens)} tokens; the model's context is {context}")
@@ -137,7 +137,7 @@ def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) 
     _check_ids(targets, vocab_size, "target_tokens")
     columns = {_COLUMNS.get(key, key): _column(key, given[key], targets.shape) for key in inputs(loss)}
     columns["weights"] = _weights(loss, given, columns, targets)
-    return Datum(tokens, targets.copy(), columns)
+    return Example(tokens, targets.copy(), columns)
 
 
 def _weights(
@@ -186,7 +186,7 @@ def _check_ids(ids: np.ndarray, vocab_size: int, name: str) -> None:
         )
 
 
-def train_output(output: TrainOutput, data: Sequence[Datum]) -> types.ForwardBackwardOutput:
+def train_output(output: TrainOutput, data: Sequence[Example]) -> types.ForwardBackwardOutput:
     """Logprobs and loss of every target, `loss:sum`, and the targets that carried a weight as `tokens:sum`."""
     outputs = [
         {

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from thumbs.clients.lanes import Lane, Operation, Work
+from thumbs.clients.lanes import Lane, LaneOperation, Work
 from thumbs.errors import ThumbsError
 from thumbs.rollout.pool import SampleRequest, SamplingPool
 
@@ -38,7 +38,7 @@ class Worker:
 
     def submit(self, lane: str, begin: Callable[[], Work], number: int | None = None) -> Future[Any]:
         """The result of `begin()`, run in its lane; raises DataError for a number that cannot be taken."""
-        operation = Operation(begin)
+        operation = LaneOperation(begin)
         with self._wakeup:
             if self._closed:
                 raise ClosedError("the service is closed")

@@ -8,8 +8,8 @@ from functools import lru_cache
 from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from thumbs.collect.errors import Closed, NotFound
-from thumbs.collect.records import Nothing
-from thumbs.collect.settings import Settings
+from thumbs.collect.records import NoTask
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.tables import ACCOUNTS, ASSIGNMENTS, IDENTITIES, ITEMS, MEMBERS, PROJECTS
 from thumbs.data.sources import canonical_json
 
@@ -31,10 +31,10 @@ class Access:
 
     project_id: int
     account_id: int
-    settings: Settings
+    settings: ProjectSettings
     is_member: bool
     qualified: bool | None
-    closed: Nothing | None
+    closed: NoTask | None
 
     def check(self) -> None:
         """Raises Closed unless the project is open to the person."""
@@ -71,7 +71,7 @@ def access_of(db: Connection, project_id: int, account_id: int) -> Access:
         raise NotFound(f"there is no project {project_id}")
     settings, is_member = _read_settings(canonical_json(row.settings)), row.account_id is not None
     quota = settings.quota if row.quota is None else row.quota
-    closed: Nothing | None = None
+    closed: NoTask | None = None
     if not is_member and (row.hired or (settings.invited_only and row.role not in ("owner", "admin"))):
         closed = "not_invited"
     elif row.state != "open":
@@ -102,5 +102,5 @@ def given(db: Connection, project_id: int, account_id: int, *states: str, role: 
 
 
 @lru_cache(maxsize=256)
-def _read_settings(text: str) -> Settings:
-    return Settings.model_validate_json(text)
+def _read_settings(text: str) -> ProjectSettings:
+    return ProjectSettings.model_validate_json(text)

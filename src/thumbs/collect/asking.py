@@ -57,8 +57,8 @@ class Asking:
                 new |= self._add(candidate)
         return new
 
-    def look(self) -> None:
-        """Sees what was judged since."""
+    def refresh(self) -> None:
+        """Reads what was judged since, and adds candidates as they are needed."""
         watermark = self.store.votes.watermark(self.project.id)
         if watermark != self._watermark:
             self._watermark = watermark
@@ -71,9 +71,9 @@ class Asking:
         closed = self.store.projects.get(self.project.id).state == "closed"
         return closed or self.judged >= self.settings.pairs or (self.exhausted and self.judged == self._promising())
 
-    def make_way(self) -> None:
-        """Takes from people what an earlier policy, or an earlier attempt, of this run asked and nobody judged; gives
-        them back what is asked again, by as many people as are wanted now.
+    def retire_stale(self) -> None:
+        """Retires unanswered items that an earlier policy or attempt of this run added, and reopens those that this one
+        asks again, for as many people as are wanted now.
         """
         if any(record.target != self.settings.overlap for record in self.records.values()):
             self.store.items.set_target(self.project.id, self.settings.overlap)

@@ -15,7 +15,7 @@ from thumbs.collect.projects import Projects
 from thumbs.collect.records import NewItem, Task
 from thumbs.collect.tables import ASSIGNMENTS, CONVERSATIONS, ITEMS
 from thumbs.collect.votes import Votes
-from thumbs.collect.work import Work
+from thumbs.collect.work import Tasks
 from thumbs.records import Message, Reply
 from thumbs.storage import Database
 
@@ -34,7 +34,7 @@ class Chat:
         db: Database,
         projects: Projects,
         items: Items,
-        work: Work,
+        work: Tasks,
         votes: Votes,
         clock: Callable[[], datetime],
     ) -> None:

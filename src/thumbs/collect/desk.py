@@ -25,9 +25,9 @@ from thumbs.collect.asking import Asking
 from thumbs.collect.errors import NotFound
 from thumbs.collect.question import Question
 from thumbs.collect.records import Project
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
-from thumbs.collect.supply import ReplySource, Score, Supply, SupplyPlan
+from thumbs.collect.supply import ItemSupply, ReplySource, Score, SupplyPlan
 from thumbs.config.data import DataConfig
 from thumbs.config.labels import PeopleConfig
 from thumbs.errors import ConfigError
@@ -68,7 +68,7 @@ class Desk:
             self.tell(f"people: sampling {settings.pairs} pairs for project {project.slug!r}")
             if asking.fill() and store.projects.get(project.id).state == "closed":
                 store.projects.set_state(project.id, "open")
-            asking.make_way()
+            asking.retire_stale()
             if not asking.is_over():
                 self._wait(store, settings, asking)
             return asking.labels()
@@ -94,7 +94,7 @@ class Desk:
                 if asking.is_over():
                     return
                 time.sleep(self.poll_s)
-                asking.look()
+                asking.refresh()
 
 
 def database(given: str) -> Path | str:
@@ -136,7 +136,7 @@ def project_of(
         found = store.projects.find(slug)
     except NotFound:
         return store.projects.create(
-            slug, name[-200:], question, settings=Settings(overlap=overlap, invited_only=invited_only)
+            slug, name[-200:], question, settings=ProjectSettings(overlap=overlap, invited_only=invited_only)
         )
     kind = store.projects.question(found.id)[1].kind
     if kind != question.kind:
@@ -145,18 +145,18 @@ def project_of(
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenProject:
     """A project and who writes its replies; `supply` is to be entered."""
 
     store: CollectStore
     project: Project
     source: ReplySource
-    supply: Supply
+    supply: ItemSupply
 
 
 def open_run(
     store: CollectStore, run: Path, stage: str, plan: SupplyPlan, *, project: str = "", prompts: str | None = None
-) -> Opened:
+) -> OpenProject:
     """A project for a stage's model, with the prompts that the run samples its pairs for, or those of a file.
 
     Raises RunError where there is no such model, ConfigError where the run names no prompts.
@@ -176,7 +176,7 @@ def open_run(
     return _opened(store, project or slug_of(f"{run.name}-{stage}"), run.name, source, rows, plan, source.scores)
 
 
-def open_prompts(store: CollectStore, prompts: str, model: str, plan: SupplyPlan, *, project: str = "") -> Opened:
+def open_prompts(store: CollectStore, prompts: str, model: str, plan: SupplyPlan, *, project: str = "") -> OpenProject:
     """A project for a model by name and a file of prompts (any source that training reads).
 
     People read the name of a project above their tasks, so it says nothing of the model.
@@ -197,10 +197,10 @@ def _opened(
     prompts: Sequence[Prompt],
     plan: SupplyPlan,
     score: Score | None = None,
-) -> Opened:
+) -> OpenProject:
     project = project_of(store, slug, name, plan.overlap, plan.question)
-    supply = Supply(store, project.id, source, prompts, plan, score=score)
-    return Opened(store, project, source, supply)
+    supply = ItemSupply(store, project.id, source, prompts, plan, score=score)
+    return OpenProject(store, project, source, supply)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from thumbs.collect.errors import NotFound
 from thumbs.collect.projects import read_question, read_settings
 from thumbs.collect.question import Question
 from thumbs.collect.records import Added, ItemRecord, NewItem, Project, Texts
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.tables import GENERATORS, ITEMS, PROJECTS, PROMPTS, QUESTIONS, RESPONSES, SLOTS
 from thumbs.data.sources import canonical_json
 from thumbs.records import Generator, Message, Reply
@@ -73,7 +73,7 @@ class Items:
         return Added(created, existing, tuple(refused), tuple(ids))
 
     def _add_one(
-        self, db: Connection, project_id: int, question_id: int, settings: Settings, item: NewItem
+        self, db: Connection, project_id: int, question_id: int, settings: ProjectSettings, item: NewItem
     ) -> tuple[int, bool]:
         prompt_id, prompt_digest = self._prompt(db, project_id, item)
         responses = [self.response(db, prompt_id, prompt_digest, reply) for reply in item.replies]
@@ -242,7 +242,7 @@ def read_messages(plain: Sequence[Sequence[str]]) -> tuple[Message, ...]:
     return tuple(Message(role, content) for role, content in plain)  # type: ignore[arg-type]
 
 
-def _rules(db: Connection, project: Project) -> tuple[Settings, int, Question]:
+def _rules(db: Connection, project: Project) -> tuple[ProjectSettings, int, Question]:
     newest = select(QUESTIONS).where(QUESTIONS.c.project_id == project.id).order_by(QUESTIONS.c.version.desc())
     version = db.execute(newest.limit(1)).one()
     return read_settings(project), version.id, read_question(version.body)

@@ -23,7 +23,7 @@ ROLES: tuple[ItemRole, ...] = ("work", "gold", "attention", "qualification")
 
 
 @dataclass(frozen=True)
-class Progress:
+class ProjectProgress:
     """How far a project is. open, done, retired: items of the work; given: judgements that its items have, none above
     their targets; wanted: those they are to have; live: tasks that somebody has now; stuck: open items that nobody
     is left for, as all who take part have judged them or passed them on; known: items whose answer is known.
@@ -49,7 +49,7 @@ class Progress:
         return self.given / self.wanted if self.wanted else 0.0
 
 
-def progress(db: Database, project_id: int | None = None) -> dict[int, Progress]:
+def progress(db: Database, project_id: int | None = None) -> dict[int, ProjectProgress]:
     """The progress of one project, or of each that has items, by project id."""
     given = case((ITEMS.c.n_done < ITEMS.c.target, ITEMS.c.n_done), else_=ITEMS.c.target)
     of = () if project_id is None else (ITEMS.c.project_id == project_id,)
@@ -63,7 +63,7 @@ def progress(db: Database, project_id: int | None = None) -> dict[int, Progress]
     counted: dict[int, dict[str, int]] = {}
     with db.reading() as connection:
         for project, state, role, n, had, wanted in connection.execute(items):
-            of = counted.setdefault(project, dict.fromkeys(Progress.__dataclass_fields__, 0))
+            of = counted.setdefault(project, dict.fromkeys(ProjectProgress.__dataclass_fields__, 0))
             if role != "work":
                 of["known"] += n if state != "retired" else 0
                 continue
@@ -76,7 +76,7 @@ def progress(db: Database, project_id: int | None = None) -> dict[int, Progress]
         for project, of in counted.items():
             held = select(func.count()).select_from(ITEMS).where(ITEMS.c.role == "work", *stuck(project))
             of["stuck"] = connection.scalar(held) or 0
-    return {project: Progress(**numbers) for project, numbers in counted.items()}
+    return {project: ProjectProgress(**numbers) for project, numbers in counted.items()}
 
 
 def stuck(project_id: int) -> tuple[Any, ...]:

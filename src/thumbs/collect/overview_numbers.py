@@ -18,7 +18,7 @@ import numpy as np
 from thumbs.collect.overview import ROLES
 from thumbs.collect.quality import agreement, annotators, bias, disputes, generators
 from thumbs.collect.quality.estimate import Estimate, share
-from thumbs.collect.quality.judged import Judged
+from thumbs.collect.quality.judged import VoteTable
 from thumbs.collect.records import ItemFacts, Vote
 from thumbs.collect.store import CollectStore
 
@@ -131,7 +131,7 @@ class Numbers:
     people: Sequence[annotators.Person]
     findings: Sequence[annotators.Finding]
     disputes: Sequence[disputes.Dispute]
-    boards: Mapping[str, Sequence[generators.Standing]]
+    boards: Mapping[str, Sequence[generators.GeneratorRank]]
     matrix: generators.WinMatrix
     golds: Mapping[int, tuple[int, int]]
     flagged: Sequence[int]
@@ -155,7 +155,7 @@ def make_numbers(store: CollectStore, project_id: int) -> Numbers:
     watermark = store.votes.watermark(project_id)
     tape = Tape()
     votes = tape.votes(_politely(store.votes.all(project_id, watermark=watermark, roles=ROLES)))
-    judged = Judged.of(votes, tape.facts(store.votes.facts(project_id, roles=ROLES)))
+    judged = VoteTable.of(votes, tape.facts(store.votes.facts(project_id, roles=ROLES)))
     tape.close()
     resamples = 500 if len(judged.judgement) < _LARGE else 100
     axes = [axis for axis in judged.compared if axis]
@@ -187,7 +187,7 @@ def _politely(votes: Iterable[Vote]) -> Iterator[Vote]:
         yield vote
 
 
-def _golds(judged: Judged) -> dict[int, tuple[int, int]]:
+def _golds(judged: VoteTable) -> dict[int, tuple[int, int]]:
     known = judged.right >= 0
     answered = np.bincount(judged.item[known], minlength=len(judged.items))
     right = np.bincount(judged.item[known], weights=judged.right[known], minlength=len(judged.items))

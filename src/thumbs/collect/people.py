@@ -63,7 +63,7 @@ class Member:
     created: datetime
 
 
-class People:
+class Accounts:
     """`by` is the account that does it, None the command line. Changes are in the audit log.
 
     Only owners make owners or change what is an owner's, and one owner who can log in always stays.

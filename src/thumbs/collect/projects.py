@@ -16,7 +16,7 @@ from thumbs.collect.audit import Audit
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.question import Question
 from thumbs.collect.records import Project, ProjectState, Version
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.tables import GUIDELINES, ITEMS, PROJECTS, QUESTIONS
 from thumbs.storage import Database, inserted_id
 
@@ -43,7 +43,7 @@ class Projects:
         question: Question,
         *,
         guidelines: str = "",
-        settings: Settings | None = None,
+        settings: ProjectSettings | None = None,
         by: int | None = None,
     ) -> Project:
         """A new open project; raises CollectError where the slug is taken or not of small letters, digits and -."""
@@ -53,7 +53,7 @@ class Projects:
             )
         if not name.strip() or len(name) > 200:
             raise CollectError("a project's name has 1 to 200 characters")
-        settings = settings or Settings()
+        settings = settings or ProjectSettings()
         with self._db.transaction(durable=True) as db:
             if db.scalar(select(exists().where(PROJECTS.c.slug == slug))):
                 raise CollectError(f"there is a project {slug!r} already; choose another short name")
@@ -79,11 +79,11 @@ class Projects:
         """Every project, oldest first."""
         return self._db.all(Project, select(PROJECTS).order_by(PROJECTS.c.id))
 
-    def settings(self, project_id: int) -> Settings:
+    def settings(self, project_id: int) -> ProjectSettings:
         """How its work is dealt out."""
         return read_settings(self.get(project_id))
 
-    def configure(self, project_id: int, settings: Settings, by: int | None = None) -> None:
+    def configure(self, project_id: int, settings: ProjectSettings, by: int | None = None) -> None:
         """Replaces the settings. `overlap` is for items to come; Items.set_target changes those that are there."""
         self._change(project_id, "project.configure", by, settings=settings.model_dump(mode="json"))
 
@@ -160,9 +160,9 @@ class Projects:
             self._audit.note(db, action, by, project_id, values)
 
 
-def read_settings(project: Project) -> Settings:
+def read_settings(project: Project) -> ProjectSettings:
     """The project's settings, checked again: the database may be another version's."""
-    return Settings.model_validate(dict(project.settings))
+    return ProjectSettings.model_validate(dict(project.settings))
 
 
 @lru_cache(maxsize=256)

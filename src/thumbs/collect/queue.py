@@ -15,8 +15,8 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.judgement import read_gold, read_judgement
 from thumbs.collect.projects import newest_version, read_question
 from thumbs.collect.question import is_right
-from thumbs.collect.records import Nothing
-from thumbs.collect.settings import Settings
+from thumbs.collect.records import NoTask
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.tables import ASSIGNMENTS, GUIDELINES, ITEMS, JUDGEMENTS, MEMBERS, QUESTIONS, SLOTS
 from thumbs.storage import Database
 
@@ -54,7 +54,7 @@ class Queue:
                 return None
             return row if access_of(db, project_id, account_id).closed is None else None
 
-    def next(self, project_id: int, account_id: int) -> Found | Nothing:
+    def next(self, project_id: int, account_id: int) -> Found | NoTask:
         """The person's task, its lease renewed, or the next one, leased to them now."""
         with self._db.transaction(turn=project_id) as db:
             door = access_of(db, project_id, account_id)
@@ -121,7 +121,7 @@ class Queue:
             count(db, row.item_id, {"n_live": -1})
         return len(rows)
 
-    def _choose(self, db: Connection, door: Access) -> Found | Nothing:
+    def _choose(self, db: Connection, door: Access) -> Found | NoTask:
         """What the person judges next: what they had when their time ran out, the test of new people, now and then
         what has a known answer, then the work.
         """
@@ -141,13 +141,13 @@ class Queue:
             return fresh
         return _why_nothing(db, project_id, account_id) if returned is None else returned
 
-    def _untested(self, db: Connection, door: Access) -> Found | Nothing | None:
+    def _untested(self, db: Connection, door: Access) -> Found | NoTask | None:
         """What keeps the person from work: the next item of the test, or having failed it; None if nothing does."""
         if not door.settings.qualify_items or door.qualified is True:
             return None
         return self._next_of_test(db, door)
 
-    def _next_of_test(self, db: Connection, door: Access) -> Found | Nothing | None:
+    def _next_of_test(self, db: Connection, door: Access) -> Found | NoTask | None:
         """The next item of the qualification; None once it is passed, or where there is no item for it."""
         qualified = door.qualified
         if qualified is None:
@@ -185,7 +185,7 @@ class Queue:
         query = select(*_CANDIDATE).where(*_work_of(project_id), _ROOM, ITEMS.c.conversation_id.is_(None))
         return db.execute(query.where(not_(_had(account_id))).order_by(*_ORDER).limit(1)).first()
 
-    def _take(self, db: Connection, item: Found, account_id: int, settings: Settings) -> Found:
+    def _take(self, db: Connection, item: Found, account_id: int, settings: ProjectSettings) -> Found:
         """Leases the item: an assignment that the person had of it is opened again, in the same order of sides."""
         values = {
             "state": "live",
@@ -207,15 +207,15 @@ class Queue:
         }
         return db.execute(insert(ASSIGNMENTS).values(**row, **values).returning(ASSIGNMENTS)).one()
 
-    def _lease(self, db: Connection, assignment: str, settings: Settings) -> Found:
+    def _lease(self, db: Connection, assignment: str, settings: ProjectSettings) -> Found:
         renewed = update(ASSIGNMENTS).where(ASSIGNMENTS.c.id == assignment).values(**self._times(settings))
         return db.execute(renewed.returning(ASSIGNMENTS)).one()
 
-    def _times(self, settings: Settings) -> dict[str, datetime]:
+    def _times(self, settings: ProjectSettings) -> dict[str, datetime]:
         now = self._clock()
         return {"leased": now, "expires": now + timedelta(seconds=settings.lease_s)}
 
-    def _qualify(self, db: Connection, project_id: int, account_id: int, settings: Settings) -> bool:
+    def _qualify(self, db: Connection, project_id: int, account_id: int, settings: ProjectSettings) -> bool:
         """Decides, once and for all, by the answers of the test so far; a skip is no right answer."""
         standing = (
             select(JUDGEMENTS, ASSIGNMENTS.c.display, ITEMS.c.gold, ITEMS.c.question_id.label("gold_question"))
@@ -251,7 +251,7 @@ def _work_of(project_id: int) -> tuple[Any, ...]:
     return ITEMS.c.project_id == project_id, ITEMS.c.state == "open", ITEMS.c.role == "work"
 
 
-def _why_nothing(db: Connection, project_id: int, account_id: int) -> Nothing:
+def _why_nothing(db: Connection, project_id: int, account_id: int) -> NoTask:
     """Whether others hold what the person could have."""
     held = exists().where(*_work_of(project_id), ITEMS.c.n_live > 0, not_(_had(account_id)))
     return "all_leased" if db.scalar(select(held)) else "done"

@@ -15,7 +15,7 @@ ROLES: tuple[Role, ...] = ("owner", "admin", "reviewer", "annotator", "viewer")
 ItemRole = Literal["work", "gold", "attention", "qualification"]
 ItemState = Literal["open", "done", "retired"]
 ProjectState = Literal["open", "paused", "closed"]
-Nothing = Literal[
+NoTask = Literal[
     "done", "all_leased", "waiting", "quota", "paused", "closed", "not_qualified", "not_invited", "your_turn"
 ]
 """Why there is no task: all are judged; others hold the rest; replies are being written; one's share is done; …;

@@ -7,7 +7,7 @@ from pydantic import Field
 from thumbs.collect.judgement import Counting
 
 
-class Settings(Counting):
+class ProjectSettings(Counting):
     """Kept with the project; each change is in the audit log. Runs, exports and statistics leave out alike what the
     settings of `Counting` leave out.
     """

@@ -14,11 +14,11 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from thumbs.collect.audit import Audit
 from thumbs.collect.chat import Chat
 from thumbs.collect.items import Items
-from thumbs.collect.people import People
+from thumbs.collect.people import Accounts
 from thumbs.collect.projects import Projects
 from thumbs.collect.tables import GENERATORS, SCHEMA
 from thumbs.collect.votes import Votes
-from thumbs.collect.work import Work
+from thumbs.collect.work import Tasks
 from thumbs.errors import ConfigError
 from thumbs.records import Generator
 from thumbs.storage import Database, utc_now
@@ -46,10 +46,10 @@ class CollectStore:
         self.db = Database(_url(where), SCHEMA)
         self.audit = Audit(self.db, clock)
         self.projects = Projects(self.db, self.audit, clock)
-        self.people = People(self.db, self.audit, clock)
+        self.people = Accounts(self.db, self.audit, clock)
         self.items = Items(self.db, self.audit, clock)
         self.votes = Votes(self.db, self.projects)
-        self.work = Work(self.db, self.projects, self.items, self.votes, clock, chance)
+        self.work = Tasks(self.db, self.projects, self.items, self.votes, clock, chance)
         self.chat = Chat(self.db, self.projects, self.items, self.work, self.votes, clock)
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ class SupplyPlan:
     seed: int = 0
 
 
-class Supply:
+class ItemSupply:
     """A thread that keeps at least `plan.ahead` judgements open in a project, prompt after prompt, round after round.
 
     Draw d answers prompt d mod n with a seed made of (seed, prompt, d div n); items remember their draw, so another
@@ -90,7 +90,7 @@ class Supply:
         self.error: Exception | None = None
         """Why it ended before it was closed."""
 
-    def __enter__(self) -> Supply:
+    def __enter__(self) -> ItemSupply:
         self._thread.start()
         return self
 

@@ -21,7 +21,7 @@ from thumbs.collect.items import Items, read_messages
 from thumbs.collect.projects import Projects, read_question
 from thumbs.collect.question import Question, read_answer, shown_answer
 from thumbs.collect.queue import Found, Queue, count
-from thumbs.collect.records import Answer, Effort, ItemRole, Nothing, Past, Saved, Task
+from thumbs.collect.records import Answer, Effort, ItemRole, NoTask, Past, Saved, Task
 from thumbs.collect.tables import ACCOUNTS, ASSIGNMENTS, ITEMS, JUDGEMENTS, PROMPTS, SLOTS
 from thumbs.collect.votes import Votes
 from thumbs.data.sources import canonical_json
@@ -31,7 +31,7 @@ from thumbs.storage import Database
 _EXCERPT = 120
 
 
-class Work:
+class Tasks:
     """What annotators do; every method is about the account that asks, and no other."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Work:
         self._db, self._projects, self._items, self._votes, self._clock = db, projects, items, votes, clock
         self._queue = Queue(db, clock, chance)
 
-    def claim(self, project_id: int, account_id: int) -> Task | Nothing:
+    def claim(self, project_id: int, account_id: int) -> Task | NoTask:
         """The person's task: the one they have, in whichever tab, or the next; otherwise why there is none."""
         row = self._queue.held(project_id, account_id)  # most often: no write, so nobody waits
         if row is None:
@@ -81,7 +81,7 @@ class Work:
             raise Conflict("a revision is of an answer that was given; revisions count from 1")
         return self._keep(assignment, account_id, key, body, effort or Effort(), expected)
 
-    def look(self, assignment: str, account_id: int) -> Task:
+    def show(self, assignment: str, account_id: int) -> Task:
         """The person's own task again, with their answer where there is one; raises NotFound, and Closed if they may
         not see it any more.
         """

@@ -12,7 +12,7 @@ from thumbs.config.base import Frozen
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class LoraConfig(Frozen):
+class AdapterConfig(Frozen):
     """Low-rank adapters (arXiv:2106.09685): W x + (alpha / rank) · B A x, with W frozen."""
 
     rank: int = Field(default=16, ge=1)
@@ -41,7 +41,7 @@ class ModelConfig(Frozen):
 
     name: str = "smollm2-135m"
     """Catalog name (smollm2-135m, byte-tiny, byte-small), a local folder, a .gguf file, or a Hugging Face hub name."""
-    lora: LoraConfig | None = LoraConfig()
+    lora: AdapterConfig | None = AdapterConfig()
     """Adapters on a frozen base; null trains every weight."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision; auto takes bfloat16 where the processor multiplies it."""

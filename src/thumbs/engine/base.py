@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from thumbs.config.losses import LossSpec
 from thumbs.config.model import ModelConfig
-from thumbs.records import Datum, ForwardOutput, TrainOutput
+from thumbs.records import Example, ForwardOutput, TrainOutput
 from thumbs.rollout.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -101,12 +101,12 @@ class Engine(Protocol):
         """A new model."""
         ...
 
-    def forward(self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0) -> list[ForwardOutput]:
+    def forward(self, handle: Handle, data: Sequence[Example], *, temperature: float = 1.0) -> list[ForwardOutput]:
         """Without gradients: logprobs (at `temperature`) where `weights` is not 0, and scalar-head values."""
         ...
 
     def forward_backward(
-        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
+        self, handle: Handle, data: Sequence[Example], losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
     ) -> TrainOutput:
         """Adds the gradients of the sum of `losses`; one pass through the trunk serves them all.
 
@@ -139,7 +139,7 @@ class SharedEngine(Protocol):
     """For those who serve several clients, whose models take turns."""
 
     def in_parts(
-        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], *, backward: bool = True
+        self, handle: Handle, data: Sequence[Example], losses: Sequence[LossSpec], *, backward: bool = True
     ) -> Generator[None, None, TrainOutput]:
         """`forward_backward` that gives way after each part. Logprobs come back everywhere.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thumbs.engine.plan import TOKEN_BUDGET, of_sequence, plan_batches
 from thumbs.models.prefixes import WORTH, PrefixTree, prefix_tree
-from thumbs.records import Datum
+from thumbs.records import Example
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Batch:
 
 
 def micro_batches(
-    data: Sequence[Datum], device: torch.device, budget: int = TOKEN_BUDGET, worth: int = WORTH
+    data: Sequence[Example], device: torch.device, budget: int = TOKEN_BUDGET, worth: int = WORTH
 ) -> list[Batch]:
     """All that `plan_batches` plans, packed."""
     return [pack(data, group, device) for group in plan_batches(data, budget, worth)]
 
 
-def pack(data: Sequence[Datum], order: list[int], device: torch.device) -> Batch:
+def pack(data: Sequence[Example], order: list[int], device: torch.device) -> Batch:
     """The datums `order` of checked data, laid end to end."""
     chosen = [data[i] for i in order]
     columns: dict[str, Tensor] = {}

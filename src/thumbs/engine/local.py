@@ -37,7 +37,7 @@ from thumbs.models.base import Adapter, FrozenAdapter, Trunk
 from thumbs.models.base_identity import public_name
 from thumbs.models.heads import ScalarHead
 from thumbs.models.trunk import open_trunk
-from thumbs.records import Datum, ForwardOutput, TrainOutput
+from thumbs.records import Example, ForwardOutput, TrainOutput
 from thumbs.rollout.sampler import Sampler
 
 OpenSampler = Callable[[Trunk, int, DecodeText | None], Sampler]
@@ -94,18 +94,18 @@ class LocalEngine:
         return handle
 
     @torch.no_grad()
-    def forward(self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0) -> list[ForwardOutput]:
+    def forward(self, handle: Handle, data: Sequence[Example], *, temperature: float = 1.0) -> list[ForwardOutput]:
         model = self._models[handle.id]
         results = [model(batch, None, temperature=temperature).result(batch) for batch in self._batches(model, data)]
         return list(join_outputs(results))
 
     def forward_backward(
-        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
+        self, handle: Handle, data: Sequence[Example], losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
     ) -> TrainOutput:
         return _finish(self._passes(handle, data, losses, everywhere=logprobs_everywhere))
 
     def in_parts(
-        self, handle: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], *, backward: bool = True
+        self, handle: Handle, data: Sequence[Example], losses: Sequence[LossSpec], *, backward: bool = True
     ) -> Generator[None, None, TrainOutput]:
         with self._models[handle.id].trial() as keep:
             output = yield from self._passes(handle, data, losses, everywhere=True, backward=backward)
@@ -115,7 +115,7 @@ class LocalEngine:
     def _passes(
         self,
         handle: Handle,
-        data: Sequence[Datum],
+        data: Sequence[Example],
         losses: Sequence[LossSpec],
         *,
         everywhere: bool,
@@ -136,7 +136,7 @@ class LocalEngine:
             model.clear()
             raise
 
-    def _batches(self, model: Model, data: Sequence[Datum]) -> Iterator[Batch]:
+    def _batches(self, model: Model, data: Sequence[Example]) -> Iterator[Batch]:
         for group in plan_batches(data, self.token_budget, model.trunk.prefix_worth):
             yield pack(data, group, model.device)
 

@@ -14,13 +14,13 @@ import numpy as np
 from thumbs.config.losses import HEAD_WEIGHTS, REFERENCE_STATES
 from thumbs.errors import DataError, NonFiniteError
 from thumbs.models.prefixes import WORTH, lexicographic, shared_length
-from thumbs.records import Datum, ForwardOutput, TrainOutput
+from thumbs.records import Example, ForwardOutput, TrainOutput
 
 TOKEN_BUDGET = 2048
 """Tokens of one micro-batch; activations take about 1 MB a token in a 135M model."""
 
 
-def plan_batches(data: Sequence[Datum], budget: int = TOKEN_BUDGET, worth: int = WORTH) -> list[list[int]]:
+def plan_batches(data: Sequence[Example], budget: int = TOKEN_BUDGET, worth: int = WORTH) -> list[list[int]]:
     """The datums of each micro-batch: at most `budget` distinct tokens (at least one unit each), families together,
     then similar lengths.
 
@@ -48,7 +48,7 @@ def plan_batches(data: Sequence[Datum], budget: int = TOKEN_BUDGET, worth: int =
     return groups
 
 
-def check_data(data: Sequence[Datum]) -> None:
+def check_data(data: Sequence[Example]) -> None:
     """Raises DataError unless the datums have the same columns, each as long as its targets or one number."""
     if not data:
         raise DataError("got no data; a batch needs at least one sequence")
@@ -71,7 +71,7 @@ def of_sequence(name: str, shape: tuple[int, ...]) -> bool:
     return not shape or name == HEAD_WEIGHTS
 
 
-def _families(data: Sequence[Datum], units: list[list[int]]) -> list[list[int]]:
+def _families(data: Sequence[Example], units: list[list[int]]) -> list[list[int]]:
     """The units, those that begin alike as neighbours, long families first."""
     heads = [data[unit[0]].inputs for unit in units]
     families: list[list[int]] = []

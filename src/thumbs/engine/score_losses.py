@@ -24,7 +24,7 @@ from thumbs.functional.reward_losses import (
     pair_metrics,
     share_in_order,
 )
-from thumbs.records import Datum
+from thumbs.records import Example
 
 
 def columns(loss: ScoreLoss) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def sequence_columns(loss: ScoreLoss) -> tuple[str, ...]:
     return ("unit", "rank", "unit_weight") if loss.formula in LISTS else ("unit", "preferred", "margin", "unit_weight")
 
 
-def loss_of_values(loss: ScoreLoss, data: Sequence[Datum], values: Sequence[np.ndarray]) -> dict[str, float]:
+def loss_of_values(loss: ScoreLoss, data: Sequence[Example], values: Sequence[np.ndarray]) -> dict[str, float]:
     """`loss` and its other metrics of values [T] that are there already, one array per datum; no gradients."""
     (batch,) = micro_batches(data, torch.device("cpu"), budget=sum(map(len, data)))
     laid = torch.from_numpy(np.concatenate([values[i] for i in batch.order])).float()

@@ -19,7 +19,7 @@ from thumbs.evaluation.comparison import best_of_n_kl, win_rate
 from thumbs.evaluation.intervals import bootstrap_mean
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.text import distinct_n
-from thumbs.records import Datum, Prompt, Rollout
+from thumbs.records import Example, Prompt, Rollout
 from thumbs.rewards.base import RewardSource, shown_scores
 from thumbs.rollout.rounds import collect, require_unwarped, seed_of
 from thumbs.tracking.progress import Progress
@@ -108,7 +108,7 @@ class Evaluation:
 
     def kl(self, answers: Answers, reference: Handle) -> float:
         """Mean over sequences of the summed log-ratio (nats); the policy's side was kept when it sampled."""
-        data = [Datum.next_token(r.tokens, weights=r.mask) for r in answers.rollouts]
+        data = [Example.next_token(r.tokens, weights=r.mask) for r in answers.rollouts]
         theirs = self.engine.forward(reference, data, temperature=self.config.sampling.temperature)
         return float(np.mean([(r.logprobs - t.logprobs).sum() for r, t in zip(answers.rollouts, theirs, strict=True)]))
 

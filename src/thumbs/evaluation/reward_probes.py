@@ -62,7 +62,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class LengthBias:
+class LengthEffect:
     """Whether length pays. slope: deviations of the score gap for one deviation of the length gap, at equal labels,
     with its 95 % interval; accuracy where lengths match, on matched_n pairs; accuracy of always choosing the longer.
     """
@@ -147,7 +147,7 @@ def slices(pairs: Sequence[Preference], gap: np.ndarray, lengths_a: np.ndarray, 
 
 def length_bias(
     gap: np.ndarray, better: np.ndarray, lengths_a: np.ndarray, lengths_b: np.ndarray, seed: int = 0
-) -> LengthBias:
+) -> LengthEffect:
     """The partial effect of length on the score gap, given the label, by least squares on gap ~ label + length gap.
 
     gap, better (P(a is better)), lengths [P]. The interval is a bootstrap over pairs.
@@ -163,7 +163,7 @@ def length_bias(
     close = untied & (np.abs(longer) <= MATCHED * np.maximum(lengths_a, lengths_b))
     right = (gap * (better - 0.5) > 0)[close]
     differ = untied & (longer != 0)
-    return LengthBias(
+    return LengthEffect(
         slope,
         float(low),
         float(high),
@@ -202,7 +202,7 @@ def _shift(
     return Shift(name, float(moved.mean()), low, high, float((loser > winner).mean()))
 
 
-def _findings(ece: float, length: LengthBias, shifts: Sequence[Shift], order: float) -> Iterator[str]:
+def _findings(ece: float, length: LengthEffect, shifts: Sequence[Shift], order: float) -> Iterator[str]:
     if ece > WORTH_A_WORD:
         yield f"probabilities are {ece:.0%} from the truth on average: trust the order of scores, not their distance"
     if abs(length.slope) > WORTH_A_WORD and length.low * length.high > 0:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.models.rows import Rows
 
 
@@ -126,7 +126,7 @@ class Trunk(Weights, Protocol):
         """
         ...
 
-    def new_adapter(self, lora: LoraConfig, seed: int) -> Adapter:
+    def new_adapter(self, lora: AdapterConfig, seed: int) -> Adapter:
         """An adapter that changes nothing yet, on the trunk's device; raises ConfigError for one that cannot be."""
         ...
 

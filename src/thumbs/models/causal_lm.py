@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.models.checkpoint_files import read_json_object
 from thumbs.models.decoder_config import DecoderConfig, read_config, write_config
 from thumbs.models.decoding import DecodingPlan
@@ -204,7 +204,7 @@ class CausalLM(nn.Module):
         angles = torch.cat([angles, angles], dim=-1)
         return Angles(angles.cos() * factor, angles.sin() * factor)
 
-    def new_adapter(self, lora: LoraConfig, seed: int) -> Lora:
+    def new_adapter(self, lora: AdapterConfig, seed: int) -> Lora:
         """A fresh adapter."""
         return Lora(self.config, lora, seed).to(self.embedding.device)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, DynamicCache, PreTrainedModel
 
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models import architectures
 from thumbs.models.base import Adapter
@@ -106,7 +106,7 @@ class HfCausalLM(nn.Module):
         cache.mask = torch.cat([cache.mask, torch.ones_like(tokens)[:, None]], dim=1)
         return self._hidden(tokens[:, None], cache.mask, cache)[:, 0]
 
-    def new_adapter(self, lora: LoraConfig, seed: int) -> Adapter:
+    def new_adapter(self, lora: AdapterConfig, seed: int) -> Adapter:
         """Raises ConfigError: adapters of such models are not computed."""
         name = type(self.model).__name__
         raise ConfigError(f"{name} has no adapters here, because {self.reason}; set model.lora=null")

@@ -125,7 +125,7 @@ class Attention(torch.autograd.Function):
         return dx, None, None, None, None
 
 
-class Vocabulary(logprobs.Vocabulary):
+class FusedVocabulary(logprobs.Vocabulary):
     """Its sums in one pass, with the logits of a few rows and tokens at a time."""
 
     def softmax(

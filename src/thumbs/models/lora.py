@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.prepacked import linear, prepack
@@ -45,7 +45,7 @@ MODULE = {"qkv": "self_attn", "output": "self_attn", "gate_up": "mlp", "down": "
 class Lora(nn.Module):
     """One set of low-rank weights for every adapted projection of a decoder."""
 
-    def __init__(self, shape: DecoderConfig, config: LoraConfig, seed: int) -> None:
+    def __init__(self, shape: DecoderConfig, config: AdapterConfig, seed: int) -> None:
         super().__init__()
         known = {name for names in FUSED.values() for name in names}
         unknown = sorted(set(config.targets) - known)
@@ -130,7 +130,7 @@ class Lora(nn.Module):
         return peft_config(self.config, base, range(self.first, self.shape.layers) if self.first else None)
 
 
-def peft_config(config: LoraConfig, base: str | None, layers: Sequence[int] | None = None) -> dict[str, Any]:
+def peft_config(config: AdapterConfig, base: str | None, layers: Sequence[int] | None = None) -> dict[str, Any]:
     """adapter_config.json for PEFT; base: a hub id or a path (`base_identity.public_name`); layers: None is all."""
     return {
         "peft_type": "LORA",
@@ -166,7 +166,7 @@ class FrozenLora:
         return [(slice(None), self.parts[index])]
 
 
-def peft_shapes(shape: DecoderConfig, config: LoraConfig) -> dict[str, tuple[int, int]]:
+def peft_shapes(shape: DecoderConfig, config: AdapterConfig) -> dict[str, tuple[int, int]]:
     """What an adapter of such settings consists of: PEFT's name of each tensor → its shape."""
     first = shape.layers - min(config.layers or shape.layers, shape.layers)
     shapes = {}
@@ -179,7 +179,7 @@ def peft_shapes(shape: DecoderConfig, config: LoraConfig) -> dict[str, tuple[int
     return shapes
 
 
-def check_peft_state(shape: DecoderConfig, config: LoraConfig, state: Mapping[str, Tensor]) -> None:
+def check_peft_state(shape: DecoderConfig, config: AdapterConfig, state: Mapping[str, Tensor]) -> None:
     """Raises ModelError unless the tensors are exactly those of such an adapter.
 
     Names and shapes must be those of `peft_shapes`, so that nothing is left out and nothing broadcasts; numbers must be

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.base import Adapter
 from thumbs.models.prefixes import NEVER
@@ -115,7 +115,7 @@ class ModuleLM(nn.Module):
         cache.rows = [torch.cat([row, token[None]]) for row, token in zip(cache.rows, tokens, strict=True)]
         return self._last(cache.rows)
 
-    def new_adapter(self, lora: LoraConfig, seed: int) -> Adapter:
+    def new_adapter(self, lora: AdapterConfig, seed: int) -> Adapter:
         """Raises ConfigError: nothing says which layers of the module an adapter may change."""
         raise ConfigError(f"{type(self.model).__name__}, a module of the program's own, has no adapters; {NO_LORA}")
 

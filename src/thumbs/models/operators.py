@@ -59,7 +59,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 def vocabulary(hidden: Tensor) -> Vocabulary:
     """What does the sums over the vocabulary for such states [M, D]."""
-    return kernels.Vocabulary() if kernels.usable(hidden, hidden.shape[1]) else Vocabulary()
+    return kernels.FusedVocabulary() if kernels.usable(hidden, hidden.shape[1]) else Vocabulary()
 
 
 def attend(mixed: Tensor, angles: Angles, rows: Rows, heads: Heads) -> Tensor:

@@ -18,7 +18,7 @@ from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.names import check_names
 from thumbs.pipeline.pitfalls import pitfalls
 from thumbs.pipeline.probe import Probe, duration, run_probe
-from thumbs.pipeline.workload import Inputs, Work, check_splits, mean, read_inputs, told_of, work_of
+from thumbs.pipeline.workload import Inputs, StageWork, check_splits, mean, read_inputs, told_of, work_of
 
 STATE_BYTES = 12
 """A trained parameter beside itself: gradient and two moments, float32."""
@@ -30,7 +30,7 @@ class Plan:
 
     config: PipelineConfig
     size: ModelSize
-    work: tuple[Work, ...]
+    work: tuple[StageWork, ...]
     probe: Probe | None
     memory: int
     disk: int
@@ -135,7 +135,7 @@ def _typical(inputs: Inputs, context: int) -> tuple[int, int]:
     return prompt_tokens, min(prompt_tokens + max(round(reply), 2), context)
 
 
-def _memory(config: PipelineConfig, size: ModelSize, work: tuple[Work, ...], probe: Probe | None) -> int:
+def _memory(config: PipelineConfig, size: ModelSize, work: tuple[StageWork, ...], probe: Probe | None) -> int:
     """Peak in bytes: what the probe used (one model in training, one sampler) and what a whole run holds beside it."""
     weights, own_critic = size.trained * 4, config.ppo is not None and config.ppo.critic.init != "shared"
     online = config.direct is not None and config.direct.online is not None

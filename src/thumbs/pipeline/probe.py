@@ -14,8 +14,8 @@ from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.engine.base import AdamStep, Engine, Handle
 from thumbs.engine.plan import TOKEN_BUDGET
 from thumbs.pipeline.summary import peak_rss_bytes
-from thumbs.pipeline.workload import Work
-from thumbs.records import Datum
+from thumbs.pipeline.workload import StageWork
+from thumbs.records import Example
 from thumbs.rollout.sampler import DecodingParams, Sampler
 
 _DECODED = 8
@@ -39,7 +39,7 @@ class Probe:
     sample_s: dict[int, float]
     peak_bytes: int
 
-    def seconds(self, work: Work) -> float:
+    def seconds(self, work: StageWork) -> float:
         """Time that the work takes here."""
         return (
             work.trained * self.train_s
@@ -52,7 +52,7 @@ class Probe:
 
 
 def run_probe(
-    engine: Engine, handle: Handle, work: Iterable[Work], context: int, prompt_tokens: int, tokens: int
+    engine: Engine, handle: Handle, work: Iterable[StageWork], context: int, prompt_tokens: int, tokens: int
 ) -> Probe:
     """Times a model on sequences of `tokens` tokens, `prompt_tokens` of which are the prompt; it is changed by that.
 
@@ -81,15 +81,15 @@ def run_probe(
     )
 
 
-def _random_data(count: int, prompt_tokens: int, tokens: int) -> list[Datum]:
+def _random_data(count: int, prompt_tokens: int, tokens: int) -> list[Example]:
     rng = np.random.default_rng(0)
     weights = np.zeros(tokens - 1, dtype=np.float32)
     weights[prompt_tokens - 1 :] = 1.0
     weights /= weights.sum() * count
-    return [Datum.next_token(rng.integers(0, 256, tokens), weights=weights) for _ in range(count)]
+    return [Example.next_token(rng.integers(0, 256, tokens), weights=weights) for _ in range(count)]
 
 
-def _tokens(data: Sequence[Datum]) -> int:
+def _tokens(data: Sequence[Example]) -> int:
     return sum(map(len, data))
 
 

@@ -25,7 +25,7 @@ from thumbs.pipeline.summary import peak_rss_bytes, summarise
 from thumbs.pipeline.takeover import take_over
 from thumbs.pipeline.workload import check_splits, read_inputs
 from thumbs.stages.context import Context, Resume
-from thumbs.stages.people import People
+from thumbs.stages.people import LabelSource
 from thumbs.stages.rollouts import check_rounds
 from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.run_folder import RunFolder
@@ -36,7 +36,7 @@ def run_pipeline(
     *,
     until: str | None = None,
     fresh: bool = False,
-    people: People | None = None,
+    people: LabelSource | None = None,
     source: Path | None = None,
 ) -> Path:
     """Runs the stages of `config` (up to and including `until`) and returns the run folder.
@@ -52,7 +52,7 @@ def run_pipeline(
         if method is not None:
             check_rounds(method)  # before SFT has run for an hour, and before --fresh deletes anything
     if people is None and "labels" in wanted:
-        check_nobody_is_asked(config, path, fresh=fresh)
+        require_label_source(config, path, fresh=fresh)
     check_sections(config, wanted)
     check_names(config)
     check_source(path, source)
@@ -124,8 +124,8 @@ def check_active_choice(config: PipelineConfig) -> None:
         )
 
 
-def check_nobody_is_asked(config: PipelineConfig, run: Path, *, fresh: bool) -> None:
-    """Raises ConfigError where people are still to be asked, for a caller that knows nobody who would."""
+def require_label_source(config: PipelineConfig, run: Path, *, fresh: bool) -> None:
+    """Raises ConfigError if people still have to label pairs; for a caller who gave no label source."""
     asked = config.labels is not None and config.labels.people is not None
     places = [run / place("labels", i) / "done.json" for i in range(1, config.iterations + 1)]
     if asked and (fresh or not all(done.exists() for done in places)):

@@ -42,7 +42,7 @@ from thumbs.evaluation.reward_audit import audit
 from thumbs.pipeline.artifacts import OpenRun, with_system
 from thumbs.pipeline.labels import checked_split, heldout_share, labels_until
 from thumbs.pipeline.reply_source import member_scorer
-from thumbs.records import Datum, Preference, Prompt, Reply
+from thumbs.records import Example, Preference, Prompt, Reply
 from thumbs.rewards.base import EnvironmentReward, RewardSource
 from thumbs.rewards.build import build_rewards, open_reward_model
 from thumbs.rewards.judge import open_judge
@@ -55,7 +55,7 @@ from thumbs.stages.group import run_group
 from thumbs.stages.kto import Row, judged_of_pairs, judged_of_rows, run_kto
 from thumbs.stages.labels import sample_labels, store_path
 from thumbs.stages.online_dpo import run_online_dpo
-from thumbs.stages.people import People, actively, as_drawn, ask_people
+from thumbs.stages.people import LabelSource, ask_people, choose_first, choose_informative
 from thumbs.stages.ppo_run import run_ppo
 from thumbs.stages.rejection import run_rejection
 from thumbs.stages.reward_items import Row as RewardRow
@@ -77,7 +77,7 @@ class Pipeline:
     tokenizer: Tokenizer
     engine: OpenEngine
     iteration: int = 1
-    people: People | None = None
+    people: LabelSource | None = None
 
     def context(self, name: str) -> Context:
         """What a stage is given."""
@@ -115,13 +115,15 @@ class Pipeline:
     def chooser(self, c: LabelsConfig, people: PeopleConfig) -> Callable[[Prompt, Sequence[Reply], int], Choice | None]:
         """What picks the pairs that people are asked about: those that tell most, where that is wanted and known."""
         if people.active is None or (self.iteration == 1 and people.reward_model is None):
-            return as_drawn
+            return choose_first
         if people.reward_model is not None:
             source = open_reward_model(self.engine, Path(people.reward_model))
         else:
             source = replace(self, iteration=self.iteration - 1).reward_source()
         scores, fraction = member_scorer(self.engine, source, self.tokenizer), heldout_share(c)
-        return actively(people, scores, lambda prompt: is_heldout(prompt.messages, fraction), self.config.seed)
+        return choose_informative(
+            people, scores, lambda prompt: is_heldout(prompt.messages, fraction), self.config.seed
+        )
 
     def annotators(self, c: LabelsConfig) -> list[Annotator]:
         """Who judges sampled pairs: a model, or the simulated annotators."""
@@ -276,7 +278,7 @@ class Pipeline:
         """The prompts whose replies the report shows."""
         return [with_system(read_prompt(text), self.config.system) for text in self.config.fixed_prompts]
 
-    def pretraining(self) -> list[Datum]:
+    def pretraining(self) -> list[Example]:
         """The SFT data again, for the pretraining mix."""
         c = self.config.sft
         if c is None:
@@ -284,7 +286,7 @@ class Pipeline:
         rows = load_conversations(c.data, self.tokenizer, self.config.system).rows
         train = [row for row in rows if not is_heldout(row, c.data.holdout)]
         tokenised = [sequence for row in train for sequence in training_sequences(self.tokenizer, row)]
-        return [Datum.next_token(tokens, weights=mask) for tokens, mask in tokenised]
+        return [Example.next_token(tokens, weights=mask) for tokens, mask in tokenised]
 
 
 def say(text: str) -> None:

@@ -39,7 +39,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Source:
+class LabelOrigin:
     """Where the labels of an iteration are from: a file; a policy's replies, judged by people or simulated ones."""
 
     iteration: int
@@ -54,7 +54,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TracedModel:
     """A model of the run and what made it.
 
     trained: labels whose gradient is in the weights that were kept; heldout: labels that decided which weights to keep;
@@ -76,11 +76,11 @@ class Trace:
     """A run's labels by id and its checkpoints by name, each in the order of their making."""
 
     run: Path
-    sources: tuple[Source, ...]
+    sources: tuple[LabelOrigin, ...]
     labels: dict[str, Label]
-    checkpoints: dict[str, Checkpoint]
+    checkpoints: dict[str, TracedModel]
 
-    def checkpoint(self, name: str) -> Checkpoint:
+    def checkpoint(self, name: str) -> TracedModel:
         """By its name, `/model` may follow; raises RunError where the run has none of that name."""
         found = self.checkpoints.get(name.removesuffix("/").removesuffix("/model"))
         if found is None:
@@ -100,7 +100,7 @@ class Trace:
             raise RunError(f"{self.run}: {name!r} {many}; `thumbs trace {self.run} --json` lists them")
         return found[0]
 
-    def made_of(self, name: str) -> list[Checkpoint]:
+    def made_of(self, name: str) -> list[TracedModel]:
         """The checkpoint and all that it came from: what it started from, what scored it, and theirs."""
         own = self.checkpoints[name]
         parents = [parent for parent in (own.start, own.scored_by) if parent in self.checkpoints]
@@ -113,7 +113,7 @@ class Trace:
         return [label for label in self.labels if label in found]
 
     def shaped_by(self, label: str) -> dict[str, str]:
-        """Checkpoint → how the label reached it: `trained`, `held out`, or `through` another that it came from."""
+        """Name of a model → how the label reached it: `trained`, `held out`, or `through` another that it came from."""
         found: dict[str, str] = {}
         for name, one in self.checkpoints.items():
             through = [parent for parent in (one.scored_by, one.start) if found.get(parent or "", _HELD) != _HELD]
@@ -175,13 +175,13 @@ class _Builder:
         path = self.run / place("labels", iteration) / PEOPLE
         return read_object_if_there(path)
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> Iterator[LabelOrigin]:
         c = self.config.labels
         for iteration in self.iterations if c is not None else ():
             labels = [label for label in self.labels.values() if label.iteration == iteration]
             given = [j.annotator for label in labels for j in label.pair.judgements if j.verdict != "skip"]
             told = self.told(iteration)
-            yield Source(
+            yield LabelOrigin(
                 iteration,
                 place("labels", iteration),
                 self.start(iteration),
@@ -199,9 +199,9 @@ class _Builder:
             return "base" if self.config.sft is None else "sft"
         return place(next(name for name in METHODS if getattr(self.config, name) is not None), iteration - 1)
 
-    def checkpoints(self) -> Iterator[Checkpoint]:
+    def checkpoints(self) -> Iterator[TracedModel]:
         if self.config.sft is not None:
-            yield Checkpoint("sft", "sft", "base", other=self.config.sft.data.paths)
+            yield TracedModel("sft", "sft", "base", other=self.config.sft.data.paths)
         for iteration in self.iterations:
             if self.config.reward_model is not None:
                 yield self.reward_model(self.config.reward_model, iteration)
@@ -209,27 +209,27 @@ class _Builder:
                 if getattr(self.config, method) is not None:
                     yield self.direct(iteration) if method == "direct" else self.policy(method, iteration)
 
-    def reward_model(self, c: RewardModelConfig, iteration: int) -> Checkpoint:
+    def reward_model(self, c: RewardModelConfig, iteration: int) -> TracedModel:
         name, start = place("reward_model", iteration), self.start(1)
         if c.data is not None:
-            return Checkpoint(name, c.loss, start, other=c.data.paths)
+            return TracedModel(name, c.loss, start, other=c.data.paths)
         batches = _Batches(c.batch_size, "reward", c.ties == "half", members=c.members)
-        return self.learned(Checkpoint(name, c.loss, start), iteration, batches)
+        return self.learned(TracedModel(name, c.loss, start), iteration, batches)
 
-    def direct(self, iteration: int) -> Checkpoint:
+    def direct(self, iteration: int) -> TracedModel:
         """A policy that learns from pairs itself, or from pairs of its own that a reward chooses."""
         c, name, start = self.config.direct, place("direct", iteration), self.start(iteration)
         assert c is not None  # noqa: S101
         if c.online is not None:
             return self.scored(name, c.method, start, iteration, c.online.reward)
         if c.unpaired is not None:
-            return Checkpoint(name, c.method, start, other=c.unpaired.paths)
+            return TracedModel(name, c.method, start, other=c.unpaired.paths)
         batches = _Batches(c.batch_size, "preference", c.ties == "half")
         if c.preset.data == "replies":
             batches = _Batches(c.batch_size, "kto", keep_ties=False, rows_a_pair=2)
-        return self.learned(Checkpoint(name, c.method, start), iteration, batches)
+        return self.learned(TracedModel(name, c.method, start), iteration, batches)
 
-    def policy(self, method: str, iteration: int) -> Checkpoint:
+    def policy(self, method: str, iteration: int) -> TracedModel:
         c = getattr(self.config, method)
         critic = method == "ppo" and c.critic.init == "reward"
         parts: Sequence[RewardPart] = c.reward
@@ -240,12 +240,12 @@ class _Builder:
             parts = [*parts, RewardPart(model=RUNS_OWN)]
         return self.scored(name, own, start, iteration, parts or [RewardPart(environment=True)])
 
-    def scored(self, name: str, method: str, start: str, iteration: int, parts: Sequence[RewardPart]) -> Checkpoint:
+    def scored(self, name: str, method: str, start: str, iteration: int, parts: Sequence[RewardPart]) -> TracedModel:
         own = not parts or any(part.model == RUNS_OWN for part in parts)
         other = tuple(part.model or part.title for part in parts if part.model != RUNS_OWN)
-        return Checkpoint(name, method, start, place("reward_model", iteration) if own else None, other=other)
+        return TracedModel(name, method, start, place("reward_model", iteration) if own else None, other=other)
 
-    def learned(self, learner: Checkpoint, iteration: int, batch: _Batches) -> Checkpoint:
+    def learned(self, learner: TracedModel, iteration: int, batch: _Batches) -> TracedModel:
         """The learner with the labels that it was given, of the batches up to the step whose weights were kept."""
         assert self.config.labels is not None  # noqa: S101
         given = [label.pair for label in self.labels.values() if label.iteration <= iteration]

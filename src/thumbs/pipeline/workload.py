@@ -51,7 +51,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Work:
+class StageWork:
     """What a stage does, tokens unless said otherwise. rows, held: data rows for training and held out (or evaluated).
 
     trained: through forward and backward; read: through a forward; new: seen for the first time, what the sequences
@@ -139,7 +139,7 @@ def _sides(prompts: Sequence[Sequence[Message]], fraction: float) -> tuple[int, 
     return len(prompts) - held, held
 
 
-def work_of(config: PipelineConfig, inputs: Inputs) -> list[Work]:
+def work_of(config: PipelineConfig, inputs: Inputs) -> list[StageWork]:
     """Work of the stages that the config has, in their order."""
     stages = (_sft, _labels, _reward_model, _direct, _ppo, _group, _evaluation)
     return [work for stage in stages if (work := stage(config, inputs)) is not None]
@@ -169,7 +169,7 @@ def mean(lengths: Sequence[float]) -> float:
     return sum(lengths) / len(lengths) if lengths else 0.0
 
 
-def _sft(config: PipelineConfig, inputs: Inputs) -> Work | None:
+def _sft(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     c, data = config.sft, inputs.conversations
     if c is None or data is None:
         return None
@@ -178,7 +178,7 @@ def _sft(config: PipelineConfig, inputs: Inputs) -> Work | None:
     trained = sum(count for count, held in zip(counts, sides, strict=True) if not held)
     held, length = sum(counts) - trained, mean(data.lengths)
     steps = math.ceil(trained / c.batch_size) * c.epochs
-    return Work(
+    return StageWork(
         "sft",
         len(sides) - sum(sides),
         sum(sides),
@@ -189,15 +189,15 @@ def _sft(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _labels(config: PipelineConfig, inputs: Inputs) -> Work | None:
+def _labels(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     c = config.labels
     if c is None:
         return None
     prompts = inputs.pair_prompts
     if prompts is None:
-        return Work("labels", *split_pairs(config, inputs))
+        return StageWork("labels", *split_pairs(config, inputs))
     replies = len(prompts.rows) * c.replies_per_prompt
-    return Work(
+    return StageWork(
         "labels",
         *split_pairs(config, inputs),
         read=sum(prompts.lengths),
@@ -208,7 +208,7 @@ def _labels(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _reward_model(config: PipelineConfig, inputs: Inputs) -> Work | None:
+def _reward_model(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     c, source = config.reward_model, config.labels
     if c is not None and c.data is not None and inputs.graded is not None:
         held = sum(is_heldout(row.prompt, c.data.holdout) for row in inputs.graded.rows)
@@ -220,7 +220,7 @@ def _reward_model(config: PipelineConfig, inputs: Inputs) -> Work | None:
         return None
     steps = math.ceil(rows / c.batch_size) * c.epochs
     evaluations = math.ceil(steps / c.eval_every)
-    return Work(
+    return StageWork(
         "reward_model",
         rows,
         held,
@@ -231,7 +231,7 @@ def _reward_model(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _direct(config: PipelineConfig, inputs: Inputs) -> Work | None:
+def _direct(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     c = config.direct
     if c is None:
         return None
@@ -249,7 +249,7 @@ def _direct(config: PipelineConfig, inputs: Inputs) -> Work | None:
         foreign = 1.0
     steps = math.ceil(rows / c.batch_size) * c.epochs
     looks = 1 + math.ceil(steps / c.eval_every)
-    return Work(
+    return StageWork(
         "direct",
         rows,
         held,
@@ -260,7 +260,7 @@ def _direct(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _online(c: DirectConfig, online: OnlineConfig, inputs: Inputs) -> Work | None:
+def _online(c: DirectConfig, online: OnlineConfig, inputs: Inputs) -> StageWork | None:
     """As if every prompt's replies differed in their scores."""
     prompts = inputs.online_prompts
     if prompts is None:
@@ -269,7 +269,7 @@ def _online(c: DirectConfig, online: OnlineConfig, inputs: Inputs) -> Work | Non
     reply, prompt = inputs.reply_length(online.sampling), mean(prompts.lengths)
     pairs = online.steps * asked * (prompt + 2 * reply)
     replies = online.steps * asked * (prompt + n * reply)
-    return Work(
+    return StageWork(
         "direct",
         len(prompts.rows),
         steps=online.steps * c.epochs,
@@ -302,7 +302,7 @@ def _tokens_of_a_pair(config: PipelineConfig, inputs: Inputs) -> float:
     return (prompt + replies * reply) / pairs
 
 
-def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
+def _ppo(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     c, prompts = config.ppo, inputs.prompts
     if c is None or prompts is None:
         return None
@@ -315,7 +315,7 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
     ptx = mean(inputs.conversations.lengths) if c.ptx_coef and inputs.conversations else 0.0
     steps = c.steps * c.epochs * math.ceil(batch / c.minibatch_size)
     looks = 2 + c.steps // c.sample_every if config.fixed_prompts else 0  # at the fixed prompts
-    return Work(
+    return StageWork(
         "ppo",
         len(prompts.rows),
         steps=steps,
@@ -329,7 +329,7 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _group(config: PipelineConfig, inputs: Inputs) -> Work | None:
+def _group(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     """Without what dynamic sampling draws again and turns after the first, of which nobody knows the number."""
     c, prompts = config.group, inputs.group_prompts
     if c is None or prompts is None:
@@ -340,7 +340,7 @@ def _group(config: PipelineConfig, inputs: Inputs) -> Work | None:
     tokens = c.steps * asked * (prompt + n * reply)
     models = (not c.reward) + (c.chosen().kl != "none") + (c.staleness > 0)  # scores, reference, the policy of now
     looks = 2 + c.steps // c.sample_every if config.fixed_prompts else 0  # at the fixed prompts
-    return Work(
+    return StageWork(
         "group",
         len(prompts.rows),
         steps=c.steps * c.epochs * math.ceil(batch / c.minibatch_size),
@@ -353,7 +353,7 @@ def _group(config: PipelineConfig, inputs: Inputs) -> Work | None:
     )
 
 
-def _evaluation(config: PipelineConfig, inputs: Inputs) -> Work | None:
+def _evaluation(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     c, prompts = config.evaluation, inputs.evaluation_prompts
     if c is None or prompts is None:
         return None
@@ -363,7 +363,7 @@ def _evaluation(config: PipelineConfig, inputs: Inputs) -> Work | None:
     reply, prompt = inputs.reply_length(c.sampling), mean(prompts.lengths)
     compared = len(prompts.rows) * (policies - 1)  # KL: the reference's logprobs
     shared = again * prompt  # one policy's answers to a prompt are scored together
-    return Work(
+    return StageWork(
         "evaluation",
         0,
         len(prompts.rows),

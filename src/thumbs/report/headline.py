@@ -10,7 +10,7 @@ from thumbs.config.pipeline import METHODS
 from thumbs.report.record import RunRecord
 
 
-class Row(NamedTuple):
+class HeadlineRow(NamedTuple):
     """A line of the headline table; `met` is None where nothing is wanted or nothing is known."""
 
     name: str
@@ -45,7 +45,7 @@ def methods_of(run: RunRecord) -> list[str]:
     return [method for method in METHODS if run.setting(method) is not None]
 
 
-def headline_rows(run: RunRecord) -> list[Row]:
+def headline_rows(run: RunRecord) -> list[HeadlineRow]:
     """The rows of the headline table, None for numbers that are not there yet."""
     limits = _LIMITS | _gold_limit(run)
     methods = methods_of(run)
@@ -61,7 +61,7 @@ def headline_rows(run: RunRecord) -> list[Row]:
         ("peak_rss_gib", "GiB", "Most memory that the process held."),
     ]
     rows = [
-        Row(name, run.summary.get(name), unit, meaning, *_verdict(run.summary.get(name), _limit(limits, name)))
+        HeadlineRow(name, run.summary.get(name), unit, meaning, *_verdict(run.summary.get(name), _limit(limits, name)))
         for name, unit, meaning in meanings
     ]
     return [_on_few_pairs(run, row) if row.name == "reward.heldout_accuracy" else row for row in rows]
@@ -91,7 +91,7 @@ def _accuracy_meaning(run: RunRecord) -> str:
     return f"{text}." if low is None else f"{text}; 95 % interval {number(low)} to {number(high)}, {n} pairs."
 
 
-def _on_few_pairs(run: RunRecord, row: Row) -> Row:
+def _on_few_pairs(run: RunRecord, row: HeadlineRow) -> HeadlineRow:
     """Of a few pairs the whole interval must lie on one side of the target to say that it is met, or not."""
     low, high, n = (run.summary.get(f"reward.heldout_{key}") for key in ("accuracy_low", "accuracy_high", "pairs"))
     if n is None or n >= _FEW_PAIRS or low is None or high is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle
-from thumbs.records import Datum, Rollout, Score
+from thumbs.records import Example, Rollout, Score
 from thumbs.rewards.model import read_rollout
 
 Combine = Literal["mean", "mean_minus_std", "worst"]
@@ -64,12 +64,12 @@ def member_paths(first: Path, members: int) -> list[Path]:
 
 def member_scores(engine: Engine, handles: Sequence[Handle], sequences: Sequence[np.ndarray]) -> np.ndarray:
     """Raw scores at the last token of each sequence, one column a member, float64 [B, M]."""
-    data = [Datum.whole_sequence(tokens) for tokens in sequences]
+    data = [Example.whole_sequence(tokens) for tokens in sequences]
     found = [[np.atleast_1d(output.values[-1]) for output in engine.forward(handle, data)] for handle in handles]
     return np.concatenate([np.stack(of).astype(np.float64) for of in found], axis=1)
 
 
-def member_values(engine: Engine, handles: Sequence[Handle], data: Sequence[Datum]) -> list[np.ndarray]:
+def member_values(engine: Engine, handles: Sequence[Handle], data: Sequence[Example]) -> list[np.ndarray]:
     """Values at every token of each datum, means over the members, float32 [T]."""
     found = [
         [output.values.reshape(len(datum), -1) for datum, output in zip(data, engine.forward(h, data), strict=True)]

@@ -17,7 +17,7 @@ from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle, ModelSpec
 from thumbs.models.trunk import open_tokenizer
-from thumbs.records import Datum, Judgement, Message, Rollout, Score
+from thumbs.records import Example, Judgement, Message, Rollout, Score
 
 PAIR_QUESTION = """\
 Below are a conversation and two replies to it. Every line of them begins with a bar (|); what stands behind a bar is
@@ -105,7 +105,7 @@ class Judge:
             head = self.tokenizer.render_prompt([Message("user", question)])
             for answer in (yes, no):
                 tokens = [*head, *self.tokenizer.encode(answer)]
-                data.append(Datum.next_token(tokens, weights=np.arange(1, len(tokens)) >= len(head)))
+                data.append(Example.next_token(tokens, weights=np.arange(1, len(tokens)) >= len(head)))
         found = [float(output.logprobs.sum(dtype=np.float64)) for output in self.engine.forward(self.handle, data)]
         return [a - b for a, b in zip(found[0::2], found[1::2], strict=True)]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from thumbs.data.tokenizers import Tokenizer, conversation_tokens
 from thumbs.engine.base import Engine, Handle
-from thumbs.records import Datum, Rollout, Score
+from thumbs.records import Example, Rollout, Score
 from thumbs.rewards.base import require_finite
 
 
@@ -46,5 +46,5 @@ def read_rollout(tokenizer: Tokenizer | None, rollout: Rollout) -> np.ndarray:
 
 def raw_scores(engine: Engine, handle: Handle, sequences: Sequence[np.ndarray]) -> np.ndarray:
     """Scalar-head values at the last token of each sequence, float64 [B]."""
-    data = [Datum.whole_sequence(tokens) for tokens in sequences]
+    data = [Example.whole_sequence(tokens) for tokens in sequences]
     return np.array([float(output.values[-1]) for output in engine.forward(handle, data)])

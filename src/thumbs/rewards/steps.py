@@ -8,7 +8,7 @@ import numpy as np
 
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle
-from thumbs.records import Datum, Rollout, Score
+from thumbs.records import Example, Rollout, Score
 from thumbs.rewards.model import read_rollout
 
 REWARD_OF_STEPS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -40,7 +40,7 @@ class StepReward:
         """
         reader = self.tokenizer if self.reread else None
         sequences = [read_rollout(reader, rollout) for rollout in rollouts]
-        found = self.engine.forward(self.handle, [Datum.whole_sequence(tokens) for tokens in sequences])
+        found = self.engine.forward(self.handle, [Example.whole_sequence(tokens) for tokens in sequences])
         return [self._score(r, tokens, of.values) for r, tokens, of in zip(rollouts, sequences, found, strict=True)]
 
     def _score(self, rollout: Rollout, tokens: np.ndarray, values: np.ndarray) -> Score:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from thumbs.clients import types
 from thumbs.clients.backend import ALPHA, ATTENTION, MLP, Backend
-from thumbs.config.model import ADAPTED, LoraConfig
+from thumbs.config.model import ADAPTED, AdapterConfig
 from thumbs.engine.checkpoints import ADAPTER, MANIFEST, OPTIMIZER, write_checkpoint
 from thumbs.engine.optimizers import ADAMW, make_optimizer, restore_optimizer
 from thumbs.errors import CheckpointError, DataError
@@ -110,7 +110,7 @@ def read_adapter(folder: Path, shape: DecoderConfig) -> PeftAdapter:
     if refused := config.refused(shape.layers):
         raise DataError(f"{CONFIG} sets {', '.join(sorted(refused))}; plain LoRA on all layers is what is served")
     targets = tuple(name for name in ADAPTED if name in config.target_modules)
-    lora = LoraConfig(rank=config.r, alpha=ALPHA, targets=targets)
+    lora = AdapterConfig(rank=config.r, alpha=ALPHA, targets=targets)
     tensors = _read(folder / ADAPTER, peft_shapes(shape, lora))
     scale = config.lora_alpha / ALPHA
     scaled = {name: tensor.float() * (scale if name.endswith(_B) else 1.0) for name, tensor in tensors.items()}
@@ -154,7 +154,7 @@ def mix(adapters: Sequence[PeftAdapter], coefficients: Sequence[float]) -> PeftA
 def keep(backend: Backend, owner: str, base_model: str, adapter: PeftAdapter, kind: str, name: str) -> str:
     """Makes the adapter a checkpoint of a new run on `base_model`; returns its path."""
     store, targets = backend.store, set(adapter.targets)
-    lora = LoraConfig(rank=adapter.rank, alpha=ALPHA, targets=adapter.targets)
+    lora = AdapterConfig(rank=adapter.rank, alpha=ALPHA, targets=adapter.targets)
     model = backend.bases[base_model].config.model_copy(update={"lora": lora})
     attention, mlp = targets >= set(ATTENTION), targets >= set(MLP)
     # Clients know the two groups alone; an adapter on a part of one can be sampled, and not trained on.

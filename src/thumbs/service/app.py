@@ -30,7 +30,7 @@ from thumbs.service.rest import RestRoutes
 from thumbs.service.retrieval import RetrievalRoutes
 from thumbs.service.sampling import SamplingRoutes
 from thumbs.service.sessions import SessionRoutes, sweep
-from thumbs.service.state import Service, Settings
+from thumbs.service.state import Service, ServiceSettings
 from thumbs.service.status import Meter, Observation, StatusRoutes
 from thumbs.service.threads import Threads
 from thumbs.service.training import TrainingRoutes
@@ -45,12 +45,14 @@ API = "/api/v1"
 _UPLOAD = f"{API}/checkpoints/upload"
 
 
-def create_app(backend: Backend, key: bytes, *, needs_token: bool, settings: Settings | None = None) -> Starlette:
+def create_app(
+    backend: Backend, key: bytes, *, needs_token: bool, settings: ServiceSettings | None = None
+) -> Starlette:
     """The application. `key` signs links and credentials; without `needs_token` all callers are one.
 
     The backend and its store are the caller's to close, after the application has ended.
     """
-    settings = settings or Settings()
+    settings = settings or ServiceSettings()
     threads, signer = Threads(), Signer(key)
     service = Service(
         backend=backend,
@@ -74,7 +76,7 @@ def create_app(backend: Backend, key: bytes, *, needs_token: bool, settings: Set
     )
 
 
-def _middleware(settings: Settings, meter: Meter, refusals: Refusals) -> list[Middleware]:
+def _middleware(settings: ServiceSettings, meter: Meter, refusals: Refusals) -> list[Middleware]:
     """From the outside to the inside."""
     upload = f"{settings.root_path}{_UPLOAD}"
     pages = Middleware(

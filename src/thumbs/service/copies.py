@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from thumbs.clients.tables import CheckpointRecord
 from thumbs.errors import DataError
-from thumbs.service.promises import Operation
+from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, owner_of, parse
 from thumbs.service.state import Routes, route
 from thumbs.service.submissions import encode_json
@@ -45,7 +45,7 @@ class CopyRoutes(Routes):
         key = None if repeated is None else (f"copies of {owner}: {repeated}", 0)
         start = partial(self._copy, body, owner)
         encode = encode_json(lambda path: {"tinker_path": path})
-        operation = Operation("copy_weights", owner, body.session_id, key, raw, start, encode)
+        operation = PromisedOperation("copy_weights", owner, body.session_id, key, raw, start, encode)
         promise = await self._service.promises.submit(operation)
         while (outcome := await self._service.promises.wait(promise, owner)) is None:
             pass

@@ -14,7 +14,7 @@ from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput
 from thumbs.errors import DataError
 from thumbs.service import wire
 from thumbs.service.adapters import keep, mix, read_adapter
-from thumbs.service.promises import Operation
+from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, answer, owner_of, parse, peek
 from thumbs.service.state import Routes, route
 from thumbs.service.submissions import Numbered, encode_json, submit, unknown_key
@@ -61,7 +61,7 @@ class MintRoutes(Routes):
         }
         encode = encode_json(lambda path: {"path": path, **described})
         start = partial(self._interpolate, body, owner_of(request))
-        operation = Operation("interpolate", owner_of(request), None, None, raw, start, encode)
+        operation = PromisedOperation("interpolate", owner_of(request), None, None, raw, start, encode)
         return answer({"request_id": await self._service.promises.submit(operation)})
 
     @route("POST", "/mint/forward_backward_reverse_kl")

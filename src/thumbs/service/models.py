@@ -13,7 +13,7 @@ from starlette.responses import Response
 from thumbs.clients import types
 from thumbs.clients.listings import weights_info_of
 from thumbs.errors import DataError
-from thumbs.service.promises import Operation
+from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, Metadata, answer, owner_of, parse, peek, read
 from thumbs.service.state import Routes, route
 from thumbs.service.submissions import Numbered, Optimizer, encode_json, submit, unknown_key
@@ -147,7 +147,7 @@ class ModelRoutes(Routes):
         run_id = f"{body.session_id}:train:{body.model_seq_id}"
         encode = encode_json(lambda _: {"model_id": run_id, "type": kind})
         key = (f"models of {body.session_id}", body.model_seq_id)
-        operation = Operation(kind, owner, body.session_id, key, raw, lambda: start(run_id), encode)
+        operation = PromisedOperation(kind, owner, body.session_id, key, raw, lambda: start(run_id), encode)
         return answer({"request_id": await self._service.promises.submit(operation), "model_id": run_id})
 
     async def _load(self, request: Request, raw: bytes) -> Response:

@@ -43,7 +43,7 @@ _PAUSES_S = (0.2, 5.0)
 
 
 @dataclass(frozen=True)
-class Operation:
+class PromisedOperation:
     """What is promised, and how to do it."""
 
     kind: str
@@ -95,7 +95,7 @@ class Promises:
     def __len__(self) -> int:
         return len(self._pending)
 
-    async def submit(self, operation: Operation) -> str:
+    async def submit(self, operation: PromisedOperation) -> str:
         """The id of the promise; of the first one where the same operation was submitted before.
 
         Raises HTTPException 400 where another body came under the same key, 429 where there is no room.

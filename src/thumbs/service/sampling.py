@@ -13,7 +13,7 @@ from starlette.responses import Response
 from thumbs.clients import types
 from thumbs.errors import DataError
 from thumbs.service import wire
-from thumbs.service.promises import Operation
+from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, answer, owner_of, parse, read
 from thumbs.service.state import Routes, route
 from thumbs.service.submissions import encode_binary
@@ -80,7 +80,9 @@ class SamplingRoutes(Routes):
         owner = owner_of(request)
         sampler = await self._service.sampler(body.sampling_session_id, owner)
         key = None if body.seq_id is None else (sampler.id, body.seq_id)
-        operation = Operation("sample", owner, sampler.session_id, key, raw, partial(self._sample, body), encode_binary)
+        operation = PromisedOperation(
+            "sample", owner, sampler.session_id, key, raw, partial(self._sample, body), encode_binary
+        )
         request_id = await self._service.promises.submit(operation)
         names = [f"{request_id}-{i}" for i in range(body.num_samples)]
         return answer({"request_id": request_id, "sample_sequence_ids": names})

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from thumbs.clients.backend import Backend
-from thumbs.clients.tables import CheckpointRecord, RunRecord, SamplerRecord, SessionRecord
+from thumbs.clients.tables import CheckpointRecord, ModelRecord, SamplerRecord, SessionRecord
 from thumbs.errors import CheckpointError
 from thumbs.service import wire
 from thumbs.service.auth import Callers
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServiceSettings:
     """How the server is to behave."""
 
     poll_s: float = 35.0
@@ -58,7 +58,7 @@ class Service:
     """One server's parts."""
 
     backend: Backend
-    settings: Settings
+    settings: ServiceSettings
     threads: Threads
     callers: Callers
     signer: Signer
@@ -94,7 +94,7 @@ class Service:
                 )
         return await self.live_session(session_id, owner)
 
-    async def run(self, run_id: str, owner: str) -> RunRecord:
+    async def run(self, run_id: str, owner: str) -> ModelRecord:
         """The training run; raises HTTPException 404 unless it is the owner's."""
         record = await self.threads.record(self.backend.store.run, run_id)
         if record is None or record.owner != owner:

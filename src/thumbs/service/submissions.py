@@ -18,7 +18,7 @@ from starlette.responses import Response
 from thumbs.errors import ConfigError, ThumbsError
 from thumbs.service import wire
 from thumbs.service.keys import UnknownKeyError
-from thumbs.service.promises import Encode, Operation
+from thumbs.service.promises import Encode, PromisedOperation
 from thumbs.service.requests import Body, Int64, answer, owner_of, parse, to_json
 from thumbs.service.state import Service
 
@@ -81,7 +81,7 @@ async def submit(
             return service.backend.skip(run.id, numbered.seq_id, error)
 
     key = None if numbered.seq_id is None else (run.id, numbered.seq_id)
-    operation = Operation(kind, owner, run.session_id, key, raw, start_or_skip, encode)
+    operation = PromisedOperation(kind, owner, run.session_id, key, raw, start_or_skip, encode)
     request_id = await service.promises.submit(operation)
     return answer({"request_id": request_id, "model_id": run.id})
 

@@ -15,7 +15,7 @@ import numpy as np
 from thumbs.data.preferences import preferred
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle, ModelSpec
-from thumbs.records import Datum, ForwardOutput, Message, Preference, Reply
+from thumbs.records import Example, ForwardOutput, Message, Preference, Reply
 from thumbs.stages.context import Context
 from thumbs.stages.sequences import conversation_tokens
 from thumbs.tracking.files import read_object_if_there, write_json
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class TokenisedReply:
     """Tokens [N] of a prompt and a reply to it; the last `length` of them are the reply.
 
     reference: the reference's logprob of the reply (nats), 0 where there is no reference.
@@ -40,17 +40,17 @@ class AnswerPair:
     """Two answers to a prompt, P(first is better), and how much the pair counts."""
 
     prompt: tuple[Message, ...]
-    first: Answer
-    second: Answer
+    first: TokenisedReply
+    second: TokenisedReply
     preferred: float
     weight: float = 1.0
 
     @property
-    def sides(self) -> tuple[Answer, Answer]:
+    def sides(self) -> tuple[TokenisedReply, TokenisedReply]:
         """Both answers."""
         return self.first, self.second
 
-    def with_sides(self, first: Answer, second: Answer) -> AnswerPair:
+    def with_sides(self, first: TokenisedReply, second: TokenisedReply) -> AnswerPair:
         """The pair with other answers."""
         return replace(self, first=first, second=second)
 
@@ -59,11 +59,11 @@ class TwoAnswers(Protocol):
     """A row of data with two answers."""
 
     @property
-    def sides(self) -> tuple[Answer, Answer]:
+    def sides(self) -> tuple[TokenisedReply, TokenisedReply]:
         """Both answers."""
         ...
 
-    def with_sides(self, first: Answer, second: Answer) -> Self:
+    def with_sides(self, first: TokenisedReply, second: TokenisedReply) -> Self:
         """The row with other answers."""
         ...
 
@@ -71,12 +71,12 @@ class TwoAnswers(Protocol):
 R = TypeVar("R", bound=TwoAnswers)
 
 
-def read_answer(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) -> Answer:
+def read_answer(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) -> TokenisedReply:
     """A reply as tokens, with the end token unless it was cut off."""
     tokens, mask = conversation_tokens(tokenizer, (*prompt, Message("assistant", reply.text)))
     before = np.flatnonzero(mask == 0)  # a reply is the last run of the assistant's own tokens
     length = len(mask) - (int(before[-1]) + 1 if len(before) else 0)
-    return Answer(tokens, length) if reply.stop_reason == "stop" else Answer(tokens[:-1], length - 1)
+    return TokenisedReply(tokens, length) if reply.stop_reason == "stop" else TokenisedReply(tokens[:-1], length - 1)
 
 
 def read_answer_pairs(
@@ -93,14 +93,14 @@ def read_answer_pairs(
     return pairs
 
 
-def answer_datum(answer: Answer, **columns: float) -> Datum:
+def answer_datum(answer: TokenisedReply, **columns: float) -> Example:
     """A datum whose weights are 1 on the reply."""
     weights = np.zeros(len(answer.tokens) - 1, dtype=np.float32)
     weights[len(weights) - answer.length :] = 1.0
-    return Datum.next_token(answer.tokens, weights=weights, **columns)
+    return Example.next_token(answer.tokens, weights=weights, **columns)
 
 
-def reply_logprobs(engine: Engine, handle: Handle, answers: Sequence[Answer]) -> np.ndarray:
+def reply_logprobs(engine: Engine, handle: Handle, answers: Sequence[TokenisedReply]) -> np.ndarray:
     """The model's logprob of each reply, nats [n]."""
     return summed(engine.forward(handle, [answer_datum(answer) for answer in answers])) if answers else np.empty(0)
 
@@ -110,7 +110,7 @@ def summed(outputs: Sequence[ForwardOutput]) -> np.ndarray:
     return np.array([output.logprobs.sum(dtype=np.float64) for output in outputs])
 
 
-def with_reference(context: Context, start: Path | None, answers: Sequence[Answer]) -> list[Answer]:
+def with_reference(context: Context, start: Path | None, answers: Sequence[TokenisedReply]) -> list[TokenisedReply]:
     """The answers with the reference's logprobs, of the model in checkpoint `start` (None: the base model).
 
     They are computed once and kept in the stage's folder under a key of model, checkpoint and tokens; with another key
@@ -136,7 +136,7 @@ def referenced(context: Context, start: Path | None, *parts: Sequence[R]) -> lis
     return [[row.with_sides(next(answers), next(answers)) for row in part] for part in parts]
 
 
-def _key(context: Context, start: Path | None, answers: Sequence[Answer]) -> str:
+def _key(context: Context, start: Path | None, answers: Sequence[TokenisedReply]) -> str:
     digest = hashlib.sha256(json.dumps([context.model.model_dump(mode="json"), context.seed]).encode())
     for file in sorted(start.glob("*.safetensors")) if start is not None else ():
         with file.open("rb") as content:

@@ -17,7 +17,7 @@ from thumbs.config.optim import AdamConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import AdamStep, Engine, Handle
 from thumbs.errors import CheckpointError, NonFiniteError
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rollout.rounds import seed_of
 from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.run_folder import StageFolder
@@ -142,7 +142,7 @@ def adam_at(config: AdamConfig, step: int, steps: int) -> AdamStep:
 
 
 @contextmanager
-def saving_batch(context: Context, step: int, data: Sequence[Datum]) -> Iterator[None]:
+def saving_batch(context: Context, step: int, data: Sequence[Example]) -> Iterator[None]:
     """Where a loss or gradient is not finite, writes the batch beside the metrics and says where."""
     try:
         yield

@@ -11,13 +11,13 @@ import torch
 
 from thumbs.config.losses import PairLoss
 from thumbs.functional.preference_losses import FORMULAS, Side, preference_loss
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.stages.answers import AnswerPair, answer_datum
 
 Sorted = tuple[list[AnswerPair], np.ndarray]
 
 
-def pair_data(pairs: Sequence[AnswerPair], baseline: float = 0.0) -> list[Datum]:
+def pair_data(pairs: Sequence[AnswerPair], baseline: float = 0.0) -> list[Example]:
     """Two datums a pair; each pair weighs its weight / (pairs of the batch)."""
     data = []
     for number, pair in enumerate(pairs):

@@ -27,7 +27,7 @@ from thumbs.errors import ConfigError
 from thumbs.functional.advantages import group_advantages, leave_one_out, returns_to_go, truncated_importance
 from thumbs.functional.kl import kl_estimate
 from thumbs.functional.masked import whiten
-from thumbs.records import Datum, Prompt, Rollout
+from thumbs.records import Example, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import overlong_penalties, token_rewards
 from thumbs.rollout.episodes import Episodes
@@ -173,11 +173,11 @@ class Group:
 
     def logprobs(self, model: Handle, rollouts: Sequence[Rollout]) -> Tensor:
         """A model's logprobs of what was sampled [B, T], nats; 0 elsewhere."""
-        data = [Datum.next_token(r.tokens, weights=r.mask) for r in rollouts]
+        data = [Example.next_token(r.tokens, weights=r.mask) for r in rollouts]
         outputs = self.context.engine.forward(model, data, temperature=self.config.sampling.temperature)
         return pad([output.logprobs for output in outputs])
 
-    def update(self, number: int, data: list[Datum]) -> dict[str, float]:
+    def update(self, number: int, data: list[Example]) -> dict[str, float]:
         """Epochs of minibatches of whole groups; means over the optimizer steps."""
         c, method, steps = self.config, self.config.chosen(), []
         losses = [method.loss]

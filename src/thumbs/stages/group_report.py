@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thumbs.functional.masked import masked_mean
 from thumbs.records import Rollout, Score
-from thumbs.stages.group_supply import Supply
+from thumbs.stages.group_supply import GroupSupply
 from thumbs.stages.ppo_report import reply_metrics, sequence_kl
 
 
@@ -19,7 +19,7 @@ class Lesson:
     """What a step learned from; tensors are [B, T] but overlong [B]; reference logprobs where they were asked for."""
 
     number: int
-    taken: Supply
+    taken: GroupSupply
     rollouts: Sequence[Rollout]
     scores: Sequence[Score]
     mask: Tensor

@@ -40,7 +40,7 @@ class Pending:
 
 
 @dataclass(frozen=True, eq=False)
-class Supply:
+class GroupSupply:
     """The groups of a step, what waits for the next ones, batches drawn again, and groups dropped as too old."""
 
     groups: tuple[ScoredGroup, ...]
@@ -49,7 +49,7 @@ class Supply:
     dropped: int
 
 
-def supply(draw: Callable[[int], list[ScoredGroup]], pending: Pending, number: int, config: GroupConfig) -> Supply:
+def supply(draw: Callable[[int], list[ScoredGroup]], pending: Pending, number: int, config: GroupConfig) -> GroupSupply:
     """Draws what step `number` adds to the line, and takes its groups from the front.
 
     `draw(k)` samples and scores batch k of the prompts with the weights of now. The first step draws for itself and
@@ -63,7 +63,7 @@ def supply(draw: Callable[[int], list[ScoredGroup]], pending: Pending, number: i
     size = config.batch_size // config.group_size
     fresh = tuple(group for group in line[size:] if number + 1 - group.step <= config.staleness)
     dropped = len(line[size:]) - len(fresh)
-    return Supply(tuple(line[:size]), Pending(draws, fresh), draws - pending.draws - asked, dropped)
+    return GroupSupply(tuple(line[:size]), Pending(draws, fresh), draws - pending.draws - asked, dropped)
 
 
 def _draw_with_signal(draw: Callable[[int], list[ScoredGroup]], draws: int, more: int) -> tuple[list[ScoredGroup], int]:

@@ -25,9 +25,9 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import DataError
 from thumbs.functional.preference_losses import REPLIES, Side
-from thumbs.records import Datum, Generator, Message, Preference, Reply
+from thumbs.records import Example, Generator, Message, Preference, Reply
 from thumbs.rollout.rounds import seed_of
-from thumbs.stages.answers import Answer, answer_datum, read_answer, referenced, reply_logprobs, summed
+from thumbs.stages.answers import TokenisedReply, answer_datum, read_answer, referenced, reply_logprobs, summed
 from thumbs.stages.context import Context, adam_at, grouped_batch_at
 from thumbs.stages.direct_watch import train_policy
 from thumbs.stages.loop import Metrics, State, optimizer_step
@@ -40,20 +40,20 @@ _FILE = Generator("file", "file")
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class LabelledReply:
     """A reply that is desirable or not, and a reply to another prompt as if it were one to this."""
 
     prompt: tuple[Message, ...]
     desirable: bool
-    own: Answer
-    foreign: Answer
+    own: TokenisedReply
+    foreign: TokenisedReply
 
     @property
-    def sides(self) -> tuple[Answer, Answer]:
+    def sides(self) -> tuple[TokenisedReply, TokenisedReply]:
         """Both answers."""
         return self.own, self.foreign
 
-    def with_sides(self, first: Answer, second: Answer) -> Judged:
+    def with_sides(self, first: TokenisedReply, second: TokenisedReply) -> LabelledReply:
         """The row with other answers."""
         return replace(self, own=first, foreign=second)
 
@@ -73,7 +73,9 @@ def judged_of_rows(rows: Sequence[JudgedReply]) -> list[Row]:
     return [(row.messages[:-1], Reply(row.messages[-1].content, _FILE), row.desirable) for row in rows]
 
 
-def read_judged(tokenizer: Tokenizer, rows: Sequence[Row], pool: Sequence[Row], *seed: int | str) -> list[Judged]:
+def read_judged(
+    tokenizer: Tokenizer, rows: Sequence[Row], pool: Sequence[Row], *seed: int | str
+) -> list[LabelledReply]:
     """Tokenised replies, each with a foreign one: the next of the shuffled `pool` that answers another prompt.
 
     Raises DataError where all of the pool answer the same prompt as a row.
@@ -89,7 +91,7 @@ def read_judged(tokenizer: Tokenizer, rows: Sequence[Row], pool: Sequence[Row], 
                 "estimate the distance from the start"
             )
         own, shifted = (read_answer(tokenizer, prompt, answer) for answer in (reply, foreign))
-        judged.append(Judged(prompt, desirable, own, shifted))
+        judged.append(LabelledReply(prompt, desirable, own, shifted))
     return judged
 
 
@@ -127,7 +129,7 @@ class KtoTraining:
     policy: Handle
     steps: int
 
-    def step(self, number: int, batch: Sequence[Judged]) -> dict[str, float]:
+    def step(self, number: int, batch: Sequence[LabelledReply]) -> dict[str, float]:
         """One optimizer step on replies; depends only on its arguments and the weights."""
         started, adam = time.monotonic(), adam_at(self.config.optim, number, self.steps)
         distance = self.distance(batch)
@@ -143,12 +145,12 @@ class KtoTraining:
         }
         return {f"preference/{name}": value for name, value in metrics.items()}
 
-    def distance(self, rows: Sequence[Judged]) -> float:
+    def distance(self, rows: Sequence[LabelledReply]) -> float:
         """z0: the mean log-ratio of the foreign replies, not below 0 (nats)."""
         now = reply_logprobs(self.context.engine, self.policy, [row.foreign for row in rows])
         return max(0.0, float(np.mean(now - [row.foreign.reference for row in rows])))
 
-    def measure(self, rows: Sequence[Judged]) -> dict[str, float]:
+    def measure(self, rows: Sequence[LabelledReply]) -> dict[str, float]:
         """Loss and metrics of replies that are not trained on; nothing of no rows."""
         if not rows:
             return {}
@@ -159,7 +161,7 @@ class KtoTraining:
         mean = float(REPLIES[loss.formula](reply, desirable.double(), **loss.settings).mean())
         return {"loss": mean, **self.metrics(rows, now)}
 
-    def metrics(self, rows: Sequence[Judged], logprobs: np.ndarray) -> dict[str, float]:
+    def metrics(self, rows: Sequence[LabelledReply], logprobs: np.ndarray) -> dict[str, float]:
         """Means over the desirable (chosen) and the other (rejected) replies, nats a reply; and where both are there
         the margin between them (score units) and the share of couples, one of each, whose desirable reply is ahead.
         """
@@ -176,7 +178,7 @@ class KtoTraining:
         return found
 
 
-def judged_data(rows: Sequence[Judged], distance: float) -> list[Datum]:
+def judged_data(rows: Sequence[LabelledReply], distance: float) -> list[Example]:
     """A datum a reply; each weighs 1 / (replies of the batch)."""
     of = {"baseline": distance, "unit_weight": 1.0 / len(rows)}
     return [answer_datum(row.own, reference=row.own.reference, desirable=float(row.desirable), **of) for row in rows]

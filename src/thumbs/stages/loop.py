@@ -23,7 +23,7 @@ from typing import Any
 from thumbs.config.losses import LossSpec
 from thumbs.engine.base import AdamStep, Handle, OptimReport
 from thumbs.errors import CheckpointError
-from thumbs.records import Datum, TrainOutput
+from thumbs.records import Example, TrainOutput
 from thumbs.stages.context import Context, Resume, saving_batch
 from thumbs.tracking.progress import Progress
 
@@ -163,7 +163,7 @@ def _say(text: str) -> None:
 
 
 def optimizer_step(
-    context: Context, number: int, model: Handle, data: Sequence[Datum], losses: Sequence[LossSpec], adam: AdamStep
+    context: Context, number: int, model: Handle, data: Sequence[Example], losses: Sequence[LossSpec], adam: AdamStep
 ) -> tuple[TrainOutput, OptimReport]:
     """One pass over the data and one step of the optimizer; a batch that is not finite is kept for step `number`."""
     with saving_batch(context, number, data):

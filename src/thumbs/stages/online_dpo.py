@@ -22,8 +22,8 @@ from thumbs.records import Preference, Prompt, Rollout, TrainOutput
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.rounds import is_warped
 from thumbs.stages.answers import (
-    Answer,
     AnswerPair,
+    TokenisedReply,
     read_answer_pairs,
     referenced,
     reply_logprobs,
@@ -143,5 +143,5 @@ def best_and_worst(prompt: Prompt, rollouts: Sequence[Rollout], scores: np.ndarr
     """The replies with the highest and the lowest score, the first of those that are equal; a tie where all are."""
     tied = scores.max() == scores.min()
     best, worst = (0, 1) if tied else (int(scores.argmax()), int(scores.argmin()))
-    first, second = (Answer(rollouts[i].tokens, rollouts[i].reply_length) for i in (best, worst))
+    first, second = (TokenisedReply(rollouts[i].tokens, rollouts[i].reply_length) for i in (best, worst))
     return AnswerPair(prompt.messages, first, second, 0.5 if tied else 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from thumbs.records import Datum, Message
+from thumbs.records import Example, Message
 
 
 class Asked(Protocol):
@@ -28,6 +28,6 @@ def by_prompt(pairs: Sequence[T]) -> list[list[T]]:
     return list(groups.values())
 
 
-def distinct_tokens(data: Sequence[Datum]) -> int:
+def distinct_tokens(data: Sequence[Example]) -> int:
     """Tokens, a reply that stands in several pairs counted once, as it is computed."""
     return sum({datum.inputs.tobytes(): len(datum) for datum in data}.values())

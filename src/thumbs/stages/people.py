@@ -56,7 +56,7 @@ class Labels:
     judgements: dict[str, list[int]] = field(default_factory=dict)
 
 
-class People(Protocol):
+class LabelSource(Protocol):
     """Whoever asks people."""
 
     def ask(self, settings: PeopleConfig, run: Path, iteration: int, candidates: Iterator[Candidate]) -> Labels:
@@ -133,13 +133,13 @@ def candidates(
                     yield Candidate(Preference(name, prompt.messages, (replies[i], replies[j]), ()), choice.chosen_by)
 
 
-def as_drawn(prompt: Prompt, replies: Sequence[Reply], number: int) -> Choice | None:
+def choose_first(prompt: Prompt, replies: Sequence[Reply], number: int) -> Choice | None:
     """The first two replies that can be compared."""
     pairs = usable_pairs(replies)
     return first_pair(pairs) if pairs else None
 
 
-def actively(
+def choose_informative(
     settings: PeopleConfig, scores: Scores, heldout: Callable[[Prompt], bool], seed: int
 ) -> Callable[[Prompt, Sequence[Reply], int], Choice | None]:
     """What chooses pairs as settings.active says; of a prompt that is held out, always as they were drawn.
@@ -152,7 +152,7 @@ def actively(
     def choose(prompt: Prompt, replies: Sequence[Reply], number: int) -> Choice | None:
         pairs = usable_pairs(replies)
         if not pairs or heldout(prompt):
-            return as_drawn(prompt, replies, number)
+            return choose_first(prompt, replies, number)
         drawn = seed_of(seed, "choice", prompt.id, number)
         return choose_pair(pairs, scores(prompt.messages, replies), active, settings.random_share, drawn)
 

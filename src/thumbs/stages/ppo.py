@@ -18,7 +18,7 @@ from thumbs.engine.base import AdamStep, Handle
 from thumbs.functional.advantages import gae
 from thumbs.functional.kl import adapt_coefficient, kl_estimate
 from thumbs.functional.masked import whiten
-from thumbs.records import Datum, Prompt, Rollout, TrainOutput
+from thumbs.records import Example, Prompt, Rollout, TrainOutput
 from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import shape_scores, token_rewards
 from thumbs.rollout.episodes import Episodes
@@ -62,7 +62,7 @@ class Ppo:
     models: Models
     reward: RewardSource
     prompts: Sequence[Prompt]
-    pretraining: Sequence[Datum] = ()
+    pretraining: Sequence[Example] = ()
     episodes: Episodes | None = None
 
     def step(self, number: int, kl_coef: float) -> StepReport:
@@ -102,7 +102,7 @@ class Ppo:
     def predict(self, rollouts: Sequence[Rollout]) -> Predictions:
         """What policy, critic and reference say of the rollouts before the update."""
         engine, temperature = self.context.engine, self.config.sampling.temperature
-        data = [Datum.next_token(r.tokens, weights=r.mask) for r in rollouts]
+        data = [Example.next_token(r.tokens, weights=r.mask) for r in rollouts]
         policy = engine.forward(self.models.policy, data, temperature=temperature)
         reference = engine.forward(self.models.reference, data, temperature=temperature)
         critic = policy if self.models.shared_critic else engine.forward(self.models.critic, data)
@@ -113,7 +113,7 @@ class Ppo:
             values=pad([o.values for o in critic]),
         )
 
-    def data(self, experience: Experience) -> list[Datum]:
+    def data(self, experience: Experience) -> list[Example]:
         """One datum per rollout with every column that policy and critic losses need; weights are the mask."""
         before, advantages = experience.before, experience.advantages
         columns = {
@@ -125,7 +125,7 @@ class Ppo:
         }
         return rollout_data(experience.rollouts, columns)
 
-    def update(self, number: int, data: list[Datum]) -> dict[str, float]:
+    def update(self, number: int, data: list[Example]) -> dict[str, float]:
         """Epochs of minibatches, ended early past kl.stop_above; the numbers of all optimizer steps together."""
         c, steps = self.config, []
         for epoch in range(c.epochs):
@@ -137,7 +137,7 @@ class Ppo:
                     return update_metrics(steps, epochs_done=len(steps) * c.minibatch_size / len(data))
         return update_metrics(steps, epochs_done=float(c.epochs))
 
-    def minibatch(self, number: int, batch: list[Datum]) -> dict[str, float]:
+    def minibatch(self, number: int, batch: list[Example]) -> dict[str, float]:
         """One optimizer step of policy and critic; during the warm-up of the critic alone."""
         c, engine, models = self.config, self.context.engine, self.models
         policy_loss = TokenLoss.of(

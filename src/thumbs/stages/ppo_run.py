@@ -10,7 +10,7 @@ from typing import Any
 from thumbs.config.ppo import PpoConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError
-from thumbs.records import Datum, Prompt
+from thumbs.records import Example, Prompt
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.episodes import Episodes
 from thumbs.safety.guards import alarms
@@ -33,7 +33,7 @@ def run_ppo(
     reward_checkpoint: Path | None = None,
     critic_checkpoint: Path | None = None,
     fixed_prompts: Sequence[Prompt] = (),
-    pretraining: Sequence[Datum] = (),
+    pretraining: Sequence[Example] = (),
     episodes: Episodes | None = None,
 ) -> dict[str, Any]:
     """Optimises the policy in checkpoint `start` (None: the base model) against `reward`.

@@ -21,7 +21,7 @@ from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.rejection import RejectionConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError, DataError
-from thumbs.records import Datum, Prompt, Rollout
+from thumbs.records import Example, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.rounds import is_warped
 from thumbs.stages.context import Context, adam_at, batch_at
@@ -70,7 +70,7 @@ class Rejection:
 
     def kl(self, rollouts: Sequence[Rollout]) -> float:
         """Mean of log π(y) - log π_start(y), nats a sequence (k1)."""
-        data = [Datum.next_token(r.tokens, weights=r.mask) for r in rollouts]
+        data = [Example.next_token(r.tokens, weights=r.mask) for r in rollouts]
         temperature = self.config.sampling.temperature
         theirs = self.context.engine.forward(self.reference, data, temperature=temperature)
         return float(np.mean([(r.logprobs - t.logprobs).sum() for r, t in zip(rollouts, theirs, strict=True)]))
@@ -92,7 +92,7 @@ class Rejection:
                 self.context.folder.metrics.log(state["logged"], metrics)
         return metrics
 
-    def train_step(self, batch: Sequence[Datum], step: int, steps: int) -> dict[str, float]:
+    def train_step(self, batch: Sequence[Example], step: int, steps: int) -> dict[str, float]:
         """One optimizer step on kept replies; every token of the batch weighs the same."""
         data, started = token_mean(batch), time.monotonic()
         adam = adam_at(self.config.optim, step, steps)
@@ -158,6 +158,6 @@ def _once(path: Path, rejection: Rejection, number: int) -> dict[str, Any]:
     return read_object(path)
 
 
-def _datum(row: dict[str, Any]) -> Datum:
+def _datum(row: dict[str, Any]) -> Example:
     tokens = np.array(row["tokens"], dtype=np.int64)
-    return Datum.next_token(tokens, weights=np.arange(1, len(tokens)) >= row["prompt_length"])
+    return Example.next_token(tokens, weights=np.arange(1, len(tokens)) >= row["prompt_length"])

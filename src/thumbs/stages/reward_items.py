@@ -19,7 +19,7 @@ from thumbs.errors import DataError
 from thumbs.functional.formulas import settings_of
 from thumbs.functional.reward_losses import FORMULAS, PAIRS
 from thumbs.models.prefixes import shared_length
-from thumbs.records import Datum, Message, Preference, Ranking, Rating, SteppedReply
+from thumbs.records import Example, Message, Preference, Ranking, Rating, SteppedReply
 from thumbs.rewards.steps import step_ends
 from thumbs.rollout.rounds import seed_of
 from thumbs.stages.sequences import pair_tokens, reply_tokens
@@ -118,12 +118,12 @@ def check_informative(rows: Sequence[Row], config: RewardModelConfig) -> None:
         )
 
 
-def item_data(items: Sequence[Item], draws: np.ndarray | None = None) -> list[Datum]:
+def item_data(items: Sequence[Item], draws: np.ndarray | None = None) -> list[Example]:
     """Datums of a batch; each item weighs 1 / (items of the batch), each sequence is read where its weights are.
 
     draws [B, H]: how often each item is drawn for each head; None: once. With one head it goes into the item's weight.
     """
-    data: list[Datum] = []
+    data: list[Example] = []
     unit = 0
     for place, item in enumerate(items):
         for term in item.terms:
@@ -138,7 +138,7 @@ def item_data(items: Sequence[Item], draws: np.ndarray | None = None) -> list[Da
                     own = {**columns, "weights": columns["weights"] * share}
                 else:
                     own = {"unit": unit, **columns, "unit_weight": share}
-                data.append(Datum.whole_sequence(tokens, **own, **extra))
+                data.append(Example.whole_sequence(tokens, **own, **extra))
             unit += 1
     return data
 

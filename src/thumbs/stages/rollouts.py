@@ -15,14 +15,14 @@ from thumbs.config.ppo import PpoConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import Handle
 from thumbs.errors import ConfigError
-from thumbs.records import Datum, Prompt, Rollout
+from thumbs.records import Example, Prompt, Rollout
 from thumbs.rewards.base import RewardSource, shown_scores
 from thumbs.rollout.episodes import Episodes, play
 from thumbs.rollout.rounds import collect, require_unwarped, seed_of
 from thumbs.stages.context import Context
 from thumbs.stages.sequences import token_mean
 
-Normalise: TypeAlias = Callable[[Sequence[Datum]], list[Datum]]
+Normalise: TypeAlias = Callable[[Sequence[Example]], list[Example]]
 """From 0/1 weights of a minibatch to those that carry its normaliser."""
 
 
@@ -91,17 +91,17 @@ def pad(rows: Sequence[np.ndarray]) -> Tensor:
     return pad_sequence([torch.from_numpy(np.asarray(row, dtype=np.float32)) for row in rows], batch_first=True)
 
 
-def rollout_data(rollouts: Sequence[Rollout], columns: Mapping[str, Tensor]) -> list[Datum]:
+def rollout_data(rollouts: Sequence[Rollout], columns: Mapping[str, Tensor]) -> list[Example]:
     """One datum per rollout from columns [B, T]."""
     return [
-        Datum.next_token(r.tokens, **{name: x[i, : len(r.tokens) - 1].numpy() for name, x in columns.items()})
+        Example.next_token(r.tokens, **{name: x[i, : len(r.tokens) - 1].numpy() for name, x in columns.items()})
         for i, r in enumerate(rollouts)
     ]
 
 
 def minibatches(
-    data: Sequence[Datum], size: int, family: int, *seed: int | str, normalise: Normalise = token_mean
-) -> Iterator[list[Datum]]:
+    data: Sequence[Example], size: int, family: int, *seed: int | str, normalise: Normalise = token_mean
+) -> Iterator[list[Example]]:
     """One epoch in a random order, each batch weighted by `normalise`: to the mean over its sampled tokens.
 
     Neighbours of one family, replies to one prompt, stay neighbours: a minibatch computes their prompt once.

@@ -11,7 +11,7 @@ import torch
 from thumbs.config.group_methods import Normaliser
 from thumbs.data.tokenizers import Tokenizer, conversation_tokens
 from thumbs.functional.normalise import length_mean_weights, sequence_mean_weights, token_mean_weights
-from thumbs.records import Datum, Message, Preference, Reply
+from thumbs.records import Example, Message, Preference, Reply
 
 
 def reply_tokens(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) -> np.ndarray:
@@ -26,16 +26,16 @@ def pair_tokens(tokenizer: Tokenizer, preference: Preference) -> tuple[np.ndarra
     return reply_tokens(tokenizer, preference.prompt, first), reply_tokens(tokenizer, preference.prompt, second)
 
 
-def token_mean(data: Sequence[Datum], coef: float = 1.0) -> list[Datum]:
+def token_mean(data: Sequence[Example], coef: float = 1.0) -> list[Example]:
     """The same datums with weights · coef / (sum of all weights): every sampled token of the batch counts the same."""
     total = sum(float(datum.columns["weights"].sum()) for datum in data)
     return [
-        Datum(d.inputs, d.targets, {**d.columns, "weights": d.columns["weights"] * np.float32(coef / total)})
+        Example(d.inputs, d.targets, {**d.columns, "weights": d.columns["weights"] * np.float32(coef / total)})
         for d in data
     ]
 
 
-def normalised(data: Sequence[Datum], normaliser: Normaliser, length: int) -> list[Datum]:
+def normalised(data: Sequence[Example], normaliser: Normaliser, length: int) -> list[Example]:
     """The datums of one optimizer step, weights 0 or 1, weighted as the normaliser says (`constant`: length)."""
     masks = [torch.from_numpy(datum.columns["weights"]) for datum in data]
     weights = {
@@ -44,4 +44,6 @@ def normalised(data: Sequence[Datum], normaliser: Normaliser, length: int) -> li
         "constant": partial(length_mean_weights, length=length),
         "sum": partial(length_mean_weights, length=1),
     }[normaliser](masks)
-    return [Datum(d.inputs, d.targets, {**d.columns, "weights": w.numpy()}) for d, w in zip(data, weights, strict=True)]
+    return [
+        Example(d.inputs, d.targets, {**d.columns, "weights": w.numpy()}) for d, w in zip(data, weights, strict=True)
+    ]

@@ -16,7 +16,7 @@ from thumbs.config.sft import SftConfig
 from thumbs.data.messages import Conversation
 from thumbs.data.tokenizers import training_sequences
 from thumbs.engine.base import Handle, ModelSpec
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.stages.context import Context, adam_at, batch_at
 from thumbs.stages.loop import Loop, Metrics, State, optimizer_step
 
@@ -72,7 +72,7 @@ def heldout_loss(context: Context, policy: Handle, held: list[Any]) -> float:
     return -float(sum((o.logprobs * d.columns["weights"]).sum() for o, d in zip(outputs, data, strict=True)))
 
 
-def weighted(rows: Sequence[Any]) -> list[Datum]:
+def weighted(rows: Sequence[Any]) -> list[Example]:
     """Datums whose weights are the mask over the number of masked tokens of all rows."""
     total = sum(float(mask.sum()) for _, mask in rows)
-    return [Datum.next_token(tokens, weights=mask / total) for tokens, mask in rows]
+    return [Example.next_token(tokens, weights=mask / total) for tokens, mask in rows]

@@ -162,8 +162,8 @@ def test_targets_of_a_position(service: ServiceClient) -> None:
 def test_every_target_of_a_pass_counts() -> None:
     """K targets a position take K times the room of one."""
     tokens = np.array([1, 2, 3])
-    one = translate.Datum(tokens, tokens, {"weights": np.ones(3, np.float32)})
-    five = translate.Datum(tokens, np.ones((3, 5), np.int64), {"weights": np.ones((3, 5), np.float32)})
+    one = translate.Example(tokens, tokens, {"weights": np.ones(3, np.float32)})
+    five = translate.Example(tokens, np.ones((3, 5), np.int64), {"weights": np.ones((3, 5), np.float32)})
     assert translate.cells([one, five]) == 3 + 15
 
 

@@ -9,7 +9,7 @@ from itertools import permutations
 
 import pytest
 
-from thumbs.clients.lanes import Lane, Operation
+from thumbs.clients.lanes import Lane, LaneOperation
 from thumbs.clients.worker import ClosedError, Worker
 from thumbs.errors import DataError
 
@@ -21,14 +21,14 @@ class Clock:
         return self.now
 
 
-def queued(lane: Lane, *numbers: int | None) -> list[Operation]:
-    operations = [Operation(lambda: iter(())) for _ in numbers]
+def queued(lane: Lane, *numbers: int | None) -> list[LaneOperation]:
+    operations = [LaneOperation(lambda: iter(())) for _ in numbers]
     for operation, number in zip(operations, numbers, strict=True):
         lane.add(operation, number)
     return operations
 
 
-def taken(lane: Lane) -> list[Operation]:
+def taken(lane: Lane) -> list[LaneOperation]:
     found = []
     while (operation := lane.take()) is not None:
         found.append(operation)

@@ -46,7 +46,7 @@ def anna(store: CollectStore) -> int:
 def asking(store: CollectStore, project: Project, pairs: int, given: Iterator[Candidate], overlap: int = 1) -> Asking:
     found = Asking(store, project, PeopleConfig(pairs=pairs, overlap=overlap), given, "runs/demo", 1, "collect.db")
     found.fill()
-    found.make_way()
+    found.retire_stale()
     return found
 
 
@@ -61,10 +61,10 @@ def test_so_many_pairs_are_asked_as_are_wanted(store: CollectStore, project: Pro
     work = asking(store, project, 3, candidates("sft"))
     assert store.items.count(project.id)["open"] == 3
     judge(store, project, anna, FIRST, FIRST)
-    work.look()
+    work.refresh()
     assert (work.judged, work.is_over()) == (2, False)
     judge(store, project, anna, {"verdict": "both_bad"})
-    work.look()
+    work.refresh()
     assert work.is_over()
     labels = work.labels()
     assert [pair.id for pair in labels.pairs] == ["p0", "p1", "p2"]
@@ -83,17 +83,17 @@ def test_labels_are_in_the_order_of_the_replies_however_they_were_shown(
         left = task.replies[0].endswith("a")
         body = {"verdict": "prefer", "strength": -3 if left else 3}
         store.work.submit(task.assignment, anna, f"key-{task.assignment}", body)
-    work.look()
+    work.refresh()
     assert [pair.judgements[0].strength for pair in work.labels().pairs] == [-3] * 6
 
 
 def test_a_pair_that_was_passed_over_is_replaced(store: CollectStore, project: Project, anna: int):
     work = asking(store, project, 3, candidates("sft"))
     judge(store, project, anna, FIRST, SKIP, SKIP)
-    work.look()
+    work.refresh()
     assert not work.is_over()
     judge(store, project, anna, FIRST, FIRST)
-    work.look()
+    work.refresh()
     assert work.is_over()
     assert [pair.id for pair in work.labels().pairs] == ["p0", "p3", "p4"]
 
@@ -102,7 +102,7 @@ def test_it_ends_when_there_is_nothing_left_to_ask(store: CollectStore, project:
     work = asking(store, project, 5, candidates("sft", 2))
     assert not work.is_over()
     judge(store, project, anna, FIRST, SKIP)
-    work.look()
+    work.refresh()
     assert work.is_over()
     assert [pair.id for pair in work.labels().pairs] == ["p0"]
 
@@ -115,7 +115,7 @@ def test_going_on_asks_nothing_twice(store: CollectStore, project: Project, anna
     assert store.items.count(project.id) == {"open": 4, "done": 1, "retired": 0}
     judge(store, project, anna, FIRST, FIRST, FIRST)
     for work in (judge_some, again):
-        work.look()
+        work.refresh()
         assert work.is_over()
     assert again.labels() == judge_some.labels()
 
@@ -141,12 +141,12 @@ def test_items_of_others_in_the_project_are_left_alone(store: CollectStore, proj
 def test_more_people_may_be_wanted_than_before(store: CollectStore, project: Project, anna: int):
     work = asking(store, project, 2, candidates("sft"))
     judge(store, project, anna, FIRST, FIRST)
-    work.look()
+    work.refresh()
     assert work.is_over()
     again = asking(store, project, 2, candidates("sft"), overlap=2)
     assert (again.judged, again.is_over()) == (0, False)
     judge(store, project, person(store, "ben"), FIRST, {"verdict": "tie"})
-    again.look()
+    again.refresh()
     assert again.is_over()
     said = [[j.annotator for j in pair.judgements] for pair in again.labels().pairs]
     assert said == [["anna", "ben"]] * 2

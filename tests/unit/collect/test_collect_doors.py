@@ -14,7 +14,7 @@ from collect_world import ON_SQLITE, model, person
 from thumbs.collect.errors import Closed
 from thumbs.collect.question import Question
 from thumbs.collect.records import Answer, NewItem, Project, Task
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.records import Message, Reply
 
@@ -53,7 +53,7 @@ class Scene:
 
 
 def uninvited(scene: Scene) -> None:
-    scene.store.projects.configure(scene.project.id, Settings(invited_only=True))
+    scene.store.projects.configure(scene.project.id, ProjectSettings(invited_only=True))
 
 
 def paused_member(scene: Scene) -> None:
@@ -74,13 +74,13 @@ def used_up(scene: Scene) -> None:
     if not isinstance(task, Task):
         task = scene.store.chat.say(scene.conversation, scene.eve, "hello", Live().write)
     scene.store.work.submit(task.assignment, scene.eve, "key-of-eve", {"verdict": "tie"})
-    scene.store.projects.configure(scene.project.id, Settings(quota=1))
+    scene.store.projects.configure(scene.project.id, ProjectSettings(quota=1))
 
 
 def failed_test(scene: Scene) -> None:
     gold = secret_item(90, role="qualification", gold=Answer("prefer", 2))
     scene.store.items.add(scene.project.id, [gold])
-    scene.store.projects.configure(scene.project.id, Settings(qualify_items=1, qualify_share=1.0))
+    scene.store.projects.configure(scene.project.id, ProjectSettings(qualify_items=1, qualify_share=1.0))
     if scene.assignment:
         scene.store.work.release(scene.assignment, scene.eve)
     task = scene.store.work.claim(scene.project.id, scene.eve)
@@ -192,7 +192,7 @@ def test_owners_and_admins_need_no_invitation(store: CollectStore):
 
 def test_an_entry_link_opens_its_own_project_alone(store: CollectStore):
     scene = scene_of(store, "pair", lambda _: None)
-    store.projects.create("study", "Study", Question(), settings=Settings(prolific_code="C0DE"))
+    store.projects.create("study", "Study", Question(), settings=ProjectSettings(prolific_code="C0DE"))
     app = team_app(store)
     worker = Visitor(app)
     ids = {"PROLIFIC_PID": "made-up", "STUDY_ID": "s", "SESSION_ID": "t"}
@@ -213,7 +213,7 @@ def test_projects_of_a_team_begin_by_invitation(store: CollectStore):
 
 
 def test_few_accounts_are_made_from_one_address(store: CollectStore):
-    store.projects.create("study", "Study", Question(), settings=Settings(prolific_code="C0DE"))
+    store.projects.create("study", "Study", Question(), settings=ProjectSettings(prolific_code="C0DE"))
     app = team_app(store)
     app.state.limits.door._rate = 1e9  # the door itself is always free: this is of new accounts
     ids = {"STUDY_ID": "s", "SESSION_ID": "t"}
@@ -223,7 +223,7 @@ def test_few_accounts_are_made_from_one_address(store: CollectStore):
 
 
 def test_few_workers_of_mechanical_turk_come_from_one_address(store: CollectStore):
-    store.projects.create("hits", "Hits", Question(), settings=Settings(mturk=True))
+    store.projects.create("hits", "Hits", Question(), settings=ProjectSettings(mturk=True))
     app = team_app(store)
     app.state.limits.newcomers._burst = 2
     ids = {"assignmentId": "A", "hitId": "H", "turkSubmitTo": "https://workersandbox.mturk.com"}

@@ -26,7 +26,7 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.exports import Filters, export, preview
 from thumbs.collect.question import Axis, Question
 from thumbs.collect.records import Answer, NewItem
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
@@ -132,7 +132,7 @@ def test_what_is_liked_best_is_a_conversation_to_imitate(store: CollectStore, tm
 
 @ON_SQLITE
 def test_what_people_write_is_a_conversation_too(store: CollectStore, tmp_path: Path):
-    project = store.projects.create("write", "Write", Question(kind="write"), settings=Settings(overlap=2))
+    project = store.projects.create("write", "Write", Question(kind="write"), settings=ProjectSettings(overlap=2))
     store.items.add(project.id, [NewItem((Message("user", "question 0"),))])
     for handle, text in (("ann", "So it is."), ("ben", "It is not.")):
         say(store, project, handle, {"question 0": Answer("write", text=text)})
@@ -198,7 +198,9 @@ def test_a_ranking_by_harm_is_turned_round(store: CollectStore, tmp_path: Path):
 @ON_SQLITE
 def test_ratings_are_of_one_axis_or_the_mean_of_all(store: CollectStore, tmp_path: Path):
     axes = (HELPFUL, Axis(key="true", label="True"))
-    project = store.projects.create("rate", "Rate", Question(kind="rate", axes=axes), settings=Settings(overlap=2))
+    project = store.projects.create(
+        "rate", "Rate", Question(kind="rate", axes=axes), settings=ProjectSettings(overlap=2)
+    )
     replies = (Reply("one", model("alpha")), Reply("two", model("beta")))
     store.items.add(project.id, [NewItem((Message("user", "question 0"),), replies)])
     say(store, project, "ann", {"question 0": Answer("rate", ratings=({"helpful": 5, "true": 2}, {"helpful": 1}))})

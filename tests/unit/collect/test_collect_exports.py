@@ -40,7 +40,7 @@ from thumbs.collect.exports import (
 from thumbs.collect.exports import select as selecting
 from thumbs.collect.exports.formats import _TABLE
 from thumbs.collect.records import Project
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import (
     EXPORTS,
@@ -123,7 +123,7 @@ def test_a_filter_leaves_out_what_it_says_and_counts_it(
 
 
 def test_late_answers_and_other_versions_can_be_left_out(store: CollectStore, clock: Clock):
-    project = store.projects.create("work", "Work", ASKED, settings=Settings(lease_s=60))
+    project = store.projects.create("work", "Work", ASKED, settings=ProjectSettings(lease_s=60))
     store.items.add(project.id, [pair(i) for i in range(2)])
     ann = person(store, "ann")
     late = store.work.claim(project.id, ann)
@@ -139,7 +139,7 @@ def test_late_answers_and_other_versions_can_be_left_out(store: CollectStore, cl
 
 @ON_SQLITE
 def test_nothing_that_tests_people_is_exported_and_leaks_can_be_left_out(store: CollectStore):
-    project = store.projects.create("work", "Work", ASKED, settings=Settings(gold_every=2))
+    project = store.projects.create("work", "Work", ASKED, settings=ProjectSettings(gold_every=2))
     gold = [pair(i, role="gold", gold=first()) for i in (7, 8)]
     store.items.add(project.id, [pair(0, chosen_by={"leaks": [[0, "I am GPT-4"]]}), pair(1), *gold])
     say(store, project, "ann", {f"question {i}": TIE for i in (0, 1, 7, 8)})

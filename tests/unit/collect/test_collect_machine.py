@@ -77,7 +77,7 @@ class Machine(stateful.RuleBasedStateMachine):
     def revise(self, who: int, strength: int, verdict: str) -> None:
         past = self.store.work.history(self.project.id, self.people[who])
         if past:
-            task = self.store.work.look(past[-1].assignment, self.people[who])
+            task = self.store.work.show(past[-1].assignment, self.people[who])
             assert task.revision == past[-1].revision
             self.send(who, task, task.revision, self.body(task, verdict, strength))
 

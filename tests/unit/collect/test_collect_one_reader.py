@@ -16,7 +16,7 @@ from thumbs.collect.overview_cache import Snapshots
 from thumbs.collect.overview_numbers import make_numbers
 from thumbs.collect.question import Axis, Question, read_answer
 from thumbs.collect.records import Answer, NewItem, Project
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.simulate import SimulatedPerson, work_through
 from thumbs.collect.store import CollectStore
 from thumbs.config.labels import PeopleConfig
@@ -127,7 +127,7 @@ def test_a_run_trains_on_the_harmless_reply_of_a_reversed_question(store: Collec
     ann = person(store, "ann")
     for _ in range(2):
         judge(store, project, ann, MORE_HARMFUL["pair"])
-    asked.look()
+    asked.refresh()
     assert [preferred(pair) for pair in asked.labels().pairs] == [0.0, 0.0]
     assert [pair.replies[1].text.split()[0] for pair in asked.labels().pairs] == ["harmless", "harmless"]
 
@@ -137,7 +137,7 @@ def crowd(store: CollectStore, clock: Clock) -> tuple[CollectStore, Project]:
     """A table of judgements: ann says the second reply is better, ben the first, cem the second but late; then the
     question is reversed, and dan finds the first more harmful.
     """
-    project = store.projects.create("work", "Work", Question(), settings=Settings(overlap=4, lease_s=60))
+    project = store.projects.create("work", "Work", Question(), settings=ProjectSettings(overlap=4, lease_s=60))
     store.items.add(project.id, [item(0)])
     ann, ben, cem, dan = (person(store, name) for name in ("ann", "ben", "cem", "dan"))
     judge(store, project, ann, {"verdict": "prefer", "strength": 2})
@@ -167,13 +167,13 @@ def test_what_counts_in_a_project_counts_on_every_road(
     crowd: tuple[CollectStore, Project], tmp_path: Path, counting: dict[str, Any], voices: dict[str, int]
 ):
     store, project = crowd
-    store.projects.configure(project.id, Settings(overlap=4, lease_s=60, **counting))
+    store.projects.configure(project.id, ProjectSettings(overlap=4, lease_s=60, **counting))
     (row,) = rows(store, project, "preferences", tmp_path)
     assert {one["annotator"]: one["strength"] for one in row["judgements"]} == voices
-    store.projects.configure(project.id, Settings(overlap=4, lease_s=60))
+    store.projects.configure(project.id, ProjectSettings(overlap=4, lease_s=60))
     (filtered,) = rows(store, project, "preferences", tmp_path, **counting)
     assert filtered["judgements"] == row["judgements"]  # a filter of an export leaves out the same
-    store.projects.configure(project.id, Settings(overlap=4, lease_s=60, **counting))
+    store.projects.configure(project.id, ProjectSettings(overlap=4, lease_s=60, **counting))
     numbers = make_numbers(store, project.id)
     names = {one.account: store.people.get(one.account).handle for one in numbers.people}
     assert sorted(names.values()) == sorted(voices)
@@ -188,7 +188,7 @@ def test_statistics_are_made_anew_when_something_else_counts(crowd: tuple[Collec
     store, project = crowd
     shown = Snapshots(store.db, lambda project_id: make_numbers(store, project_id))
     before = shown.wait(project.id).numbers
-    store.projects.configure(project.id, Settings(overlap=4, exclude_people=("ben",)))
+    store.projects.configure(project.id, ProjectSettings(overlap=4, exclude_people=("ben",)))
     after = shown.wait(project.id).numbers
     assert before is not None
     assert after is not None
@@ -201,19 +201,19 @@ def test_a_run_asks_about_another_pair_if_nothing_that_was_said_of_one_counts(st
     asked = asking(store, project, 2, 3)
     asked.fill()
     judge(store, project, ann, MORE_HARMFUL["pair"])
-    store.projects.configure(project.id, Settings(exclude_people=("ann",)))
-    asked.look()
+    store.projects.configure(project.id, ProjectSettings(exclude_people=("ann",)))
+    asked.refresh()
     assert asked.judged == 0
     judge(store, project, ben, MORE_HARMFUL["pair"])
-    asked.look()
+    asked.refresh()
     judge(store, project, ben, MORE_HARMFUL["pair"])
-    asked.look()
+    asked.refresh()
     assert asked.is_over()
     assert [one.annotator for pair in asked.labels().pairs for one in pair.judgements] == ["ben", "ben"]
 
 
 def test_a_known_answer_holds_when_the_question_is_reversed_later(store: CollectStore):
-    settings = Settings(qualify_items=1, qualify_share=1.0)
+    settings = ProjectSettings(qualify_items=1, qualify_share=1.0)
     project = store.projects.create("work", "Work", Question(), settings=settings)
     new = item(0)
     gold = NewItem(new.messages, new.replies, role="qualification", gold=Answer("prefer", 2))

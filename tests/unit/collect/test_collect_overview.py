@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from collect_world import Clock, first_is_better, pair, person, project_of_pairs
-from thumbs.collect.overview import Progress, Wanted, items_page, progress
+from thumbs.collect.overview import ProjectProgress, Wanted, items_page, progress
 from thumbs.collect.overview_cache import Snapshots
 from thumbs.collect.overview_numbers import Tape, make_numbers
 from thumbs.collect.records import Answer, Effort, ItemRecord, Vote
@@ -40,9 +40,9 @@ def test_progress_counts_what_is_there(store: CollectStore):
     store.items.retire([retired])
     found = progress(store.db)
     # Item 1 has both, item 2 one and a skip, item 3 two skips: nobody is left for 2 and 3. Item 4 is with ben.
-    assert found[made.id] == Progress(open=3, done=1, retired=1, given=3, wanted=8, live=1, stuck=2, known=1)
+    assert found[made.id] == ProjectProgress(open=3, done=1, retired=1, given=3, wanted=8, live=1, stuck=2, known=1)
     assert found[made.id].share == pytest.approx(3 / 8)
-    assert found[empty.id] == Progress(open=1, wanted=1)
+    assert found[empty.id] == ProjectProgress(open=1, wanted=1)
     assert progress(store.db, empty.id) == {empty.id: found[empty.id]}
 
 

@@ -14,7 +14,7 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.question import Question
 from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
-from thumbs.collect.supply import MOST_IN_VAIN, Supply, SupplyPlan
+from thumbs.collect.supply import MOST_IN_VAIN, ItemSupply, SupplyPlan
 from thumbs.data.pair_choice import Active, choose_pair, first_pair, usable_pairs
 from thumbs.errors import ConfigError
 from thumbs.records import Message, Prompt, Reply
@@ -53,7 +53,7 @@ def judge(store: CollectStore, project: Project, account: int, body: dict | None
 
 
 def test_so_many_tasks_are_ahead_and_no_more(store: CollectStore, project: Project):
-    supply = Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=5))
+    supply = ItemSupply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=5))
     assert supply.fill() == 5
     assert supply.fill() == 0
     anna = person(store, "anna")
@@ -64,7 +64,7 @@ def test_so_many_tasks_are_ahead_and_no_more(store: CollectStore, project: Proje
 
 
 def test_what_a_lone_person_passed_over_is_replaced(store: CollectStore, project: Project):
-    supply = Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=2))
+    supply = ItemSupply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=2))
     supply.fill()
     anna = person(store, "anna")
     for _ in range(4):
@@ -76,46 +76,46 @@ def test_what_a_lone_person_passed_over_is_replaced(store: CollectStore, project
 def test_a_restart_goes_on_with_the_next_prompt(store: CollectStore, project: Project):
     whole = Counting()
     other = store.projects.create("other", "Without a stop", Question(kind="pair"))
-    Supply(store, other.id, whole, PROMPTS, SupplyPlan(ahead=7)).fill()
+    ItemSupply(store, other.id, whole, PROMPTS, SupplyPlan(ahead=7)).fill()
 
     first, second = Counting(), Counting()
-    Supply(store, project.id, first, PROMPTS, SupplyPlan(ahead=4)).fill()
-    Supply(store, project.id, second, PROMPTS, SupplyPlan(ahead=7)).fill()
+    ItemSupply(store, project.id, first, PROMPTS, SupplyPlan(ahead=4)).fill()
+    ItemSupply(store, project.id, second, PROMPTS, SupplyPlan(ahead=7)).fill()
     assert [name for name, _ in whole.asked] == ["a", "b", "c", "a", "b", "c", "a"]
     assert first.asked + second.asked == whole.asked
     assert len(set(whole.asked)) == 7, "another round has other seeds"
 
 
 def test_another_policy_starts_with_the_first_prompt(store: CollectStore, project: Project):
-    Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=2)).fill()
+    ItemSupply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=2)).fill()
     newer = Counting("newer")
-    Supply(store, project.id, newer, PROMPTS, SupplyPlan(ahead=3)).fill()
+    ItemSupply(store, project.id, newer, PROMPTS, SupplyPlan(ahead=3)).fill()
     assert [name for name, _ in newer.asked] == ["a"]
 
 
 def test_nothing_is_sampled_for_a_project_that_rests(store: CollectStore, project: Project):
     store.projects.set_state(project.id, "paused")
     source = Counting()
-    assert Supply(store, project.id, source, PROMPTS).fill() == 0
+    assert ItemSupply(store, project.id, source, PROMPTS).fill() == 0
     assert source.asked == []
 
 
 def test_a_model_that_always_says_the_same_is_reported(store: CollectStore, project: Project):
     with pytest.raises(CollectError, match=f"mute: the replies to {MOST_IN_VAIN} prompts in a row were empty, equal"):
-        Supply(store, project.id, Mute("mute"), PROMPTS).fill()
+        ItemSupply(store, project.id, Mute("mute"), PROMPTS).fill()
 
 
 @pytest.mark.parametrize(("kind", "replies"), [("rank", 4), ("rate", 4), ("write", 0), ("rewrite", 1)])
 def test_tasks_have_the_replies_of_their_kind(store: CollectStore, kind: str, replies: int):
     axes = [{"key": "help", "label": "Helpful"}] if kind == "rate" else []
     made = store.projects.create(kind, kind, Question.model_validate({"kind": kind, "axes": axes}))
-    Supply(store, made.id, Counting(), PROMPTS, SupplyPlan(ahead=1, replies=4)).fill()
+    ItemSupply(store, made.id, Counting(), PROMPTS, SupplyPlan(ahead=1, replies=4)).fill()
     (item,) = store.items.page(made.id)
     assert len(store.items.content(item.id)[1]) == replies
 
 
 def test_the_thread_keeps_up_and_ends(store: CollectStore, project: Project):
-    supply = Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=3))
+    supply = ItemSupply(store, project.id, Counting(), PROMPTS, SupplyPlan(ahead=3))
     filled = threading.Event()
     fill = supply.fill
     supply.fill = lambda: (fill(), filled.set())[0]  # type: ignore[method-assign]
@@ -129,7 +129,7 @@ def test_the_thread_keeps_up_and_ends(store: CollectStore, project: Project):
 def test_why_the_thread_ended_is_logged_and_kept(
     store: CollectStore, project: Project, caplog: pytest.LogCaptureFixture
 ):
-    supply = Supply(store, project.id, Mute("mute"), PROMPTS)
+    supply = ItemSupply(store, project.id, Mute("mute"), PROMPTS)
     logging.getLogger("thumbs").propagate = True
     with caplog.at_level(logging.ERROR), supply:
         supply._thread.join(10)
@@ -200,7 +200,7 @@ def test_items_say_how_their_pair_was_chosen(store: CollectStore, project: Proje
     def score(messages: Sequence[Message], replies: Sequence[Reply]) -> np.ndarray:
         return np.arange(len(replies), dtype=float)[:, None] ** 2
 
-    supply = Supply(
+    supply = ItemSupply(
         store,
         project.id,
         Counting(),
@@ -223,4 +223,4 @@ def test_items_say_how_their_pair_was_chosen(store: CollectStore, project: Proje
 
 def test_an_active_choice_needs_scores(store: CollectStore, project: Project):
     with pytest.raises(CollectError, match="counting has none"):
-        Supply(store, project.id, Counting(), PROMPTS, SupplyPlan(active="uncertain"))
+        ItemSupply(store, project.id, Counting(), PROMPTS, SupplyPlan(active="uncertain"))

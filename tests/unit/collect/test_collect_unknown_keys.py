@@ -10,7 +10,7 @@ from collect_visitor import Script, Visitor, team_app
 from collect_world import ON_SQLITE, person, project_of_pairs
 from thumbs.collect.question import Question
 from thumbs.collect.records import Task
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 
 pytestmark = ON_SQLITE
@@ -75,7 +75,7 @@ def test_what_is_null_is_absent(store: CollectStore):
 
 def test_settings_and_filters_refuse_names_that_they_do_not_know(store: CollectStore):
     with pytest.raises(ValidationError, match=UNKNOWN):
-        Settings.model_validate({UNKNOWN: 1})
+        ProjectSettings.model_validate({UNKNOWN: 1})
     project_of_pairs(store, 2)
     owner = Visitor(team_app(store), person(store, "olga", "owner"))
     page = owner.get("/admin/p/work/export", params={"min_strenght": "2"})

@@ -12,7 +12,7 @@ from collect_visitor import Visitor, team_app
 from collect_world import ON_SQLITE, first_is_better, pair, person
 from thumbs.collect.question import Question
 from thumbs.collect.records import Answer, Project, Task
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 
 pytestmark = ON_SQLITE
@@ -108,7 +108,7 @@ OUTCOMES: list[tuple[Callable[[Scene], None], str, str]] = [
 @pytest.mark.parametrize(("ends", "code", "without"), OUTCOMES, ids=lambda one: getattr(one, "__name__", ""))
 def test_prolific(store: CollectStore, ends: Callable[[Scene], None], code: str, without: str, own_codes: bool):
     more = {"prolific_screen_out_code": SCREENED, "prolific_early_code": EARLY} if own_codes else {}
-    settings = Settings(prolific_code=DONE, quota=3, **more)
+    settings = ProjectSettings(prolific_code=DONE, quota=3, **more)
     project = store.projects.create("study", "Study", Question(), settings=settings)
     store.items.add(project.id, [pair(n) for n in range(4)])
     visitor = Visitor(team_app(store))
@@ -122,7 +122,7 @@ def test_prolific(store: CollectStore, ends: Callable[[Scene], None], code: str,
 
 @pytest.mark.parametrize("ends", [one for one, _, _ in OUTCOMES], ids=lambda one: one.__name__)
 def test_mechanical_turk(store: CollectStore, ends: Callable[[Scene], None]):
-    project = store.projects.create("study", "Study", Question(), settings=Settings(mturk=True, quota=3))
+    project = store.projects.create("study", "Study", Question(), settings=ProjectSettings(mturk=True, quota=3))
     store.items.add(project.id, [pair(n) for n in range(4)])
     visitor = Visitor(team_app(store, secure=True), url="https://localhost")
     ids = {"assignmentId": "A1", "hitId": "H1", "workerId": "w1", "turkSubmitTo": "https://www.mturk.com"}

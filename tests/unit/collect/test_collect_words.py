@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from thumbs.collect.records import Nothing
+from thumbs.collect.records import NoTask
 from thumbs.collect.web import words as words_module
 from thumbs.collect.web.annotate import KEYS, SKIP_WORDS
 from thumbs.collect.web.words import LANGUAGES, script_words, translator, words
@@ -77,10 +77,7 @@ def test_no_key_is_missing():
 def test_what_the_templates_put_together_is_there():
     built = [f"key.{key.does}" for key in KEYS] + [f"skip.{reason}" for reason in SKIP_WORDS]
     built += [
-        f"nothing.{reason}.{part}"
-        for reason in get_args(Nothing)
-        if reason != "your_turn"
-        for part in ("title", "text")
+        f"nothing.{reason}.{part}" for reason in get_args(NoTask) if reason != "your_turn" for part in ("title", "text")
     ]
     built += [f"step.{way}.{step}" for way in ("better", "harmful") for step in range(1, 5)]
     built += [f"ask.{kind}" for kind in ("pair", "chat", "rank", "rate", "write", "rewrite", "harmful")]

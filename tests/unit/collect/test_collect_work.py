@@ -8,7 +8,7 @@ from collect_world import Clock, first_is_better, model, pair, person, project_o
 from thumbs.collect.errors import CollectError, Conflict, NotFound
 from thumbs.collect.question import AnswerError, Axis, Question
 from thumbs.collect.records import Answer, Effort, NewItem, Task
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.records import Message, Reply
 
@@ -125,7 +125,7 @@ def test_an_answer_can_be_changed_and_both_stay(store: CollectStore):
     ann = person(store, "ann")
     task = claim(store, project.id, ann)
     store.work.submit(task.assignment, ann, "key-one!", first_is_better(task, 4), Effort(900, 1000, "key"))
-    again = store.work.look(task.assignment, ann)
+    again = store.work.show(task.assignment, ann)
     assert again.earlier == first_is_better(task, 4)
     assert again.revision == 1
     store.work.revise(task.assignment, ann, "key-two!", 1, {"verdict": "both_bad"})
@@ -163,10 +163,10 @@ def test_nobody_answers_for_somebody_else(store: CollectStore):
     task = claim(store, project.id, ann)
     for attempt in (
         lambda: store.work.submit(task.assignment, ben, "key-of-ben", TIE),
-        lambda: store.work.look(task.assignment, ben),
+        lambda: store.work.show(task.assignment, ben),
         lambda: store.work.release(task.assignment, ben),
         lambda: store.work.heartbeat(task.assignment, ben),
-        lambda: store.work.look("no-such-task", ann),
+        lambda: store.work.show("no-such-task", ann),
     ):
         with pytest.raises(NotFound):
             attempt()
@@ -192,7 +192,7 @@ def test_closed_doors_say_why(store: CollectStore):
     store.projects.set_state(project.id, "closed")
     assert store.work.claim(project.id, ben) == "closed"
     store.projects.set_state(project.id, "open")
-    store.projects.configure(project.id, Settings(invited_only=True))
+    store.projects.configure(project.id, ProjectSettings(invited_only=True))
     assert store.work.claim(project.id, ben) == "not_invited"
     claim(store, project.id, ann)  # she is a member since her first task
 

@@ -13,10 +13,10 @@ import pytest
 from collect_world import model, person, project_of_pairs
 from thumbs.collect.errors import CollectError
 from thumbs.collect.quality import agreement, annotators, bias, generators
-from thumbs.collect.quality.judged import Judged
+from thumbs.collect.quality.judged import VoteTable
 from thumbs.collect.question import Axis, Question, read_answer
 from thumbs.collect.records import NewItem, Task
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.simulate import SimulatedPerson, work_through
 from thumbs.collect.store import CollectStore
 from thumbs.errors import NonFiniteError
@@ -181,7 +181,7 @@ def test_statistics_find_what_was_planted(tmp_path: Any) -> None:
     """Four people judge 80 pairs of a good and a bad model, one of them mostly by place, all through the database."""
     store = CollectStore(tmp_path / "collect.db")
     rng = np.random.default_rng(0)
-    project = store.projects.create("p", "P", Question(kind="pair"), settings=Settings(overlap=4))
+    project = store.projects.create("p", "P", Question(kind="pair"), settings=ProjectSettings(overlap=4))
     items = []
     for n in range(80):
         good, bad = rng.normal(0.5, 0.5), rng.normal(0, 0.5)
@@ -192,7 +192,7 @@ def test_statistics_find_what_was_planted(tmp_path: Any) -> None:
     for name, account in accounts.items():
         crowd = SimulatedPerson(name, told, noise=0.05, tie_below=0.1, left_bias=0.7 if name == "dan" else 0.0)
         assert work_through(store, project.id, account, crowd) == 80
-    judged = Judged.of(store.votes.all(project.id), store.votes.facts(project.id))
+    judged = VoteTable.of(store.votes.all(project.id), store.votes.facts(project.id))
     store_generators = store.generators()
     store.close()
     people = {one.account: one for one in annotators.people(judged)}

@@ -19,7 +19,7 @@ from thumbs.compat.rlhf_pipeline.pt_files import export_pt
 from thumbs.data.tokenizers import ByteTokenizer, load_tokenizer
 from thumbs.errors import ConfigError, DataError, RunError
 from thumbs.evaluation.text import bleu, rouge
-from thumbs.records import Datum
+from thumbs.records import Example
 
 TEXT = "a much longer greeting that no model of bytes can know"
 
@@ -135,7 +135,7 @@ def test_an_exported_policy_computes_the_same_in_transformers(run: RLHFPipeline,
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     policy = run._open_policy(run._source_of(run.save_dir / name))
     tokens = [BOS, *b"hi Ana", SEP, *b"hello", EOS]
-    datum = Datum.next_token(tokens, weights=[1.0] * (len(tokens) - 1))
+    datum = Example.next_token(tokens, weights=[1.0] * (len(tokens) - 1))
     with torch.no_grad():
         logprobs = model(torch.tensor([tokens])).logits[0, :-1].log_softmax(-1)
     theirs = logprobs.gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]

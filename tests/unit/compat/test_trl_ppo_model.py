@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from thumbs.compat.trl_ppo import AutoModelForCausalLMWithValueHead, create_reference_model
 from thumbs.compat.trl_ppo.core import respond_to_batch
 from thumbs.compat.trl_ppo.model import base_reference
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError, ModelError
-from thumbs.records import Datum
+from thumbs.records import Example
 from tiny_models import FAMILIES, LLAMA, load_reference, save_random
 
 GPT2 = GPT2Config(vocab_size=97, n_embd=32, n_layer=3, n_head=4, n_positions=64, eos_token_id=1, bos_token_id=0)
@@ -113,7 +113,7 @@ def test_a_byte_model_comes_back_with_its_end_token(tmp_path: Path):
 
 
 def test_adapters_come_back_and_peft_reads_them(llama: Path, tmp_path: Path):
-    from peft import LoraConfig as PeftConfig
+    from peft import AdapterConfig as PeftConfig
     from peft import PeftModel
 
     config = PeftConfig(r=4, lora_alpha=8, lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
@@ -137,7 +137,7 @@ def test_adapters_come_back_and_peft_reads_them(llama: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     "config",
     [
-        LoraConfig(rank=2, alpha=4, targets=("q_proj", "o_proj")),
+        AdapterConfig(rank=2, alpha=4, targets=("q_proj", "o_proj")),
         {"r": 2, "lora_alpha": 4, "target_modules": ["o_proj", "q_proj"]},
         SimpleNamespace(r=2, lora_alpha=4, target_modules={"q_proj", "o_proj"}, layers_to_transform=None),
     ],
@@ -145,7 +145,9 @@ def test_adapters_come_back_and_peft_reads_them(llama: Path, tmp_path: Path):
 )
 def test_adapters_are_described_in_any_form(llama: Path, config: object):
     model = opened(llama, peft_config=config)
-    assert model.engine.model(model.handle).spec.model.lora == LoraConfig(rank=2, alpha=4, targets=("q_proj", "o_proj"))
+    assert model.engine.model(model.handle).spec.model.lora == AdapterConfig(
+        rank=2, alpha=4, targets=("q_proj", "o_proj")
+    )
 
 
 def test_adapters_on_the_last_layers_alone(llama: Path):
@@ -165,7 +167,7 @@ def test_adapters_of_other_kinds_are_refused(llama: Path, config: dict):
 
 def test_the_adapter_of_a_stage_is_taken_and_can_be_the_reference(tmp_path: Path):
     engine = LocalEngine()
-    config = ModelConfig(name="byte-tiny", lora=LoraConfig(rank=2, alpha=4), dtype="float32")
+    config = ModelConfig(name="byte-tiny", lora=AdapterConfig(rank=2, alpha=4), dtype="float32")
     handle = engine.create(ModelSpec("sft", config, seed=5))
     with torch.no_grad():
         for parameter in engine.model(handle).trained().values():
@@ -173,7 +175,7 @@ def test_the_adapter_of_a_stage_is_taken_and_can_be_the_reference(tmp_path: Path
     engine.save(handle, tmp_path / "model")
     model = opened(tmp_path / "model")
     targets = ROWS[1]
-    (expected,) = engine.forward(handle, [Datum.next_token(targets)])
+    (expected,) = engine.forward(handle, [Example.next_token(targets)])
     logprobs = everything(model)[0][1, :-1].log_softmax(1)[torch.arange(4), targets[1:]]
     torch.testing.assert_close(logprobs, torch.from_numpy(expected.logprobs), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(everything(create_reference_model(model)), everything(model))
@@ -201,7 +203,7 @@ def test_a_transformers_model_is_taken(llama: Path):
     plain = load_reference(llama)
     torch.testing.assert_close(everything(opened(plain))[0][1], plain(ROWS[1:]).logits[0], rtol=1e-4, atol=1e-4)
     with pytest.raises(ConfigError, match="found again"):
-        opened(plain, peft_config=LoraConfig())
+        opened(plain, peft_config=AdapterConfig())
 
 
 def test_a_reference_is_frozen_and_stays(llama: Path):
@@ -248,7 +250,7 @@ def test_wrong_keywords_of_from_pretrained(llama: Path):
     with pytest.raises(ModelError, match="unknown model"):
         opened("no-such-model")
     with pytest.raises(ModelError, match="without adapters"):
-        opened(save_random(GPT2, llama / "gpt2"), peft_config=LoraConfig())
+        opened(save_random(GPT2, llama / "gpt2"), peft_config=AdapterConfig())
 
 
 def test_greedy_generation_is_that_of_transformers(llama: Path):

@@ -17,7 +17,7 @@ from thumbs.compat.trl_ppo.engine import forward_backward_if, trained
 from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import ConfigError, DataError
-from thumbs.records import Datum
+from thumbs.records import Example
 
 QUERIES = [torch.tensor(list(text)) for text in (b"hello", b"what", b"a", b"tell me")]
 RESPONSES = [torch.tensor(list(text)) for text in (b"yes", b"no, never", b"x", b"maybe")]
@@ -195,7 +195,7 @@ def test_a_minibatch_beyond_the_ratio_threshold_is_left_out():
 def test_turning_one_minibatch_down_keeps_the_gradients_of_others():
     made = trainer()
     engine, handle = made.model.engine, made.model.handle
-    parts = [[Datum.next_token(list(text), weights=[1.0] * (len(text) - 1))] for text in (b"first", b"second")]
+    parts = [[Example.next_token(list(text), weights=[1.0] * (len(text) - 1))] for text in (b"first", b"second")]
     forward_backward_if(engine, handle, parts[0], [CROSS_ENTROPY], lambda _: True)
     kept = [p.grad.clone() for p in trained(engine.model(handle)) if p.grad is not None]
     forward_backward_if(engine, handle, parts[1], [CROSS_ENTROPY], lambda _: False)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from thumbs.config.base import Frozen, apply_overrides, build_config, is_nullable, load_config
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.config.ppo import PpoConfig
@@ -220,6 +220,6 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
 
 def test_an_override_opens_an_absent_section():
     assert apply_overrides({"evaluation": None}, ["evaluation.best_of=2"]) == {"evaluation": {"best_of": 2}}
-    assert LoraConfig.model_validate({"rank": 3}).alpha == LoraConfig().alpha
+    assert AdapterConfig.model_validate({"rank": 3}).alpha == AdapterConfig().alpha
     with pytest.raises(ConfigError, match="not valid YAML"):
         apply_overrides({}, ["a=[1"])

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from contract.engine_cases import PPO, SEQUENCES, ppo_data, step, text_data
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine import shared_states
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError
 from thumbs.models import invariant
-from thumbs.records import Datum
+from thumbs.records import Example
 from tiny_models import random_sequences, save_random
 
-LORA = {"all layers": LoraConfig(rank=4), "last layer": LoraConfig(rank=4, layers=1)}
+LORA = {"all layers": AdapterConfig(rank=4), "last layer": AdapterConfig(rank=4, layers=1)}
 
 
 def spec(folder, lora, **settings):
@@ -91,8 +91,8 @@ def test_shared_states_give_the_same_bits_whatever_was_asked_before(tiny_llama, 
         engine.handle = engine.create(spec(tiny_llama, LORA["last layer"]))
     rng = np.random.default_rng(0)
     for _ in range(30):
-        asked = [Datum.next_token(SEQUENCES[i]) for i in rng.permutation(6)[: rng.integers(1, 6)]]
-        used.forward(used.handle, [*asked, Datum.next_token(random_sequences(int(rng.integers(99)), [11])[0])])
+        asked = [Example.next_token(SEQUENCES[i]) for i in rng.permutation(6)[: rng.integers(1, 6)]]
+        used.forward(used.handle, [*asked, Example.next_token(random_sequences(int(rng.integers(99)), [11])[0])])
     data = ppo_data(SEQUENCES)
     assert numbers(used.forward(used.handle, data)) == numbers(fresh.forward(fresh.handle, data))
     for _ in range(2):
@@ -104,12 +104,12 @@ def test_shared_states_forget_the_least_recently_used(tiny_llama, monkeypatch):
     monkeypatch.setattr(shared_states, "CAPACITY", 25)
     engine = LocalEngine()
     handle = engine.create(spec(tiny_llama, LORA["last layer"]))
-    a, b, c = (Datum.next_token(s) for s in random_sequences(3, [11, 11, 11]))
+    a, b, c = (Example.next_token(s) for s in random_sequences(3, [11, 11, 11]))
     states = engine.model(handle).below
     for datum in (a, b, a, c):  # ten tokens each: two fit
         engine.forward(handle, [datum])
     assert list(states._known) == [d.inputs.tobytes() for d in (a, c)]
-    whole = Datum.next_token(random_sequences(4, [60])[0])
+    whole = Example.next_token(random_sequences(4, [60])[0])
     engine.forward(handle, [whole])
     assert list(states._known) == [whole.inputs.tobytes()]
 
@@ -125,11 +125,11 @@ def test_a_sequence_without_its_last_token_is_not_computed_again(tiny_llama, mon
         lambda trunk, layers, asked: computed.append(asked) or compute(trunk, layers, asked),
     )
     a, b = random_sequences(3, [11, 7])
-    engine.forward(handle, [Datum.whole_sequence(s) for s in (a, b)])
-    found = engine.forward(handle, [Datum.next_token(s) for s in (a, b)])
+    engine.forward(handle, [Example.whole_sequence(s) for s in (a, b)])
+    found = engine.forward(handle, [Example.next_token(s) for s in (a, b)])
     assert [[list(s) for s in asked] for asked in computed] == [[a, b]]
     fresh = LocalEngine()
-    wanted = fresh.forward(fresh.create(spec(tiny_llama, LORA["last layer"])), [Datum.next_token(s) for s in (a, b)])
+    wanted = fresh.forward(fresh.create(spec(tiny_llama, LORA["last layer"])), [Example.next_token(s) for s in (a, b)])
     for ours, theirs in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
 
@@ -168,7 +168,7 @@ def test_other_architectures_train_without_adapters(tmp_path):
     engine.load(again, tmp_path / "saved")
     assert step(engine, again, data, PPO) == step(engine, handle, data, PPO)
     replies = engine.snapshot(handle).sample([[5, 6], [7]], DecodingParams(8, (1,)), [0, 1])
-    whole = [Datum.next_token([*p, *r.tokens]) for p, r in zip([[5, 6], [7]], replies, strict=True)]
+    whole = [Example.next_token([*p, *r.tokens]) for p, r in zip([[5, 6], [7]], replies, strict=True)]
     for reply, output in zip(replies, engine.forward(handle, whole), strict=True):
         np.testing.assert_allclose(reply.logprobs, output.logprobs[-len(reply.tokens) :], atol=1e-3)
     with pytest.raises(ConfigError, match="lora=null"):

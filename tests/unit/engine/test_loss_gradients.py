@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from thumbs.config.losses import CROSS_ENTROPY, PairLoss, ReplyLoss, ScoreLoss, TokenLoss
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.batch import Batch
 from thumbs.engine.compute import Model, losses_of
@@ -68,7 +68,7 @@ def network(request, folder, wide):
     generator, adapter = torch.Generator().manual_seed(4), None
     if request.param == "adapters":
         trunk.requires_grad_(False)
-        adapter = Lora(trunk.config, LoraConfig(rank=2, alpha=3.0), seed=0).double()
+        adapter = Lora(trunk.config, AdapterConfig(rank=2, alpha=3.0), seed=0).double()
         for up in adapter.up_maps.values():
             up.data = 0.3 * torch.randn(up.shape, generator=generator, dtype=torch.float64)
     scalar = ScalarHead(trunk.width).double()

@@ -13,7 +13,7 @@ from thumbs.engine.batch import micro_batches
 from thumbs.engine.compute import Model, losses_of
 from thumbs.models.causal_lm import load_decoder
 from thumbs.models.heads import ScalarHead
-from thumbs.records import Datum
+from thumbs.records import Example
 from tiny_models import load_reference, random_sequences
 
 SEQUENCES = random_sequences(10, [6, 9, 4, 7])
@@ -59,7 +59,7 @@ def run(network, data, losses):
 
 def test_cross_entropy(network, slow):
     rng = np.random.default_rng(0)
-    data = [Datum.next_token(s, weights=rng.uniform(0, 1, len(s) - 1)) for s in SEQUENCES]
+    data = [Example.next_token(s, weights=rng.uniform(0, 1, len(s) - 1)) for s in SEQUENCES]
     wanted = -sum(
         float(w) * numbers["plain"][t][sequence[t + 1]]
         for sequence, datum, numbers in zip(SEQUENCES, data, slow, strict=True)
@@ -85,7 +85,7 @@ def test_ppo(network, slow):
             near = min(max(v, old_value - 0.3), old_value + 0.3)
             value += weight * 0.5 * max((v - target) ** 2, (near - target) ** 2)
         names = ("weights", "logprobs", "advantages", "values", "returns")
-        data.append(Datum.next_token(sequence, **dict(zip(names, np.array(rows).T, strict=True))))
+        data.append(Example.next_token(sequence, **dict(zip(names, np.array(rows).T, strict=True))))
     losses = [
         TokenLoss.of("ppo_clip", clip_range=0.2, entropy_coef=0.05, temperature=TEMPERATURE),
         TokenLoss.of("value_clip", clip_range=0.3, coef=0.4),
@@ -109,7 +109,7 @@ def test_pairs(network, slow):
             weights = np.zeros(len(SEQUENCES[i]))
             weights[-1] = 1
             of = {"unit": pair, "preferred": preferred, "margin": margin, "unit_weight": weight}
-            data[i] = Datum.whole_sequence(SEQUENCES[i], weights=weights, **of)
+            data[i] = Example.whole_sequence(SEQUENCES[i], weights=weights, **of)
     computed = run(network, [data[i] for i in range(4)], [ScoreLoss.of("bradley_terry", center_coef=0.05)])
     assert float(computed.loss.detach()) == pytest.approx(wanted, rel=1e-5)
     assert float(computed.metrics["bradley_terry/score_gap"]) == pytest.approx(gap, rel=1e-4)
@@ -131,7 +131,7 @@ def test_dpo(network, slow, preferred):
     beta, found, data = 0.3, replies(slow), []
     for sequence, (weights, _, reference) in zip(SEQUENCES[:2], found, strict=False):
         of = {"unit": 0, "preferred": preferred, "reference": reference, "baseline": 0.0, "unit_weight": 0.5}
-        data.append(Datum.next_token(sequence, weights=weights, **of))
+        data.append(Example.next_token(sequence, weights=weights, **of))
     (a, ra), (b, rb) = ((now, reference) for _, now, reference in found[:2])
     gap, mean = beta * ((a - ra) - (b - rb)), [now / weights.sum() for weights, now, _ in found[:2]]
     wanted = preferred * (math.log1p(math.exp(-gap)) - 0.4 * mean[0])
@@ -146,7 +146,7 @@ def test_kto(network, slow):
     for number, (sequence, (weights, now, reference)) in enumerate(zip(SEQUENCES, replies(slow), strict=True)):
         desirable, weight = number % 2, 0.1 * (number + 1)
         of = {"reference": reference, "desirable": desirable, "baseline": 0.2, "unit_weight": weight}
-        data.append(Datum.next_token(sequence, weights=weights, **of))
+        data.append(Example.next_token(sequence, weights=weights, **of))
         gain = 0.5 * (now - reference - 0.2) * (1 if desirable else -1)
         wanted += weight * (1.5 if desirable else 0.8) / (1 + math.exp(gain))
     loss = ReplyLoss.of("kto", beta=0.5, desirable_weight=1.5, undesirable_weight=0.8)
@@ -160,7 +160,7 @@ def test_replies_in_several_pairs_are_computed_once(network, slow, monkeypatch):
         for i in pair:
             weights = np.eye(len(SEQUENCES[i]))[-1]
             of = {"unit": number, "preferred": 1.0, "margin": 0.0, "unit_weight": 1 / 3}
-            data.append(Datum.whole_sequence(SEQUENCES[i], weights=weights, **of))
+            data.append(Example.whole_sequence(SEQUENCES[i], weights=weights, **of))
     forward, passed = network.trunk.forward_packed, []
     monkeypatch.setattr(network.trunk, "forward_packed", lambda t, *of: passed.append(len(t)) or forward(t, *of))
     computed = run(network, data, [ScoreLoss.of("bradley_terry")])

@@ -6,14 +6,14 @@ import torch
 
 from thumbs.engine.batch import micro_batches
 from thumbs.models.prefixes import NEVER, WORTH
-from thumbs.records import Datum
+from thumbs.records import Example
 
 CPU = torch.device("cpu")
 
 
 def datum(length, first=0, **columns):
     tokens = np.arange(first, first + length + 1)
-    return Datum.next_token(tokens, weights=np.arange(length) + first, **columns)
+    return Example.next_token(tokens, weights=np.arange(length) + first, **columns)
 
 
 @pytest.mark.parametrize("budget", [1, 10, 16, 1000])
@@ -61,7 +61,7 @@ def test_equal_sequences_count_once():
 def test_replies_to_one_prompt_stand_together_and_share_its_tokens():
     prompts = [list(range(10 * k, 10 * k + 8)) for k in range(3)]
     sequences = [[*prompt, 90 + n, *[7] * n] for n in range(3) for prompt in prompts]
-    data = [Datum(np.array(s), np.array(s)) for s in sequences]
+    data = [Example(np.array(s), np.array(s)) for s in sequences]
     batches = micro_batches(data, CPU, 14)  # 8 + 1 + 2 + 3
     assert [sorted(b.order) for b in batches] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
     assert [sum(b.tree(WORTH).lengths) for b in batches] == [14, 14, 14]

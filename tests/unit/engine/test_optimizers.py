@@ -20,10 +20,10 @@ from thumbs.engine.local import LocalEngine
 from thumbs.engine.objectives import register_reward_objective
 from thumbs.engine.optimizers import make_optimizer, register_optimizer, restore_optimizer
 from thumbs.errors import CheckpointError, ConfigError
-from thumbs.records import Datum
+from thumbs.records import Example
 
 BYTE = ModelConfig(name="byte-tiny", lora=None, dtype="float32")
-DATA = [Datum.next_token([257, 72, 105, 258, 72, 111, 259], weights=[0, 0, 0, 1, 1, 1])]
+DATA = [Example.next_token([257, 72, 105, 258, 72, 111, 259], weights=[0, 0, 0, 1, 1, 1])]
 STEP = AdamStep(learning_rate=0.5, head_learning_rate=0.5, max_grad_norm=1e9)
 
 
@@ -166,10 +166,10 @@ def test_an_objective_sees_the_same_pairs_however_they_are_cut(objective: Callab
     assert expected > 0
 
 
-def batch(sequences: list[list[int]], preferred: np.ndarray) -> list[Datum]:
+def batch(sequences: list[list[int]], preferred: np.ndarray) -> list[Example]:
     last = [0.0] * 10 + [1.0]
     return [
-        Datum.whole_sequence(
+        Example.whole_sequence(
             tokens, weights=last, unit=i // 2, preferred=preferred[i // 2], margin=0.0, unit_weight=1 / len(preferred)
         )
         for i, tokens in enumerate(sequences)
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_another_architecture_is_a_folder_that_transformers_read
     model = ModelConfig(name=str(tmp_path / "base"), lora=None, dtype="float32")
     engine = LocalEngine()
     policy = engine.create(ModelSpec("policy", model))
-    datum = Datum.next_token([5, 9, 2, 7], weights=[1, 1, 1])
+    datum = Example.next_token([5, 9, 2, 7], weights=[1, 1, 1])
     engine.forward_backward(policy, [datum], [CROSS_ENTROPY])
     engine.optim_step(policy, AdamStep(learning_rate=1e-2, head_learning_rate=0.0))
     engine.save(policy, tmp_path / "saved")

@@ -16,7 +16,7 @@ from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.engine.score_losses import loss_of_values
 from thumbs.functional.reward_losses import LABELS, LISTS
-from thumbs.records import Datum
+from thumbs.records import Example
 
 SEQUENCES = [[7, 3, 9, 4, 1], [7, 3, 8], [7, 3, 9, 5, 5, 2, 6], [4, 4, 2], [4, 1], [4, 4, 3, 3]]
 RANKS = [2, math.inf, 1, 1, 1, 2]
@@ -44,7 +44,7 @@ def model(heads: int = 1) -> tuple[LocalEngine, Handle]:
     return engine, handle
 
 
-def data_for(loss: ScoreLoss, heads: np.ndarray | None = None) -> list[Datum]:
+def data_for(loss: ScoreLoss, heads: np.ndarray | None = None) -> list[Example]:
     """Six sequences in two lists, in four pairs, or each alone; `heads` [6, H] weighs them for each head."""
     rng, data = np.random.default_rng(1), []
     for i, tokens in enumerate(SEQUENCES):
@@ -52,19 +52,19 @@ def data_for(loss: ScoreLoss, heads: np.ndarray | None = None) -> list[Datum]:
         extra: dict[str, Any] = {} if heads is None else {HEAD_WEIGHTS: heads[i]}
         if loss.formula in LABELS:
             labels = rng.integers(0, 2, len(tokens))
-            data.append(Datum.whole_sequence(tokens, weights=0.5 * end + 0.1, labels=labels, **extra))
+            data.append(Example.whole_sequence(tokens, weights=0.5 * end + 0.1, labels=labels, **extra))
         elif loss.formula in LISTS:
             of = {"unit": UNITS[i], "rank": RANKS[i], "unit_weight": UNIT_WEIGHTS[UNITS[i]]}
-            data.append(Datum.whole_sequence(tokens, weights=end, **of, **extra))
+            data.append(Example.whole_sequence(tokens, weights=end, **of, **extra))
         else:
             parts = (np.arange(len(tokens)) >= min(2, len(tokens) - 1)).astype(float)
             weights = parts if loss.by_token else end
             of = {"unit": i // 2, "preferred": [1.0, 0.5, 0.0][i // 2], "margin": 0.1, "unit_weight": 0.2 + i // 2}
-            data.append(Datum.whole_sequence(tokens, weights=weights, **of, **extra))
+            data.append(Example.whole_sequence(tokens, weights=weights, **of, **extra))
     return data
 
 
-def values_of(engine: LocalEngine, handle: Handle, data: Sequence[Datum]) -> list[np.ndarray]:
+def values_of(engine: LocalEngine, handle: Handle, data: Sequence[Example]) -> list[np.ndarray]:
     return [output.values.astype(np.float64) for output in engine.forward(handle, data)]
 
 
@@ -148,7 +148,7 @@ def test_several_heads_start_apart_and_are_saved(tmp_path: Any):
     spec = ModelSpec("r", ModelConfig(name="byte-tiny", lora=None, dtype="float32"), ("scalar",), scores=3)
     engine = LocalEngine()
     handle = engine.create(spec)
-    data = [Datum.whole_sequence(tokens) for tokens in SEQUENCES[:2]]
+    data = [Example.whole_sequence(tokens) for tokens in SEQUENCES[:2]]
     before = values_of(engine, handle, data)
     assert before[0].shape == (5, 3)
     assert len(set(before[0][-1].tolist())) == 3

@@ -14,7 +14,7 @@ from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError
 from thumbs.evaluation.heldout import Answers, Evaluation
-from thumbs.records import Datum, Message, Prompt, Rollout
+from thumbs.records import Example, Message, Prompt, Rollout
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.rounds import collect
 
@@ -34,7 +34,7 @@ def test_kl_is_the_mean_log_ratio_of_the_samples(sampling):
 
     ratios = []
     for rollout in rollouts:
-        data = [Datum.next_token(rollout.tokens, weights=rollout.mask)]
+        data = [Example.next_token(rollout.tokens, weights=rollout.mask)]
         ours, theirs = (
             engine.forward(handle, data, temperature=sampling["temperature"])[0].logprobs
             for handle in (policy, reference)

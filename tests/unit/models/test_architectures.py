@@ -22,7 +22,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.errors import ModelError
 from thumbs.models.hf import load_hf
 from thumbs.models.trunk import open_trunk
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rollout.sampler import DecodingParams
 from tiny_architectures import ALL, OURS, REFUSED, THROUGH_TRANSFORMERS, VOCABULARY, Architecture
 from tiny_models import SHAPE
@@ -42,7 +42,7 @@ def largest_difference(row: Architecture, folder: Path) -> float:
     generator = np.random.default_rng(0)
     prompts = [generator.integers(3, VOCABULARY, n).tolist() for n in (3, 11, 7)]
     samples = engine.snapshot(handle).sample(prompts, DecodingParams(12, (1,), 1.0), [1, 2, 3])
-    data = [Datum.next_token(p + s.tokens.tolist()) for p, s in zip(prompts, samples, strict=True)]
+    data = [Example.next_token(p + s.tokens.tolist()) for p, s in zip(prompts, samples, strict=True)]
     trained = [output.logprobs for output in engine.forward(handle, data)]
     engine.save(handle, folder / "saved")
     exported = AutoModelForCausalLM.from_pretrained(folder / "saved", dtype=torch.float32).eval()

@@ -13,7 +13,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.hf import HfCausalLM, load_hf
 
@@ -149,4 +149,4 @@ def test_adapters_are_refused_with_advice(tmp_path):
     save_random(FAMILIES["learned positions"], tmp_path)
     model = load_hf(tmp_path, torch.float32)
     with pytest.raises(ConfigError, match="lora=null"):
-        model.new_adapter(LoraConfig(), 0)
+        model.new_adapter(AdapterConfig(), 0)

@@ -150,16 +150,16 @@ def test_cached_attention(in_torch, dtype):
 def test_sums_over_the_vocabulary(dtype, rows, tokens):
     hidden, weight = random(rows, 96, dtype=dtype), random(tokens, 96, dtype=dtype, seed=1) / 4
     slope = random(rows, dtype=torch.float32, seed=2)
-    normaliser, mean = kernels.Vocabulary().softmax(hidden, weight, 0.7)
+    normaliser, mean = kernels.FusedVocabulary().softmax(hidden, weight, 0.7)
     logits = hidden.double() @ weight.double().T / 0.7
     probs = logits.softmax(1)
     unit = {torch.float32: 2e-5, torch.bfloat16: 2e-2}[dtype]  # the products take p in that dtype
     torch.testing.assert_close(normaliser.double(), logits.logsumexp(1), atol=2e-5, rtol=0)
     torch.testing.assert_close(mean.double(), probs @ weight.double(), atol=unit, rtol=0)
-    without_mean, nothing = kernels.Vocabulary().softmax(hidden, weight, 0.7, mean=False)
+    without_mean, nothing = kernels.FusedVocabulary().softmax(hidden, weight, 0.7, mean=False)
     assert nothing is None
     assert torch.equal(without_mean, normaliser)
-    gradient = kernels.Vocabulary().weight_gradient(hidden, weight, normaliser, slope, 0.7)
+    gradient = kernels.FusedVocabulary().weight_gradient(hidden, weight, normaliser, slope, 0.7)
     assert gradient.dtype == torch.float32
     torch.testing.assert_close(gradient.double(), (probs * slope[:, None]).T @ hidden.double(), atol=unit, rtol=0)
 
@@ -167,7 +167,7 @@ def test_sums_over_the_vocabulary(dtype, rows, tokens):
 def test_growing_logits_do_not_overflow():
     """Each block of tokens holds a larger logit than all before it; the last is far above."""
     hidden, weight = torch.ones(3, 32), torch.arange(1000.0)[:, None].repeat(1, 32) / 32
-    normaliser, mean = kernels.Vocabulary().softmax(hidden, weight, 1.0)
+    normaliser, mean = kernels.FusedVocabulary().softmax(hidden, weight, 1.0)
     exact = (hidden.double() @ weight.double().T).logsumexp(1)
     torch.testing.assert_close(normaliser.double(), exact, atol=1e-3, rtol=0)
     torch.testing.assert_close(mean, (torch.arange(1000.0).softmax(0) @ weight).repeat(3, 1), atol=1e-3, rtol=0)
@@ -176,8 +176,8 @@ def test_growing_logits_do_not_overflow():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_bits_of_a_sum_over_the_vocabulary_do_not_depend_on_the_other_rows(dtype):
     hidden, weight = random(300, 96, dtype=dtype), random(1003, 96, dtype=dtype, seed=1)
-    normaliser, mean = kernels.Vocabulary().softmax(hidden, weight, 1.0)
-    alone = kernels.Vocabulary().softmax(hidden[140:147], weight, 1.0)
+    normaliser, mean = kernels.FusedVocabulary().softmax(hidden, weight, 1.0)
+    alone = kernels.FusedVocabulary().softmax(hidden[140:147], weight, 1.0)
     assert torch.equal(alone[0], normaliser[140:147])
     assert torch.equal(alone[1], mean[140:147])
 

@@ -7,23 +7,23 @@ from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
 from thumbs.config.losses import CROSS_ENTROPY
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.causal_lm import load_decoder, merged_copy
 from thumbs.models.decoder_config import read_config, write_config
 from thumbs.models.lora import Lora
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.tracking.files import write_json
 from tiny_models import FAMILIES, load_reference, logits_of_each, random_sequences, save_random
 
 SEQUENCES = random_sequences(5, [9, 4, 12])
 CONFIGS = {
-    "all": LoraConfig(rank=3, alpha=5.0),
-    "last layer": LoraConfig(rank=3, alpha=5.0, layers=1),
-    "query, value, down": LoraConfig(rank=2, alpha=4.0, targets=("q_proj", "v_proj", "down_proj")),
-    "up only": LoraConfig(rank=4, alpha=4.0, targets=("up_proj",), layers=1),
+    "all": AdapterConfig(rank=3, alpha=5.0),
+    "last layer": AdapterConfig(rank=3, alpha=5.0, layers=1),
+    "query, value, down": AdapterConfig(rank=2, alpha=4.0, targets=("q_proj", "v_proj", "down_proj")),
+    "up only": AdapterConfig(rank=4, alpha=4.0, targets=("up_proj",), layers=1),
 }
 
 
@@ -42,7 +42,7 @@ def trained(folder, config):
     """An engine and a handle whose adapters have left the base."""
     engine = LocalEngine()
     handle = engine.create(ModelSpec("policy", ModelConfig(name=str(folder), lora=config, dtype="float32")))
-    data = [Datum.next_token(s, weights=[0.1] * (len(s) - 1)) for s in SEQUENCES]
+    data = [Example.next_token(s, weights=[0.1] * (len(s) - 1)) for s in SEQUENCES]
     for _ in range(3):
         engine.forward_backward(handle, data, [CROSS_ENTROPY])
         engine.optim_step(handle, AdamStep(0.02, 0.0))
@@ -73,7 +73,7 @@ def test_peft_loads_a_saved_adapter_to_the_same_logits(folder, trained, tmp_path
     start = logits_of_each(base, SEQUENCES)
     theirs = logits_of_each(PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval(), SEQUENCES)
     assert (theirs[0] - start[0]).abs().max() > 0.05  # otherwise this test would show nothing
-    outputs = engine.forward(handle, [Datum.next_token(s) for s in SEQUENCES])
+    outputs = engine.forward(handle, [Example.next_token(s) for s in SEQUENCES])
     for sequence, output, logits in zip(SEQUENCES, outputs, theirs, strict=True):
         wanted = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(sequence[1:])[:, None])[:, 0]
         torch.testing.assert_close(torch.from_numpy(output.logprobs), wanted, atol=1e-5, rtol=0)
@@ -156,18 +156,18 @@ def gradients_by_peft_name(adapter):
 def test_adapters_stand_on_the_last_layers_and_chosen_projections():
     raw = FAMILIES["llama"].to_dict() | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 6}
     shape = read_config(raw)
-    names = Lora(shape, LoraConfig(layers=2, targets=("k_proj", "o_proj")), seed=0).peft_state()
+    names = Lora(shape, AdapterConfig(layers=2, targets=("k_proj", "o_proj")), seed=0).peft_state()
     stem = "base_model.model.model.layers"
     assert {name.rsplit(".lora_", 1)[0] for name in names} == {
         f"{stem}.{i}.self_attn.{p}" for i in (4, 5) for p in ("k_proj", "o_proj")
     }
-    assert Lora(shape, LoraConfig(layers=9), seed=0).first == 0
+    assert Lora(shape, AdapterConfig(layers=9), seed=0).first == 0
 
 
 def test_an_unknown_target_is_named(tiny_llama):
     model = load_decoder(tiny_llama, torch.float32, master=False)
     with pytest.raises(ConfigError, match=r"\['c_attn'\]; allowed are \['down_proj'"):
-        Lora(model.config, LoraConfig(targets=("q_proj", "c_attn")), seed=0)
+        Lora(model.config, AdapterConfig(targets=("q_proj", "c_attn")), seed=0)
 
 
 STEM = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
@@ -188,7 +188,7 @@ STEM = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
 )
 def test_a_state_that_is_not_this_adapter_is_refused_whole(change, message):
     raw = FAMILIES["llama"].to_dict() | {"architectures": ["LlamaForCausalLM"]}
-    config = LoraConfig(rank=2, targets=("q_proj", "up_proj"))
+    config = AdapterConfig(rank=2, targets=("q_proj", "up_proj"))
     adapter = Lora(read_config(raw), config, seed=0)
     before = {name: tensor.clone() for name, tensor in adapter.peft_state().items()}
     state = {name: torch.randn(tensor.shape) for name, tensor in before.items()}

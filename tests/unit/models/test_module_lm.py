@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.module_lm import ModuleLM
 from thumbs.rollout.native import NativeSampler
@@ -94,4 +94,4 @@ def test_a_module_that_fails_on_tokens_is_refused():
 def test_adapters_are_refused():
     model, _ = made()
     with pytest.raises(ConfigError, match=r"no adapters; set model\.lora=null"):
-        model.new_adapter(LoraConfig(), 0)
+        model.new_adapter(AdapterConfig(), 0)

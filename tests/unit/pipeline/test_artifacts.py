@@ -15,7 +15,7 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import ByteTokenizer, load_tokenizer
 from thumbs.errors import RunError
 from thumbs.pipeline.artifacts import export, open_run, sample_text, with_system
-from thumbs.records import Datum, Message, Prompt
+from thumbs.records import Example, Message, Prompt
 
 TOKENS = [257, 65, 110, 97, 258, 72, 105, 33, 259]
 SAMPLING = SamplingConfig(max_new_tokens=8)
@@ -29,7 +29,7 @@ def logprobs_of(model: torch.nn.Module) -> torch.Tensor:
 
 def logprobs_in_run(run: Path, stage: str) -> torch.Tensor:
     opened = open_run(run)
-    datum = Datum.next_token(TOKENS, weights=[1.0] * (len(TOKENS) - 1))
+    datum = Example.next_token(TOKENS, weights=[1.0] * (len(TOKENS) - 1))
     return torch.from_numpy(opened.engine.forward(opened.model(stage), [datum])[0].logprobs)
 
 

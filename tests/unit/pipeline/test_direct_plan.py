@@ -12,7 +12,7 @@ from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.pipeline.pitfalls import pitfalls
-from thumbs.pipeline.workload import Work, read_inputs, work_of
+from thumbs.pipeline.workload import StageWork, read_inputs, work_of
 
 # [BOS] 2 bytes [SEP] 3 bytes [EOS]: 8 tokens, of which 4 are the prompt's
 PAIR = 8 + 4
@@ -39,7 +39,7 @@ def config_of(folder: Path, **preference: Any) -> PipelineConfig:
     return build_config(PipelineConfig, {"model": {"name": "byte-tiny", "lora": None}, **sections})
 
 
-def work(config: PipelineConfig) -> Work:
+def work(config: PipelineConfig) -> StageWork:
     return next(w for w in work_of(config, read_inputs(config, ByteTokenizer())) if w.stage == "direct")
 
 
@@ -49,7 +49,7 @@ def warnings(config: PipelineConfig) -> str:
 
 def test_pairs_are_trained_on_each_epoch_and_read_once_by_the_reference(folder: Path):
     dpo = work(config_of(folder, epochs=2))
-    assert dpo == Work("direct", 10, 0, steps=6, trained=240.0, read=120.0, new=120.0)
+    assert dpo == StageWork("direct", 10, 0, steps=6, trained=240.0, read=120.0, new=120.0)
     assert work(config_of(folder, method="simpo", epochs=2)).read == 0
     assert work(config_of(folder, method="aot", epochs=2)).read == 10 * PAIR * 3  # and once before each step
 

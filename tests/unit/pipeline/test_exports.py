@@ -21,7 +21,7 @@ from thumbs.engine.base import ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import RunError
 from thumbs.pipeline.artifacts import export, open_run
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rewards.model import raw_scores
 
 
@@ -172,7 +172,7 @@ def test_a_policy_is_the_same_elsewhere_and_keeps_every_end_and_default(merge: b
     out = export(policy_run, "sft", tmp_path / "out", merge=merge)
     opened = open_run(policy_run)
     tokens = conversation_tokens(opened.tokenizer, CHATS[0])[0].tolist()
-    datum = Datum.next_token(tokens, weights=np.ones(len(tokens) - 1))
+    datum = Example.next_token(tokens, weights=np.ones(len(tokens) - 1))
     expected = torch.from_numpy(opened.engine.forward(opened.model("sft"), [datum])[0].logprobs)
     found = run_card(out)
     torch.testing.assert_close(logprobs(found["model"], tokens), expected, atol=1e-4, rtol=0)

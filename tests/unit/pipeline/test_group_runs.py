@@ -14,7 +14,7 @@ from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import ConfigError
 from thumbs.pipeline.pitfalls import pitfalls
 from thumbs.pipeline.run import run_pipeline
-from thumbs.pipeline.workload import Work, read_inputs, work_of
+from thumbs.pipeline.workload import StageWork, read_inputs, work_of
 from thumbs.report.build import build_report
 from thumbs.tracking.files import read_json
 from thumbs.tracking.metrics import MetricLog
@@ -115,7 +115,7 @@ def test_the_work_of_a_group_method(tmp_path: Path, group: dict[str, Any], read:
     (work,) = [w for w in work_of(config, read_inputs(config, ByteTokenizer())) if w.stage == "group"]
     prompt = (5 + 5 + 6 + 5) / 4
     tokens = 2 * 2 * (prompt + 2 * 6)
-    assert work == Work(
+    assert work == StageWork(
         "group",
         4,
         steps=2,

@@ -14,7 +14,7 @@ from thumbs.config.pipeline import METHODS, PipelineConfig
 from thumbs.errors import ConfigError
 from thumbs.pipeline.artifacts import open_run
 from thumbs.pipeline.run import run_pipeline
-from thumbs.records import Datum, Rollout
+from thumbs.records import Example, Rollout
 from thumbs.report.build import build_report
 from thumbs.report.compare import build_comparison, compare
 from thumbs.tracking.files import read_json
@@ -73,7 +73,7 @@ def test_an_iteration_starts_from_the_policy_of_the_one_before(tmp_path: Path):
     }
     path = run_pipeline(build_config(PipelineConfig, settings), until="group")
     opened = open_run(path)
-    data = [Datum.next_token(list(b"some text"), weights=[1.0] * 8)]
+    data = [Example.next_token(list(b"some text"), weights=[1.0] * 8)]
     seen = [
         opened.engine.forward(opened.model(stage), data)[0].logprobs
         for stage in ("base", "group", "iteration-2/group", "iteration-3/group")

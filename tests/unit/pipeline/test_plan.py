@@ -18,7 +18,7 @@ from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import DataError
 from thumbs.pipeline.plan import Plan, amount, plan
 from thumbs.pipeline.probe import Probe, duration
-from thumbs.pipeline.workload import Work
+from thumbs.pipeline.workload import StageWork
 from tiny_models import SHAPE, save_random
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -127,7 +127,7 @@ def test_time_is_the_sum_of_what_each_token_takes():
     probe = Probe(
         train_s=2.0, read_s=0.5, new_s=0.25, optim_s=10.0, snapshot_s=3.0, sample_s={4: 1.0, 8: 0.1}, peak_bytes=0
     )
-    work = Work("ppo", 1, steps=2, trained=7, read=4, new=8, sampled=5, sampling_rows=4, snapshots=3)
+    work = StageWork("ppo", 1, steps=2, trained=7, read=4, new=8, sampled=5, sampling_rows=4, snapshots=3)
     assert probe.seconds(work) == 7 * 2.0 + 4 * 0.5 + 8 * 0.25 + 2 * 10.0 + 3 * 3.0 + 5 * 1.0
 
 

@@ -24,7 +24,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.errors import RunError
 from thumbs.pipeline.run import run_pipeline
 from thumbs.pipeline.trace import Trace, trace_run
-from thumbs.records import Datum, Judgement, Preference, TrainOutput
+from thumbs.records import Example, Judgement, Preference, TrainOutput
 from thumbs.stages.people import Candidate, Labels
 from thumbs.stages.sequences import pair_tokens
 from thumbs.tracking.files import read_json
@@ -60,7 +60,7 @@ class Fed:
         self.steps: list[list[bytes]] = []
         forward_backward = LocalEngine.forward_backward
 
-        def remember(engine: LocalEngine, handle: Handle, data: Sequence[Datum], *a: Any, **k: Any) -> TrainOutput:
+        def remember(engine: LocalEngine, handle: Handle, data: Sequence[Example], *a: Any, **k: Any) -> TrainOutput:
             self.steps.append([datum.inputs.tobytes() for datum in data if weighs(datum)])
             return forward_backward(engine, handle, data, *a, **k)
 
@@ -77,7 +77,7 @@ class Fed:
         return found
 
 
-def weighs(datum: Datum) -> bool:
+def weighs(datum: Example) -> bool:
     columns = datum.columns
     own = float(columns["unit_weight"]) if "unit_weight" in columns else float(np.abs(columns["weights"]).sum())
     return own * float(columns.get(HEAD_WEIGHTS, np.ones(1)).sum()) > 0

@@ -11,7 +11,7 @@ import pytest
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.data.tokenizers import ByteTokenizer
-from thumbs.pipeline.workload import Inputs, Work, read_inputs, split_pairs, work_of
+from thumbs.pipeline.workload import Inputs, StageWork, read_inputs, split_pairs, work_of
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def data(folder: Path, name: str) -> dict[str, Any]:
     return {"path": str(folder / f"{name}.jsonl"), "holdout": 0.0}
 
 
-def measure(sections: dict[str, Any]) -> tuple[PipelineConfig, Inputs, dict[str, Work]]:
+def measure(sections: dict[str, Any]) -> tuple[PipelineConfig, Inputs, dict[str, StageWork]]:
     config = build_config(PipelineConfig, {"model": {"name": "byte-tiny", "lora": None}, **sections})
     inputs = read_inputs(config, ByteTokenizer())
     return config, inputs, {work.stage: work for work in work_of(config, inputs)}
@@ -46,7 +46,7 @@ def test_sft(folder: Path):
     _, inputs, work = measure({"sft": sft(folder)})
     assert inputs.reply_tokens == 4.0
     # 10 rows in batches of 4: 3 steps an epoch
-    assert work["sft"] == Work("sft", 10, 0, steps=9, trained=240.0, read=0.0, new=80.0)
+    assert work["sft"] == StageWork("sft", 10, 0, steps=9, trained=240.0, read=0.0, new=80.0)
     assert work["sft"].step_tokens == pytest.approx(240 / 9)
 
 
@@ -83,7 +83,7 @@ def test_pairs_of_a_file_are_split_by_prompt(folder: Path):
     train, held = split_pairs(config, inputs)
     assert train + held == 10
     assert held > 0
-    assert work["labels"] == Work("labels", train, held)
+    assert work["labels"] == StageWork("labels", train, held)
     assert work["reward_model"].trained == pytest.approx(train * (4 + 2 * 4.0))  # the prompt once, two replies
     assert work["reward_model"].new == pytest.approx(10 * (4 + 2 * 4.0))
 

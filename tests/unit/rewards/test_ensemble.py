@@ -12,7 +12,7 @@ import pytest
 
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle
-from thumbs.records import Datum, ForwardOutput, Message, Rollout
+from thumbs.records import Example, ForwardOutput, Message, Rollout
 from thumbs.rewards.ensemble import RewardEnsemble, member_paths
 from thumbs.rewards.steps import StepReward, split_steps, step_ends
 
@@ -25,7 +25,7 @@ class Told:
     def __init__(self, values: dict[int, Any]) -> None:
         self.values = values
 
-    def forward(self, handle: Handle, data: Sequence[Datum], *, temperature: float = 1.0) -> list[ForwardOutput]:
+    def forward(self, handle: Handle, data: Sequence[Example], *, temperature: float = 1.0) -> list[ForwardOutput]:
         value = np.asarray(self.values[handle.id], dtype=np.float32)
         return [ForwardOutput(np.zeros(len(d)), np.broadcast_to(value, (len(d), *value.shape))) for d in data]
 

@@ -13,7 +13,7 @@ from byte_world import byte_context, user
 from thumbs.config.reward_parts import RewardPart
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle, ModelSpec
-from thumbs.records import Datum, ForwardOutput, Message, Rollout
+from thumbs.records import Example, ForwardOutput, Message, Rollout
 from thumbs.rewards.build import build_rewards
 from thumbs.rewards.judge import Judge, open_judge, quoted
 
@@ -133,9 +133,9 @@ def test_a_real_model_answers_with_its_logprobs(tmp_path: Path):
     head = context.tokenizer.render_prompt(user("Which?"))
     alone = [
         float(
-            context.engine.forward(handle, [Datum.next_token([*head, ord(x)], weights=[1.0] * len(head))])[0].logprobs[
-                -1
-            ]
+            context.engine.forward(handle, [Example.next_token([*head, ord(x)], weights=[1.0] * len(head))])[
+                0
+            ].logprobs[-1]
         )
         for x in "AB"
     ]

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from thumbs.config.losses import CROSS_ENTROPY
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError
 from thumbs.models.causal_lm import load_decoder
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rollout.native import NativeSampler
 from thumbs.rollout.sampler import DecodingParams
 from tiny_models import VOCABULARY, load_reference, random_sequences
@@ -124,17 +124,17 @@ def test_no_prompts_give_no_samples(sampler):
     assert sampler.sample([], params(), []) == []
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(rank=4), LoraConfig(rank=4, layers=1), None])
+@pytest.mark.parametrize("lora", [AdapterConfig(rank=4), AdapterConfig(rank=4, layers=1), None])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_are_those_of_the_training_forward(tiny_llama, lora, temperature):
     engine = LocalEngine()
     handle = engine.create(ModelSpec("policy", ModelConfig(name=str(tiny_llama), lora=lora, dtype="float32")))
-    data = [Datum.next_token(p, weights=[0.1] * (len(p) - 1)) for p in PROMPTS if len(p) > 1]
+    data = [Example.next_token(p, weights=[0.1] * (len(p) - 1)) for p in PROMPTS if len(p) > 1]
     for _ in range(2):
         engine.forward_backward(handle, data, [CROSS_ENTROPY])
         engine.optim_step(handle, AdamStep(0.01, 0.0))
     samples = engine.snapshot(handle).sample(PROMPTS, params([1, 2], temperature=temperature), list(range(5)))
-    whole = [Datum.next_token([*p, *s.tokens]) for p, s in zip(PROMPTS, samples, strict=True)]
+    whole = [Example.next_token([*p, *s.tokens]) for p, s in zip(PROMPTS, samples, strict=True)]
     for sample, output in zip(samples, engine.forward(handle, whole, temperature=temperature), strict=True):
         np.testing.assert_allclose(sample.logprobs, output.logprobs[-len(sample.tokens) :], atol=1e-3)
         assert sample.policy_version == 2

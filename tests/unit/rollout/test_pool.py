@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from thumbs.config.losses import CROSS_ENTROPY
-from thumbs.config.model import LoraConfig, ModelConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rollout import pool as pools
 from thumbs.rollout.pool import SampleRequest, SamplingPool
 from thumbs.rollout.sampler import DecodingParams
@@ -29,7 +29,7 @@ def adapted(engine: LocalEngine, model: ModelConfig, seed: int, steps: int = 3) 
     handle = engine.create(ModelSpec(f"client {seed}", model, adapter_seed=seed))
     tokens = np.random.default_rng(seed).integers(6, 90, 24)
     for _ in range(steps):
-        engine.forward_backward(handle, [Datum.next_token(tokens, weights=np.ones(23))], [CROSS_ENTROPY])
+        engine.forward_backward(handle, [Example.next_token(tokens, weights=np.ones(23))], [CROSS_ENTROPY])
         engine.optim_step(handle, AdamStep(0.02, 0.0))
     return handle
 
@@ -45,7 +45,7 @@ def tokens_of(request: SampleRequest) -> list[list[int]]:
     return [reply.tokens for reply in request.replies]
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(rank=4), LoraConfig(rank=3, layers=1)])
+@pytest.mark.parametrize("lora", [AdapterConfig(rank=4), AdapterConfig(rank=3, layers=1)])
 def test_each_client_gets_what_it_would_get_alone(engine, tiny_llama, lora):
     """Three adapters and the bare base, in one batch and arriving one after the other."""
     model = ModelConfig(name=str(tiny_llama), lora=lora, dtype="float32")
@@ -81,7 +81,7 @@ def test_each_client_gets_what_it_would_get_alone(engine, tiny_llama, lora):
 
 @pytest.mark.parametrize("base_first", [True, False])
 def test_the_base_and_one_adapter_decode_side_by_side(engine, tiny_llama, base_first):
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     handle, bare = adapted(engine, model, 1), engine.create(ModelSpec("base", model))
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
     clients = [(bare, None), (handle, engine.frozen_adapter(handle))][:: 1 if base_first else -1]
@@ -95,7 +95,7 @@ def test_the_base_and_one_adapter_decode_side_by_side(engine, tiny_llama, base_f
 
 
 def test_a_sampler_stays_as_it_was_when_its_client_trains_on(engine, tiny_llama):
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     handle = adapted(engine, model, 1)
     adapter, base = engine.frozen_adapter(handle), engine.frozen_base(model)
     found = []
@@ -103,14 +103,14 @@ def test_a_sampler_stays_as_it_was_when_its_client_trains_on(engine, tiny_llama)
         pool = SamplingPool(base, lambda tokens: "")
         pool.add(SampleRequest(0, [7, 8, 9], PARAMS, [3], adapter))
         found.append(tokens_of(run(pool)[0]))
-        engine.forward_backward(handle, [Datum.next_token([7, 8, 9, 10], weights=np.ones(3))], [CROSS_ENTROPY])
+        engine.forward_backward(handle, [Example.next_token([7, 8, 9, 10], weights=np.ones(3))], [CROSS_ENTROPY])
         engine.optim_step(handle, AdamStep(0.5, 0.0))
     assert found[0] == found[1]
 
 
 def test_settings_differ_by_request(engine, tiny_llama):
     """Greedy, top-k and stop strings side by side; greedy is the argmax of the training pass."""
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     handle = adapted(engine, model, 1)
     alone = engine.snapshot(handle)
     alone.decode_text = lambda tokens: " ".join(map(str, tokens))
@@ -133,7 +133,7 @@ def test_settings_differ_by_request(engine, tiny_llama):
 
 
 def test_prompt_logprobs_are_those_of_training(engine, tiny_llama):
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     handle = adapted(engine, model, 1)
     prompt = np.random.default_rng(1).integers(6, 90, 40).tolist()
     request = SampleRequest(
@@ -142,7 +142,7 @@ def test_prompt_logprobs_are_those_of_training(engine, tiny_llama):
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
     pool.add(request)
     run(pool)
-    expected = engine.forward(handle, [Datum.next_token(prompt)])[0].logprobs
+    expected = engine.forward(handle, [Example.next_token(prompt)])[0].logprobs
     np.testing.assert_allclose(request.prompt_logprobs, expected, atol=1e-5)
     assert [len(top) for top in request.prompt_alternatives] == [3] * 39
     for token, logprob, top in zip(prompt[1:], expected, request.prompt_alternatives, strict=True):
@@ -155,7 +155,7 @@ def test_prompt_logprobs_are_those_of_training(engine, tiny_llama):
 
 
 def test_tokens_are_told_as_they_are_drawn(engine, tiny_llama):
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     pool, told = SamplingPool(engine.frozen_base(model), lambda tokens: ""), []
     request = SampleRequest(0, [7], PARAMS, range(3), top=2, heard=lambda *news: told.append(news))
     pool.add(request)
@@ -170,7 +170,7 @@ def test_tokens_are_told_as_they_are_drawn(engine, tiny_llama):
 def test_clients_take_turns(engine, tiny_llama, monkeypatch):
     """One that asked for far more first does not make the other wait for all of it."""
     monkeypatch.setattr(pools, "MAX_ROWS", 4)
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
     many = [SampleRequest("greedy", [7, 8, i], PARAMS, range(3)) for i in range(10)]
     one = SampleRequest("modest", [9], PARAMS, [0])
@@ -183,7 +183,7 @@ def test_clients_take_turns(engine, tiny_llama, monkeypatch):
 
 def test_a_request_with_more_samples_than_rows_and_a_cancelled_one(engine, tiny_llama, monkeypatch):
     monkeypatch.setattr(pools, "MAX_ROWS", 4)
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
     large, gone = (
         SampleRequest(0, [7], PARAMS, range(11)),
@@ -203,7 +203,7 @@ def test_a_request_with_more_samples_than_rows_and_a_cancelled_one(engine, tiny_
 
 def test_a_long_reply_outgrows_its_cache(engine, tiny_llama, monkeypatch):
     monkeypatch.setattr(pools, "ROOM", 4)
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     params = replace(PARAMS, max_new_tokens=30, stop_tokens=())
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
     requests = [SampleRequest(0, [7] * n, params, [n]) for n in (1, 9)]
@@ -217,11 +217,11 @@ def test_a_long_reply_outgrows_its_cache(engine, tiny_llama, monkeypatch):
 
 
 def test_a_failed_pass_takes_back_its_own_gradients_only(engine, tiny_llama):
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
-    good = [Datum.next_token([7, 8, 9, 10], weights=np.ones(3))]
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
+    good = [Example.next_token([7, 8, 9, 10], weights=np.ones(3))]
     bad = [
-        *(Datum.next_token([7] * 1500, weights=np.ones(1499)) for _ in range(2)),
-        Datum.next_token([7, 8], weights=[np.inf]),
+        *(Example.next_token([7] * 1500, weights=np.ones(1499)) for _ in range(2)),
+        Example.next_token([7, 8], weights=[np.inf]),
     ]
     norms = []
     for disturbed in (False, True):
@@ -238,7 +238,7 @@ def test_a_failed_pass_takes_back_its_own_gradients_only(engine, tiny_llama):
 def test_rows_fit_the_caches_bound(engine, tiny_llama, monkeypatch):
     """Four requests that reach 20 tokens each, in room for 45, decode two at a time; one that reaches more, alone."""
     monkeypatch.setattr(pools, "CACHE_TOKENS", 45)
-    model = ModelConfig(name=str(tiny_llama), lora=LoraConfig(rank=4), dtype="float32")
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     params = replace(PARAMS, max_new_tokens=12, stop_tokens=())
     pool = SamplingPool(engine.frozen_base(model), lambda tokens: "")
     lengths = [8, 8, 8, 8, 50]

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from thumbs.clients.store import Store
 from thumbs.service.app import create_app
-from thumbs.service.state import Settings
+from thumbs.service.state import ServiceSettings
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         store = Store(tmp_path / "store", database)
         stack.callback(store.close)
         backend = FakeBackend(store, tokenizer)
-        chosen = Settings(**{"poll_s": 0.2, "sweep_s": 3600.0, **settings})
+        chosen = ServiceSettings(**{"poll_s": 0.2, "sweep_s": 3600.0, **settings})
         app = create_app(backend.as_backend(), b"k" * 32, needs_token=needs_token, settings=chosen)
         http = stack.enter_context(TestClient(app, raise_server_exceptions=False))
         return Caller(http, backend)

@@ -14,7 +14,7 @@ from fake_backend import MODEL
 from safetensors.torch import load_file, save
 from service_caller import Caller
 
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.errors import DataError
 from thumbs.models.byte_lm import byte_shape
 from thumbs.models.lora import Lora
@@ -136,7 +136,7 @@ def test_floats_of_other_widths_are_read(tmp_path: Path, dtype: torch.dtype) -> 
 
 def _moments(change: Any = lambda state: state) -> dict[str, torch.Tensor]:
     """AdamW's state of such an adapter, as the engine writes it."""
-    adapter = Lora(SHAPE, LoraConfig(rank=2, targets=ATTENTION), 0)
+    adapter = Lora(SHAPE, AdapterConfig(rank=2, targets=ATTENTION), 0)
     state = {}
     for name, parameter in adapter.named_parameters():
         state[f"trunk.{name}:step"] = torch.tensor(3.0)

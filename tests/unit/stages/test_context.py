@@ -15,7 +15,7 @@ from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.optim import AdamConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import NonFiniteError
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.stages.context import Context, Resume, adam_at, batch_at, grouped_batch_at, saving_batch
 
 
@@ -93,9 +93,9 @@ def test_the_other_settings_reach_the_optimizer():
     assert (adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.max_grad_norm) == (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def sentence() -> list[Datum]:
+def sentence() -> list[Example]:
     tokens = np.frombuffer(b"a small sentence", dtype=np.uint8)
-    return [Datum.next_token(tokens, weights=np.full(len(tokens) - 1, 1 / (len(tokens) - 1)))]
+    return [Example.next_token(tokens, weights=np.full(len(tokens) - 1, 1 / (len(tokens) - 1)))]
 
 
 def train(context: Context, resume: Resume, first: int, last: int) -> list[float]:
@@ -164,7 +164,7 @@ def test_a_crash_between_checkpoint_and_its_name_leaves_the_old_one(tmp_path: Pa
 
 def test_a_batch_that_is_not_finite_is_kept(tmp_path: Path):
     context, resume = resume_in(tmp_path)
-    bad = Datum.next_token([1, 2, 3], weights=[0.5, math.nan])
+    bad = Example.next_token([1, 2, 3], weights=[0.5, math.nan])
     said = r"step 7: m: the loss became nan.*nonfinite-step-7\.npz"
     with pytest.raises(NonFiniteError, match=said), saving_batch(context, 7, [bad]):
         context.engine.forward_backward(resume.models["m"], [bad], [CROSS_ENTROPY])

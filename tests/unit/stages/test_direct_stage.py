@@ -20,12 +20,19 @@ from thumbs.errors import DataError
 from thumbs.functional.preference_losses import FORMULAS
 from thumbs.records import Message, Preference, Reply, Rollout
 from thumbs.rewards.base import CallableReward
-from thumbs.stages.answers import Answer, AnswerPair, answer_datum, read_answer, read_answer_pairs, with_reference
+from thumbs.stages.answers import (
+    AnswerPair,
+    TokenisedReply,
+    answer_datum,
+    read_answer,
+    read_answer_pairs,
+    with_reference,
+)
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.direct import PairTraining, run_direct
 from thumbs.stages.direct_batch import SORTS, loss_on, pair_data, pair_metrics
 from thumbs.stages.direct_watch import FALL, Baseline, judge_fall, train_policy
-from thumbs.stages.kto import Judged, KtoTraining, judged_of_pairs, judged_of_rows, read_judged, run_kto
+from thumbs.stages.kto import KtoTraining, LabelledReply, judged_of_pairs, judged_of_rows, read_judged, run_kto
 from thumbs.stages.online_dpo import best_and_worst, run_online_dpo
 
 OPTIM = AdamConfig(learning_rate=1e-3, schedule="constant")
@@ -41,7 +48,7 @@ def some_pairs(letters: str = "abcdefgh") -> list[Preference]:
     return rows
 
 
-def some_judged() -> list[Judged]:
+def some_judged() -> list[LabelledReply]:
     rows = judged_of_pairs(some_pairs())
     return read_judged(BYTES, rows, rows, 0)
 
@@ -222,8 +229,8 @@ def test_without_held_out_pairs_the_batch_shows_the_fall():
 
 
 def test_metrics_of_a_batch_leave_ties_out():
-    def one(logprob: float, reference: float, length: int) -> tuple[Answer, float]:
-        return Answer(np.arange(9), length, reference), logprob
+    def one(logprob: float, reference: float, length: int) -> tuple[TokenisedReply, float]:
+        return TokenisedReply(np.arange(9), length, reference), logprob
 
     sides = [(one(-4, -5, 2), one(-6, -5, 4)), (one(-3, -3, 1), one(-9, -8, 2)), (one(0, -99, 1), one(0, 0, 1))]
     pairs = [AnswerPair((), a[0], b[0], p) for (a, b), p in zip(sides, (1.0, 0.2, 0.5), strict=True)]
@@ -244,7 +251,7 @@ def test_metrics_of_a_batch_leave_ties_out():
 
 def test_a_pair_of_weight_two_counts_as_if_it_were_there_twice():
     def answered(number: int) -> AnswerPair:
-        return AnswerPair((), Answer(np.arange(9) + number, 2), Answer(np.arange(9) * number, 3), 1.0)
+        return AnswerPair((), TokenisedReply(np.arange(9) + number, 2), TokenisedReply(np.arange(9) * number, 3), 1.0)
 
     pairs, logprobs, dpo = [answered(1), answered(2)], np.array([[-3.0, -4.0], [-6.0, -5.0]]), config().pair_loss()
     heavy = [replace(pairs[0], weight=2.0), replace(pairs[1], weight=0.0)]
@@ -270,7 +277,7 @@ def test_optimal_transport_is_dpo_on_sorted_pairs(how: str):
     chosen, rejected = rng.normal(-8, 3, (n, 2)), rng.normal(-9, 3, (n, 2))
     pairs, logprobs = [], []
     for number, (c, r) in enumerate(zip(chosen, rejected, strict=True)):
-        sides = [(Answer(np.arange(5), 2, side[1]), side[0]) for side in (c, r)]
+        sides = [(TokenisedReply(np.arange(5), 2, side[1]), side[0]) for side in (c, r)]
         if turned := number % 2 == 1:
             sides.reverse()
         pairs.append(AnswerPair((), sides[0][0], sides[1][0], 0.0 if turned else 1.0))

@@ -21,7 +21,7 @@ from thumbs.config.losses import CROSS_ENTROPY, TokenLoss
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError
-from thumbs.records import Datum, Message, Rollout, Score
+from thumbs.records import Example, Message, Rollout, Score
 from thumbs.rewards.base import CallableReward
 from thumbs.rewards.shaping import overlong_penalties
 from thumbs.stages import group as spine
@@ -62,7 +62,7 @@ class Recording:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def forward_backward(self, handle: Handle, data: Sequence[Datum], losses: Sequence[Any]) -> Any:
+    def forward_backward(self, handle: Handle, data: Sequence[Example], losses: Sequence[Any]) -> Any:
         self.seen.append((list(data), list(losses)))
         return self.engine.forward_backward(handle, data, losses)
 
@@ -74,7 +74,7 @@ def a_group(folder: Path, settings: GroupConfig) -> tuple[Group, Recording]:
     context = replace(context, engine=recording)
     policy = context.engine.create(ModelSpec("policy", context.model))
     reference = context.engine.create(ModelSpec("reference", context.model))
-    text = [Datum.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
+    text = [Example.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
     for _ in range(3):
         recording.engine.forward_backward(reference, text, [CROSS_ENTROPY])
         context.engine.optim_step(reference, AdamStep(1e-3, 1e-3))
@@ -112,7 +112,7 @@ def test_what_the_engine_gets_is_what_the_papers_say(tmp_path: Path, method: str
     assert len({rollout.reply_length for rollout in rollouts}) > 1
     data, losses = recording.seen[0]
     order = [next(i for i, r in enumerate(rollouts) if same(r, datum)) for datum in data]
-    forward = [Datum.next_token(r.tokens, weights=r.mask) for r in rollouts]
+    forward = [Example.next_token(r.tokens, weights=r.mask) for r in rollouts]
     reference = group.context.engine.forward(group.reference, forward)
     now = group.context.engine.forward(policy, forward)
     kl = [sampled(r, r.logprobs - o.logprobs) for r, o in zip(rollouts, reference, strict=True)]
@@ -133,7 +133,7 @@ def test_what_the_engine_gets_is_what_the_papers_say(tmp_path: Path, method: str
     assert [loss.formula for loss in losses[1:]] == (["kl_penalty"] if preset.kl == "loss" else [])
 
 
-def same(rollout: Rollout, datum: Datum) -> bool:
+def same(rollout: Rollout, datum: Example) -> bool:
     return np.array_equal(rollout.tokens[1:], datum.targets)
 
 
@@ -163,7 +163,7 @@ def test_an_older_sampler_is_corrected_for(tmp_path: Path):
     policy = group.context.engine.create(ModelSpec("same", group.context.model, start=group.policy))
     report = group.step(1, pending)
     data, _ = recording.seen[1]
-    forward = [Datum.next_token(r.tokens, weights=r.mask) for r in report.rollouts]
+    forward = [Example.next_token(r.tokens, weights=r.mask) for r in report.rollouts]
     now, capped = group.context.engine.forward(policy, forward), 0
     scores = [odd(rollout) for rollout in report.rollouts]
     plain = [a for i in range(0, 12, 3) for a in oracles.groups.centred(scores[i : i + 3])]

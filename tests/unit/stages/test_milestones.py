@@ -22,7 +22,7 @@ from thumbs.config.rejection import RejectionConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import ConfigError
-from thumbs.records import Datum, Rollout
+from thumbs.records import Example, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.context import Context
 from thumbs.stages.group import run_group
@@ -35,7 +35,7 @@ from thumbs.stages.rejection import run_rejection
 def test_each_level_keeps_the_policy_that_passed_it_first(tmp_path: Path):
     context = replace(byte_context(tmp_path), frontier=(10.0, 2.0, 0.5, 30.0))
     policy = context.engine.create(ModelSpec("policy", context.model))
-    data = [Datum.next_token(list(b"abcdefgh"), weights=np.ones(7))]
+    data = [Example.next_token(list(b"abcdefgh"), weights=np.ones(7))]
     seen = []
     for kl in (0.4, 0.6, 0.1, 2.5, 12.0):
         context.engine.forward_backward(policy, data, [CROSS_ENTROPY])

@@ -25,7 +25,7 @@ from thumbs.records import Judgement, Message, Preference, Reply
 from thumbs.stages import people as stage
 from thumbs.stages.context import Context
 from thumbs.stages.labels import sample_labels
-from thumbs.stages.people import Candidate, Labels, actively, as_drawn, ask_people
+from thumbs.stages.people import Candidate, Labels, ask_people, choose_first, choose_informative
 
 CONFIG = LabelsConfig(replies_per_prompt=4, pairs_per_prompt=2, sampling=SamplingConfig(max_new_tokens=6))
 PROMPTS = [prompt(name) for name in ("a", "bc", "def", "g", "hi", "jkl", "m")]
@@ -64,7 +64,7 @@ def first(number: int, seen: list[Candidate] | None = None) -> Ask:
 
 def test_people_get_the_pairs_that_simulated_annotators_get(tmp_path: Path):
     context, start = opened(tmp_path / "people")
-    ask_people(context, CONFIG, start, PROMPTS, first(7), as_drawn)
+    ask_people(context, CONFIG, start, PROMPTS, first(7), choose_first)
     asked = PreferenceStore(tmp_path / "people" / "labels" / "preferences.jsonl").load()
 
     context, start = opened(tmp_path / "simulated")
@@ -79,7 +79,7 @@ def test_people_get_the_pairs_that_simulated_annotators_get(tmp_path: Path):
 def test_every_prompt_has_its_turn_before_one_comes_again_with_other_replies(tmp_path: Path):
     context, start = opened(tmp_path)
     seen: list[Candidate] = []
-    ask_people(context, CONFIG, start, PROMPTS, first(99, seen), as_drawn)
+    ask_people(context, CONFIG, start, PROMPTS, first(99, seen), choose_first)
     names = [one.pair.id.partition("/")[0] for one in seen]
     assert names == [p.id for p in PROMPTS] * 2
     seeds = [reply.generator.seed for one in seen for reply in one.pair.replies]
@@ -91,7 +91,7 @@ def test_another_iteration_draws_other_replies(tmp_path: Path):
     context, start = opened(tmp_path)
     both: list[Candidate] = []
     for iteration in (1, 2):
-        ask_people(context, CONFIG, start, PROMPTS, first(99, both), as_drawn, iteration)
+        ask_people(context, CONFIG, start, PROMPTS, first(99, both), choose_first, iteration)
     seeds = [reply.generator.seed for one in both for reply in one.pair.replies]
     assert len(set(seeds)) == len(seeds) == 2 * 2 * 2 * len(PROMPTS)
     assert len({one.pair.id for one in both}) == len(both)
@@ -102,13 +102,13 @@ def test_replies_are_drawn_when_they_are_needed(tmp_path: Path, monkeypatch: pyt
     asked: list[str] = []
     sample = stage.sample_replies
     monkeypatch.setattr(stage, "sample_replies", lambda *a: asked.extend(p.id for p in a[4]) or sample(*a))
-    ask_people(context, CONFIG, start, PROMPTS, first(4), as_drawn)
+    ask_people(context, CONFIG, start, PROMPTS, first(4), choose_first)
     assert asked == [p.id for p in PROMPTS[:6]]
 
 
 def test_what_is_written_and_counted(tmp_path: Path):
     context, start = opened(tmp_path)
-    counts = ask_people(context, CONFIG, start, PROMPTS, first(4), as_drawn)
+    counts = ask_people(context, CONFIG, start, PROMPTS, first(4), choose_first)
     assert counts == {"pairs": 4, "ties": 0.25, "undecided": 0, "labels": 4, "by": {"ana": 4}, "project": "demo"}
     told = json.loads((context.folder.path / "people.json").read_text())
     ids = [pair.id for pair in PreferenceStore(context.folder.path / "preferences.jsonl").load()]
@@ -129,13 +129,13 @@ def test_an_interruption_leaves_nothing_and_costs_nothing(tmp_path: Path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask_people(context, CONFIG, start, PROMPTS, stopped, as_drawn)
+        ask_people(context, CONFIG, start, PROMPTS, stopped, choose_first)
     assert not (context.folder.path / "preferences.jsonl").exists()
     again: list[Candidate] = []
-    ask_people(context, CONFIG, start, PROMPTS, first(5, again), as_drawn)
+    ask_people(context, CONFIG, start, PROMPTS, first(5, again), choose_first)
     assert again[:3] == seen
     whole = (context.folder.path / "preferences.jsonl").read_bytes()
-    ask_people(context, CONFIG, start, PROMPTS, first(5), as_drawn)
+    ask_people(context, CONFIG, start, PROMPTS, first(5), choose_first)
     assert (context.folder.path / "preferences.jsonl").read_bytes() == whole
 
 
@@ -147,7 +147,9 @@ def test_held_out_prompts_get_the_pair_that_was_drawn(tmp_path: Path):
         return np.array([[0.0], [5.0], [9.0], [9.1]])[: len(replies)]
 
     replies = [Reply(text, MAKER) for text in "wxyz"]
-    choose = actively(PeopleConfig(active="uncertain", random_share=1e-9), scores, lambda p: p.id == "a", seed=0)
+    choose = choose_informative(
+        PeopleConfig(active="uncertain", random_share=1e-9), scores, lambda p: p.id == "a", seed=0
+    )
     honest, chosen = choose(prompt("a"), replies, 0), choose(prompt("b"), replies, 0)
     assert honest is not None
     assert chosen is not None

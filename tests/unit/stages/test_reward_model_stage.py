@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from byte_world import byte_context, pair
 from thumbs.config.losses import ScoreLoss
-from thumbs.config.model import LoraConfig
+from thumbs.config.model import AdapterConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.reward_model import RewardModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import DataError
-from thumbs.records import Datum, Preference
+from thumbs.records import Example, Preference
 from thumbs.rewards.model import raw_scores
 from thumbs.stages.context import Context
 from thumbs.stages.reward_items import Item, Scale, item_data, read_items
@@ -168,15 +168,15 @@ def test_ties_can_be_dropped_and_skipped_pairs_always_are(tmp_path: Path):
 def test_each_side_is_read_at_its_last_token(tmp_path: Path):
     context = byte_context(tmp_path)
     texts = [pair("q", "yes", "no"), pair("r", "a", "b", "second")]
-    data: list[Datum] = item_data(read_items(context.tokenizer, texts, CONFIG, Scale()))
+    data: list[Example] = item_data(read_items(context.tokenizer, texts, CONFIG, Scale()))
     assert [np.flatnonzero(datum.columns["weights"]).tolist() for datum in data] == [[len(d) - 1] for d in data]
     assert [datum.columns["weights"][-1] for datum in data] == [1.0] * 4
     assert [float(datum.columns["unit"]) for datum in data] == [0, 0, 1, 1]
     assert [float(datum.columns["unit_weight"]) for datum in data] == [0.5] * 4
 
 
-@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
-def test_a_frozen_backbone_keeps_its_weights(tmp_path: Path, lora: LoraConfig | None):
+@pytest.mark.parametrize("lora", [None, AdapterConfig(rank=4)])
+def test_a_frozen_backbone_keeps_its_weights(tmp_path: Path, lora: AdapterConfig | None):
     context = byte_context(tmp_path, lora=lora)
     config = CONFIG.model_copy(update={"freeze_backbone": True, "epochs": 1})
     start = base(context)

@@ -10,7 +10,7 @@ from typing import Any
 
 from thumbs.collect.errors import CollectError
 from thumbs.collect.exports import rows
-from thumbs.collect.exports.judged import Judged, Opinion
+from thumbs.collect.exports.judged import JudgedItem, Opinion
 from thumbs.collect.exports.select import Filters
 from thumbs.collect.question import Question
 from thumbs.data.prompts import check_prompt
@@ -18,7 +18,7 @@ from thumbs.data.rankings import MOST_TIED
 from thumbs.data.sources import RowError
 
 Row = Mapping[str, Any]
-Rows = Callable[[Judged, Filters], Iterator[Row]]
+Rows = Callable[[JudgedItem, Filters], Iterator[Row]]
 _PAIRS = ("pair", "chat")
 _COMPARED = (*_PAIRS, "rank")
 _WRITTEN = ("write", "rewrite")
@@ -29,12 +29,12 @@ def _everything(opinion: Opinion) -> str | None:
     return None
 
 
-def _always(judged: Judged, filters: Filters) -> str | None:
+def _always(judged: JudgedItem, filters: Filters) -> str | None:
     return None
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """One format. rows: by the kind of the question, what an item becomes; without: why it has no place for an
     opinion; unfit: why not for an item; scored: it needs ratings on one scale; strengths: what it can
     show the strength of a pair as.
@@ -43,7 +43,7 @@ class Format:
     text: str
     rows: Mapping[str, Rows]
     without: Callable[[Opinion], str | None] = _everything
-    unfit: Callable[[Judged, Filters], str | None] = _always
+    unfit: Callable[[JudgedItem, Filters], str | None] = _always
     suffix: str = ".jsonl"
     scored: bool = False
     strengths: tuple[str, ...] = ()
@@ -58,11 +58,11 @@ def _few_tied(opinion: Opinion) -> str | None:
     return "tied" if ranks and max(Counter(ranks).values()) > MOST_TIED else _no_both_bad(opinion)
 
 
-def _undecided(judged: Judged, filters: Filters) -> str | None:
+def _undecided(judged: JudgedItem, filters: Filters) -> str | None:
     return None if any(rows.decided(judged)) else "undecided"
 
 
-def _no_rows(make: Rows) -> Callable[[Judged, Filters], str | None]:
+def _no_rows(make: Rows) -> Callable[[JudgedItem, Filters], str | None]:
     return lambda judged, filters: None if any(make(judged, filters)) else "undecided"
 
 
@@ -74,54 +74,54 @@ def _of(make: Rows, *kinds: str) -> dict[str, Rows]:
     return dict.fromkeys(kinds, make)
 
 
-_TABLE: Mapping[str, Format] = {
-    "preferences": Format(
+_TABLE: Mapping[str, ExportFormat] = {
+    "preferences": ExportFormat(
         "pairs in our own format, which training reads: every annotator, strength, tie, reason and generator",
         _of(rows.preference_rows, *_PAIRS),
         strengths=_STRENGTHS,
     ),
-    "trl": Format(
+    "trl": ExportFormat(
         "conversational prompt, chosen and rejected, with margin, votes and agreement; the pairs of rankings too",
         _of(rows.trl_rows, *_COMPARED),
         without=_no_both_bad,
         unfit=_undecided,
         strengths=_STRENGTHS,
     ),
-    "kto": Format(
+    "kto": ExportFormat(
         "single replies with a label, desirable or not: prompt, completion, label",
         _of(rows.labelled_rows, *_PAIRS, "rate"),
         unfit=_no_rows(rows.labelled_rows),
         scored=True,
     ),
-    "ranked": Format(
+    "ranked": ExportFormat(
         "rankings of K replies in our own format, with the ranks of every annotator",
         _of(rows.ranking_rows, *_COMPARED),
         without=_few_tied,
     ),
-    "ratings": Format(
+    "ratings": ExportFormat(
         "rated replies in our own format, with the number of every annotator, on one axis or the mean over axes",
         _of(rows.rating_rows, "rate"),
         without=_not_numbered,
         scored=True,
     ),
-    "cookbook": Format(
+    "cookbook": ExportFormat(
         "comparisons A, B or Tie as the Tinker cookbook keeps them, a row a judgement",
         _of(rows.comparison_rows, *_PAIRS),
         without=_no_both_bad,
     ),
-    "sft": Format(
+    "sft": ExportFormat(
         "conversations to imitate: what people wrote, or else the reply that they like best",
         _of(rows.conversation_rows, *_COMPARED, "rate", *_WRITTEN),
         unfit=_no_rows(rows.conversation_rows),
         scored=True,
     ),
-    "hh": Format(
+    "hh": ExportFormat(
         "pairs of transcripts as in HH-RLHF; texts that would read as turns of their own are left out",
         _of(rows.transcript_rows, *_COMPARED),
         without=_no_both_bad,
         unfit=lambda judged, filters: _undecided(judged, filters) or rows.forged(judged),
     ),
-    "dataset": Format(
+    "dataset": ExportFormat(
         "a folder for datasets.load_from_disk: chosen and rejected, rated replies, or conversations",
         _of(rows.trl_rows, *_COMPARED) | _of(rows.mean_rating_rows, "rate") | _of(rows.conversation_rows, *_WRITTEN),
         without=lambda opinion: _no_both_bad(opinion) or (_not_numbered(opinion) if opinion.answer.ratings else None),
@@ -130,11 +130,11 @@ _TABLE: Mapping[str, Format] = {
         scored=True,
         strengths=_STRENGTHS,
     ),
-    "votes": Format(
+    "votes": ExportFormat(
         "a row a judgement with everything that is known of it",
         _of(rows.vote_rows, *_COMPARED, "rate", *_WRITTEN),
     ),
-    "csv": Format(
+    "csv": ExportFormat(
         "the same as a table for spreadsheets: nothing runs as a formula, and long texts go on in further columns",
         _of(rows.table_rows, *_COMPARED, "rate", *_WRITTEN),
         suffix=".csv",
@@ -158,7 +158,7 @@ UNFIT: Mapping[str, str] = MappingProxyType(
 """Why a format has no place for a judgement; counted after the filters."""
 
 
-def find_format(name: str, question: Question, filters: Filters) -> Format:
+def find_format(name: str, question: Question, filters: Filters) -> ExportFormat:
     """The format of that name; raises CollectError where there is none, or it does not fit the question or filters."""
     found = _TABLE.get(name)
     if found is None:
@@ -177,7 +177,7 @@ def find_format(name: str, question: Question, filters: Filters) -> Format:
     return found
 
 
-def fitted(form: Format, judged: Judged, filters: Filters, dropped: Counter[str]) -> Judged | None:
+def fitted(form: ExportFormat, judged: JudgedItem, filters: Filters, dropped: Counter[str]) -> JudgedItem | None:
     """The item with the opinions that the format has a place for; None where it has none. Counts the others."""
     kept = []
     for opinion in judged.opinions:
@@ -195,7 +195,7 @@ def fitted(form: Format, judged: Judged, filters: Filters, dropped: Counter[str]
     return judged
 
 
-def _bad_prompt(judged: Judged) -> str | None:
+def _bad_prompt(judged: JudgedItem) -> str | None:
     try:
         check_prompt(judged.messages)
     except RowError:

@@ -36,7 +36,7 @@ class Opinion:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedItem:
     """An item, its replies in the order of its slots, and the opinions on it, oldest first; `question` is the newest
     that they answer. `id` is "project/item".
     """
@@ -60,7 +60,7 @@ def winner(opinions: Sequence[Opinion]) -> Side:
     return counts[0][0] if leads else "tie"
 
 
-def agreement(judged: Judged) -> float:
+def agreement(judged: JudgedItem) -> float:
     """Share of the opinions that say what most say: of a ranking, the mean of that over all pairs of its replies."""
     if judged.question.is_pair:
         return share([opinion.side for opinion in judged.opinions])
@@ -69,7 +69,7 @@ def agreement(judged: Judged) -> float:
     return sum(shares) / len(shares)
 
 
-def merged(judged: Judged, aggregate: Aggregate) -> Judged:
+def merged(judged: JudgedItem, aggregate: Aggregate) -> JudgedItem:
     """The item with one opinion: the oldest ("first"), or what most people say of a pair ("majority").
 
     A majority has the mean strength of those who make it, to the nearest step (of two the even one), and the time

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from thumbs.collect.exports.judged import Judged, Opinion, rating_of, share, winner
+from thumbs.collect.exports.judged import JudgedItem, Opinion, rating_of, share, winner
 from thumbs.collect.exports.select import Filters
 from thumbs.data.conversations import read_transcript
 from thumbs.data.preferences import preference_to_json, preferred
@@ -25,7 +25,7 @@ Pair = tuple[Preference, str, str]
 _NUMBERS = ("judgement", "item", "question", "guideline", "strength", "active_ms", "wall_ms")
 
 
-def preference_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def preference_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """Our own format: every opinion, ties and pairs of two bad replies too."""
     pair = pair_of(judged)
     row = preference_to_json(pair)
@@ -34,7 +34,7 @@ def preference_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
     yield row | _weight(pair, filters)
 
 
-def trl_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def trl_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """Conversational prompt, chosen and rejected; n_votes judgements, `agreement` the share of those that say what most
     say; pairs of one group_id share their prompt and belong on one side of a split.
     """
@@ -52,13 +52,13 @@ def trl_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
         }
 
 
-def transcript_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def transcript_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """A transcript with the better reply and one with the other, as HH-RLHF keeps them."""
     for pair, chosen, rejected in decided(judged):
         yield {"chosen": _transcript(pair.prompt, chosen), "rejected": _transcript(pair.prompt, rejected)}
 
 
-def comparison_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def comparison_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """The cookbook's comparisons, one an opinion."""
     first, second = (_reply(reply.text) for reply in judged.replies)
     for opinion in judged.opinions:
@@ -72,12 +72,12 @@ def comparison_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
         }
 
 
-def ranking_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def ranking_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """Our rankings: the ranks of every annotator."""
     yield asdict(ranking_of(judged))
 
 
-def rating_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def rating_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """Our ratings: a row a reply, with the number of every annotator; "project/item/slot" is its id."""
     rating = rating_of(judged.question, filters.axis)
     for slot, reply in enumerate(judged.replies):
@@ -91,7 +91,7 @@ def rating_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
             yield row | {"judgements": told}
 
 
-def labelled_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def labelled_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """Single replies that are desirable or not: the better and the worse of a pair, both bad ones, and what is rated
     above or below the middle of the scale.
     """
@@ -101,7 +101,7 @@ def labelled_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
             yield {"prompt": _messages(judged.messages), "completion": reply, "label": good, "item_id": judged.id}
 
 
-def conversation_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def conversation_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """Conversations to imitate: what people wrote, or else the reply that they like best."""
     texts = list(dict.fromkeys(one.answer.text for one in judged.opinions if one.answer.text))
     if not texts and (best := best_slot(judged, filters)) is not None:
@@ -110,7 +110,7 @@ def conversation_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
         yield {"messages": [*_messages(judged.messages), *_reply(text)], "item_id": judged.id}
 
 
-def mean_rating_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def mean_rating_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """A row a reply with the mean of its ratings."""
     for row in rating_rows(judged, filters):
         values = [one["value"] for one in row["judgements"]]
@@ -123,7 +123,7 @@ def mean_rating_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
         }
 
 
-def vote_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def vote_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """A row a judgement; `given` is the answer as it was given, before its sign was turned or an axis was chosen."""
     for one in judged.opinions:
         yield {
@@ -139,7 +139,7 @@ def vote_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
         }
 
 
-def table_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
+def table_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """The same for a table: what is no single value as JSON text, a column a reply."""
     for one in judged.opinions:
         answer = one.answer
@@ -164,7 +164,7 @@ def table_rows(judged: Judged, filters: Filters) -> Iterator[Row]:
         yield {column: value if column in _NUMBERS else str(value) for column, value in row.items()}
 
 
-def pair_of(judged: Judged) -> Preference:
+def pair_of(judged: JudgedItem) -> Preference:
     """The item as a preference of our records."""
     first, second = judged.replies
     told = tuple(
@@ -174,7 +174,7 @@ def pair_of(judged: Judged) -> Preference:
     return Preference(judged.id, judged.messages, (first, second), told)
 
 
-def ranking_of(judged: Judged) -> Ranking:
+def ranking_of(judged: JudgedItem) -> Ranking:
     """The item as a ranking of our records."""
     told = tuple(
         RankJudgement(one.annotator, _time(one), one.answer.ranks or _ranks(one.side), one.answer.reason)
@@ -183,7 +183,7 @@ def ranking_of(judged: Judged) -> Ranking:
     return Ranking(judged.id, judged.messages, judged.replies, told)
 
 
-def decided(judged: Judged) -> Iterator[Pair]:
+def decided(judged: JudgedItem) -> Iterator[Pair]:
     """The pairs of the item (all of a ranking) of which one reply is preferred by more people than the other."""
     pairs = [pair_of(judged)] if judged.question.is_pair else pairs_of(ranking_of(judged))
     for pair in pairs:
@@ -206,7 +206,7 @@ def margin(pair: Preference) -> float:
     return max(0.0, -mean if better > 0.5 else mean)
 
 
-def best_slot(judged: Judged, filters: Filters) -> int | None:
+def best_slot(judged: JudgedItem, filters: Filters) -> int | None:
     """The reply that people like best; None where there is no single one, or nobody compared."""
     if judged.question.is_pair:
         return {"first": 0, "second": 1}.get(winner(judged.opinions))
@@ -218,7 +218,7 @@ def best_slot(judged: Judged, filters: Filters) -> int | None:
     return None
 
 
-def forged(judged: Judged) -> str | None:
+def forged(judged: JudgedItem) -> str | None:
     """Why the item cannot be a transcript: a system message, or text that would read as turns of its own."""
     if judged.messages[0].role == "system":
         return "system"
@@ -233,7 +233,7 @@ def forged(judged: Judged) -> str | None:
     return None
 
 
-def _labels(judged: Judged, filters: Filters) -> Sequence[bool | None]:
+def _labels(judged: JudgedItem, filters: Filters) -> Sequence[bool | None]:
     if judged.question.is_pair:
         sides = {"first": (True, False), "second": (False, True), "both_bad": (False, False), "tie": (None, None)}
         return sides[winner(judged.opinions)]
@@ -242,7 +242,7 @@ def _labels(judged: Judged, filters: Filters) -> Sequence[bool | None]:
     return [None if mean in (None, middle) else mean > middle for mean in _means(judged, filters)]
 
 
-def _means(judged: Judged, filters: Filters) -> list[float | None]:
+def _means(judged: JudgedItem, filters: Filters) -> list[float | None]:
     """Mean rating of each slot; None where nobody rated it."""
     rating = rating_of(judged.question, filters.axis)
     means = []
@@ -286,7 +286,7 @@ def _transcript(messages: Sequence[Message], reply: str) -> str:
     return "".join(f"\n\n{names[turn.role]}: {turn.content}" for turn in turns)
 
 
-def _stamps(judged: Judged, one: Opinion) -> dict[str, Any]:
+def _stamps(judged: JudgedItem, one: Opinion) -> dict[str, Any]:
     return {
         "id": judged.id,
         "item": judged.item,

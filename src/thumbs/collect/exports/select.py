@@ -15,7 +15,7 @@ from sqlalchemy import select as query
 from thumbs.collect.errors import CollectError
 from thumbs.collect.exports.judged import (
     Aggregate,
-    Judged,
+    JudgedItem,
     Opinion,
     agreement,
     answer_on_axis,
@@ -107,7 +107,7 @@ def select(
     watermark: int,
     tally: Tally,
     most_items: int | None = None,
-) -> Iterator[Judged]:
+) -> Iterator[JudgedItem]:
     """The items that have opinions left, by number, each with those opinions, oldest first; counts into `tally`.
 
     Only items of the work: what people were tested with is not theirs to teach. The same watermark and filters give
@@ -209,7 +209,7 @@ class _Sieve:
             return None
         return vote.answer
 
-    def judged(self, texts: Texts, votes: Sequence[Vote], tally: Tally) -> Judged | None:
+    def judged(self, texts: Texts, votes: Sequence[Vote], tally: Tally) -> JudgedItem | None:
         """The item with the opinions that are left; None where there are none."""
         tally.items += 1
         tally.read += len(votes)
@@ -233,8 +233,8 @@ class _Sieve:
             tally.dropped["aggregate"] += folded
         return one
 
-    def _item(self, texts: Texts, opinions: Sequence[Opinion]) -> Judged:
-        return Judged(
+    def _item(self, texts: Texts, opinions: Sequence[Opinion]) -> JudgedItem:
+        return JudgedItem(
             id=f"{self.project.slug}/{texts.item}",
             item=texts.item,
             name=texts.name,
@@ -246,7 +246,7 @@ class _Sieve:
             opinions=tuple(opinions),
         )
 
-    def _item_fault(self, judged: Judged) -> str | None:
+    def _item_fault(self, judged: JudgedItem) -> str | None:
         asked = self.filters
         policy = judged.chosen_by.get("policy", "")
         way = policy if policy in ("random", "file", "") else "active"

@@ -20,7 +20,7 @@ from sqlalchemy import select as query
 from thumbs import __version__
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.exports.dataset import write_dataset
-from thumbs.collect.exports.formats import Format, find_format, fitted
+from thumbs.collect.exports.formats import ExportFormat, find_format, fitted
 from thumbs.collect.exports.select import Filters, Tally, select, with_settings
 from thumbs.collect.exports.table import table_lines
 from thumbs.collect.records import Project
@@ -199,7 +199,7 @@ class _Making:
         self.store, self.name, self.filters, self.watermark = store, name, filters, watermark
         self.project: Project = store.projects.get(project_id)
         self.question = store.projects.question(project_id)[1]
-        self.form: Format = find_format(name, self.question, filters)
+        self.form: ExportFormat = find_format(name, self.question, filters)
         self.tally = Tally()
         self.generators: Counter[str] = Counter()
         self.turned = False

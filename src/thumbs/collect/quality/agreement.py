@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thumbs.collect.quality.estimate import Estimate, bootstrapped
-from thumbs.collect.quality.judged import OVERALL, Judged, Opinions
+from thumbs.collect.quality.judged import OVERALL, Opinions, VoteTable
 
 SIDES = np.array([-1, 0, 1])
 """The first reply is better, neither, the second."""
@@ -63,7 +63,7 @@ class Sums:
         return Sums(coincidences, rows[..., square : square + categories], rows[..., -2], rows[..., -1])
 
 
-def agreement(judged: Judged, axis: str = OVERALL, *, resamples: int = 500, seed: int = 0) -> Agreement:
+def agreement(judged: VoteTable, axis: str = OVERALL, *, resamples: int = 500, seed: int = 0) -> Agreement:
     """Agreement on an axis, or on the question itself; all unknown where nobody judged what another did."""
     compared, rated = judged.compared.get(axis), judged.rated.get(axis)
     signs = None if compared is None else _read(compared, np.sign(compared.value), SIDES, resamples, seed)
@@ -80,7 +80,7 @@ def agreement(judged: Judged, axis: str = OVERALL, *, resamples: int = 500, seed
     )
 
 
-def by_axis(judged: Judged, *, resamples: int = 500, seed: int = 0) -> dict[str, Agreement]:
+def by_axis(judged: VoteTable, *, resamples: int = 500, seed: int = 0) -> dict[str, Agreement]:
     """Agreement on each axis that somebody used, the question itself apart."""
     axes = [axis for axis in {**judged.compared, **judged.rated} if axis != OVERALL]
     return {axis: agreement(judged, axis, resamples=resamples, seed=seed) for axis in axes}

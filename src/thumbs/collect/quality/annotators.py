@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from thumbs.collect.quality.agreement import Sums, alpha_ordinal, counted, pooled_coincidences
 from thumbs.collect.quality.bias import fair_coin, shown_first
 from thumbs.collect.quality.estimate import Estimate, share
-from thumbs.collect.quality.judged import OVERALL, Comparisons, Judged
+from thumbs.collect.quality.judged import OVERALL, Comparisons, VoteTable
 
 SCAN_CHARS_PER_S = 60
 """Nobody takes in more: 60 characters a second are 600 words of six a minute, Carver's scanning for one word (1992,
@@ -73,7 +73,7 @@ class Finding:
     p: float | None = None
 
 
-def people(judged: Judged) -> list[Person]:
+def people(judged: VoteTable) -> list[Person]:
     """Everyone who judged something or skipped, most judgements first."""
     of = _Counter(judged)
     skips = judged.said("skip")
@@ -110,7 +110,7 @@ def people(judged: Judged) -> list[Person]:
 
 @dataclass(frozen=True)
 class _Counter:
-    judged: Judged
+    judged: VoteTable
 
     def votes(self, which: np.ndarray) -> np.ndarray:
         """How many of these votes each account gave, [A]."""
@@ -136,7 +136,7 @@ class _Counter:
         return seconds, lengths
 
 
-def _agreement(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
+def _agreement(judged: VoteTable) -> tuple[np.ndarray, np.ndarray]:
     """Sum of the shares of agreeing others, and the number of judgements that have others, [A] each."""
     accounts = len(judged.accounts)
     found = judged.compared.get(OVERALL)
@@ -155,7 +155,7 @@ def _agreement(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
     return agree, np.bincount(judged.account[rows > 0], minlength=accounts)
 
 
-def _alpha_without(judged: Judged) -> list[float | None]:
+def _alpha_without(judged: VoteTable) -> list[float | None]:
     """Ordinal α of all the others, by account."""
     found: Comparisons | None = judged.compared.get(OVERALL)
     if found is None:
@@ -176,7 +176,7 @@ def _alpha_without(judged: Judged) -> list[float | None]:
     return alphas
 
 
-def _first(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
+def _first(judged: VoteTable) -> tuple[np.ndarray, np.ndarray]:
     """How many judgements prefer the reply shown first, and how many the first or the last, [A] each."""
     accounts = len(judged.accounts)
     found = judged.compared.get(OVERALL)

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from thumbs.collect.quality.estimate import Estimate, share
-from thumbs.collect.quality.judged import OVERALL, Comparisons, Judged
+from thumbs.collect.quality.judged import OVERALL, Comparisons, VoteTable
 
 UNIT_CHARS = 100
 """Characters that the odds of a longer reply are told for."""
@@ -48,7 +48,7 @@ class LengthBias:
     odds: Estimate
 
 
-def position(judged: Judged) -> PositionBias:
+def position(judged: VoteTable) -> PositionBias:
     """Position bias of all people together; `annotators` has it for each."""
     found = judged.compared.get(OVERALL)
     if found is None:
@@ -67,7 +67,7 @@ def shown_first(compared: Comparisons) -> tuple[np.ndarray, np.ndarray]:
     return preferred & (np.sign(compared.chosen) == compared.earlier), preferred
 
 
-def length(judged: Judged) -> LengthBias:
+def length(judged: VoteTable) -> LengthBias:
     """Length bias of all people together."""
     found = judged.compared.get(OVERALL)
     if found is None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from thumbs.collect.quality.judged import OVERALL, Judged, Opinions
+from thumbs.collect.quality.judged import OVERALL, Opinions, VoteTable
 
 Why = Literal["opposite", "far", "both_bad", "ratings"]
 """opposite: people prefer opposite replies; far: two strengths are 5 steps or more apart; both_bad: one prefers a reply
@@ -29,7 +29,7 @@ class Dispute:
     sd: float
 
 
-def disputes(judged: Judged, most: int | None = None) -> list[Dispute]:
+def disputes(judged: VoteTable, most: int | None = None) -> list[Dispute]:
     """The items in dispute, largest deviation first, then the oldest; at most `most`."""
     why: dict[Why, np.ndarray] = {
         name: np.zeros(len(judged.items), dtype=bool) for name in ("opposite", "far", "both_bad", "ratings")
@@ -49,8 +49,8 @@ def disputes(judged: Judged, most: int | None = None) -> list[Dispute]:
     return _listed(judged, why, most)
 
 
-def deviations(judged: Judged) -> np.ndarray:
-    """The `sd` of each item of Judged.items; NaN where no two people judged the same, [I]."""
+def deviations(judged: VoteTable) -> np.ndarray:
+    """The `sd` of each item of VoteTable.items; NaN where no two people judged the same, [I]."""
     found = [judged.compared[OVERALL]] if not judged.rated and OVERALL in judged.compared else []
     squares, freedom = np.zeros(len(judged.items)), np.zeros(len(judged.items))
     for opinions in [*found, *judged.rated.values()]:
@@ -62,7 +62,7 @@ def deviations(judged: Judged) -> np.ndarray:
     return np.sqrt(np.where(freedom > 0, squares, np.nan) / np.maximum(freedom, 1))
 
 
-def _listed(judged: Judged, why: dict[Why, np.ndarray], most: int | None) -> list[Dispute]:
+def _listed(judged: VoteTable, why: dict[Why, np.ndarray], most: int | None) -> list[Dispute]:
     sd = deviations(judged)
     n = np.bincount(judged.item[~judged.said("skip")], minlength=len(sd))
     places = np.flatnonzero(np.any(list(why.values()), axis=0))
@@ -73,7 +73,7 @@ def _listed(judged: Judged, why: dict[Why, np.ndarray], most: int | None) -> lis
     ]
 
 
-def _items(judged: Judged, verdict: str) -> np.ndarray:
+def _items(judged: VoteTable, verdict: str) -> np.ndarray:
     """Which items of real work somebody judged so, bool [I]."""
     found = np.zeros(len(judged.items), dtype=bool)
     found[judged.item[judged.work & judged.said(verdict)]] = True

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from thumbs.collect.quality.estimate import Estimate, share
-from thumbs.collect.quality.judged import OVERALL, Comparisons, Judged
+from thumbs.collect.quality.judged import OVERALL, Comparisons, VoteTable
 
 ELO_MEAN = 1000.0
 ELO_PER_NAT = 400 / math.log(10)
@@ -29,7 +29,7 @@ _Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
-class Standing:
+class GeneratorRank:
     """One generator (id). strength: on the Elo scale, n its comparisons with others; best_rank … worst_rank: where it
     may stand, counting as ahead or behind only those from which it is separated; next_separated: whether it is
     separated from the one listed below it; group: generators that were never compared, not even through others, are of
@@ -64,13 +64,13 @@ class WinMatrix:
         return share(float(self.wins[row, column]), round(float(self.n[row, column])))
 
 
-def win_matrix(judged: Judged, axis: str = OVERALL) -> WinMatrix:
+def win_matrix(judged: VoteTable, axis: str = OVERALL) -> WinMatrix:
     """Who beat whom, on an axis or overall."""
     games = _Games.of(judged, axis)
     return WinMatrix(tuple(int(one) for one in games.ids), games.wins())
 
 
-def leaderboard(judged: Judged, axis: str = OVERALL, *, resamples: int = 500, seed: int = 0) -> list[Standing]:
+def leaderboard(judged: VoteTable, axis: str = OVERALL, *, resamples: int = 500, seed: int = 0) -> list[GeneratorRank]:
     """Generators that were compared with others, strongest first.
 
     Intervals, of strengths and of differences, are percentiles of a bootstrap over items, stretched to ± 1.96 standard
@@ -94,7 +94,7 @@ def leaderboard(judged: Judged, axis: str = OVERALL, *, resamples: int = 500, se
         value, least, most = (ELO_MEAN + ELO_PER_NAT * float(theta[g]) for theta in (fitted[0], low, high))
         after = order[place + 1] if place + 1 < len(order) else g
         standings.append(
-            Standing(
+            GeneratorRank(
                 generator=int(games.ids[g]),
                 strength=Estimate(value, least, most, int(played[g])),
                 best_rank=1 + int(ahead[:, g].sum()),
@@ -167,7 +167,7 @@ class _Games:
     won: np.ndarray
 
     @staticmethod
-    def of(judged: Judged, axis: str) -> _Games:
+    def of(judged: VoteTable, axis: str) -> _Games:
         found: Comparisons | None = judged.compared.get(axis)
         if found is None:
             nothing = np.zeros(0, dtype=np.int64)

@@ -26,8 +26,8 @@ T = TypeVar("T")
 class Opinions:
     """One row for each number that a person gave, or implied, of the same thing.
 
-    vote: its row in the votes. item, account: places in Judged.items and .accounts. unit: number of the thing that was
-    judged, from 0; value: what was said of it. All int64 [N], in the order of the votes.
+    vote: its row in the votes. item, account: places in VoteTable.items and .accounts. unit: number of the thing that
+    was judged, from 0; value: what was said of it. All int64 [N], in the order of the votes.
     """
 
     vote: np.ndarray
@@ -57,13 +57,13 @@ class Comparisons(Opinions):
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class VoteTable:
     """Votes, skips among them, and what they say.
 
     items, accounts int64: their ids, ascending. Of each vote: judgement (id), item and account (places in those),
-    verdict (place in Judged.VERDICTS), active_ms, right (1 where the item's answer is known and this is it, 0 where it
-    is not, -1 where nobody knows or it is a skip), work (whether the item is real work), lengths [V, 9] of the replies
-    in characters.
+    verdict (place in VoteTable.VERDICTS), active_ms, right (1 where the item's answer is known and this is it, 0 where
+    it is not, -1 where nobody knows or it is a skip), work (whether the item is real work), lengths [V, 9] of the
+    replies in characters.
     compared: by axis, OVERALL first, the comparisons of real work; rated: by axis the ratings of single replies. Golds
     and tests are chosen to be easy, so they count in neither.
     """
@@ -84,7 +84,7 @@ class Judged:
     rated: Mapping[str, Opinions]
 
     @staticmethod
-    def of(votes: Iterable[Vote], facts: Iterable[ItemFacts]) -> Judged:
+    def of(votes: Iterable[Vote], facts: Iterable[ItemFacts]) -> VoteTable:
         """Reads both once; raises CollectError for a vote on an item that `facts` does not know."""
         return _Reader({fact.item: fact for fact in facts}).read(votes)
 
@@ -100,7 +100,7 @@ class _Reader:
         self.orders: dict[tuple[int, ...], int] = {}
         self.votes, self.compared, self.rated = array("q"), array("q"), array("q")
 
-    def read(self, votes: Iterable[Vote]) -> Judged:
+    def read(self, votes: Iterable[Vote]) -> VoteTable:
         for number, vote in enumerate(votes):
             fact = self.facts.get(vote.item)
             if fact is None:
@@ -124,7 +124,7 @@ class _Reader:
             for axis, value in ratings.items():
                 self.rated.extend((number, self.axes.setdefault(axis, len(self.axes)), slot, slot, value))
 
-    def columns(self) -> Judged:
+    def columns(self) -> VoteTable:
         votes = _table(self.votes, 8)
         items, item = np.unique(votes[:, 1], return_inverse=True)
         accounts, account = np.unique(votes[:, 2], return_inverse=True)
@@ -153,7 +153,7 @@ class _Reader:
                 ends=np.abs(shown[:, 1] - shown[:, 0]) == last[order],
             )
 
-        return Judged(
+        return VoteTable(
             items=items,
             accounts=accounts,
             judgement=votes[:, 0],

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from starlette.datastructures import FormData
 from starlette.routing import Route
 
-from thumbs.collect.overview import Progress, progress
+from thumbs.collect.overview import ProjectProgress, progress
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.quality.annotators import Finding
 from thumbs.collect.question import Question
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.web import (
     admin_export,
     admin_import,
@@ -52,18 +52,18 @@ def routes() -> list[Route]:
 def home(visit: Visit) -> Content:
     """All projects with their progress."""
     known = progress(visit.store.db)
-    return {"projects": [(one, known.get(one.id, Progress())) for one in visit.store.projects.all()]}
+    return {"projects": [(one, known.get(one.id, ProjectProgress())) for one in visit.store.projects.all()]}
 
 
 def new_project(_visit: Visit) -> Content:
     """An empty form."""
-    return {"question": Question(), "settings": Settings()}
+    return {"question": Question(), "settings": ProjectSettings()}
 
 
 def create(visit: Visit, form: FormData) -> str:
     """Makes the project, and goes to where items are added."""
     team = not visit.site.local
-    settings = Settings(
+    settings = ProjectSettings(
         overlap=1 if (overlap := number(form, "overlap")) is None else overlap,
         invited_only=team and "open_to_all" not in form,
     )
@@ -81,7 +81,7 @@ def create(visit: Visit, form: FormData) -> str:
 def overview(visit: Visit) -> Content:
     """How far the project is, how fast, and what to worry about."""
     now = datetime.now(UTC)
-    how_far = progress(visit.store.db, visit.project.id).get(visit.project.id, Progress())
+    how_far = progress(visit.store.db, visit.project.id).get(visit.project.id, ProjectProgress())
     shown = visit.numbers()
     content: Content = {
         "progress": how_far,
@@ -103,13 +103,13 @@ def _told(finding: Finding, handles: Mapping[int, str], t: charts.Words) -> str:
     return t(f"admin.finding.{finding.code}", who=handles.get(finding.account or 0, ""), **shown)
 
 
-def _bar(how_far: Progress) -> object:
+def _bar(how_far: ProjectProgress) -> object:
     about = f"{how_far.given} / {how_far.wanted}"
     rest = max(how_far.wanted - how_far.given - how_far.live, 0)
     return charts.progress([("done", how_far.given), ("live", how_far.live), ("rest", rest)], about)
 
 
-def _paced(numbers: Numbers, how_far: Progress, now: datetime) -> Content:
+def _paced(numbers: Numbers, how_far: ProjectProgress, now: datetime) -> Content:
     hours = numbers.tape.hours(now, _DAYS)
     rate = numbers.tape.rate(now)
     columns = [

@@ -10,12 +10,16 @@ from starlette.datastructures import FormData, QueryParams
 
 from thumbs.collect.errors import CollectError
 from thumbs.collect.question import Axis, Question
-from thumbs.collect.settings import Settings
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.web.admin_site import number, text
 
 QUESTION_FIELDS = tuple(Question.model_fields)
 """Fields of a form that asks for a question."""
-SETTINGS_FIELDS = (*(set(Settings.model_fields) - {"lease_s", "qualify_share"}), "lease_minutes", "qualify_percent")
+SETTINGS_FIELDS = (
+    *(set(ProjectSettings.model_fields) - {"lease_s", "qualify_share"}),
+    "lease_minutes",
+    "qualify_percent",
+)
 """Fields of the form of a project's settings."""
 _AXIS = re.compile(
     r"([a-z][a-z0-9_]*)\s*(?::\s*([^\[\]*]*?))?\s*(?:\[\s*(\d+)\s*-\s*(\d+)\s*\])?"
@@ -62,16 +66,20 @@ def axes_text(question: Question) -> str:
     return "\n".join(lines)
 
 
-def read_settings_form(form: FormData, now: Settings) -> Settings:
+def read_settings_form(form: FormData, now: ProjectSettings) -> ProjectSettings:
     """The settings of a form; what it has no field for stays as it is now."""
-    values, percent, minutes = read_fields(Settings, form), text(form, "qualify_percent"), number(form, "lease_minutes")
+    values, percent, minutes = (
+        read_fields(ProjectSettings, form),
+        text(form, "qualify_percent"),
+        number(form, "lease_minutes"),
+    )
     if percent and not re.fullmatch(r"\d{1,3}", percent):
         raise CollectError(f"the share of right answers must be 0 to 100 per cent, got {percent!r}"[:200])
     if percent:
         values["qualify_share"] = int(percent) / 100
     if minutes is not None:
         values["lease_s"] = 60 * minutes
-    return Settings.model_validate({**now.model_dump(), **values}, strict=False)
+    return ProjectSettings.model_validate({**now.model_dump(), **values}, strict=False)
 
 
 def _axis(line: str) -> Axis:

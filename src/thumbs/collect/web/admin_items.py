@@ -24,7 +24,7 @@ _EXCERPT = 160
 
 
 @dataclass(frozen=True)
-class Line:
+class ListedItem:
     """An item in a list: the end of its prompt, who wrote its replies, and who said what of it."""
 
     record: ItemRecord
@@ -155,7 +155,7 @@ def gold(visit: Visit) -> Content:
     }
 
 
-def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[str, ...]]) -> list[Line]:
+def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[str, ...]]) -> list[ListedItem]:
     """The items with their prompts and votes; three queries, however many they are."""
     ids = [record.id for record in records]
     texts = visit.store.items.texts(ids)
@@ -167,7 +167,7 @@ def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[s
         asked = texts[record.id].messages[-1].content
         excerpt = asked if len(asked) <= _EXCERPT else asked[: _EXCERPT - 1] + "…"
         makers = tuple(reply.generator.name for reply in texts[record.id].replies)
-        found.append(Line(record, excerpt, makers, tuple(votes[record.id]), why.get(record.id, ())))
+        found.append(ListedItem(record, excerpt, makers, tuple(votes[record.id]), why.get(record.id, ())))
     return found
 
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError, Conflict
 from thumbs.collect.projects import read_settings
-from thumbs.collect.records import Effort, Nothing, Project, Task
+from thumbs.collect.records import Effort, NoTask, Project, Task
 from thumbs.collect.web.join import completion_link
 from thumbs.collect.web.render import fragment, language_of, page, static
 from thumbs.collect.web.requests import ANNOTATE, answer, problem, redirect
@@ -70,7 +70,7 @@ def routes() -> list[Route]:
         person(f"{project}/chat", begin, "POST", "goal", "text", slow=True),
         person("/api/chat/{id}/turns", turn, "POST", "text", slow=True),
         person("/api/chat/{id}/end", end, "POST", "success"),
-        person(own, look),
+        person(own, show_task),
         person(f"{own}/judgement", judge, "PUT", *_JUDGEMENT),
         person(f"{own}/revisions", revise, "POST", *_JUDGEMENT),
         person(f"{own}/release", release, "POST"),
@@ -143,10 +143,10 @@ def revise(visit: Visit) -> Response:
         return problem(412, "Precondition Failed", str(conflict), revision=conflict.revision)
 
 
-def look(visit: Visit) -> dict[str, Any]:
-    """An own task again, with the answer that stands."""
+def show_task(visit: Visit) -> dict[str, Any]:
+    """One of the caller's own tasks, with the answer that stands."""
     mine = visit.path("id"), visit.account
-    task = visit.store.work.look(*mine)
+    task = visit.store.work.show(*mine)
     return {"task": _task(visit, task, visit.store.projects.get(visit.store.work.project_of(*mine)))}
 
 
@@ -225,7 +225,7 @@ def _next(visit: Visit, project: Project) -> dict[str, Any]:
         return {"task": _task(visit, found, project)}
     if found == "your_turn":
         return {"nothing": found, "html": _your_turn(visit, project)}
-    reason: Nothing = "waiting" if found == "done" and project.slug in visit.site.sources else found
+    reason: NoTask = "waiting" if found == "done" and project.slug in visit.site.sources else found
     html = fragment(
         visit.request,
         "nothing.html",

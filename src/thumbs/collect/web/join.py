@@ -15,8 +15,8 @@ from starlette.routing import Route
 from thumbs.collect.errors import NotFound
 from thumbs.collect.people import EXTERNAL_ID, Source
 from thumbs.collect.projects import read_settings
-from thumbs.collect.records import Account, Nothing, Project
-from thumbs.collect.settings import Settings
+from thumbs.collect.records import Account, NoTask, Project
+from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.login import begin_session
 from thumbs.collect.web.render import page
@@ -32,7 +32,7 @@ _PROLIFIC_DONE = "https://app.prolific.com/submissions/complete?cc="
 _HIT = "hit"
 NO_CODE = "NOCODE"
 """What Prolific takes from somebody who has no code; the researcher then decides, or they return the submission."""
-_FINISHED: tuple[Nothing, ...] = ("quota", "done", "closed")
+_FINISHED: tuple[NoTask, ...] = ("quota", "done", "closed")
 
 
 def routes() -> list[Route]:
@@ -82,7 +82,7 @@ async def join_mturk(request: Request) -> Response:
     return response
 
 
-def completion_link(request: Request, project: Project, caller: Caller, reason: Nothing) -> dict[str, str] | None:
+def completion_link(request: Request, project: Project, caller: Caller, reason: NoTask) -> dict[str, str] | None:
     """How a hired worker gets back, if there is nothing for them to do now; None for everybody else.
 
     {"kind": "link", "url"} is Prolific's page, "leave" the same without a code; {"kind": "form", "url", "assignmentId"}
@@ -104,7 +104,7 @@ def completion_link(request: Request, project: Project, caller: Caller, reason: 
     return {"kind": "leave" if code == NO_CODE else "link", "url": _PROLIFIC_DONE + code}
 
 
-def _code(settings: Settings, reason: Nothing, answered: int, given: int) -> str:
+def _code(settings: ProjectSettings, reason: NoTask, answered: int, given: int) -> str:
     """The code for how it ended: the share is done, the test was failed, or neither, whatever the reason."""
     otherwise = settings.prolific_code if answered and settings.prolific_code else NO_CODE
     if reason == "not_qualified":

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from thumbs.collect.overview import Wanted
 from thumbs.collect.overview_numbers import SECONDS, Numbers
 from thumbs.collect.projects import read_question
-from thumbs.collect.quality.generators import Standing
+from thumbs.collect.quality.generators import GeneratorRank
 from thumbs.collect.records import Vote
 from thumbs.collect.web import charts
 from thumbs.collect.web.admin_items import known_items, listed, pair_filter, pairs_met
@@ -107,7 +107,7 @@ def second_columns(numbers: Numbers, t: charts.Words) -> list[charts.Column]:
     ]
 
 
-def _rows(board: Sequence[Standing]) -> list[tuple[Standing, object]]:
+def _rows(board: Sequence[GeneratorRank]) -> list[tuple[GeneratorRank, object]]:
     """Each generator with its interval drawn on the scale of all."""
     if not board:
         return []

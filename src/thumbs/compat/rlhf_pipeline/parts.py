@@ -147,14 +147,14 @@ class SFTTrainer(Trainer):
         super().__init__(pipeline, pipeline.run_sft)
 
 
-class RewardTrainer(Trainer):
+class RewardStage(Trainer):
     """The reward model, from the SFT model."""
 
     def __init__(self, pipeline: RLHFPipeline, sft_model_path: str | Path) -> None:
         super().__init__(pipeline, partial(pipeline.run_reward_training, sft_model_path))
 
 
-class PPOTrainer(Trainer):
+class PPOStage(Trainer):
     """PPO of the SFT model against the reward model."""
 
     def __init__(self, pipeline: RLHFPipeline, sft_model_path: str | Path, reward_model_path: str | Path) -> None:
@@ -177,8 +177,8 @@ class KTOTrainer(Trainer):
 
 _TRAINERS: Mapping[str, Callable[..., Trainer]] = {
     "sft": SFTTrainer,
-    "reward": RewardTrainer,
-    "ppo": PPOTrainer,
+    "reward": RewardStage,
+    "ppo": PPOStage,
     "dpo": DPOTrainer,
     "kto": KTOTrainer,
 }

@@ -21,7 +21,7 @@ from thumbs.compat.rlhf_pipeline.logs import log_to
 from thumbs.compat.rlhf_pipeline.pt_files import pack, write_pt
 from thumbs.compat.rlhf_pipeline.rows import load_conversations, load_pairs, load_prompts, split
 from thumbs.compat.rlhf_pipeline.settings import RLHFConfig, read_settings
-from thumbs.compat.rlhf_pipeline.sources import Made, MadeSource, Opened, Source, source_of
+from thumbs.compat.rlhf_pipeline.sources import Made, MadeSource, ModelSource, OpenedModel, source_of
 from thumbs.compat.rlhf_pipeline.tokenizer import open_tokenizer_at, tokenizer_files
 from thumbs.compat.rlhf_pipeline.use import Policy, evaluate
 from thumbs.config.engine import EngineConfig
@@ -60,7 +60,7 @@ class RLHFPipeline:
         self.config = read_settings(config)
         self.logger = logging.getLogger(__name__)
         self.tokenizer: Tokenizer | None = None
-        self._base: Source | None = None
+        self._base: ModelSource | None = None
         self._made: MadeSource | None = None
         self._latest: Path | None = None
         self._policy: tuple[str, Policy] | None = None
@@ -234,7 +234,7 @@ class RLHFPipeline:
     def _train_ppo(
         self,
         context: Context,
-        judge: Opened,
+        judge: OpenedModel,
         critic: Path | None,
         prompts: list[Prompt],
         max_new_tokens: int,
@@ -278,7 +278,7 @@ class RLHFPipeline:
         critic = context.folder.path / CRITIC
         write_pt(output, pack(context.best, context.tokenizer, config, step, critic))
 
-    def _context(self, name: str, opened: Opened, tokenizer: Tokenizer) -> Context:
+    def _context(self, name: str, opened: OpenedModel, tokenizer: Tokenizer) -> Context:
         engine = open_engine(EngineConfig(device=self.device, optimizer=self.config.optimizer), tokenizer.decode)
         return Context(engine, tokenizer, StageFolder(self.save_dir / name), opened.model, self.config.seed)
 
@@ -290,7 +290,7 @@ class RLHFPipeline:
         known = stages.tokenizer_identity(tokenizer_files(tokenizer))
         return settings | models | {"tokenizer": known, "data": stages.data_identity(data)}
 
-    def _tokenizer_of(self, opened: Opened) -> Tokenizer:
+    def _tokenizer_of(self, opened: OpenedModel) -> Tokenizer:
         """A .pt brings its own; otherwise the one that tokenizer_path names, or the model's."""
         tokenizer = opened.tokenizer
         if not opened.config and self.config.tokenizer_path is not None:
@@ -304,13 +304,13 @@ class RLHFPipeline:
         """The prompts of ppo_data_path that leave room for a reply, and the tokens of the longest."""
         return load_prompts(self.config.ppo_data_path, tokenizer, stages.prompt_limit(limit))
 
-    def _limit(self, opened: Opened) -> int:
+    def _limit(self, opened: OpenedModel) -> int:
         """The longest sequence, tokens."""
         if opened.context < self.config.max_length:
             self.logger.info("sequences end at %d tokens, the model's context", opened.context)
         return min(opened.context, self.config.max_length)
 
-    def _open_policy(self, source: Source) -> Policy:
+    def _open_policy(self, source: ModelSource) -> Policy:
         identity = source.identity()
         if self._policy is None or self._policy[0] != identity:
             with source.open(self._work) as opened:
@@ -323,19 +323,19 @@ class RLHFPipeline:
             self._policy = (identity, policy)
         return self._policy[1]
 
-    def _newest(self) -> Source:
+    def _newest(self) -> ModelSource:
         """What the last stage of this object left, else what one left in save_dir, else the base model."""
         names = ("ppo/final_model.pt", "dpo/best_model.pt", "kto/best_model.pt", "sft/best_model.pt")
         found = [self.save_dir / name for name in names]
         newest = self._latest or next((path for path in found if path.exists()), None)
         return self._base_source() if newest is None else self._source_of(newest)
 
-    def _base_source(self) -> Source:
+    def _base_source(self) -> ModelSource:
         if self._base is None:
             self._base = self._source_of(self.config.model_name)
         return self._base
 
-    def _source_of(self, model: Made | str | Path) -> Source:
+    def _source_of(self, model: Made | str | Path) -> ModelSource:
         return source_of(model, self._made)
 
     @property
@@ -365,7 +365,7 @@ class RLHFPipeline:
                 raise RunError(f"{self.save_dir} is in use by another process; wait, or use another save_dir") from None
 
 
-def require_policy(opened: Opened, source: Source) -> None:
+def require_policy(opened: OpenedModel, source: ModelSource) -> None:
     """Raises ConfigError for a reward model."""
     if opened.start is not None:
         raise ConfigError(f"{source.label} is a reward model, which scores and does not write")

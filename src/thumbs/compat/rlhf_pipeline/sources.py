@@ -40,7 +40,7 @@ _MODELS_OF_FOLDERS = ("best_model.pt", "final_model.pt")
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedModel:
     """A model that an engine can create: its settings, the checkpoint that brings its head, and what belongs to it.
 
     tokenizer: None if the model brings none. vocab_size: None if it is not known. critic: the checkpoint of the value
@@ -56,7 +56,7 @@ class Opened:
     critic: Path | None = None
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """A model that can be opened while a stage runs."""
 
     label: str
@@ -66,7 +66,7 @@ class Source(Protocol):
         ...
 
     def open(self, work: Path) -> Any:
-        """Context manager of an Opened; what it needs on disk is below `work` and goes with it."""
+        """Context manager of an OpenedModel; what it needs on disk is below `work` and goes with it."""
         ...
 
 
@@ -88,13 +88,13 @@ class NamedSource:
         return model_digest(self.folder)
 
     @contextmanager
-    def open(self, work: Path) -> Iterator[Opened]:
+    def open(self, work: Path) -> Iterator[OpenedModel]:
         tokenizer = None
         try:
             tokenizer = open_tokenizer(self.model)
         except ModelError as error:  # tokenizer_path may name another one
             log.info("%s", error)
-        yield Opened(self.model, None, tokenizer, *_limits(self.model), {})
+        yield OpenedModel(self.model, None, tokenizer, *_limits(self.model), {})
 
 
 class PtSource:
@@ -108,7 +108,7 @@ class PtSource:
         return file_digest(self.path)
 
     @contextmanager
-    def open(self, work: Path) -> Iterator[Opened]:
+    def open(self, work: Path) -> Iterator[OpenedModel]:
         content = read_pt(self.path)
         tokenizer = content.tokenizer()
         # The name comes back when an interrupted stage goes on: its checkpoints hold it.
@@ -125,7 +125,7 @@ class PtSource:
                 unpack(content, folder, model.model_dump(mode="json"))
                 limits = _limits(model)
             head, critic = folder if content.is_reward else None, folder / CRITIC if content.value_model else None
-            yield Opened(model, head, tokenizer, *limits, content.config, critic)
+            yield OpenedModel(model, head, tokenizer, *limits, content.config, critic)
 
     def _maker(self) -> MadeSource:
         if self.made is None or self.made.is_hf:
@@ -168,18 +168,18 @@ class MadeSource:
         return module
 
     @contextmanager
-    def open(self, work: Path) -> Iterator[Opened]:
+    def open(self, work: Path) -> Iterator[OpenedModel]:
         if not self.is_hf:
             name = f"module:{self.identity()[:12]}"
             with named_module(name, lambda: copy.deepcopy(self.module)):
-                yield Opened(_settings(name, small=True), None, None, *self._limits, {})
+                yield OpenedModel(_settings(name, small=True), None, None, *self._limits, {})
             return
         folder = work.resolve() / f"made-{self.identity()[:12]}"
         shutil.rmtree(folder, ignore_errors=True)
         _save(self.module, folder)
         try:
             model = _settings(str(folder), small=False)
-            yield Opened(model, None, None, *_limits(model), {})
+            yield OpenedModel(model, None, None, *_limits(model), {})
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -194,7 +194,7 @@ class MadeSource:
         return module
 
 
-def source_of(given: Made | str | Path, made: MadeSource | None) -> Source:
+def source_of(given: Made | str | Path, made: MadeSource | None) -> ModelSource:
     """Where a model comes from, by what was given; raises ModelError for what names none."""
     if callable(given):
         return MadeSource(given)

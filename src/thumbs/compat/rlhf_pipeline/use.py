@@ -13,7 +13,7 @@ from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.engine.base import Engine, Handle
 from thumbs.errors import DataError
 from thumbs.evaluation.text import bleu, rouge
-from thumbs.records import Datum, Prompt
+from thumbs.records import Example, Prompt
 from thumbs.rollout.rounds import collect, seed_of
 from thumbs.rollout.sampler import Sampler
 
@@ -64,7 +64,7 @@ def mean_loss(policy: Policy, rows: Sequence[Conversation]) -> tuple[float, int]
     data = []
     for row in rows:
         sequences = training_sequences(policy.tokenizer, row)
-        data += [Datum.next_token(tokens, weights=mask) for tokens, mask in sequences]
+        data += [Example.next_token(tokens, weights=mask) for tokens, mask in sequences]
     outputs = policy.engine.forward(policy.handle, data)
     total = sum(float(datum.columns["weights"].sum()) for datum in data)
     spent = sum(float((o.logprobs * d.columns["weights"]).sum()) for o, d in zip(outputs, data, strict=True))

@@ -14,7 +14,7 @@ from thumbs.engine.base import Handle
 from thumbs.engine.batch import Batch
 from thumbs.engine.compute import Model, ModuleEngine
 from thumbs.errors import NonFiniteError
-from thumbs.records import Datum, TrainOutput
+from thumbs.records import Example, TrainOutput
 
 
 def open_here() -> ModuleEngine:
@@ -38,7 +38,7 @@ def trained(model: Model) -> list[nn.Parameter]:
 def forward_backward_if(
     engine: ModuleEngine,
     handle: Handle,
-    data: Sequence[Datum],
+    data: Sequence[Example],
     losses: Sequence[LossSpec],
     wanted: Callable[[TrainOutput], bool],
 ) -> TrainOutput:

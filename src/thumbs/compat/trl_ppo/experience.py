@@ -11,13 +11,13 @@ from torch import Tensor
 
 from thumbs.compat.trl_ppo.config import PPOConfig
 from thumbs.compat.trl_ppo.core import RunningMoments
-from thumbs.compat.trl_ppo.inputs import Batch
+from thumbs.compat.trl_ppo.inputs import QueryBatch
 from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead
 from thumbs.errors import ConfigError
 from thumbs.functional.advantages import gae
 from thumbs.functional.kl import kl_estimate
 from thumbs.functional.masked import masked_mean, masked_var, whiten
-from thumbs.records import Datum
+from thumbs.records import Example
 from thumbs.rewards.shaping import token_rewards
 from thumbs.stages.rollouts import pad
 
@@ -25,8 +25,10 @@ Penalty = Literal["kl", "abs", "mse", "full"]
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
-    """Of a batch before its update, [B, T] by target, 0 where mask is 0: nats, score units, nats."""
+class ForwardResults:
+    """What the models say of a batch before its update, [B, T] by target, 0 where mask is 0. logprobs and kl: nats;
+    values: score units.
+    """
 
     tokens: list[np.ndarray]
     mask: Tensor
@@ -37,27 +39,27 @@ class Looked:
 
 
 @dataclass(frozen=True, eq=False)
-class Experience:
-    """`looked`, and what follows from the scores [B] that are trained on; [B, T], score units."""
+class StepExperience:
+    """`forward`, and what follows from the scores [B] that are trained on; [B, T], score units."""
 
-    looked: Looked
+    forward: ForwardResults
     scores: Tensor
     non_score_rewards: Tensor
     advantages: Tensor
     returns: Tensor
 
 
-def look(
+def forward_batch(
     model: AutoModelForCausalLMWithValueHead,
     reference: AutoModelForCausalLMWithValueHead,
-    batch: Batch,
+    batch: QueryBatch,
     penalty: Penalty,
     temperature: float,
-) -> Looked:
+) -> ForwardResults:
     """Logprobs of policy and reference at `temperature`, values, and the KL of each token."""
     tokens = [np.concatenate(pair) for pair in zip(batch.queries, batch.responses, strict=True)]
     masks = [batch.by_target(i, mask) for i, mask in enumerate(batch.masks)]
-    data = [Datum.next_token(row, weights=mask) for row, mask in zip(tokens, masks, strict=True)]
+    data = [Example.next_token(row, weights=mask) for row, mask in zip(tokens, masks, strict=True)]
     policy = model.engine.forward(model.handle, data, temperature=temperature)
     fixed = reference.engine.forward(reference.handle, data, temperature=temperature)
     mask, logprobs = pad(masks), pad([output.logprobs for output in policy])
@@ -70,15 +72,15 @@ def look(
     else:
         kl = kl_estimate(logprobs, reference_logprobs, "k2" if penalty == "mse" else "k1") * mask
         kl = kl.abs() if penalty == "abs" else kl
-    return Looked(tokens, mask, logprobs, reference_logprobs, values, kl)
+    return ForwardResults(tokens, mask, logprobs, reference_logprobs, values, kl)
 
 
-def shape_rewards(looked: Looked, batch: Batch, scores: Tensor, kl_coef: float) -> tuple[Tensor, Tensor]:
+def shape_rewards(forward: ForwardResults, batch: QueryBatch, scores: Tensor, kl_coef: float) -> tuple[Tensor, Tensor]:
     """Token rewards [B, T], -kl_coef · KL and the score at the last counted token; and their part without scores."""
-    mask = looked.mask
-    price = token_rewards(torch.zeros_like(scores), looked.kl, mask, kl_coef)
+    mask = forward.mask
+    price = token_rewards(torch.zeros_like(scores), forward.kl, mask, kl_coef)
     single = torch.tensor([each is None for each in batch.token_rewards])
-    rewards = token_rewards(torch.where(single, scores, 0.0), looked.kl, mask, kl_coef)
+    rewards = token_rewards(torch.where(single, scores, 0.0), forward.kl, mask, kl_coef)
     for i, each in enumerate(batch.token_rewards):
         if each is not None:
             row = torch.from_numpy(batch.by_target(i, each))
@@ -86,17 +88,17 @@ def shape_rewards(looked: Looked, batch: Batch, scores: Tensor, kl_coef: float) 
     return rewards, price
 
 
-def advantages_of(looked: Looked, rewards: Tensor, config: PPOConfig) -> tuple[Tensor, Tensor]:
+def advantages_of(forward: ForwardResults, rewards: Tensor, config: PPOConfig) -> tuple[Tensor, Tensor]:
     """Advantages, whitened over the batch, and returns, [B, T]."""
-    mask = looked.mask
+    mask = forward.mask
     if config.whiten_rewards:
         rewards = _whiten(rewards, mask, config, shift_mean=False)
     steps = torch.ones_like(mask) if config.reproduce_trl else mask  # TRL lets γ and λ run through tokens left out
-    advantages, _ = gae(rewards, looked.values, steps, config.gamma, config.lam)
-    return _whiten(advantages, mask, config), (advantages + looked.values) * mask
+    advantages, _ = gae(rewards, forward.values, steps, config.gamma, config.lam)
+    return _whiten(advantages, mask, config), (advantages + forward.values) * mask
 
 
-def trained_scores(batch: Batch, running: RunningMoments, config: PPOConfig) -> Tensor:
+def trained_scores(batch: QueryBatch, running: RunningMoments, config: PPOConfig) -> Tensor:
     """Scores [B] after scaling by the running deviation, subtraction of the running mean, and clipping."""
     scores = batch.scores.clone()
     if any(each is not None for each in batch.token_rewards) and (config.use_score_scaling or config.score_clip):

@@ -18,7 +18,7 @@ from thumbs.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class QueryBatch:
     """One step's samples: tokens of query and response [N], the query's length, and of the response's tokens [M]
     which ones count. scores [B]; token_rewards: float [M] where a response came with a reward a token, else None.
     """
@@ -110,7 +110,7 @@ def _repeats(query: Any, response: Any) -> bool:
 
 def check_batch(
     batch_size: int, vocab_size: int, queries: Any, responses: Any, scores: Any, masks: Any | None = None
-) -> Batch:
+) -> QueryBatch:
     """The samples of one step; raises DataError that says which list and which element is wrong."""
     for name, each in (("queries", queries), ("responses", responses), ("scores", scores)):
         if not isinstance(each, list | tuple):
@@ -129,7 +129,7 @@ def check_batch(
     numbers = [_reward(value, length, i) for i, (value, length) in enumerate(zip(scores, lengths, strict=True))]
     sums = [float((n * m).sum()) if np.ndim(n) else float(n) for n, m in zip(numbers, counted, strict=True)]
     by_token = [number.astype(np.float32) if np.ndim(number) else None for number in numbers]
-    return Batch(tokens["queries"], tokens["responses"], counted, torch.tensor(sums), by_token)
+    return QueryBatch(tokens["queries"], tokens["responses"], counted, torch.tensor(sums), by_token)
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from thumbs.compat.trl_ppo.engine import open_here
-from thumbs.config.model import ADAPTED, LoraConfig, ModelConfig
+from thumbs.config.model import ADAPTED, AdapterConfig, ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.checkpoints import ADAPTER, HEAD, MANIFEST, read_tensors
@@ -57,7 +57,7 @@ IGNORED = {
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model in an engine; `files` holds the weights of a model that came as an object."""
 
     engine: ModuleEngine
@@ -65,7 +65,7 @@ class Loaded:
     files: TemporaryDirectory | None
 
 
-def load(source: Any, keywords: Mapping[str, Any]) -> Loaded:
+def load(source: Any, keywords: Mapping[str, Any]) -> LoadedModel:
     """A trainable model with a language-model head and a value head; see `from_pretrained`."""
     _check(keywords)
     files = None
@@ -88,7 +88,7 @@ def load(source: Any, keywords: Mapping[str, Any]) -> Loaded:
     if adapter is not None and model_adapter is not None:
         model_adapter.load_peft_state(read_tensors(adapter))
     _fill_head(engine, handle, folder if folder.is_dir() else None, keywords)
-    return Loaded(engine, handle, files)
+    return LoadedModel(engine, handle, files)
 
 
 def save(engine: ModuleEngine, handle: Handle, folder: Path, config: Any) -> None:
@@ -121,12 +121,12 @@ def describe(name: str, trunk: Trunk) -> Any:
     return SimpleNamespace(**dict.fromkeys(SPECIAL_TOKENS) | values | raw)
 
 
-def read_lora(config: Any, depth: int) -> LoraConfig:
+def read_lora(config: Any, depth: int) -> AdapterConfig:
     """Our settings, for a model of `depth` layers, from PEFT's LoraConfig, its dictionary or adapter_config.json.
 
     Raises ConfigError for what is not supported.
     """
-    if isinstance(config, LoraConfig):
+    if isinstance(config, AdapterConfig):
         return config
     given = dict(config) if isinstance(config, Mapping) else dict(vars(config))
     kind = str(getattr(given.get("peft_type"), "value", given.get("peft_type") or "LORA"))
@@ -148,7 +148,7 @@ def read_lora(config: Any, depth: int) -> LoraConfig:
         if layers != list(range(depth - len(layers), depth)):
             raise ConfigError(f"peft_config: layers_to_transform={layers}; only the last of the {depth} can be chosen")
     ordered = tuple(name for name in ADAPTED if name in targets) + tuple(t for t in targets if t not in ADAPTED)
-    return LoraConfig(
+    return AdapterConfig(
         rank=given.get("r") or 8,
         alpha=given.get("lora_alpha") or 8,
         targets=ordered,
@@ -174,7 +174,9 @@ def _refuse_settings(given: Mapping[str, Any]) -> None:
 def _check(keywords: Mapping[str, Any]) -> None:
     for name, value in keywords.items():
         if name in ("reward_adapter", "reward_adapter_name"):
-            raise ConfigError(f"from_pretrained({name}=…): train a reward model (`thumbs reward-model`) and call it yourself")
+            raise ConfigError(
+                f"from_pretrained({name}=…): train a reward model (`thumbs reward-model`) and call it yourself"
+            )
         if name not in (*OWN, *IGNORED):
             close = difflib.get_close_matches(name, [*OWN, *IGNORED], n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(OWN)}"

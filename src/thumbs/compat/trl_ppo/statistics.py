@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from thumbs.compat.trl_ppo.experience import Experience
-from thumbs.compat.trl_ppo.inputs import Batch
+from thumbs.compat.trl_ppo.experience import StepExperience
+from thumbs.compat.trl_ppo.inputs import QueryBatch
 from thumbs.compat.trl_ppo.update import Seen
 from thumbs.functional.masked import masked_mean
 
 DISTRIBUTIONS = ("policy/advantages", "policy/ratio")
 
 
-def step_statistics(batch: Batch, learned: Experience, seen: Sequence[Seen], kl_coef: float) -> dict[str, Any]:
+def step_statistics(batch: QueryBatch, learned: StepExperience, seen: Sequence[Seen], kl_coef: float) -> dict[str, Any]:
     """objective/*, ppo/* and tokens/*; KL in nats a sequence, entropies in nats, lengths in tokens.
 
     Of each minibatch's means the mean over minibatches; ratio and advantages of every counted token of all of them.
     """
-    looked = learned.looked
-    kl = looked.kl.sum(1)
+    forward = learned.forward
+    kl = forward.kl.sum(1)
     mean_kl = float(kl.mean())
     if mean_kl < -1.0:
         warnings.warn(
@@ -34,11 +34,11 @@ def step_statistics(batch: Batch, learned: Experience, seen: Sequence[Seen], kl_
     stats: dict[str, Any] = {
         "objective/kl": mean_kl,
         "objective/kl_dist": kl.numpy(),
-        "objective/logprobs": looked.logprobs.numpy(),
-        "objective/ref_logprobs": looked.reference_logprobs.numpy(),
+        "objective/logprobs": forward.logprobs.numpy(),
+        "objective/ref_logprobs": forward.reference_logprobs.numpy(),
         "objective/kl_coef": kl_coef,
-        "objective/entropy": float(-looked.logprobs.sum(1).mean()),
-        "ppo/mean_non_score_reward": float(masked_mean(learned.non_score_rewards, looked.mask)),
+        "objective/entropy": float(-forward.logprobs.sum(1).mean()),
+        "ppo/mean_non_score_reward": float(masked_mean(learned.non_score_rewards, forward.mask)),
         "ppo/mean_scores": float(learned.scores.mean()),
         "ppo/std_scores": deviation(learned.scores.numpy()),
     }

@@ -18,7 +18,7 @@ from thumbs.compat.trl_ppo.accelerator import Accelerator
 from thumbs.compat.trl_ppo.config import ADAPTIVE_TARGET, PPOConfig
 from thumbs.compat.trl_ppo.core import AdaptiveKLController, FixedKLController, RunningMoments, set_seed
 from thumbs.compat.trl_ppo.engine import trained
-from thumbs.compat.trl_ppo.experience import Experience, advantages_of, look, shape_rewards, trained_scores
+from thumbs.compat.trl_ppo.experience import StepExperience, advantages_of, forward_batch, shape_rewards, trained_scores
 from thumbs.compat.trl_ppo.generation import Generation, read_keywords
 from thumbs.compat.trl_ppo.inputs import (
     check_batch,
@@ -184,13 +184,13 @@ class PPOTrainer:
         self.model.pretrained_model.release_sampler()
         trained = trained_scores(batch, self.running, config)
         times = [time.monotonic()]
-        looked = look(self.model, self.ref_model, batch, config.kl_penalty, at)
+        forward = forward_batch(self.model, self.ref_model, batch, config.kl_penalty, at)
         times.append(time.monotonic())
-        rewards, price = shape_rewards(looked, batch, trained, self.kl_ctl.value)
+        rewards, price = shape_rewards(forward, batch, trained, self.kl_ctl.value)
         times.append(time.monotonic())
-        learned = Experience(looked, trained, price, *advantages_of(looked, rewards, config))
+        learned = StepExperience(forward, trained, price, *advantages_of(forward, rewards, config))
         times.append(time.monotonic())
-        self.stopped = self._is_past_target(float(looked.kl.sum(1).mean()))
+        self.stopped = self._is_past_target(float(forward.kl.sum(1).mean()))
         seen = [] if self.stopped else update(self.model, self.optimizer, learned, config, at)
         times.append(time.monotonic())
 

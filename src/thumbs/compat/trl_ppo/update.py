@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thumbs.compat.trl_ppo.config import PPOConfig
 from thumbs.compat.trl_ppo.engine import apply, forward_backward_if
-from thumbs.compat.trl_ppo.experience import Experience, bessel
+from thumbs.compat.trl_ppo.experience import StepExperience, bessel
 from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead
 from thumbs.config.losses import TokenLoss
 from thumbs.functional.kl import kl_estimate
@@ -19,7 +19,7 @@ from thumbs.functional.masked import masked_mean, masked_var
 from thumbs.functional.normalise import token_mean_weights
 from thumbs.functional.policy_losses import ppo_clip
 from thumbs.functional.value_losses import value_clip
-from thumbs.records import Datum, TrainOutput
+from thumbs.records import Example, TrainOutput
 from thumbs.stages.rollouts import pad
 
 Seen = dict[str, Tensor]
@@ -28,7 +28,7 @@ Seen = dict[str, Tensor]
 def update(
     model: AutoModelForCausalLMWithValueHead,
     optimizer: torch.optim.Optimizer,
-    learned: Experience,
+    learned: StepExperience,
     config: PPOConfig,
     temperature: float,
 ) -> list[Seen]:
@@ -48,12 +48,12 @@ def update(
     return seen
 
 
-def _weights(learned: Experience, parts: Sequence[np.ndarray], config: PPOConfig) -> list[Tensor]:
+def _weights(learned: StepExperience, parts: Sequence[np.ndarray], config: PPOConfig) -> list[Tensor]:
     """Token weights [b, T] of the minibatches that make one optimizer step.
 
     Every token weighs the same however the step is cut; TRL gave every minibatch the same weight.
     """
-    masks = [learned.looked.mask[part] for part in parts]
+    masks = [learned.forward.mask[part] for part in parts]
     if config.reproduce_trl:
         return [token_mean_weights([mask])[0] / len(masks) for mask in masks]
     return token_mean_weights(masks)
@@ -61,24 +61,24 @@ def _weights(learned: Experience, parts: Sequence[np.ndarray], config: PPOConfig
 
 def _minibatch(
     model: AutoModelForCausalLMWithValueHead,
-    learned: Experience,
+    learned: StepExperience,
     part: np.ndarray,
     weights: Tensor,
     config: PPOConfig,
     temperature: float,
 ) -> Seen:
     """Adds the gradients of one minibatch, unless its ratio is beyond the threshold."""
-    looked = learned.looked
+    forward = learned.forward
     columns = {
         "weights": weights,
-        "logprobs": looked.logprobs[part],
+        "logprobs": forward.logprobs[part],
         "advantages": learned.advantages[part],
-        "values": looked.values[part],
+        "values": forward.values[part],
         "returns": learned.returns[part],
     }
     data = [
-        Datum.next_token(tokens, **{name: x[row, : len(tokens) - 1].numpy() for name, x in columns.items()})
-        for row, tokens in enumerate(looked.tokens[i] for i in part)
+        Example.next_token(tokens, **{name: x[row, : len(tokens) - 1].numpy() for name, x in columns.items()})
+        for row, tokens in enumerate(forward.tokens[i] for i in part)
     ]
     policy_loss = TokenLoss.of("ppo_clip", clip_range=config.cliprange, temperature=temperature)
     value_loss = TokenLoss.of("value_clip", clip_range=config.cliprange_value, coef=config.vf_coef)
@@ -100,14 +100,14 @@ def _minibatch(
     return seen
 
 
-def _statistics(learned: Experience, part: np.ndarray, output: TrainOutput, config: PPOConfig) -> Seen:
+def _statistics(learned: StepExperience, part: np.ndarray, output: TrainOutput, config: PPOConfig) -> Seen:
     """Means over the counted tokens of one minibatch, and ratio and advantage of each of them."""
-    width = learned.looked.mask.shape[1]
+    width = learned.forward.mask.shape[1]
     logprobs, values = (
         torch.nn.functional.pad(x, (0, width - x.shape[1]))
         for x in (pad([o.logprobs for o in output.outputs]), pad([o.values for o in output.outputs]))
     )
-    mask, old, old_values = (x[part] for x in (learned.looked.mask, learned.looked.logprobs, learned.looked.values))
+    mask, old, old_values = (x[part] for x in (learned.forward.mask, learned.forward.logprobs, learned.forward.values))
     advantages, returns = learned.advantages[part], learned.returns[part]
     (weights,) = token_mean_weights([mask])
     policy, of_policy = ppo_clip(logprobs, old, advantages, weights, clip_range=config.cliprange)

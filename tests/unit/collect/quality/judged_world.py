@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from thumbs.collect.quality.judged import Judged
+from thumbs.collect.quality.judged import VoteTable
 from thumbs.collect.records import Answer, ItemFacts, Vote
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -33,16 +33,16 @@ def fact(item: int, **more: Any) -> ItemFacts:
     return ItemFacts(item, **{**known, **more})
 
 
-def of_table(table: np.ndarray, **more: Any) -> Judged:
-    """Judged of strengths [people, items], NaN where a person did not judge an item."""
+def of_table(table: np.ndarray, **more: Any) -> VoteTable:
+    """Votes of strengths [people, items], NaN where a person did not judge an item."""
     votes = [
         vote(number, int(item), int(account), said(int(table[account, item])))
         for number, (account, item) in enumerate(zip(*np.nonzero(~np.isnan(table)), strict=True))
     ]
-    return Judged.of(votes, [fact(item, **more) for item in range(table.shape[1])])
+    return VoteTable.of(votes, [fact(item, **more) for item in range(table.shape[1])])
 
 
-def of_answers(answers: Sequence[tuple[int, int, Answer]], facts: Sequence[ItemFacts] | None = None) -> Judged:
-    """Judged of (item, account, answer), in that order."""
+def of_answers(answers: Sequence[tuple[int, int, Answer]], facts: Sequence[ItemFacts] | None = None) -> VoteTable:
+    """Votes of (item, account, answer), in that order."""
     known = facts if facts is not None else [fact(item) for item in sorted({item for item, _, _ in answers})]
-    return Judged.of([vote(n, item, account, answer) for n, (item, account, answer) in enumerate(answers)], known)
+    return VoteTable.of([vote(n, item, account, answer) for n, (item, account, answer) in enumerate(answers)], known)

@@ -12,13 +12,13 @@ from scipy.stats import binomtest
 
 from thumbs.collect.quality.annotators import Finding, Person, holm, people, warnings
 from thumbs.collect.quality.estimate import share
-from thumbs.collect.quality.judged import Judged
+from thumbs.collect.quality.judged import VoteTable
 from thumbs.collect.records import Answer, Vote
 
 SKIP = Answer("skip", skip_reason="other")
 
 
-def _by_account(judged: Judged) -> dict[int, Person]:
+def _by_account(judged: VoteTable) -> dict[int, Person]:
     return {person.account: person for person in people(judged)}
 
 
@@ -80,7 +80,7 @@ def test_counts_of_a_person() -> None:
         vote(6, 0, 6, said(1), active_ms=9000),
         vote(7, 8, 6, SKIP),
     ]
-    found = people(Judged.of(votes, facts))
+    found = people(VoteTable.of(votes, facts))
     assert [person.account for person in found] == [5, 6]
     one, other = found
     assert (one.n, one.part) == (3, 0.75)
@@ -96,14 +96,14 @@ def test_counts_of_a_person() -> None:
 def test_long_replies_need_not_be_read_to_their_end() -> None:
     facts = [fact(0, lengths=(100_000, 200)), fact(1, lengths=(100_000, 200))]
     votes = [vote(0, 0, 0, said(1), active_ms=19_900), vote(1, 1, 0, said(1), active_ms=20_100)]
-    assert people(Judged.of(votes, facts))[0].fast.value == 0.5  # (1000 + 200) / 60 = 20 s
+    assert people(VoteTable.of(votes, facts))[0].fast.value == 0.5  # (1000 + 200) / 60 = 20 s
 
 
 def test_nothing_known_is_none() -> None:
     found = people(of_answers([(0, 0, SKIP)]))[0]
     assert (found.n, found.part, found.median_s, found.first_p, found.alpha_without) == (0, 0, None, None, None)
     assert {found.agree.value, found.gold.value, found.fast.value, found.first.value, found.neither.value} == {None}
-    assert people(Judged.of([], [])) == []
+    assert people(VoteTable.of([], [])) == []
 
 
 def test_holm_by_hand() -> None:
@@ -147,7 +147,7 @@ def test_few_people_who_make_most_of_the_data() -> None:
     assert warnings([_person(0, n=500, part=1.0)]) == []
 
 
-def _crowd(rng: np.random.Generator, biased: bool) -> Judged:
+def _crowd(rng: np.random.Generator, biased: bool) -> VoteTable:
     """Twelve people who judge 40 items each, three an item; the last one may take the left 80 % of the time."""
     quality, votes = rng.normal(0, 1.5, 160), list[Vote]()
     for item in range(160):
@@ -157,7 +157,7 @@ def _crowd(rng: np.random.Generator, biased: bool) -> Judged:
             if biased and account == 11 and rng.random() < 0.6:
                 side = -1 if display == (0, 1) else 1
             votes.append(vote(len(votes), item, account, said(2 * side), display=display))
-    return Judged.of(votes, [fact(item) for item in range(160)])
+    return VoteTable.of(votes, [fact(item) for item in range(160)])
 
 
 def test_one_biased_person_among_twelve_is_found() -> None:

@@ -9,11 +9,11 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
 from thumbs.collect.quality.bias import length, position
-from thumbs.collect.quality.judged import Judged
+from thumbs.collect.quality.judged import VoteTable
 from thumbs.collect.records import Answer, ItemFacts, Vote
 
 
-def _world(rng: np.random.Generator, items: int, people: int, *, left: float = 0.0, per_char: float = 0.0) -> Judged:
+def _world(rng: np.random.Generator, items: int, people: int, *, left: float = 0.0, per_char: float = 0.0) -> VoteTable:
     """Everyone judges every item by its quality, which no length tells; `left` and `per_char` are added to that."""
     votes: list[Vote] = []
     facts: list[ItemFacts] = []
@@ -25,7 +25,7 @@ def _world(rng: np.random.Generator, items: int, people: int, *, left: float = 0
             display = (0, 1) if rng.random() < 0.5 else (1, 0)
             second = quality + rng.normal() + (-left if display == (0, 1) else left) > 0
             votes.append(vote(len(votes), item, account, said(2 if second else -2), display=display))
-    return Judged.of(votes, facts)
+    return VoteTable.of(votes, facts)
 
 
 def test_first_is_what_was_shown_first_not_the_first_slot() -> None:
@@ -37,14 +37,14 @@ def test_first_is_what_was_shown_first_not_the_first_slot() -> None:
         vote(4, 0, 4, Answer("both_bad")),
         vote(5, 0, 5, Answer("skip", skip_reason="other")),
     ]
-    found = position(Judged.of(votes, [fact(0)]))
+    found = position(VoteTable.of(votes, [fact(0)]))
     assert (found.first.value, found.first.n) == (pytest.approx(2 / 3), 3)
     assert found.p == pytest.approx(1.0)
 
 
 def test_the_test_of_position_is_exact() -> None:
     votes = [vote(n, n, 0, said(-1 if n < 17 else 1)) for n in range(20)]
-    found = position(Judged.of(votes, [fact(n) for n in range(20)]))
+    found = position(VoteTable.of(votes, [fact(n) for n in range(20)]))
     expected = binomtest(17, 20)
     interval = expected.proportion_ci(0.95, "wilson")
     assert found.p == pytest.approx(expected.pvalue)
@@ -57,7 +57,7 @@ def test_a_ranking_counts_the_replies_shown_first_and_last() -> None:
         vote(1, 0, 1, Answer("rank", ranks=(1, 2, 3)), display=(2, 1, 0)),  # slot 2 before slot 0: last is better
         vote(2, 0, 2, Answer("rank", ranks=(1, 2, 1)), display=(2, 1, 0)),  # equal
     ]
-    found = position(Judged.of(votes, [fact(0, kind="rank", generators=(1, 2, 3), lengths=(9, 9, 9))]))
+    found = position(VoteTable.of(votes, [fact(0, kind="rank", generators=(1, 2, 3), lengths=(9, 9, 9))]))
     assert (found.first.value, found.first.n) == (0.5, 2)
 
 

@@ -7,11 +7,11 @@ import pytest
 from judged_world import fact, of_answers, said
 
 from thumbs.collect.quality.disputes import disputes
-from thumbs.collect.quality.judged import Judged
+from thumbs.collect.quality.judged import VoteTable
 from thumbs.collect.records import Answer
 
 
-def _pairs(*answers: tuple[Answer, ...]) -> Judged:
+def _pairs(*answers: tuple[Answer, ...]) -> VoteTable:
     return of_answers([(item, account, one) for item, some in enumerate(answers) for account, one in enumerate(some)])
 
 
@@ -71,4 +71,4 @@ def test_golds_are_not_disputed() -> None:
 
 
 def test_nobody_disputes_nothing() -> None:
-    assert disputes(Judged.of([], [])) == []
+    assert disputes(VoteTable.of([], [])) == []

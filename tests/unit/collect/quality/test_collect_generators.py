@@ -11,19 +11,19 @@ from judged_world import fact, of_answers, said, vote
 from scipy.optimize import minimize
 
 from thumbs.collect.quality.generators import bradley_terry, leaderboard, win_matrix
-from thumbs.collect.quality.judged import Judged
+from thumbs.collect.quality.judged import VoteTable
 from thumbs.collect.records import Answer, ItemFacts
 
 GAMES = [(1, 2, -1), (1, 2, 3), (2, 3, -4), (2, 3, -1), (1, 3, 0), (1, 3, -2), (3, 1, -1), (2, 3, 2)]
 """(generator of the first slot, of the second, strength)."""
 
 
-def _pairs(games: list[tuple[int, int, int]]) -> Judged:
+def _pairs(games: list[tuple[int, int, int]]) -> VoteTable:
     facts = [fact(item, generators=(first, second)) for item, (first, second, _) in enumerate(games)]
     return of_answers([(item, 0, said(strength)) for item, (*_, strength) in enumerate(games)], facts)
 
 
-def _world(rng: np.random.Generator, strengths: list[float], items: int, people: int = 1) -> Judged:
+def _world(rng: np.random.Generator, strengths: list[float], items: int, people: int = 1) -> VoteTable:
     """Pairs of two generators, 10 and more, each won with the probability of Bradley–Terry."""
     games, facts = [], []
     for item in range(items):
@@ -115,7 +115,7 @@ def test_elo_is_counted_in_the_order_of_the_judgements() -> None:
 def test_elo_follows_the_judgements_however_the_votes_come() -> None:
     facts = [fact(item, generators=(first, second)) for item, (first, second, _) in enumerate(GAMES)]
     votes = [vote(item, item, 0, said(strength)) for item, (*_, strength) in enumerate(GAMES)]
-    there, back = (leaderboard(Judged.of(some, facts)) for some in (votes, votes[::-1]))
+    there, back = (leaderboard(VoteTable.of(some, facts)) for some in (votes, votes[::-1]))
     assert [one.online for one in there] == [one.online for one in back]
 
 

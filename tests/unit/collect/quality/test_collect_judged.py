@@ -6,7 +6,7 @@ import pytest
 from judged_world import fact, of_answers, said, vote
 
 from thumbs.collect.errors import CollectError
-from thumbs.collect.quality.judged import Judged, compared
+from thumbs.collect.quality.judged import VoteTable, compared
 from thumbs.collect.records import Answer
 
 
@@ -46,7 +46,7 @@ def test_columns_say_what_the_votes_say() -> None:
         vote(15, 3, 21, said(-1)),
         vote(16, 3, 22, Answer("skip", skip_reason="other")),
     ]
-    judged = Judged.of(iter(votes), iter(facts))
+    judged = VoteTable.of(iter(votes), iter(facts))
     assert judged.items.tolist() == [3, 7, 9]
     assert judged.accounts.tolist() == [20, 21, 22]
     assert judged.right.tolist() == [-1, -1, -1, 1, 0, -1]
@@ -71,9 +71,9 @@ def test_people_who_judge_the_same_replies_share_a_unit() -> None:
 
 def test_a_vote_on_an_unknown_item_is_refused() -> None:
     with pytest.raises(CollectError, match="judgement 4 is of item 8"):
-        Judged.of([vote(4, 8, 0, said(1))], [fact(7)])
+        VoteTable.of([vote(4, 8, 0, said(1))], [fact(7)])
 
 
 def test_no_votes_are_no_columns() -> None:
-    judged = Judged.of([], [])
+    judged = VoteTable.of([], [])
     assert (len(judged.items), len(judged.accounts), dict(judged.compared)) == (0, 0, {})
