@@ -18,6 +18,7 @@ from thumbs.engine.checkpoints import exists
 from thumbs.errors import RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.exports import plan_export, write_export
+from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.pipeline.model_card import model_card
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rollout.rounds import collect, seed_of
@@ -71,6 +72,7 @@ def open_run(run: Path) -> OpenRun:
     """Opens a run folder; raises RunError when it is none."""
     if not (run / "config.json").exists():
         raise RunError(f"{run} is not a run folder: it has no config.json")
+    bring_up_to_date(run)
     config = build_config(PipelineConfig, read_object(run / "config.json"), source=str(run / "config.json"))
     tokenizer = open_tokenizer(config.model)
     return OpenRun(run, config, tokenizer, open_engine(config.engine, tokenizer.decode, config.rollout))

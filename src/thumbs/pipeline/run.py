@@ -17,6 +17,7 @@ from thumbs.engine import open_engine
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run
+from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.pipeline.identity import GROWING
 from thumbs.pipeline.names import check_names, check_sections, require_files
 from thumbs.pipeline.stages import Pipeline, say
@@ -45,6 +46,7 @@ def run_pipeline(
     are taken over if this config makes them the same.
     """
     path = Path(config.run)
+    bring_up_to_date(path, *([] if source is None else [source]))
     wanted = [name for name in STAGES[: STAGES.index(until) + 1 if until else None] if getattr(config, name)]
     check_iterations(config)
     check_active_choice(config)

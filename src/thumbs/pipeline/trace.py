@@ -18,6 +18,7 @@ from thumbs.config.reward_model import RewardModelConfig
 from thumbs.config.reward_parts import RUNS_OWN, RewardPart
 from thumbs.data.preferences import preferred
 from thumbs.errors import RunError
+from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.pipeline.labels import heldout_share, labels_of, split
 from thumbs.records import Preference
 from thumbs.stages.context import grouped_batch_at
@@ -130,6 +131,7 @@ def trace_run(run: Path) -> Trace:
     """The trace of a run folder, as far as it has come; raises RunError where it is none."""
     if not (run / "config.json").exists():
         raise RunError(f"{run} is not a run folder: it has no config.json")
+    bring_up_to_date(run)
     config = build_config(PipelineConfig, read_object(run / "config.json"), source=str(run / "config.json"))
     builder = _Builder(run, config)
     checkpoints = {one.name: one for one in builder.checkpoints() if (run / one.name / "done.json").exists()}

@@ -11,6 +11,7 @@ from typing import Any
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig, place
 from thumbs.errors import ConfigError, RunError
+from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.tracking import StageFolder, read_object_if_there
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def read_run(path: str | Path) -> RunRecord:
     path = Path(path)
     if not (path / "config.json").exists():
         raise RunError(f"{path} is not a run folder (it has no config.json); name one that `thumbs run` made")
+    bring_up_to_date(path)
     folders = {stage: StageFolder(path / stage) for stage in STAGES}
     return RunRecord(
         path=path,
