@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from config_page import reference
 
 from thumbs.config.base import Frozen, build_config
 from thumbs.config.data import DataConfig
@@ -18,7 +19,6 @@ from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
-from thumbs.config.reference import reference
 from thumbs.config.reward_model import RewardModelConfig
 from thumbs.config.reward_parts import RewardPart
 from thumbs.config.sampling import SamplingConfig
@@ -72,7 +72,7 @@ def test_types_bounds_and_defaults_are_those_of_the_source(cls: type[Frozen], ro
 
 def test_the_page_is_what_the_source_gives_now():
     assert PAGE.read_text(encoding="utf-8") == reference(), (
-        "python -m thumbs.config.reference > docs/reference/config.md"
+        "python docs/generators/config_page.py > docs/reference/config.md"
     )
 
 

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from methods_page import page
 from typer.testing import CliRunner
 
 from thumbs.cli.main import app
-from thumbs.config.method_page import FAMILIES, WIDTH, page
+from thumbs.config.families import FAMILIES, WIDTH
 from thumbs.config.methods import Method
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -17,7 +18,8 @@ METHODS = [method for family in FAMILIES for method in family.methods]
 
 
 def test_the_page_is_up_to_date():
-    assert (DOCS / "methods.md").read_text(encoding="utf-8") == page(), "python -m thumbs.config.method_page > docs/…"
+    made = (DOCS / "methods.md").read_text(encoding="utf-8")
+    assert made == page(), "python docs/generators/methods_page.py > docs/methods.md"
 
 
 def test_help_names_every_method_and_fits_a_terminal():

@@ -21,8 +21,8 @@ from thumbs.cli import (
     trace,
 )
 from thumbs.cli.shell import Shell, show_log
+from thumbs.config.families import help_lines
 from thumbs.config.former_names import COMMANDS as FORMER_COMMANDS
-from thumbs.config.method_page import help_lines
 
 app = typer.Typer(
     cls=Shell,

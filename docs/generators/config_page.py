@@ -1,6 +1,6 @@
 """Every setting with its type, default and meaning, as the Markdown page docs/reference/config.md.
 
-python -m thumbs.config.reference > docs/reference/config.md
+python docs/generators/config_page.py > docs/reference/config.md
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from thumbs.config.pipeline import PipelineConfig
 
 INTRODUCTION = """# Settings
 
-Made from the source by `python -m thumbs.config.reference`; do not edit by hand.
+Made from the source by `python docs/generators/config_page.py`; do not edit by hand.
 
 A YAML file gives the settings of a run, and `key.key=value` on the command line replaces some of them
 (`thumbs run config.yaml ppo.kl.coef=0.05`). A setting that is not here is an error that names the nearest one that is.
