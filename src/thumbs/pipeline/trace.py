@@ -22,7 +22,7 @@ from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.pipeline.labels import heldout_share, labels_of, split
 from thumbs.records import Preference
 from thumbs.stages.context import grouped_batch_at
-from thumbs.stages.pairs import by_prompt
+from thumbs.stages.sequences import by_prompt
 from thumbs.tracking.files import read_object, read_object_if_there
 
 PEOPLE = "people.json"

@@ -26,7 +26,7 @@ from thumbs.stages.context import Context, adam_at, grouped_batch_at
 from thumbs.stages.direct_batch import SORTS, loss_on, pair_data, pair_metrics
 from thumbs.stages.direct_watch import Baseline, train_policy
 from thumbs.stages.loop import Metrics, State, optimizer_step
-from thumbs.stages.pairs import by_prompt, distinct_tokens
+from thumbs.stages.sequences import by_prompt, distinct_tokens
 
 
 def run_direct(

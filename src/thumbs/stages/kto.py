@@ -31,7 +31,7 @@ from thumbs.stages.answers import TokenisedReply, answer_datum, read_answer, ref
 from thumbs.stages.context import Context, adam_at, grouped_batch_at
 from thumbs.stages.direct_watch import train_policy
 from thumbs.stages.loop import Metrics, State, optimizer_step
-from thumbs.stages.pairs import by_prompt, distinct_tokens
+from thumbs.stages.sequences import by_prompt, distinct_tokens
 
 Row = tuple[tuple[Message, ...], Reply, bool]
 """A prompt, a reply, and whether it is desirable."""

@@ -22,7 +22,6 @@ from typing import Any
 
 from thumbs.config.losses import LossSpec
 from thumbs.engine.base import AdamStep, Handle, OptimReport
-from thumbs.errors import CheckpointError
 from thumbs.records import Example, TrainOutput
 from thumbs.stages.context import Context, Resume, saving_batch
 from thumbs.tracking.progress import Progress
@@ -57,6 +56,11 @@ class Position:
     first: Metrics = field(default_factory=dict)
     metrics: Metrics = field(default_factory=dict)
     best: Best = Best()
+
+    @staticmethod
+    def of(saved: Mapping[str, Any]) -> Position:
+        """The position that a checkpoint kept."""
+        return Position(**{**{name: saved[name] for name in vars(Position())}, "best": Best(**saved["best"])})
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,9 @@ class Loop:
     def run(self, step: Callable[[int, State], Metrics], begin: Callable[[], State] = dict) -> Position:
         """Makes the steps that are left. `begin` gives the state before the first one, unless there is a checkpoint."""
         resume = Resume(self.context, self.models)
-        at = self._position(*resume.load())
-        if at.step == 0:
+        _, saved = resume.load()
+        at = Position.of(saved) if saved else Position()
+        if not saved:
             at = replace(at, state=begin())
             self._sample(0)
         with Progress(self.title, self.steps, self.shown) as bar:
@@ -124,17 +129,6 @@ class Loop:
         if self.held_out is None:
             self._keep()
         return at
-
-    def _position(self, line: int, saved: Mapping[str, Any]) -> Position:
-        if not saved:
-            return Position()
-        try:
-            return Position(**{**saved, "best": Best(**saved["best"])})
-        except (KeyError, TypeError):
-            raise CheckpointError(
-                f"the checkpoint of step {line} in {self.context.folder.path} is one of another version of thumbs; "
-                "finish the run with that version, or delete the folder to start this stage over"
-            ) from None
 
     def _reason(self, at: Position) -> str | None:
         """Why the loop ends before all steps are made; None if it does not."""

@@ -27,7 +27,6 @@ from thumbs.rewards.ensemble import member_paths, member_scores
 from thumbs.rollout.rounds import seed_of
 from thumbs.stages.context import Context, adam_at, grouped_batch_at
 from thumbs.stages.loop import Loop, Metrics, State, optimizer_step
-from thumbs.stages.pairs import by_prompt, distinct_tokens
 from thumbs.stages.reward_heldout import Held, read_held
 from thumbs.stages.reward_items import (
     Item,
@@ -39,6 +38,7 @@ from thumbs.stages.reward_items import (
     rating_scale,
     read_items,
 )
+from thumbs.stages.sequences import by_prompt, distinct_tokens
 
 
 def run_reward_model(

@@ -1,9 +1,10 @@
-"""A prompt and its answer as tokens and datums, the same way for every stage."""
+"""Prompts and replies as tokens and datums, the same way for every stage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,18 @@ from thumbs.config.group_methods import Normaliser
 from thumbs.data.tokenizers import Tokenizer, conversation_tokens
 from thumbs.functional.normalise import length_mean_weights, sequence_mean_weights, token_mean_weights
 from thumbs.records import Example, Message, Preference, Reply
+
+
+class Asked(Protocol):
+    """Something that answers a prompt."""
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The prompt's messages."""
+        ...
+
+
+T = TypeVar("T", bound=Asked)
 
 
 def reply_tokens(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) -> np.ndarray:
@@ -47,3 +60,16 @@ def normalised(data: Sequence[Example], normaliser: Normaliser, length: int) -> 
     return [
         Example(d.inputs, d.targets, {**d.columns, "weights": w.numpy()}) for d, w in zip(data, weights, strict=True)
     ]
+
+
+def by_prompt(pairs: Sequence[T]) -> list[list[T]]:
+    """Pairs of one prompt together: they share it and replies, and the engine computes once what is shared."""
+    groups: dict[tuple[Message, ...], list[T]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.prompt, []).append(pair)
+    return list(groups.values())
+
+
+def distinct_tokens(data: Sequence[Example]) -> int:
+    """Tokens, a reply that stands in several pairs counted once, as it is computed."""
+    return sum({datum.inputs.tobytes(): len(datum) for datum in data}.values())
