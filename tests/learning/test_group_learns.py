@@ -64,7 +64,7 @@ def learn(context: Context, config: GroupConfig, start: Path) -> tuple[dict[str,
     return {question: answers(context, policy, question) for question in QUESTIONS}, report
 
 
-@pytest.mark.parametrize("method", [method.name for method in GROUP_METHODS])
+@pytest.mark.parametrize("method", GROUP_METHODS)
 def test_every_method_finds_the_letter_that_is_paid(tmp_path: Path, start: Path, method: str):
     """With a price on distance that is small beside the pay, the best policy nearly always answers the paid letter."""
     context = byte_context(tmp_path)

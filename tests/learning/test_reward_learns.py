@@ -83,7 +83,7 @@ ROWS = {"pairs": pairs, "rankings": ranking, "ratings": ratings, "steps": steps}
 
 
 def config_of(loss: Any, **changes: Any) -> RewardModelConfig:
-    form = next(method.form for method in REWARD_METHODS if method.name == loss)
+    form = REWARD_METHODS[loss].form
     data = None if form == "pairs" else FILE
     return RewardModelConfig(loss=loss, data=data, optim=OPTIM, eval_every=20, center_coef=0, **changes)
 
@@ -110,7 +110,7 @@ def rollout(context: Context, question: str, text: str) -> Rollout:
 EPOCHS = {"pairs": 4, "rankings": 10, "ratings": 4, "steps": 4}
 
 
-@pytest.mark.parametrize("loss", [method.name for method in REWARD_METHODS if method.form != "steps"])
+@pytest.mark.parametrize("loss", [name for name, method in REWARD_METHODS.items() if method.form != "steps"])
 def test_the_order_is_learned_for_prompts_never_seen(tmp_path: Path, loss: str):
     config = config_of(loss)
     context, _, reward = trained(tmp_path, config.model_copy(update={"epochs": EPOCHS[config.form], "batch_size": 8}))

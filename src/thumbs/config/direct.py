@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +10,7 @@ from thumbs.config.base import Frozen
 from thumbs.config.data import DataConfig
 from thumbs.config.direct_methods import DIRECT_METHODS, SETTINGS, DirectMethod
 from thumbs.config.losses import PairLoss, ReplyLoss
+from thumbs.config.methods import preset
 from thumbs.config.optim import AdamConfig
 from thumbs.config.reward_parts import RewardPart, reward_misfit
 from thumbs.config.sampling import SamplingConfig
@@ -75,7 +75,7 @@ class DirectConfig(Frozen):
     @property
     def preset(self) -> DirectMethod:
         """The method."""
-        return DIRECT_METHODS[self.method]
+        return preset(self.method, DIRECT_METHODS)
 
     def settings(self) -> dict[str, float | str]:
         """Value of each setting that the method reads."""
@@ -95,16 +95,12 @@ class DirectConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> DirectConfig:
-        if self.method not in DIRECT_METHODS:
-            close = difflib.get_close_matches(self.method, DIRECT_METHODS, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"no method {self.method!r}; {hint}the methods are {', '.join(DIRECT_METHODS)}")
-        preset = self.preset
-        known = [*preset.reads, *{"replies": ("unpaired",), "rollouts": ("online",)}.get(preset.data, ())]
+        method = self.preset
+        known = [*method.reads, *{"replies": ("unpaired",), "rollouts": ("online",)}.get(method.data, ())]
         strange = [name for name in (*SETTINGS, "unpaired", "online") if self.given(name) and name not in known]
         if strange:
             raise ConfigError(f"method={self.method} does not read {', '.join(strange)}; it reads {', '.join(known)}")
-        if preset.data == "rollouts" and self.online is None:
+        if method.data == "rollouts" and self.online is None:
             raise ConfigError(f"method={self.method} needs `online`, which says what prompts it replies to")
         if self.online is not None and (
             found := reward_misfit("direct.online", self.online.reward, has_environment=False)
@@ -112,7 +108,7 @@ class DirectConfig(Frozen):
             raise ConfigError(found)
         if self.given("alpha") and self.divergence != "alpha":
             raise ConfigError("alpha belongs to divergence=alpha; set that too")
-        if preset.ready.startswith("sorted") and self.ties == "half":
+        if method.ready.startswith("sorted") and self.ties == "half":
             raise ConfigError(
                 f"method={self.method} compares chosen with rejected replies; a tie is neither: ties=drop"
             )

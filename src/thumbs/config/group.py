@@ -6,69 +6,33 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from thumbs.config.base import Frozen
-from thumbs.config.data import DataConfig
-from thumbs.config.environment import EnvironmentConfig
-from thumbs.config.group_methods import (
-    GROUP_METHODS,
-    Advantage,
-    GroupMethod,
-    KlPlace,
-    Normaliser,
-)
-from thumbs.config.minibatches import misfit
+from thumbs.config.group_methods import GROUP_METHODS, Advantage, GroupMethod, KlPlace, Normaliser
+from thumbs.config.methods import preset
 from thumbs.config.optim import AdamConfig
-from thumbs.config.reward_parts import RewardPart, reward_misfit
-from thumbs.config.sampling import SamplingConfig
+from thumbs.config.rounds import RoundsConfig
 
-Name = Literal[
-    "grpo",
-    "dr_grpo",
-    "dapo",
-    "rloo",
-    "reinforce_pp",
-    "reinforce_pp_baseline",
-    "gspo",
-    "cispo",
-    "importance_sampling",
-    "dro",
-]
-PRESETS = {method.name: method for method in GROUP_METHODS}
 PIECES = ("advantage", "normaliser", "kl", "kl_coef", "kl_estimator", "dynamic_sampling")
 PIECES += ("overlong_buffer", "overlong_penalty")
-"""Settings that every method reads; beside them it reads those of its loss."""
+"""Settings that every method reads; next to them it reads those of its loss."""
 
 
-class GroupConfig(Frozen):
+class GroupConfig(RoundsConfig):
     """Reinforcement learning from the scores of several replies to a prompt, without a critic (GRPO and its family).
 
     A setting that is null is that of the method.
     """
 
-    prompts: DataConfig
-    """Prompts to roll out on; a row may have an `answer`, which verifiers compare with."""
-    method: Name = "grpo"
+    section = "group"
+    family = "group_size"
+
+    method: str = "grpo"
     """The preset that gives what is null below."""
-    reward: tuple[RewardPart, ...] = ()
-    """Parts of a reply's score, added up; none: the run's reward model, or with an environment its rewards."""
-    environment: EnvironmentConfig | None = None
-    """Conversations of several turns, with tools; null: one reply to each prompt."""
-    steps: int = Field(default=40, ge=1)
-    """Rollout-and-update rounds."""
-    batch_size: int = Field(default=32, ge=1)
-    """Rollouts a step."""
     group_size: int = Field(default=8, ge=1)
     """Replies to one prompt, which are compared with each other; must divide minibatch_size."""
-    minibatch_size: int = Field(default=32, ge=1)
-    """Rollouts an optimizer step, whole groups; must divide batch_size."""
-    epochs: int = Field(default=1, ge=1)
-    """Passes over the rollouts of a step."""
     optim: AdamConfig = AdamConfig(learning_rate=1e-5, schedule="constant", warmup_fraction=0.0)
     """Optimizer; 1e-6 for full training, about ten times that for LoRA."""
-    sampling: SamplingConfig = SamplingConfig()
-    """How rollouts are drawn; top-k and top-p are refused, since they falsify the ratio."""
     advantage: Advantage | None = None
     """How scores become advantages: in deviations of the group, less its mean, less the mean of the others, or what is
     still to come at each token (batch), normalised over the step; centred_batch: less the group's mean, then so."""
@@ -97,21 +61,18 @@ class GroupConfig(Frozen):
     """Rollouts of a step are drawn from weights this many steps older; older ones are dropped."""
     importance_cap: float = Field(default=2.0, gt=0)
     """Largest weight π/π_sampler of a token from an older sampler."""
-    save_every: int = Field(default=5, ge=1)
-    """Steps between checkpoints."""
-    sample_every: int = Field(default=10, ge=1)
-    """Steps between samples for the fixed prompts, and between measurements of a KL that the method does not read."""
+
+    @field_validator("method")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        return preset(name, GROUP_METHODS).name
 
     def chosen(self) -> GroupMethod:
         """The method's preset with the settings that are given here in place of its own."""
-        preset = PRESETS[self.method]
+        method = GROUP_METHODS[self.method]
         given = {name: value for name in PIECES if (value := getattr(self, name)) is not None}
-        own = {name: value for name in preset.loss.settings if (value := getattr(self, name)) is not None}
-        return replace(preset, loss=preset.loss.having(**own, temperature=self.sampling.temperature), **given)
-
-    def misfit(self) -> str | None:
-        """What is wrong with the settings together; None where they fit."""
-        return next(self._misfits(), None)
+        own = {name: value for name in method.loss.settings if (value := getattr(self, name)) is not None}
+        return replace(method, loss=method.loss.having(**own, temperature=self.sampling.temperature), **given)
 
     def _misfits(self) -> Iterator[str]:
         method = self.chosen()
@@ -127,9 +88,4 @@ class GroupConfig(Frozen):
             yield f"method {self.method} compares replies to one prompt, so group.group_size must be at least 2"
         if method.dynamic_sampling and self.group_size < 2:
             yield "group.dynamic_sampling replaces groups of equal scores; with group.group_size=1 every group is one"
-        if self.environment is not None and (found := self.environment.misfit()):
-            yield f"group.environment: {found}"
-        if found := reward_misfit("group", self.reward, has_environment=self.environment is not None):
-            yield found
-        if found := misfit(self, "group", "group_size"):
-            yield found
+        yield from super()._misfits()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,7 +47,7 @@ class GroupMethod(Method):
         return self.advantage != "batch"
 
 
-GROUP_METHODS = (
+_LISTED = (
     GroupMethod(
         "grpo",
         "GRPO",
@@ -137,4 +138,6 @@ GROUP_METHODS = (
         loss=TokenLoss.of("dro", beta=0.05),
     ),
 )
+
+GROUP_METHODS: Mapping[str, GroupMethod] = {method.name: method for method in _LISTED}
 """The presets, by `method=`."""

@@ -7,13 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from thumbs.config.base import Frozen
-from thumbs.config.data import DataConfig
-from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.methods import Method
-from thumbs.config.minibatches import misfit
 from thumbs.config.optim import AdamConfig
-from thumbs.config.reward_parts import RewardPart, reward_misfit
-from thumbs.config.sampling import SamplingConfig
+from thumbs.config.rounds import RoundsConfig
 
 PPO_METHODS = (
     Method(
@@ -58,29 +54,20 @@ class CriticConfig(Frozen):
     """First steps in which only the critic learns."""
 
 
-class PpoConfig(Frozen):
+class PpoConfig(RoundsConfig):
     """PPO with a critic against a reward."""
 
-    prompts: DataConfig
-    """Prompts to roll out on; a row may have an `answer`, which verifiers compare with."""
-    reward: tuple[RewardPart, ...] = ()
-    """Parts of a reply's score, added up; none: the run's reward model, or with an environment its rewards."""
-    environment: EnvironmentConfig | None = None
-    """Conversations of several turns, with tools; null: one reply to each prompt."""
-    steps: int = Field(default=40, ge=1)
-    """Rollout-and-update rounds."""
-    batch_size: int = Field(default=32, ge=1)
-    """Rollouts a step."""
+    section = "ppo"
+    family = "replies_per_prompt"
+
     minibatch_size: int = Field(default=16, ge=1)
-    """Rollouts an optimizer step; must divide batch_size."""
+    """Rollouts per optimizer step; must divide batch_size."""
     replies_per_prompt: int = Field(default=1, ge=1)
     """Rollouts to one prompt, side by side in a minibatch, which compute it once; must divide minibatch_size."""
     epochs: int = Field(default=2, ge=1)
     """Passes over the rollouts of a step; 2 to 4 are usual."""
     optim: AdamConfig = AdamConfig(learning_rate=1e-4, schedule="constant", warmup_fraction=0.0)
     """Policy optimizer; 1e-6 to 1e-5 for full training, about ten times that for LoRA."""
-    sampling: SamplingConfig = SamplingConfig()
-    """How rollouts are drawn; top-k and top-p are refused, since they falsify ratio and KL."""
     kl: KlConfig = KlConfig()
     """KL penalty and brakes."""
     critic: CriticConfig = CriticConfig()
@@ -105,14 +92,3 @@ class PpoConfig(Frozen):
     """Weight of an entropy bonus (per nat)."""
     ptx_coef: float = Field(default=0.0, ge=0)
     """Weight of the SFT loss mixed into each policy step (InstructGPT's PPO-ptx)."""
-    save_every: int = Field(default=5, ge=1)
-    """Steps between checkpoints."""
-    sample_every: int = Field(default=10, ge=1)
-    """Steps between samples for the fixed prompts."""
-
-    def misfit(self) -> str | None:
-        """What is wrong with the settings together; None where they fit."""
-        if self.environment is not None and (found := self.environment.misfit()):
-            return f"ppo.environment: {found}"
-        rewards = reward_misfit("ppo", self.reward, has_environment=self.environment is not None)
-        return rewards or misfit(self, "ppo", "replies_per_prompt")

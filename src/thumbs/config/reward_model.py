@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,21 +10,10 @@ from pydantic import Field, model_validator
 
 from thumbs.config.base import Frozen
 from thumbs.config.data import DataConfig
-from thumbs.config.methods import Method
+from thumbs.config.methods import Method, preset
 from thumbs.config.optim import AdamConfig
 
 Form = Literal["pairs", "rankings", "ratings", "steps"]
-RewardLossName = Literal[
-    "bradley_terry",
-    "token_bradley_terry",
-    "ranked_pairs",
-    "plackett_luce",
-    "best_of_k",
-    "regression",
-    "ordinal",
-    "process",
-    "process_regression",
-]
 
 
 @dataclass(frozen=True)
@@ -39,7 +29,7 @@ class RewardMethod(Method):
     by_token: bool = False
 
 
-REWARD_METHODS = (
+_LISTED = (
     RewardMethod(
         "bradley_terry",
         "Bradley–Terry",
@@ -109,13 +99,15 @@ REWARD_METHODS = (
         "regression",
     ),
 )
+
+REWARD_METHODS: Mapping[str, RewardMethod] = {method.name: method for method in _LISTED}
 """What `reward_model.loss` may be."""
 
 
 class RewardModelConfig(Frozen):
     """Reward model: a scalar head on the last token, from the SFT weights."""
 
-    loss: RewardLossName = "bradley_terry"
+    loss: str = "bradley_terry"
     """What is learned: bradley_terry and token_bradley_terry from pairs; ranked_pairs, plackett_luce, best_of_k from
     rankings; regression, ordinal from ratings; process, process_regression from labelled steps
     (docs/guides/reward_model.md).
@@ -162,7 +154,7 @@ class RewardModelConfig(Frozen):
     @property
     def method(self) -> RewardMethod:
         """The preset that `loss` names."""
-        return next(method for method in REWARD_METHODS if method.name == self.loss)
+        return preset(self.loss, REWARD_METHODS)
 
     @property
     def form(self) -> Form:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from thumbs.config.group import GroupConfig
-from thumbs.config.ppo import PpoConfig
+from thumbs.config.rounds import RoundsConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.engine.base import Handle
 from thumbs.errors import ConfigError
@@ -26,9 +25,9 @@ Normalise: TypeAlias = Callable[[Sequence[Example]], list[Example]]
 """From 0/1 weights of a minibatch to those that carry its normaliser."""
 
 
-def check_rounds(config: PpoConfig | GroupConfig) -> None:
+def check_rounds(config: RoundsConfig) -> None:
     """Raises ConfigError for settings that do not fit each other."""
-    require_unwarped(config.sampling, "ppo" if isinstance(config, PpoConfig) else "group")
+    require_unwarped(config.sampling, config.section)
     if misfit := config.misfit():
         raise ConfigError(misfit)
 

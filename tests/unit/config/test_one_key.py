@@ -73,7 +73,8 @@ def others(field: FieldInfo, value: Any) -> Iterator[Any]:
     if any(option in (int, float) for option in options):
         number = value or 0
         yield from (number + 1, number / 2, 0.3, 1, number * 2, 97)
-    yield from ("other", ["other"], [0.7], {"path": "other.jsonl"}, [{"function": "a:b"}], "ipo", "2025-02-03")
+    yield from ("other", ["other"], [0.7], {"path": "other.jsonl"}, [{"function": "a:b"}])
+    yield from ("ipo", "dr_grpo", "token_bradley_terry", "2025-02-03")
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

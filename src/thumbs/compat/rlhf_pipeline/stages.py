@@ -49,7 +49,7 @@ def sft_settings(c: RLHFConfig) -> SftConfig:
 def reward_settings(c: RLHFConfig) -> tuple[RewardModelConfig, ScoreLoss | None]:
     """The reward model's settings, and the registered objective that takes the place of its loss."""
     own = registered_objectives()
-    ours = [method.name for method in REWARD_METHODS if method.form == "pairs"]
+    ours = [method.name for method in REWARD_METHODS.values() if method.form == "pairs"]
     if c.reward_objective not in (*own, *ours):
         raise ConfigError(
             f"reward_objective: got {c.reward_objective!r}; allowed are {', '.join((*ours, *own))}, and what "

@@ -1,0 +1,62 @@
+"""What PPO and the group family have in common: rounds of rollout and update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from pydantic import Field
+
+from thumbs.config.base import Frozen
+from thumbs.config.data import DataConfig
+from thumbs.config.environment import EnvironmentConfig
+from thumbs.config.optim import AdamConfig
+from thumbs.config.reward_parts import RewardPart, reward_misfit
+from thumbs.config.sampling import SamplingConfig
+
+
+class RoundsConfig(Frozen):
+    """Rounds of rollouts, which are scored, and of an update on minibatches of whole families."""
+
+    section: ClassVar[str]
+    """Its key in the file of a run."""
+    family: ClassVar[str]
+    """The setting that says how many rollouts to one prompt stay together."""
+
+    prompts: DataConfig
+    """Prompts to roll out on; a row may have an `answer`, which verifiers compare with."""
+    reward: tuple[RewardPart, ...] = ()
+    """Parts of a reply's score, added up; none: the run's reward model, or with an environment its rewards."""
+    environment: EnvironmentConfig | None = None
+    """Conversations of several turns, with tools; null: one reply to each prompt."""
+    steps: int = Field(default=40, ge=1)
+    """Rollout-and-update rounds."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rollouts per step."""
+    minibatch_size: int = Field(default=32, ge=1)
+    """Rollouts per optimizer step, all those to one prompt together; must divide batch_size."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the rollouts of a step."""
+    optim: AdamConfig
+    """Optimizer; 1e-6 to 1e-5 for full training, about ten times that for LoRA."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How rollouts are drawn; top-k and top-p are refused, since they falsify ratio and KL."""
+    save_every: int = Field(default=5, ge=1)
+    """Steps between checkpoints."""
+    sample_every: int = Field(default=10, ge=1)
+    """Steps between samples for the fixed prompts, and between measurements of a KL that the method does not read."""
+
+    def misfit(self) -> str | None:
+        """What is wrong with the settings together; None if they fit."""
+        return next(self._misfits(), None)
+
+    def _misfits(self) -> Iterator[str]:
+        """All that is wrong, most telling first."""
+        if self.environment is not None and (wrong := self.environment.misfit()):
+            yield f"{self.section}.environment: {wrong}"
+        if wrong := reward_misfit(self.section, self.reward, has_environment=self.environment is not None):
+            yield wrong
+        for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", self.family)):
+            a, b = getattr(self, whole), getattr(self, part)
+            if a % b:
+                yield f"{self.section}.{whole}={a} is not a multiple of {self.section}.{part}={b}"
