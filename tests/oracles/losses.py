@@ -15,14 +15,14 @@ def clip(x: float, low: float, high: float) -> float:
     return high if x > high else x
 
 
-def ppo_clip(logprobs: Row, old: Row, advantages: Row, weights: Row, c: float) -> float:
+def ppo_clip(logprobs: Row, old: Row, advantages: Row, weights: Row, clip_range: float) -> float:
     """arXiv:1707.06347 eq. 7, negated: a minimum of gains becomes a maximum of losses."""
     total = 0.0
     for new_lp, old_lp, a, w in zip(logprobs, old, advantages, weights, strict=True):
         if w == 0:
             continue
         ratio = math.exp(new_lp) / math.exp(old_lp)
-        total -= w * min(ratio * a, clip(ratio, 1 - c, 1 + c) * a)
+        total -= w * min(ratio * a, clip(ratio, 1 - clip_range, 1 + clip_range) * a)
     return total
 
 
@@ -32,9 +32,9 @@ def importance_sampling(logprobs: Row, old: Row, advantages: Row, weights: Row) 
     return -sum(w * math.exp(new) / math.exp(q) * a for new, q, a, w in rows)
 
 
-def cispo(logprobs: Row, old: Row, advantages: Row, weights: Row, low: float, high: float) -> float:
+def cispo(logprobs: Row, old: Row, advantages: Row, weights: Row, clip_range: float, clip_range_high: float) -> float:
     """arXiv:2506.13585 eq. 4 without its normaliser, negated."""
-    rows = zip(logprobs, old, advantages, weights, strict=True)
+    rows, low, high = zip(logprobs, old, advantages, weights, strict=True), 1 - clip_range, 1 + clip_range_high
     return -sum(w * clip(math.exp(new) / math.exp(q), low, high) * a * new for new, q, a, w in rows)
 
 
@@ -71,11 +71,6 @@ def value_clip(values: Row, old: Row, returns: Row, weights: Row, c: float) -> f
     return total
 
 
-def bradley_terry(a: Row, b: Row, preferred: Row, margin: Row, weights: Row, center: float) -> float:
-    """-log of the probability that a Bradley-Terry judge gives the verdict seen, plus the centring term."""
-    total = 0.0
-    for s, t, p, m, w in zip(a, b, preferred, margin, weights, strict=True):
-        first = math.exp(s) / (math.exp(s) + math.exp(t + m))
-        second = math.exp(t) / (math.exp(t) + math.exp(s + m))
-        total += w * (-p * math.log(first) - (1 - p) * math.log(second) + center * (s + t) ** 2)
-    return total
+def bradley_terry(better: float, worse: float, margin: float) -> float:
+    """-log of the probability that a Bradley-Terry judge prefers the better one by the margin."""
+    return -math.log(math.exp(better) / (math.exp(better) + math.exp(worse + margin)))

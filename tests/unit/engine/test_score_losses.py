@@ -15,22 +15,16 @@ from thumbs.config.model import ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.engine.score_losses import loss_of_values
-from thumbs.functional.reward_losses import LABELS, LISTS
+from thumbs.functional.reward_losses import FORMULAS, LABELS, LISTS, PAIRS
 from thumbs.records import Example
 
 SEQUENCES = [[7, 3, 9, 4, 1], [7, 3, 8], [7, 3, 9, 5, 5, 2, 6], [4, 4, 2], [4, 1], [4, 4, 3, 3]]
 RANKS = [2, math.inf, 1, 1, 1, 2]
 UNITS = [0, 0, 0, 1, 1, 1]
 UNIT_WEIGHTS = {0: 0.3, 1: 0.7}
-LOSSES: list[ScoreLoss] = [
-    ScoreLoss.of("bradley_terry", center_coef=0.2),
-    ScoreLoss.of("bradley_terry", by_token=True, center_coef=0.2),
-    ScoreLoss.of("plackett_luce"),
-    ScoreLoss.of("best_of_k"),
-    ScoreLoss.of("regression", huber_delta=0.7),
-    ScoreLoss.of("ordinal", thresholds=(-0.5, 0.5)),
-    ScoreLoss.of("binary"),
-]
+SETTINGS = {"regression": {"huber_delta": 0.7}, "ordinal": {"thresholds": (-0.5, 0.5)}}
+LOSSES = [ScoreLoss.of(name, **SETTINGS.get(name, {"center_coef": 0.2} if name in PAIRS else {})) for name in FORMULAS]
+LOSSES += [ScoreLoss.of("bradley_terry", by_token=True, center_coef=0.2)]
 
 
 def model(heads: int = 1) -> tuple[LocalEngine, Handle]:

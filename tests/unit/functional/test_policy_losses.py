@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import oracles.losses
-from thumbs.functional.policy_losses import cispo, cross_entropy, dro, gspo, importance_sampling, ppo_clip
+from thumbs.functional.formulas import inputs_of
+from thumbs.functional.policy_losses import FORMULAS, cispo, cross_entropy, gspo, ppo_clip
 
 
 def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -22,13 +23,6 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     weights = torch.rand(40, generator=rng, dtype=torch.float64)
     weights[::4] = 0
     return new, old, advantages, weights
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_ppo_clip_matches_the_paper(seed: int) -> None:
-    data = batch(seed)
-    loss, _ = ppo_clip(*data, clip_range=0.2)
-    assert loss.item() == pytest.approx(oracles.losses.ppo_clip(*(x.tolist() for x in data), 0.2), abs=1e-12)
 
 
 def test_the_same_policy_has_ratio_one() -> None:
@@ -66,28 +60,38 @@ def test_the_upper_bound_may_differ_from_the_lower_one() -> None:
     assert metrics["clip_fraction"].item() == pytest.approx(2 / 3)
 
 
-PLAIN = {
-    "importance_sampling": (importance_sampling, ()),
-    "cispo": (partial(cispo, clip_range=0.2, clip_range_high=0.2), (0.8, 1.2)),
-    "dro": (partial(dro, beta=0.3), (0.3,)),
-}
-"""Each loss with its settings, and what its loop is given after the data."""
+SETTINGS = {"ppo_clip": {"clip_range": 0.2}, "cispo": {"clip_range": 0.2, "clip_range_high": 0.2}, "dro": {"beta": 0.3}}
+RATIO = ("logprobs", "old_logprobs", "advantages", "weights")
+BY_TOKEN = [name for name, formula in FORMULAS.items() if inputs_of(formula)[:4] == RATIO and name != "gspo"]
+"""Losses of a token against the logprobs of its sampler; GSPO looks at whole sequences."""
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", BY_TOKEN)
 @pytest.mark.parametrize("seed", range(3))
 def test_losses_by_token_match_their_formulas(name: str, seed: int) -> None:
-    data, (function, settings) = batch(seed), PLAIN[name]
+    data, settings = batch(seed), SETTINGS.get(name, {})
+    loss, metrics = FORMULAS[name](*data, **settings)
     oracle = getattr(oracles.losses, name)
-    loss, metrics = function(*data)
-    assert loss.item() == pytest.approx(oracle(*(x.tolist() for x in data), *settings), abs=1e-12)
+    assert loss.item() == pytest.approx(oracle(*(x.tolist() for x in data), **settings), abs=1e-12)
     assert set(metrics) == {"approx_kl", "clip_fraction", "ratio", "ratio_max"}
+
+
+@pytest.mark.parametrize("name", BY_TOKEN)
+def test_what_has_no_weight_does_not_count(name: str) -> None:
+    """Not even if it is no number; and halves of a batch add up."""
+    data, settings = batch(), SETTINGS.get(name, {})
+    whole = FORMULAS[name](*data, **settings)[0]
+    halves = [FORMULAS[name](*(x[rows] for x in data), **settings)[0] for rows in (slice(0, 19), slice(19, 40))]
+    assert sum(halves).item() == pytest.approx(whole.item(), abs=1e-12)
+    broken = [torch.where(data[3] == 0, torch.nan, x) for x in data[:3]]
+    assert FORMULAS[name](*broken, data[3], **settings)[0].item() == whole.item()
 
 
 @pytest.mark.parametrize("name", ["importance_sampling", "dro"])
 def test_gradients_by_token_are_the_differences(name: str) -> None:
-    (function, _), (new, *rest) = PLAIN[name], batch()
-    assert torch.autograd.gradcheck(lambda x: function(x, *rest)[0], new.requires_grad_())
+    new, *rest = batch()
+    formula = partial(FORMULAS[name], **SETTINGS.get(name, {}))
+    assert torch.autograd.gradcheck(lambda x: formula(x, *rest)[0], new.requires_grad_())
 
 
 def test_cispo_holds_its_weight_fixed() -> None:

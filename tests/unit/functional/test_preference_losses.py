@@ -1,4 +1,4 @@
-"""The pair loss against a loop, its symmetry, and numbers by hand."""
+"""Losses of pairs of scores against loops, their symmetry, and numbers by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import oracles.losses
-from thumbs.functional.reward_losses import bradley_terry, pair_loss
+from thumbs.functional.reward_losses import PAIRS, bradley_terry, pair_loss
 
 
 def pairs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -21,20 +21,34 @@ def pairs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("center", [0.0, 0.1])
-def test_matches_the_loop(center: float) -> None:
-    data = pairs()
-    loss, _ = pair_loss(bradley_terry, *data, center_coef=center)
-    expected = oracles.losses.bradley_terry(*(x.tolist() for x in data), center)
+@pytest.mark.parametrize("name", PAIRS)
+def test_matches_the_loop(name: str, center: float) -> None:
+    data, oracle, expected = pairs(), getattr(oracles.losses, name), 0.0
+    loss, _ = pair_loss(PAIRS[name], *data, center_coef=center)
+    for a, b, p, m, w in zip(*(x.tolist() for x in data), strict=True):
+        expected += w * (p * oracle(a, b, m) + (1 - p) * oracle(b, a, m) + center * (a + b) ** 2)
     assert loss.item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_order_of_the_pair_does_not_matter() -> None:
+@pytest.mark.parametrize("name", PAIRS)
+def test_order_of_the_pair_does_not_matter(name: str) -> None:
     a, b, preferred, margin, weights = pairs()
-    loss, metrics = pair_loss(bradley_terry, a, b, preferred, margin, weights, 0.1)
-    turned, turned_metrics = pair_loss(bradley_terry, b, a, 1 - preferred, margin, weights, 0.1)
+    loss, metrics = pair_loss(PAIRS[name], a, b, preferred, margin, weights, 0.1)
+    turned, turned_metrics = pair_loss(PAIRS[name], b, a, 1 - preferred, margin, weights, 0.1)
     assert loss.item() == pytest.approx(turned.item(), abs=1e-12)
-    for name, metric in metrics.items():
-        assert metric.item() == pytest.approx(turned_metrics[name].item(), abs=1e-12)
+    for metric, value in metrics.items():
+        assert value.item() == pytest.approx(turned_metrics[metric].item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("far", [-1e4, 1e4])
+def test_far_scores_have_finite_slopes_in_both_orders(name: str, far: float) -> None:
+    a = torch.tensor([far], requires_grad=True)
+    loss, _ = pair_loss(PAIRS[name], a, torch.zeros(1), torch.ones(1), torch.zeros(1), torch.ones(1))
+    loss.backward()
+    assert a.grad is not None
+    assert math.isfinite(loss.item())
+    assert math.isfinite(a.grad.item())
 
 
 def test_equal_scores_cost_log_two_and_the_preferred_one_is_raised() -> None:
