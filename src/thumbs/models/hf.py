@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, DynamicCache, PreTrainedModel
 
@@ -43,10 +44,42 @@ class HfCache:
         self.past = DynamicCache()
         self.mask = torch.zeros(0, 0, dtype=torch.long)
 
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row, [B]."""
+        return self.mask.sum(1)
+
+    @property
+    def room(self) -> int:
+        """Slots, which grow by one with every token."""
+        return self.mask.shape[1]
+
     def select(self, rows: Tensor) -> None:
         """Keeps (or repeats) the given rows, in that order."""
         self.past.batch_select_indices(rows)
         self.mask = self.mask[rows]
+
+    def joined(self, others: Sequence[HfCache], room: int) -> HfCache:
+        """A cache with the rows of this one and then the others', without slots in front that no row needs."""
+        if not others:
+            return self  # it grows by itself
+        caches, whole = [self, *others], HfCache()
+        slots = max(int(cache.lengths.max()) for cache in caches)
+        whole.mask = torch.cat([_slots(cache.mask, slots) for cache in caches])
+        for index in range(len(self.past.layers)):
+            layers = [cache.past.layers[index] for cache in caches]
+            keys, values = ([_slots(getattr(layer, x), slots) for layer in layers] for x in ("keys", "values"))
+            whole.past.update(torch.cat(keys), torch.cat(values), index)
+        return whole
+
+    def put(self, places: Tensor, caches: Sequence[HfCache]) -> None:
+        """Overwrites the rows at `places` by those of `caches`, in order."""
+        first, *rest = caches
+        new = first.joined(rest, self.room)
+        self.mask[places] = _slots(new.mask, self.room)
+        for ours, theirs in zip(self.past.layers, new.past.layers, strict=True):
+            for name in ("keys", "values"):
+                getattr(ours, name)[places] = _slots(getattr(theirs, name), self.room)
 
 
 class HfCausalLM(nn.Module):
@@ -149,6 +182,13 @@ class HfCausalLM(nn.Module):
         trunk = self.model.base_model
         output = trunk(input_ids=tokens, attention_mask=mask, use_cache=cache is not None, **extra)
         return output.last_hidden_state
+
+
+def _slots(x: Tensor, count: int) -> Tensor:
+    """The last so many slots of a mask [B, L] or of keys [B, K, L, C], empty ones added in front."""
+    axis = 1 if x.ndim == 2 else 2
+    x = x.narrow(axis, max(x.shape[axis] - count, 0), min(count, x.shape[axis]))
+    return functional.pad(x, (0, 0) * (x.ndim // 4) + (count - x.shape[axis], 0))
 
 
 def load_hf(folder: Path, dtype: torch.dtype, reason: str = "it runs through transformers") -> HfCausalLM:
