@@ -18,7 +18,7 @@ from thumbs.models.invariant import invariant_states
 from thumbs.models.prepacked import linear, prepack
 from thumbs.models.rows import Rows
 from thumbs.models.trunk import open_trunk
-from thumbs.rollout.native import NativeSampler
+from thumbs.rollout.native import open_native
 from thumbs.rollout.sampler import DecodingParams
 
 ROUNDS, LOWER = 3, 18
@@ -65,8 +65,8 @@ def main() -> None:
 
     settings = DecodingParams(max_new_tokens=24, temperature=0.7, stop_tokens=())
     samplers = {
-        "plain": NativeSampler(trunk, 0),
-        "prepacked": NativeSampler(prepack_decoder(merged_copy(trunk, None, trunk.dtype)), 0),
+        "plain": open_native(trunk, 0),
+        "prepacked": open_native(prepack_decoder(merged_copy(trunk, None, trunk.dtype)), 0),
     }
     for asked, draws in ((1, 1), (40, 1), (32, 4)):
         prompts = [random.integers(0, 49000, 45).tolist() for _ in range(asked)] * draws

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ from service.conformance import SDKS, Sdk, environment_of, outcomes
 from service.fault_proxy import FaultProxy
 from service.serving import running, served_by
 from thumbs.clients.backend import Backend
-from thumbs.clients.sampling import ServedWeights
+from thumbs.clients.types import ModelInput
 from thumbs.engine.base import Handle, TrainOutput
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Example
-from thumbs.rollout.pool import SampleRequest, SamplingPool
 
 
 def begins(tokens: Iterable[int], text: str) -> bool:
@@ -45,18 +45,17 @@ class FaultyBackend(Backend):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._engine = FaultyEngine()
+        self._engine = self.samplers._engine = FaultyEngine()
+        self._sample, self.samplers.sample = self.samplers.sample, self._sample_or_crash
 
-    def _pool(self, sampler_id: str, sampler: ServedWeights, request: SampleRequest) -> SamplingPool:
-        pool = super()._pool(sampler_id, sampler, request)
-        if begins(request.prompt, "crash"):
-            pool.step = lambda: self._break(pool)
-        return pool
+    def _sample_or_crash(self, sampler_id: str, prompt: ModelInput, *args: Any, **options: Any) -> Future[Any]:
+        if begins(prompt.to_ints(), "crash"):
+            options["on_token"] = _crash
+        return self._sample(sampler_id, prompt, *args, **options)
 
-    def _break(self, pool: SamplingPool) -> list[SampleRequest]:
-        del pool.step
-        pool.step()
-        raise RuntimeError("the device is lost")
+
+def _crash(*news: Any) -> None:
+    raise RuntimeError("the device is lost")
 
 
 @pytest.mark.timeout(600)

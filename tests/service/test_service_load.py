@@ -43,7 +43,7 @@ class GatedBackend(Backend):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._engine = GatedEngine(self)
+        self._engine = self.samplers._engine = GatedEngine(self)
 
 
 @pytest.mark.timeout(300)

@@ -7,11 +7,14 @@ are the caller's are `ThumbsError`s; anything else is ours.
 from __future__ import annotations
 
 import shutil
+import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from thumbs.clients import translate, types
@@ -21,7 +24,7 @@ from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.lanes import Work, patiently
 from thumbs.clients.listings import Offer
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
-from thumbs.clients.sampling import FullError, Sampling, ServedWeights
+from thumbs.clients.sampling import Quota, Samplers, ServedWeights, checkpoint_at
 from thumbs.clients.store import Store
 from thumbs.clients.worker import Worker
 from thumbs.config.losses import CROSS_ENTROPY, LossSpec
@@ -50,7 +53,7 @@ class _Model:
     dirty: bool = False
 
 
-class Backend(Sampling, Offer):
+class Backend(Offer):
     """See the module. models: the bases by the names that clients use; closed: no others can be asked for.
 
     Adapters beyond `max_models` under training, and as many samplers, wait on disk until they are used again.
@@ -69,20 +72,24 @@ class Backend(Sampling, Offer):
     ) -> None:
         bases, worker = Bases(models, closed=closed), Worker(gap_grace_s)
         self._engine = engine or open_engine()
-        super().__init__(store, bases, self._engine, worker, max_models, max_queued_samples)
+        super().__init__(store, bases)
         self.max_models = max_models
-        self._queued_tokens = 0
+        self._worker, self._lock = worker, threading.Lock()
+        self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-")
+        scratch = Path(self._spilled.name)
+        self.samplers = Samplers(store, bases, self._engine, worker, scratch, max_models, max_queued_samples)
+        self._quota = Quota(MAX_QUEUED_TOKENS, "passes")
         self._models: OrderedDict[str, _Model] = OrderedDict()
 
     def waiting(self) -> dict[str, Any]:
         """For a status page: operations by lane, samples, models and samplers in memory, tokens sampled so far."""
         with self._lock:
-            models, samplers = list(self._models.values()), list(self._samplers.values())
+            models = list(self._models.values())
         return {
             "operations": self._worker.waiting(),
             "samples": self._worker.samples,
             "models": sum(model.handle is not None for model in models),
-            "samplers": sum(sampler.adapter is not None for sampler in samplers),
+            "samplers": self.samplers.loaded,
             "sampled_tokens": self._worker.sampled_tokens,
         }
 
@@ -120,7 +127,7 @@ class Backend(Sampling, Offer):
         user_metadata: Mapping[str, str] | None = None,
     ) -> Future[None]:
         """A model like the one that a checkpoint is of, with its weights."""
-        record = self._checkpoint(path)
+        record = checkpoint_at(self.store, path)
         run = self.store.run(record.run_id)
         assert run is not None  # noqa: S101 (the store keeps no checkpoint without its run)
         if not (run.train_attn or run.train_mlp):
@@ -160,7 +167,7 @@ class Backend(Sampling, Offer):
     ) -> Future[ReverseKlOutput]:
         """Adds the gradients of the divergence from a checkpoint of the same base: see reverse_kl.py."""
 
-        base, record = self._known(run_id).base, self._checkpoint(reference_path)
+        base, record = self._known(run_id).base, checkpoint_at(self.store, reference_path)
         run = self.store.run(record.run_id)
         if run is None or run.base_model != base.name:
             raise DataError(f"{reference_path} is not of this model's base {base.name}, as a reference must be")
@@ -256,11 +263,12 @@ class Backend(Sampling, Offer):
         def work() -> Work:
             model, handle = self._in_memory(run_id)
             yield
-            folder = self._spill(sampler_id)
+            folder = self.samplers.folder(sampler_id)
             with writable(sampler_id, folder):
                 self._engine.save(handle, folder)  # from where it comes back after others have taken its place
             client = run_id.partition(":train:")[0]
-            self._add(sampler_id, ServedWeights(model.base, client, folder, self._engine.frozen_adapter(handle)))
+            adapter = self._engine.frozen_adapter(handle)
+            self.samplers.add(sampler_id, ServedWeights(model.base, client, folder, adapter))
             return sampler_id
 
         return self._submit(run_id, seq_id, work)
@@ -286,10 +294,6 @@ class Backend(Sampling, Offer):
 
     # on the threads of callers
 
-    def _unqueue(self, tokens: int) -> None:
-        with self._lock:
-            self._queued_tokens -= tokens
-
     def _known(self, run_id: str) -> _Model:
         model = self._models.get(run_id)
         if model is None:
@@ -301,21 +305,14 @@ class Backend(Sampling, Offer):
 
     def _queue(self, run_id: str, seq_id: int | None, tokens: int, work: Callable[[], Work]) -> Future[Any]:
         """A pass over so many tokens; raises FullError where too many wait already."""
-        with self._lock:
-            if self._queued_tokens and self._queued_tokens + tokens > MAX_QUEUED_TOKENS:
-                raise FullError(f"{self._queued_tokens} tokens wait for training already; collect some results first")
-            self._queued_tokens += tokens
-        try:
-            future = self._submit(run_id, seq_id, work)
-        except ThumbsError:
-            self._unqueue(tokens)
-            raise
-        future.add_done_callback(lambda _: self._unqueue(tokens))
-        return future
+        return self._quota.hold(tokens, lambda: self._submit(run_id, seq_id, work))
 
     def _submit(self, run_id: str, seq_id: int | None, work: Callable[[], Work]) -> Future[Any]:
         self._known(run_id)
         return self._worker.submit(run_id, work, seq_id)
+
+    def _spill(self, run_id: str) -> Path:
+        return Path(self._spilled.name) / run_id.replace(":", "_")
 
     # on the worker's thread
 
@@ -326,7 +323,7 @@ class Backend(Sampling, Offer):
         return translate.train_output(output, records)
 
     def _read(self, model: _Model, handle: Handle, path: str, *, optimizer: bool) -> None:
-        record = self._checkpoint(path)
+        record = checkpoint_at(self.store, path)
         run = self.store.run(record.run_id)
         own = self.store.run(handle.name)
         assert run is not None  # noqa: S101 (the store keeps no checkpoint without its run)

@@ -1,15 +1,16 @@
-"""The half of the backend that samples: frozen adapters on shared bases, all of one base in one pool."""
+"""The samplers of a backend: frozen adapters on shared bases, all of one base in one decoding loop."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
-import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from thumbs.clients import translate, types
 from thumbs.clients.bases import Base, Bases
@@ -21,14 +22,41 @@ from thumbs.engine.base import AdapterSource
 from thumbs.engine.checkpoints import OPTIMIZER
 from thumbs.errors import CheckpointError, DataError, ThumbsError
 from thumbs.models.base import FrozenAdapter
-from thumbs.rollout.pool import Heard, SampleRequest, SamplingPool
+from thumbs.rollout.native import DecodingLoop, NativeSampler
+from thumbs.rollout.sampler import OnToken, PromptQuery, SampleRequest
 
 MAX_WAITING_TOKENS = 2**25
-"""Tokens of prompts and replies that may wait or be drawn at a time; a single request is taken whatever waits."""
+"""Tokens of prompts and replies that may wait or be drawn at a time."""
 
 
 class FullError(ThumbsError, RuntimeError):
     """Too many requests wait already; come back later."""
+
+
+class Quota:
+    """Tokens of work that may wait at a time; a single piece of work is taken at any size. words: what waits."""
+
+    def __init__(self, most: int, words: str) -> None:
+        self.most, self._words = most, words
+        self._tokens, self._lock = 0, threading.Lock()
+
+    def hold(self, tokens: int, begin: Callable[[], Future[Any]]) -> Future[Any]:
+        """What `begin` returns, with its tokens counted until it is done; raises FullError if too much waits."""
+        with self._lock:
+            if self._tokens and self._tokens + tokens > self.most:
+                raise FullError(f"{self._words} of {self._tokens} tokens wait already; collect some results first")
+            self._tokens += tokens
+        try:
+            future = begin()
+        except ThumbsError:
+            self._release(tokens)
+            raise
+        future.add_done_callback(lambda _: self._release(tokens))
+        return future
+
+    def _release(self, tokens: int) -> None:
+        with self._lock:
+            self._tokens -= tokens
 
 
 @dataclass(eq=False)
@@ -41,32 +69,44 @@ class ServedWeights:
     adapter: FrozenAdapter | None = None
 
 
-class Sampling:
-    """Samplers by id; of those with adapters the `max_samplers` that were used last are in memory."""
+class Samplers:
+    """Samplers by id; of those with adapters the `max_samplers` that were used last are in memory, all in `scratch`."""
 
     def __init__(
-        self, store: Store, bases: Bases, engine: AdapterSource, worker: Worker, max_samplers: int, max_queued: int
+        self,
+        store: Store,
+        bases: Bases,
+        engine: AdapterSource,
+        worker: Worker,
+        scratch: Path,
+        max_samplers: int,
+        max_queued: int,
     ) -> None:
         self.store, self.bases, self.max_samplers, self.max_queued = store, bases, max_samplers, max_queued
-        self._adapters, self._worker = engine, worker
-        self._samplers: OrderedDict[str, ServedWeights] = OrderedDict()
-        self._pools: dict[int, SamplingPool] = {}
+        self._adapters, self._worker, self._scratch = engine, worker, scratch
+        self._opened: OrderedDict[str, ServedWeights] = OrderedDict()
+        self._loops: dict[int, DecodingLoop] = {}
         self._lock = threading.Lock()
-        self._waiting_tokens = 0
-        self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-")
+        self.quota = Quota(MAX_WAITING_TOKENS, "samples")
 
-    def open_sampler(
+    def open(
         self, sampler_id: str, session_id: str, owner: str, *, base_model: str | None = None, path: str | None = None
     ) -> None:
         """A sampler of a checkpoint, or of a bare base model; raises ThumbsError where there is no such thing."""
         if path is not None:
-            run = self.store.run(self._checkpoint(path).run_id)
+            run = self.store.run(checkpoint_at(self.store, path).run_id)
             base_model = None if run is None else run.base_model
         if base_model is None:
             raise DataError("a sampler needs a base_model or a model_path")
         sampler = self._made(sampler_id, session_id, base_model, path)
         self.store.add_sampler(sampler_id, session_id, owner, base_model, path)
-        self._add(sampler_id, sampler)
+        self.add(sampler_id, sampler)
+
+    def add(self, sampler_id: str, sampler: ServedWeights) -> None:
+        """A sampler of weights that are in its folder already."""
+        with self._lock:
+            self._opened[sampler_id] = sampler
+            self._make_room()
 
     def sample(
         self,
@@ -81,72 +121,63 @@ class Sampling:
         target_prompt_logprobs: types.TensorData | None = None,
         prompt_alt_tokens_k: int = 0,
         prompt_logprobs_last_n: int | None = None,
-        heard: Heard | None = None,
+        on_token: OnToken | None = None,
     ) -> Future[types.SampleResponse]:
         """Samples. The same seed gives the same samples, which differ from each other; cancelling ends them.
 
-        `heard` is told of each token as it is drawn, on the worker's thread.
+        `on_token` is called on the worker's thread.
         Raises FullError where too much waits already, DataError for a prompt or settings that cannot be.
         """
-        sampler = self._samplers.get(sampler_id) or self._reopened(sampler_id)
+        sampler = self._opened.get(sampler_id) or self._reopened(sampler_id)
         shape = sampler.base.shape
         tokens = translate.prompt_tokens(prompt, shape.vocab_size)
         settings = translate.sampling_params(params, len(tokens), shape.context, sampler.base.tokenizer.stop_ids)
         top = translate.likeliest_count(topk_sample_logprobs, shape.vocab_size, "topk_sample_logprobs")
         translate.check_samples(num_samples, settings, top)
         seed = secrets.randbits(62) if params.seed is None else params.seed % 2**62
-        request = SampleRequest(
-            sampler.client,
-            tokens.tolist(),
-            settings,
-            range(seed, seed + num_samples),
-            wants_prompt_logprobs=prompt_logprobs or topk_prompt_logprobs > 0,
-            prompt_top=translate.prompt_top(topk_prompt_logprobs, len(tokens), shape.vocab_size),
-            prompt_targets=translate.prompt_targets(target_prompt_logprobs, len(tokens), shape.vocab_size),
-            prompt_draws=translate.prompt_draws(prompt_alt_tokens_k, len(tokens)),
-            top=top,
-            heard=heard,
+        query = PromptQuery(
+            logprobs=prompt_logprobs or topk_prompt_logprobs > 0,
+            top=translate.prompt_top(topk_prompt_logprobs, len(tokens), shape.vocab_size),
+            targets=translate.prompt_targets(target_prompt_logprobs, len(tokens), shape.vocab_size),
+            draws=translate.prompt_draws(prompt_alt_tokens_k, len(tokens)),
         )
-        cost = len(tokens) + num_samples * settings.max_new_tokens
-        self._reserve(cost)
-        try:
-            future = self._worker.sample(
-                lambda: self._pool(sampler_id, sampler, request),
+        request = SampleRequest(
+            tokens.tolist(), settings, range(seed, seed + num_samples), top, query if query.asks else None, on_token
+        )
+        if self._worker.samples >= self.max_queued:
+            raise FullError(f"{self._worker.samples} requests for samples wait already")
+        return self.quota.hold(
+            len(tokens) + num_samples * settings.max_new_tokens,
+            lambda: self._worker.sample(
+                lambda: self._in_memory(sampler_id, sampler),
                 request,
-                lambda done: translate.sample_response(done, prompt_logprobs_last_n, target_prompt_logprobs),
-            )
-        except ThumbsError:
-            self._release(cost)
-            raise
-        future.add_done_callback(lambda _: self._release(cost))
-        return future
+                lambda reply: translate.sample_response(request, reply, prompt_logprobs_last_n, target_prompt_logprobs),
+            ),
+        )
 
-    def _reserve(self, tokens: int) -> None:
-        """Raises FullError where too much waits already."""
-        with self._lock:
-            if self._worker.samples >= self.max_queued:
-                raise FullError(f"{self._worker.samples} requests for samples wait already")
-            if self._waiting_tokens and self._waiting_tokens + tokens > MAX_WAITING_TOKENS:
-                raise FullError(f"samples of {self._waiting_tokens} tokens wait already; collect some of them first")
-            self._waiting_tokens += tokens
-
-    def _release(self, tokens: int) -> None:
-        with self._lock:
-            self._waiting_tokens -= tokens
-
-    def close_sampler(self, sampler_id: str) -> None:
+    def close(self, sampler_id: str) -> None:
         """Forgets a sampler; what is being sampled goes on."""
         with self._lock:
-            self._samplers.pop(sampler_id, None)
-        shutil.rmtree(self._spill(sampler_id), ignore_errors=True)
+            self._opened.pop(sampler_id, None)
+        shutil.rmtree(self.folder(sampler_id), ignore_errors=True)
+
+    @property
+    def loaded(self) -> int:
+        """Adapters in memory."""
+        with self._lock:
+            return sum(each.adapter is not None for each in self._opened.values())
+
+    def folder(self, sampler_id: str) -> Path:
+        """Where the adapter of a sampler is kept."""
+        return self._scratch / sampler_id.replace(":", "_")
 
     def _made(self, sampler_id: str, session_id: str, base_model: str, path: str | None) -> ServedWeights:
         folder = None
         if path is not None:
-            folder = self._spill(sampler_id)
+            folder = self.folder(sampler_id)
             # A copy, since the checkpoint may be deleted or overwritten while the sampler is in use.
             unwanted = shutil.ignore_patterns(OPTIMIZER)
-            shutil.copytree(self._checkpoint(path).folder, folder, ignore=unwanted, dirs_exist_ok=True)
+            shutil.copytree(checkpoint_at(self.store, path).folder, folder, ignore=unwanted, dirs_exist_ok=True)
         return ServedWeights(self.bases[base_model], session_id, folder)
 
     def _reopened(self, sampler_id: str) -> ServedWeights:
@@ -156,41 +187,35 @@ class Sampling:
         if record is None or record.model_path is None or session is None or session.finished is not None:
             raise DataError(f"sampler {sampler_id!r} is gone; make a new one from a checkpoint or the training client")
         sampler = self._made(sampler_id, record.session_id, record.base_model, record.model_path)
-        self._add(sampler_id, sampler)
+        self.add(sampler_id, sampler)
         return sampler
 
-    def _add(self, sampler_id: str, sampler: ServedWeights) -> None:
-        with self._lock:
-            self._samplers[sampler_id] = sampler
-            self._make_room_for_samplers()
-
-    def _make_room_for_samplers(self) -> None:
+    def _make_room(self) -> None:
         """Lets go of the adapters that were not used for longest; the lock is held."""
-        loaded = [each for each in self._samplers.values() if each.adapter is not None]
+        loaded = [each for each in self._opened.values() if each.adapter is not None]
         for each in loaded[: max(len(loaded) - self.max_samplers, 0)]:
             each.adapter = None
 
-    def _pool(self, sampler_id: str, sampler: ServedWeights, request: SampleRequest) -> SamplingPool:
-        """The pool of the sampler's base, after the request has got the sampler's adapter."""
+    def _in_memory(self, sampler_id: str, sampler: ServedWeights) -> NativeSampler:
+        """The sampler in the loop of its base, with its adapter loaded; on the worker's thread."""
         base = sampler.base
         if sampler.folder is not None and sampler.adapter is None:
             with readable(sampler_id):
                 sampler.adapter = self._adapters.read_adapter(sampler.folder)
-        request.adapter = sampler.adapter
+        adapter = sampler.adapter
         with self._lock:
-            if sampler_id in self._samplers:  # not closed meanwhile
-                self._samplers.move_to_end(sampler_id)
-                self._make_room_for_samplers()
+            if sampler_id in self._opened:  # not closed meanwhile
+                self._opened.move_to_end(sampler_id)
+                self._make_room()
         model = self._adapters.frozen_base(base.config)
-        if id(model) not in self._pools:  # one for all names of a base
-            self._pools[id(model)] = SamplingPool(model, lambda tokens: base.tokenizer.decode(tokens, False))
-        return self._pools[id(model)]
+        if id(model) not in self._loops:  # one for all names of a base
+            self._loops[id(model)] = DecodingLoop(model, lambda tokens: base.tokenizer.decode(tokens, False))
+        return NativeSampler(self._loops[id(model)], 0, adapter, sampler.client)
 
-    def _checkpoint(self, path: str) -> CheckpointRecord:
-        record = self.store.checkpoint(path)
-        if record is None:
-            raise CheckpointError(f"there is no checkpoint {path!r}; it may have expired or been deleted")
-        return record
 
-    def _spill(self, name: str) -> Path:
-        return Path(self._spilled.name) / name.replace(":", "_")
+def checkpoint_at(store: Store, path: str) -> CheckpointRecord:
+    """The record of a checkpoint; raises CheckpointError if there is none."""
+    record = store.checkpoint(path)
+    if record is None:
+        raise CheckpointError(f"there is no checkpoint {path!r}; it may have expired or been deleted")
+    return record

@@ -41,7 +41,7 @@ class SamplingClient(Ready):
         params = sampling_params or types.SamplingParams()
 
         def begin() -> Future[types.SampleResponse]:
-            return self._backend.sample(
+            return self._backend.samplers.sample(
                 self.sampler_id,
                 prompt,
                 num_samples,

@@ -96,7 +96,7 @@ class ServiceClient(Ready):
     ) -> SamplingClient:
         """A sampler of a checkpoint, or of a bare base model."""
         sampler_id = self.next_sampler_id()
-        self.backend.open_sampler(sampler_id, self.session_id, OWNER, base_model=base_model, path=model_path)
+        self.backend.samplers.open(sampler_id, self.session_id, OWNER, base_model=base_model, path=model_path)
         sampler = self.backend.store.sampler(sampler_id)
         assert sampler is not None  # noqa: S101
         return SamplingClient(self, sampler_id, sampler.base_model)
@@ -123,7 +123,7 @@ class ServiceClient(Ready):
         store = self.backend.store
         store.finish_session(self.session_id, status)
         for sampler in store.samplers_of(self.session_id):
-            self.backend.close_sampler(sampler.id)
+            self.backend.samplers.close(sampler.id)
         for run in store.runs_of(self.session_id):
             self.backend.unload(run.id)
         return APIFuture.of(None)

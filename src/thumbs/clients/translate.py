@@ -20,9 +20,8 @@ from thumbs.engine.base import AdamStep
 from thumbs.errors import DataError
 from thumbs.functional.formulas import inputs_of, settings_of
 from thumbs.functional.policy_losses import FORMULAS
-from thumbs.records import Example, TrainOutput
-from thumbs.rollout.pool import ReplyInProgress, SampleRequest, Top
-from thumbs.rollout.sampler import DecodingParams
+from thumbs.records import Example, Sample, TrainOutput
+from thumbs.rollout.sampler import DecodingParams, PromptAnswer, PromptQuery, SampleReply, SampleRequest, Top
 
 log = logging.getLogger(__name__)
 
@@ -320,28 +319,28 @@ def _check_cost(cells: int, name: str) -> None:
 
 
 def sample_response(
-    request: SampleRequest, last: int | None = None, targets: types.TensorData | None = None
+    request: SampleRequest, reply: SampleReply, last: int | None = None, targets: types.TensorData | None = None
 ) -> types.SampleResponse:
-    """What a client gets of a finished request; `last`: prompt logprobs of so many last tokens only.
+    """What a client gets of a reply; `last`: prompt logprobs of so many last tokens only.
 
-    `targets`: the ids that were asked for, whose logprobs are told in the same layout.
+    `targets`: the ids that were asked for, whose logprobs come back in the same layout.
     """
-    count = len(request.prompt)
+    count, about = len(request.prompt), reply.prompt or PromptAnswer()
+    query = request.about_prompt or PromptQuery()
     logprobs = top = None
     hidden = 1 if last is None else max(count - last, 1)
-    if request.prompt_logprobs is not None:
-        logprobs = np.concatenate([[np.nan], request.prompt_logprobs]).astype(np.float32)
+    if about.logprobs is not None:
+        logprobs = np.concatenate([[np.nan], about.logprobs]).astype(np.float32)
         logprobs[:hidden] = np.nan
-    if request.prompt_top:
-        top = _top(
-            [[] if i < hidden else row for i, row in enumerate([[], *request.prompt_alternatives])], request.prompt_top
-        )
+    if query.top:
+        top = _top([[] if i < hidden else row for i, row in enumerate([[], *about.top])], query.top)
+    drawn = [types.TensorData.from_numpy(array) for array in about.drawn]
     return types.SampleResponse(
-        [_sequence(reply) for reply in request.replies],
+        [_sequence(sample, top, request.top) for sample, top in zip(reply.samples, reply.top, strict=True)],
         prompt_logprobs_np=logprobs,
         topk_prompt_logprobs_np=top,
-        target_prompt_logprobs=None if targets is None else _as_asked(targets, np.concatenate(request.target_logprobs)),
-        prompt_alt_tokens=_alternatives(request.drawn) if request.drawn else None,
+        target_prompt_logprobs=None if targets is None or about.targets is None else _as_asked(targets, about.targets),
+        prompt_alt_tokens=types.PromptAltTokens(*drawn) if drawn else None,
     )
 
 
@@ -353,17 +352,12 @@ def _as_asked(targets: types.TensorData, logprobs: np.ndarray) -> types.TensorDa
     return types.TensorData(listed, "float32", targets.shape, crow, col)
 
 
-def _alternatives(drawn: Sequence[tuple[np.ndarray, np.ndarray]]) -> types.PromptAltTokens:
-    tokens, logprobs = (types.TensorData.from_numpy(np.concatenate(pieces)) for pieces in zip(*drawn, strict=True))
-    return types.PromptAltTokens(tokens, logprobs)
-
-
-def _sequence(reply: ReplyInProgress) -> types.SampledSequence:
+def _sequence(sample: Sample, top: Sequence[Top], count: int) -> types.SampledSequence:
     return types.SampledSequence(
-        "stop" if reply.stopped else "length",
-        tokens_np=np.array(reply.tokens, np.int32),
-        logprobs_np=np.array(reply.logprobs, np.float32),
-        topk_logprobs_np=_top(reply.top, reply.request.top) if reply.request.top else None,
+        sample.stop_reason,
+        tokens_np=sample.tokens.astype(np.int32),
+        logprobs_np=sample.logprobs,
+        topk_logprobs_np=_top(top, count) if count else None,
     )
 
 

@@ -8,11 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from thumbs.clients.lanes import Lane, LaneOperation, Work
 from thumbs.errors import ThumbsError
-from thumbs.rollout.pool import SampleRequest, SamplingPool
+from thumbs.rollout.native import DecodingLoop, NativeSampler
+from thumbs.rollout.sampler import SampleReply, SampleRequest
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +24,15 @@ class ClosedError(ThumbsError, RuntimeError):
 
 
 class Worker:
-    """Runs what is submitted to lanes, and the pools. Methods may be called from any thread."""
+    """Runs what is submitted to lanes, and the decoding loops. Methods may be called from any thread."""
 
     def __init__(self, gap_grace_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.grace_s, self.clock = gap_grace_s, clock
         self.sampled_tokens = 0
         self._lanes: dict[str, Lane] = {}
-        self._pools: list[SamplingPool] = []
-        self._incoming: deque[tuple[Callable[[], SamplingPool], SampleRequest]] = deque()
-        self._sampling: dict[SampleRequest, tuple[Future[Any], Callable[[SampleRequest], Any]]] = {}
+        self._loops: list[DecodingLoop] = []
+        self._incoming: deque[Callable[[], None]] = deque()
+        self._unanswered: set[Future[Any]] = set()
         self._wakeup = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="thumbs-worker", daemon=True)
@@ -48,9 +50,9 @@ class Worker:
         return operation.future
 
     def sample(
-        self, find: Callable[[], SamplingPool], request: SampleRequest, answer: Callable[[SampleRequest], Any]
+        self, find: Callable[[], NativeSampler], request: SampleRequest, answer: Callable[[SampleReply], Any]
     ) -> Future[Any]:
-        """What `answer` makes of the request when it has left the pool that `find` gives.
+        """What `answer` makes of the reply of the sampler that `find` gives.
 
         Both are called by the worker's thread. Cancelling the future ends the request.
         """
@@ -58,10 +60,9 @@ class Worker:
         with self._wakeup:
             if self._closed:
                 raise ClosedError("the service is closed")
-            self._sampling[request] = future, answer
-            self._incoming.append((find, request))
+            self._unanswered.add(future)
+            self._incoming.append(partial(self._begin, find, request, answer, future))
             self._wakeup.notify()
-        future.add_done_callback(lambda done: setattr(request, "cancelled", done.cancelled()))
         return future
 
     def forget(self, lane: str) -> None:
@@ -78,7 +79,7 @@ class Worker:
     @property
     def samples(self) -> int:
         """Requests for samples that have not been answered."""
-        return len(self._sampling)
+        return len(self._unanswered)
 
     def close(self) -> None:
         """Ends the thread after the part it is at; what waits fails with ClosedError."""
@@ -91,7 +92,8 @@ class Worker:
     def _run(self) -> None:
         while not self._closed:
             lane = self._next()
-            self._let_in()
+            while self._incoming:
+                self._incoming.popleft()()
             started = self.clock()
             if lane is not None:
                 self._advance(lane)
@@ -108,20 +110,37 @@ class Worker:
                 lane = self._turn()
             return lane
 
-    def _let_in(self) -> None:
-        while self._incoming:
-            find, request = self._incoming.popleft()
+    def _begin(
+        self,
+        find: Callable[[], NativeSampler],
+        request: SampleRequest,
+        answer: Callable[[SampleReply], Any],
+        future: Future[Any],
+    ) -> None:
+        try:
+            sampler = find()
+            (reply,) = sampler.submit([request])
+        except Exception as error:  # it belongs to the caller
+            self._settle(future, partial(_raise, error))
+            return
+        if sampler.loop not in self._loops:
+            self._loops.append(sampler.loop)
+        reply.add_done_callback(lambda done: self._settle(future, lambda: answer(done.result())))
+        future.add_done_callback(lambda _: reply.cancel())
+
+    def _settle(self, future: Future[Any], make: Callable[[], Any]) -> None:
+        """Sets a future to what `make` gives or raises, once."""
+        if future not in self._unanswered:
+            return
+        self._unanswered.discard(future)
+        if future.set_running_or_notify_cancel():
             try:
-                pool = find()
+                future.set_result(make())
             except Exception as error:  # it belongs to the caller
-                self._answer(request, error)
-                continue
-            pool.add(request)
-            if pool not in self._pools:
-                self._pools.append(pool)
+                future.set_exception(error)
 
     def _quiet(self) -> bool:
-        return not self._incoming and all(pool.idle for pool in self._pools)
+        return not self._incoming and all(loop.idle for loop in self._loops)
 
     def _turn(self) -> Lane | None:
         """The next lane that has something to do; it goes to the end of the row."""
@@ -154,37 +173,12 @@ class Worker:
             operation.future.set_exception(error)
 
     def _sample_for(self, seconds: float) -> None:
-        """Steps of all pools that have something to do: one each, more while `seconds` last."""
+        """Steps of all loops that have something to do: one each, more while `seconds` last."""
         until = self.clock() + seconds
-        while any(self._step(pool) for pool in self._pools) and self.clock() < until:
-            pass
-
-    def _step(self, pool: SamplingPool) -> bool:
-        """One step of a pool; whether it has something left to do."""
-        if pool.idle:
-            return False
-        try:
-            finished = pool.step()
-        except Exception as error:  # the pool starts afresh, and those who were in it hear of it
-            log.exception("sampling failed")
-            for request in pool.clear():
-                self._answer(request, error)
-            return False
-        self.sampled_tokens += pool.live
-        for request in finished + [request for request in list(self._sampling) if request.cancelled]:
-            self._answer(request, None)
-        return not pool.idle
-
-    def _answer(self, request: SampleRequest, error: BaseException | None) -> None:
-        future, answer = self._sampling.pop(request, (None, None))
-        if future is None or answer is None or not future.set_running_or_notify_cancel():
-            return
-        try:
-            if error is not None:
-                raise error
-            future.set_result(answer(request))
-        except Exception as failure:  # it belongs to the caller
-            future.set_exception(failure)
+        while busy := [loop for loop in self._loops if not loop.idle]:
+            self.sampled_tokens += sum(loop.step() for loop in busy)
+            if self.clock() >= until:
+                return
 
     def _end(self) -> None:
         error = ClosedError("the service was closed before this was done")
@@ -192,5 +186,9 @@ class Worker:
             for operation in [*([lane.running] if lane.running else []), *lane.drain()]:
                 if operation.future.running() or operation.future.set_running_or_notify_cancel():
                     operation.future.set_exception(error)
-        for request in list(self._sampling):
-            self._answer(request, error)
+        for future in list(self._unanswered):
+            self._settle(future, partial(_raise, error))
+
+
+def _raise(error: Exception) -> None:
+    raise error

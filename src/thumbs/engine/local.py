@@ -43,7 +43,7 @@ from thumbs.rollout.sampler import Sampler
 OpenSampler = Callable[[Trunk, int, DecodeText | None], Sampler]
 """Makes a sampler of a frozen model, its version (optimizer steps) and what decodes tokens."""
 
-SAMPLERS: Registry[OpenSampler] = Registry("rollout.kind", {"native": "thumbs.rollout.native:NativeSampler"})
+SAMPLERS: Registry[OpenSampler] = Registry("rollout.kind", {"native": "thumbs.rollout.native:open_native"})
 """What draws from a local engine's models."""
 
 

@@ -20,7 +20,7 @@ from thumbs.data.splits import is_heldout, split_fault
 from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.errors import DataError
 from thumbs.records import Message, Preference, Prompt, Ranking
-from thumbs.rollout.native import MAX_ROWS
+from thumbs.rollout.scheduler import MAX_ROWS
 
 
 @dataclass(frozen=True)

@@ -1,118 +1,142 @@
-"""Sampling from our own weights: prompts are prefilled once, rows decode together, finished rows leave."""
+"""Sampling from our own weights: continuous batching for whoever asks, a stage or many clients.
+
+`scheduler.py` says who is next, `batch.py` keeps rows and cache, `runner.py` computes. A sample depends on its own
+prompt, settings and seed; with our kernels it has the same bits in any company.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeAlias
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from thumbs.errors import ConfigError, DataError
-from thumbs.records import Sample
-from thumbs.rollout.draw import draw, uniforms
-from thumbs.rollout.sampler import DecodingParams
+from thumbs.models.base import FrozenAdapter, Trunk
+from thumbs.rollout.batch import Batch
+from thumbs.rollout.runner import Runner
+from thumbs.rollout.sampler import Sampler, SampleReply, SampleRequest, check_requests
+from thumbs.rollout.scheduler import Job, Row, Scheduler
 
-MAX_ROWS = 128
-"""Sequences decoded together; on two cores 128 gave 1.1 to 1.4 times the tokens/s of 64 (docs/log.md)."""
-
-CACHE_TOKENS = 65_536
-"""Tokens of room in a cache, 46 kB each in a 135M model in float32; long sequences decode in fewer rows."""
+DecodeText: TypeAlias = Callable[[list[int]], str]
 
 
-class DecodingModel(Protocol):
-    """What a model must offer to be sampled from."""
+class DecodingLoop:
+    """Decodes for all samplers of one frozen model; `step` moves every row by one token.
 
-    context: int
-    width: int
+    `decode_text` is needed only for stop strings. Jobs may be added from any thread.
+    """
 
-    def logits(self, hidden: Tensor) -> Tensor: ...
-    def new_cache(self, rows: int, length: int) -> Any: ...
-    def prefill(self, prompts: list[list[int]], cache: Any) -> Tensor: ...
-    def decode(self, tokens: Tensor, cache: Any) -> Tensor: ...
+    def __init__(self, model: Trunk, decode_text: DecodeText | None = None) -> None:
+        self.model, self.decode_text = model, decode_text
+        self._scheduler, self._runner, self._batch = Scheduler(), Runner(model), Batch(model.context)
+        self._lock = threading.RLock()
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Queues jobs."""
+        with self._lock:
+            for job in jobs:
+                self._scheduler.add(job)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        with self._lock:
+            return next(self._scheduler.jobs, None) is None and not self._batch.live
+
+    def step(self) -> int:
+        """One token for every row, new rows among them, or a part of the prompts; returns how many tokens were drawn.
+
+        An error is handed to everyone who waits, and the loop begins afresh.
+        """
+        with self._lock, torch.no_grad():
+            try:
+                return self._step()
+            except Exception as error:  # it belongs to whoever waits for a reply
+                jobs = [*self._scheduler.jobs, *(row.job for row in self._batch.live)]
+                self._scheduler, self._batch = Scheduler(), Batch(self.model.context)
+                for job in dict.fromkeys(jobs):
+                    job.fail(error)
+                return 0
+
+    def _step(self) -> int:
+        batch = self._batch
+        if new := self._scheduler.admit(batch.live):
+            batch.enter(self._runner.read(new))
+            if self._scheduler.reads_on(batch.live):
+                return 0
+        batch.shrink()
+        if batch.rows:
+            self._runner.decode(batch)
+        batch.settle()
+        if not batch.live:
+            return 0
+        drawn = self._runner.draw(batch)
+        for row, token, logprob, top in drawn:
+            self._take(row, token, logprob)
+            row.top += [top] if row.job.request.top else []
+            if (hear := row.job.request.on_token) is not None:
+                hear(row.number, token, logprob, top)
+        for job in dict.fromkeys(row.job for row, *_ in drawn if row.done):
+            job.answer()
+        return len(drawn)
+
+    def _take(self, row: Row, token: int, logprob: float) -> None:
+        params = row.job.request.params
+        row.tokens.append(token)
+        row.logprobs.append(logprob)
+        row.stopped = token in params.stop_tokens
+        if params.stop_strings and not row.stopped and self.decode_text is not None:
+            text = self.decode_text(row.tokens)
+            row.stopped = any(stop in text for stop in params.stop_strings)
+        row.done = row.done or row.stopped or len(row.tokens) == len(row.u)
 
 
-@dataclass
-class _Reply:
-    """A request in progress."""
+class _Driven(Future[SampleReply]):
+    """A reply that whoever waits for it computes: no thread runs next to theirs."""
 
-    index: int
-    u: np.ndarray
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    stopped: bool = False
+    def __init__(self, loop: DecodingLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def result(self, timeout: float | None = None) -> SampleReply:
+        self._drive(timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._drive(timeout)
+        return super().exception(timeout)
+
+    def _drive(self, timeout: float | None) -> None:
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self.done() and (until is None or time.monotonic() < until):
+            self._loop.step()
 
 
-class NativeSampler:
-    """Draws from a frozen model. `decode_text` is needed only for stop strings."""
+@dataclass(eq=False)
+class NativeSampler(Sampler):
+    """The weights of a loop's model, with an adapter or without. client: whose turn it is in the loop to begin rows."""
 
-    def __init__(
-        self, model: DecodingModel, policy_version: int, decode_text: Callable[[list[int]], str] | None = None
-    ) -> None:
-        self.model, self.policy_version, self.decode_text = model, policy_version, decode_text
+    loop: DecodingLoop
+    policy_version: int
+    adapter: FrozenAdapter | None = None
+    client: Hashable = None
 
-    @torch.no_grad()
-    def sample(self, prompts: Sequence[Sequence[int]], params: DecodingParams, seeds: Sequence[int]) -> list[Sample]:
-        """One sample a prompt, in order; equal prompts are prefilled once."""
-        if params.stop_strings and self.decode_text is None:
-            raise ConfigError("stop strings need a sampler that can decode text; give stop tokens instead")
-        if not all(len(prompt) for prompt in prompts):
-            raise DataError("an empty prompt cannot be continued; start it with the tokenizer's first token at least")
-        longest = max((len(p) for p in prompts), default=0) + params.max_new_tokens
-        if longest > self.model.context:
-            raise ConfigError(
-                f"prompt and reply together reach {longest} tokens; the model's context is {self.model.context}. "
-                "Shorten the prompts or lower max_new_tokens"
-            )
-        # Equal prompts side by side share a prefill; within a wave the order changes no result.
-        order = sorted(range(len(prompts)), key=lambda i: (tuple(prompts[i]), i))
-        done: dict[int, Sample] = {}
-        rows = max(min(MAX_ROWS, CACHE_TOKENS // max(longest, 1)), 1)
-        for start in range(0, len(order), rows):
-            wave = order[start : start + rows]
-            replies = [_Reply(i, uniforms(seeds[i], params.max_new_tokens)) for i in wave]
-            self._run([list(prompts[i]) for i in wave], replies, params)
-            done |= {reply.index: self._sample(reply) for reply in replies}
-        return [done[i] for i in range(len(prompts))]
+    def submit(self, requests: Sequence[SampleRequest]) -> list[Future[SampleReply]]:
+        """To wait for a reply's result or exception is to compute it, and what else the loop has to do."""
+        check_requests(requests, self.loop.model.context, decodes=self.loop.decode_text is not None)
+        jobs = [
+            Job(request, self.client, self.adapter, self.policy_version, _Driven(self.loop)) for request in requests
+        ]
+        self.loop.add(jobs)
+        return [job.future for job in jobs]
 
-    def _run(self, prompts: list[list[int]], replies: list[_Reply], params: DecodingParams) -> None:
-        """Fills `replies` by decoding all rows together until each has stopped."""
-        unique = list(dict.fromkeys(tuple(p) for p in prompts))
-        cache = self.model.new_cache(len(unique), max(map(len, prompts)) + params.max_new_tokens)
-        hidden = self.model.prefill([list(p) for p in unique], cache)
-        place = {p: i for i, p in enumerate(unique)}
-        rows = torch.tensor([place[tuple(p)] for p in prompts], device=hidden.device)
-        cache.select(rows)
-        hidden, live = hidden[rows], list(replies)
-        for step in range(params.max_new_tokens):
-            u = torch.from_numpy(np.array([reply.u[step] for reply in live])).to(hidden.device)
-            tokens, logprobs = draw(self.model.logits(hidden), u, params)
-            for reply, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):
-                if not reply.stopped:
-                    self._take(reply, token, logprob, params)
-            if all(reply.stopped for reply in live) or step + 1 == params.max_new_tokens:
-                return
-            active = [i for i, reply in enumerate(live) if not reply.stopped]
-            if len(active) <= 0.75 * len(live):  # moving the cache costs time, so finished rows leave in batches
-                keep = torch.tensor(active, device=hidden.device)
-                cache.select(keep)
-                tokens, live = tokens[keep], [live[i] for i in active]
-            hidden = self.model.decode(tokens, cache)
 
-    def _take(self, reply: _Reply, token: int, logprob: float, params: DecodingParams) -> None:
-        reply.tokens.append(token)
-        reply.logprobs.append(logprob)
-        reply.stopped = token in params.stop_tokens
-        if params.stop_strings and not reply.stopped and self.decode_text is not None:
-            text = self.decode_text(reply.tokens)
-            reply.stopped = any(stop in text for stop in params.stop_strings)
-
-    def _sample(self, reply: _Reply) -> Sample:
-        return Sample(
-            tokens=np.array(reply.tokens, dtype=np.int64),
-            logprobs=np.array(reply.logprobs, dtype=np.float32),
-            stop_reason="stop" if reply.stopped else "length",
-            policy_version=self.policy_version,
-        )
+def open_native(
+    model: Trunk, policy_version: int, decode_text: Callable[[list[int]], str] | None = None
+) -> NativeSampler:
+    """A sampler that has a model to itself."""
+    return NativeSampler(DecodingLoop(model, decode_text), policy_version)

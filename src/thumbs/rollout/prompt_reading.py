@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from thumbs.functional.logprobs import measured_logprobs
-from thumbs.models.base import Trunk
+from thumbs.models.base import FrozenAdapter, Trunk
 from thumbs.models.operators import vocabulary
 from thumbs.rollout.draw import draw, uniforms
-from thumbs.rollout.sampler import DecodingParams
-
-if TYPE_CHECKING:
-    from thumbs.rollout.pool import SampleRequest
+from thumbs.rollout.sampler import DecodingParams, PromptAnswer, PromptQuery, SampleRequest, Top
 
 ROWS = 128
 """Places whose logits are held at a time."""
@@ -23,32 +18,31 @@ ROWS = 128
 DRAWS = 2**62
 """Added to a request's seed: draws in the prompt are others than those of its samples."""
 
-Top = list[tuple[int, float]]
-"""Likeliest tokens with their logprobs, descending."""
 
-
-def read_prompt(model: Trunk, request: SampleRequest) -> None:
-    """Answers into the request, for each place after the prompt's first token."""
-    tokens = torch.tensor(request.prompt, device=model.head_weight().device)
-    hidden = model.forward_packed(tokens, [len(tokens)], request.adapter)[:-1]
-    if request.wants_prompt_logprobs:
-        weight = model.head_weight()
-        logprobs = measured_logprobs(hidden, weight, tokens[1:], 1.0, vocabulary(hidden))
-        request.prompt_logprobs = logprobs.cpu().numpy()
-    if not (request.prompt_top or request.prompt_draws or request.prompt_targets is not None):
-        return
-    places = len(hidden)
-    u = torch.from_numpy(uniforms(request.seeds[0] + DRAWS, places * request.prompt_draws)).to(hidden.device)
+def read_prompt(model: Trunk, request: SampleRequest, adapter: FrozenAdapter | None) -> PromptAnswer:
+    """Answers what the request asks about its prompt."""
+    query = request.about_prompt or PromptQuery()
+    tokens = torch.tensor(list(request.prompt), device=model.head_weight().device)
+    hidden = model.forward_packed(tokens, [len(tokens)], adapter)[:-1]
+    own = None
+    if query.logprobs:
+        own = measured_logprobs(hidden, model.head_weight(), tokens[1:], 1.0, vocabulary(hidden)).cpu().numpy()
+    if not (query.top or query.draws or query.targets is not None):
+        return PromptAnswer(own)
+    u = torch.from_numpy(uniforms(request.seeds[0] + DRAWS, len(hidden) * query.draws)).to(hidden.device)
     head = model.head_weight().to(hidden.dtype).float()  # as those of the prompt's own tokens: the numbers agree
+    top: list[Top] = []
+    targets, drawn = [], []
     for number, piece in enumerate(hidden.split(ROWS)):
         logprobs, rows = (piece.float() @ head.T).log_softmax(-1), slice(number * ROWS, (number + 1) * ROWS)
-        if request.prompt_top:
-            request.prompt_alternatives += likeliest(logprobs, request.prompt_top)
-        if request.prompt_targets is not None:
-            request.target_logprobs.append(_at(logprobs, request.prompt_targets[rows]))
-        if request.prompt_draws:
-            own = u.view(places, -1)[rows]
-            request.drawn.append(_drawn(logprobs, own, request.params.temperature))
+        if query.top:
+            top += likeliest(logprobs, query.top)
+        if query.targets is not None:
+            targets.append(_at(logprobs, query.targets[rows]))
+        if query.draws:
+            drawn.append(_drawn(logprobs, u.view(len(hidden), -1)[rows], request.params.temperature))
+    tokens_and_logprobs = [np.concatenate(pieces) for pieces in zip(*drawn, strict=True)]
+    return PromptAnswer(own, top, np.concatenate(targets) if targets else None, tokens_and_logprobs)
 
 
 def likeliest(logits: Tensor, count: int) -> list[Top]:

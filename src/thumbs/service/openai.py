@@ -143,7 +143,7 @@ class OpenAIRoutes(Routes):
             for number, prompt in enumerate(batch.prompts):
                 _check_prompt(prompt, params.max_tokens, base.shape, "messages" if shape.chat else "prompt")
                 told = partial(news.tell, number) if incremental else None
-                sample = partial(self._backend.sample, **asked, heard=told)
+                sample = partial(self._backend.samplers.sample, **asked, on_token=told)
                 tokens = types.ModelInput.from_ints(prompt)
                 batch.futures.append(await self._service.threads.work(sample, sampler_id, tokens, body.n, params))
             if body.stream:
@@ -183,7 +183,7 @@ class OpenAIRoutes(Routes):
         if session is None or session.finished is not None:
             session_id = await threads.record(store.add_session, owner, tags=("openai",), display_name=model[:200])
             sampler_id = f"{session_id}:sample:0"
-            opened = partial(self._backend.open_sampler, sampler_id, session_id, owner)
+            opened = partial(self._backend.samplers.open, sampler_id, session_id, owner)
             await threads.work(opened, base_model=None if found.path else model, path=found.path)
         await threads.record(store.touch_session, session_id)
         self._samplers[key] = session_id, sampler_id

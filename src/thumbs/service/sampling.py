@@ -60,7 +60,7 @@ class SamplingRoutes(Routes):
         known = await self._service.threads.record(self._store.sampler, sampler_id)
         if known is None:
             await self._service.threads.work(
-                self._backend.open_sampler, sampler_id, body.session_id, owner, base_model=body.base_model, path=path
+                self._backend.samplers.open, sampler_id, body.session_id, owner, base_model=body.base_model, path=path
             )
         elif known.model_path != path or (path is None and known.base_model != body.base_model):
             raise DataError(f"sampler {sampler_id} was already created from something else")
@@ -89,7 +89,7 @@ class SamplingRoutes(Routes):
 
     def _sample(self, body: _Sample) -> Future[Any]:
         asked = body.target_prompt_logprobs
-        return self._backend.sample(
+        return self._backend.samplers.sample(
             body.sampling_session_id,
             wire.decode_model_input(body.prompt),
             body.num_samples,

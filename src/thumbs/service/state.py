@@ -129,7 +129,7 @@ class Service:
         runs = await self.threads.record(store.runs_of, session_id)
         await self.threads.record(store.finish_session, session_id, reason)  # the last word of a database that may fail
         for sampler in samplers:
-            await self.threads.work(self.backend.close_sampler, sampler.id)
+            await self.threads.work(self.backend.samplers.close, sampler.id)
         for run in runs:
             await self.threads.work(self.backend.unload, run.id)
 

@@ -16,9 +16,9 @@ from thumbs.data.pair_choice import usable_pairs
 from thumbs.data.preferences import PREFERENCES, PreferenceStore, preferred
 from thumbs.engine.base import ModelSpec
 from thumbs.records import Generator, Preference, Prompt, Reply, Rollout
-from thumbs.rollout.native import MAX_ROWS
 from thumbs.rollout.rounds import collect, seed_of
 from thumbs.rollout.sampler import Sampler
+from thumbs.rollout.scheduler import MAX_ROWS
 from thumbs.stages.context import Context
 from thumbs.tracking.progress import Progress
 

@@ -20,9 +20,9 @@ from thumbs.data.pair_choice import Choice, choose_pair, first_pair, usable_pair
 from thumbs.data.preferences import preference_to_json, preferred
 from thumbs.engine.base import ModelSpec
 from thumbs.records import Message, Preference, Prompt, Reply
-from thumbs.rollout.native import MAX_ROWS
 from thumbs.rollout.rounds import seed_of
 from thumbs.rollout.sampler import Sampler
+from thumbs.rollout.scheduler import MAX_ROWS
 from thumbs.stages.context import Context
 from thumbs.stages.labels import sample_replies, store_path
 from thumbs.tracking.files import write_json, write_text

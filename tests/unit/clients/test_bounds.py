@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
-from thumbs.clients import sampling, translate, types
+from thumbs.clients import translate, types
 from thumbs.clients.backend import Backend
 from thumbs.clients.sampling import FullError
 from thumbs.clients.service_client import ServiceClient
@@ -16,8 +17,8 @@ from thumbs.clients.store import Store
 from thumbs.config.model import ModelConfig
 from thumbs.errors import DataError
 from thumbs.models.byte_lm import byte_shape
-from thumbs.rollout.pool import SampleRequest
-from thumbs.rollout.sampler import DecodingParams
+from thumbs.rollout.sampler import DecodingParams, SampleRequest
+from thumbs.rollout.scheduler import Job, Scheduler
 
 VOCABULARY = byte_shape("byte-tiny").vocab_size
 PROMPT = types.ModelInput.from_ints([72, 105, 33])
@@ -107,7 +108,7 @@ def test_chosen_and_drawn_tokens_of_a_prompt(service: ServiceClient, monkeypatch
 
 
 def test_what_waits_is_bounded_in_tokens(service: ServiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "MAX_WAITING_TOKENS", 20)
+    monkeypatch.setattr(service.backend.samplers.quota, "most", 20)
     client, go_on = service.create_sampling_client(base_model="b"), threading.Event()
     held = service.backend._worker.submit("held", lambda: _hold(go_on))
     params = types.SamplingParams(max_tokens=7, seed=1, stop=[])
@@ -121,7 +122,7 @@ def test_what_waits_is_bounded_in_tokens(service: ServiceClient, monkeypatch: py
 
 
 def test_what_waits_is_bounded_in_requests(service: ServiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.backend, "max_queued", 2)
+    monkeypatch.setattr(service.backend.samplers, "max_queued", 2)
     client, go_on = service.create_sampling_client(base_model="b"), threading.Event()
     held = service.backend._worker.submit("held", lambda: _hold(go_on))
     params = types.SamplingParams(max_tokens=1, seed=1, stop=[])
@@ -141,8 +142,13 @@ def _hold(go_on: threading.Event):
 
 def test_what_waits_has_drawn_nothing() -> None:
     """The numbers that samples are drawn with took gigabytes while they waited."""
-    request = SampleRequest("c", [1], DecodingParams(10**6, ()), range(4096))
-    assert sum(reply.u.nbytes for reply in request.replies) == 0
+    scheduler, job = (
+        Scheduler(),
+        Job(SampleRequest([1], DecodingParams(10**6, ()), range(4096)), "c", None, 0, Future()),
+    )
+    scheduler.add(job)
+    assert sum(row.u.nbytes for row in job.rows) == 0
+    assert len(scheduler.admit([])) == len(job.rows) == 1  # longer than the cache, so it decodes alone
 
 
 def test_targets_of_a_position(service: ServiceClient) -> None:

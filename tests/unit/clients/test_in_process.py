@@ -12,9 +12,9 @@ import torch
 from sqlalchemy.exc import OperationalError
 
 from service.tiny_chat_model import save_tiny_chat_model
-from thumbs.clients import backend as backends
 from thumbs.clients import types
 from thumbs.clients.backend import Backend
+from thumbs.clients.sampling import FullError
 from thumbs.clients.service_client import ServiceClient
 from thumbs.clients.store import Store
 from thumbs.config.model import ModelConfig
@@ -424,12 +424,12 @@ def test_saving_and_loading_wait_for_a_database_that_is_away(client, backend, mo
 
 
 def test_passes_that_wait_are_bounded(client, monkeypatch):
-    monkeypatch.setattr(backends, "MAX_QUEUED_TOKENS", 100)
+    monkeypatch.setattr(client.service.backend._quota, "most", 100)
     taken, refused = [], 0
     for _ in range(40):
         try:
             taken.append(client.forward_backward([datum(1, 60)], "cross_entropy"))
-        except backends.FullError:
+        except FullError:
             refused += 1
     assert refused > 0
     for future in taken:
@@ -451,12 +451,12 @@ def test_samplers_of_checkpoints_outlive_the_process(tmp_path):
     drawn.append(saved.sample(prompt, 2, params).result())
     first.close()
     second = Backend(Store(tmp_path / "store"), models)
-    drawn.append(second.sample(saved.sampler_id, prompt, 2, params).result())
+    drawn.append(second.samplers.sample(saved.sampler_id, prompt, 2, params).result())
     assert [[s.tokens for s in each.sequences] for each in drawn[:1]] == [[s.tokens for s in drawn[1].sequences]]
     with pytest.raises(ThumbsError, match="is gone"):
-        second.sample(unsaved.sampler_id, prompt, 1, params)
+        second.samplers.sample(unsaved.sampler_id, prompt, 1, params)
     second.store.finish_session(service.session_id, "success")
-    second.close_sampler(saved.sampler_id)
+    second.samplers.close(saved.sampler_id)
     with pytest.raises(ThumbsError, match="is gone"):
-        second.sample(saved.sampler_id, prompt, 1, params)
+        second.samplers.sample(saved.sampler_id, prompt, 1, params)
     second.close()

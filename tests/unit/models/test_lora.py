@@ -77,7 +77,7 @@ def test_peft_loads_a_saved_adapter_to_the_same_logits(folder, trained, tmp_path
     for sequence, output, logits in zip(SEQUENCES, outputs, theirs, strict=True):
         wanted = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(sequence[1:])[:, None])[:, 0]
         torch.testing.assert_close(torch.from_numpy(output.logprobs), wanted, atol=1e-5, rtol=0)
-    torch.testing.assert_close(packed_logits(engine.snapshot(handle).model), torch.cat(theirs), atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed_logits(engine.snapshot(handle).loop.model), torch.cat(theirs), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

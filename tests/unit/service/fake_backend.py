@@ -51,6 +51,7 @@ class FakeBackend:
         self.hold = False
         self.full = False
         self._tokenizer = tokenizer
+        self.samplers = self  # its own, too
 
     def as_backend(self) -> Backend:
         """Itself, for the type checker."""
@@ -130,7 +131,7 @@ class FakeBackend:
 
         return self._do(("skip", run_id, seq_id), work)
 
-    def open_sampler(
+    def open(
         self, sampler_id: str, session_id: str, owner: str, *, base_model: str | None = None, path: str | None = None
     ) -> None:
         _ = self.bases[base_model or MODEL]
@@ -149,17 +150,17 @@ class FakeBackend:
         sequence = types.SampledSequence(
             "length", tokens_np=drawn, logprobs_np=np.full(len(drawn), -0.5, np.float32), topk_logprobs_np=None
         )
-        heard = wanted.pop("heard", None)
+        on_token = wanted.pop("on_token", None)
         self.calls.append(("sample", sampler_id, tokens, params, wanted))
-        for number in range(num_samples if heard else 0):
+        for number in range(num_samples if on_token else 0):
             for token in drawn.tolist():
-                heard(number, token, -0.5, [])
+                on_token(number, token, -0.5, [])
         return self._do(("sampled",), lambda: types.SampleResponse([sequence] * num_samples))
 
     def unload(self, run_id: str) -> None:
         self.calls.append(("unload", run_id))
 
-    def close_sampler(self, sampler_id: str) -> None:
+    def close(self, sampler_id: str) -> None:
         self.calls.append(("close_sampler", sampler_id))
 
     def _do(self, call: tuple[Any, ...], work: Callable[[], Any]) -> Future[Any]:
