@@ -9,6 +9,11 @@ SEED ?= 0
 PYTHON ?= python3
 
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# On Linux the ordinary index brings torch with gigabytes of CUDA. Where no NVIDIA GPU answers, torch comes from the index
+# of CPU builds, alone and first; pip then leaves it as it is.
+GPU := $(findstring GPU,$(shell nvidia-smi -L 2>/dev/null))
+CPU_TORCH := $(if $(GPU),,$(filter Linux,$(shell uname -s)))
 NAME := $(if $(filter tiny,$(SIZE)),demo-tiny,demo)
 RUN := runs/$(NAME)$(if $(HUMAN),-human)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 
@@ -41,7 +46,8 @@ lint: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt hatch_build.py src/thumbs/models/kernels.cpp
 	$(PYTHON) -c 'import sys; sys.exit("thumbs needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(if $(CPU_TORCH),$(PIP) --no-deps --retries 1 --index-url https://download.pytorch.org/whl/cpu torch)
+	$(PIP) -e '.[dev]'
 	touch $@
 
 # Environments in which the real SDKs run against our server.
