@@ -76,6 +76,7 @@ def test_pairs_of_rankings_train_what_needs_pairs(tmp_path: Path):
     audited = audit_reward(path)
     assert audited["pairs"]["n"] == done["heldout_pairs"] == done["audit"]["n"]
     assert audited["pairs"]["accuracy"] == done["audit"]["accuracy"]
+    assert "each trained on half of the prompts" not in build_report(path).read_text(encoding="utf-8")
 
 
 def test_an_audit_with_halves_is_kept_shown_and_reported(tmp_path: Path):
