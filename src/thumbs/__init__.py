@@ -1,13 +1,19 @@
-"""thumbs: the whole of RLHF in one Python package."""
+"""thumbs: the whole of RLHF in one Python package.
+
+run, plan, load_config, open_run and open_engine are its own API (docs/guides/python.md); the other names are Tinker's,
+for scripts that `import thumbs as tinker`.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from thumbs import errors
 from thumbs.errors import needs
 
 if TYPE_CHECKING:
+    from thumbs.api import Run, load_config, open_run, plan, run
     from thumbs.clients.futures import APIFuture
     from thumbs.clients.rest_client import RestClient
     from thumbs.clients.sampling_client import SamplingClient
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
         SamplingParams,
         TensorData,
     )
+    from thumbs.engine import open_engine
 
 __version__ = "0.1.0"
 
@@ -33,24 +40,34 @@ __all__ = [
     "LoraConfig",
     "ModelInput",
     "RestClient",
+    "Run",
     "SamplingClient",
     "SamplingParams",
     "ServiceClient",
     "TensorData",
     "TrainingClient",
+    "errors",
+    "load_config",
+    "open_engine",
+    "open_run",
+    "plan",
+    "run",
 ]
 
-_HOMES = {
-    "APIFuture": "clients.futures",
-    "RestClient": "clients.rest_client",
-    "SamplingClient": "clients.sampling_client",
-    "ServiceClient": "clients.service_client",
-    "TrainingClient": "clients.training_client",
+_OWN = dict.fromkeys(("Run", "load_config", "open_run", "plan", "run"), "thumbs.api") | {"open_engine": "thumbs.engine"}
+_TINKER = {
+    "APIFuture": "thumbs.clients.futures",
+    "RestClient": "thumbs.clients.rest_client",
+    "SamplingClient": "thumbs.clients.sampling_client",
+    "ServiceClient": "thumbs.clients.service_client",
+    "TrainingClient": "thumbs.clients.training_client",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Here only when it is asked for: the clients bring torch along, which `thumbs --help` does not wait for.
+    # Here only when it is asked for: most of it brings torch along, which `thumbs --help` does not wait for.
+    if name in _OWN:
+        return getattr(importlib.import_module(_OWN[name]), name)
     # What `import thumbs as tinker` leads on to.
     if name == "recipe":
         with needs("cookbook", "thumbs.recipe"):
@@ -60,4 +77,4 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'thumbs' has no attribute {name!r}")
     with needs("serve", f"thumbs.{name}"):
-        return getattr(importlib.import_module(f"thumbs.{_HOMES.get(name, 'clients.types')}"), name)
+        return getattr(importlib.import_module(_TINKER.get(name, "thumbs.clients.types")), name)

@@ -27,8 +27,8 @@ from thumbs.config.sft import SftConfig
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "reference" / "config.md"
 GUIDES = (
-    "direct.md", "evaluation.md", "group.md", "labels.md", "ppo.md", "recipes.md", "rejection.md", "resume.md",
-    "reward_model.md", "rlhf_pipeline.md", "sft.md", "trl_ppo.md",
+    "direct.md", "evaluation.md", "group.md", "labels.md", "ppo.md", "python.md", "recipes.md", "rejection.md",
+    "resume.md", "reward_model.md", "rlhf_pipeline.md", "sft.md", "trl_ppo.md",
 )  # fmt: skip
 CLASSES = (
     PipelineConfig, ModelConfig, AdapterConfig, DataConfig, AdamConfig, SamplingConfig, SftConfig, LabelsConfig,
@@ -84,7 +84,7 @@ def test_there_is_a_guide_for_each_capability():
 def test_the_settings_that_a_guide_shows_are_accepted(name: str):
     text = (DOCS / "guides" / name).read_text(encoding="utf-8")
     shown = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert shown or name in ("recipes.md", "rejection.md", "resume.md", "rlhf_pipeline.md")
+    assert shown or name in ("python.md", "recipes.md", "rejection.md", "resume.md", "rlhf_pipeline.md")
     for block in shown:
         build_config(PipelineConfig, yaml.safe_load(block), source=name)
 

@@ -26,6 +26,7 @@ WINGS = {
     "types": ("serve",),
     "web.guards": ("serve", "collect"),
     "web.proxies": ("serve", "collect"),
+    "web.signing": ("serve", "collect"),
     "collect": ("collect",),
     "recipe": ("cookbook",),
     "models.architectures": ("hf",),

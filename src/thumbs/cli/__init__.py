@@ -1,1 +1,6 @@
 """The command line: one file a command; torch is imported inside the commands that need it."""
+
+__all__ = [
+    "collect", "collect_serve", "collect_team", "compare", "evaluate", "export", "lint", "main", "plan", "report",
+    "run", "sample", "serve", "shell", "trace",
+]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from thumbs import api
 from thumbs.cli.shell import printable
 from thumbs.config.former_names import current_key
 from thumbs.errors import ConfigError
@@ -64,17 +65,13 @@ def evaluate(asked: Asked, halves: Halves = False, pairs: Pairs = None) -> None:
     if halves or pairs is not None:
         raise ConfigError(f"{'--halves' if halves else '--pairs'} belongs to `thumbs eval reward-model RUN`")
 
-    from thumbs.pipeline.run import evaluate_run
-
-    typer.echo(json.dumps(evaluate_run(Path(asked[0])), indent=2))
+    typer.echo(json.dumps(api.open_run(asked[0]).evaluate(), indent=2))
 
 
 def _audit(run: Path, halves: bool) -> None:
-    from thumbs.pipeline.reward_audit import audit_reward
-    from thumbs.report.build import build_report
-
-    _show(audit_reward(run, halves=halves))
-    typer.echo(f"report: {build_report(run)}")
+    opened = api.open_run(run)
+    _show(opened.audit(halves=halves))
+    typer.echo(f"report: {opened.report()}")
 
 
 def _show(found: Mapping[str, Any]) -> None:

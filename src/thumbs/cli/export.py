@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from thumbs import api
 from thumbs.config.former_names import current_place
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a .pt of thumbs.compat.rlhf_pipeline.")]
@@ -36,6 +37,5 @@ def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False, dtype
 
         typer.echo(str(export_pt(run, out, dtype)))
         return
-    from thumbs.pipeline.artifacts import export as export_model
-
-    typer.echo(str(export_model(run, current_place(stage), out, merge, dtype)))
+    exported = api.open_run(run).export(out, stage=current_place(stage), merge=merge, dtype=dtype)
+    typer.echo(str(exported))

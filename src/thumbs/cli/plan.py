@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from thumbs import api
 from thumbs.cli.run import ConfigFile, Overrides
-from thumbs.config.base import load_config
-from thumbs.config.pipeline import PipelineConfig
 
 
 def plan(config: ConfigFile, overrides: Overrides = None) -> None:
@@ -18,11 +17,7 @@ def plan(config: ConfigFile, overrides: Overrides = None) -> None:
     Example:
       thumbs plan config.yaml ppo.batch_size=64
     """
-    settings = load_config(PipelineConfig, config, overrides or [])
-
-    from thumbs.pipeline.plan import plan as plan_run
-
-    forecast = plan_run(settings)
+    forecast = api.plan(config, overrides or [])
     typer.echo(forecast.text())
     for warning in forecast.warnings:
         typer.echo(f"warning: {warning}", err=True)

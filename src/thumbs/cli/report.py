@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from thumbs import api
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder; it need not be finished.")]
 
 
@@ -19,6 +21,4 @@ def report(run: Run) -> None:
     Example:
       thumbs report runs/demo
     """
-    from thumbs.report.build import build_report
-
-    typer.echo(str(build_report(run)))
+    typer.echo(str(api.open_run(run).report()))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thumbs.config.base import known_keys, load_config
+from thumbs import api
+from thumbs.config.base import known_keys
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError, needs
 
@@ -123,14 +124,9 @@ def _people(config: PipelineConfig) -> LabelSource | None:
 
 
 def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool, source: Path | None) -> None:
-    config = load_config(PipelineConfig, path, in_section(stage, overrides or []))
+    config = api.load_config(path, in_section(stage, overrides or []))
     if stage is not None and getattr(config, stage) is None:
         raise ConfigError(f"{path} has no section `{stage}`; add one, or use `thumbs run` for the stages it has")
-
-    from thumbs.pipeline.run import run_pipeline
-    from thumbs.report.build import build_report
-
-    taken = {} if source is None else {"source": source}
-    folder = run_pipeline(config, until=stage, fresh=fresh, people=_people(config), **taken)
-    typer.echo(f"run folder: {folder}")
-    typer.echo(f"report:     {build_report(folder)}")
+    done = api.run(config, until=stage, fresh=fresh, people=_people(config), source=source)
+    typer.echo(f"run folder: {done.path}")
+    typer.echo(f"report:     {done.path / 'report.html'}")

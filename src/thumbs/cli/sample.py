@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from thumbs import api
 from thumbs.cli.shell import printable
 from thumbs.config.former_names import current_place
 from thumbs.config.sampling import SamplingConfig
@@ -36,12 +37,9 @@ def sample(
     Example:
       thumbs sample runs/demo --stage ppo "How do I cook rice?" -n 3
     """
-    from thumbs.pipeline.artifacts import sample_text
-
     sampling = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
-    for prompt, replies in zip(
-        prompts, sample_text(run, current_place(stage), prompts, n, sampling, seed), strict=True
-    ):
+    answers = api.open_run(run).sample(prompts, stage=current_place(stage), n=n, sampling=sampling, seed=seed)
+    for prompt, replies in zip(prompts, answers, strict=True):
         if len(prompts) > 1:
             typer.echo(f"> {printable(prompt)}")
         for reply in replies:

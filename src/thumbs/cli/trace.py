@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thumbs import api
 from thumbs.cli.shell import printable
 from thumbs.config.former_names import current_place
 from thumbs.errors import ConfigError
@@ -42,9 +43,7 @@ def trace(run: Run, label: LabelId = None, checkpoint: Name = None, as_json: Jso
     """
     if label is not None and checkpoint is not None:
         raise ConfigError("give a label or --checkpoint, not both")
-    from thumbs.pipeline.trace import trace_run
-
-    found = trace_run(run)
+    found = api.open_run(run).trace()
     if label is not None:
         one = found.label(label)
         value, lines = label_value(found, one), label_lines(found, one)

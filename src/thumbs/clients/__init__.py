@@ -1,1 +1,7 @@
 """The training and sampling clients: the Tinker surface, in process."""
+
+__all__ = [
+    "backend", "bases", "checkpoint_folders", "checkpoint_store", "claim", "custom_loss", "futures", "lanes",
+    "listings", "rest_client", "reverse_kl", "sampling", "sampling_client", "service_client", "store", "tables",
+    "training_client", "translate", "types", "worker",
+]  # fmt: skip

@@ -1,1 +1,7 @@
 """People's judgements of replies: asked for, kept, weighed, exported."""
+
+__all__ = [
+    "access", "asking", "audit", "chat", "desk", "errors", "exports", "importing", "items", "judgement",
+    "overview", "overview_cache", "overview_numbers", "passwords", "people", "projects", "quality", "question",
+    "queue", "records", "settings", "simulate", "store", "supply", "tables", "votes", "web", "work",
+]  # fmt: skip

@@ -1,0 +1,3 @@
+"""Conversations of several turns, and tools."""
+
+__all__ = ["base", "tools"]

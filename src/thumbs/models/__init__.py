@@ -1,0 +1,8 @@
+"""Decoder, adapters, the catalog of models and what opens them."""
+
+__all__ = [
+    "architectures", "base", "base_identity", "byte_lm", "catalog", "causal_lm", "checkpoint_files", "classifier",
+    "content", "decoder_config", "decoding", "gguf", "heads", "hf", "invariant", "kernels", "kv_cache", "lora",
+    "module_lm", "operators", "peft_folder", "peft_settings", "precision", "prefixes", "prepacked", "quantised",
+    "rope", "rows", "tensor_files", "trunk", "weights",
+]  # fmt: skip

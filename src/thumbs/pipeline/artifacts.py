@@ -23,7 +23,8 @@ from thumbs.pipeline.model_card import model_card
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rollout.rounds import collect, seed_of
 from thumbs.stages.milestones import milestones
-from thumbs.tracking.files import new_folder, read_object, write_text
+from thumbs.tracking.files import new_folder, write_text
+from thumbs.tracking.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +71,8 @@ class OpenRun:
 
 def open_run(run: Path) -> OpenRun:
     """Opens a run folder; raises RunError when it is none."""
-    if not (run / "config.json").exists():
-        raise RunError(f"{run} is not a run folder: it has no config.json")
     bring_up_to_date(run)
-    config = build_config(PipelineConfig, read_object(run / "config.json"), source=str(run / "config.json"))
+    config = build_config(PipelineConfig, RunFolder(run).settings(), source=str(run / "config.json"))
     tokenizer = open_tokenizer(config.model)
     return OpenRun(run, config, tokenizer, open_engine(config.engine, tokenizer.decode, config.rollout))
 

@@ -133,7 +133,7 @@ def require_label_source(config: PipelineConfig, run: Path, *, fresh: bool) -> N
     if asked and (fresh or not all(done.exists() for done in places)):
         raise ConfigError(
             "labels.people needs somebody who asks them: `thumbs run` serves the page itself; from Python call "
-            "run_pipeline(config, people=thumbs.collect.desk.Desk())"
+            "thumbs.run(config, people=thumbs.collect.desk.Desk())"
         )
 
 

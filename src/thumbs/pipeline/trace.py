@@ -24,6 +24,7 @@ from thumbs.records import Preference
 from thumbs.stages.context import grouped_batch_at
 from thumbs.stages.sequences import by_prompt
 from thumbs.tracking.files import read_object, read_object_if_there
+from thumbs.tracking.run_folder import RunFolder
 
 PEOPLE = "people.json"
 _HELD = "held out"
@@ -129,10 +130,8 @@ class Trace:
 
 def trace_run(run: Path) -> Trace:
     """The trace of a run folder, as far as it has come; raises RunError where it is none."""
-    if not (run / "config.json").exists():
-        raise RunError(f"{run} is not a run folder: it has no config.json")
     bring_up_to_date(run)
-    config = build_config(PipelineConfig, read_object(run / "config.json"), source=str(run / "config.json"))
+    config = build_config(PipelineConfig, RunFolder(run).settings(), source=str(run / "config.json"))
     builder = _Builder(run, config)
     checkpoints = {one.name: one for one in builder.checkpoints() if (run / one.name / "done.json").exists()}
     return Trace(run, tuple(builder.sources()), builder.labels, checkpoints)

@@ -10,9 +10,9 @@ from typing import Any
 
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig, place
-from thumbs.errors import ConfigError, RunError
+from thumbs.errors import ConfigError
 from thumbs.pipeline.former_runs import bring_up_to_date
-from thumbs.tracking import StageFolder, read_object_if_there
+from thumbs.tracking import RunFolder, StageFolder, read_object_if_there
 
 _log = logging.getLogger(__name__)
 
@@ -56,13 +56,11 @@ class RunRecord:
 def read_run(path: str | Path) -> RunRecord:
     """The run folder at `path`; raises RunError if there is none, CheckpointError for a garbled file."""
     path = Path(path)
-    if not (path / "config.json").exists():
-        raise RunError(f"{path} is not a run folder (it has no config.json); name one that `thumbs run` made")
     bring_up_to_date(path)
     folders = {stage: StageFolder(path / stage) for stage in STAGES}
     return RunRecord(
         path=path,
-        config=_config(path / "config.json"),
+        config=_config(path),
         versions=_read(path / "versions.json"),
         summary=_read(path / "summary.json"),
         done={stage: _read(path / stage / "done.json") for stage in STAGES},
@@ -75,11 +73,11 @@ def read_run(path: str | Path) -> RunRecord:
     )
 
 
-def _config(path: Path) -> Mapping[str, Any]:
+def _config(run: Path) -> Mapping[str, Any]:
     """The settings; those that this version does not know are named in the log, and are not in the report."""
-    found = _read(path)
+    found = RunFolder(run).settings()
     try:
-        build_config(PipelineConfig, found, source=str(path))
+        build_config(PipelineConfig, found, source=str(run / "config.json"))
     except ConfigError as error:
         for line in str(error).splitlines():
             if "unknown key" in line:

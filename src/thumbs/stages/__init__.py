@@ -1,0 +1,7 @@
+"""One file per method, to be read next to its paper."""
+
+__all__ = [
+    "answers", "context", "direct", "direct_batch", "direct_watch", "group", "group_report", "group_supply",
+    "kto", "labels", "loop", "milestones", "online_dpo", "pairs", "people", "ppo", "ppo_report", "ppo_run",
+    "rejection", "reward_heldout", "reward_items", "reward_model", "rollouts", "sequences", "sft",
+]  # fmt: skip

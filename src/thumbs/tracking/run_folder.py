@@ -121,6 +121,12 @@ class RunFolder:
         """As `lock`; a folder that cannot be written to, in which nobody can work, is read without."""
         return self.lock() if os.access(self.path, os.W_OK) else self
 
+    def settings(self) -> Recorded:
+        """What the run was asked for; raises RunError if the folder is not that of a run."""
+        if not (self.path / "config.json").exists():
+            raise RunError(f"{self.path} is not a run folder: it has no config.json; name one that `thumbs run` made")
+        return read_object(self.path / "config.json")
+
     def record(self, config: Mapping[str, Any]) -> None:
         """Write config.json and versions.json; the date of the first time stays."""
         path = self.path / "versions.json"

@@ -1,1 +1,3 @@
 """What our web applications share."""
+
+__all__ = ["guards", "listening", "proxies", "safe_text", "signing"]

@@ -58,6 +58,14 @@ def _keep_log_quiet():
     logging.getLogger("thumbs").setLevel(logging.NOTSET)
 
 
+@pytest.fixture(autouse=True)
+def _folder_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder, in which runs/mine is a run."""
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Puts a module of the given functions in place of one that would load torch."""
@@ -83,8 +91,9 @@ def runs(fake: Fake) -> list[tuple[PipelineConfig, str | None, bool]]:
     calls: list[tuple[PipelineConfig, str | None, bool]] = []
 
     def run_pipeline(
-        config: PipelineConfig, *, until: str | None = None, fresh: bool = False, people: object = None
+        config: PipelineConfig, *, until: str | None, fresh: bool, people: object, source: Path | None
     ) -> Path:
+        assert source is None
         asks = config.labels is not None and config.labels.people is not None
         assert (people is not None) == asks
         calls.append((config, until, fresh))
@@ -258,10 +267,8 @@ def test_eval_prints_json(fake: Fake):
     assert json.loads(typed("eval", "runs/mine").stdout) == {"run": "runs/mine", "ppo.gold": 0.5}
 
 
-def test_eval_reward_audits_and_names_the_report(fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_eval_reward_audits_and_names_the_report(fake: Fake, monkeypatch: pytest.MonkeyPatch):
     calls: list[Any] = []
-    monkeypatch.chdir(tmp_path)
-    Path("runs/mine").mkdir(parents=True)
 
     def audit_reward(run: Path, *, halves: bool) -> dict[str, str]:
         calls.append((run, halves))

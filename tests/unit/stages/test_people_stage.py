@@ -166,7 +166,7 @@ def settings(folder: Path, **people: object) -> PipelineConfig:
 
 
 def test_a_run_without_anybody_who_asks_says_what_to_do(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"run_pipeline\(config, people=thumbs\.collect\.desk\.Desk\(\)\)"):
+    with pytest.raises(ConfigError, match=r"thumbs\.run\(config, people=thumbs\.collect\.desk\.Desk\(\)\)"):
         run_pipeline(settings(tmp_path))
     assert not (tmp_path / "run").exists()
 
