@@ -43,7 +43,7 @@ def load_callable(name: str) -> Callable[..., Any]:
 class Registry(Generic[F]):
     """Callables of one kind that configs name: some that are known, what a program registers, any other `module:name`.
 
-    Another process knows nothing of what this one registered; a name `module:name` it finds by itself.
+    Another process knows nothing of what this one registered: send it the `reference`, and let it register that.
     """
 
     def __init__(self, kind: str, known: Mapping[str, F | str]) -> None:
@@ -54,8 +54,8 @@ class Registry(Generic[F]):
         """All that need no module, sorted."""
         return tuple(sorted(self._known))
 
-    def register(self, name: str, value: F) -> None:
-        """Gives `value` a name in this process; raises ConfigError if the name is another one's."""
+    def register(self, name: str, value: F | str) -> None:
+        """Gives `value`, or what a `module:name` stands for, a name; raises ConfigError if that is another one's."""
         if self._known.get(name, value) is not value:
             raise ConfigError(f"{self.kind} {name!r} is there already; choose another name")
         self._known[name] = value
@@ -63,6 +63,16 @@ class Registry(Generic[F]):
     def forget(self, name: str) -> None:
         """Takes back what `register` gave."""
         del self._known[name]
+
+    def reference(self, name: str) -> str:
+        """The `module:name` of what goes by that name; raises ConfigError for what another process could not import."""
+        value = self._known.get(name, name)
+        if isinstance(value, str):
+            return value
+        found = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
+        if found.startswith("__main__") or "<" in found or "." in found.partition(":")[2] or found.endswith(":"):
+            raise ConfigError(f"{self.kind} {name!r} is known to this process alone; define it at the top of a module")
+        return found
 
     def __contains__(self, name: str) -> bool:
         return name in self._known

@@ -29,7 +29,7 @@ from thumbs.engine.checkpoints import (
 )
 from thumbs.engine.compute import Computed, Model
 from thumbs.engine.memory import keep_freed_memory
-from thumbs.engine.optimizers import ADAMW, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
+from thumbs.engine.optimizers import ADAMW, OPTIMIZERS, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 from thumbs.engine.plan import TOKEN_BUDGET, join_outputs, join_results, plan_batches
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
@@ -71,6 +71,7 @@ class LocalEngine:
     ) -> None:
         keep_freed_memory()
         self.decode_text, self.device, self.optimizer = decode_text, device, optimizer
+        _ = OPTIMIZERS[optimizer]  # a name that is none is refused before anything is computed
         self._open_sampler = sampler or SAMPLERS["native"]
         self._models: dict[int, Model] = {}
         self._bases: dict[tuple[str, str, int], Trunk] = {}

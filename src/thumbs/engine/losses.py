@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from thumbs.config.losses import LossSpec, PairLoss, ReplyLoss, ScoreLoss, TokenLoss
 from thumbs.engine import score_losses, sequence_losses, token_losses
 from thumbs.engine.batch import Batch
-from thumbs.engine.objectives import registered_objectives
+from thumbs.engine.objectives import OBJECTIVES, is_objective
 from thumbs.engine.token_losses import Pass
 from thumbs.errors import ConfigError, DataError
 from thumbs.functional import preference_losses, reward_losses
@@ -25,13 +25,13 @@ FORMULAS: Mapping[type[LossSpec], Mapping[str, Formula]] = {
 def check(loss: LossSpec) -> None:
     """Raises ConfigError for a loss that the family does not have, and for settings that it does not know."""
     formulas = FORMULAS[type(loss)]
-    own = registered_objectives() if isinstance(loss, ScoreLoss) else ()
-    if loss.formula not in formulas and loss.formula not in own:
-        allowed = ", ".join((*formulas, *own))
+    own = isinstance(loss, ScoreLoss) and is_objective(loss.formula)
+    if loss.formula not in formulas and not own:
+        allowed = ", ".join((*formulas, *(OBJECTIVES.names if isinstance(loss, ScoreLoss) else ())))
         raise ConfigError(f"no {type(loss).__name__} is called {loss.formula!r}; allowed are {allowed}")
     if loss.formula in formulas and (wrong := misfit(formulas[loss.formula], loss.settings)):
         raise ConfigError(f"{type(loss).__name__} {loss.formula!r}: {wrong}")
-    if loss.formula in own and loss.settings:
+    if own and loss.settings:
         raise ConfigError(f"the objective {loss.formula!r} has no settings; got {sorted(loss.settings)}")
     if isinstance(loss, ScoreLoss) and (loss.center_coef or loss.by_token) and loss.formula not in reward_losses.PAIRS:
         raise ConfigError(f"center_coef and by_token belong to losses of pairs, and {loss.formula!r} is none")

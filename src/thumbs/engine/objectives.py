@@ -7,13 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from thumbs.config.named import Registry
 from thumbs.errors import ConfigError
 from thumbs.functional.reward_losses import FORMULAS
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(chosen scores [P], rejected scores [P]) → one loss a pair [P], or their mean."""
 
-_OBJECTIVES: dict[str, Objective] = {}
+OBJECTIVES: Registry[Objective] = Registry("reward objective", {})
+"""Objectives of pairs by name; `register_reward_objective` tries them out first."""
 
 
 def register_reward_objective(name: str, objective: Objective) -> None:
@@ -24,23 +26,22 @@ def register_reward_objective(name: str, objective: Objective) -> None:
     gradient or is not finite, and where the loss of a pair depends on the other pairs: which pairs are computed
     together is the engine's affair and must not change what is learned.
     """
-    if name in FORMULAS or _OBJECTIVES.get(name, objective) is not objective:
+    if name in FORMULAS:
         raise ConfigError(f"reward objective {name!r} is there already; choose another name")
     _try_out(name, objective)
-    _OBJECTIVES[name] = objective
+    OBJECTIVES.register(name, objective)
 
 
-def registered_objectives() -> tuple[str, ...]:
-    """Names of all registered objectives."""
-    return tuple(sorted(_OBJECTIVES))
+def is_objective(name: str) -> bool:
+    """Whether the name is a registered one, or a `module:name`."""
+    return name in OBJECTIVES or ":" in name
 
 
 def pair_losses(name: str, chosen: Tensor, rejected: Tensor) -> Tensor:
     """The losses [P] of an objective; of one that gives their mean, that mean for each pair."""
-    if name not in _OBJECTIVES:
-        known = ", ".join(registered_objectives()) or "none"
-        raise ConfigError(f"reward objective {name!r} is not registered in this process; registered: {known}")
-    return _OBJECTIVES[name](chosen, rejected).expand(len(chosen))
+    if name not in OBJECTIVES and ":" in name:
+        register_reward_objective(name, OBJECTIVES[name])
+    return OBJECTIVES[name](chosen, rejected).expand(len(chosen))
 
 
 def _try_out(name: str, objective: Objective) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from thumbs.config.named import Registry
 from thumbs.engine.base import AdamStep
 from thumbs.errors import ConfigError
 
@@ -20,9 +21,14 @@ ADAMW = "adamw"
 _NEVER_NEGATIVE = ("step", "exp_avg_sq", "max_exp_avg_sq")
 """Names that torch's optimizers give to counts and to means of squares."""
 
-_OPTIMIZERS: dict[str, Callable[[Groups], Optimizer]] = {
-    ADAMW: lambda groups: torch.optim.AdamW(groups, lr=0.0, fused=True)  # one pass over weights and moments, not ten
-}
+
+def adamw(groups: Groups) -> Optimizer:
+    """AdamW; fused is one pass over weights and moments, not ten."""
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+
+OPTIMIZERS: Registry[Callable[[Groups], Optimizer]] = Registry("optimizer", {ADAMW: adamw})
+"""What makes an optimizer of parameter groups, by name."""
 
 
 def register_optimizer(name: str, make: Callable[[Groups], Optimizer]) -> None:
@@ -32,22 +38,12 @@ def register_optimizer(name: str, make: Callable[[Groups], Optimizer]) -> None:
     state must be tensors or numbers by parameter, as in torch's own optimizers, so that a run can be resumed.
     Raises ConfigError where the name is taken by another one.
     """
-    if _OPTIMIZERS.get(name, make) is not make:
-        raise ConfigError(f"optimizer {name!r} is there already; choose another name")
-    _OPTIMIZERS[name] = make
-
-
-def check_optimizer(name: str) -> None:
-    """Raises ConfigError for a name that nobody registered."""
-    if name not in _OPTIMIZERS:
-        raise ConfigError(
-            f"optimizer: got {name!r}; allowed are {', '.join(sorted(_OPTIMIZERS))}, and what register_optimizer adds"
-        )
+    OPTIMIZERS.register(name, make)
 
 
 def make_optimizer(name: str, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
     """The optimizer of that name for parameters whose names begin with their part; rates are set at each step."""
-    check_optimizer(name)
+    make = OPTIMIZERS[name]
     groups: Groups = []
     for part in ("trunk", "scalar"):
         members = [p for key, p in parameters.items() if key.startswith(part + ".")]
@@ -55,7 +51,7 @@ def make_optimizer(name: str, parameters: Mapping[str, nn.Parameter]) -> Optimiz
             groups.append({"params": members, "name": part})
     if not groups:
         raise ConfigError("this model has nothing to train")
-    return _OPTIMIZERS[name](groups)
+    return make(groups)
 
 
 def set_rates(name: str, optimizer: Optimizer, adam: AdamStep) -> None:
@@ -111,7 +107,7 @@ def _state_of_twin(name: str, part: str, parameter: nn.Parameter) -> dict[str, T
     """What the optimizer keeps of a parameter like this one: it takes a step on a copy, without a gradient."""
     twin = nn.Parameter(torch.zeros_like(parameter))
     twin.grad = torch.zeros_like(twin)
-    trial = _OPTIMIZERS[name]([{"params": [twin], "name": part, "lr": 0.0}])
+    trial = OPTIMIZERS[name]([{"params": [twin], "name": part, "lr": 0.0}])
     trial.step()
     return {key: torch.as_tensor(value) for key, value in trial.state.get(twin, {}).items() if value is not None}
 

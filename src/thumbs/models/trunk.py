@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from thumbs.config.model import ModelConfig
+from thumbs.config.named import Registry
 from thumbs.data.tokenizers import Tokenizer, byte_tokenizer, load_tokenizer
 from thumbs.errors import ModelError, needs
 from thumbs.models.base import Trunk
@@ -25,17 +26,18 @@ from thumbs.models.weights import some
 
 log = logging.getLogger(__name__)
 
-_MODULES: dict[str, Callable[[], nn.Module]] = {}
+MODULES: Registry[Callable[[], nn.Module]] = Registry("model.name", {})
+"""Modules of a program's own. Files of others name models too, so only what was registered is ever called."""
 
 
 @contextmanager
 def named_module(name: str, make: Callable[[], nn.Module]) -> Iterator[None]:
     """Within it, configs may name a torch module of the program's own; `make` gives a new one, always equal."""
-    _MODULES[name] = make
+    MODULES.register(name, make)
     try:
         yield
     finally:
-        del _MODULES[name]
+        MODULES.forget(name)
 
 
 def open_trunk(config: ModelConfig, *, seed: int, trained: bool = True, on: torch.device | None = None) -> Trunk:
@@ -45,8 +47,8 @@ def open_trunk(config: ModelConfig, *, seed: int, trained: bool = True, on: torc
     in the format in which it computes, which takes half the memory in bfloat16.
     """
     dtype, master = compute_dtype(config, on), trained and config.lora is None
-    if config.name in _MODULES:
-        trunk: Trunk = ModuleLM(_MODULES[config.name]())
+    if config.name in MODULES:
+        trunk: Trunk = ModuleLM(MODULES[config.name]())
     elif is_builtin_byte(config.name):
         trunk = build_byte_lm(config.name, seed, dtype)
     else:

@@ -74,7 +74,8 @@ def open_run(run: Path) -> OpenRun:
     bring_up_to_date(run)
     config = build_config(PipelineConfig, RunFolder(run).settings(), source=str(run / "config.json"))
     tokenizer = open_tokenizer(config.model)
-    return OpenRun(run, config, tokenizer, open_engine(config.engine, tokenizer.decode, config.rollout))
+    # Not the engine that the run names: a folder of somebody else's is data, and none of its names is called.
+    return OpenRun(run, config, tokenizer, open_engine(decode_text=tokenizer.decode))
 
 
 def sample_text(

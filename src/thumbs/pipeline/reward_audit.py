@@ -48,10 +48,11 @@ def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
     if config is None:
         raise ConfigError(f"{run} has no reward model; give it the sections `labels` and `reward_model`")
     with RunFolder(run).lock() as folder:
-        pipeline = Pipeline(opened.config, folder, opened.tokenizer, opened.engine, opened.config.iterations)
+        engine = open_engine(opened.config.engine, opened.tokenizer.decode, opened.config.rollout)
+        pipeline = Pipeline(opened.config, folder, opened.tokenizer, engine, opened.config.iterations)
         train, held = pipeline.reward_rows(config)
         pairs = clear_pairs(str(run), judged_pairs(held))
-        scores = answer_scorer(opened.engine, pipeline.reward_source(), opened.tokenizer)
+        scores = answer_scorer(engine, pipeline.reward_source(), opened.tokenizer)
         found = audit_scorer(scores, pairs, reply_length(opened.tokenizer), opened.config.seed)
         if halves:
             found["halves"] = agreement(*(half_gaps(pipeline, config, i, rows, held) for i, rows in split(train)))

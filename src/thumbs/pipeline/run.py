@@ -146,7 +146,8 @@ def evaluate_run(run: Path) -> dict[str, Any]:
     check_names(config, ("evaluation",))
     with RunFolder(run).lock() as folder:
         folder.stage("evaluation").clear()
-        run_stage(Pipeline(config, folder, opened.tokenizer, opened.engine, config.iterations), "evaluation")
+        engine = open_engine(config.engine, opened.tokenizer.decode, config.rollout)
+        run_stage(Pipeline(config, folder, opened.tokenizer, engine, config.iterations), "evaluation")
         write_json(run / "summary.json", summarise(run, peak_rss_bytes()))
     return read_object(run / "summary.json")
 

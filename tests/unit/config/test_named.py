@@ -1,6 +1,7 @@
 """Callables by name: known ones, registered ones, and any other by its module."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,6 +36,23 @@ def test_a_name_is_known_registered_or_of_a_module():
 def test_a_name_that_nothing_has_is_refused(name: str, complaint: str):
     with pytest.raises(ConfigError, match=complaint):
         Registry[Callable[..., Any]]("number", {"absolute": abs})[name]
+
+
+def test_another_process_is_told_where_to_find_what_was_registered():
+    registry = Registry[Callable[..., Any]]("number", {"root": "math:sqrt"})
+    registry.register("double", double)
+    other = Registry[Callable[..., Any]]("number", {})
+    for name in ("root", "double", "math:factorial"):
+        other.register(name, registry.reference(name))
+        assert other[name](4) == registry[name](4)
+
+
+@pytest.mark.parametrize("value", [lambda x: x, str.upper, partial(double, 3)], ids=["lambda", "method", "partial"])
+def test_what_no_other_process_can_import_has_no_reference(value: Callable[..., Any]):
+    registry = Registry[Callable[..., Any]]("number", {})
+    registry.register("own", value)
+    with pytest.raises(ConfigError, match="'own' is known to this process alone"):
+        registry.reference("own")
 
 
 def test_a_name_is_one_thing():

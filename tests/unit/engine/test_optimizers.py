@@ -132,11 +132,25 @@ def test_a_negative_count_or_square_is_refused(part: str):
 
 
 def test_an_unknown_optimizer_is_named():
-    engine = LocalEngine(optimizer="lion")
-    policy = engine.create(ModelSpec("policy", BYTE))
-    engine.forward_backward(policy, DATA, [CROSS_ENTROPY])
     with pytest.raises(ConfigError, match="got 'lion'; allowed are adamw"):
-        engine.optim_step(policy, STEP)
+        LocalEngine(optimizer="lion")
+
+
+def test_a_module_and_a_name_need_no_registration():
+    register_optimizer("test-sgd", lambda groups: torch.optim.SGD(groups, lr=0.0))
+    register_reward_objective("test-difference", lambda chosen, rejected: rejected - chosen)
+    random = np.random.default_rng(1)
+    data = batch([[257, *random.integers(65, 90, 9), 259] for _ in range(4)], np.array([0.0, 1.0]))
+    found = []
+    for optimizer, objective in (("test-sgd", "test-difference"), ("torch.optim:SGD", "torch:rsub")):
+        engine = LocalEngine(optimizer=optimizer)
+        model = engine.create(ModelSpec("reward", BYTE, ("scalar",)))
+        for _ in range(2):
+            loss = engine.forward_backward(model, data, [ScoreLoss.of(objective)]).loss
+            engine.optim_step(model, STEP)
+        found.append((loss, [output.values.tolist() for output in engine.forward(model, data)]))
+    assert found[0] == found[1]
+    assert found[0][0] != 0
 
 
 def hinge(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:

@@ -41,6 +41,14 @@ def test_a_merged_export_computes_the_same_in_transformers(stage: str, tiny_run:
     assert isinstance(load_tokenizer(out), ByteTokenizer)
 
 
+def test_opening_a_run_calls_nothing_that_it_names(tiny_run: Path, tmp_path: Path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    foreign = {"engine": {"kind": "no_such_module:engine"}, "rollout": {"kind": "no_such_module:sampler"}}
+    (run / "config.json").write_text(json.dumps(config | foreign), encoding="utf-8")
+    assert torch.equal(logprobs_in_run(run, "ppo"), logprobs_in_run(tiny_run, "ppo"))
+
+
 def test_training_changed_the_model(tiny_run: Path):
     base, sft, ppo = (logprobs_in_run(tiny_run, stage) for stage in ("base", "sft", "ppo"))
     assert (base - sft).abs().max() > 1e-4

@@ -19,7 +19,7 @@ from thumbs.compat.rlhf_pipeline.pipeline import RLHFPipeline
 from thumbs.compat.rlhf_pipeline.pt_files import export_pt
 from thumbs.compat.rlhf_pipeline.rows import load_conversations, load_pairs
 from thumbs.data.tokenizers import Tokenizer, training_sequences
-from thumbs.engine.objectives import pair_losses, registered_objectives
+from thumbs.engine.objectives import OBJECTIVES, is_objective, pair_losses
 from thumbs.errors import ConfigError, needs
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.records import Message
@@ -79,8 +79,8 @@ def create_preference_loss(objective: str = "bradley_terry", center_coef: float 
     under. A loss of one's own gets into the pipeline by register_reward_objective.
     """
     if objective != "bradley_terry":
-        if objective not in registered_objectives():
-            known = ", ".join(("bradley_terry", *registered_objectives()))
+        if not is_objective(objective):
+            known = ", ".join(("bradley_terry", *OBJECTIVES.names))
             raise ConfigError(f"objective: got {objective!r}; allowed are {known}")
         return lambda chosen, rejected: pair_losses(objective, chosen, rejected).mean()
 

@@ -28,7 +28,7 @@ from thumbs.config.engine import EngineConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine import open_engine
 from thumbs.engine.base import ModelSpec
-from thumbs.engine.optimizers import check_optimizer
+from thumbs.engine.optimizers import OPTIMIZERS
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.precision import device as fastest_device
 from thumbs.records import Prompt
@@ -355,7 +355,7 @@ class RLHFPipeline:
     @contextmanager
     def _stage(self) -> Iterator[None]:
         """Log, and save_dir for this process alone."""
-        check_optimizer(self.config.optimizer)
+        OPTIMIZERS[self.config.optimizer]  # raises for a name that is none
         with self._init_logging():
             try:
                 with FileLock(self.save_dir / ".lock", timeout=0):

@@ -20,7 +20,7 @@ from thumbs.config.reward_model import REWARD_METHODS, RewardModelConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.sft import SftConfig
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.engine.objectives import registered_objectives
+from thumbs.engine.objectives import OBJECTIVES, is_objective
 from thumbs.errors import ConfigError
 from thumbs.tracking.digests import file_digest
 from thumbs.tracking.files import plain, read_json, write_json
@@ -48,14 +48,13 @@ def sft_settings(c: RLHFConfig) -> SftConfig:
 
 def reward_settings(c: RLHFConfig) -> tuple[RewardModelConfig, ScoreLoss | None]:
     """The reward model's settings, and the registered objective that takes the place of its loss."""
-    own = registered_objectives()
     ours = [method.name for method in REWARD_METHODS.values() if method.form == "pairs"]
-    if c.reward_objective not in (*own, *ours):
+    is_own = is_objective(c.reward_objective)
+    if not is_own and c.reward_objective not in ours:
         raise ConfigError(
-            f"reward_objective: got {c.reward_objective!r}; allowed are {', '.join((*ours, *own))}, and what "
-            "register_reward_objective adds"
+            f"reward_objective: got {c.reward_objective!r}; allowed are {', '.join((*ours, *OBJECTIVES.names))}, "
+            "what register_reward_objective adds, and module:name"
         )
-    is_own = c.reward_objective in own
     fields: dict[str, Any] = {} if is_own else {"loss": c.reward_objective}
     settings = RewardModelConfig(
         epochs=c.reward_epochs,
