@@ -230,9 +230,12 @@ class Backend(Offer):
             path, written = f"tinker://{run_id}/{kind}/{name}", set[str]()
 
             def write() -> str:
-                known = self.store.checkpoint(path) if written else None
+                known = self.store.checkpoints.get(path) if written else None
                 if known is None or known.id not in written:  # else it came through, and only the answer was lost
-                    with self.store.writing(run_id, kind, name, **options) as folder, writable(path, folder):
+                    with (
+                        self.store.checkpoints.writing(run_id, kind, name, **options) as folder,
+                        writable(path, folder),
+                    ):
                         written.add(folder.name)
                         self._engine.save(handle, folder, optimizer=kind == "weights")
                 return path

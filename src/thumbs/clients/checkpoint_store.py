@@ -23,8 +23,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _PATH = re.compile(rf"(?:tinker|mint)://([A-Za-z0-9_.:-]+)/({'|'.join(KINDS)})/({_NAME.pattern})")
 
 
-class CheckpointStore:
-    """The part of a store that keeps checkpoints, under tinker://<run>/<kind>/<name>."""
+class Checkpoints:
+    """Those of a store, under tinker://<run>/<kind>/<name>."""
 
     def __init__(self, folder: Path, database: Database, clock: Callable[[], datetime]) -> None:
         """Opens the folders and deletes in them what a crash left."""
@@ -51,7 +51,7 @@ class CheckpointStore:
         """
         self._check_name(run_id, kind, name)
         expires = self._expiry(ttl_seconds)
-        if not overwrite and self.checkpoint(f"tinker://{run_id}/{kind}/{name}"):
+        if not overwrite and self.get(f"tinker://{run_id}/{kind}/{name}"):
             raise _taken(name)
         with self._folders.new() as folder:
             yield folder
@@ -68,22 +68,22 @@ class CheckpointStore:
         for checkpoint_id in replaced:
             self._folders.remove(checkpoint_id)
 
-    def checkpoint(self, path: str) -> CheckpointRecord | None:
+    def get(self, path: str) -> CheckpointRecord | None:
         """The checkpoint at a tinker:// or mint:// path; None where there is none (any more).
 
         Its folder may vanish while it is read, if somebody overwrites or deletes it at that time.
         """
         return self._db.one(self._record, self._live_checkpoints().where(_at(path)))
 
-    def checkpoints(self, owner: str, limit: int, offset: int) -> tuple[list[CheckpointRecord], int]:
+    def page(self, owner: str, limit: int, offset: int) -> tuple[list[CheckpointRecord], int]:
         """A page of the checkpoints of the owner's runs, newest first, and how many there are."""
         return self._db.page(self._record, self._live_checkpoints().where(RUNS.c.owner == owner), limit, offset)
 
-    def checkpoints_of(self, run_id: str) -> list[CheckpointRecord]:
+    def of_run(self, run_id: str) -> list[CheckpointRecord]:
         """The run's checkpoints, newest first."""
         return self._db.all(self._record, self._live_checkpoints().where(CHECKPOINTS.c.run_id == run_id))
 
-    def delete_checkpoint(self, path: str) -> None:
+    def delete(self, path: str) -> None:
         """Delete a checkpoint; raises StoreError where there is none."""
         if not self._delete_checkpoints(and_(_at(path), self._is_live())):
             raise _missing(path)
@@ -96,7 +96,7 @@ class CheckpointStore:
         """Let the checkpoint expire that many seconds from now, or never; raises StoreError where there is none."""
         self._update_checkpoint(path, expires=self._expiry(ttl_seconds))
 
-    def sweep_expired(self) -> int:
+    def sweep(self) -> int:
         """Delete the checkpoints whose time has come, which no method returns any more; how many."""
         return self._delete_checkpoints(~self._is_live())
 

@@ -29,7 +29,7 @@ def checkpoint_of(record: CheckpointRecord) -> types.Checkpoint:
 
 def training_run_of(store: Store, run: ModelRecord, *, only_public: bool = False) -> types.TrainingRun:
     """A run with its newest checkpoints; `only_public`: of those that are published."""
-    found = [record for record in store.checkpoints_of(run.id) if record.public or not only_public]
+    found = [record for record in store.checkpoints.of_run(run.id) if record.public or not only_public]
     newest = {kind: next((r for r in found if r.kind == kind), None) for kind in ("weights", "sampler_weights")}
     trained, sampled = (None if record is None else checkpoint_of(record) for record in newest.values())
     return types.TrainingRun(

@@ -38,7 +38,7 @@ class RestClient:
 
     def get_weights_info_by_tinker_path(self, tinker_path: str) -> APIFuture[types.WeightsInfoResponse]:
         """The base model and the adapter's settings of a checkpoint."""
-        record = self._store.checkpoint(tinker_path)
+        record = self._store.checkpoints.get(tinker_path)
         run = None if record is None else self._store.run(record.run_id)
         if run is None:
             raise CheckpointError(f"there is no checkpoint {tinker_path!r}; it may have expired or been deleted")
@@ -55,12 +55,12 @@ class RestClient:
 
     def list_checkpoints(self, training_run_id: str) -> APIFuture[types.CheckpointsListResponse]:
         """Checkpoints of a run, newest first."""
-        found = [checkpoint_of(record) for record in self._store.checkpoints_of(training_run_id)]
+        found = [checkpoint_of(record) for record in self._store.checkpoints.of_run(training_run_id)]
         return APIFuture.of(types.CheckpointsListResponse(checkpoints=found))
 
     def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> APIFuture[types.CheckpointsListResponse]:
         """Checkpoints of all runs, newest first."""
-        records, total = self._store.checkpoints(self._owner, limit, offset)
+        records, total = self._store.checkpoints.page(self._owner, limit, offset)
         cursor = types.Cursor(offset=offset, limit=limit, total_count=total)
         found = [checkpoint_of(record) for record in records]
         return APIFuture.of(types.CheckpointsListResponse(checkpoints=found, cursor=cursor))
@@ -71,19 +71,19 @@ class RestClient:
 
     def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
         """Deletes a checkpoint."""
-        return APIFuture.of(self._store.delete_checkpoint(tinker_path))
+        return APIFuture.of(self._store.checkpoints.delete(tinker_path))
 
     def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
         """Lets others read a checkpoint."""
-        return APIFuture.of(self._store.publish(tinker_path, True))
+        return APIFuture.of(self._store.checkpoints.publish(tinker_path, True))
 
     def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
         """Keeps it to its owner again."""
-        return APIFuture.of(self._store.publish(tinker_path, False))
+        return APIFuture.of(self._store.checkpoints.publish(tinker_path, False))
 
     def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> APIFuture[None]:
         """Lets a checkpoint expire after that many seconds; None: never."""
-        return APIFuture.of(self._store.set_ttl(tinker_path, ttl_seconds))
+        return APIFuture.of(self._store.checkpoints.set_ttl(tinker_path, ttl_seconds))
 
     def list_sessions(
         self, limit: int = 20, offset: int = 0, access_scope: str = "owned"

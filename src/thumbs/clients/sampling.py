@@ -215,7 +215,7 @@ class Samplers:
 
 def checkpoint_at(store: Store, path: str) -> CheckpointRecord:
     """The record of a checkpoint; raises CheckpointError if there is none."""
-    record = store.checkpoint(path)
+    record = store.checkpoints.get(path)
     if record is None:
         raise CheckpointError(f"there is no checkpoint {path!r}; it may have expired or been deleted")
     return record

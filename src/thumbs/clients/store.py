@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import URL, ColumnElement, and_, delete, insert, select, true, update
 
 from thumbs.clients.checkpoint_folders import locked
-from thumbs.clients.checkpoint_store import CheckpointStore
+from thumbs.clients.checkpoint_store import Checkpoints
 from thumbs.clients.claim import Claim
 from thumbs.clients.tables import (
     FUTURES,
@@ -36,7 +36,7 @@ from thumbs.clients.types import LoraConfig
 from thumbs.storage import Database, StoreError, digest, new_secret, newest_first, oldest_first, utc_now
 
 
-class Store(CheckpointStore):
+class Store:
     """The records and checkpoints under one folder; safe to share between threads and processes.
 
     `url` is a SQLAlchemy URL, by default that of the SQLite file store.db in the folder; checkpoints are in the
@@ -47,9 +47,12 @@ class Store(CheckpointStore):
     def __init__(self, folder: Path, url: str | None = None, *, clock: Callable[[], datetime] = utc_now) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(folder / ".opening", fcntl.LOCK_EX):
-            database = Database(url or URL.create("sqlite", database=str(folder / "store.db")), SCHEMA)
-            super().__init__(folder, database, clock)
-        self.claim = Claim(folder, database)
+            self._db, self._now = (
+                Database(url or URL.create("sqlite", database=str(folder / "store.db")), SCHEMA),
+                clock,
+            )
+            self.checkpoints = Checkpoints(folder, self._db, clock)
+        self.claim = Claim(folder, self._db)
 
     def close(self) -> None:
         """Let go of the database's connections, and of the claim of a server."""

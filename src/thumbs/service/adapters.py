@@ -169,7 +169,7 @@ def keep(backend: Backend, owner: str, base_model: str, adapter: PeftAdapter, ki
         CONFIG: peft_config(lora, public_name(model.name)),
     }
     tensors = {ADAPTER: dict(adapter.tensors)} | ({OPTIMIZER: dict(adapter.optimizer)} if adapter.optimizer else {})
-    with store.writing(run_id, kind, name) as folder:
+    with store.checkpoints.writing(run_id, kind, name) as folder:
         try:
             write_checkpoint(folder, tensors, files)
         except CheckpointError as error:  # it tells where on this machine the folder is

@@ -61,7 +61,7 @@ class CopyRoutes(Routes):
         run_id = f"{session_id}:train:{body.model_seq_id or 0}"
         self._add_run(source, run_id, session_id, owner)
         options = {"ttl_seconds": body.ttl_seconds, "user_metadata": source.user_metadata}
-        with self._store.writing(run_id, source.kind, source.name, **options) as folder:
+        with self._store.checkpoints.writing(run_id, source.kind, source.name, **options) as folder:
             # Nobody writes into a checkpoint's files, so that two checkpoints can have the same ones.
             shutil.copytree(source.folder, folder, copy_function=os.link, dirs_exist_ok=True)
         if body.session_id is None:

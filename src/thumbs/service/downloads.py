@@ -63,7 +63,7 @@ class DownloadRoutes(Routes):
         claims = self._service.signer.read(_LINK, parts["signature"])
         if claims is None or claims["sub"] != f"{path_of(request)}/{parts['file']}":
             raise HTTPException(403, "this link has ended or was not given out by this server; ask for a new one")
-        record = await self._service.threads.record(self._store.checkpoint, path_of(request))
+        record = await self._service.threads.record(self._store.checkpoints.get, path_of(request))
         if record is None:
             raise CheckpointError(f"there is no checkpoint {path_of(request)!r} any more")
         if parts["file"] == _ARCHIVE:

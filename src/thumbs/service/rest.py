@@ -44,7 +44,7 @@ class RestRoutes(Routes):
             if record is None:
                 return None
             mine = record.owner == owner
-            if not mine and not any(checkpoint.public for checkpoint in self._store.checkpoints_of(run_id)):
+            if not mine and not any(checkpoint.public for checkpoint in self._store.checkpoints.of_run(run_id)):
                 return None
             return _plain(training_run_of(self._store, record, only_public=not mine))
 
@@ -57,27 +57,29 @@ class RestRoutes(Routes):
     async def checkpoints_of_run(self, request: Request) -> Response:
         """All checkpoints of one of the caller's runs."""
         run = await self._service.run(request.path_params["run_id"], owner_of(request))
-        records = await self._service.threads.record(self._store.checkpoints_of, run.id)
+        records = await self._service.threads.record(self._store.checkpoints.of_run, run.id)
         return answer({"checkpoints": _listed(request, records)})
 
     @route("GET", "/checkpoints")
     async def checkpoints(self, request: Request) -> Response:
         """The caller's checkpoints, newest first."""
         limit, offset = page(request, default=100)
-        records, total = await self._service.threads.record(self._store.checkpoints, owner_of(request), limit, offset)
+        records, total = await self._service.threads.record(
+            self._store.checkpoints.page, owner_of(request), limit, offset
+        )
         cursor = {"offset": offset, "limit": limit, "total_count": total}
         return answer({"checkpoints": _listed(request, records), "cursor": cursor})
 
     @route("DELETE", _CHECKPOINT)
     async def delete(self, request: Request) -> Response:
         """Deletes a checkpoint; samplers that read it before keep what they read."""
-        return await self._change(request, self._store.delete_checkpoint)
+        return await self._change(request, self._store.checkpoints.delete)
 
     @route("POST|DELETE", f"{_CHECKPOINT}/publish")
     async def publish(self, request: Request) -> Response:
         """POST lets every caller read a checkpoint, DELETE takes that back; doing it twice is no error."""
         await read(request, Nothing)
-        return await self._change(request, self._store.publish, request.method == "POST")
+        return await self._change(request, self._store.checkpoints.publish, request.method == "POST")
 
     @route("PUT", f"{_CHECKPOINT}/ttl")
     async def ttl(self, request: Request) -> Response:
@@ -85,7 +87,7 @@ class RestRoutes(Routes):
         raw = await request.body()
         if b"ttl_seconds" not in raw:  # null is a value here, and nothing is none
             raise DataError("say ttl_seconds, a number, or null for a checkpoint that stays")
-        return await self._change(request, self._store.set_ttl, parse(_Ttl, raw).ttl_seconds)
+        return await self._change(request, self._store.checkpoints.set_ttl, parse(_Ttl, raw).ttl_seconds)
 
     async def _change(self, request: Request, change: Callable[..., None], *args: Any) -> Response:
         record = await self._service.checkpoint(path_of(request), owner_of(request), own=True)

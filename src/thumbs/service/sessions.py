@@ -219,7 +219,7 @@ class SessionRoutes(Routes):
 
     def _summary(self, session: SessionRecord) -> dict[str, Any]:
         runs = self._store.runs_of(session.id)
-        checkpoints = [checkpoint for run in runs for checkpoint in self._store.checkpoints_of(run.id)]
+        checkpoints = [checkpoint for run in runs for checkpoint in self._store.checkpoints.of_run(run.id)]
         return {
             "session_id": session.id,
             "created_at": session.created.isoformat(),
@@ -244,7 +244,7 @@ async def sweep(service: Service) -> None:
                 await service.end_session(session_id, "no heartbeat")
             await service.threads.record(store.claim.renew)
             await service.threads.record(store.sweep_futures, settings.promise_ttl_s)
-            await service.threads.record(store.sweep_expired)
+            await service.threads.record(store.checkpoints.sweep)
         except Exception:
             log.exception("a sweep failed; the next one tries again")
 

@@ -117,7 +117,7 @@ class Service:
 
         For worker threads; a checkpoint of somebody else is as unknown as one that never was.
         """
-        record = self.backend.store.checkpoint(path)
+        record = self.backend.store.checkpoints.get(path)
         if record is None or (record.owner != owner and (own or not record.public)):
             raise CheckpointError(f"there is no checkpoint {path!r}; it may have expired or been deleted")
         return record

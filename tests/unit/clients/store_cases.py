@@ -39,7 +39,7 @@ def add_run(store: Store, owner: str = "ann", number: int = 0, session_id: str =
 
 def save(store: Store, run_id: str, name: str, text: str = "weights", kind: str = "weights", **options: object) -> str:
     """A checkpoint of two equal files; returns its path."""
-    with store.writing(run_id, kind, name, **options) as folder:  # pyright: ignore[reportArgumentType]
+    with store.checkpoints.writing(run_id, kind, name, **options) as folder:  # pyright: ignore[reportArgumentType]
         write_twice(folder, text)
     return f"tinker://{run_id}/{kind}/{name}"
 

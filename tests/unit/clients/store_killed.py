@@ -46,9 +46,9 @@ def work(job: str, root: Path, step: int) -> None:
     run_id = store.runs("ann", 1, 0)[0][0].id
     kill_at(step)
     if job == "delete":
-        store.delete_checkpoint(f"tinker://{run_id}/weights/old")
+        store.checkpoints.delete(f"tinker://{run_id}/weights/old")
     else:
-        with store.writing(run_id, "weights", job, overwrite=job == "old") as folder:
+        with store.checkpoints.writing(run_id, "weights", job, overwrite=job == "old") as folder:
             write_twice(folder, "new")
 
 

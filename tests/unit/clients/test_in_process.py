@@ -390,7 +390,7 @@ def test_a_checkpoint_of_another_kind_is_refused_in_words(service, client):
 
 def test_a_damaged_checkpoint_is_named_as_the_client_knows_it(service, client, backend):
     path = client.save_state("damaged").result().path
-    folder = backend.store.checkpoint(path).folder
+    folder = backend.store.checkpoints.get(path).folder
     (folder / "adapter_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ThumbsError, match="damaged") as caught:
         client.load_state(path).result()
@@ -401,8 +401,8 @@ def test_saving_and_loading_wait_for_a_database_that_is_away(client, backend, mo
     """The second try of a save finds that the first one came through, and only its answer was lost."""
     store, times = backend.store, Counter()
 
-    def away(name, after):
-        original = getattr(store, name)
+    def away(part, name, after):
+        original = getattr(part, name)
 
         def call(*args, **options):
             times[name] += 1
@@ -413,12 +413,12 @@ def test_saving_and_loading_wait_for_a_database_that_is_away(client, backend, mo
                 raise OperationalError("a query", {}, Exception("the answer was lost"))
             return found
 
-        monkeypatch.setattr(store, name, call)
+        monkeypatch.setattr(part, name, call)
 
-    away("_commit", {1, -2})
+    away(store.checkpoints, "_commit", {1, -2})
     path = client.save_state("patient").result().path
     assert times["_commit"] == 2
-    away("run", {1, 2})
+    away(store, "run", {1, 2})
     assert client.load_state(path).result().path == path
     assert times["run"] > 2
 

@@ -20,20 +20,20 @@ def run_id(store: Store) -> str:
 
 
 def names(store: Store, run_id: str) -> list[str]:
-    return [record.name for record in store.checkpoints_of(run_id)]
+    return [record.name for record in store.checkpoints.of_run(run_id)]
 
 
 def test_a_written_checkpoint_is_found_by_its_path(store: Store, run_id: str, tmp_path: Path, clock: Clock):
     later = clock.later(60)
-    with store.writing(run_id, "sampler_weights", "step_1.v-2", user_metadata={"epoch": "3"}) as folder:
+    with store.checkpoints.writing(run_id, "sampler_weights", "step_1.v-2", user_metadata={"epoch": "3"}) as folder:
         assert list(folder.iterdir()) == []
         (folder / "deep").mkdir()
         (folder / "a.bin").write_bytes(b"x" * 10)
         (folder / "deep" / "b.bin").write_bytes(b"y" * 7)
-        assert store.checkpoint(f"tinker://{run_id}/sampler_weights/step_1.v-2") is None
-    found = store.checkpoint(f"tinker://{run_id}/sampler_weights/step_1.v-2")
+        assert store.checkpoints.get(f"tinker://{run_id}/sampler_weights/step_1.v-2") is None
+    found = store.checkpoints.get(f"tinker://{run_id}/sampler_weights/step_1.v-2")
     assert found
-    assert store.checkpoint(f"mint://{run_id}/sampler_weights/step_1.v-2") == found
+    assert store.checkpoints.get(f"mint://{run_id}/sampler_weights/step_1.v-2") == found
     assert (found.run_id, found.kind, found.name) == (run_id, "sampler_weights", "step_1.v-2")
     assert found.path == f"tinker://{run_id}/sampler_weights/step_1.v-2"
     assert (found.owner, found.size_bytes, found.public) == ("ann", 17, False)
@@ -51,7 +51,7 @@ def test_the_same_name_in_another_kind_or_run_is_another_checkpoint(store: Store
         save(store, run_id, "a", "3", "external_weights"),
         save(store, other, "a", "4"),
     ]
-    found = [store.checkpoint(path) for path in paths]
+    found = [store.checkpoints.get(path) for path in paths]
     assert [texts(record.folder)[0] for record in found if record] == ["1", "2", "3", "4"]
     assert names(store, run_id) == ["a"] * 3
 
@@ -61,7 +61,7 @@ def test_every_byte_is_on_the_disk_before_the_checkpoint_is_in_place(
 ):
     synced: list[Path] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
-    with store.writing(run_id, "weights", "a") as folder:
+    with store.checkpoints.writing(run_id, "weights", "a") as folder:
         write_twice(folder, "text")
     written = {folder, folder / "a.txt", folder / "deep", folder / "deep" / "b.txt"}
     assert set(synced[:-1]) == written
@@ -76,7 +76,10 @@ def fail_halfway(folder: Path) -> None:
 def test_an_error_while_writing_leaves_nothing(store: Store, run_id: str, tmp_path: Path):
     save(store, run_id, "old", "old")
     for name in ("old", "fresh"):
-        with pytest.raises(ZeroDivisionError), store.writing(run_id, "weights", name, overwrite=True) as folder:
+        with (
+            pytest.raises(ZeroDivisionError),
+            store.checkpoints.writing(run_id, "weights", name, overwrite=True) as folder,
+        ):
             fail_halfway(folder)
     assert on_disk(tmp_path) == {"old": ["old", "old"]}
 
@@ -86,7 +89,7 @@ def test_a_commit_that_fails_leaves_nothing(store: Store, run_id: str, tmp_path:
         raise OSError("database gone")
 
     save(store, run_id, "old", "old")
-    monkeypatch.setattr(store, "_commit", fail)
+    monkeypatch.setattr(store.checkpoints, "_commit", fail)
     with pytest.raises(OSError, match="database gone"):
         save(store, run_id, "old", "new", overwrite=True)
     assert on_disk(tmp_path) == {"old": ["old", "old"]}
@@ -95,13 +98,13 @@ def test_a_commit_that_fails_leaves_nothing(store: Store, run_id: str, tmp_path:
 def test_a_commit_whose_answer_is_lost_keeps_its_folder(
     store: Store, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    commit = store._commit
+    commit = store.checkpoints._commit
 
     def interrupted(row: dict[str, object], overwrite: bool) -> None:
         commit(row, overwrite)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "_commit", interrupted)
+    monkeypatch.setattr(store.checkpoints, "_commit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(store, run_id, "a", "new")
     assert on_disk(tmp_path) == {"a": ["new", "new"]}
@@ -110,24 +113,24 @@ def test_a_commit_whose_answer_is_lost_keeps_its_folder(
 def test_a_taken_name_is_refused_before_anything_is_written(store: Store, run_id: str, tmp_path: Path):
     save(store, run_id, "a", "old")
     message = "'a' already; save under another name or with overwrite=True"
-    with pytest.raises(StoreError, match=message), store.writing(run_id, "weights", "a"):
+    with pytest.raises(StoreError, match=message), store.checkpoints.writing(run_id, "weights", "a"):
         pytest.fail("the block must not run")
     assert on_disk(tmp_path) == {"a": ["old", "old"]}
 
 
 def test_a_name_that_is_taken_meanwhile_stays_with_the_first(store: Store, run_id: str, tmp_path: Path):
-    with pytest.raises(StoreError, match="'a' already"), store.writing(run_id, "weights", "a"):
+    with pytest.raises(StoreError, match="'a' already"), store.checkpoints.writing(run_id, "weights", "a"):
         save(store, run_id, "a", "first")
     assert on_disk(tmp_path) == {"a": ["first", "first"]}
 
 
 def test_overwriting_replaces_everything(store: Store, run_id: str, tmp_path: Path, clock: Clock):
     path = save(store, run_id, "a", "old", ttl_seconds=100, user_metadata={"n": "1"})
-    store.publish(path, True)
-    before = store.checkpoint(path)
+    store.checkpoints.publish(path, True)
+    before = store.checkpoints.get(path)
     later = clock.later(50)
     assert save(store, run_id, "a", "new", overwrite=True) == path
-    after = store.checkpoint(path)
+    after = store.checkpoints.get(path)
     assert before
     assert after
     assert (after.created, after.expires, after.public, after.user_metadata) == (later, None, False, {})
@@ -174,7 +177,7 @@ def test_many_threads_overwrite_one_name_and_the_last_one_stays(store: Store, ru
 def test_names_that_could_lead_elsewhere_are_refused(store: Store, run_id: str, tmp_path: Path, name: str):
     with pytest.raises(StoreError, match="is not allowed; take 1 to 128 letters"):
         save(store, run_id, name)
-    assert store.checkpoint(f"tinker://{run_id}/weights/{name}") is None
+    assert store.checkpoints.get(f"tinker://{run_id}/weights/{name}") is None
     assert on_disk(tmp_path) == {}
 
 
@@ -186,7 +189,7 @@ def test_a_long_refused_name_is_not_repeated_in_full(store: Store, run_id: str):
 
 @pytest.mark.parametrize("name", ["a", "0", "_", "000010", "final", "step_10", "a.b-c", "a" * 128])
 def test_plain_names_are_allowed(store: Store, run_id: str, name: str):
-    assert store.checkpoint(save(store, run_id, name)) is not None
+    assert store.checkpoints.get(save(store, run_id, name)) is not None
 
 
 def test_unknown_kinds_and_runs_are_refused(store: Store, run_id: str):
@@ -216,11 +219,11 @@ def test_unknown_kinds_and_runs_are_refused(store: Store, run_id: str):
 def test_what_is_no_path_of_a_checkpoint_finds_none(store: Store, run_id: str, path: str):
     save(store, run_id, "a")
     path = path.format(run=run_id)
-    assert store.checkpoint(path) is None
+    assert store.checkpoints.get(path) is None
     for method in (
-        store.delete_checkpoint,
-        lambda path: store.publish(path, True),
-        lambda path: store.set_ttl(path, 9),
+        store.checkpoints.delete,
+        lambda path: store.checkpoints.publish(path, True),
+        lambda path: store.checkpoints.set_ttl(path, 9),
     ):
         with pytest.raises(StoreError, match="there is no checkpoint at"):
             method(path)
@@ -231,20 +234,20 @@ def test_a_checkpoint_expires_when_its_time_has_come(store: Store, run_id: str, 
     path = save(store, run_id, "brief", ttl_seconds=3600)
     save(store, run_id, "stays")
     clock.later(3599.5)
-    found = store.checkpoint(path)
+    found = store.checkpoints.get(path)
     assert found
     assert found.expires == START + timedelta(hours=1)
-    assert store.sweep_expired() == 0
+    assert store.checkpoints.sweep() == 0
     clock.later(0.5)
-    assert store.checkpoint(path) is None
+    assert store.checkpoints.get(path) is None
     assert names(store, run_id) == ["stays"]
-    assert [record.name for record in store.checkpoints("ann", 9, 0)[0]] == ["stays"]
-    assert store.checkpoints("ann", 9, 0)[1] == 1
+    assert [record.name for record in store.checkpoints.page("ann", 9, 0)[0]] == ["stays"]
+    assert store.checkpoints.page("ann", 9, 0)[1] == 1
     with pytest.raises(StoreError, match="there is no checkpoint"):
-        store.set_ttl(path, None)
+        store.checkpoints.set_ttl(path, None)
     assert found.folder.exists()
-    assert store.sweep_expired() == 1
-    assert store.sweep_expired() == 0
+    assert store.checkpoints.sweep() == 1
+    assert store.checkpoints.sweep() == 0
     assert list(on_disk(tmp_path)) == ["stays"]
 
 
@@ -258,13 +261,13 @@ def test_the_name_of_an_expired_checkpoint_is_free(store: Store, run_id: str, tm
 def test_the_time_to_live_can_be_set_and_taken_away(store: Store, run_id: str, clock: Clock):
     path = save(store, run_id, "a", ttl_seconds=10)
     clock.later(5)
-    store.set_ttl(path, 100)
-    found = store.checkpoint(path)
+    store.checkpoints.set_ttl(path, 100)
+    found = store.checkpoints.get(path)
     assert found
     assert found.expires == START + timedelta(seconds=105)
-    store.set_ttl(path, None)
+    store.checkpoints.set_ttl(path, None)
     clock.later(1e9)
-    found = store.checkpoint(path)
+    found = store.checkpoints.get(path)
     assert found
     assert found.expires is None
 
@@ -273,7 +276,7 @@ def test_the_time_to_live_can_be_set_and_taken_away(store: Store, run_id: str, c
 def test_a_time_to_live_out_of_range_is_refused(store: Store, run_id: str, seconds: float):
     path = save(store, run_id, "a")
     with pytest.raises(StoreError, match="must be above 0 and at most 315360000"):
-        store.set_ttl(path, seconds)
+        store.checkpoints.set_ttl(path, seconds)
     with pytest.raises(StoreError, match="must be above 0 and at most 315360000"):
         save(store, run_id, "b", ttl_seconds=seconds)
     assert names(store, run_id) == ["a"]
@@ -282,18 +285,18 @@ def test_a_time_to_live_out_of_range_is_refused(store: Store, run_id: str, secon
 def test_publishing_twice_is_publishing(store: Store, run_id: str):
     path, other = save(store, run_id, "a"), save(store, run_id, "b")
     for public in (True, True, False, False):
-        store.publish(path, public)
-        assert [record.public for record in map(store.checkpoint, (path, other)) if record] == [public, False]
+        store.checkpoints.publish(path, public)
+        assert [record.public for record in map(store.checkpoints.get, (path, other)) if record] == [public, False]
 
 
 def test_a_deleted_checkpoint_is_gone_and_its_name_free(store: Store, run_id: str, tmp_path: Path):
     path = save(store, run_id, "a", "old")
     save(store, run_id, "b")
-    store.delete_checkpoint(path)
-    assert store.checkpoint(path) is None
+    store.checkpoints.delete(path)
+    assert store.checkpoints.get(path) is None
     assert list(on_disk(tmp_path)) == ["b"]
     with pytest.raises(StoreError, match="there is no checkpoint at"):
-        store.delete_checkpoint(path)
+        store.checkpoints.delete(path)
     save(store, run_id, "a", "new")
     assert on_disk(tmp_path)["a"] == ["new", "new"]
 
@@ -304,11 +307,11 @@ def test_an_owner_lists_what_is_theirs_newest_first(store: Store, run_id: str, c
         clock.later(1)
         save(store, run_id, f"a{number}")
         save(store, other, f"b{number}")
-    page, total = store.checkpoints("ann", 2, 1)
+    page, total = store.checkpoints.page("ann", 2, 1)
     assert ([record.name for record in page], total) == (["a3", "a2"], 5)
     assert {record.owner for record in page} == {"ann"}
-    page, total = store.checkpoints("bob", 100, 0)
+    page, total = store.checkpoints.page("bob", 100, 0)
     assert ([record.name for record in page], total) == (["b4", "b3", "b2", "b1", "b0"], 5)
-    assert store.checkpoints("eve", 100, 0) == ([], 0)
+    assert store.checkpoints.page("eve", 100, 0) == ([], 0)
     assert names(store, other) == ["b4", "b3", "b2", "b1", "b0"]
-    assert store.checkpoints_of("unknown") == []
+    assert store.checkpoints.of_run("unknown") == []

@@ -52,7 +52,7 @@ import sys
 from pathlib import Path
 from store_cases import write_twice
 from thumbs.clients.store import Store
-with Store(Path(sys.argv[1])).writing(sys.argv[2], "weights", "old", overwrite=True) as folder:
+with Store(Path(sys.argv[1])).checkpoints.writing(sys.argv[2], "weights", "old", overwrite=True) as folder:
     write_twice(folder, "new")
     print("within", flush=True)
     sys.stdin.readline()

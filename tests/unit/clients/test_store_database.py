@@ -57,10 +57,10 @@ def test_everything_is_there_when_it_is_opened_again(tmp_path: Path):
     token, run_id = store.add_token("ann"), add_run(store)
     path = save(store, run_id, "a", "text")
     store.add_future("r", "ann", "Sample")
-    before = store.tokens(), store.run(run_id), store.checkpoint(path), store.future("r")
+    before = store.tokens(), store.run(run_id), store.checkpoints.get(path), store.future("r")
     store.close()
     store = Store(folder)
-    assert (store.tokens(), store.run(run_id), store.checkpoint(path), store.future("r")) == before
+    assert (store.tokens(), store.run(run_id), store.checkpoints.get(path), store.future("r")) == before
     assert store.owner_of(token) == "ann"
     store.close()
     assert on_disk(folder) == {"a": ["text", "text"]}
@@ -74,7 +74,7 @@ def test_the_folder_is_its_owners_alone(tmp_path: Path):
 def test_a_url_says_where_the_rows_are(tmp_path: Path):
     store = Store(tmp_path / "folder", f"sqlite:///{tmp_path}/elsewhere.db")
     path = save(store, add_run(store), "a")
-    found = store.checkpoint(path)
+    found = store.checkpoints.get(path)
     assert found
     assert found.folder.is_relative_to(tmp_path / "folder")
     assert (tmp_path / "elsewhere.db").exists()

@@ -112,7 +112,7 @@ class FakeBackend:
 
     def save(self, run_id: str, seq_id: int, kind: str, name: str, **options: Any) -> Future[str]:
         def work() -> str:
-            with self.store.writing(run_id, kind, name, **options) as folder:
+            with self.store.checkpoints.writing(run_id, kind, name, **options) as folder:
                 (folder / "adapter_config.json").write_text('{"r": 8}')
                 (folder / "adapter_model.safetensors").write_bytes(b"weights")
             return f"tinker://{run_id}/{kind}/{name}"

@@ -242,7 +242,7 @@ def test_an_upload_becomes_a_checkpoint_with_a_manifest_of_ours(caller: Caller, 
     info = caller.post("weights_info", {"tinker_path": path}).json()
     assert (info["base_model"], info["lora_rank"]) == (MODEL, 2)
     assert (info["train_attn"], info["train_mlp"], info["train_unembed"]) == (True, False, False)
-    record = caller.backend.store.checkpoint(path)
+    record = caller.backend.store.checkpoints.get(path)
     assert record is not None
     manifest = json.loads((record.folder / "thumbs.json").read_text())
     assert manifest["model"]["name"] == MODEL
@@ -277,7 +277,7 @@ def test_interpolation(caller: Caller, tmp_path: Path) -> None:
     answer = caller.result(caller.post("mint/checkpoints/interpolate", body)).json()
     assert answer["coefficients"] == [0.5, 1.0]
     assert answer["path"].endswith("/sampler_weights/mixed")
-    record = caller.backend.store.checkpoint(answer["path"])
+    record = caller.backend.store.checkpoints.get(answer["path"])
     assert record is not None
     kept = load_file(record.folder / "adapter_model.safetensors")
     torch.testing.assert_close(_change(kept, 32.0), 1.5 * _change(_tensors(2), 8.0))

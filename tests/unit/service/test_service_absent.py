@@ -31,4 +31,4 @@ def test_a_checkpoint_without_its_kind(caller: Caller, method: str, end: str) ->
     refused = caller.request(method, f"/api/v1/training_runs/{model}/checkpoints/mine{end}")
     assert refused.status_code == 400
     assert "weights/mine" in refused.json()["detail"]
-    assert len(caller.backend.store.checkpoints_of(model)) == 1
+    assert len(caller.backend.store.checkpoints.of_run(model)) == 1

@@ -14,7 +14,7 @@ def test_a_copy_outlives_its_original(caller: Caller) -> None:
     assert path != source
     assert path.endswith("/sampler_weights/mine")
     store = caller.backend.store
-    before, after = store.checkpoint(source), store.checkpoint(path)
+    before, after = store.checkpoints.get(source), store.checkpoints.get(path)
     assert before is not None
     assert after is not None
     assert [x.name for x in after.folder.iterdir()] == [x.name for x in before.folder.iterdir()]
@@ -25,7 +25,7 @@ def test_a_copy_outlives_its_original(caller: Caller) -> None:
     session = store.session(path.split("/")[2].partition(":")[0])
     assert session is not None
     assert (session.project_id, session.reason) == ("archive", "success")
-    store.delete_checkpoint(source)
+    store.checkpoints.delete(source)
     assert (after.folder / "adapter_config.json").read_text() == '{"r": 8}'
     known = caller.post("weights_info", {"tinker_path": path}).json()
     assert (known["base_model"], known["lora_rank"]) == ("org/toy", 32)
