@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -173,29 +172,17 @@ def read_question(path: Path | None) -> Question | None:
 
 def add_file(store: CollectStore, project: Project, file: str) -> None:
     """Adds the items of a file to a project and tells what came of it; raises DataError where none is of use."""
-    from thumbs.collect.importing import read_items
-    from thumbs.collect.records import NewItem
+    from thumbs.collect.importing import import_items
     from thumbs.data.load import ignored_text
     from thumbs.errors import DataError
 
-    problems: list[str] = []
-    ignored: Counter[str] = Counter()
-
-    def items() -> Iterator[NewItem]:
-        question = store.projects.question(project.id)[1]
-        for read in read_items(file, question, source=Path(file).name, ignored=ignored):
-            if isinstance(read, NewItem):
-                yield read
-            else:
-                problems.append(str(read))
-
-    added = store.items.add(project.id, items())
-    problems += [f"{file}: item {place + 1}: {why}" for place, why in added.refused]
-    for told in (*ignored_text(ignored), *problems[:20]):
+    found = import_items(store, project.id, file, source=Path(file).name)
+    for told in (*ignored_text(found.ignored), *map(str, found.problems[:20])):
         typer.echo(printable(told), err=True)
+    added, bad = found.added, len(found.problems)
     if not added.created + added.existing:
-        raise DataError(f"{file} holds nothing to judge: {len(problems)} rows are of no use")
-    typer.echo(f"{file}: {added.created} new tasks, {added.existing} there already, {len(problems)} rows of no use")
+        raise DataError(f"{file} holds nothing to judge: {bad} rows could not be used")
+    typer.echo(f"{file}: {added.created} new tasks, {added.existing} there already, {bad} rows that could not be used")
 
 
 def _check_given(file: str, run: Path | None, model: str | None) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from thumbs.collect.errors import CollectError
 from thumbs.collect.question import AnswerError, Axis, Question, read_answer
-from thumbs.collect.records import Answer, ItemRole, NewItem
+from thumbs.collect.records import Added, Answer, ItemRole, NewItem
+from thumbs.collect.store import CollectStore
 from thumbs.data.conversations import read_conversation, read_prompt_messages, with_system
 from thumbs.data.formats import kind_of, plain_row, recognise
 from thumbs.data.messages import as_prompt, require_trained
@@ -51,6 +52,42 @@ def question_for(kind: DataKind) -> Question:
     return _QUESTIONS[kind]
 
 
+@dataclass(frozen=True)
+class Imported:
+    """What came of rows: the items; by lines, the rows that are none or were refused; the keys that nothing reads."""
+
+    added: Added
+    problems: Sequence[Problem]
+    ignored: Counter[str]
+
+
+def import_items(
+    store: CollectStore,
+    project_id: int,
+    given: str | Path | Iterable[str | bytes],
+    *,
+    source: str,
+    by: int | None = None,
+) -> Imported:
+    """Adds the items of a file or of JSON lines to a project, as `read_items` reads them; `by` is the account."""
+    question = store.projects.question(project_id)[1]
+    problems: list[Problem] = []
+    lines: list[int] = []
+    ignored: Counter[str] = Counter()
+
+    def items() -> Iterator[NewItem]:
+        for line, read in _read(given, question, source, ignored):
+            if isinstance(read, NewItem):
+                lines.append(line)
+                yield read
+            else:
+                problems.append(read)
+
+    added = store.items.add(project_id, items(), by)
+    problems += [Problem(source, lines[place], "unsupported", why) for place, why in added.refused]
+    return Imported(added, sorted(problems, key=lambda problem: problem.line), ignored)
+
+
 def read_items(
     given: str | Path | Iterable[str | bytes],
     question: Question,
@@ -61,42 +98,40 @@ def read_items(
     """Items of a file (as `thumbs.data.sources.read_rows` reads them) or of JSON lines, and a Problem with its line in
     the place of each row that is none.
 
-    A row is an item of our own (an object with `replies` and `prompt`, see `rows_to_items`), or what the question is
-    about in any form that our loaders know: a pair, a ranking, a rated or labelled reply, a prompt, a conversation.
-    Its labels are nobody's judgement here; they stay with the item as chosen_by["labels"]. Replies that say who wrote
-    them are noted in chosen_by["leaks"]. `source` is the generator of replies that name none; `ignored` counts the rows
-    that have each key that nothing reads.
+    A row is what the question is about in any form that our loaders know (a pair, a ranking, a rated or labelled reply,
+    a prompt, a conversation) or an item of our own: {"prompt": text or messages, "replies": [text, messages or {"text",
+    "generator": {…}}]} for every task that has replies, {"prompt"} where people write. Beside these may stand: name;
+    priority, a number; target, judgements wanted; role, one of work, gold, attention, qualification; gold, the right
+    answer in the order of the replies ({"verdict": "prefer", "strength": -2}, …), which makes the item a gold one
+    unless it has another role; chosen_by, who picked these replies and how.
+
+    Labels are nobody's judgement here; they stay with the item as chosen_by["labels"]. Replies that say who wrote them
+    are noted in chosen_by["leaks"]. `source` is the generator of replies that name none; `ignored` counts the rows that
+    have each key that nothing reads.
     """
+    return (read for _, read in _read(given, question, source, Counter() if ignored is None else ignored))
+
+
+def _read(
+    given: str | Path | Iterable[str | bytes], question: Question, source: str, ignored: Counter[str]
+) -> Iterator[tuple[int, NewItem | Problem]]:
+    """Each with its line."""
     if question.kind == "chat":
         raise CollectError("the items of a chat are made as people talk; import pairs into a project of pairs")
     for row in _rows_of(given, question, source):
         if isinstance(row, Problem):
             if row.kind not in WARNINGS:
-                yield row
+                yield row.line, row
             continue
         try:
             with reading(judged=False) as notes:
                 item = _noted(_sound(_item(row.value, question, source)))
-            if ignored is not None:
-                ignored.update(notes.ignored)
-            yield item
+            ignored.update(notes.ignored)
+            yield row.line, item
         except RowError as error:
-            yield Problem(row.source, row.line, error.kind, str(error))
+            yield row.line, Problem(row.source, row.line, error.kind, str(error))
         except (TypeError, ValueError, AttributeError) as error:
-            yield Problem(row.source, row.line, "not_an_object", f"a part has the wrong shape: {error}")
-
-
-def rows_to_items(
-    lines: Iterable[str | bytes], question: Question, *, source: str = "api", ignored: Counter[str] | None = None
-) -> Iterator[NewItem | Problem]:
-    """Items of JSON lines: {"prompt": text or messages, "replies": [text, messages or {"text", "generator": {…}}]} for
-    every task that has replies, {"prompt"} where people write.
-
-    Beside them may stand: name; priority, a number; target, judgements wanted; role, one of work, gold, attention,
-    qualification; gold, the right answer in the order of the replies ({"verdict": "prefer", "strength": -2}, …), which
-    makes the item a gold one unless it has another role; chosen_by, who picked these replies and how.
-    """
-    return read_items(lines, question, source=source, ignored=ignored)
+            yield row.line, Problem(row.source, row.line, "not_an_object", f"a part has the wrong shape: {error}")
 
 
 def leaks(replies: Sequence[Reply]) -> list[tuple[int, str]]:

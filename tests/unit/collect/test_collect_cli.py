@@ -82,7 +82,7 @@ def test_a_project_from_new_to_export(folder: Path, pairs: Path):
     assert "thumbs collect import helpful FILE" in said(
         "new", "helpful", "--question", "question.yaml", "--guidelines", "guide.md", "--overlap", "2", "quota=7"
     )
-    assert "4 new tasks, 0 there already, 1 rows of no use" in said("import", "helpful", str(pairs))
+    assert "4 new tasks, 0 there already, 1 rows that could not be used" in said("import", "helpful", str(pairs))
     assert "0 new tasks, 4 there already" in said("import", "helpful", str(pairs))
     store = opened(folder)
     project = store.projects.find("helpful")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from thumbs.collect.errors import CollectError
-from thumbs.collect.importing import QUALITY, leaks, question_for, read_items, rows_to_items
+from thumbs.collect.importing import QUALITY, leaks, question_for, read_items
 from thumbs.collect.question import Question
 from thumbs.collect.records import Answer, NewItem
 from thumbs.collect.store import CollectStore
@@ -23,13 +23,13 @@ ASKED = (Message("user", "Hi?"),)
 
 
 def one(row: Any, question: Question = PAIR) -> NewItem:
-    (item,) = rows_to_items([json.dumps(row)], question, source="mine")
+    (item,) = read_items([json.dumps(row)], question, source="mine")
     assert isinstance(item, NewItem), str(item)
     return item
 
 
 def fault(row: Any, question: Question = PAIR) -> Problem:
-    (found,) = rows_to_items([row if isinstance(row, str | bytes) else json.dumps(row)], question, source="mine")
+    (found,) = read_items([row if isinstance(row, str | bytes) else json.dumps(row)], question, source="mine")
     assert isinstance(found, Problem), found
     return found
 
@@ -174,7 +174,7 @@ def test_some_files_have_no_task():
     with pytest.raises(CollectError, match="no task for a file of steps"):
         question_for("steps")
     with pytest.raises(CollectError, match="as people talk"):
-        list(rows_to_items(["{}"], Question(kind="chat")))
+        list(read_items(["{}"], Question(kind="chat"), source="mine"))
 
 
 @pytest.mark.parametrize(
@@ -210,5 +210,5 @@ def test_what_is_read_can_be_added_and_comes_but_once(store: CollectStore):
     question = Question(kind="rate", axes=(QUALITY,))
     project = store.projects.create("mine", "Mine", question)
     rows = [json.dumps({"prompt": "Hi?", "reply": text, "rating": 3}) for text in ("a", "b", "a")]
-    items = [item for item in rows_to_items(rows, question, source="mine") if isinstance(item, NewItem)]
+    items = [item for item in read_items(rows, question, source="mine") if isinstance(item, NewItem)]
     assert (store.items.add(project.id, items).created, store.items.add(project.id, items).created) == (2, 0)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError
-from thumbs.collect.importing import read_items
-from thumbs.collect.records import NewItem
+from thumbs.collect.importing import import_items
 from thumbs.collect.web.admin_site import Content, changes, reads, text
 from thumbs.collect.web.visits import Visit
 from thumbs.data.load import ignored_text
-from thumbs.data.sources import Problem
 
 _MOST_PROBLEMS = 50
 
@@ -28,25 +25,15 @@ def routes() -> list[Route]:
 def form_page(visit: Visit) -> Content:
     """An empty form, and what the project asks, since that says which lines fit."""
     question = visit.store.projects.question(visit.project.id)[1]
-    return {"question": question, "added": None, "problems": (), "unread": 0, "ignored": ()}
+    return {"question": question, "added": None, "problems": (), "bad": 0, "ignored": ()}
 
 
 def add(visit: Visit, form: FormData) -> Content:
     """Adds what can be read; the rest is told line by line."""
-    question = visit.store.projects.question(visit.project.id)[1]
-    problems: list[Problem] = []
-    ignored: Counter[str] = Counter()
-
-    def items() -> Iterator[NewItem]:
-        for one in read_items(_lines(form), question, source=text(form, "source") or "upload", ignored=ignored):
-            if isinstance(one, Problem):
-                problems.append(one)
-            else:
-                yield one
-
-    added = visit.store.items.add(visit.project.id, items(), visit.account)
-    shown = {"problems": problems[:_MOST_PROBLEMS], "unread": len(problems), "ignored": ignored_text(ignored)}
-    return {"added": added, **shown}
+    source = text(form, "source") or "upload"
+    found = import_items(visit.store, visit.project.id, _lines(form), source=source, by=visit.account)
+    shown = {"problems": found.problems[:_MOST_PROBLEMS], "bad": len(found.problems)}
+    return {"added": found.added, "ignored": ignored_text(found.ignored), **shown}
 
 
 def _lines(form: FormData) -> Iterable[str | bytes]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -16,10 +14,9 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from thumbs.collect.exports import Filters, Kept, export_again, kept_export, record_export
-from thumbs.collect.importing import rows_to_items
+from thumbs.collect.importing import import_items
 from thumbs.collect.overview import progress
 from thumbs.collect.overview_numbers import Numbers
-from thumbs.collect.records import NewItem
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import SCHEMA
 from thumbs.collect.web.requests import answer, problem, site_of, threaded
@@ -48,7 +45,7 @@ def routes() -> list[Route]:
 
 
 async def add_items(request: Request) -> Response:
-    """Adds the items of JSON lines (see `rows_to_items`); the same ones again change nothing."""
+    """Adds the items of JSON lines (see `read_items`); the same ones again change nothing."""
     caller = token_of(request, "ingest")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _NDJSON:
@@ -124,35 +121,14 @@ async def health(request: Request) -> Response:
 
 
 def _add(visit: Visit, raw: bytes) -> dict[str, Any]:
-    store, project = visit.store, visit.project
-    question = store.projects.question(project.id)[1]
-    rejected: list[dict[str, Any]] = []
-    places: list[int] = []
-    ignored: Counter[str] = Counter()
-    at = 0
-
-    def lines() -> Iterator[bytes]:
-        nonlocal at
-        for at, line in enumerate(raw.split(b"\n"), start=1):  # noqa: B007 - read by `items`, a line later
-            yield line
-
-    def items() -> Iterator[NewItem]:
-        for read in rows_to_items(lines(), question, ignored=ignored):
-            if isinstance(read, NewItem):
-                places.append(at)
-                yield read
-            else:
-                rejected.append({"line": read.line, "error": read.text})
-
-    added = store.items.add(project.id, items(), visit.account)
-    rejected += [{"line": places[place], "error": why} for place, why in added.refused]
-    rejected.sort(key=lambda one: one["line"])
+    found = import_items(visit.store, visit.project.id, raw.split(b"\n"), source="api", by=visit.account)
+    rejected = [{"line": problem.line, "error": problem.text} for problem in found.problems]
     return {
-        "created": added.created,
-        "existing": added.existing,
+        "created": found.added.created,
+        "existing": found.added.existing,
         "rejected": rejected[:_MOST_REJECTED],
         "n_rejected": len(rejected),
-        "ignored": dict(ignored),
+        "ignored": dict(found.ignored),
     }
 
 
