@@ -55,7 +55,7 @@ class Body(BaseModel):
         return given
 
 
-class Nothing(Body):
+class NoFields(Body):
     """No field at all."""
 
 

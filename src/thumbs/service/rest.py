@@ -14,7 +14,7 @@ from thumbs.clients.listings import checkpoint_of, training_run_of
 from thumbs.clients.rest_client import RestClient
 from thumbs.clients.tables import CheckpointRecord
 from thumbs.errors import DataError
-from thumbs.service.requests import Body, Nothing, answer, owner_of, page, parse, read, version
+from thumbs.service.requests import Body, NoFields, answer, owner_of, page, parse, read, version
 from thumbs.service.state import Routes, route
 
 _EXTERNAL_SINCE = (0, 25)
@@ -78,7 +78,7 @@ class RestRoutes(Routes):
     @route("POST|DELETE", f"{_CHECKPOINT}/publish")
     async def publish(self, request: Request) -> Response:
         """POST lets every caller read a checkpoint, DELETE takes that back; doing it twice is no error."""
-        await read(request, Nothing)
+        await read(request, NoFields)
         return await self._change(request, self._store.checkpoints.publish, request.method == "POST")
 
     @route("PUT", f"{_CHECKPOINT}/ttl")

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from thumbs.clients.tables import SessionRecord
-from thumbs.service.requests import Body, Metadata, Nothing, Text, answer, owner_of, page, read, version
+from thumbs.service.requests import Body, Metadata, NoFields, Text, answer, owner_of, page, read, version
 from thumbs.service.state import Routes, Service, route
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class SessionRoutes(Routes):
     @route("POST", "/auth/token")
     async def auth_token(self, request: Request) -> Response:
         """A short-lived credential for the key that came."""
-        await read(request, Nothing)
+        await read(request, NoFields)
         return answer({"jwt": self._service.callers.exchange(owner_of(request))})
 
     @route("POST", "/create_session")
