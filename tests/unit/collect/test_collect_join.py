@@ -16,7 +16,8 @@ from collect_world import first_is_better, pair, person, project_of_pairs
 from thumbs.collect.records import Answer, Task
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.join import completion_link
-from thumbs.collect.web.requests import answer, caller_of, site_of, threaded
+from thumbs.collect.web.requests import answer, caller_of, threaded
+from thumbs.collect.web.site import site_of
 
 PROLIFIC = {"PROLIFIC_PID": "5f3a", "STUDY_ID": "study1", "SESSION_ID": "s1"}
 MTURK = {

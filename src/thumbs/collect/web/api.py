@@ -19,8 +19,8 @@ from thumbs.collect.overview import progress
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import SCHEMA
-from thumbs.collect.web.requests import answer, problem, site_of, threaded
-from thumbs.collect.web.site import root_of
+from thumbs.collect.web.requests import answer, problem, threaded
+from thumbs.collect.web.site import root_of, site_of
 from thumbs.collect.web.visits import Visit, script, token_of
 from thumbs.config.base import build_config
 

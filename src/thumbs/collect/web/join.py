@@ -20,8 +20,9 @@ from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.login import begin_session
 from thumbs.collect.web.render import page
-from thumbs.collect.web.requests import Caller, address_of, site_of, threaded
+from thumbs.collect.web.requests import Caller, address_of, threaded
 from thumbs.collect.web.sessions import cookie_name, set_cookie
+from thumbs.collect.web.site import site_of
 from thumbs.web.signing import Signer
 
 MTURK = ("https://www.mturk.com", "https://workersandbox.mturk.com")

@@ -15,8 +15,9 @@ from thumbs.collect.errors import CollectError
 from thumbs.collect.passwords import SHORTEST
 from thumbs.collect.records import Account
 from thumbs.collect.web.render import page
-from thumbs.collect.web.requests import address_of, caller_of, form_body, redirect, site_of, threaded
+from thumbs.collect.web.requests import address_of, caller_of, form_body, redirect, threaded
 from thumbs.collect.web.sessions import begin_visit, delete_cookies, set_cookie
+from thumbs.collect.web.site import site_of
 from thumbs.web.proxies import route_path
 
 

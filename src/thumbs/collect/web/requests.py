@@ -15,20 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 
 from thumbs.collect.records import Account, Role
-from thumbs.collect.web.site import Site, root_of, site_of
-
-__all__ = [
-    "Caller",
-    "Site",
-    "answer",
-    "caller_of",
-    "form_body",
-    "json_body",
-    "problem",
-    "redirect",
-    "site_of",
-    "threaded",
-]
+from thumbs.collect.web.site import root_of
 
 ANNOTATE: tuple[Role, ...] = ("owner", "admin", "reviewer", "annotator")
 READ: tuple[Role, ...] = ("owner", "admin", "reviewer", "viewer")
