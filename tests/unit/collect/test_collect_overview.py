@@ -11,8 +11,7 @@ import pytest
 
 from collect_world import Clock, first_is_better, pair, person, project_of_pairs
 from thumbs.collect.overview import ProjectProgress, Wanted, items_page, progress
-from thumbs.collect.overview_cache import Snapshots
-from thumbs.collect.overview_numbers import Tape, make_numbers
+from thumbs.collect.overview_numbers import Snapshots, Tape, make_numbers
 from thumbs.collect.records import Answer, Effort, ItemRecord, Vote
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web import charts
@@ -178,7 +177,7 @@ def test_a_small_project_is_up_to_date_at_once_and_counted_once(store: CollectSt
 def test_a_large_project_shows_the_last_numbers_while_new_ones_are_made(
     store: CollectStore, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("thumbs.collect.overview_cache.AT_ONCE", 1)
+    monkeypatch.setattr("thumbs.collect.overview_numbers.AT_ONCE", 1)
     made = project_of_pairs(store, 9)
     clock = Clock()
     kept = Snapshots(store.db, slow, lambda: clock.now.timestamp())

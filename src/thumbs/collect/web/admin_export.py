@@ -15,7 +15,7 @@ from starlette.routing import Route
 from thumbs.collect.errors import CollectError
 from thumbs.collect.exports import DROPS, FORMATS, Filters, kept_exports, preview, record_export
 from thumbs.collect.exports.formats import UNFIT
-from thumbs.collect.overview_cache import AT_ONCE
+from thumbs.collect.overview_numbers import AT_ONCE
 from thumbs.collect.web.admin_forms import read_fields
 from thumbs.collect.web.admin_site import Content, changes, reads, text
 from thumbs.collect.web.api import export_file, exported

@@ -27,8 +27,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thumbs.collect.errors import Closed, Conflict, NotFound
-from thumbs.collect.overview_cache import Snapshots
-from thumbs.collect.overview_numbers import make_numbers
+from thumbs.collect.overview_numbers import Snapshots, make_numbers
 from thumbs.collect.question import AnswerError
 from thumbs.collect.store import why_no_answer
 from thumbs.collect.web import admin, annotate, api, join, login, results

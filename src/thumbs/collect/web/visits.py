@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from thumbs.collect.overview_cache import Shown, Snapshots
-from thumbs.collect.overview_numbers import Numbers
+from thumbs.collect.overview_numbers import Shown, Snapshots
 from thumbs.collect.records import Project, Role
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.requests import ANNOTATE, Caller, answer, caller_of, json_body
@@ -84,11 +83,11 @@ class Visit:
         return value
 
     @property
-    def snapshots(self) -> Snapshots[Numbers]:
+    def snapshots(self) -> Snapshots:
         """The statistics of all projects, kept as long as the server lives."""
         return self.request.app.state.snapshots
 
-    def numbers(self) -> Shown[Numbers]:
+    def numbers(self) -> Shown:
         """The project's statistics, as new as they can be had without waiting."""
         return self.snapshots.of(self.project.id)
 
