@@ -1,3 +1,3 @@
 """From prompts to sampled replies with logprobs."""
 
-__all__ = ["draw", "episodes", "native", "pool", "prompt_reading", "rounds", "sampler"]
+__all__ = ["batch", "draw", "episodes", "native", "prompt_reading", "rounds", "runner", "sampler", "scheduler"]
