@@ -1,17 +1,19 @@
-"""RLHF in three stages through any training client: in this process, or over HTTP against `thumbs serve`.
+"""RLHF in three stages with the recipes of tinker-cookbook: in this process, or over HTTP against `thumbs serve`.
 
+    pip install 'thumbs[cookbook]'
     python examples/02_rlhf_with_recipes.py --out runs/rlhf            # smollm2-135m, ten minutes on two cores
     python examples/02_rlhf_with_recipes.py --smoke --out runs/smoke   # a byte model from scratch, seconds
-    python examples/02_rlhf_with_recipes.py --base-url http://127.0.0.1:8000 --out runs/http      # see `thumbs serve`
+    TINKER_BASE_URL=http://127.0.0.1:8000 python examples/02_rlhf_with_recipes.py    # a server, through the tinker SDK
 
-1. SFT on the packaged demonstrations of two writers, one warm, one plain (`thumbs.recipe.supervised.train`).
+1. SFT on the packaged demonstrations of two writers, one warm, one plain (`recipe.supervised.train`).
 2. A Bradley-Terry preference model from pairs in which the warm reply is the better one (`forward_backward_custom`).
    Its score of a reply is the log-odds of "Yes" after the question whether it was warm: a pretrained model knows
    something of that before it has seen a pair, one pass gives the score, and unlike a probability it has no ceiling.
-3. RL from the SFT weights (`thumbs.recipe.rl.train`) with that score as the reward and a KL penalty to the SFT policy.
+3. RL from the SFT weights (`recipe.rl.train`) with that score as the reward and a KL penalty to the SFT policy.
 
 `--reward rule` counts friendly words instead of stage 2. A stage that fails ends the run; no other reward takes over.
-The same `--out` again goes on where the run stopped.
+The same `--out` again goes on where the run stopped: finished stages are left alone, SFT and RL go on from their last
+checkpoint, and the short stage 2 begins again.
 """
 
 from __future__ import annotations
@@ -22,21 +24,18 @@ import importlib.resources
 import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import chz
 import numpy as np
 import torch
 
-from thumbs import recipe
-from thumbs.clients.types import ModelInput
-from thumbs.recipe.any_client import connect, to_data, to_model_input, types_of
-from thumbs.recipe.checkpoints import save_checkpoint_async
-from thumbs.recipe.futures import call, resolved
-from thumbs.recipe.rl.types import EnvGroupBuilder, RLDataset, RLDatasetBuilder
-from thumbs.recipe.run_log import RunLog
+from thumbs import recipe  # first: it decides whether `tinker` is the SDK or this process
+
+import tinker  # isort: skip
 
 BUILTIN = Path(str(importlib.resources.files("thumbs.data"))) / "builtin"
 FRIENDLY = ("happy", "glad", "lovely", "great", "wonderful", "enjoy", "please", "sorry", "love", "friend", "luck")
@@ -64,9 +63,8 @@ HELD_OUT = 6  # the last of the pairs
 
 @dataclass(frozen=True)
 class Run:
-    """A service, where to write, and how long and how fast each stage learns."""
+    """Where to write, and how long and how fast each stage learns."""
 
-    service: Any
     out: Path
     model: str = "smollm2-135m"
     sft_steps: int = 30
@@ -78,12 +76,22 @@ class Run:
     prompts: int = 8
     attempts: int = 6
     max_tokens: int = 40
+    service: Any = field(default_factory=lambda: tinker.ServiceClient())
 
     @property
-    def renderer(self) -> recipe.renderers.Renderer:
-        """Writes the model's chat format."""
-        name = recipe.get_recommended_renderer_name(self.model)
-        return recipe.renderers.get_renderer(name, recipe.get_tokenizer(self.model))
+    def renderer_name(self) -> str:
+        """The format of the model's conversations."""
+        return recipe.get_recommended_renderer_name(self.model)
+
+    @property
+    def renderer(self) -> Any:
+        """Writes that format."""
+        return recipe.renderers.get_renderer(self.renderer_name, recipe.get_tokenizer(self.model))
+
+    def settings(self, stage: str, **more: Any) -> dict[str, Any]:
+        """What the configs of SFT and RL have in common."""
+        common = {"model_name": self.model, "renderer_name": self.renderer_name, "log_path": str(self.out / stage)}
+        return common | {"lora_rank": 16, "save_every": 4, "eval_every": 4, **more}
 
 
 SMOKE = {"model": "byte-tiny", "sft_steps": 8, "sft_rate": 3e-3, "preference_rate": 1e-3}
@@ -98,74 +106,80 @@ def main() -> None:
     parser.add_argument("--model", help="base model; default: smollm2-135m, and byte-tiny with --smoke")
     parser.add_argument("--out", type=Path, default=Path("runs/rlhf"), help="folder of all that is written")
     parser.add_argument("--reward", choices=("preference", "rule"), default="preference")
-    parser.add_argument("--base-url", help="a server, called through the tinker SDK; default: this process")
     parser.add_argument("--smoke", action="store_true", help="a tiny byte model, few steps")
     options = parser.parse_args()
     os.environ["THUMBS_STORE"] = str(options.out / "store")
     settings: dict[str, Any] = (SMOKE if options.smoke else {}) | ({"model": options.model} if options.model else {})
-    asyncio.run(train(Run(connect(options.base_url), options.out, **settings), options.reward))
+    asyncio.run(train(Run(options.out, **settings), options.reward))
 
 
 async def train(run: Run, reward: str) -> None:
     """All stages; reward: "preference" or "rule"."""
-    start = await imitate(run)
-    await reinforce(run, start, friendly_words if reward == "rule" else await prefer(run, start), reward)
+    await imitate(run)
+    await reinforce(run, friendly_words if reward == "rule" else await prefer(run), f"rl-{reward}")
 
 
-async def imitate(run: Run) -> str:
-    """Stage 1, SFT; the state_path to go on from."""
+def finished(folder: Path) -> bool:
+    """Whether a stage has come to its end."""
+    file = folder / "checkpoints.jsonl"
+    return file.exists() and last_checkpoint(folder)["name"] == "final"
+
+
+def last_checkpoint(folder: Path) -> dict[str, Any]:
+    """The paths of a stage's newest weights."""
+    return json.loads((folder / "checkpoints.jsonl").read_text().splitlines()[-1])
+
+
+async def imitate(run: Run) -> None:
+    """Stage 1, SFT."""
     common = recipe.supervised.types.ChatDatasetBuilderCommonConfig(
-        model_name_for_tokenizer=run.model,
-        renderer_name=recipe.get_recommended_renderer_name(run.model),
-        max_length=160,
-        batch_size=8,
+        model_name_for_tokenizer=run.model, renderer_name=run.renderer_name, max_length=160, batch_size=8
     )
     data = recipe.supervised.data.FromConversationFileBuilder(
         common_config=common, file_path=str(BUILTIN / "demonstrations.jsonl"), test_size=16
     )
     config = recipe.supervised.train.Config(
-        log_path=str(run.out / "sft"),
-        model_name=run.model,
-        dataset_builder=data,
-        learning_rate=run.sft_rate,
-        lora_rank=16,
-        max_steps=run.sft_steps,
+        **run.settings("sft"), dataset_builder=data, learning_rate=run.sft_rate, max_steps=run.sft_steps
     )
-    print("SFT ...", flush=True)
-    await recipe.supervised.train.main(config, run.service)
-    show(run.out / "sft", {"train_mean_nll": "loss, nats a token", "test/nll": "held-out loss"})
-    return last_path(run.out / "sft", "state_path")
+    if not finished(run.out / "sft"):
+        await recipe.supervised.train.main(config)
+    show(run.out / "sft", {"train_mean_nll": "loss, nats per token", "test/nll": "held-out loss"})
 
 
-async def prefer(run: Run, start: str) -> Reward:
+async def prefer(run: Run) -> Reward:
     """Stage 2: the score by the preference model, which is trained from the SFT weights unless that was done before."""
-    log = RunLog(str(run.out / "preference"))
-    if log.last is None:
-        print("preference model ...", flush=True)
-        await learn_preferences(run, await call(run.service.create_training_client_from_state, start), log)
-    show(log.folder, {"loss": "loss, nats a pair", "accuracy": "accuracy", "held_out_accuracy": "held-out accuracy"})
-    path = last_path(log.folder, "sampler_path")
-    return partial(score, await call(run.service.create_sampling_client, model_path=path), run.renderer)
+    folder = run.out / "preference"
+    if not finished(folder):
+        await learn_preferences(run, folder)
+    show(folder, {"loss": "loss, nats per pair", "accuracy": "accuracy", "held_out_accuracy": "held-out accuracy"})
+    sampler = run.service.create_sampling_client(model_path=last_checkpoint(folder)["sampler_path"])
+    return partial(score, sampler, run.renderer)
 
 
-async def learn_preferences(run: Run, client: Any, log: RunLog) -> None:
+async def learn_preferences(run: Run, folder: Path) -> None:
     """Trains on all pairs in each step, and saves; held-out pairs are scored before and after."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start = last_checkpoint(run.out / "sft")
+    client = await run.service.create_training_client_from_state_async(start["state_path"])
     pairs = [line.split(" | ") for line in PAIRS.splitlines()[1:]]
-    examples = [verdict(run.renderer, request, reply) for request, *two in pairs[:-HELD_OUT] for reply in two]
-    data = to_data([recipe.datum_from_model_input_weights(*example) for example in examples], types_of(client))
-    log.start(run)
+    verdicts = [verdict(run.renderer, request, reply) for request, *two in pairs[:-HELD_OUT] for reply in two]
+    data = [recipe.datum_from_model_input_weights(tokens, torch.tensor(answer)) for tokens, answer in verdicts]
+    lines = []
     for step in range(run.preference_steps + 1):
-        metrics = {}
+        metrics: dict[str, float] = {"step": step}
         if step in (0, run.preference_steps):
-            sampler = await call(client.save_weights_and_get_sampling_client)
+            sampler = await client.save_weights_and_get_sampling_client_async()
             metrics["held_out_accuracy"] = await accuracy(partial(score, sampler, run.renderer), pairs[-HELD_OUT:])
         if step < run.preference_steps:
-            passed = await call(client.forward_backward_custom, data, bradley_terry)
-            await resolved(client.optim_step(types_of(client).AdamParams(learning_rate=run.preference_rate)))
+            passed = await (await client.forward_backward_custom_async(data, bradley_terry)).result_async()
+            adam = tinker.AdamParams(learning_rate=run.preference_rate)
+            await (await client.optim_step_async(adam)).result_async()
             metrics |= {name: passed.metrics[name] for name in ("loss", "accuracy")}
-        log.log_metrics(step, metrics)
-    state = {"batch": run.preference_steps, "final": True}
-    await save_checkpoint_async(client, "preference", log.folder, state, "both")
+        lines.append(json.dumps(metrics))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    await recipe.checkpoint_utils.save_checkpoint_async(
+        client, "final", str(folder), {"batch": run.preference_steps, "final": True}, kind="both"
+    )
 
 
 def bradley_terry(data: list[Any], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
@@ -183,18 +197,18 @@ def log_odds(logprob: torch.Tensor) -> torch.Tensor:
     return logprob - torch.log(-torch.expm1(logprob))
 
 
-def verdict(renderer: recipe.renderers.Renderer, request: str, reply: str) -> tuple[ModelInput, np.ndarray]:
+def verdict(renderer: Any, request: str, reply: str) -> tuple[Any, np.ndarray]:
     """Tokens of the conversation with the question and its answer at the end, and their weights: 1 on the answer."""
     talk = [("user", request), ("assistant", reply), ("user", "Was your reply warm and friendly? Answer Yes or No.")]
-    messages: list[recipe.Message] = [{"role": role, "content": content} for role, content in talk]
+    messages = [{"role": role, "content": content} for role, content in talk]
     tokens = renderer.build_generation_prompt(messages, prefill="Yes")
     return tokens, np.arange(tokens.length) >= renderer.build_generation_prompt(messages).length
 
 
-async def score(sampler: Any, renderer: recipe.renderers.Renderer, request: str, reply: str) -> float:
+async def score(sampler: Any, renderer: Any, request: str, reply: str) -> float:
     """The log-odds of the answer Yes by frozen weights."""
     tokens, answer = verdict(renderer, request, reply)
-    logprobs = await resolved(sampler.compute_logprobs(to_model_input(tokens, types_of(sampler))))
+    logprobs = await sampler.compute_logprobs_async(tokens)
     return float(log_odds(torch.tensor(logprobs[1:])[answer[1:]].sum()))
 
 
@@ -210,74 +224,89 @@ async def friendly_words(request: str, reply: str) -> float:
     return float(min(sum(word in reply.lower() for word in FRIENDLY), 3))
 
 
-async def reinforce(run: Run, start: str, reward: Reward, name: str) -> None:
+async def reinforce(run: Run, reward: Reward, stage: str) -> None:
     """Stage 3, RL from the SFT weights."""
-    folder = run.out / f"rl-{name}"
+    start = last_checkpoint(run.out / "sft")
     config = recipe.rl.train.Config(
-        log_path=str(folder),
-        model_name=run.model,
-        load_checkpoint_path=start,
-        dataset_builder=Requests(run, reward, run.rl_steps),
+        **run.settings(stage),
+        load_checkpoint_path=start["state_path"],
+        dataset_builder=RequestsBuilder(requests=Requests(run, reward, run.rl_steps)),
         loss_fn="importance_sampling",
         learning_rate=run.rl_rate,
         kl_penalty_coef=0.02,
+        kl_reference_config=recipe.rl.train.KLReferenceConfig(
+            base_model=run.model, load_checkpoint_path=start["sampler_path"]
+        ),
         max_tokens=run.max_tokens,
     )
-    print(f"RL, {name} reward ...", flush=True)
-    await recipe.rl.train.main(config, run.service)
+    if not finished(run.out / stage):
+        await recipe.rl.train.main(config)
     rewards = {"env/all/reward/total": "mean reward", "test/env/all/reward/total": "on held-out requests"}
-    show(folder, rewards | {"kl_policy_base": "KL to the SFT policy, nats a token"})
+    show(run.out / stage, rewards | {"kl_policy_base": "KL to the SFT policy, nats per token"})
 
 
 @dataclass(frozen=True)
-class Requests(RLDatasetBuilder, RLDataset):
-    """`steps` batches of requests from a packaged file; as a builder it gives itself and a held-out batch."""
+class Requests(recipe.rl.types.RLDataset):
+    """`steps` batches of requests from a packaged file."""
 
     run: Run
     reward: Reward
     steps: int
     file: str = "prompts_train.jsonl"
 
-    async def __call__(self) -> tuple[Requests, Requests]:
-        return self, replace(self, steps=1, file="prompts_heldout.jsonl")
-
     def get_batch(self, index: int) -> list[Attempts]:
         lines = (BUILTIN / self.file).read_text().splitlines()
         places = range(index * self.run.prompts, (index + 1) * self.run.prompts)
-        return [Attempts(self.run, Reply(json.loads(lines[i % len(lines)])["prompt"], self.reward)) for i in places]
+        return [Attempts(self.run, json.loads(lines[i % len(lines)])["prompt"], self.reward) for i in places]
 
     def __len__(self) -> int:
         return self.steps
 
 
+@chz.chz
+class RequestsBuilder(recipe.rl.types.RLDatasetBuilder):
+    """The requests, and a held-out batch of others."""
+
+    requests: Any
+
+    async def __call__(self) -> tuple[Requests, Requests]:
+        return self.requests, replace(self.requests, steps=1, file="prompts_heldout.jsonl")
+
+
 @dataclass(frozen=True)
-class Attempts(EnvGroupBuilder):
-    """Several replies to one request, which are compared with each other; one that is cut off is scored as it is."""
+class Attempts(recipe.rl.types.EnvGroupBuilder):
+    """Several replies to one request, which are compared with each other.
+
+    The score is given here and not in `Reply.step`, which never sees a reply that was cut off: a constant in its place
+    may lie above the score of bad replies, and the policy would learn to ramble.
+    """
 
     run: Run
-    env: Reply
+    request: str
+    reward: Reward
 
-    async def make_envs(self) -> list[recipe.EnvFromMessageEnv]:
-        as_it_is: dict[str, Any] = {"failed_parse_reward": None, "context_overflow_reward": None}
-        return [recipe.EnvFromMessageEnv(self.run.renderer, self.env, **as_it_is) for _ in range(self.run.attempts)]
+    async def make_envs(self) -> list[Any]:
+        flat = {"failed_parse_reward": 0.0, "context_overflow_reward": 0.0}
+        return [
+            recipe.EnvFromMessageEnv(self.run.renderer, Reply(self.request), **flat) for _ in range(self.run.attempts)
+        ]
+
+    async def compute_group_rewards(self, trajectory_group: Any, env_group: Any) -> list[Any]:
+        replies = [self.run.renderer.parse_response(each.transitions[-1].ac.tokens)[0] for each in trajectory_group]
+        texts = [recipe.renderers.get_text_content(message) for message in replies]
+        rewards = await asyncio.gather(*(self.reward(self.request, text) for text in texts))
+        return [(reward, {}) for reward in rewards]
 
 
 @dataclass(frozen=True)
 class Reply(recipe.MessageEnv):
     request: str
-    reward: Reward
 
-    async def initial_observation(self) -> list[recipe.Message]:
+    async def initial_observation(self) -> list[Any]:
         return [{"role": "user", "content": self.request}]
 
-    async def step(self, message: recipe.Message) -> recipe.MessageStepResult:
-        reward = await self.reward(self.request, recipe.renderers.get_text_content(message))
-        return recipe.MessageStepResult(reward, episode_done=True, next_messages=[])
-
-
-def last_path(folder: Path, key: str) -> str:
-    """The path of a stage's newest checkpoint."""
-    return json.loads((folder / "checkpoints.jsonl").read_text().splitlines()[-1])[key]
+    async def step(self, message: Any) -> Any:
+        return recipe.MessageStepResult(0.0, episode_done=True, next_messages=[])
 
 
 def show(folder: Path, names: dict[str, str]) -> None:

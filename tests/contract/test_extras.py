@@ -53,7 +53,7 @@ MISSING = {
     "trackers": ("from thumbs.compat.trl_ppo.accelerator import _Wandb; _Wandb(None)", "log_with='wandb'"),
     "serve": ("import thumbs as tinker; tinker.ServiceClient()", "thumbs.ServiceClient"),
     "collect": ("from thumbs.cli.main import app; app(['collect', 'pairs.jsonl'])", "`thumbs collect`"),
-    "cookbook": ("import thumbs; thumbs.recipe", "thumbs.recipe"),
+    "cookbook": ("import thumbs; thumbs.recipe.supervised", "thumbs.recipe"),
 }
 """For each extra, what needs it and how the error begins."""
 

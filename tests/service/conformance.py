@@ -50,10 +50,14 @@ TINKER = Sdk("tinker", "sdk038_cases.py", "tinker 0.38.0")
 MINT = Sdk("mint", "sdk022_cases.py", "mint 0.2.0, tinker 0.22.0")
 COOKBOOK = Sdk("cookbook", "cookbook_cases.py", "tinker-cookbook 0.5.8, tinker 0.38.0", "Qwen/Qwen3-8B", 2048)
 """The recipes, which look things up by a model's name: ours answers to one that they know."""
+NEWEST_COOKBOOK = Sdk(
+    "newest-cookbook", COOKBOOK.cases, "tinker-cookbook 0.6.1, tinker 0.38.0", COOKBOOK.model, COOKBOOK.context, True
+)
+COOKBOOKS = (COOKBOOK, NEWEST_COOKBOOK)
 EVALUATORS = Sdk("evaluators", "", "lm-eval 0.4.13, inspect-ai 0.3.285", alone=True)
 """Harnesses that evaluate what is served; see test_evaluators.py."""
 SDKS = (TINKER, MINT)
-ENVIRONMENTS = (*SDKS, COOKBOOK, EVALUATORS)
+ENVIRONMENTS = (*SDKS, *COOKBOOKS, EVALUATORS)
 
 
 def build(sdk: Sdk) -> None:
@@ -100,14 +104,35 @@ def environment(url: str, home: Path, model: str = MODEL) -> dict[str, str]:
     }
 
 
-def outcomes(sdk: Sdk, url: str, folder: Path) -> tuple[dict[str, bool], str]:
-    """Whether each case passed, by its name, and what the run printed."""
+def in_process(sdk: Sdk, folder: Path) -> dict[str, str]:
+    """What a user of the recipes in process sets: a tiny chat model under the name that the cases ask for."""
+    from service.tiny_chat_model import save_tiny_chat_model
+
+    model = save_tiny_chat_model(folder / "model", context=sdk.context)
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("TINKER_", "MINT_"))}
+    return settings | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "HF_HUB_OFFLINE": "1",
+        "THUMBS_STORE": str(folder / "store"),
+        "THUMBS_ALIASES": f"{sdk.model}={model}",
+        "THUMBS_CASE_MODEL": sdk.model,
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def outcomes(sdk: Sdk, url: str | None, folder: Path, cases: str = "") -> tuple[dict[str, bool], str]:
+    """Whether each case passed, by its name, and what the run printed.
+
+    url: of a server; without one the recipes run in process, after `import thumbs.recipe` and no other change.
+    """
     report = folder / f"{sdk.name}.xml"
-    command = [sdk.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-c", os.devnull]
+    first = "thumbs.recipe" if url is None else "pytest"
+    program = f"import {first}, sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    options = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "-c", os.devnull, "--rootdir=."]
     done = subprocess.run(
-        [*command, "--rootdir=.", f"--junitxml={report}", sdk.cases],
+        [sdk.python, "-c", program, *options, f"--junitxml={report}", cases or sdk.cases],
         cwd=HERE / "sdk_cases",
-        env=environment(url, folder / "hf", sdk.model),
+        env=in_process(sdk, folder) if url is None else environment(url, folder / "hf", sdk.model),
         capture_output=True,
         text=True,
         check=False,

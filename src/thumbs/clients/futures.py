@@ -36,6 +36,10 @@ class APIFuture(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         return self.result_async().__await__()
 
+    async def coroutine(self) -> T:
+        """The result in a coroutine, for what takes no other awaitable."""
+        return await self
+
     def future(self) -> Future[Any]:
         """The future of the standard library behind it."""
         return self._future
@@ -109,6 +113,10 @@ class Ready:
 
     async def result_async(self, timeout: float | None = None) -> Any:
         """Itself."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Any:
+        """Itself: it stands for what is on the other side, which a copy of the settings that hold it does not copy."""
         return self
 
     def __await__(self) -> Generator[Any, None, Any]:

@@ -92,9 +92,16 @@ class ServiceClient(Ready):
         return self._from(path, optimizer=True, user_metadata=user_metadata)
 
     def create_sampling_client(
-        self, model_path: str | None = None, base_model: str | None = None, retry_config: object = None
+        self,
+        model_path: str | None = None,
+        base_model: str | None = None,
+        retry_config: object = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
-        """A sampler of a checkpoint, or of a bare base model."""
+        """A sampler of a checkpoint, or of a bare base model.
+
+        record_stability_info: for a loss that is not here (`stable_reinforce`); samples are the same without it.
+        """
         sampler_id = self.next_sampler_id()
         self.backend.samplers.open(sampler_id, self.session_id, OWNER, base_model=base_model, path=model_path)
         sampler = self.backend.store.sampler(sampler_id)

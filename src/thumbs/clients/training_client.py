@@ -102,9 +102,16 @@ class TrainingClient(Ready):
         return APIFuture(saved, lambda path: types.SaveWeightsExternalResponse(path=path))
 
     def save_weights_and_get_sampling_client(
-        self, name: str | None = None, retry_config: object = None, kind: str = "snapshot"
+        self,
+        name: str | None = None,
+        retry_config: object = None,
+        record_stability_info: bool = False,
+        kind: str = "snapshot",
     ) -> SamplingClient:
-        """A sampler of the weights as they are after everything asked for so far; `name` means nothing here."""
+        """A sampler of the weights as they are after everything asked for so far; `name` means nothing here.
+
+        record_stability_info: for a loss that is not here (`stable_reinforce`); samples are the same without it.
+        """
         sampler_id = self.service.next_sampler_id()
         return SamplingClient(
             self.service,
@@ -113,7 +120,9 @@ class TrainingClient(Ready):
             self._backend.snapshot(self.model_id, None, sampler_id),
         )
 
-    def create_sampling_client(self, model_path: str, retry_config: object = None) -> SamplingClient:
+    def create_sampling_client(
+        self, model_path: str, retry_config: object = None, record_stability_info: bool = False
+    ) -> SamplingClient:
         """A sampler of a checkpoint."""
         return self.service.create_sampling_client(model_path=model_path)
 

@@ -13,7 +13,7 @@ from thumbs.config.model import TemplateConfig
 from thumbs.data.lint import lint
 from thumbs.data.sources import RowError
 from thumbs.data.tokenizers import ByteTokenizer, byte_tokenizer, load_tokenizer, training_sequences
-from thumbs.errors import ConfigError, DataError, ModelError
+from thumbs.errors import ConfigError, ModelError
 from thumbs.records import Message
 
 SYSTEM = Message("system", "Be kind")
@@ -321,20 +321,6 @@ def test_a_list_of_templates_without_a_default_and_templates_by_name(tmp_path):
     assert load_tokenizer(tmp_path).render_prompt([HI]) == named.render_prompt([HI])
     with pytest.raises(ModelError, match="rag"):
         kinds.write(tmp_path, [{"name": "rag", "template": kinds.CHATML}])
-
-
-def test_recipes_refuse_to_learn_turns_that_the_template_rewrote(tokenizers):
-    from thumbs.recipe.renderers import TrainOnWhat, get_renderer
-
-    chat = [{"role": message.role, "content": message.content} for message in CHAT]
-    renderer = get_renderer("chat_template", tokenizers["QWEN3"])
-    with pytest.raises(DataError, match="message 1 is written by the chat template in another way"):
-        renderer.build_supervised_example(chat, TrainOnWhat.ALL_ASSISTANT_MESSAGES)
-    tokens, weights = renderer.build_supervised_example(chat)
-    learned = [token for token, weight in zip(tokens.to_ints(), weights.tolist(), strict=True) if weight]
-    assert tokenizers["QWEN3"].decode(learned, False) == f"{THINK}Done<|im_end|>"
-    kept = get_renderer("chat_template", tokenizers["CHATML"])
-    assert kept.build_supervised_example(chat, TrainOnWhat.ALL_ASSISTANT_MESSAGES)[1].sum() == 11
 
 
 def test_lint_tells_what_the_template_does(tokenizers, tmp_path):

@@ -50,6 +50,8 @@ from thumbs.clients.types.training import (
     LossFnType,
     ModelID,
     OptimStepResponse,
+    PromptProvenanceSpan,
+    SampledProvenanceSpan,
 )
 from thumbs.records import StopReason
 
@@ -82,7 +84,9 @@ __all__ = [
     "OptimStepResponse",
     "ParsedCheckpointTinkerPath",
     "PromptAltTokens",
+    "PromptProvenanceSpan",
     "SampleResponse",
+    "SampledProvenanceSpan",
     "SampledSequence",
     "SamplingParams",
     "SaveWeightsExternalResponse",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,20 +30,44 @@ _INPUT_DTYPES: dict[str, TensorDtype] = {
 _OFTEN_SPARSE = {"target_tokens", "weights"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Span:
+    """`length` tokens in a row that are those from `offset` on of one sampling request, which `sequence_id` names."""
+
+    sequence_id: str
+    offset: int = 0
+    length: int
+
+
+class PromptProvenanceSpan(_Span):
+    """Tokens of the request's prompt."""
+
+
+class SampledProvenanceSpan(_Span):
+    """Tokens that the request drew."""
+
+
 @dataclass(frozen=True, eq=False)
 class Datum:
     """One sequence to train on: what the model reads, and what the loss needs at each of its positions.
 
     Loss inputs may be lists, numpy arrays or torch tensors. The known ones get the dtype of the protocol, others keep
-    theirs. Raises DataError, which names the input, where one is no array of numbers.
+    theirs. Raises DataError, which names the input, if one is not an array of numbers. The spans say which samples the
+    tokens come from; they are for a loss that is not here (`stable_reinforce`), and no other reads them.
     """
 
     model_input: ModelInput
     loss_fn_inputs: Mapping[str, Any] = field(default_factory=dict)
+    model_input_spans: Sequence[_Span] | None = None
+    loss_fn_input_spans: Sequence[_Span] | None = None
 
     def __post_init__(self) -> None:
         tensors = {key: _tensor(key, value) for key, value in self.loss_fn_inputs.items()}
         object.__setattr__(self, "loss_fn_inputs", tensors)
+
+    def with_provenance(self, model_input: Sequence[_Span], loss_fn_inputs: Sequence[_Span]) -> Datum:
+        """A copy with spans of the model input and of the targets."""
+        return replace(self, model_input_spans=list(model_input), loss_fn_input_spans=list(loss_fn_inputs))
 
 
 def _tensor(key: str, value: Any) -> TensorData:
