@@ -19,10 +19,9 @@ from tiny_architectures import OURS, REFUSED, THROUGH_TRANSFORMERS, Architecture
 INTRODUCTION = """# Models
 
 Made from the tables in the source and the tests by `PYTHONPATH=src:tests python tests/models_page.py`; do not
-edit by hand. Each row stands for a tiny random model: `tests/unit/models/test_architectures.py` compares the
-logprobs of the trainer, the sampler and `transformers` (at most 2e-6 apart in float32), or expects the refusal.
-`make test` runs the quick rows; `PYTHONPATH=src:tests python tests/unit/models/test_architectures.py` runs all
-of them and prints the numbers.
+edit by hand. Each row stands for a tiny random model, which `tests/unit/models/test_architectures.py` trains
+whole and with adapters; then the logprobs of the trainer, the sampler, the model that was saved and read again,
+and `transformers` on what is exported are at most 1e-4 nats apart in float32. Or it expects the refusal.
 
 A model is a folder with `config.json`, `*.safetensors` and `tokenizer.json`, a `.gguf` file, a folder with an
 adapter of PEFT, or a hub name of one of these. No code from a folder is run and no pickle is read.
@@ -31,8 +30,10 @@ adapter of PEFT, or a hub name of one of these. No code from a folder is run and
 ARCHITECTURES = """## Architectures
 
 "Adapters" is the default (`model.lora`); "whole" is training of every weight (`model.lora: null`). A model
-whose `config.json` our decoder does not compute runs through `transformers`: every weight is trained, and an
-adapter is refused with the reason.
+whose `config.json` our decoder does not compute runs through `transformers`, which is slower, with the layers of
+PEFT (`pip install 'thumbs[hf]'`). Families name their layers differently: the default targets of `model.lora`
+mean every linear layer of the blocks, and any other target must be a name that the model has. Experts of MoE
+models are one tensor for all in `transformers`; adapters leave them as they are, and whole training trains them.
 """
 
 RULES = """### What decides
@@ -44,9 +45,9 @@ RULES = """### What decides
   once that is longer than the first training. So sequences may not be longer than that:
   `max_position_embeddings`, or `original_max_position_embeddings` where it is given.
 * Refused: encoder-decoders, models that are not causal, models that keep a recurrent state or anything other
-  than keys and values, and models that scale, cap or project before their logits or add a bias to them. Classes
-  and `layer_types` say so before weights are read; then the model is tried out alone, in company and token by
-  token.
+  than keys and values, and models that cap or project before their logits (Gemma 2 unless
+  `final_logit_softcapping` is null). Classes and `layer_types` say so before weights are read; then the model is
+  tried out alone, in company and token by token.
 
 ### Files and tensors
 
@@ -91,11 +92,11 @@ def page() -> str:
 
 def _architectures() -> Iterable[str]:
     yield from _table(
-        ("Model", "Class", "Whole", "Adapters", "Sampled", "Exported"),
+        ("Model", "Class", "Computed by", "Whole", "Adapters", "Sampled and exported"),
         [
-            *((row.name, _class(row), "yes", "yes", "yes", "whole or adapter") for row in OURS),
-            *((row.name, _class(row), "yes", "no", "yes", "whole") for row in THROUGH_TRANSFORMERS),
-            *((row.name, _class(row), "refused", "refused", "refused", "refused") for row in REFUSED),
+            *((row.name, _class(row), "thumbs", "yes", row.adapters, "yes") for row in OURS),
+            *((row.name, _class(row), "transformers", "yes", row.adapters, "yes") for row in THROUGH_TRANSFORMERS),
+            *((row.name, _class(row), "nothing", "refused", "refused", "refused") for row in REFUSED),
         ],
     )
 

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import ConfigError, ModelError
+from thumbs.models.base import Trunk
 from thumbs.models.catalog import is_builtin_byte, resolve
-from thumbs.models.decoder_config import DecoderConfig
-from thumbs.models.trunk import decoder_shape, open_tokenizer
+from thumbs.models.trunk import empty_trunk, open_tokenizer
 
 DEFAULT = "smollm2-135m"
 ALIASES = "THUMBS_ALIASES"
@@ -44,9 +44,9 @@ class Base:
         return folder
 
     @cached_property
-    def shape(self) -> DecoderConfig:
-        """Its vocabulary, context and the rest; raises ModelError where it cannot have adapters."""
-        return decoder_shape(self.config)
+    def shape(self) -> Trunk:
+        """Its vocabulary, context and adapters, without its weights; raises ModelError for a model of no use here."""
+        return empty_trunk(self.config)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

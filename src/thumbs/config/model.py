@@ -9,7 +9,9 @@ from pydantic import Field, JsonValue
 
 from thumbs.config.base import Frozen
 
-ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+ADAPTED = (*ATTENTION, *FEED_FORWARD)
 
 
 class AdapterConfig(Frozen):
@@ -20,7 +22,8 @@ class AdapterConfig(Frozen):
     alpha: float = Field(default=32.0, gt=0)
     """Numerator of the scale alpha / rank."""
     targets: tuple[str, ...] = ADAPTED
-    """Names of the linear layers that get an adapter."""
+    """Names of the linear layers that get an adapter. In families with other names the four of attention together mean
+    every linear layer of attention, and the other three every other linear layer of the blocks."""
     layers: int | None = Field(default=None, ge=1)
     """Adapt the last n layers only: what lies below is the same for policy, critic, reference and reward model, and is
     computed once a sequence. null: all layers."""

@@ -112,9 +112,9 @@ def try_out(trunk: HfCausalLM, source: str) -> None:
         ) from error
     if _differs(alone[0][:-1], other_end[:-1]):
         raise ModelError(f"{source}: {name} lets a token see later ones; only causal language models write")
-    if _differs(torch.cat(alone), together):
+    if any(_differs(*pair) for pair in zip(alone, together.split([len(tokens) for tokens in whole]), strict=True)):
         raise ModelError(f"{source}: {name} gives a sequence other numbers in company than alone")
-    if _differs(torch.cat([states[-_STEPS:] for states in alone]), stepped):
+    if any(_differs(states[-_STEPS:], own) for states, own in zip(alone, stepped.split(_STEPS), strict=True)):
         raise ModelError(
             f"{source}: {name} gives other numbers token by token than at once, so it keeps more than attention's keys "
             "and values; its samples would come from another distribution than the one that is trained"

@@ -87,11 +87,12 @@ class LowerLayers(Protocol):
 class Trunk(Weights, Protocol):
     """Tokens to final hidden states; logits are hidden states times `head_weight()` and nothing else.
 
-    prefix_worth: tokens that a shared beginning must save to be computed once (`prefixes`). context: the longest
-    sequence, tokens. An adapter argument is one that this trunk made; what is drawn from is frozen.
+    depth: number of layers. prefix_worth: tokens that a shared beginning must save to be computed once (`prefixes`).
+    context: the longest sequence, tokens. An adapter argument is one that this trunk made, frozen for sampling.
     """
 
     width: int
+    depth: int
     vocab_size: int
     context: int
     dtype: torch.dtype
@@ -127,7 +128,10 @@ class Trunk(Weights, Protocol):
         ...
 
     def new_adapter(self, lora: AdapterConfig, seed: int) -> Adapter:
-        """An adapter that changes nothing yet, on the trunk's device; raises ConfigError for one that cannot be."""
+        """An adapter that changes nothing yet, on the trunk's device (on the CPU for a trunk without weights).
+
+        Raises ConfigError, which names what is allowed, for one that cannot be.
+        """
         ...
 
     def freeze(self, adapter: Any) -> Any:

@@ -92,9 +92,9 @@ class CausalLM(nn.Module):
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        self.config = config
+        self.config = c = config
         self.dtype = dtype
-        self.width, self.vocab_size, self.context = config.width, config.vocab_size, config.context
+        self.width, self.depth, self.vocab_size, self.context = c.width, c.layers, c.vocab_size, c.context
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.Parameter(torch.ones(config.width))
@@ -206,7 +206,8 @@ class CausalLM(nn.Module):
 
     def new_adapter(self, lora: AdapterConfig, seed: int) -> Lora:
         """A fresh adapter."""
-        return Lora(self.config, lora, seed).to(self.embedding.device)
+        adapter = Lora(self.config, lora, seed)
+        return adapter if self.embedding.is_meta else adapter.to(self.embedding.device)
 
     def freeze(self, adapter: Lora) -> FrozenLora:
         """The adapter's weights as they are now, prepacked."""

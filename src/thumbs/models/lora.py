@@ -119,7 +119,7 @@ class Lora(nn.Module):
     @torch.no_grad()
     def load_peft_state(self, state: Mapping[str, Tensor]) -> None:
         """Reads tensors under PEFT's names; raises ModelError and changes nothing unless `check_peft_state` passes."""
-        check_peft_state(self.shape, self.config, state)
+        check_peft_state(peft_shapes(self.shape, self.config), self.config.targets, state)
         for key in self.down_maps:
             stem = _peft_stem(*_split(key))
             self.down_maps[key].copy_(state[f"{stem}.lora_A.weight"])
@@ -179,18 +179,19 @@ def peft_shapes(shape: DecoderConfig, config: AdapterConfig) -> dict[str, tuple[
     return shapes
 
 
-def check_peft_state(shape: DecoderConfig, config: AdapterConfig, state: Mapping[str, Tensor]) -> None:
-    """Raises ModelError unless the tensors are exactly those of such an adapter.
+def check_peft_state(
+    wanted: Mapping[str, tuple[int, int]], targets: Sequence[str], state: Mapping[str, Tensor]
+) -> None:
+    """Raises ModelError unless the tensors are exactly those that are wanted, for an adapter on these targets.
 
-    Names and shapes must be those of `peft_shapes`, so that nothing is left out and nothing broadcasts; numbers must be
-    of a floating type of 16 bits or more, and finite in float32, in which they are held.
+    Names and shapes must be the same, so that nothing is left out and nothing broadcasts; numbers must be of a floating
+    type of 16 bits or more, and finite in float32, in which they are held.
     """
-    wanted = peft_shapes(shape, config)
     if missing := sorted(wanted.keys() - state.keys()):
-        raise ModelError(f"the adapter lacks {_some(missing)}; its targets are {', '.join(config.targets)}")
+        raise ModelError(f"the adapter lacks {_some(missing)}; its targets are {', '.join(targets)}")
     if extra := sorted(state.keys() - wanted.keys()):
         raise ModelError(
-            f"the adapter holds {_some(extra)}, which no adapter of this model on {', '.join(config.targets)} has"
+            f"the adapter holds {_some(extra)}, which no adapter of this model on {', '.join(targets)} has"
         )
     for name, size in wanted.items():
         tensor = state[name]

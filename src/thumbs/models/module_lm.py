@@ -76,7 +76,8 @@ class ModuleLM(nn.Module):
         self._head = _output_layer(model)
         self.dtype = self._head.weight.dtype
         self.vocab_size, self.width = self.head_weight().shape
-        self.context = sys.maxsize  # a module does not say how long a sequence it takes
+        # A module does not say how long a sequence it takes, nor how many layers it has.
+        self.context, self.depth = sys.maxsize, 0
         self._refuse_what_looks_ahead()
 
     def train(self, mode: bool = True) -> ModuleLM:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -17,9 +18,9 @@ from thumbs.errors import ModelError, needs
 from thumbs.models.base import Trunk
 from thumbs.models.byte_lm import build_byte_lm, byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
-from thumbs.models.causal_lm import load_decoder
+from thumbs.models.causal_lm import CausalLM, load_decoder
 from thumbs.models.checkpoint_files import read_json_object
-from thumbs.models.decoder_config import DecoderConfig, read_config, why_not_covered
+from thumbs.models.decoder_config import read_config, why_not_covered
 from thumbs.models.module_lm import ModuleLM
 from thumbs.models.precision import compute_dtype, device
 from thumbs.models.weights import some
@@ -56,14 +57,18 @@ def open_trunk(config: ModelConfig, *, seed: int, trained: bool = True, on: torc
     return trunk.to(on or device()).requires_grad_(master)
 
 
-def decoder_shape(config: ModelConfig) -> DecoderConfig:
-    """Shape of a model that our decoder computes, without its weights; raises ModelError for any other."""
+def empty_trunk(config: ModelConfig) -> Trunk:
+    """The base model of `config` without its weights: its sizes, and which adapters it takes."""
     if is_builtin_byte(config.name):
-        return byte_shape(config.name)
-    raw = read_json_object(resolve(config.name) / "config.json")
-    if reason := why_not_covered(raw):
-        raise ModelError(f"{config.name}: {reason}, so it runs through transformers, without adapters")
-    return read_config(raw)
+        shape = byte_shape(config.name)
+    else:
+        folder = resolve(config.name)
+        raw = read_json_object(folder / "config.json")
+        if reason := why_not_covered(raw):
+            return _transformers(folder, reason).empty_hf(folder)
+        shape = read_config(raw)
+    with torch.device("meta"):
+        return CausalLM(shape, torch.float32)
 
 
 def open_tokenizer(config: ModelConfig) -> Tokenizer:
@@ -97,8 +102,12 @@ def _open_folder(folder: Path, dtype: torch.dtype, *, master: bool) -> Trunk:
     reason = why_not_covered(read_json_object(folder / "config.json"))
     if reason is None:
         return load_decoder(folder, dtype, master=master)
-    with needs("hf", f"{folder} ({reason})"):  # importing transformers takes seconds, which our decoder does not need
-        from thumbs.models.hf import load_hf
-
     log.warning("%s: %s; it runs through transformers, which is slower", folder, reason)
-    return load_hf(folder, torch.float32 if master else dtype, reason)
+    return _transformers(folder, reason).load_hf(folder, torch.float32 if master else dtype)
+
+
+def _transformers(folder: Path, reason: str) -> ModuleType:
+    """What runs models of transformers; importing that takes seconds, which our decoder does not need."""
+    with needs("hf", f"{folder} ({reason})"):
+        from thumbs.models import hf
+    return hf

@@ -151,8 +151,8 @@ def scoring_pad(name: str, tokenizer: Tokenizer) -> int:
 def whole_model(checkpoint: Path | None, config: PipelineConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and config.json of a model: our decoder's, float32, or those that transformers runs, as they are."""
     name, lora = config.model.name, config.model.lora
-    if runs_elsewhere(name):
-        folder = resolve(name) if checkpoint is None else checkpoint
+    if runs_elsewhere(name) and (checkpoint is None or lora is None):
+        folder = checkpoint or resolve(name)
         return read_weights(folder), read_json(folder / "config.json")
     trunk, adapter = open_trunk(config.model, seed=config.seed), None
     if checkpoint is not None and lora is not None:

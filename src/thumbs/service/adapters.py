@@ -13,21 +13,21 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from thumbs.clients import types
 from thumbs.clients.backend import ALPHA, ATTENTION, MLP, Backend
 from thumbs.config.model import ADAPTED, AdapterConfig
 from thumbs.engine.checkpoints import ADAPTER, MANIFEST, OPTIMIZER, write_checkpoint
 from thumbs.engine.optimizers import ADAMW, make_optimizer, restore_optimizer
-from thumbs.errors import CheckpointError, DataError
+from thumbs.errors import CheckpointError, ConfigError, DataError
+from thumbs.models.base import Trunk, Weights
 from thumbs.models.base_identity import public_name
-from thumbs.models.decoder_config import DecoderConfig
-from thumbs.models.lora import Lora, peft_config, peft_shapes
 from thumbs.service.requests import explain
 
 log = logging.getLogger(__name__)
@@ -100,18 +100,19 @@ def base_of(folder: Path) -> str:
     return _read_config(folder / CONFIG).base_model_name_or_path
 
 
-def read_adapter(folder: Path, shape: DecoderConfig) -> PeftAdapter:
-    """The adapter in a folder of PEFT's layout, for a base of this shape; raises DataError where it does not fit.
+def read_adapter(folder: Path, trunk: Trunk) -> PeftAdapter:
+    """The adapter in a folder of PEFT's layout, for a base like `trunk`; raises DataError where it does not fit.
 
     The errors name the file and the tensor, and no folder.
     """
     base = base_of(folder)
     config = _read_config(folder / CONFIG)
-    if refused := config.refused(shape.layers):
+    if refused := config.refused(trunk.depth):
         raise DataError(f"{CONFIG} sets {', '.join(sorted(refused))}; plain LoRA on all layers is what is served")
-    targets = tuple(name for name in ADAPTED if name in config.target_modules)
-    lora = AdapterConfig(rank=config.r, alpha=ALPHA, targets=targets)
-    tensors = _read(folder / ADAPTER, peft_shapes(shape, lora))
+    lora = AdapterConfig(rank=config.r, alpha=ALPHA, targets=_targets(config, trunk))
+    adapter = trunk.new_adapter(lora, 0)
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapter.peft_state().items()}
+    tensors = _read(folder / ADAPTER, shapes)
     scale = config.lora_alpha / ALPHA
     scaled = {name: tensor.float() * (scale if name.endswith(_B) else 1.0) for name, tensor in tensors.items()}
     if wrong := [name for name, tensor in scaled.items() if not bool(torch.isfinite(tensor).all())]:
@@ -122,8 +123,8 @@ def read_adapter(folder: Path, shape: DecoderConfig) -> PeftAdapter:
             raise DataError(
                 f"{OPTIMIZER} is of an adapter with lora_alpha {ALPHA:g}; {CONFIG} says {config.lora_alpha}"
             )
-        state = _read_optimizer(folder / OPTIMIZER, Lora(shape, lora, 0))
-    return PeftAdapter(base, config.r, targets, scaled, state)
+        state = _read_optimizer(folder / OPTIMIZER, adapter)
+    return PeftAdapter(base, config.r, lora.targets, scaled, state)
 
 
 def mix(adapters: Sequence[PeftAdapter], coefficients: Sequence[float]) -> PeftAdapter:
@@ -166,7 +167,8 @@ def keep(backend: Backend, owner: str, base_model: str, adapter: PeftAdapter, ki
     # Written anew, whatever came with the adapter: the manifest says what is loaded, and a stranger must not.
     files = {
         MANIFEST: {"model": model.model_dump(mode="json"), "heads": ["lm"], "seed": 0, "steps": 0},
-        CONFIG: peft_config(lora, public_name(model.name)),
+        CONFIG: _peft_config(backend.bases[base_model].shape, adapter.targets, public_name(model.name))
+        | {"r": lora.rank, "lora_alpha": lora.alpha},
     }
     tensors = {ADAPTER: dict(adapter.tensors)} | ({OPTIMIZER: dict(adapter.optimizer)} if adapter.optimizer else {})
     with store.checkpoints.writing(run_id, kind, name) as folder:
@@ -192,10 +194,27 @@ def _read_config(file: Path) -> _PeftConfig:
         raise DataError(f"{CONFIG}: {explain(error)}") from None
     except (ValueError, RecursionError):
         raise DataError(f"{CONFIG} is no JSON of at most {_MOST_CONFIG_BYTES} bytes") from None
-    unknown = sorted(set(config.target_modules) - set(ADAPTED))
-    if unknown or not config.target_modules:
-        raise DataError(f"{CONFIG}: target_modules names {unknown}; allowed are {', '.join(ADAPTED)}")
+    if not config.target_modules:
+        raise DataError(f"{CONFIG}: target_modules names no layers")
     return config
+
+
+def _peft_config(trunk: Trunk, targets: tuple[str, ...], base: str | None) -> dict[str, Any]:
+    """What PEFT is told of an adapter of rank 1; raises ConfigError for targets that the trunk has not."""
+    return trunk.new_adapter(AdapterConfig(rank=1, targets=targets), 0).peft_config(base)
+
+
+def _targets(config: _PeftConfig, trunk: Trunk) -> tuple[str, ...]:
+    """The targets in our words: the groups that a client can ask for, if they are meant, else the names themselves."""
+    try:
+        for group in ((*ATTENTION, *MLP), ATTENTION, MLP):
+            if set(_peft_config(trunk, group, None)["target_modules"]) == set(config.target_modules):
+                return group
+        targets = tuple(sorted(set(config.target_modules), key=(*ADAPTED, *config.target_modules).index))
+        _peft_config(trunk, targets, None)
+    except ConfigError as error:
+        raise DataError(f"{CONFIG}: target_modules names {', '.join(config.target_modules)[:200]}; {error}") from None
+    return targets
 
 
 def _read(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -220,7 +239,7 @@ def _read(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor
         raise DataError(f"{file.name} is no readable safetensors file") from None
 
 
-def _read_optimizer(file: Path, adapter: nn.Module) -> dict[str, Tensor]:
+def _read_optimizer(file: Path, adapter: Weights) -> dict[str, Tensor]:
     """State of AdamW for all of the adapter's parameters, or of none; raises DataError where it does not fit."""
     parameters = {f"trunk.{name}": parameter for name, parameter in adapter.named_parameters()}
     most = sum(parameter.numel() for parameter in parameters.values())

@@ -18,7 +18,7 @@ from thumbs.clients.bases import Base
 from thumbs.clients.sampling import FullError
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import CheckpointError, ConfigError, ModelError
-from thumbs.models.decoder_config import DecoderConfig
+from thumbs.models.base import Trunk
 from thumbs.models.trunk import open_tokenizer
 from thumbs.service.completions import Shape
 from thumbs.service.openai_errors import CONTEXT, RefusedError
@@ -197,7 +197,7 @@ def _model(name: str, created: int) -> dict[str, str | int]:
     return {"id": name, "object": "model", "created": created, "owned_by": "thumbs"}
 
 
-def _check_prompt(prompt: Sequence[int], max_tokens: int | None, shape: DecoderConfig, param: str) -> None:
+def _check_prompt(prompt: Sequence[int], max_tokens: int | None, shape: Trunk, param: str) -> None:
     """Raises RefusedError where the context leaves no room for a reply, in the words that clients look for, or where a
     token is none of the model's.
     """

@@ -149,7 +149,8 @@ def test_adapters_and_full_weights_do_not_start_from_each_other(tiny_llama):
         engine.create(spec(tiny_llama, LORA["all layers"], start=full))
 
 
-def test_other_architectures_train_without_adapters(tmp_path):
+@pytest.mark.parametrize("lora", [None, LORA["all layers"]], ids=["every weight", "adapters"])
+def test_other_architectures_train(tmp_path, lora):
     """GPT-2, say, through transformers: trained, saved, loaded, sampled."""
     from transformers import GPT2Config
 
@@ -158,21 +159,19 @@ def test_other_architectures_train_without_adapters(tmp_path):
     config = GPT2Config(vocab_size=97, n_embd=16, n_layer=1, n_head=2, n_positions=40)
     folder = save_random(config, tmp_path / "gpt2")
     engine, data = LocalEngine(), ppo_data(SEQUENCES)
-    handle = engine.create(spec(folder, None))
+    handle = engine.create(spec(folder, lora))
     first, _ = step(engine, handle, data, PPO)
     for _ in range(4):
         last, _ = step(engine, handle, data, PPO)
     assert last < first
     engine.save(handle, tmp_path / "saved", optimizer=True)
-    again = engine.create(spec(folder, None))
+    again = engine.create(spec(folder, lora))
     engine.load(again, tmp_path / "saved")
     assert step(engine, again, data, PPO) == step(engine, handle, data, PPO)
     replies = engine.snapshot(handle).sample([[5, 6], [7]], DecodingParams(8, (1,)), [0, 1])
     whole = [Example.next_token([*p, *r.tokens]) for p, r in zip([[5, 6], [7]], replies, strict=True)]
     for reply, output in zip(replies, engine.forward(handle, whole), strict=True):
         np.testing.assert_allclose(reply.logprobs, output.logprobs[-len(reply.tokens) :], atol=1e-3)
-    with pytest.raises(ConfigError, match="lora=null"):
-        engine.create(spec(folder, LORA["all layers"]))
 
 
 def test_the_seed_of_a_byte_model_is_part_of_its_base():

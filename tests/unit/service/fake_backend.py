@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from thumbs.clients import types
 from thumbs.clients.backend import Backend
@@ -22,6 +23,7 @@ from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import DataError, ModelError
 from thumbs.models.byte_lm import byte_shape
+from thumbs.models.causal_lm import CausalLM
 
 MODEL = "org/toy"
 
@@ -30,7 +32,8 @@ class _Base:
     tokenizer = ByteTokenizer()
     name = MODEL
     config = ModelConfig(name=MODEL)
-    shape = replace(byte_shape("byte-tiny"), context=64)
+    with torch.device("meta"):
+        shape = CausalLM(replace(byte_shape("byte-tiny"), context=64), torch.float32)
 
 
 class _Bases(dict[str, _Base]):

@@ -14,10 +14,11 @@ from fake_backend import MODEL
 from safetensors.torch import load_file, save
 from service_caller import Caller
 
-from thumbs.config.model import AdapterConfig
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.errors import DataError
 from thumbs.models.byte_lm import byte_shape
 from thumbs.models.lora import Lora
+from thumbs.models.trunk import empty_trunk
 from thumbs.service.adapters import PeftAdapter, mix, read_adapter
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -29,6 +30,7 @@ CONFIG: dict[str, Any] = {
     "target_modules": ["k_proj", "o_proj", "q_proj", "v_proj"],
 }
 SHAPE = byte_shape("byte-tiny")
+TRUNK = empty_trunk(ModelConfig(name="byte-tiny"))
 
 
 def _tensors(rank: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -57,7 +59,7 @@ def _folder(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Pa
 
 
 def test_another_alpha_is_put_into_the_weights(tmp_path: Path) -> None:
-    adapter = read_adapter(_folder(tmp_path, _tensors(2)), SHAPE)
+    adapter = read_adapter(_folder(tmp_path, _tensors(2)), TRUNK)
     torch.testing.assert_close(_change(adapter.tensors, 32.0), _change(_tensors(2), 8.0))
     assert adapter.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -90,12 +92,12 @@ def test_adapters_of_different_layers_do_not_mix() -> None:
 )
 def test_what_is_not_plain_lora_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        read_adapter(_folder(tmp_path, _tensors(2), **changes), SHAPE)
+        read_adapter(_folder(tmp_path, _tensors(2), **changes), TRUNK)
 
 
 def test_tensors_of_other_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="embed_tokens"):
-        read_adapter(_folder(tmp_path, {**_tensors(2), "embed_tokens.weight": torch.zeros(1)}), SHAPE)
+        read_adapter(_folder(tmp_path, {**_tensors(2), "embed_tokens.weight": torch.zeros(1)}), TRUNK)
 
 
 B = f"{LAYER}.lora_B.weight"
@@ -123,14 +125,14 @@ B = f"{LAYER}.lora_B.weight"
 )
 def test_weights_that_do_not_fit_the_base_are_refused(tmp_path: Path, change: Any, words: str) -> None:
     with pytest.raises(DataError, match=words) as refused:
-        read_adapter(_folder(tmp_path, change(_tensors(2))), SHAPE)
+        read_adapter(_folder(tmp_path, change(_tensors(2))), TRUNK)
     assert str(tmp_path) not in str(refused.value)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_floats_of_other_widths_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
     given = {name: tensor.to(dtype) for name, tensor in _tensors(2).items()}
-    found = read_adapter(_folder(tmp_path, given, lora_alpha=32), SHAPE).tensors
+    found = read_adapter(_folder(tmp_path, given, lora_alpha=32), TRUNK).tensors
     assert all(torch.equal(found[name], given[name].float()) for name in given)
 
 
@@ -167,7 +169,7 @@ def test_optimizer_state_that_does_not_fit_is_refused(tmp_path: Path, change: An
     folder = _folder(tmp_path, _tensors(2), lora_alpha=32)
     (folder / "optimizer.safetensors").write_bytes(save(_moments(change)))
     with pytest.raises(DataError, match=words) as refused:
-        read_adapter(folder, SHAPE)
+        read_adapter(folder, TRUNK)
     assert "optimizer.safetensors" in str(refused.value)
     assert str(tmp_path) not in str(refused.value)
 
@@ -175,9 +177,9 @@ def test_optimizer_state_that_does_not_fit_is_refused(tmp_path: Path, change: An
 def test_optimizer_state_that_fits_is_read_and_belongs_to_its_alpha(tmp_path: Path) -> None:
     folder = _folder(tmp_path, _tensors(2), lora_alpha=32)
     (folder / "optimizer.safetensors").write_bytes(save(_moments()))
-    assert read_adapter(folder, SHAPE).optimizer.keys() == _moments().keys()
+    assert read_adapter(folder, TRUNK).optimizer.keys() == _moments().keys()
     with pytest.raises(DataError, match="lora_alpha 32"):
-        read_adapter(_folder(tmp_path, _tensors(2), lora_alpha=16), SHAPE)
+        read_adapter(_folder(tmp_path, _tensors(2), lora_alpha=16), TRUNK)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +188,9 @@ def test_optimizer_state_that_fits_is_read_and_belongs_to_its_alpha(tmp_path: Pa
 )
 def test_a_key_of_peft_that_is_not_served_is_named_unless_it_says_nothing(tmp_path: Path, key: str) -> None:
     for empty in (None, False, {}, [], ""):
-        read_adapter(_folder(tmp_path, _tensors(2), **{key: empty}), SHAPE)
+        read_adapter(_folder(tmp_path, _tensors(2), **{key: empty}), TRUNK)
     with pytest.raises(DataError, match=key):
-        read_adapter(_folder(tmp_path, _tensors(2), **{key: {"q_proj": 4}}), SHAPE)
+        read_adapter(_folder(tmp_path, _tensors(2), **{key: {"q_proj": 4}}), TRUNK)
 
 
 @pytest.mark.parametrize(
@@ -208,11 +210,11 @@ def test_a_key_of_peft_that_is_not_served_is_named_unless_it_says_nothing(tmp_pa
 )
 def test_values_that_are_not_served_are_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        read_adapter(_folder(tmp_path, _tensors(2), **changes), SHAPE)
+        read_adapter(_folder(tmp_path, _tensors(2), **changes), TRUNK)
 
 
 def test_all_layers_by_name_are_all_layers(tmp_path: Path) -> None:
-    read_adapter(_folder(tmp_path, _tensors(2), layers_to_transform=[*range(SHAPE.layers)]), SHAPE)
+    read_adapter(_folder(tmp_path, _tensors(2), layers_to_transform=[*range(SHAPE.layers)]), TRUNK)
 
 
 def test_a_mixture_has_a_bounded_rank_and_finite_numbers() -> None:

@@ -26,7 +26,7 @@ from thumbs.models.base import Trunk
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.checkpoint_files import INDEX, SINGLE
 from thumbs.models.peft_settings import REFUSED as PEFT_REFUSED
-from thumbs.models.trunk import decoder_shape
+from thumbs.models.trunk import empty_trunk
 from thumbs.models.weights import read_tensors as read_weights
 from thumbs.tracking.files import write_json
 
@@ -80,7 +80,7 @@ def load(source: Any, keywords: Mapping[str, Any]) -> LoadedModel:
             )
         peft = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         name, adapter, seed = _saved_base(folder, peft), folder / ADAPTER, _saved_seed(folder, seed)
-    lora = None if peft is None else read_lora(peft, decoder_shape(ModelConfig(name=name)).layers)
+    lora = None if peft is None else read_lora(peft, empty_trunk(ModelConfig(name=name)).depth)
     model = ModelConfig(name=name, lora=lora, dtype=_dtype(keywords))
     engine = open_here()
     handle = engine.create(ModelSpec("policy", model, heads=("lm", "scalar"), seed=seed))
