@@ -8,8 +8,8 @@ from starlette.responses import Response
 from thumbs.service.promises import LOST, Outcome
 from thumbs.service.requests import Body, answer, owner_of, read
 from thumbs.service.state import Routes, route
-from thumbs.service.wire import PROTOBUF
-from thumbs.service.wire_results import to_json
+from thumbs.service.wire import JSON, PROTOBUF
+from thumbs.service.wire_results import as_accepted
 
 
 class _Promise(Body):
@@ -49,10 +49,10 @@ class RetrievalRoutes(Routes):
         return answer({"error": outcome.error, "category": category})
 
     async def _result(self, outcome: Outcome, accept: str) -> Response:
-        """Results of passes and samples are kept as protobuf, and told so to who names it: the SDKs do."""
+        """Results of passes and samples are kept as protobuf; who reads JSON, too, may need it."""
         result, content = outcome.result, outcome.content_type
-        if content == PROTOBUF and PROTOBUF not in accept:
-            result, content = await self._service.threads.work(to_json, outcome.kind, result)
+        if content == PROTOBUF and (PROTOBUF not in accept or JSON in accept):
+            result, content = await self._service.threads.work(as_accepted, outcome.kind, result, accept)
         return Response(result, media_type=content)
 
     def _queue_state(self, request_id: str) -> dict[str, str]:

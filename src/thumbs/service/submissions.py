@@ -104,4 +104,4 @@ def encode_json(describe: Callable[[Any], Mapping[str, Any]]) -> Encode:
 
 def encode_binary(result: Any) -> tuple[bytes, str]:
     """Writes the output of a pass or a sample as protobuf, which every SDK reads."""
-    return wire.encode_result(result, wire.PROTOBUF)
+    return wire.encode_result(result), wire.PROTOBUF

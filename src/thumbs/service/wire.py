@@ -280,18 +280,16 @@ def _message_tensor(tensor: Any) -> TensorData:
     return _bounded(TensorData(np.frombuffer(csr.values, _ITEMS[dtype]), dtype, shape, crow, col))
 
 
-def encode_result(result: ForwardBackwardOutput | SampleResponse, accept: str) -> tuple[bytes, str]:
-    """Body and content type of a result: protobuf where the Accept header names it, else JSON.
-
-    The outputs of a ForwardBackwardOutput must have the same names for every datum.
-    """
+def encode_result(result: ForwardBackwardOutput | SampleResponse) -> bytes:
+    """A result as protobuf. The outputs of a ForwardBackwardOutput must have the same names for every datum."""
     training = isinstance(result, ForwardBackwardOutput)
-    if PROTOBUF in accept:
-        message = _output_message(result) if training else _sample_message(result)
-        # SDK 0.22, which takes JSON too, reads the trailing dimensions of the first record alone
-        if not (training and len(message.loss_fn_outputs) > 1 and JSON in accept):
-            return message.SerializeToString(), PROTOBUF
-    return json.dumps(_output_json(result) if training else _sample_json(result)).encode(), JSON
+    return (_output_message(result) if training else _sample_message(result)).SerializeToString()
+
+
+def result_json(result: ForwardBackwardOutput | SampleResponse) -> bytes:
+    """The same as JSON."""
+    training = isinstance(result, ForwardBackwardOutput)
+    return json.dumps(_output_json(result) if training else _sample_json(result)).encode()
 
 
 def _output_json(result: ForwardBackwardOutput) -> dict[str, Any]:

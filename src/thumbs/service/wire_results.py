@@ -1,4 +1,4 @@
-"""Results as they were kept, in protobuf, for callers that read JSON alone."""
+"""Results as they were kept, in protobuf, for callers that read JSON."""
 
 from __future__ import annotations
 
@@ -15,15 +15,24 @@ from thumbs.clients.types import (
     TensorData,
     TopkLogprobs,
 )
-from thumbs.service.wire import DTYPES, JSON, encode_result
+from thumbs.service.wire import DTYPES, JSON, PROTOBUF, result_json
 from thumbs.service.wire_schema import MESSAGES
 
 _STOP_REASONS = ("stop", "length")
 
 
-def to_json(kind: str, body: bytes) -> tuple[bytes, str]:
-    """Body and content type of the same result as JSON; `kind` is that of its operation."""
-    return encode_result(_samples(body) if kind == "sample" else _output(body), JSON)
+def as_accepted(kind: str, body: bytes, accept: str) -> tuple[bytes, str]:
+    """Body and content type of a kept result: protobuf where the Accept header names it, else JSON; `kind` is that of
+    its operation.
+    """
+    # SDK 0.22, which takes JSON too, reads the trailing dimensions of the first record alone.
+    if PROTOBUF in accept and (kind == "sample" or JSON not in accept or _records(body) <= 1):
+        return body, PROTOBUF
+    return result_json(_samples(body) if kind == "sample" else _output(body)), JSON
+
+
+def _records(body: bytes) -> int:
+    return len(MESSAGES["ForwardBackwardOutput"].FromString(body).loss_fn_outputs)
 
 
 def _output(body: bytes) -> ForwardBackwardOutput:

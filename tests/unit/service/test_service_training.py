@@ -39,6 +39,18 @@ def test_a_pass_comes_back_as_protobuf_to_who_names_it(caller: Caller) -> None:
     assert caller.backend.calls[-1] == call
 
 
+def test_outputs_of_several_shapes_are_json_to_who_reads_it(caller: Caller) -> None:
+    """SDK 0.22 takes both, and reads the trailing dimensions of the first record alone."""
+    wide = {"data": [2, 3, 4, 5, 6, 7], "dtype": "int64", "shape": [3, 2]}
+    other = {**DATUM, "loss_fn_inputs": {"target_tokens": wide}}
+    promise = caller.post("forward_backward", _pass(caller.model(), data=[DATUM, other], loss_fn="cross_entropy"))
+    answer = caller.result(promise, Accept="application/x-protobuf, application/json")
+    assert answer.headers["content-type"] == "application/json"
+    assert [row["logprobs"]["shape"] for row in answer.json()["loss_fn_outputs"]] == [[3], [3, 2]]
+    new = caller.result(promise, Accept="application/x-protobuf")
+    assert new.headers["content-type"] == "application/x-protobuf"
+
+
 def test_forward_asks_for_no_gradients(caller: Caller) -> None:
     model = caller.model()
     body = {"model_id": model, "seq_id": 1, "forward_input": _pass(model)["forward_backward_input"]}

@@ -205,14 +205,12 @@ TRAINING_RESULT = types.ForwardBackwardOutput(
 
 
 def test_protobuf_results_are_those_of_the_sdk():
-    assert wire.encode_result(SAMPLE_RESULT, PROTOBUF) == (sdk_messages.SAMPLE_RESULT, PROTOBUF)
-    assert wire.encode_result(TRAINING_RESULT, PROTOBUF) == (sdk_messages.TRAINING_RESULT, PROTOBUF)
+    assert wire.encode_result(SAMPLE_RESULT) == sdk_messages.SAMPLE_RESULT
+    assert wire.encode_result(TRAINING_RESULT) == sdk_messages.TRAINING_RESULT
 
 
 def test_json_results_have_the_documented_fields():
-    body, kind = wire.encode_result(SAMPLE_RESULT, JSON)
-    assert kind == JSON
-    assert json.loads(body) == {
+    assert json.loads(wire.result_json(SAMPLE_RESULT)) == {
         "type": "sample",
         "sequences": [
             {"tokens": [5, 6], "logprobs": [-0.5, -0.25], "stop_reason": "length"},
@@ -221,9 +219,7 @@ def test_json_results_have_the_documented_fields():
         "prompt_logprobs": [None, -1.5],
         "topk_prompt_logprobs": [None, [[8, -1.0], [9, -2.0]]],
     }
-    body, kind = wire.encode_result(TRAINING_RESULT, "*/*")
-    assert kind == JSON
-    assert json.loads(body) == {
+    assert json.loads(wire.result_json(TRAINING_RESULT)) == {
         "loss_fn_output_type": "ArrayRecord",
         "loss_fn_outputs": [
             {"logprobs": {"data": [-1.0], "dtype": "float32", "shape": [1]}},
@@ -237,17 +233,24 @@ def test_json_results_have_the_documented_fields():
 def test_what_was_kept_as_protobuf_is_told_as_json():
     bare = types.SampleResponse([types.SampledSequence("stop", "q0", np.array([1]))])
     for kind, result in (("sample", SAMPLE_RESULT), ("sample", bare), ("forward_backward", TRAINING_RESULT)):
-        body, content = wire_results.to_json(kind, wire.encode_result(result, PROTOBUF)[0])
+        body, content = wire_results.as_accepted(kind, wire.encode_result(result), "*/*")
         assert content == JSON
-        assert json.loads(body) == json.loads(wire.encode_result(result, JSON)[0])
+        assert json.loads(body) == json.loads(wire.result_json(result))
 
 
 def test_protobuf_is_preferred_except_where_sdk_022_would_misread_it():
     both = f"{PROTOBUF}, {JSON}"
     alike = types.ForwardBackwardOutput("ArrayRecord", TRAINING_RESULT.loss_fn_outputs[:2])
-    assert wire.encode_result(alike, both)[1] == PROTOBUF
-    assert wire.encode_result(SAMPLE_RESULT, both)[1] == PROTOBUF
-    assert wire.encode_result(TRAINING_RESULT, both)[1] == JSON
+    for kind, result, accept, expected in (
+        ("forward_backward", alike, both, PROTOBUF),
+        ("sample", SAMPLE_RESULT, both, PROTOBUF),
+        ("forward_backward", TRAINING_RESULT, PROTOBUF, PROTOBUF),
+        ("forward_backward", TRAINING_RESULT, both, JSON),
+    ):
+        kept = wire.encode_result(result)
+        body, content = wire_results.as_accepted(kind, kept, accept)
+        assert content == expected
+        assert body == (kept if expected == PROTOBUF else wire.result_json(result))
 
 
 def columns_of(record, name):
@@ -278,14 +281,14 @@ outputs = st.lists(
 def test_training_results_arrive_as_they_were_sent(arrays, metrics):
     rows = [{name: types.TensorData.from_numpy(array) for name, array in row.items()} for row in arrays]
     result = types.ForwardBackwardOutput("ArrayRecord", rows, metrics)
-    message = MESSAGES["ForwardBackwardOutput"].FromString(wire.encode_result(result, PROTOBUF)[0])
+    message = MESSAGES["ForwardBackwardOutput"].FromString(wire.encode_result(result))
     assert dict(message.metrics) == metrics
     assert sum(record.num_datums for record in message.loss_fn_outputs) == len(arrays)
     for name in ("logprobs", "counts"):
         got = [array for record in message.loss_fn_outputs for array in columns_of(record, name)]
         for array, row in zip(got, arrays, strict=True):
             np.testing.assert_array_equal(array, row[name])
-    written = json.loads(wire.encode_result(result, JSON)[0])
+    written = json.loads(wire.result_json(result))
     assert written["metrics"] == metrics
     for output, row in zip(written["loss_fn_outputs"], arrays, strict=True):
         for name, array in row.items():
