@@ -22,7 +22,7 @@ from thumbs.clients.bases import Base, Bases
 from thumbs.clients.checkpoint_folders import readable, writable
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.lanes import Work, patiently
-from thumbs.clients.listings import Offer
+from thumbs.clients.listings import Catalog
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
 from thumbs.clients.sampling import Quota, Samplers, ServedWeights, checkpoint_at
 from thumbs.clients.store import Store
@@ -53,7 +53,7 @@ class _Model:
     dirty: bool = False
 
 
-class Backend(Offer):
+class Backend:
     """See the module. models: the bases by the names that clients use; closed: no others can be asked for.
 
     Adapters beyond `max_models` under training, and as many samplers, wait on disk until they are used again.
@@ -72,7 +72,7 @@ class Backend(Offer):
     ) -> None:
         bases, worker = Bases(models, closed=closed), Worker(gap_grace_s)
         self._engine = engine or open_engine()
-        super().__init__(store, bases)
+        self.store, self.bases, self.catalog = store, bases, Catalog(store, bases)
         self.max_models = max_models
         self._worker, self._lock = worker, threading.Lock()
         self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-")

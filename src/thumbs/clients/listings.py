@@ -57,8 +57,8 @@ def weights_info_of(run: ModelRecord) -> types.WeightsInfoResponse:
     )
 
 
-class Offer:
-    """The part of a backend that answers from its records."""
+class Catalog:
+    """What a backend has on offer, and what its runs are made of."""
 
     def __init__(self, store: Store, bases: Bases) -> None:
         self.store, self.bases = store, bases

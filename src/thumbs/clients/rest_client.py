@@ -21,7 +21,9 @@ class RestClient:
 
     def get_server_capabilities(self) -> APIFuture[types.GetServerCapabilitiesResponse]:
         """The base models that are offered by name."""
-        return APIFuture.of(types.GetServerCapabilitiesResponse(supported_models=self._backend.supported_models()))
+        return APIFuture.of(
+            types.GetServerCapabilitiesResponse(supported_models=self._backend.catalog.supported_models())
+        )
 
     def get_training_run(self, training_run_id: str, access_scope: str = "owned") -> APIFuture[types.TrainingRun]:
         """One run."""

@@ -71,7 +71,7 @@ class SamplingClient(Ready):
 
     def get_tokenizer(self) -> Any:
         """The tokenizer of the base model, as transformers loads it."""
-        return self._backend.tokenizer(self.base_model)
+        return self._backend.catalog.tokenizer(self.base_model)
 
     def get_base_model(self) -> str:
         """The name of the base model."""

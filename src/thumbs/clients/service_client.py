@@ -114,7 +114,7 @@ class ServiceClient(Ready):
 
     def get_server_capabilities(self) -> types.GetServerCapabilitiesResponse:
         """The base models that are offered by name."""
-        return types.GetServerCapabilitiesResponse(supported_models=self.backend.supported_models())
+        return types.GetServerCapabilitiesResponse(supported_models=self.backend.catalog.supported_models())
 
     async def get_server_capabilities_async(self) -> types.GetServerCapabilitiesResponse:
         """As `get_server_capabilities`."""

@@ -129,11 +129,11 @@ class TrainingClient(Ready):
     def get_info(self) -> types.GetInfoResponse:
         """The model's base, tokenizer and rank; raises what its creation raised."""
         self._created.result()
-        return self._backend.info(self.model_id)
+        return self._backend.catalog.info(self.model_id)
 
     def get_tokenizer(self) -> Any:
         """The tokenizer of the base model, as transformers loads it."""
-        return self._backend.tokenizer(self.service.base_of(self.model_id))
+        return self._backend.catalog.tokenizer(self.service.base_of(self.model_id))
 
     forward_async = submitted(forward)
     forward_backward_async = submitted(forward_backward)

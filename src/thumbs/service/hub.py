@@ -74,12 +74,12 @@ class HubRoutes(Routes):
 
     async def _files(self, repo: str) -> dict[str, Path] | None:
         """The files of the model that a client calls `repo`, by name; None where none is served under it."""
-        models = await self._service.threads.work(self._backend.supported_models)
+        models = await self._service.threads.work(self._backend.catalog.supported_models)
         names = [model.model_name or "" for model in models]
         found = next((name for name in names if repo in _asked_for(name)), None)
         if found is None:
             return None
-        folder = await self._service.threads.work(self._backend.tokenizer_folder, found)
+        folder = await self._service.threads.work(self._backend.catalog.tokenizer_folder, found)
         return {} if folder is None else {name: folder / name for name in FILES if (folder / name).is_file()}
 
 

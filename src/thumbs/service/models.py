@@ -100,7 +100,9 @@ class ModelRoutes(Routes):
         """What a model is made of, and where its tokenizer is."""
         body = await read(request, Numbered)
         await self._service.run(body.model_id, owner_of(request))
-        info = (await self._service.threads.work(self._backend.info, body.model_id)).model_dump(exclude_none=True)
+        info = (await self._service.threads.work(self._backend.catalog.info, body.model_id)).model_dump(
+            exclude_none=True
+        )
         if not self._service.settings.local_paths:
             info["model_data"].pop("tokenizer_id", None)
         return answer({**info, "type": "get_info"})

@@ -80,7 +80,7 @@ class OpenAIRoutes(Routes):
     @route("GET", "/models")
     async def models(self, request: Request) -> Response:
         """The base models, and the caller's newest checkpoints to sample from."""
-        bases = await self._service.threads.work(self._backend.supported_models)
+        bases = await self._service.threads.work(self._backend.catalog.supported_models)
         records, _ = await self._service.threads.record(self._store.checkpoints.page, owner_of(request), 200, 0)
         found = [(model.model_name or "", 0) for model in bases]
         found += [(r.path, int(r.created.timestamp())) for r in records if r.kind == "sampler_weights"]

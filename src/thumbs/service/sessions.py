@@ -188,7 +188,7 @@ class SessionRoutes(Routes):
     @route("GET", "/get_server_capabilities")
     async def capabilities(self, request: Request) -> Response:
         """The models that are served."""
-        models = await self._service.threads.work(self._backend.supported_models)
+        models = await self._service.threads.work(self._backend.catalog.supported_models)
         return answer({"supported_models": [model.model_dump(mode="json", exclude_none=True) for model in models]})
 
     @route("POST", "/sessions/search")

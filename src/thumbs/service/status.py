@@ -159,7 +159,7 @@ class StatusRoutes(Routes):
         found = numbers(self._service)
         measured = {"sampled_tokens_per_s": self._meter.tokens_per_s(found["sampled_tokens"])}
         shown: dict[str, Any] = {
-            "models": [model.model_name for model in backend.supported_models()],
+            "models": [model.model_name for model in backend.catalog.supported_models()],
             "numbers": {**found, **measured, "memory_MiB": self._meter.memory_mib()},
             "runs": runs,
             "total": total,

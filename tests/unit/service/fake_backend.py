@@ -54,7 +54,7 @@ class FakeBackend:
         self.hold = False
         self.full = False
         self._tokenizer = tokenizer
-        self.samplers = self  # its own, too
+        self.samplers = self.catalog = self  # its own parts, too
 
     def as_backend(self) -> Backend:
         """Itself, for the type checker."""
