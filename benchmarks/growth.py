@@ -39,7 +39,7 @@ REPLY = 32
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement: tokens a sequence, sequences a step (or replies of a group), rank of LoRA, layers, and steps.
+    """One measurement: tokens per sequence, sequences a step (or replies of a group), rank of LoRA, layers, and steps.
 
     varied: every step draws new lengths, of 3/4 to 2 times `length`.
     """
@@ -54,7 +54,7 @@ class Point:
 
 
 AXES: dict[str, tuple[str, list[Point]]] = {
-    "length": ("tokens a sequence, 2 sequences", [Point(length=n, batch=2) for n in (128, 256, 512, 1024, 2048)]),
+    "length": ("tokens per sequence, 2 sequences", [Point(length=n, batch=2) for n in (128, 256, 512, 1024, 2048)]),
     "batch": ("sequences of 256 tokens", [Point(batch=n) for n in (1, 2, 4, 8, 16)]),
     "rank": ("rank of LoRA, 4 sequences of 256 tokens", [Point(rank=n) for n in (4, 16, 64, 256)]),
     "layers": ("layers of the model, 4 sequences of 256 tokens", [Point(layers=n) for n in (8, 15, 30, 60)]),

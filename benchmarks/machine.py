@@ -53,7 +53,7 @@ def _seconds(work: Callable[[], object], rounds: int = 7) -> float:
 
 
 def training_floor(c: DecoderConfig, measured: dict[str, float], *, lora: bool, loss_share: float) -> float:
-    """Tokens/s if nothing but the products took time: 2 FLOP a weight forward, as much for the gradient of the inputs
+    """Tokens/s if nothing but the products took time: 2 FLOP per weight forward, as much for the gradient of the inputs
     and, of trained weights, of the weights; the output embedding only for the `loss_share` of tokens with a loss.
     """
     passes = 2 if lora else 3

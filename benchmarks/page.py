@@ -145,7 +145,7 @@ def draw_growth(axes: dict[str, Any], path: Path) -> None:
     for panel, found in zip(panels, axes.values(), strict=True):
         values = [point["value"] for point in found["points"]]
         panel.plot(values, [point["seconds"] for point in found["points"]], "o-", color="#4477aa")
-        panel.set(xlabel=found["title"], ylabel="s a step", ylim=(0, None))
+        panel.set(xlabel=found["title"], ylabel="s per step", ylim=(0, None))
         memory = panel.twinx()
         memory.plot(values, [point["peak_bytes"] / 2**30 for point in found["points"]], "s--", color="#ee6677")
         memory.set(ylabel="peak GiB (dashed)", ylim=(0, None))

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="train every weight instead of LoRA of rank 16")
     parser.add_argument("--methods", nargs="+", default=["dpo", "simpo", "aot"])
     parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--length", type=int, default=192, help="tokens a sequence, half of them the reply")
+    parser.add_argument("--length", type=int, default=192, help="tokens per sequence, half of them the reply")
     parser.add_argument("--rounds", type=int, default=7)
     wanted = parser.parse_args()
     steps = prepare(wanted)

@@ -67,7 +67,7 @@ async def learn_preferences(client: mint.TrainingClient, tokenizer, epochs: int)
                 ]
                 client.optim_step_async(mint.AdamParams(learning_rate=2e-4))
                 losses += [(await future.result_async()).loss for future in futures]
-        print(f"preference model, epoch {epoch}: loss {sum(losses) / len(losses):.3f} nats a token")
+        print(f"preference model, epoch {epoch}: loss {sum(losses) / len(losses):.3f} nats per token")
 
 
 async def improve(client: mint.TrainingClient, preference: mint.TrainingClient, tokenizer, steps: int) -> None:

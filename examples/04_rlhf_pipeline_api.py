@@ -76,7 +76,7 @@ def write_talks(path: Path, smoke: bool) -> str:
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
-    """One JSON object a line; the path of the file."""
+    """One JSON object per line; the path of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)

@@ -20,7 +20,7 @@ OWNERS = ("postgres", "nobody")
 
 
 def missing() -> str | None:
-    """Why there can be none here; None where there can."""
+    """Why there can be none here; None if there can."""
     if find_spec("psycopg") is None:
         return "the package psycopg is not installed"
     if binaries() is None:

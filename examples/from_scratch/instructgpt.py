@@ -43,7 +43,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SFT_EPOCHS, SFT_BATCH, SFT_RATE = 60, 2, 3e-3
 REWARD_EPOCHS, REWARD_BATCH, REWARD_RATE = 50, 2, 2e-3
 PPO_STEPS, PPO_EPOCHS, ANSWERS_EACH, MINIBATCH, POLICY_RATE = 27, 2, 10, 17, 6e-4
-CRITIC_EPOCHS, CRITIC_RATE, FROZEN = 6, 1e-3, 2  # epochs before PPO (then one a step); layers that PPO leaves alone
+CRITIC_EPOCHS, CRITIC_RATE, FROZEN = 6, 1e-3, 2  # epochs before PPO (then one per step); layers that PPO leaves alone
 BETAS = (0.9, 0.95)  # Adam's; the second moment forgets fast, since there are only hundreds of steps
 CLIP, GAMMA, LAMBDA, KL_COEF, NO_EOS_PENALTY = 0.2, 1.0, 0.95, 0.09, 1.0  # the last two: score units a nat, score units
 
@@ -219,7 +219,7 @@ def shuffled(rows: list, size: int, epochs: int, seed: int) -> list[list]:
 
 # ---- Stage 1: supervised fine-tuning -----------------------------------------------------------------------
 def sft_loss(model: GPT, pairs: list[tuple[str, str]]) -> Tensor:
-    """Mean cross-entropy of the answers' tokens, nats a token; the questions carry no loss."""
+    """Mean cross-entropy of the answers' tokens, nats per token; the questions carry no loss."""
     tokens = pad([encode(*pair) for pair in pairs])
     return -masked_mean(model.logprobs(tokens), answer_mask(tokens))
 
@@ -352,8 +352,8 @@ def run_reward_model(trunk: GPT, seed: int, epochs: int) -> tuple[Scorer, dict]:
 def plot(results: dict, path: Path) -> None:
     history = results["ppo"]["history"]
     curves = {
-        "SFT: loss (nats a token)": results["sft"]["losses"],
-        "reward model: loss (nats a pair)": results["reward"]["losses"],
+        "SFT: loss (nats per token)": results["sft"]["losses"],
+        "reward model: loss (nats per pair)": results["reward"]["losses"],
         "PPO: reward (score units)": [row["reward"] for row in history],
         "PPO: KL from the reference (nats)": [row["kl"] for row in history],
     }

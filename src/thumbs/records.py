@@ -209,10 +209,10 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Score:
-    """One number a rollout (score units) and the named parts that made it.
+    """One number per rollout (score units) and the named parts that made it.
 
     tokens: where it fell, one number a sampled token, which add up to `value`; None: all at the last one.
-    counts: False where its source has nothing to say of the reply.
+    counts: False if its source has nothing to say of the reply.
     """
 
     value: float
@@ -225,8 +225,8 @@ class Score:
 class Example:
     """What an engine trains on: T model inputs, T targets, and the columns that the named loss needs.
 
-    A column is either one float per target (length T) or, where the loss says so, one number a sequence (0-d), one for
-    each number of its head [H], or the states [T, D] of another model.
+    A column is either one float per target (length T) or, where the loss says so, one number per sequence (0-d), one
+    for each number of its head [H], or the states [T, D] of another model.
     For cross-entropy there may be K targets at each place, [T, K], and then so are its weights.
     """
 

@@ -76,7 +76,7 @@ class Tab:
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, method: str, path: str, body: dict[str, Any], key: str = "") -> tuple[int, Any]:
-        """Status and value of the answer; raises OSError or EOFError where the connection breaks."""
+        """Status and value of the answer; raises OSError or EOFError if the connection breaks."""
         if self.streams is None:
             self.port = self.random.choice(self.ports)
             self.streams = await asyncio.open_connection("127.0.0.1", self.port)

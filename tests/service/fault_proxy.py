@@ -47,7 +47,7 @@ class FaultProxy:
         return Response(json.dumps(self._seen))
 
     async def _pass_on(self, request: Request) -> Response | None:
-        """The server's answer or a refusal; None where the answer is to be lost."""
+        """The server's answer or a refusal; None if the answer is to be lost."""
         endpoint = request.url.path.rpartition("/")[2]
         faults = self._faults.get(endpoint)
         fault = faults.pop() if faults else None

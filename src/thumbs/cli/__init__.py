@@ -1,4 +1,4 @@
-"""The command line: one file a command; torch is imported inside the commands that need it."""
+"""The command line: one file per command; torch is imported inside the commands that need it."""
 
 __all__ = [
     "collect", "collect_serve", "collect_team", "compare", "evaluate", "export", "lint", "main", "plan", "report",

@@ -163,7 +163,7 @@ def opened_store(db: str) -> Iterator[CollectStore]:
 
 
 def read_question(path: Path | None) -> Question | None:
-    """The question of a YAML file; None where none is given."""
+    """The question of a YAML file; None if none is given."""
     from thumbs.collect.question import Question
     from thumbs.config.base import load_config
 
@@ -171,7 +171,7 @@ def read_question(path: Path | None) -> Question | None:
 
 
 def add_file(store: CollectStore, project: Project, file: str) -> None:
-    """Adds the items of a file to a project and tells what came of it; raises DataError where none is of use."""
+    """Adds the items of a file to a project and tells what came of it; raises DataError if none is of use."""
     from thumbs.collect.importing import import_items
     from thumbs.data.load import ignored_text
     from thumbs.errors import DataError

@@ -10,7 +10,7 @@ import typer
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders with an evaluation.")]
 At = Annotated[
     float | None,
-    typer.Option(min=0.0, help="KL to compare at, nats a sequence; without it the farthest that every method went."),
+    typer.Option(min=0.0, help="KL to compare at, nats per sequence; without it the farthest that every method went."),
 ]
 Out = Annotated[Path, typer.Option(help="The page to write.")]
 

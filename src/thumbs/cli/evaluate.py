@@ -80,7 +80,7 @@ def _show(found: Mapping[str, Any]) -> None:
 
 
 def _refuse_models(name: str) -> None:
-    """Raises ConfigError where a model stands in the place of a run."""
+    """Raises ConfigError if a model stands in the place of a run."""
     folder = Path(name)
     if (folder / "config.json").is_file():
         from thumbs.tracking.files import read_json
@@ -98,7 +98,7 @@ def audit_lines(found: Mapping[str, Any]) -> Iterator[str]:
     pairs, length, end = found["pairs"], found["length"], found["end"]
     yield _row("accuracy", pairs["accuracy"], pairs["accuracy_low"], pairs["accuracy_high"], f"{pairs['n']} pairs")
     yield _row("calibration error", pairs["ece"], note="0 is perfect")
-    yield _row("loss", pairs["loss"], note="nats a pair; a coin has 0.693")
+    yield _row("loss", pairs["loss"], note="nats per pair; a coin has 0.693")
     yield ""
     yield "accuracy by kind of pair"
     for s in found["slices"]:

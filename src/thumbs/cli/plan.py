@@ -11,7 +11,7 @@ from thumbs.cli.run import ConfigFile, Overrides
 def plan(config: ConfigFile, overrides: Overrides = None) -> None:
     """Say what a run would take, before it runs.
 
-    Prints parameters, tokens a step, memory and time for this machine, and warns of what would go wrong.
+    Prints parameters, tokens per step, memory and time for this machine, and warns of what would go wrong.
 
     \b
     Example:

@@ -149,7 +149,7 @@ class Backend:
     ) -> Future[types.ForwardBackwardOutput]:
         """Loss and logprobs; adds gradients unless it is forward only. Nothing of a failed pass stays.
 
-        Raises FullError where too much waits already; the number has not been taken then.
+        Raises FullError if too much waits already; the number has not been taken then.
         """
 
         shape = self._known(run_id).base.shape
@@ -307,7 +307,7 @@ class Backend:
         return model
 
     def _queue(self, run_id: str, seq_id: int | None, tokens: int, work: Callable[[], Work]) -> Future[Any]:
-        """A pass over so many tokens; raises FullError where too many wait already."""
+        """A pass over so many tokens; raises FullError if too many wait already."""
         return self._quota.hold(tokens, lambda: self._submit(run_id, seq_id, work))
 
     def _submit(self, run_id: str, seq_id: int | None, work: Callable[[], Work]) -> Future[Any]:

@@ -50,11 +50,11 @@ class Base:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer; raises ModelError where it cannot be read, or nothing ends a reply."""
+        """Its tokenizer; raises ModelError if it cannot be read, or nothing ends a reply."""
         return open_tokenizer(self.config)
 
     def check(self) -> None:
-        """Raises ModelError where the model cannot be trained or sampled."""
+        """Raises ModelError if the model cannot be trained or sampled."""
         _ = self.shape, self.tokenizer
 
 

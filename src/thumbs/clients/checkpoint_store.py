@@ -69,7 +69,7 @@ class Checkpoints:
             self._folders.remove(checkpoint_id)
 
     def get(self, path: str) -> CheckpointRecord | None:
-        """The checkpoint at a tinker:// or mint:// path; None where there is none (any more).
+        """The checkpoint at a tinker:// or mint:// path; None if there is none (any more).
 
         Its folder may vanish while it is read, if somebody overwrites or deletes it at that time.
         """
@@ -84,16 +84,16 @@ class Checkpoints:
         return self._db.all(self._record, self._live_checkpoints().where(CHECKPOINTS.c.run_id == run_id))
 
     def delete(self, path: str) -> None:
-        """Delete a checkpoint; raises StoreError where there is none."""
+        """Delete a checkpoint; raises StoreError if there is none."""
         if not self._delete_checkpoints(and_(_at(path), self._is_live())):
             raise _missing(path)
 
     def publish(self, path: str, public: bool) -> None:
-        """Say whether others may read the checkpoint; raises StoreError where there is none."""
+        """Say whether others may read the checkpoint; raises StoreError if there is none."""
         self._update_checkpoint(path, public=public)
 
     def set_ttl(self, path: str, ttl_seconds: float | None) -> None:
-        """Let the checkpoint expire that many seconds from now, or never; raises StoreError where there is none."""
+        """Let the checkpoint expire that many seconds from now, or never; raises StoreError if there is none."""
         self._update_checkpoint(path, expires=self._expiry(ttl_seconds))
 
     def sweep(self) -> int:

@@ -33,7 +33,7 @@ class Claim:
         self._lock = threading.Lock()
 
     def take(self) -> None:
-        """Raises ConfigError where another server has it; no more than a look where this one has it already."""
+        """Raises ConfigError if another server has it; no more than a look where this one has it already."""
         with self._lock:
             if self._file is None:
                 file = (self._folder / ".serving").open("a")
@@ -69,7 +69,7 @@ class Claim:
             self._let_go()
 
     def _renewed(self) -> bool:
-        """Whether the database's lock is held; raises SQLAlchemyError where the database is away."""
+        """Whether the database's lock is held; raises SQLAlchemyError if the database is away."""
         if self._connection is not None:
             try:
                 self._connection.exec_driver_sql("SELECT 1")

@@ -27,7 +27,7 @@ MAX_TOKENS = 2**17
 
 @dataclass(frozen=True, eq=False)
 class ReverseKlDatum:
-    """A completion, with what the model and the reference have read before it; weights: one a token."""
+    """A completion, with what the model and the reference have read before it; weights: one per token."""
 
     student_input: types.ModelInput
     reference_input: types.ModelInput

@@ -92,7 +92,7 @@ class Samplers:
     def open(
         self, sampler_id: str, session_id: str, owner: str, *, base_model: str | None = None, path: str | None = None
     ) -> None:
-        """A sampler of a checkpoint, or of a bare base model; raises ThumbsError where there is no such thing."""
+        """A sampler of a checkpoint, or of a bare base model; raises ThumbsError if there is no such thing."""
         if path is not None:
             run = self.store.run(checkpoint_at(self.store, path).run_id)
             base_model = None if run is None else run.base_model
@@ -126,7 +126,7 @@ class Samplers:
         """Samples. The same seed gives the same samples, which differ from each other; cancelling ends them.
 
         `on_token` is called on the worker's thread.
-        Raises FullError where too much waits already, DataError for a prompt or settings that cannot be.
+        Raises FullError if too much waits already, DataError for a prompt or settings that cannot be.
         """
         sampler = self._opened.get(sampler_id) or self._reopened(sampler_id)
         shape = sampler.base.shape

@@ -41,7 +41,7 @@ class Store:
 
     `url` is a SQLAlchemy URL, by default that of the SQLite file store.db in the folder; checkpoints are in the
     folder always, so a database belongs to one folder. Opening brings the tables up to date and deletes what a crash
-    left. `clock` says what time it is. Raises ConfigError where the database cannot be opened.
+    left. `clock` says what time it is. Raises ConfigError if the database cannot be opened.
     """
 
     def __init__(self, folder: Path, url: str | None = None, *, clock: Callable[[], datetime] = utc_now) -> None:
@@ -82,7 +82,7 @@ class Store:
         return self._db.all(TokenRecord, oldest_first(TOKENS).with_only_columns(*TOKENS.c["id", "owner", "created"]))
 
     def revoke(self, token_id: str) -> None:
-        """Make a token unknown; raises StoreError where it is unknown already."""
+        """Make a token unknown; raises StoreError if it is unknown already."""
         if not self._db.execute(delete(TOKENS).where(TOKENS.c.id == token_id), durable=True):
             raise StoreError(f"no token has the id {token_id!r}; list the tokens to see their ids")
 
@@ -99,7 +99,7 @@ class Store:
         sdk_version: str = "",
         session_id: str | None = None,
     ) -> str:
-        """The id of a new session, a UUID unless one is given; raises StoreError where that is taken."""
+        """The id of a new session, a UUID unless one is given; raises StoreError if that is taken."""
         now = self._now()
         session = SessionRecord(
             id=session_id or str(uuid.uuid4()),
@@ -150,7 +150,7 @@ class Store:
         lora: LoraConfig,
         user_metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep how a run was created; raises StoreError where the id is taken or the session is unknown."""
+        """Keep how a run was created; raises StoreError if the id is taken or the session is unknown."""
         now = self._now()
         adapter: dict[str, Any] = lora.model_dump()
         self._db.insert(
@@ -186,7 +186,7 @@ class Store:
     def add_sampler(
         self, sampler_id: str, session_id: str, owner: str, base_model: str, model_path: str | None = None
     ) -> None:
-        """Keep what a sampler samples from; raises StoreError where the id is taken or the session is unknown.
+        """Keep what a sampler samples from; raises StoreError if the id is taken or the session is unknown.
 
         The same again is no error: the answer to the first time may have been lost.
         """
@@ -220,7 +220,7 @@ class Store:
     ) -> FutureRecord:
         """A new pending future or, where the key is taken, the one that has it: compare the `body_hash`.
 
-        `key` is a scope (a model, a session) and a number within it, below 2⁶³. Raises StoreError where the request
+        `key` is a scope (a model, a session) and a number within it, below 2⁶³. Raises StoreError if the request
         id is taken or the session is unknown.
         """
         scope, seq = key or (None, None)

@@ -118,7 +118,7 @@ def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) 
     if len(tokens) > context:
         raise DataError(f"{len(tokens)} tokens; the model's context is {context}")
     if wide := [k for k, t in datum.loss_fn_inputs.items() if len(t.shape) == 2 and t.shape[1] > vocab_size]:
-        raise DataError(f"{wide[0]} names more tokens a position than the vocabulary's {vocab_size}")
+        raise DataError(f"{wide[0]} names more tokens per position than the vocabulary's {vocab_size}")
     given = {key: tensor.to_numpy() for key, tensor in datum.loss_fn_inputs.items()}
     needed = ("target_tokens", *inputs(loss))
     if missing := [key for key in needed if key not in given]:
@@ -170,7 +170,7 @@ def _column(key: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def prompt_tokens(model_input: types.ModelInput, vocab_size: int) -> np.ndarray:
-    """Token ids int64 [N]; raises DataError where there are none, or some that the model does not know."""
+    """Token ids int64 [N]; raises DataError if there are none, or some that the model does not know."""
     tokens = model_input.to_numpy()
     if not len(tokens):
         raise DataError("the model input is empty; it needs one token at least")
@@ -251,7 +251,7 @@ def _check_stops(stops: Sequence[str | int]) -> None:
 
 
 def check_samples(samples: int, settings: DecodingParams, top: int) -> None:
-    """Raises DataError where a request would hold more in memory than one may; the reply's length counts, as asked."""
+    """Raises DataError if a request would hold more in memory than one may; the reply's length counts, as asked."""
     if samples < 1:
         raise DataError(f"num_samples is {samples}; it must be 1 or more")
     tokens = samples * settings.max_new_tokens
@@ -275,7 +275,7 @@ def likeliest_count(asked: int, vocab_size: int, name: str) -> int:
 
 
 def prompt_top(asked: int, prompt: int, vocab_size: int) -> int:
-    """How many likeliest tokens to tell at each place of a prompt; raises DataError where that is too many."""
+    """How many likeliest tokens to tell at each place of a prompt; raises DataError if that is too many."""
     count = likeliest_count(asked, vocab_size, "topk_prompt_logprobs")
     if count * prompt > MOST_TOP_CELLS:
         raise DataError(
@@ -286,7 +286,7 @@ def prompt_top(asked: int, prompt: int, vocab_size: int) -> int:
 
 
 def prompt_targets(ids: types.TensorData | None, prompt: int, vocab_size: int) -> np.ndarray | None:
-    """Token ids [prompt - 1, K] whose logprobs are asked for, -1 where none is; raises DataError where they do not fit.
+    """Token ids [prompt - 1, K] whose logprobs are asked for, -1 where none is; raises DataError if they do not fit.
 
     A sparse tensor may name none at a place.
     """
@@ -304,7 +304,7 @@ def prompt_targets(ids: types.TensorData | None, prompt: int, vocab_size: int) -
 
 
 def prompt_draws(count: int, prompt: int) -> int:
-    """How many tokens to draw at each place of a prompt; raises DataError where that is none or too many."""
+    """How many tokens to draw at each place of a prompt; raises DataError if that is none or too many."""
     if count < 0:
         raise DataError(f"prompt_alt_tokens_k is {count}; it must be 0 or more")
     if count and prompt < 2:

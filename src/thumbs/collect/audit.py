@@ -50,7 +50,7 @@ class Audit:
         return self._db.all(Event, query)
 
     def broken(self) -> int | None:
-        """The first line that is not as it was written, or whose forerunner is gone; None where all hold."""
+        """The first line that is not as it was written, or whose forerunner is gone; None if all hold."""
         previous = ""
         with self._db.reading() as db:
             for row in db.execute(select(EVENTS).order_by(EVENTS.c.id).execution_options(yield_per=1000)):

@@ -42,7 +42,7 @@ class Chat:
         self._votes, self._clock = votes, clock
 
     def start(self, project_id: int, account_id: int, goal: str = "") -> str:
-        """The id of a new conversation; one that was open ends. Raises CollectError where the project has none, Closed
+        """The id of a new conversation; one that was open ends. Raises CollectError if the project has none, Closed
         if it is not open to the person.
         """
         self._work.access(project_id, account_id).check()
@@ -79,7 +79,7 @@ class Chat:
     def say(self, conversation: str, account_id: int, text: str, write: Write) -> Task:
         """The task of choosing between two replies to `text`.
 
-        Raises CollectError where the last two are not judged yet, the conversation is over, or the policy gives one
+        Raises CollectError if the last two are not judged yet, the conversation is over, or the policy gives one
         reply only; Closed if the project is not open to the person.
         """
         row = self._own(conversation, account_id)

@@ -130,7 +130,7 @@ def project_of(
     *,
     invited_only: bool = False,
 ) -> Project:
-    """The project of that short name, made if need be; raises ConfigError where it asks something else."""
+    """The project of that short name, made if need be; raises ConfigError if it asks something else."""
     question = question or Question()
     try:
         found = store.projects.find(slug)
@@ -159,7 +159,7 @@ def open_run(
 ) -> OpenProject:
     """A project for a stage's model, with the prompts that the run samples its pairs for, or those of a file.
 
-    Raises RunError where there is no such model, ConfigError where the run names no prompts.
+    Raises RunError if there is no such model, ConfigError if the run names no prompts.
     """
     from thumbs.data.load import load_prompts
     from thumbs.pipeline.artifacts import open_run as open_folder

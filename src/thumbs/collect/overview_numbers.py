@@ -192,7 +192,7 @@ def make_numbers(store: CollectStore, project_id: int) -> Numbers:
 
 
 def _politely(votes: Iterable[Vote]) -> Iterator[Vote]:
-    """The same, with pauses: a thread that never waits keeps each request waiting for Python's lock, 5 ms a query."""
+    """The same, with pauses: a thread that never waits keeps each request waiting for Python's lock, 5 ms per query."""
     for number, vote in enumerate(votes):
         if number % _BETWEEN_PAUSES == 0:
             time.sleep(_PAUSE_S)
@@ -208,7 +208,7 @@ def _golds(judged: VoteTable) -> dict[int, tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a page may show now. numbers: None where none are ready yet; age_s: since they were made; coming: whether
+    """What a page may show now. numbers: None if none are ready yet; age_s: since they were made; coming: whether
     there are newer judgements, whose numbers are on their way; failed: why the last attempt made none, or "".
     """
 
@@ -229,7 +229,7 @@ class _Kept:
 
 
 class Snapshots:
-    """`make(project_id)` gives the numbers; it runs in one thread a project at most."""
+    """`make(project_id)` gives the numbers; it runs in one thread per project at most."""
 
     def __init__(
         self, db: Database, make: Callable[[int], Numbers], clock: Callable[[], float] = time.monotonic

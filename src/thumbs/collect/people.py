@@ -53,7 +53,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Member:
-    """A person's part in a project. quota: None is the project's; qualified: None where no test was finished."""
+    """A person's part in a project. quota: None is the project's; qualified: None if no test was finished."""
 
     project_id: int
     account_id: int
@@ -73,7 +73,7 @@ class Accounts:
         self._db, self._audit, self._clock = db, audit, clock
 
     def add(self, handle: str, name: str, role: Role, password: str | None = None, by: int | None = None) -> Account:
-        """A new account; without a password it is opened by an invitation. Raises CollectError where it cannot be."""
+        """A new account; without a password it is opened by an invitation. Raises CollectError if it cannot be."""
         handle = handle.strip().lower()
         if not _HANDLE.fullmatch(handle):
             raise CollectError(f"an account's name has letters, digits and . @ + - _, 64 at most; got {handle!r}"[:200])
@@ -114,7 +114,7 @@ class Accounts:
         return self._db.all(Account, select(*_ACCOUNT).order_by(ACCOUNTS.c.id))
 
     def set_role(self, account_id: int, role: Role, by: int | None = None) -> None:
-        """Gives another role; raises CollectError where it would take the last owner away, or `by` may not."""
+        """Gives another role; raises CollectError if it would take the last owner away, or `by` may not."""
         _check_role(role)
         with self._db.transaction(durable=True, turn=_TURN) as db:
             account = self._changing(db, account_id, by)
@@ -155,11 +155,11 @@ class Accounts:
         return secret
 
     def invited(self, secret: str) -> Account | None:
-        """Whose invitation that is, None where it was used or never was."""
+        """Whose invitation that is, None if it was used or never was."""
         return self._db.one(Account, select(*_ACCOUNT).where(_open_invitation(secret)))
 
     def accept(self, secret: str, password: str) -> Account:
-        """Uses up the invitation: sets the password and ends all sessions. Raises CollectError where it is void."""
+        """Uses up the invitation: sets the password and ends all sessions. Raises CollectError if it is void."""
         hashed = hash_password(password)
         with self._db.transaction(durable=True, turn=_TURN) as db:
             account_id = db.scalar(select(ACCOUNTS.c.id).where(_open_invitation(secret)))
@@ -202,7 +202,7 @@ class Accounts:
         return secret
 
     def who(self, secret: str) -> Account | None:
-        """Whose session that is; None where it ended, never was, or the account is disabled."""
+        """Whose session that is; None if it ended, never was, or the account is disabled."""
         query = select(*_ACCOUNT).join(LOGINS, LOGINS.c.account_id == ACCOUNTS.c.id)
         query = query.where(LOGINS.c.digest == digest(secret), LOGINS.c.expires > self._clock(), ~ACCOUNTS.c.disabled)
         return self._db.one(Account, query)
@@ -212,7 +212,7 @@ class Accounts:
         self._db.execute(delete(LOGINS).where(LOGINS.c.digest == digest(secret)))
 
     def add_token(self, account_id: int, scope: TokenScope, note: str = "", by: int | None = None) -> str:
-        """A new API token, which cannot be shown again. Raises CollectError where the role does not allow the scope."""
+        """A new API token, which cannot be shown again. Raises CollectError if the role does not allow the scope."""
         secret = new_secret("tc-")
         with self._db.transaction(durable=True, turn=_TURN) as db:
             account = self._changing(db, account_id, by)
@@ -228,7 +228,7 @@ class Accounts:
         return secret
 
     def token(self, secret: str) -> tuple[Account, TokenScope] | None:
-        """Who the API token speaks for, and for what; None where it is revoked, unknown, or the account may no more."""
+        """Who the API token speaks for, and for what; None if it is revoked, unknown, or the account may no more."""
         query = select(*_ACCOUNT, API_TOKENS.c.scope).join(API_TOKENS, API_TOKENS.c.account_id == ACCOUNTS.c.id)
         good = (API_TOKENS.c.digest == digest(secret)) & API_TOKENS.c.revoked.is_(None) & ~ACCOUNTS.c.disabled
         with self._db.reading() as db:
@@ -257,7 +257,7 @@ class Accounts:
         """The annotator account of a hired worker, made when they come first.
 
         The id in a link is a claim and no proof. One worker has one account in all studies, so that they see no item
-        twice. Raises CollectError where the ids are none, or the account has a password or another role by now: a
+        twice. Raises CollectError if the ids are none, or the account has a password or another role by now: a
         link does not open those.
         """
         if not EXTERNAL_ID.fullmatch(external_id) or not EXTERNAL_ID.fullmatch(study):
@@ -284,7 +284,7 @@ class Accounts:
         return self._db.values(select(IDENTITIES.c.source).where(IDENTITIES.c.account_id == account_id).distinct())
 
     def member(self, project_id: int, account_id: int) -> Member | None:
-        """A person's part in a project, None where they have not been added."""
+        """A person's part in a project, None if they have not been added."""
         one = (MEMBERS.c.project_id == project_id) & (MEMBERS.c.account_id == account_id)
         return self._db.one(Member, select(MEMBERS).where(one))
 
@@ -315,7 +315,7 @@ class Accounts:
         paused: bool | EllipsisType = ...,
         by: int | None = None,
     ) -> None:
-        """Changes what is given of a person's part; raises NotFound where they have none."""
+        """Changes what is given of a person's part; raises NotFound if they have none."""
         values: dict[str, Any] = {}
         if not isinstance(quota, EllipsisType):
             values["quota"] = _checked_quota(quota)
@@ -339,7 +339,7 @@ class Accounts:
         db.execute(delete(LOGINS).where(LOGINS.c.account_id == account_id))
 
     def _changing(self, db: Connection, account_id: int, by: int | None) -> Account:
-        """The account that `by` is about to change; raises CollectError where it is an owner's and theirs is not."""
+        """The account that `by` is about to change; raises CollectError if it is an owner's and theirs is not."""
         row = db.execute(_one(account_id)).first()
         if row is None:
             raise NotFound(f"there is no account {account_id}")

@@ -46,7 +46,7 @@ class Projects:
         settings: ProjectSettings | None = None,
         by: int | None = None,
     ) -> Project:
-        """A new open project; raises CollectError where the slug is taken or not of small letters, digits and -."""
+        """A new open project; raises CollectError if the slug is taken or not of small letters, digits and -."""
         if not _SLUG.fullmatch(slug):
             raise CollectError(
                 f"a project's short name has small letters, digits and - inside, 64 at most; got {slug!r}"
@@ -94,7 +94,7 @@ class Projects:
     def ask(self, project_id: int, question: Question, by: int | None = None) -> Version:
         """Asks another way from the next task on: a new version, unless it is the present one.
 
-        Raises CollectError where the kind changes and there are items, which were made for the old kind.
+        Raises CollectError if the kind changes and there are items, which were made for the old kind.
         """
         kind = self.question(project_id)[1].kind
         with self._db.transaction(durable=True, turn=project_id) as db:

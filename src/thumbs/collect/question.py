@@ -115,9 +115,9 @@ class AnswerError(ThumbsError, ValueError):
 def read_answer(question: Question, display: Sequence[int], body: Mapping[str, Any]) -> Answer:
     """The answer in canonical order of a body in display order; display[place] is the slot shown there.
 
-    Body: verdict, strength (negative: the first shown is better), axes {key: number}, ranks [one a place], ratings
-    [{key: number}, one a place], flags [[name], one a place], text, reason, skip_reason; what the kind has no use for
-    must be absent. Raises AnswerError with all faults.
+    Body: verdict, strength (negative: the first shown is better), axes {key: number}, ranks [one per place], ratings
+    [{key: number}, one per place], flags [[name], one per place], text, reason, skip_reason; what the kind has no use
+    for must be absent. Raises AnswerError with all faults.
     """
     return _Reader(question, tuple(display), body).answer()
 
@@ -251,7 +251,7 @@ class _Reader:
         """The values of `name`, one a shown reply, in canonical order."""
         values = self.body.get(name)
         if not isinstance(values, list) or len(values) != len(self.display):
-            self.fault(f"/{name}", f"must be a list of {len(self.display)}, one a reply")
+            self.fault(f"/{name}", f"must be a list of {len(self.display)}, one per reply")
             return [empty] * len(self.display)
         return [values[self.display.index(slot)] for slot in range(len(self.display))]
 

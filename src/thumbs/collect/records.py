@@ -27,9 +27,9 @@ in a chat it is the person's turn to write.
 class Answer:
     """What a person said of an item, replies in the order of its slots.
 
-    strength: -4 … -1 the first, 1 … 4 the second reply is better; axes: -4 … 4 likewise, 0 is equal; ranks: one a
-    slot, 1 is best, equal numbers are ties, without gaps; ratings: {axis: number}, one a slot; flags: one tuple a slot.
-    text: what was written; reason: why.
+    strength: -4 … -1 the first, 1 … 4 the second reply is better; axes: -4 … 4 likewise, 0 is equal; ranks: one per
+    slot, 1 is best, equal numbers are ties, without gaps; ratings: {axis: number}, one per slot; flags: one tuple per
+    slot. text: what was written; reason: why.
     """
 
     verdict: Verdict
@@ -220,7 +220,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class ItemRecord:
-    """An item with its counters; `gold` is the right answer as kept, None where nobody knows it."""
+    """An item with its counters; `gold` is the right answer as kept, None if nobody knows it."""
 
     id: int
     project_id: int

@@ -31,7 +31,7 @@ class CollectStore:
     """Projects, items, people and their judgements; safe to share between threads and processes.
 
     `where` is the path of a SQLite file, or a SQLAlchemy URL. `clock` says what time it is, `chance` decides who is
-    shown what on the left. Raises ConfigError where the database cannot be opened, or where it is a SQLite file on a
+    shown what on the left. Raises ConfigError if the database cannot be opened, or where it is a SQLite file on a
     network file system: its locks do not hold there, and judgements would be lost.
     """
 
@@ -97,7 +97,7 @@ def why_no_answer(error: OperationalError) -> str:
 
 
 def _network_kind(path: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
-    """The kind of the network file system that holds `path`; None where it is none, or the system does not say."""
+    """The kind of the network file system that holds `path`; None if it is none, or the system does not say."""
     try:
         lines = [line.split() for line in mounts.read_text(encoding="utf-8").splitlines()]
     except OSError:

@@ -144,7 +144,7 @@ class ItemSupply:
     def _choose(
         self, prompt: Prompt, replies: Sequence[Reply], turn: int
     ) -> tuple[tuple[Reply, ...], Mapping[str, Any]] | None:
-        """Replies that make a task of the project's kind, and how they were chosen; None where these make none."""
+        """Replies that make a task of the project's kind, and how they were chosen; None if these make none."""
         low, high = self._store.projects.question(self._project)[1].replies
         if high != 2:
             different = {reply.text.strip(): reply for reply in replies if reply.text.strip()}

@@ -62,8 +62,8 @@ class Tasks:
     ) -> Saved:
         """Keeps an answer, in display order as `read_answer` takes it; the same `key` again changes nothing.
 
-        Raises AnswerError for what the question does not allow, NotFound where the task is not this person's, Conflict
-        where it has an answer already (revise that) or the key came with another one.
+        Raises AnswerError for what the question does not allow, NotFound if the task is not this person's, Conflict
+        if it has an answer already (revise that) or the key came with another one.
         """
         return self._keep(assignment, account_id, key, body, effort or Effort(), expected=0)
 
@@ -76,7 +76,7 @@ class Tasks:
         body: Mapping[str, Any],
         effort: Effort | None = None,
     ) -> Saved:
-        """Adds a revision to the answer of revision `expected`; raises Conflict where another one stands."""
+        """Adds a revision to the answer of revision `expected`; raises Conflict if another one stands."""
         if expected < 1:
             raise Conflict("a revision is of an answer that was given; revisions count from 1")
         return self._keep(assignment, account_id, key, body, effort or Effort(), expected)
@@ -257,7 +257,7 @@ _STAMPS = ("item_id", "project_id", "account_id", "question_id", "guideline_id")
 
 
 def _own(db: Connection, assignment: str, account_id: int) -> Found:
-    """The assignment's row; raises NotFound where it is somebody else's, as if there were none."""
+    """The assignment's row; raises NotFound if it is somebody else's, as if there were none."""
     mine = (ASSIGNMENTS.c.id == assignment, ASSIGNMENTS.c.account_id == account_id)
     row = db.execute(select(ASSIGNMENTS).where(*mine)).first()
     if row is None:

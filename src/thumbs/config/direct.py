@@ -50,7 +50,7 @@ class DirectConfig(Frozen):
     tau: float | None = Field(default=None, gt=0)
     """Width of discopop's blend (score units)."""
     sft_coef: float | None = Field(default=None, ge=0)
-    """Weight of the chosen reply's mean negative logprob a token (nats)."""
+    """Weight of the chosen reply's mean negative logprob per token (nats)."""
     desirable_weight: float | None = Field(default=None, gt=0)
     """kto: weight of the good replies."""
     undesirable_weight: float | None = Field(default=None, gt=0)

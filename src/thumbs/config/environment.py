@@ -20,7 +20,7 @@ class EnvironmentConfig(Frozen):
     """A conversation that leaves no room for a whole reply within this many tokens is over."""
 
     def misfit(self) -> str | None:
-        """What is wrong with it; None where it can be used."""
+        """What is wrong with it; None if it can be used."""
         if bool(self.tools) == (self.factory is not None):
             return "give `tools` or `factory`, one of the two"
         return None

@@ -37,7 +37,7 @@ FAMILIES = (
 
 
 def help_lines() -> str:
-    """A few lines a family: its command, and what names its methods."""
+    """A few lines per family: its command, and what names its methods."""
     lines = []
     for family in FAMILIES:
         lines.append(f"thumbs {family.command}{f' … {family.key}=' if family.key else ''}")

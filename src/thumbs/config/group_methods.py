@@ -109,7 +109,7 @@ _LISTED = (
         "gspo",
         "GSPO",
         "Zheng et al. 2025, arXiv:2507.18071, eq. 5 to 7 and 13 to 15",
-        "one ratio a reply, the geometric mean of its tokens', clipped narrowly",
+        "one ratio per reply, the geometric mean of its tokens', clipped narrowly",
         loss=TokenLoss.of("gspo", clip_range=3e-4, clip_range_high=4e-4),
         normaliser="sequence",
     ),

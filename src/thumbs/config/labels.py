@@ -61,7 +61,7 @@ class LabelsConfig(Frozen):
     annotators.
     """
     annotators: int = Field(default=3, ge=1)
-    """Simulated annotators, one a pair in turn."""
+    """Simulated annotators, one per pair in turn."""
     label_noise: float = Field(default=0.05, ge=0, lt=0.5)
     """Probability that an annotator prefers the worse reply."""
     tie_below: float = Field(default=0.05, ge=0)

@@ -27,13 +27,13 @@ class KlConfig(Frozen):
     coef: float = Field(default=0.1, ge=0)
     """Score units a nat, in the token rewards."""
     target: float | None = Field(default=6.0, gt=0)
-    """KL a sequence (nats) that the adaptive controller steers to; null keeps the coefficient fixed."""
+    """KL per sequence (nats) that the adaptive controller steers to; null keeps the coefficient fixed."""
     horizon: int = Field(default=10_000, ge=1)
     """Time constant of the controller, episodes (arXiv:1909.08593, section 2.2)."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
     """Per-token estimator inside the reward; k1 is unbiased, k3 is never negative."""
     stop_above: float | None = Field(default=0.1, gt=0)
-    """Leave the epoch loop when the mean KL a token of new from old policy (nats) passes this; null: never."""
+    """Leave the epoch loop when the mean KL per token of new from old policy (nats) passes this; null: never."""
     budget: float | None = Field(default=None, gt=0)
     """End the run at the first step whose replies are farther from the reference than this (nats per sequence): the
     policy that wrote them is the result."""
@@ -75,7 +75,7 @@ class PpoConfig(RoundsConfig):
     clip_range: float = Field(default=0.2, gt=0)
     """Half-width of the trusted interval of the ratio, fraction."""
     gamma: float = Field(default=1.0, gt=0, le=1)
-    """Discount a token."""
+    """Discount per token."""
     lam: float = Field(default=0.95, ge=0, le=1)
     """λ of generalised advantage estimation."""
     whiten_advantages: bool = True

@@ -46,7 +46,7 @@ class RejectionConfig(Frozen):
     """How replies are drawn; top-k and top-p are allowed, since nothing is divided by their probability."""
 
     def misfit(self) -> str | None:
-        """What is wrong with the sizes; None where they fit."""
+        """What is wrong with the sizes; None if they fit."""
         if self.keep >= self.replies_per_prompt:
             return (
                 f"rejection.keep={self.keep} rejects nothing of rejection.replies_per_prompt={self.replies_per_prompt}"

@@ -58,7 +58,7 @@ class RewardPart(Frozen):
         return self.name or (self.verifier or "" if self.kind == "verifier" else self.kind)
 
     def misfit(self) -> str | None:
-        """What is wrong with it; None where it can be used."""
+        """What is wrong with it; None if it can be used."""
         given = [kind for kind in KINDS if getattr(self, kind)]
         if len(given) != 1:
             return f"a reward is one of {', '.join(KINDS)}; got {' and '.join(given) or 'none'}"
@@ -68,7 +68,7 @@ class RewardPart(Frozen):
 
 
 def reward_misfit(section: str, parts: tuple[RewardPart, ...], *, has_environment: bool) -> str | None:
-    """What is wrong with the rewards of a section; None where they fit."""
+    """What is wrong with the rewards of a section; None if they fit."""
     for number, part in enumerate(parts):
         if misfit := part.misfit():
             return f"{section}.reward[{number}]: {misfit}"

@@ -317,7 +317,7 @@ def _check_words(messages: Sequence[Message], text: str) -> None:
 
 
 def _generation_ends(folder: Path) -> tuple[int, ...]:
-    """The tokens after which the model's own settings end a reply; raises ModelError where they are no tokens."""
+    """The tokens after which the model's own settings end a reply; raises ModelError if they are no tokens."""
     file = next((folder / name for name in (_GENERATION, "config.json") if (folder / name).is_file()), None)
     if file is None:
         return ()

@@ -61,7 +61,7 @@ class LintReport:
     lengths: Mapping[str, int]
     unit: Literal["tokens", "bytes"]
     ties: float | None
-    """Fraction of the usable pairs whose judgements favour neither reply; None where there are no pairs."""
+    """Fraction of the usable pairs whose judgements favour neither reply; None if there are no pairs."""
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Keys that nothing reads, with the number of usable rows that have each."""
     notes: tuple[str, ...] = ()

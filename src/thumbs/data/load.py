@@ -273,7 +273,7 @@ def _load(config: DataConfig, form: Form[T], tokenizer: Tokenizer, system: str |
 def _mixed(loaded: Loaded[T], weights: Mapping[str, float]) -> Loaded[T]:
     """The rows, some of them again, so that the sources have shares as their weights say and no row is left out.
 
-    With n rows of each source and weight w there are w · max(n / w) rows of it. Raises DataError where a source has
+    With n rows of each source and weight w there are w · max(n / w) rows of it. Raises DataError if a source has
     no usable row, or its rows would have to come more than MOST_TIMES times each.
     """
     of = {name: [i for i, (source, _) in enumerate(loaded.origins) if source == name] for name in weights}

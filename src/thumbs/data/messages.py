@@ -163,7 +163,7 @@ def _read_role(name: object, expected: Role) -> Role:
 
 
 def _read_trained(turn: Mapping[str, Any], role: Role) -> bool:
-    """False where a turn of the assistant is to be seen and not learned from."""
+    """False if a turn of the assistant is to be seen and not learned from."""
     said: dict[str, bool] = {}
     if (weight := turn.get("weight")) is not None:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):

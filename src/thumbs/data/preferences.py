@@ -151,7 +151,7 @@ def read_number(value: object, field: str) -> float:
 
 
 class PreferenceStore:
-    """Preferences in a JSONL file, one a line, in the order of their arrival; one process writes at a time.
+    """Preferences in a JSONL file, one per line, in the order of their arrival; one process writes at a time.
 
     A line counts once its newline is on disk. What `kill -9` left after the last newline is not counted:
     `note` says so, and the next append cuts it off, so a resumed labelling run makes that line anew.

@@ -135,7 +135,7 @@ def _read_judgements(value: Mapping[str, Any], k: int, source: str) -> Iterator[
 
 def _read_ranks(value: object, k: int) -> tuple[int | None, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != k:
-        raise RowError("bad_label", f"'ranks' must be a list of {k} numbers, one a reply")
+        raise RowError("bad_label", f"'ranks' must be a list of {k} numbers, one per reply")
     if any(rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1) for rank in value):
         raise RowError("bad_label", f"'ranks' are whole numbers from 1 (best) or null, got {reprlib.repr(value)}")
     counts = Counter(rank for rank in value if rank is not None)

@@ -117,7 +117,7 @@ def _read_step_judgements(row: Mapping[str, Any], steps: int, source: str) -> It
 
 def _read_labels(value: object, steps: int) -> tuple[float | None, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != steps:
-        raise RowError("bad_label", f"'labels' must be a list of {steps}, one a step")
+        raise RowError("bad_label", f"'labels' must be a list of {steps}, one per step")
     labels = tuple(None if x is None else float(x) if isinstance(x, bool) else read_number(x, "labels") for x in value)
     if any(label is not None and not 0 <= label <= 1 for label in labels):
         raise RowError("bad_label", f"labels lie from 0 (wrong) to 1 (right), got {reprlib.repr(value)}")

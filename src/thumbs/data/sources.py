@@ -223,7 +223,7 @@ def _mixed_rows(file: Path, source: str) -> Iterator[Row | Problem]:
 
 
 def _holds_list(file: Path) -> bool:
-    """Whether a .json file is one list, not one object a line."""
+    """Whether a .json file is one list, not one object per line."""
     if _suffix(file) != ".json":
         return False
     with _open(file) as stream:

@@ -50,7 +50,7 @@ def _flat(decoder: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
 
 
 def _step(part: Mapping[str, Any]) -> Callable[[str, bool], str] | None:
-    """What one part of a decoder does to a token; None where that is not a matter of one token."""
+    """What one part of a decoder does to a token; None if that is not a matter of one token."""
     match part:
         case {"type": "Replace", "pattern": {"String": old}, "content": new}:
             return lambda token, first: token.replace(old, new)

@@ -29,7 +29,7 @@ class Batch:
     sequence_columns: dict[str, Tensor]
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """[N] → one piece a sequence."""
+        """[N] → one piece per sequence."""
         return list(x.split(self.lengths))
 
     def tree(self, worth: int) -> PrefixTree:

@@ -12,7 +12,7 @@ from thumbs.errors import ConfigError
 from thumbs.functional.reward_losses import FORMULAS
 
 Objective = Callable[[Tensor, Tensor], Tensor]
-"""(chosen scores [P], rejected scores [P]) → one loss a pair [P], or their mean."""
+"""(chosen scores [P], rejected scores [P]) → one loss per pair [P], or their mean."""
 
 OBJECTIVES: Registry[Objective] = Registry("reward objective", {})
 """Objectives of pairs by name; `register_reward_objective` tries them out first."""
@@ -22,7 +22,7 @@ def register_reward_objective(name: str, objective: Objective) -> None:
     """Gives an objective of reward models a name; `objective` maps chosen and rejected scores [P] to losses [P] or
     their mean.
 
-    It is tried on three pairs. Raises ConfigError where the name is taken by another one, where the result has no
+    It is tried on three pairs. Raises ConfigError if the name is taken by another one, where the result has no
     gradient or is not finite, and where the loss of a pair depends on the other pairs: which pairs are computed
     together is the engine's affair and must not change what is learned.
     """

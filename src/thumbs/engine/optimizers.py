@@ -36,7 +36,7 @@ def register_optimizer(name: str, make: Callable[[Groups], Optimizer]) -> None:
 
     The rate of each step comes from the stage, the trunk's and the head's apart, and gradients are clipped before. The
     state must be tensors or numbers by parameter, as in torch's own optimizers, so that a run can be resumed.
-    Raises ConfigError where the name is taken by another one.
+    Raises ConfigError if the name is taken by another one.
     """
     OPTIMIZERS.register(name, make)
 
@@ -113,7 +113,7 @@ def _state_of_twin(name: str, part: str, parameter: nn.Parameter) -> dict[str, T
 
 
 def _checked(owner: str, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The state in the dtypes of `like`; raises ValueError where it does not fit."""
+    """The state in the dtypes of `like`; raises ValueError if it does not fit."""
     if state.keys() != like.keys():
         missing, extra = sorted(like.keys() - state.keys()), sorted(state.keys() - like.keys())
         raise ValueError(f"the state of {owner} lacks {missing or 'nothing'} and has {extra or 'nothing'} too many")

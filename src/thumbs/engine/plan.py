@@ -17,7 +17,7 @@ from thumbs.models.prefixes import WORTH, lexicographic, shared_length
 from thumbs.records import Example, ForwardOutput, TrainOutput
 
 TOKEN_BUDGET = 2048
-"""Tokens of one micro-batch; activations take about 1 MB a token in a 135M model."""
+"""Tokens of one micro-batch; activations take about 1 MB per token in a 135M model."""
 
 
 def plan_batches(data: Sequence[Example], budget: int = TOKEN_BUDGET, worth: int = WORTH) -> list[list[int]]:

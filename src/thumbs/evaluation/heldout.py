@@ -57,7 +57,7 @@ class Evaluation:
         The base model answers each prompt once, and so do policies on their way (ppo@2), the trained ones `best_of`
         times: their difference is what counts, and one answer to each of 100 prompts leaves a standard error of 0.04
         in the mean of a score from -1 to 1. KL is the mean of log π(y) - log π_reference(y) over each policy's first
-        samples (k1, nats a sequence); that of best-of-n is its exact bound.
+        samples (k1, nats per sequence); that of best-of-n is its exact bound.
         """
         times = {name: 1 if name == "base" or "@" in name else self.config.best_of for name in policies}
         draws: dict[str, list[Answers]] = {}
@@ -101,7 +101,7 @@ class Evaluation:
         return [Answers(rollouts[i : i + n], gold[i : i + n], proxy[i : i + n]) for i in range(0, n * draws, n)]
 
     def proxy_scores(self, rollouts: Sequence[Rollout], *, shown: bool) -> Sequence[float]:
-        """What the reward says of each; NaN where there is no reward, or none for a reply that is only shown."""
+        """What the reward says of each; NaN if there is no reward, or none for a reply that is only shown."""
         if self.reward is None:
             return [math.nan] * len(rollouts)
         return shown_scores(self.reward, rollouts) if shown else [s.value for s in self.reward.score(rollouts)]

@@ -30,7 +30,7 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KlEstim
 def adapt_coefficient(coef: float, kl: float, target: float, horizon: float, n: int) -> float:
     """The next KL coefficient: coef · (1 + clip(kl / target - 1, -0.2, 0.2) · n / horizon).
 
-    kl and target in nats a sequence; n: sequences since the last call; horizon: in sequences. The log-space
+    kl and target in nats per sequence; n: sequences since the last call; horizon: in sequences. The log-space
     proportional controller of Ziegler et al. 2019, arXiv:1909.08593 §2.2; its K_β is n / horizon, as in its
     code.
     """

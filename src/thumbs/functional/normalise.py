@@ -28,8 +28,8 @@ def sequence_mean_weights(masks: Sequence[Tensor]) -> list[Tensor]:
 def length_mean_weights(masks: Sequence[Tensor], length: int) -> list[Tensor]:
     """Each masked token weighs 1 / (sequences · length), whatever the replies' own lengths.
 
-    length: the most tokens a reply may have (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783, section 3.1), or 1 for the
-    mean over sequences of sums over tokens. A sequence without a masked token is not counted.
+    length: the most tokens that a reply may have (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783, section 3.1), or 1 for
+    the mean over sequences of sums over tokens. A sequence without a masked token is not counted.
     """
     sequences = max(sum(bool(mask.any()) for mask in masks), 1)
     return [mask / (sequences * length) for mask in masks]

@@ -132,7 +132,7 @@ def kl_penalty(logprobs: Tensor, reference_logprobs: Tensor, weights: Tensor, *,
 
 
 def cross_entropy(logprobs: Tensor, weights: Tensor) -> Loss:
-    """-Σ w · logprobs over targets (nats); the metric nll is the same divided by Σ w: nats a token.
+    """-Σ w · logprobs over targets (nats); the metric nll is the same divided by Σ w: nats per token.
 
     Entries with weight 0 have no influence.
     """

@@ -40,7 +40,7 @@ class Side:
 
     @property
     def mean(self) -> Tensor:
-        """The policy's logprob, nats a token."""
+        """The policy's logprob, nats per token."""
         return self.logprob / self.length
 
     def where(self, rows: Tensor, other: Side) -> Side:
@@ -55,7 +55,7 @@ class Side:
 def preference_loss(
     formula: Formula, first: Side, second: Side, preferred: Tensor, weights: Tensor, sft_coef: float = 0.0
 ) -> Tensor:
-    """Σ w · [ p · M(first, second) + (1 - p) · M(second, first) ], M = L(better, worse) - sft_coef · logprob a token.
+    """Σ w · [ p · M(first, second) + (1 - p) · M(second, first) ], M = L(better, worse) - sft_coef · logprob per token.
 
     p = `preferred` [P] is the probability that the first reply is better; at 0.5 both sides are treated alike. The
     second term, likelihood of the better reply, is that of Pang et al. 2024, arXiv:2404.19733, eq. 1 (RPO).
@@ -69,7 +69,7 @@ def preference_loss(
     better, worse = first.where(is_first, second), second.where(is_first, first)
     share = torch.where(is_first, preferred, 1.0 - preferred)
     total = (weights * share * mixed(better, worse)).sum()
-    doubted = share < 1.0  # 0 · L would be NaN where L overflows
+    doubted = share < 1.0  # 0 · L would be NaN if L overflows
     if doubted.any():
         turned = mixed(worse[doubted], better[doubted])
         total = total + (weights[doubted] * (1.0 - share[doubted]) * turned).sum()
@@ -103,7 +103,7 @@ def robust(chosen: Side, rejected: Side, *, beta: float, label_smoothing: float)
 
 
 def dpo_norm(chosen: Side, rejected: Side, *, beta: float) -> Tensor:
-    """DPO on mean log-ratios a token: Lambert et al. 2024, Tülu 3, arXiv:2411.15124, section 5."""
+    """DPO on mean log-ratios per token: Lambert et al. 2024, Tülu 3, arXiv:2411.15124, section 5."""
     return -logsigmoid(beta * (chosen.ratio / chosen.length - rejected.ratio / rejected.length))
 
 
@@ -118,7 +118,7 @@ def ipo(chosen: Side, rejected: Side, *, beta: float) -> Tensor:
 
 
 def ipo_norm(chosen: Side, rejected: Side, *, beta: float) -> Tensor:
-    """IPO on mean log-ratios a token, the form that its authors ran and TRL computes."""
+    """IPO on mean log-ratios per token, the form that its authors ran and TRL computes."""
     return (chosen.ratio / chosen.length - rejected.ratio / rejected.length - 0.5 / beta) ** 2
 
 
@@ -177,12 +177,12 @@ def cpo(chosen: Side, rejected: Side, *, beta: float) -> Tensor:
 
 
 def simpo(chosen: Side, rejected: Side, *, beta: float, gamma: float) -> Tensor:
-    """-log σ(beta · (difference of the mean logprobs a token) - gamma): Meng et al. 2024, arXiv:2405.14734, eq. 6."""
+    """-log σ(beta · (difference of the mean logprobs per token) - gamma): Meng et al. 2024, arXiv:2405.14734, eq. 6."""
     return -logsigmoid(beta * (chosen.mean - rejected.mean) - gamma)
 
 
 def orpo(chosen: Side, rejected: Side, *, beta: float) -> Tensor:
-    """-beta · log σ( log odds(chosen) - log odds(rejected) ), odds = P/(1 - P), log P = mean logprob a token.
+    """-beta · log σ( log odds(chosen) - log odds(rejected) ), odds = P/(1 - P), log P = mean logprob per token.
 
     Hong et al. 2024, arXiv:2403.07691, eq. 4 and 7; beta is their λ, and sft_coef = 1 adds their first term.
     """

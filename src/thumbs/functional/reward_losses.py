@@ -100,7 +100,7 @@ def best_of_k(scores: Tensor, ranks: Sequence[float]) -> Tensor:
 
 @torch.no_grad()
 def share_in_order(scores: Tensor, ranks: Sequence[float]) -> float | None:
-    """Share of a list's untied pairs whose better reply scores higher, mean over H; None where all are tied.
+    """Share of a list's untied pairs whose better reply scores higher, mean over H; None if all are tied.
 
     scores [K, H]; an equal score is wrong.
     """

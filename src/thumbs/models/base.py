@@ -121,7 +121,7 @@ class Trunk(Weights, Protocol):
         ...
 
     def decode(self, tokens: Tensor, cache: Any, adapters: Sequence[tuple[slice | Tensor, Any]] = ()) -> Tensor:
-        """Final hidden states [B, D] of one more token a row; appends to the cache.
+        """Final hidden states [B, D] of one more token per row; appends to the cache.
 
         adapters: frozen ones, each with the rows that it is for.
         """

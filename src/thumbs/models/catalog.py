@@ -129,7 +129,7 @@ def _checked(folder: Path) -> Path:
 
 
 def _is_adapter(folder: Path) -> bool:
-    """Whether the folder is an adapter's; raises ModelError where it holds an adapter and a whole model."""
+    """Whether the folder is an adapter's; raises ModelError if it holds an adapter and a whole model."""
     if not (folder / "adapter_config.json").is_file():
         return False
     whole = [name for name in (SINGLE, INDEX) if (folder / name).is_file()]

@@ -181,7 +181,7 @@ class CausalLM(nn.Module):
     def decode(
         self, tokens: Tensor, cache: KVCache, adapters: Sequence[tuple[slice | Tensor, FrozenLora]] = ()
     ) -> Tensor:
-        """Final hidden states [B, D] of one more token a row; appends to the cache.
+        """Final hidden states [B, D] of one more token per row; appends to the cache.
 
         adapters: of the rows that have one, each for the rows that it comes with.
         """

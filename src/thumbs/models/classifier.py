@@ -118,7 +118,7 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _refuse_other_models(name: str, config: dict[str, Any]) -> None:
-    """Raises ModelError where config.json is of no sequence classifier with one label."""
+    """Raises ModelError if config.json is of no sequence classifier with one label."""
     architecture = (config.get("architectures") or ["nothing"])[0]
     if not str(architecture).endswith("ForSequenceClassification"):
         raise ModelError(
@@ -183,13 +183,13 @@ def _first(names: Any) -> str:
 
 
 def _refuse_other_files(folder: Path) -> None:
-    """Raises ModelError where weights lie next to a classifier that belong to another form of model."""
+    """Raises ModelError if weights lie next to a classifier that belong to another form of model."""
     if other := [name for name in COMPANIONS if (folder / name).is_file()]:
         raise ModelError(f"{folder} holds a classifier and {', '.join(other)} next to it; which one scores is not said")
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder; raises ModelError where it says not how a conversation becomes text."""
+    """The tokenizer of a folder; raises ModelError if it says not how a conversation becomes text."""
     tokenizer = load_tokenizer(folder)
     settings = folder / "tokenizer_config.json"
     known = read_json_object(settings) if settings.is_file() else {}
@@ -203,7 +203,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _read_at_end(folder: Path) -> bool:
-    """Whether thumbs_reward.json says so; raises ModelError where it says anything else."""
+    """Whether thumbs_reward.json says so; raises ModelError if it says anything else."""
     if not (folder / SCORED_AT).is_file():
         return False
     told = read_json_object(folder / SCORED_AT)

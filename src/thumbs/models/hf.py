@@ -158,7 +158,7 @@ class HfCausalLM(nn.Module):
         return self._hidden(padded, cache.mask, adapter, cache)[:, -1]
 
     def decode(self, tokens: Tensor, cache: HfCache, adapters: Sequence[tuple[slice | Tensor, Placed]] = ()) -> Tensor:
-        """Final hidden states [B, D] of one more token a row; appends to the cache."""
+        """Final hidden states [B, D] of one more token per row; appends to the cache."""
         groups = _groups(len(tokens), adapters, tokens.device)
         if len(groups) == 1:
             return self._step(tokens, cache, groups[0][1])

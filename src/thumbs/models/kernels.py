@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def load() -> ctypes.CDLL | None:
-    """The library; None where it was not built, or not for this processor."""
+    """The library; None if it was not built, or not for this processor."""
     source = Path(__file__).with_suffix(".cpp")
     path = source.with_name(f"_kernels-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so")
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Keys and values of everything generated so far, one preallocated block a layer."""
+"""Keys and values of everything generated so far, one preallocated block per layer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KVCache:
         self._longest = int(lengths.max())
 
     def step(self) -> None:
-        """Makes room for one more token a row."""
+        """Makes room for one more token per row."""
         self.lengths = self.lengths + 1
         self._longest += 1
 

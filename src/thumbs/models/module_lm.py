@@ -69,7 +69,7 @@ class ModuleLM(nn.Module):
     prefix_worth = NEVER
 
     def __init__(self, model: nn.Module) -> None:
-        """Tries the module out; raises ModelError where it is no causal language model of the form above."""
+        """Tries the module out; raises ModelError if it is no causal language model of the form above."""
         super().__init__()
         self.model = model.eval()
         self._takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
@@ -112,7 +112,7 @@ class ModuleLM(nn.Module):
         return self._last(cache.rows)
 
     def decode(self, tokens: Tensor, cache: ModuleCache, adapters: Sequence[Any] = ()) -> Tensor:
-        """Final hidden states [B, D] of one more token a row; appends to the cache."""
+        """Final hidden states [B, D] of one more token per row; appends to the cache."""
         cache.rows = [torch.cat([row, token[None]]) for row, token in zip(cache.rows, tokens, strict=True)]
         return self._last(cache.rows)
 

@@ -79,7 +79,7 @@ def attend(mixed: Tensor, angles: Angles, rows: Rows, heads: Heads) -> Tensor:
 
 
 def attend_cached(mixed: Tensor, angles: Angles, cache: KVCache, layer: int, heads: Heads) -> Tensor:
-    """Attention [B, H · C] of one more token a row to itself and all before it; appends it to the cache."""
+    """Attention [B, H · C] of one more token per row to itself and all before it; appends it to the cache."""
     if kernels.usable(mixed, heads.width // 2):
         return kernels.cached_attention(
             mixed.contiguous(), *angles, cache.keys[layer], cache.values[layer], cache.lengths, heads

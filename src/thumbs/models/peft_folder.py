@@ -196,5 +196,5 @@ def _copy_rest(base: Path, folder: Path, out: Path) -> None:
 
 
 def read_peft_config(folder: Path) -> dict[str, Any]:
-    """What adapter_config.json says; raises ModelError where it cannot be read."""
+    """What adapter_config.json says; raises ModelError if it cannot be read."""
     return read_json_object(folder / CONFIG)

@@ -66,7 +66,7 @@ class Quantisation:
 
 
 def quantisation(folder: Path, config: Mapping[str, Any]) -> Quantisation | None:
-    """How the weights of a folder with this config.json are quantised; None where they are not.
+    """How the weights of a folder with this config.json are quantised; None if they are not.
 
     Raises ModelError, which names the method, for one that is not read here, and for settings that are not understood.
     """

@@ -12,7 +12,7 @@ from thumbs.tracking.files import replacing
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file as transformers and PEFT read it. Raises OSError or SafetensorError where it cannot."""
+    """Writes a safetensors file as transformers and PEFT read it. Raises OSError or SafetensorError if it cannot."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         save_file(content, temporary, metadata={"format": "pt"})

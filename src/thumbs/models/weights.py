@@ -63,7 +63,7 @@ def without_harmless(state: dict[str, Tensor], source: str) -> dict[str, Tensor]
 
 
 def check_finite(tensor: Tensor, what: str) -> None:
-    """Raises ModelError, which names the tensor, where it holds NaN or infinity."""
+    """Raises ModelError, which names the tensor, if it holds NaN or infinity."""
     low, high = tensor.aminmax() if tensor.numel() else (tensor.sum(), tensor.sum())
     if not (torch.isfinite(low) and torch.isfinite(high)):
         raise ModelError(f"{what} holds NaN or infinity; the training that wrote it failed, take an earlier checkpoint")

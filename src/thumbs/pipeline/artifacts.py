@@ -48,7 +48,7 @@ class OpenRun:
         return self._open(stage, None if stage == "base" else self.path / stage / "model", heads)
 
     def require(self, stage: str) -> None:
-        """Raises RunError where the run has no such stage, or no model of it yet."""
+        """Raises RunError if the run has no such stage, or no model of it yet."""
         if stage.split("/")[-1] not in MODELS:
             raise RunError(f"no stage {stage!r}; a run has {', '.join(MODELS)}")
         if stage != "base" and not exists(self.path / stage / "model"):

@@ -84,7 +84,7 @@ def kind_of(config: PipelineConfig, stage: str, merge: bool) -> Kind:
 
 
 def plan_export(run: Path, config: PipelineConfig, stage: str, *, merge: bool, dtype: str | None) -> Exported:
-    """What the export will be; raises RunError, which names the reason and the way out, where it cannot be."""
+    """What the export will be; raises RunError, which names the reason and the way out, if it cannot be."""
     kind = kind_of(config, stage, merge)
     if dtype is not None and dtype not in DTYPES:
         raise RunError(f"--dtype {dtype}: allowed are {', '.join(DTYPES)}")
@@ -164,7 +164,7 @@ def whole_model(checkpoint: Path | None, config: PipelineConfig) -> tuple[dict[s
 
 
 def write_model(out: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], dtype: Dtype) -> None:
-    """Writes model.safetensors and config.json; raises RunError where a weight is not finite in that format."""
+    """Writes model.safetensors and config.json; raises RunError if a weight is not finite in that format."""
     write_tensors(out / MODEL, cast(tensors, dtype))
     kept = {key: value for key, value in config.items() if key not in _NOT_OURS}
     write_json(out / "config.json", kept | {"dtype": dtype})

@@ -54,7 +54,7 @@ class Identity:
 
 
 def read_identity(stage: Path) -> Identity | None:
-    """What the folder of a stage says that it is; None where it says nothing (made by thumbs before 0.2)."""
+    """What the folder of a stage says that it is; None if it says nothing (made by thumbs before 0.2)."""
     if not (stage / IDENTITY).exists():
         return None
     found = read_object(stage / IDENTITY)
@@ -157,7 +157,7 @@ def missing(identity: Identity) -> list[str]:
 
 
 def growth(config: PipelineConfig, stage: str, folder: Path, there: Identity, now: Identity) -> str | None:
-    """Why a stage cannot go on to more steps; "" where it can; None where more steps are not all that is asked for."""
+    """Why a stage cannot go on to more steps; "" where it can; None if more steps are not all that is asked for."""
     key = GROWING.get(stage)
     before, after = (identity.settings.get(key) for identity in (there, now)) if key else (None, None)
     if key is None or not isinstance(before, int) or not isinstance(after, int) or before == after:

@@ -18,7 +18,7 @@ _NUMBERS = (
     ("gold", "mean gold score of its replies to held-out prompts"),
     ("win_rate", "share of held-out prompts where the gold judge prefers its reply to the reference's"),
     ("proxy", "mean score by the run's reward model"),
-    ("kl", "nats a sequence from the reference"),
+    ("kl", "nats per sequence from the reference"),
     ("length", "mean reply length, tokens"),
     ("distinct2", "fraction of word pairs that are unlike each other"),
     ("truncated", "fraction of replies that met the length limit"),

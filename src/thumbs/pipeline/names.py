@@ -25,7 +25,7 @@ from thumbs.rewards.verifiers import verifier
 
 
 def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
-    """Raises ConfigError, which names the key, where a name in these stages is none.
+    """Raises ConfigError, which names the key, if a name in these stages is none.
 
     Imports the modules of the functions that are named, and fetches models that are not on this machine yet.
     """
@@ -39,7 +39,7 @@ def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
 
 
 def check_sections(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
-    """Raises ConfigError where one of these stages lacks another section, or has settings that do not fit."""
+    """Raises ConfigError if one of these stages lacks another section, or has settings that do not fit."""
     for stage, text in lacking(config):
         if stage in stages:
             raise ConfigError(text)

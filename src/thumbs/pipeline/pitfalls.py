@@ -27,7 +27,7 @@ FLAT_TAU = 0.103
 """discopop's slope at a margin of 0 is beta · (-3/4 + (1 - log 2) / (4 tau)): above 0 for a smaller tau than this."""
 
 SORTED_FEW = 8
-"""Pairs a batch under which sorting them says little."""
+"""Pairs per batch under which sorting them says little."""
 
 RATES = {
     ("sft", "LoRA"): (1e-4, 5e-4),

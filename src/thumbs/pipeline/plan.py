@@ -26,7 +26,7 @@ STATE_BYTES = 12
 
 @dataclass(frozen=True)
 class Plan:
-    """A forecast. probe is None where none was made; then there is no time. Memory and disk in bytes."""
+    """A forecast. probe is None if none was made; then there is no time. Memory and disk in bytes."""
 
     config: PipelineConfig
     size: ModelSize

@@ -110,7 +110,7 @@ def source_files(function: Callable[..., Any]) -> Files:
 
 
 def _root(module: ModuleType | None) -> Path | None:
-    """The folder whose modules count; None where the module has no file."""
+    """The folder whose modules count; None if the module has no file."""
     file = getattr(module, "__file__", None)
     if module is None or file is None:
         return None

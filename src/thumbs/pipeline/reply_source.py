@@ -37,7 +37,7 @@ class PolicySource:
     """Safe to share between threads: one of them generates or scores at a time.
 
     model, checkpoint: what replies say of who made them; system: put before conversations that have no system message.
-    scores: None where there is no reward model.
+    scores: None if there is no reward model.
     """
 
     model: str
@@ -72,7 +72,7 @@ class PolicySource:
         ]
 
     def score(self, messages: Sequence[Message], replies: Sequence[Reply]) -> np.ndarray:
-        """Raw scores [replies, members]; raises ConfigError where there is no reward model."""
+        """Raw scores [replies, members]; raises ConfigError if there is no reward model."""
         if self.scores is None:
             raise ConfigError(f"{self.name} has no reward model, so pairs cannot be chosen by one; leave out --active")
         with self._turn:
@@ -82,7 +82,7 @@ class PolicySource:
 def open_stage(run: Path, stage: str, sampling: SamplingConfig | None = None) -> PolicySource:
     """The model that a stage of a run left, with the run's last reward model where it has one.
 
-    sampling: how it draws; None: as the run sampled its pairs. Raises RunError where there is no such model.
+    sampling: how it draws; None: as the run sampled its pairs. Raises RunError if there is no such model.
     """
     opened = open_run(run)
     if stage.split("/")[-1] == "reward_model":

@@ -41,7 +41,7 @@ def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
     `reward_model/audit.json`.
 
     Scores are raw, of an ensemble the mean of its members. halves: train two more models, each on one half of the
-    prompts, and say how far they agree. Raises DataError where no held-out pair has a verdict.
+    prompts, and say how far they agree. Raises DataError if no held-out pair has a verdict.
     """
     opened = open_run(run)
     config = opened.config.reward_model
@@ -64,7 +64,7 @@ def audit_model(name: str, pairs: str) -> dict[str, Any]:
     """Audits any reward model on all pairs of a file (or hub:NAME); returns the audit and writes nothing.
 
     name: the folder of a run's stage `reward_model`, or the folder or hub name of a sequence classifier with one label.
-    Its own tokenizer counts lengths. Raises DataError where no pair has a verdict.
+    Its own tokenizer counts lengths. Raises DataError if no pair has a verdict.
     """
     engine = open_engine()
     source = open_reward_model(engine, Path(name))
@@ -97,7 +97,7 @@ def reply_length(tokenizer: Tokenizer) -> Callable[[Answer], int]:
 
 
 def clear_pairs(source: str, held: Sequence[Preference]) -> list[Preference]:
-    """The pairs with a verdict; raises DataError where none is untied."""
+    """The pairs with a verdict; raises DataError if none is untied."""
     pairs = [pair for pair in held if preferred(pair) is not None]
     if all(preferred(pair) == 0.5 for pair in pairs):
         raise DataError(

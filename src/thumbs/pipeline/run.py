@@ -89,7 +89,7 @@ def check_data(config: PipelineConfig, wanted: Sequence[str], tokenizer: Tokeniz
 
 
 def check_source(path: Path, source: Path | None) -> None:
-    """Raises RunError where `source` is no run to take stages from, or is the run itself."""
+    """Raises RunError if `source` is no run to take stages from, or is the run itself."""
     if source is None:
         return
     if not (source / "config.json").exists():
@@ -99,7 +99,7 @@ def check_source(path: Path, source: Path | None) -> None:
 
 
 def check_iterations(config: PipelineConfig) -> None:
-    """Raises ConfigError where a second iteration would have no policy to start from, or nothing new to learn."""
+    """Raises ConfigError if a second iteration would have no policy to start from, or nothing new to learn."""
     methods = [method for method in METHODS if getattr(config, method) is not None]
     if config.iterations > 1 and len(methods) != 1:
         found = ", ".join(methods) or "none"
@@ -112,7 +112,7 @@ def check_iterations(config: PipelineConfig) -> None:
 
 
 def check_active_choice(config: PipelineConfig) -> None:
-    """Raises ConfigError where pairs are to be chosen by a reward model that the run does not have."""
+    """Raises ConfigError if pairs are to be chosen by a reward model that the run does not have."""
     people = None if config.labels is None else config.labels.people
     if people is None or people.active is None or people.reward_model is not None:
         return

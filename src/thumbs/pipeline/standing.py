@@ -118,7 +118,7 @@ def problems(config: PipelineConfig, run: Path, found: list[Standing]) -> tuple[
 
 
 def require_same(config: PipelineConfig, run: Path, found: list[Standing]) -> None:
-    """Raises RunError, which names what differs and says what to do, where a stage cannot be as the config says."""
+    """Raises RunError, which names what differs and says what to do, if a stage cannot be as the config says."""
     lines, concerned = problems(config, run, found)
     if not lines:
         return

@@ -51,7 +51,7 @@ def _why_not(folder: Path, problems: tuple[str, ...], *, done: bool, known: bool
 def copy_stage(source: Path, target: Path) -> None:
     """A copy of a stage's folder, whole or not there; weights, which nothing changes in place, are linked if possible.
 
-    Raises RunError where the disk is full or something cannot be read.
+    Raises RunError if the disk is full or something cannot be read.
     """
     scratch = target.with_name(f".{target.name}.new")
     with writing(target):

@@ -83,14 +83,14 @@ class Trace:
     checkpoints: dict[str, TracedModel]
 
     def checkpoint(self, name: str) -> TracedModel:
-        """By its name, `/model` may follow; raises RunError where the run has none of that name."""
+        """By its name, `/model` may follow; raises RunError if the run has none of that name."""
         found = self.checkpoints.get(name.removesuffix("/").removesuffix("/model"))
         if found is None:
             raise RunError(f"{self.run} has no checkpoint {name!r}; it has {', '.join(self.checkpoints) or 'none yet'}")
         return found
 
     def label(self, name: str) -> Label:
-        """By its id, the beginning of it, or `item:NUMBER`; raises RunError where it is none, or of several."""
+        """By its id, the beginning of it, or `item:NUMBER`; raises RunError if it is none, or of several."""
         if name in self.labels:
             return self.labels[name]
         if name.startswith("item:"):
@@ -129,7 +129,7 @@ class Trace:
 
 
 def trace_run(run: Path) -> Trace:
-    """The trace of a run folder, as far as it has come; raises RunError where it is none."""
+    """The trace of a run folder, as far as it has come; raises RunError if it is none."""
     bring_up_to_date(run)
     config = build_config(PipelineConfig, RunFolder(run).settings(), source=str(run / "config.json"))
     builder = _Builder(run, config)

@@ -25,7 +25,7 @@ from thumbs.rollout.scheduler import MAX_ROWS
 
 @dataclass(frozen=True)
 class Inputs:
-    """The data that a config names; None where it names none.
+    """The data that a config names; None if it names none.
 
     Means in tokens: reply_tokens of an assistant's turn, pair_prompt_tokens of the prompt that a pair's sides share.
     """
@@ -77,7 +77,7 @@ class StageWork:
 
 
 def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
-    """Loads all data of a config; raises DataError where a run would refuse to start."""
+    """Loads all data of a config; raises DataError if a run would refuse to start."""
 
     def prompts(source: DataConfig | None) -> Loaded[Prompt] | None:
         return None if source is None else load_prompts(source, tokenizer, config.system)

@@ -126,7 +126,7 @@ def frontier_chart(points: Sequence[Mapping[str, Any]], key: str, unit: str, abo
         for point in shown:
             _paint_point(axes, point, point[key])
         axes.margins(x=0.2, y=0.2)
-        axes.set_xlabel("KL from the SFT model, nats a sequence")
+        axes.set_xlabel("KL from the SFT model, nats per sequence")
         axes.set_ylabel(unit)
 
     return _draw(paint, about, _WIDE)
@@ -142,7 +142,7 @@ def compared_chart(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], 
         if level > 0:
             axes.axvline(level, **_GUIDE)
         axes.margins(x=0.05, y=0.12)
-        axes.set_xlabel("KL from the reference, nats a sequence")
+        axes.set_xlabel("KL from the reference, nats per sequence")
         axes.set_ylabel(unit)
         axes.legend(loc="best", handlelength=2.0)
 

@@ -22,12 +22,14 @@ from thumbs.report.record import RunRecord, read_run
 from thumbs.tracking import write_text
 
 MOVED = 0.1
-"""Nats a sequence under which a policy is taken to be where it started."""
+"""Nats per sequence under which a policy is taken to be where it started."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One evaluated policy: KL (nats a sequence), gold score with its interval, proxy score (NaN: no reward model)."""
+    """One evaluated policy: KL (nats per sequence), gold score with its interval, proxy score (NaN: no reward
+    model).
+    """
 
     kl: float
     gold: float

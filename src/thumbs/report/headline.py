@@ -11,7 +11,7 @@ from thumbs.report.record import RunRecord
 
 
 class HeadlineRow(NamedTuple):
-    """A line of the headline table; `met` is None where nothing is wanted or nothing is known."""
+    """A line of the headline table; `met` is None if nothing is wanted or nothing is known."""
 
     name: str
     value: float | None
@@ -120,7 +120,7 @@ def _method_meanings(method: str) -> list[tuple[str, str, str]]:
             "score",
             "What the reward model says of its replies. If it rises and gold does not, it was fooled.",
         ),
-        (f"{method}.kl", "nats a sequence", f"How far {title} moved from the SFT model."),
+        (f"{method}.kl", "nats per sequence", f"How far {title} moved from the SFT model."),
         (f"{method}.length_ratio", "ratio", "Mean reply length over SFT's. Far above 1, length alone may have won."),
         (
             f"{method}.distinct2_ratio",
@@ -131,7 +131,7 @@ def _method_meanings(method: str) -> list[tuple[str, str, str]]:
 
 
 def headline_sentence(run: RunRecord) -> str:
-    """What came out, in one or two sentences a method; empty before the evaluation."""
+    """What came out, in one or two sentences per method; empty before the evaluation."""
     return " ".join(filter(None, (_method_sentence(run, method) for method in methods_of(run))))
 
 
@@ -145,7 +145,7 @@ def _method_sentence(run: RunRecord, method: str) -> str:
     title = TITLES[method][0].upper() + TITLES[method][1:]
     text = f"{title} {moved} the mean gold score on held-out prompts {change}"
     if (kl := systems[method].get("kl")) is not None:
-        text += f", {number(kl)} nats a sequence from the SFT model"
+        text += f", {number(kl)} nats per sequence from the SFT model"
     if not (win := run.evaluation.get("win_rates", {}).get(method)):
         return f"{text}."
     interval = f"95 % interval {percent(win.get('low'))} to {percent(win.get('high'))}, n = {win.get('n', '?')}"

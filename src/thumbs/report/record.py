@@ -46,7 +46,7 @@ class RunRecord:
         return told or logged
 
     def setting(self, dotted: str) -> Any:
-        """A value of the config, None where it is not set."""
+        """A value of the config, None if it is not set."""
         value: Any = self.config
         for key in dotted.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None

@@ -19,7 +19,7 @@ TIME_LIMIT_S = 600.0
 
 
 class RewardSource(Protocol):
-    """One score a rollout."""
+    """One score per rollout."""
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """Scores in order, score units."""
@@ -40,7 +40,7 @@ class NoAnswerError(RewardError):
 
 
 def shown_scores(source: RewardSource, rollouts: Sequence[Rollout]) -> list[float]:
-    """Scores to show beside replies from which nothing is learned; NaN where their prompts lack the answer."""
+    """Scores to show beside replies from which nothing is learned; NaN if their prompts lack the answer."""
     try:
         return [score.value for score in source.score(rollouts)]
     except NoAnswerError:
@@ -61,7 +61,7 @@ class CallableReward:
         self.columns = batch_arguments(function, name)
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """A score for each rollout, in order. Raises RewardError where the function fails or gives anything else.
+        """A score for each rollout, in order. Raises RewardError if the function fails or gives anything else.
 
         Where a function of TRL's signature gives None, the score counts for nothing (`Score.counts`).
         """

@@ -57,7 +57,7 @@ def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
 
 
 def check_reward_model(name: str) -> None:
-    """Raises ConfigError or ModelError where `open_reward_model` would, as far as can be told without weights."""
+    """Raises ConfigError or ModelError if `open_reward_model` would, as far as can be told without weights."""
     path = Path(name).expanduser()
     folder = path / "model" if exists(path / "model") else path
     if exists(folder):
@@ -78,7 +78,7 @@ def is_classifier(name: str) -> bool:
 
 
 def open_classifier_reward(name: str) -> ClassifierReward:
-    """The classifier of that name as a source; raises ModelError where it is none with one label."""
+    """The classifier of that name as a source; raises ModelError if it is none with one label."""
     return ClassifierReward(open_classifier(name))
 
 

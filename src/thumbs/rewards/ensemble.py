@@ -24,8 +24,8 @@ class RewardEnsemble:
     where we take the deviation. What all members get wrong alike it does not see (Eisenstein et al. 2023,
     arXiv:2312.09244).
 
-    handles: one model a member, or one whose head gives M numbers; means, stds [M]. scale multiplies the result: 1 for
-    normalised scores, a deviation to have score units again.
+    handles: one model per member, or one whose head gives M numbers; means, stds [M]. scale multiplies the result: 1
+    for normalised scores, a deviation to have score units again.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ def member_paths(first: Path, members: int) -> list[Path]:
 
 
 def member_scores(engine: Engine, handles: Sequence[Handle], sequences: Sequence[np.ndarray]) -> np.ndarray:
-    """Raw scores at the last token of each sequence, one column a member, float64 [B, M]."""
+    """Raw scores at the last token of each sequence, one column per member, float64 [B, M]."""
     data = [Example.whole_sequence(tokens) for tokens in sequences]
     found = [[np.atleast_1d(output.values[-1]) for output in engine.forward(handle, data)] for handle in handles]
     return np.concatenate([np.stack(of).astype(np.float64) for of in found], axis=1)

@@ -1,4 +1,4 @@
-"""From one score a rollout to one reward a token."""
+"""From one score per rollout to one reward per token."""
 
 from __future__ import annotations
 

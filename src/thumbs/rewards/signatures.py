@@ -20,7 +20,7 @@ from thumbs.records import Message, Rollout
 SIGNATURES = "f(rollout), or as TRL calls it f(prompts, completions, **columns)"
 COLUMNS = ("prompts", "completions", "completion_ids", "answer")
 """What a function of TRL's signature may ask for: of each reply its prompt, its text or messages, its tokens, and the
-`answer` of its prompt (None where the row has none). Other columns of the rows are not kept.
+`answer` of its prompt (None if the row has none). Other columns of the rows are not kept.
 """
 
 

@@ -47,13 +47,13 @@ def numeric(rollout: Rollout) -> float:
 
 
 def last_number(text: str) -> float | None:
-    """The last number in a text; None where there is none."""
+    """The last number in a text; None if there is none."""
     found = _NUMBER.findall(text)
     return float(found[-1].replace(",", "")) if found else None
 
 
 def answer_of(rollout: Rollout) -> str:
-    """The answer of the rollout's prompt; raises NoAnswerError where it has none."""
+    """The answer of the rollout's prompt; raises NoAnswerError if it has none."""
     if rollout.answer is None:
         raise NoAnswerError(
             f"prompt {rollout.prompt_id} has no answer to compare with; give its row the field `answer`, "

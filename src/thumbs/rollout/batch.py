@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thumbs.rollout.scheduler import Row
+from thumbs.rollout.scheduler import DecodingRow
 
 ROOM = 128
 """Tokens by which a cache grows."""
@@ -21,23 +21,23 @@ FULL = 0.75
 class Prefilled:
     """Rows whose prompts have been read: their cache and their last hidden states [B, D]."""
 
-    rows: list[Row]
+    rows: list[DecodingRow]
     cache: Any
     hidden: Tensor
 
 
-class Batch:
+class DecodingBatch:
     """Rows with their cache and last hidden states [B, D]. A row that is done keeps its place until it is needed."""
 
     def __init__(self, context: int) -> None:
         self.context = context
-        self.rows: list[Row] = []
+        self.rows: list[DecodingRow] = []
         self.cache: Any = None
         self.hidden = torch.empty(0)
         self._entering: list[Prefilled] = []
 
     @property
-    def live(self) -> list[Row]:
+    def live(self) -> list[DecodingRow]:
         """Rows that are not done, those that enter among them."""
         entering = (row for part in self._entering for row in part.rows)
         return [row for row in (*self.rows, *entering) if not row.done]

@@ -1,4 +1,4 @@
-"""Choosing the next token: temperature, top-k, top-p, and one uniform number a row."""
+"""Choosing the next token: temperature, top-k, top-p, and one uniform number per row."""
 
 from __future__ import annotations
 

@@ -67,11 +67,11 @@ def play(
     seeds: Sequence[int],
     episodes: Episodes,
 ) -> list[Rollout]:
-    """One rollout a prompt, in order; each turn of all that are not over is sampled together.
+    """One rollout per prompt, in order; each turn of all that are not over is sampled together.
 
     A conversation is over when its environment says so (stop), when a reply is cut (length), after max_turns replies
     (turns), or when what the environment says leaves no room for a whole reply in max_tokens (context); the
-    environment sees, and may reward, every reply. Raises RewardError where an environment fails, ConfigError where
+    environment sees, and may reward, every reply. Raises RewardError if an environment fails, ConfigError if
     not even the first messages leave room.
     """
     params, room = sampling_params(sampling, tokenizer), episodes.max_tokens - sampling.max_new_tokens

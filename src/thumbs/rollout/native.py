@@ -16,10 +16,10 @@ from typing import TypeAlias
 import torch
 
 from thumbs.models.base import FrozenAdapter, Trunk
-from thumbs.rollout.batch import Batch
+from thumbs.rollout.batch import DecodingBatch
 from thumbs.rollout.runner import Runner
 from thumbs.rollout.sampler import Sampler, SampleReply, SampleRequest, check_requests
-from thumbs.rollout.scheduler import Job, Row, Scheduler
+from thumbs.rollout.scheduler import DecodingRow, SampleJob, Scheduler
 
 DecodeText: TypeAlias = Callable[[list[int]], str]
 
@@ -32,10 +32,10 @@ class DecodingLoop:
 
     def __init__(self, model: Trunk, decode_text: DecodeText | None = None) -> None:
         self.model, self.decode_text = model, decode_text
-        self._scheduler, self._runner, self._batch = Scheduler(), Runner(model), Batch(model.context)
+        self._scheduler, self._runner, self._batch = Scheduler(), Runner(model), DecodingBatch(model.context)
         self._lock = threading.RLock()
 
-    def add(self, jobs: Sequence[Job]) -> None:
+    def add(self, jobs: Sequence[SampleJob]) -> None:
         """Queues jobs."""
         with self._lock:
             for job in jobs:
@@ -57,7 +57,7 @@ class DecodingLoop:
                 return self._step()
             except Exception as error:  # it belongs to whoever waits for a reply
                 jobs = [*self._scheduler.jobs, *(row.job for row in self._batch.live)]
-                self._scheduler, self._batch = Scheduler(), Batch(self.model.context)
+                self._scheduler, self._batch = Scheduler(), DecodingBatch(self.model.context)
                 for job in dict.fromkeys(jobs):
                     job.fail(error)
                 return 0
@@ -84,7 +84,7 @@ class DecodingLoop:
             job.answer()
         return len(drawn)
 
-    def _take(self, row: Row, token: int, logprob: float) -> None:
+    def _take(self, row: DecodingRow, token: int, logprob: float) -> None:
         params = row.job.request.params
         row.tokens.append(token)
         row.logprobs.append(logprob)
@@ -129,7 +129,8 @@ class NativeSampler(Sampler):
         """To wait for a reply's result or exception is to compute it, and what else the loop has to do."""
         check_requests(requests, self.loop.model.context, decodes=self.loop.decode_text is not None)
         jobs = [
-            Job(request, self.client, self.adapter, self.policy_version, _Driven(self.loop)) for request in requests
+            SampleJob(request, self.client, self.adapter, self.policy_version, _Driven(self.loop))
+            for request in requests
         ]
         self.loop.add(jobs)
         return [job.future for job in jobs]

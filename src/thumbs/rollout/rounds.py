@@ -21,7 +21,7 @@ def collect(
     sampling: SamplingConfig,
     seeds: Sequence[int],
 ) -> list[Rollout]:
-    """One rollout a prompt, in order. mask is 1 on the sampled targets, the end token among them."""
+    """One rollout per prompt, in order. mask is 1 on the sampled targets, the end token among them."""
     rendered = [tokenizer.render_prompt(prompt.messages) for prompt in prompts]
     samples = sampler.sample(rendered, sampling_params(sampling, tokenizer), seeds)
     rollouts = []

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from thumbs.models.base import FrozenAdapter, Trunk
-from thumbs.rollout.batch import ROOM, Batch, Prefilled
+from thumbs.rollout.batch import ROOM, DecodingBatch, Prefilled
 from thumbs.rollout.draw import draw, tempered
 from thumbs.rollout.prompt_reading import likeliest, read_prompt
 from thumbs.rollout.sampler import Top
-from thumbs.rollout.scheduler import Row
+from thumbs.rollout.scheduler import DecodingRow
 
 
 class Runner:
@@ -21,7 +21,7 @@ class Runner:
     def __init__(self, model: Trunk) -> None:
         self.model = model
 
-    def read(self, rows: Sequence[Row]) -> list[Prefilled]:
+    def read(self, rows: Sequence[DecodingRow]) -> list[Prefilled]:
         """Reads the prompts of new rows, equal ones once, and what was asked about them; a part per adapter."""
         parts = [self._prefill([rows[place] for place in places]) for places in _by_adapter(rows).values()]
         for job in dict.fromkeys(row.job for row in rows):
@@ -29,7 +29,7 @@ class Runner:
                 job.about_prompt = read_prompt(self.model, job.request, job.adapter)
         return parts
 
-    def decode(self, batch: Batch) -> None:
+    def decode(self, batch: DecodingBatch) -> None:
         """Reads the last token of each row."""
         batch.grow()
         tokens = torch.tensor([row.tokens[-1] for row in batch.rows], device=batch.hidden.device)
@@ -40,7 +40,7 @@ class Runner:
                 adapters.append((slice(None) if alone else torch.tensor(places, device=tokens.device), adapter))
         batch.hidden = self.model.decode(tokens, batch.cache, adapters)
 
-    def draw(self, batch: Batch) -> list[tuple[Row, int, float, Top]]:
+    def draw(self, batch: DecodingBatch) -> list[tuple[DecodingRow, int, float, Top]]:
         """The next token of each row that is not done, its logprob and the likeliest tokens in its place."""
         logits, drawn = self.model.logits(batch.hidden), []
         groups: dict[tuple[float, int, float], list[int]] = {}
@@ -55,7 +55,7 @@ class Runner:
             drawn += _drawn([batch.rows[place] for place in places], own)
         return drawn
 
-    def _prefill(self, rows: list[Row]) -> Prefilled:
+    def _prefill(self, rows: list[DecodingRow]) -> Prefilled:
         """Equal prompts are read once."""
         prompts = list(dict.fromkeys(row.job.prompt for row in rows))
         new = max(row.job.request.params.max_new_tokens for row in rows)
@@ -69,7 +69,7 @@ class Runner:
         return Prefilled(rows, cache, hidden)
 
 
-def _by_adapter(rows: Sequence[Row]) -> dict[int, list[int]]:
+def _by_adapter(rows: Sequence[DecodingRow]) -> dict[int, list[int]]:
     """Places of the rows of each adapter."""
     places: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
@@ -77,7 +77,7 @@ def _by_adapter(rows: Sequence[Row]) -> dict[int, list[int]]:
     return places
 
 
-def _drawn(rows: Sequence[Row], logits: Tensor) -> list[tuple[Row, int, float, Top]]:
+def _drawn(rows: Sequence[DecodingRow], logits: Tensor) -> list[tuple[DecodingRow, int, float, Top]]:
     """Draws for rows that draw alike; says nothing of those that are done."""
     params = next(row.job.request.params for row in rows if not row.done)
     numbers = [0.0 if row.done else float(row.u[len(row.tokens)]) for row in rows]

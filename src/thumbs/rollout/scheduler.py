@@ -26,7 +26,7 @@ PREFILL_TOKENS = 2048
 
 
 @dataclass(eq=False)
-class Job:
+class SampleJob:
     """A request on its way: whose it is, the weights it is drawn from, and the rows that have begun."""
 
     request: SampleRequest
@@ -34,7 +34,7 @@ class Job:
     adapter: FrozenAdapter | None
     policy_version: int
     future: Future[SampleReply]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[DecodingRow] = field(default_factory=list)
     about_prompt: PromptAnswer | None = None
 
     def __post_init__(self) -> None:
@@ -43,12 +43,12 @@ class Job:
         self.waiting = len(self.request.seeds)  # samples that have not begun
         self.future.add_done_callback(self._end)
 
-    def begin(self, count: int) -> list[Row]:
+    def begin(self, count: int) -> list[DecodingRow]:
         """The next rows."""
         seeds = self.request.seeds[len(self.rows) :][:count]
         # Uniforms are drawn now and not on arrival: what waits should cost no more than its prompt.
         new = [
-            Row(self, number, uniforms(seed, self.request.params.max_new_tokens))
+            DecodingRow(self, number, uniforms(seed, self.request.params.max_new_tokens))
             for number, seed in enumerate(seeds, len(self.rows))
         ]
         self.rows, self.waiting = [*self.rows, *new], self.waiting - count
@@ -73,13 +73,13 @@ class Job:
 
 
 @dataclass(eq=False)
-class Row:
+class DecodingRow:
     """One sample in progress. u: the numbers that it is drawn with; top: the likeliest tokens at each place.
 
     stopped: its last token ended it; done: no token will follow.
     """
 
-    job: Job
+    job: SampleJob
     number: int
     u: np.ndarray
     tokens: list[int] = field(default_factory=list)
@@ -102,20 +102,20 @@ class Scheduler:
     """See the module."""
 
     def __init__(self) -> None:
-        self._queues: dict[Hashable, deque[Job]] = {}
+        self._queues: dict[Hashable, deque[SampleJob]] = {}
 
-    def add(self, job: Job) -> None:
+    def add(self, job: SampleJob) -> None:
         """Queues a job behind the others of its client."""
         self._queues.setdefault(job.client, deque()).append(job)
 
     @property
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self) -> Iterator[SampleJob]:
         """Those that have rows to begin."""
         return chain.from_iterable(self._queues.values())
 
-    def admit(self, live: Sequence[Row]) -> list[Row]:
+    def admit(self, live: Sequence[DecodingRow]) -> list[DecodingRow]:
         """Rows that begin now, next to the live ones: what there is room for, PREFILL_TOKENS at a time."""
-        new: list[Row] = []
+        new: list[DecodingRow] = []
         read = 0
         while read < PREFILL_TOKENS and (job := self._next()) is not None:
             rows = [*live, *new]
@@ -129,7 +129,7 @@ class Scheduler:
             self._queues[job.client] = self._queues.pop(job.client)
         return new
 
-    def reads_on(self, rows: Sequence[Row]) -> bool:
+    def reads_on(self, rows: Sequence[DecodingRow]) -> bool:
         """Whether more prompts should be read before a token is drawn: for a client alone, who waits for nobody else.
 
         Otherwise its first rows would decode in ever new batches, and each time the cache would be copied.
@@ -137,7 +137,7 @@ class Scheduler:
         job = self._next()
         return job is not None and self._alone(rows) and self._free(rows, job) > 0
 
-    def _next(self) -> Job | None:
+    def _next(self) -> SampleJob | None:
         """The job whose turn it is; lets go of those that have begun or were cancelled."""
         while self._queues:
             client, queue = next(iter(self._queues.items()))
@@ -148,16 +148,16 @@ class Scheduler:
             del self._queues[client]
         return None
 
-    def _free(self, rows: Sequence[Row], job: Job) -> int:
+    def _free(self, rows: Sequence[DecodingRow], job: SampleJob) -> int:
         """Rows of the job that fit next to others: the cache is a rectangle, as long as the longest row may become."""
         reach = max([job.reach, *(row.job.reach for row in rows)])
         return max(min(MAX_ROWS, CACHE_TOKENS // reach), 1) - len(rows)
 
-    def _alone(self, rows: Sequence[Row]) -> bool:
+    def _alone(self, rows: Sequence[DecodingRow]) -> bool:
         """Whether everything that waits or decodes is of one client."""
         return len({row.job.client for row in rows} | self._queues.keys()) == 1
 
-    def _gathers(self, rows: Sequence[Row], free: int) -> bool:
+    def _gathers(self, rows: Sequence[DecodingRow], free: int) -> bool:
         """Whether a client alone, of whom more waits than fits, waits until more rows are free.
 
         Several prompts are then read together: one at a time costs a tenth of the tokens/s.

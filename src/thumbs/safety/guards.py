@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 KL_LIMIT = 25.0
-"""Nats a sequence beyond which a reward model trained on SFT samples says little."""
+"""Nats per sequence beyond which a reward model trained on SFT samples says little."""
 
 
 _WATCHED = ("length", "truncated", "repetition")
@@ -27,9 +27,9 @@ def alarms(first: Mapping[str, float], now: Mapping[str, float], stage: str = "p
     length, truncated, repetition = (now[f"{stage}/{name}"] for name in _WATCHED)
     first_length, first_truncated, first_repetition = (first[f"{stage}/{name}"] for name in _WATCHED)
     if kl > KL_LIMIT:
-        found.append(f"KL {kl:.1f} nats a sequence (limit {KL_LIMIT:.0f}): raise {kl_knob}")
+        found.append(f"KL {kl:.1f} nats per sequence (limit {KL_LIMIT:.0f}): raise {kl_knob}")
     if kl < -1.0:
-        found.append(f"KL {kl:.1f} nats a sequence is negative: sampling and training distributions differ")
+        found.append(f"KL {kl:.1f} nats per sequence is negative: sampling and training distributions differ")
     if length > 1.5 * first_length or length < 0.5 * first_length:
         found.append(f"replies have {length:.0f} tokens, {first_length:.0f} at first: length is being gamed")
     if repetition > first_repetition + 0.15:

@@ -101,7 +101,7 @@ def base_of(folder: Path) -> str:
 
 
 def read_adapter(folder: Path, trunk: Trunk) -> PeftAdapter:
-    """The adapter in a folder of PEFT's layout, for a base like `trunk`; raises DataError where it does not fit.
+    """The adapter in a folder of PEFT's layout, for a base like `trunk`; raises DataError if it does not fit.
 
     The errors name the file and the tensor, and no folder.
     """
@@ -131,7 +131,7 @@ def mix(adapters: Sequence[PeftAdapter], coefficients: Sequence[float]) -> PeftA
     """The adapter whose change of the weights is Σ c · change, exactly: its rank is the sum of theirs.
 
     With A below each other and B beside each other, B A is the sum of the products; c · total rank / rank gives each
-    product its scale back. Raises DataError where the adapters do not adapt the same layers, their ranks are too many,
+    product its scale back. Raises DataError if the adapters do not adapt the same layers, their ranks are too many,
     or the sum is not finite.
     """
     first = adapters[0]
@@ -240,7 +240,7 @@ def _read(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor
 
 
 def _read_optimizer(file: Path, adapter: Weights) -> dict[str, Tensor]:
-    """State of AdamW for all of the adapter's parameters, or of none; raises DataError where it does not fit."""
+    """State of AdamW for all of the adapter's parameters, or of none; raises DataError if it does not fit."""
     parameters = {f"trunk.{name}": parameter for name, parameter in adapter.named_parameters()}
     most = sum(parameter.numel() for parameter in parameters.values())
     try:

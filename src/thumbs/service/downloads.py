@@ -98,7 +98,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _pack(record: CheckpointRecord) -> IO[bytes]:
-    """All files of a checkpoint in a file without a name; raises CheckpointError where no adapter is among them."""
+    """All files of a checkpoint in a file without a name; raises CheckpointError if no adapter is among them."""
     files = _files(record.folder)
     missing = [name for name in PEFT_FILES if name not in files]
     if missing:

@@ -73,7 +73,7 @@ class HubRoutes(Routes):
         return JSONResponse({"id": name, "modelId": name, "sha": _commit(files), "tags": [], "siblings": siblings})
 
     async def _files(self, repo: str) -> dict[str, Path] | None:
-        """The files of the model that a client calls `repo`, by name; None where none is served under it."""
+        """The files of the model that a client calls `repo`, by name; None if none is served under it."""
         models = await self._service.threads.work(self._backend.catalog.supported_models)
         names = [model.model_name or "" for model in models]
         found = next((name for name in names if repo in _asked_for(name)), None)

@@ -158,7 +158,7 @@ class OpenAIRoutes(Routes):
         return answer(shape.whole(batch.all_replies(), batch.prompt_tokens))
 
     async def _find(self, model: str, owner: str) -> _Found:
-        """What a model's name stands for; raises RefusedError where that is nothing that the caller may use."""
+        """What a model's name stands for; raises RefusedError if that is nothing that the caller may use."""
         threads, store = self._service.threads, self._store
         try:
             if model.startswith(_PATHS):
@@ -198,7 +198,7 @@ def _model(name: str, created: int) -> dict[str, str | int]:
 
 
 def _check_prompt(prompt: Sequence[int], max_tokens: int | None, shape: Trunk, param: str) -> None:
-    """Raises RefusedError where the context leaves no room for a reply, in the words that clients look for, or where a
+    """Raises RefusedError if the context leaves no room for a reply, in the words that clients look for, or where a
     token is none of the model's.
     """
     if len(prompt) > shape.context or (len(prompt) == shape.context and max_tokens != 1):

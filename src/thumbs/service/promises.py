@@ -53,7 +53,7 @@ class PromisedOperation:
     """Scope and number that name the submission: the same again is the same operation."""
     body: bytes
     start: Callable[[], Future[Any]]
-    """Runs in a worker thread; raises FullError where there is no room."""
+    """Runs in a worker thread; raises FullError if there is no room."""
     encode: Encode
     """Body and content type of the result."""
 
@@ -128,9 +128,9 @@ class Promises:
         return request_id
 
     async def wait(self, request_id: str, owner: str) -> Outcome | None:
-        """How the operation ended, or None where it has not within the time of one poll.
+        """How the operation ended, or None if it has not within the time of one poll.
 
-        Raises LookupError where `owner` has no such promise.
+        Raises LookupError if `owner` has no such promise.
         """
         pending = self._pending.get(request_id)
         if pending is None:

@@ -86,7 +86,7 @@ def numbers(service: Service) -> dict[str, int]:
 
 
 class Observation:
-    """Middleware: one structured log line and one measurement a request."""
+    """Middleware: one structured log line and one measurement per request."""
 
     def __init__(self, app: ASGIApp, meter: Meter) -> None:
         self._app = app

@@ -132,7 +132,7 @@ class TrainingRoutes(Routes):
     def _read_pass(
         self, raw: bytes, kind: str, encoding: str
     ) -> tuple[Numbered, Callable[[], Future[Any]], UnknownKeyError | None]:
-        """Model and number of a pass, what starts it, and the key it has too many; raises WireError where not even the
+        """Model and number of a pass, what starts it, and the key it has too many; raises WireError if not even the
         model can be read.
         """
         try:

@@ -73,7 +73,7 @@ def _names(served: str, loaded: str) -> tuple[str | None, ...]:
 def contents(file: IO[bytes], most_bytes: int) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Name and content, in pieces, of each file in a tar or tar.gz archive that may be part of a checkpoint.
 
-    Raises DataError where it is no such archive, is cut off, is longer than `most_bytes` unpacked, or names a file
+    Raises DataError if it is no such archive, is cut off, is longer than `most_bytes` unpacked, or names a file
     twice.
     """
     stream, seen = _Stream(file, most_bytes), set[str]()

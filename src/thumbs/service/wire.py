@@ -65,7 +65,7 @@ class WireError(DataError):
 
 @dataclass(frozen=True, eq=False)
 class ForwardBackwardRequest:
-    """A training pass over `data`; seq_id counts a model's submissions from 1, None where the client gave none."""
+    """A training pass over `data`; seq_id counts a model's submissions from 1, None if the client gave none."""
 
     model_id: str
     seq_id: int | None
@@ -76,7 +76,7 @@ class ForwardBackwardRequest:
 
 
 def decode_forward_backward(body: bytes, content_type: str, content_encoding: str = "") -> ForwardBackwardRequest:
-    """The request in the body of a forward or forward_backward call; raises WireError where it cannot be read.
+    """The request in the body of a forward or forward_backward call; raises WireError if it cannot be read.
 
     The text chunks of a model input become one. Sparse tensors stay sparse.
     """
@@ -121,7 +121,7 @@ def _at(place: str, model_id: str = "", seq_id: int | None = None) -> Iterator[N
 
 
 def _object(value: Any, name: str, *keys: str) -> dict[str, Any]:
-    """The object without what is null; raises WireError where it has other keys."""
+    """The object without what is null; raises WireError if it has other keys."""
     given = present(_typed(value, dict, name))
     with _at(""):
         check_keys(given, keys, "" if name in ("datum", "tensor") else name)
@@ -209,7 +209,7 @@ def _json_datum(datum: Any) -> Datum:
 
 
 def decode_model_input(value: Any) -> ModelInput:
-    """The text chunks of {"chunks": [...]} as one; raises WireError where a chunk is no text."""
+    """The text chunks of {"chunks": [...]} as one; raises WireError if a chunk is no text."""
     tokens: list[int] = []
     fields = _object(value, "model_input", "chunks")
     for index, chunk in enumerate(_typed(fields.get("chunks"), list, "chunks")):
@@ -226,7 +226,7 @@ def decode_model_input(value: Any) -> ModelInput:
 def decode_tensor(value: Any) -> TensorData:
     """The tensor in {"data", "dtype", "shape", "sparse_crow_indices", "sparse_col_indices"}, sparse if it is.
 
-    Raises WireError where its parts do not fit each other.
+    Raises WireError if its parts do not fit each other.
     """
     fields = _object(value, "tensor", "data", "dtype", "shape", "sparse_crow_indices", "sparse_col_indices")
     data = _numbers(fields.get("data"), "data", {int, float})

@@ -101,7 +101,7 @@ MESSAGES = _classes()
 
 
 def check_fields(message: Any, *harmless: int) -> None:
-    """Raises UnknownKeyError where a message holds a field that is not in the schema."""
+    """Raises UnknownKeyError if a message holds a field that is not in the schema."""
     unknown = [field.field_number for field in UnknownFieldSet(message) if field.field_number not in harmless]
     if unknown:
         raise UnknownKeyError(

@@ -29,7 +29,7 @@ T = TypeVar("T")
 class Context:
     """The engine, the tokenizer, the stage's folder, the model settings and the seed of the run.
 
-    frontier: KL levels (nats a sequence) at which a method keeps its policy, to be judged beside the last one.
+    frontier: KL levels (nats per sequence) at which a method keeps its policy, to be judged beside the last one.
     """
 
     engine: Engine

@@ -18,7 +18,7 @@ Sorted = tuple[list[AnswerPair], np.ndarray]
 
 
 def pair_data(pairs: Sequence[AnswerPair], baseline: float = 0.0) -> list[Example]:
-    """Two datums a pair; each pair weighs its weight / (pairs of the batch)."""
+    """Two datums per pair; each pair weighs its weight / (pairs of the batch)."""
     data = []
     for number, pair in enumerate(pairs):
         share = pair.weight / len(pairs)
@@ -51,7 +51,7 @@ def pair_metrics(
 ) -> dict[str, float]:
     """Means over the pairs that are no ties, of the policy's logprobs [P, 2]; nothing where all are ties.
 
-    chosen_logprob, rejected_logprob and chosen_ratio, rejected_ratio (the same less the reference's): nats a reply;
+    chosen_logprob, rejected_logprob and chosen_ratio, rejected_ratio (the same less the reference's): nats per reply;
     margin: beta · difference of the ratios (score units), or of their means a token; accuracy: share with a margin
     above 0.
     """

@@ -13,7 +13,7 @@ from thumbs.stages.context import Context
 from thumbs.stages.loop import Loop, Metrics, State
 
 FALL = 2.0
-"""Nats a reply that the mean logprob of chosen and of rejected replies may both fall before it is said.
+"""Nats per reply that the mean logprob of chosen and of rejected replies may both fall before it is said.
 
 A loss of differences may lower both (Pal et al. 2024, arXiv:2402.13228). After 2 nats a chosen reply has e⁻² = 14 % of
 the probability that it began with, and what it lost went to text that nobody judged; with 50 held-out pairs whose
@@ -103,8 +103,8 @@ def judge_fall(method: str, number: int, state: State, heldout: Mapping[str, flo
 def fallen(
     state: Mapping[str, Any], heldout: Mapping[str, float], metrics: Mapping[str, float]
 ) -> tuple[float, float] | None:
-    """How far (chosen, rejected) logprobs are above their beginning, nats a reply: on held-out pairs, or without them
-    those of the batch above the reference; None where neither is known.
+    """How far (chosen, rejected) logprobs are above their beginning, nats per reply: on held-out pairs, or without them
+    those of the batch above the reference; None if neither is known.
     """
     if "chosen_logprob" in heldout and state["chosen"] is not None and state["rejected"] is not None:
         return heldout["chosen_logprob"] - state["chosen"], heldout["rejected_logprob"] - state["rejected"]

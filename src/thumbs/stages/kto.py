@@ -78,7 +78,7 @@ def read_judged(
 ) -> list[LabelledReply]:
     """Tokenised replies, each with a foreign one: the next of the shuffled `pool` that answers another prompt.
 
-    Raises DataError where all of the pool answer the same prompt as a row.
+    Raises DataError if all of the pool answer the same prompt as a row.
     """
     shuffled = [pool[i] for i in np.random.default_rng(seed_of(*seed, "foreign")).permutation(len(pool))]
     judged = []
@@ -162,7 +162,7 @@ class KtoTraining:
         return {"loss": mean, **self.metrics(rows, now)}
 
     def metrics(self, rows: Sequence[LabelledReply], logprobs: np.ndarray) -> dict[str, float]:
-        """Means over the desirable (chosen) and the other (rejected) replies, nats a reply; and where both are there
+        """Means over the desirable (chosen) and the other (rejected) replies, nats per reply; and where both are there
         the margin between them (score units) and the share of couples, one of each, whose desirable reply is ahead.
         """
         good = np.array([row.desirable for row in rows])
@@ -179,6 +179,6 @@ class KtoTraining:
 
 
 def judged_data(rows: Sequence[LabelledReply], distance: float) -> list[Example]:
-    """A datum a reply; each weighs 1 / (replies of the batch)."""
+    """A datum per reply; each weighs 1 / (replies of the batch)."""
     of = {"baseline": distance, "unit_weight": 1.0 / len(rows)}
     return [answer_datum(row.own, reference=row.own.reference, desirable=float(row.desirable), **of) for row in rows]

@@ -2,7 +2,7 @@
 
     roll out replies → score → best and worst of each prompt → reference logprobs → loss of pairs
 
-Two replies a prompt and a judge are the paper's; with more, best against worst. Equal scores are ties.
+Two replies per prompt and a judge are the paper's; with more, best against worst. Equal scores are ties.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rejection-sampling fine-tuning (RAFT, arXiv:2304.06767): best-of-n, put into the weights.
 
-    for each round: sample n replies a prompt → score → keep the best → supervised fine-tuning on them
+    for each round: sample n replies per prompt → score → keep the best → supervised fine-tuning on them
 
 No ratio, no critic, and no KL term: n, the rounds and the learning rate say how far the policy goes. What a round
 learns from is in `round-K.json`, so a run that was interrupted trains on the same replies.
@@ -69,7 +69,7 @@ class Rejection:
         return {"metrics": metrics, "kept": rows}
 
     def kl(self, rollouts: Sequence[Rollout]) -> float:
-        """Mean of log π(y) - log π_start(y), nats a sequence (k1)."""
+        """Mean of log π(y) - log π_start(y), nats per sequence (k1)."""
         data = [Example.next_token(r.tokens, weights=r.mask) for r in rollouts]
         temperature = self.config.sampling.temperature
         theirs = self.context.engine.forward(self.reference, data, temperature=temperature)
@@ -110,7 +110,7 @@ def run_rejection(
 ) -> dict[str, Any]:
     """Improves the policy in checkpoint `start` (None: the base model) by its own best replies.
 
-    Leaves the last policy in the stage's `model` folder; returns the last metrics. Raises DataError where no reply
+    Leaves the last policy in the stage's `model` folder; returns the last metrics. Raises DataError if no reply
     passes `above`.
     """
     if misfit := config.misfit():

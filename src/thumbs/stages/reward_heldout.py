@@ -40,8 +40,8 @@ class Held:
     def measure(self, engine: Engine, models: Sequence[Handle], loss: ScoreLoss) -> dict[str, float]:
         """loss and, where there is one, accuracy of the members' mean; nothing where nothing is held out.
 
-        Of pairs and rankings, the Bradley–Terry loss a pair (nats): Plackett–Luce's and the softmax's probability that
-        one of two is preferred is the same. Otherwise the loss that is trained, a row.
+        Of pairs and rankings, the Bradley–Terry loss per pair (nats): Plackett–Luce's and the softmax's probability
+        that one of two is preferred is the same. Otherwise the loss that is trained, a row.
         """
         if self.by_pairs:
             return _pair_loss(self.scores(engine, models))

@@ -99,7 +99,7 @@ def read_items(tokenizer: Tokenizer, rows: Sequence[Row], config: RewardModelCon
 
 
 def check_informative(rows: Sequence[Row], config: RewardModelConfig) -> None:
-    """Raises DataError where no row prefers anything to anything else."""
+    """Raises DataError if no row prefers anything to anything else."""
     if config.form in ("pairs", "rankings"):
         if all(preferred(pair) in (None, 0.5) for pair in judged_pairs(rows)):
             what = "preferences" if config.form == "pairs" else "rankings"

@@ -66,7 +66,7 @@ def run_sft(
 
 
 def heldout_loss(context: Context, policy: Handle, held: list[Any]) -> float:
-    """Mean negative logprob of the assistant's tokens (nats a token)."""
+    """Mean negative logprob of the assistant's tokens (nats per token)."""
     data = weighted(held)
     outputs = context.engine.forward(policy, data)
     return -float(sum((o.logprobs * d.columns["weights"]).sum() for o, d in zip(outputs, data, strict=True)))

@@ -56,7 +56,7 @@ class StoreError(ThumbsError, ValueError):
 class Database:
     """Thread-safe. A record class has a field for each column of the query that it is made from.
 
-    Raises ConfigError where the database cannot be opened, or holds tables of another version than `schema`.
+    Raises ConfigError if the database cannot be opened, or holds tables of another version than `schema`.
     """
 
     def __init__(self, url: str | URL, schema: Schema) -> None:
@@ -161,7 +161,7 @@ class Database:
             return [record(**row._asdict()) for row in connection.execute(query)]
 
     def one(self, record: Callable[..., R], query: Executable) -> R | None:
-        """The row as a record; None where there is none."""
+        """The row as a record; None if there is none."""
         return next(iter(self.all(record, query)), None)
 
     def the(self, record: Callable[..., R], query: Executable, missing: Exception) -> R:

@@ -59,7 +59,7 @@ class Schema:
         return Table(self.version_table, MetaData(), Column("version_num", String(32), primary_key=True))
 
     def prepare(self, connection: Connection) -> None:
-        """Makes the tables in an empty database; raises ConfigError where there are those of another version."""
+        """Makes the tables in an empty database; raises ConfigError if there are those of another version."""
         stamp = self.stamp
         if connection.dialect.name == "postgresql":  # two servers may open an empty database at the same time
             connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(self.version_table))))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic JSON, and logs of one JSON object a line that survive a kill."""
+"""Files that are whole or not there: atomic JSON, and logs of one JSON object per line that survive a kill."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sync(path: Path) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` to `path` so that a reader finds the old file or the new one, never a part.
 
-    Raises RunError where the disk is full or the folder cannot be written; the old file then still stands.
+    Raises RunError if the disk is full or the folder cannot be written; the old file then still stands.
     """
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
@@ -81,7 +81,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` when the block ends well and is gone when it fails.
 
-    Raises RunError where `path` is a file, or a folder that holds anything, before the block and before the move.
+    Raises RunError if `path` is a file, or a folder that holds anything, before the block and before the move.
     """
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise RunError(f"{path} exists and is not empty; name another folder")
@@ -162,7 +162,7 @@ class Recorded(dict[str, Any]):
 def read_object(path: str | Path) -> Recorded:
     """The object in a JSON file that a run keeps: the one reader of a run's state.
 
-    Raises CheckpointError, which names the file and says what to do, where it is missing, damaged or of another type.
+    Raises CheckpointError, which names the file and says what to do, if it is missing, damaged or of another type.
     """
     path = Path(path)
     value = read_json(path)
@@ -178,7 +178,7 @@ def read_object_if_there(path: str | Path) -> Recorded:
 
 
 def read_json(path: str | Path) -> Any:
-    """The value in the JSON file at `path`; raises CheckpointError where it is missing or not JSON."""
+    """The value in the JSON file at `path`; raises CheckpointError if it is missing or not JSON."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -194,7 +194,7 @@ def _named(value: Any) -> str:
 
 
 class StepLog:
-    """A file of JSON objects, one a line, each with a `step`.
+    """A file of JSON objects, one per line, each with a `step`.
 
     A last line that a kill cut short is ignored. Any other line that is no record is left out and named in the log.
     """

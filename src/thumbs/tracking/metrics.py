@@ -25,10 +25,10 @@ class UnknownMetricError(ThumbsError, LookupError):
 
 
 _SFT = (
-    Metric("sft/loss", "nats a token", "Cross-entropy of the assistant's tokens in the batch."),
+    Metric("sft/loss", "nats per token", "Cross-entropy of the assistant's tokens in the batch."),
     Metric(
         "sft/heldout_loss",
-        "nats a token",
+        "nats per token",
         "The same on held-out conversations; its lowest is the checkpoint kept.",
     ),
     Metric("sft/grad_norm", "L2 norm", "Gradient before clipping."),
@@ -41,13 +41,15 @@ _PREFERENCES = (
     Metric("labels/label_noise", "fraction", "Untied pairs whose label contradicts the gold judge."),
 )
 _REWARD = (
-    Metric("reward/loss", "nats a row", "Loss of the batch, a pair, ranking, rating or reply; squares for regression."),
+    Metric(
+        "reward/loss", "nats per row", "Loss of the batch, a pair, ranking, rating or reply; squares for regression."
+    ),
     Metric(
         "reward/accuracy",
         "fraction",
         "Untied pairs (of lists too) whose preferred reply scores higher; ratings and steps on their level.",
     ),
-    Metric("reward/heldout_loss", "nats a row", "The loss on held-out rows; its lowest is the checkpoint kept."),
+    Metric("reward/heldout_loss", "nats per row", "The loss on held-out rows; its lowest is the checkpoint kept."),
     Metric("reward/heldout_accuracy", "fraction", "The accuracy on held-out rows."),
     Metric("reward/error", "score", "Mean distance of score and label in a regression."),
     Metric("reward/heldout_error", "score", "The same on held-out rows."),
@@ -63,15 +65,15 @@ _PPO_ROLLOUT = (
     Metric("ppo/score_std", "score", "Standard deviation of the scores within the step."),
     Metric("ppo/part/*", "score", "Mean of a part of the score before its weight, where the score is a mix."),
     Metric("ppo/reward", "score", "Mean sum of a sequence's token rewards: shaped score minus the KL penalty."),
-    Metric("ppo/kl", "nats a sequence", "Mean log-ratio of policy to reference, summed over the reply (k1)."),
+    Metric("ppo/kl", "nats per sequence", "Mean log-ratio of policy to reference, summed over the reply (k1)."),
     Metric("ppo/kl_coef", "score a nat", "Price of KL in the token rewards at this step."),
-    Metric("ppo/entropy", "nats a token", "Mean entropy of the policy at the sampled tokens."),
+    Metric("ppo/entropy", "nats per token", "Mean entropy of the policy at the sampled tokens."),
     Metric("ppo/length", "tokens", "Mean reply length, EOS included."),
     Metric("ppo/truncated", "fraction", "Replies that the length limit cut."),
     Metric("ppo/repetition", "fraction", "Repeated n-grams in the replies; a rise warns of collapse."),
     Metric(
         "ppo/sampler_gap",
-        "nats a token",
+        "nats per token",
         "Mean absolute difference of sampling and training logprobs; almost 0.",
     ),
     Metric("ppo/advantage_std", "score", "Standard deviation of the advantages before whitening."),
@@ -79,8 +81,8 @@ _PPO_ROLLOUT = (
 _PPO_UPDATE = (
     Metric("ppo/policy_loss", "advantage", "Clipped surrogate, mean a token."),
     Metric("ppo/value_loss", "score²", "Half the squared error of the values, clipped variant, mean a token."),
-    Metric("ppo/ptx_loss", "nats a token", "Cross-entropy of the SFT data that is mixed in."),
-    Metric("ppo/approx_kl", "nats a token", "KL of new from old policy in the last minibatch (k3)."),
+    Metric("ppo/ptx_loss", "nats per token", "Cross-entropy of the SFT data that is mixed in."),
+    Metric("ppo/approx_kl", "nats per token", "KL of new from old policy in the last minibatch (k3)."),
     Metric("ppo/clip_fraction", "fraction", "Tokens whose ratio the clip bounds."),
     Metric("ppo/value_clip_fraction", "fraction", "Tokens whose value the clip bounds."),
     Metric("ppo/ratio_first", "ratio", "Mean π/π_old in the first minibatch of the first epoch; must be 1."),
@@ -99,32 +101,34 @@ _PPO_UPDATE = (
 _PREFERENCE = (
     Metric(
         "preference/loss",
-        "nats a pair",
+        "nats per pair",
         "Loss of the method on the batch (kto: a reply); its unit differs between methods.",
     ),
     Metric(
-        "preference/chosen_logprob", "nats a reply", "Mean logprob of the chosen replies of the batch, ties left out."
+        "preference/chosen_logprob", "nats per reply", "Mean logprob of the chosen replies of the batch, ties left out."
     ),
-    Metric("preference/rejected_logprob", "nats a reply", "The same of the rejected ones."),
-    Metric("preference/chosen_ratio", "nats a reply", "Mean log-ratio of policy to reference of the chosen replies."),
-    Metric("preference/rejected_ratio", "nats a reply", "The same of the rejected ones."),
+    Metric("preference/rejected_logprob", "nats per reply", "The same of the rejected ones."),
+    Metric("preference/chosen_ratio", "nats per reply", "Mean log-ratio of policy to reference of the chosen replies."),
+    Metric("preference/rejected_ratio", "nats per reply", "The same of the rejected ones."),
     Metric(
         "preference/margin",
         "score",
         "Mean reward of the chosen less the rejected; reward = beta · log-ratio, or its mean a token.",
     ),
     Metric("preference/accuracy", "fraction", "Untied pairs of the batch with a margin above 0."),
-    Metric("preference/heldout_loss", "nats a pair", "The loss on held-out pairs; its lowest is the checkpoint kept."),
     Metric(
-        "preference/heldout_chosen_logprob", "nats a reply", "Mean logprob of the chosen replies of held-out pairs."
+        "preference/heldout_loss", "nats per pair", "The loss on held-out pairs; its lowest is the checkpoint kept."
     ),
-    Metric("preference/heldout_rejected_logprob", "nats a reply", "The same of the rejected ones."),
+    Metric(
+        "preference/heldout_chosen_logprob", "nats per reply", "Mean logprob of the chosen replies of held-out pairs."
+    ),
+    Metric("preference/heldout_rejected_logprob", "nats per reply", "The same of the rejected ones."),
     Metric(
         "preference/heldout_chosen_ratio",
-        "nats a reply",
+        "nats per reply",
         "Mean log-ratio to the reference of the chosen replies of held-out pairs.",
     ),
-    Metric("preference/heldout_rejected_ratio", "nats a reply", "The same of the rejected ones."),
+    Metric("preference/heldout_rejected_ratio", "nats per reply", "The same of the rejected ones."),
     Metric("preference/heldout_margin", "score", "The margin on held-out pairs."),
     Metric("preference/heldout_accuracy", "fraction", "The accuracy on held-out pairs."),
     Metric(
@@ -141,7 +145,9 @@ _PREFERENCE = (
     Metric("preference/score_std", "score", "Online: mean over the prompts of the deviation of their replies' scores."),
     Metric("preference/decided", "fraction", "Online: prompts whose replies' scores differ."),
     Metric(
-        "preference/kl", "nats a sequence", "Online: mean log-ratio to the reference of the replies that are compared."
+        "preference/kl",
+        "nats per sequence",
+        "Online: mean log-ratio to the reference of the replies that are compared.",
     ),
     Metric("preference/length", "tokens", "Online: mean reply length, EOS included."),
     Metric("preference/truncated", "fraction", "Online: replies that the length limit cut."),
@@ -168,13 +174,13 @@ _GROUP = (
     Metric("group/truncated", "fraction", "Replies that the length limit cut."),
     Metric("group/overlong", "score", "Mean penalty for replies near the length limit."),
     Metric("group/repetition", "fraction", "Repeated n-grams in the replies; a rise warns of collapse."),
-    Metric("group/kl", "nats a sequence", "Mean log-ratio of policy to reference, summed over the reply (k1)."),
+    Metric("group/kl", "nats per sequence", "Mean log-ratio of policy to reference, summed over the reply (k1)."),
     Metric("group/policy_loss", "advantage", "The method's loss without its KL term, over its normaliser."),
     Metric("group/kl_loss", "score", "The KL term of the loss, its price included."),
-    Metric("group/approx_kl", "nats a token", "KL of the policy from the one before the step (k3)."),
+    Metric("group/approx_kl", "nats per token", "KL of the policy from the one before the step (k3)."),
     Metric("group/clip_fraction", "fraction", "Tokens whose ratio the clip bounds."),
     Metric("group/ratio_first", "ratio", "Mean π/π_old in the first minibatch of the first epoch; must be 1."),
-    Metric("group/entropy", "nats a token", "Mean of -logprob at the sampled tokens, an estimate of the entropy."),
+    Metric("group/entropy", "nats per token", "Mean of -logprob at the sampled tokens, an estimate of the entropy."),
     Metric("group/grad_norm", "L2 norm", "Gradient before clipping, mean over the step."),
     Metric("group/rollout_s", "seconds", "Time for sampling and scoring."),
     Metric("group/update_s", "seconds", "Time for the update."),
@@ -183,10 +189,10 @@ _REJECTION = (
     Metric("rejection/score", "score", "Mean score of all replies of the round."),
     Metric("rejection/kept_score", "score", "Mean score of the kept ones, which the round trains on."),
     Metric("rejection/kept", "replies", "How many were kept."),
-    Metric("rejection/kl", "nats a sequence", "Mean log-ratio of policy to its start over the round's replies."),
+    Metric("rejection/kl", "nats per sequence", "Mean log-ratio of policy to its start over the round's replies."),
     Metric("rejection/length", "tokens", "Mean reply length, EOS included."),
     Metric("rejection/kept_length", "tokens", "The same of the kept ones; longer than all: length is paid."),
-    Metric("rejection/loss", "nats a token", "Cross-entropy of the kept replies in the batch."),
+    Metric("rejection/loss", "nats per token", "Cross-entropy of the kept replies in the batch."),
     Metric("rejection/grad_norm", "L2 norm", "Gradient before clipping."),
     Metric("rejection/learning_rate", "per step", "Rate of the optimizer at this step."),
     Metric("rejection/tokens_per_s", "tokens/s", "Training tokens, prompts included."),

@@ -61,7 +61,7 @@ class StageFolder:
         write_json(self.path / "done.json", results)
 
     def results(self) -> Recorded:
-        """What `mark_done` was given; raises RunError where the stage is not complete."""
+        """What `mark_done` was given; raises RunError if the stage is not complete."""
         if not self.is_done():
             raise RunError(f"stage {self.path.name!r} of {self.path.parent} is not complete; run it first")
         return read_object(self.path / "done.json")
@@ -94,7 +94,7 @@ class RunFolder:
     def open(self, config: Mapping[str, Any], *, allow_changed: bool = False) -> RunFolder:
         """Create the folder, or continue it where its config is the same (the key `run` apart); return self.
 
-        Raises RunError where another process uses the folder and, unless `allow_changed`, where the config
+        Raises RunError if another process uses the folder and, unless `allow_changed`, where the config
         differs: it then names the first differing keys.
         """
         self.lock()
@@ -110,7 +110,7 @@ class RunFolder:
     def lock(self) -> RunFolder:
         """Take the folder for this process alone, creating it if need be; return self.
 
-        Nothing in a run folder is deleted or written before. Raises RunError where another process has it.
+        Nothing in a run folder is deleted or written before. Raises RunError if another process has it.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)

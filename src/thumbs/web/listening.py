@@ -19,7 +19,7 @@ def is_loopback(host: str) -> bool:
 def listen(host: str, port: int, ports: int = 1) -> socket.socket:
     """A socket that listens at that port, or at the first free one of so many `ports` from there on.
 
-    Raises ConfigError where there can be none.
+    Raises ConfigError if there can be none.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     reason = ""

@@ -18,7 +18,7 @@ from thumbs.config.model import ModelConfig
 from thumbs.errors import DataError
 from thumbs.models.byte_lm import byte_shape
 from thumbs.rollout.sampler import DecodingParams, SampleRequest
-from thumbs.rollout.scheduler import Job, Scheduler
+from thumbs.rollout.scheduler import SampleJob, Scheduler
 
 VOCABULARY = byte_shape("byte-tiny").vocab_size
 PROMPT = types.ModelInput.from_ints([72, 105, 33])
@@ -144,7 +144,7 @@ def test_what_waits_has_drawn_nothing() -> None:
     """The numbers that samples are drawn with took gigabytes while they waited."""
     scheduler, job = (
         Scheduler(),
-        Job(SampleRequest([1], DecodingParams(10**6, ()), range(4096)), "c", None, 0, Future()),
+        SampleJob(SampleRequest([1], DecodingParams(10**6, ()), range(4096)), "c", None, 0, Future()),
     )
     scheduler.add(job)
     assert sum(row.u.nbytes for row in job.rows) == 0
@@ -161,7 +161,7 @@ def test_targets_of_a_position(service: ServiceClient) -> None:
         return client.forward_backward([datum], "cross_entropy").result()
 
     run(VOCABULARY)
-    with pytest.raises(DataError, match="more tokens a position than the vocabulary"):
+    with pytest.raises(DataError, match="more tokens per position than the vocabulary"):
         run(VOCABULARY + 1)
 
 

@@ -269,7 +269,7 @@ def test_many_addresses_do_not_fill_the_memory():
 
 
 def test_fast_annotators_are_not_held_up(store: CollectStore, app: Starlette):
-    """Ten judgements a second for a minute, each with its claim, is faster than anybody reads."""
+    """Ten judgements per second for a minute, each with its claim, is faster than anybody reads."""
     now = [0.0]
     app.state.limits.account._clock = lambda: now[0]
     visitor = Visitor(app, person(store, "ann"))

@@ -199,7 +199,7 @@ def test_one_response_that_quotes_its_query_stays_whole():
 
 def test_training_stops_past_its_target_if_that_is_asked(world: Path, tmp_path: Path):
     assert settings(target=None, target_kl=6.0, early_stopping=True).stop_at == 6.0
-    assert settings(target_kl=0.1, early_stopping=True).stop_at is None  # nats a token, which ends the epochs
+    assert settings(target_kl=0.1, early_stopping=True).stop_at is None  # nats per token, which ends the epochs
     with pytest.warns(UserWarning, match=r"early_stopping=True to stop once responses are more than 6\.0 nats"):
         assert settings(target=None, target_kl=6.0).stop_at is None
     learner = trainer(world, target_kl=6.0, early_stopping=True)

@@ -100,7 +100,7 @@ def test_ppo(critic: str, trained: int, read: int, folder: Path):
     }
     _, _, work = measure({"sft": sft(folder), "ppo": section})
     found = work["ppo"]
-    # 10 prompts in batches of 8 and 2: 5 rollouts a step on average, of 4 + 4 tokens
+    # 10 prompts in batches of 8 and 2: 5 rollouts per step on average, of 4 + 4 tokens
     tokens = 5 * 5 * 8
     assert found.trained == tokens * 2 * trained
     assert found.read == tokens * read + 5 * 5 * 4

@@ -87,12 +87,12 @@ def test_every_section_has_its_numbers(html: str) -> None:
     assert "not run yet" not in page.text
     assert page.tags.count("svg") == 2 + 3 + 9 + 1 + 2
     for expected in (
-        "PPO raised the mean gold score on held-out prompts from 0.312 to 0.640, 5.40 nats a sequence",
+        "PPO raised the mean gold score on held-out prompts from 0.312 to 0.640, 5.40 nats per sequence",
         "prefers its reply to SFT's on 78 % of them (95 % interval 69 % to 85 %, n = 100)",
         "at least 0.562 ✓ met",
         "0.700 to 1.30 ✗ not met",
         "Best of 4",
-        "nats a sequence",
+        "nats per sequence",
         "7 min 10 s",
         "learning_rate: 0.0001",
     ):

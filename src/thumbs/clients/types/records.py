@@ -114,7 +114,7 @@ class ParsedCheckpointTinkerPath(Response):
 
     @classmethod
     def from_tinker_path(cls, tinker_path: str) -> ParsedCheckpointTinkerPath:
-        """Parse a path, also one that begins with mint://; raises DataError where it has another form."""
+        """Parse a path, also one that begins with mint://; raises DataError if it has another form."""
         scheme, _, rest = tinker_path.partition("://")
         parts = rest.split("/")
         if scheme not in ("tinker", "mint") or len(parts) != 3 or not all(parts) or parts[1] not in CHECKPOINT_KINDS:

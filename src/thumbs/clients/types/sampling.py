@@ -52,7 +52,7 @@ class TopkLogprobs(Owner):
     logprobs: np.ndarray
 
     def to_lists(self) -> list[TokenLogprobs | None]:
-        """(token id, logprob) pairs of each position without unused cells; None where all are unused."""
+        """(token id, logprob) pairs of each position without unused cells; None if all are unused."""
         rows = zip(self.token_ids.tolist(), self.logprobs.tolist(), strict=True)
         pairs = [[pair for pair in zip(*row, strict=True) if pair[1] != UNUSED_LOGPROB] for row in rows]
         return [row or None for row in pairs]
@@ -79,7 +79,7 @@ class SampledSequence(Owner):
 
     @cached_property
     def logprobs(self) -> list[float] | None:
-        """One logprob a token."""
+        """One logprob per token."""
         return None if self.logprobs_np is None else self.logprobs_np.tolist()
 
     @cached_property
@@ -100,7 +100,7 @@ class PromptAltTokens(Owner):
 class SampleResponse(Owner):
     """Sampled sequences and, where asked for, logprobs of the prompt of N tokens (nats, at temperature 1).
 
-    prompt_logprobs_np float32 [N], NaN where none was computed, as at the first token; topk_prompt_logprobs_np [N, k];
+    prompt_logprobs_np float32 [N], NaN if none was computed, as at the first token; topk_prompt_logprobs_np [N, k];
     target_prompt_logprobs float32 [N - 1, k] in the layout of the request. The properties without `_np` are lists.
     """
 
@@ -113,12 +113,12 @@ class SampleResponse(Owner):
 
     @cached_property
     def prompt_logprobs(self) -> list[float | None] | None:
-        """One logprob a prompt token, None where none was computed."""
+        """One logprob per prompt token, None if none was computed."""
         if self.prompt_logprobs_np is None:
             return None
         return [None if np.isnan(logprob) else logprob for logprob in self.prompt_logprobs_np.tolist()]
 
     @cached_property
     def topk_prompt_logprobs(self) -> list[TokenLogprobs | None] | None:
-        """The likeliest tokens at each prompt position, None where none was computed."""
+        """The likeliest tokens at each prompt position, None if none was computed."""
         return None if self.topk_prompt_logprobs_np is None else self.topk_prompt_logprobs_np.to_lists()

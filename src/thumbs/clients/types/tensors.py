@@ -43,7 +43,7 @@ class TensorData:
         sparse_crow_indices: Sequence[int] | np.ndarray | None = None,
         sparse_col_indices: Sequence[int] | np.ndarray | None = None,
     ) -> None:
-        """Raises DataError where the numbers do not fit the dtype, the shape or the indices."""
+        """Raises DataError if the numbers do not fit the dtype, the shape or the indices."""
         values = _as_dtype(data, dtype)
         dims = list(values.shape if shape is None else map(operator.index, shape))
         crow = col = None
@@ -114,7 +114,7 @@ class TensorData:
 
 
 def _as_dtype(data: Any, dtype: str) -> np.ndarray:
-    """A writable array of that dtype; raises DataError where a number would change by more than rounding."""
+    """A writable array of that dtype; raises DataError if a number would change by more than rounding."""
     if dtype not in _NUMPY_DTYPES:
         raise DataError(f"dtype {dtype!r}; a tensor is 'int64' or 'float32'")
     try:

@@ -118,7 +118,7 @@ class ForwardBackwardOutput(Owner):
     def loss(self) -> float:
         """Mean loss over the weighted tokens: `loss:sum` by `tokens:sum`, the number of targets of non-zero weight.
 
-        0.0 where no target has weight; raises DataError where one of the two metrics is missing.
+        0.0 where no target has weight; raises DataError if one of the two metrics is missing.
         """
         if missing := {"loss:sum", "tokens:sum"} - self.metrics.keys():
             raise DataError(f"the mean loss needs the metrics {sorted(missing)}; the result has {sorted(self.metrics)}")

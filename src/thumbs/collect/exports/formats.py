@@ -105,7 +105,7 @@ _TABLE: Mapping[str, ExportFormat] = {
         scored=True,
     ),
     "cookbook": ExportFormat(
-        "comparisons A, B or Tie as the Tinker cookbook keeps them, a row a judgement",
+        "comparisons A, B or Tie as the Tinker cookbook keeps them, a row per judgement",
         _of(rows.comparison_rows, *_PAIRS),
         without=_no_both_bad,
     ),
@@ -131,7 +131,7 @@ _TABLE: Mapping[str, ExportFormat] = {
         strengths=_STRENGTHS,
     ),
     "votes": ExportFormat(
-        "a row a judgement with everything that is known of it",
+        "a row per judgement with everything that is known of it",
         _of(rows.vote_rows, *_COMPARED, "rate", *_WRITTEN),
     ),
     "csv": ExportFormat(
@@ -159,7 +159,7 @@ UNFIT: Mapping[str, str] = MappingProxyType(
 
 
 def find_format(name: str, question: Question, filters: Filters) -> ExportFormat:
-    """The format of that name; raises CollectError where there is none, or it does not fit the question or filters."""
+    """The format of that name; raises CollectError if there is none, or it does not fit the question or filters."""
     found = _TABLE.get(name)
     if found is None:
         raise CollectError(f"there is no format {name!r}; there are {', '.join(FORMATS)}")
@@ -167,18 +167,18 @@ def find_format(name: str, question: Question, filters: Filters) -> ExportFormat
         fit = [other for other, one in _TABLE.items() if question.kind in one.rows]
         raise CollectError(f"{name!r} has no place for answers to {question.kind!r}; use {', '.join(fit)}")
     if name in ("votes", "csv") and filters.aggregate == "majority":
-        raise CollectError(f"{name!r} has a row a judgement, and a majority is none; use aggregate all or first")
+        raise CollectError(f"{name!r} has a row per judgement, and a majority is none; use aggregate all or first")
     if filters.strength_as not in ("none", *found.strengths):
         places = [other for other, one in _TABLE.items() if filters.strength_as in one.strengths]
         raise CollectError(f"{name!r} has no place for a {filters.strength_as}; use {', '.join(places)}")
     scales = {(axis.low, axis.high) for axis in question.axes}
     if found.scored and question.kind == "rate" and filters.axis is None and len(scales) > 1:
-        raise CollectError(f"{name!r} needs one number a reply, and the axes have different scales; choose an axis")
+        raise CollectError(f"{name!r} needs one number per reply, and the axes have different scales; choose an axis")
     return found
 
 
 def fitted(form: ExportFormat, judged: JudgedItem, filters: Filters, dropped: Counter[str]) -> JudgedItem | None:
-    """The item with the opinions that the format has a place for; None where it has none. Counts the others."""
+    """The item with the opinions that the format has a place for; None if it has none. Counts the others."""
     kept = []
     for opinion in judged.opinions:
         if (reason := form.without(opinion)) is None:

@@ -94,7 +94,7 @@ def merged(judged: JudgedItem, aggregate: Aggregate) -> JudgedItem:
 
 
 def answer_on_axis(answer: Answer, axis: str) -> Answer | None:
-    """The comparison of two replies on that axis in the place of the verdict; None where nothing was said of it."""
+    """The comparison of two replies on that axis in the place of the verdict; None if nothing was said of it."""
     value = answer.axes.get(axis)
     if value is None:
         return None
@@ -102,7 +102,7 @@ def answer_on_axis(answer: Answer, axis: str) -> Answer | None:
 
 
 def rating_of(question: Question, axis: str | None) -> Callable[[Answer, int], float | None]:
-    """How a slot is rated by an answer: on `axis`, or the mean over axes; None where there is no number."""
+    """How a slot is rated by an answer: on `axis`, or the mean over axes; None if there is no number."""
 
     def rating(answer: Answer, slot: int) -> float | None:
         given = answer.ratings[slot]

@@ -78,7 +78,7 @@ def ranking_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
 
 
 def rating_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
-    """Our ratings: a row a reply, with the number of every annotator; "project/item/slot" is its id."""
+    """Our ratings: a row per reply, with the number of every annotator; "project/item/slot" is its id."""
     rating = rating_of(judged.question, filters.axis)
     for slot, reply in enumerate(judged.replies):
         told = [
@@ -111,7 +111,7 @@ def conversation_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
 
 
 def mean_rating_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
-    """A row a reply with the mean of its ratings."""
+    """A row per reply with the mean of its ratings."""
     for row in rating_rows(judged, filters):
         values = [one["value"] for one in row["judgements"]]
         yield {
@@ -124,7 +124,7 @@ def mean_rating_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
 
 
 def vote_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
-    """A row a judgement; `given` is the answer as it was given, before its sign was turned or an axis was chosen."""
+    """A row per judgement; `given` is the answer as it was given, before its sign was turned or an axis was chosen."""
     for one in judged.opinions:
         yield {
             **_stamps(judged, one),
@@ -140,7 +140,7 @@ def vote_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
 
 
 def table_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
-    """The same for a table: what is no single value as JSON text, a column a reply."""
+    """The same for a table: what is no single value as JSON text, a column per reply."""
     for one in judged.opinions:
         answer = one.answer
         row: dict[str, Any] = {
@@ -207,7 +207,7 @@ def margin(pair: Preference) -> float:
 
 
 def best_slot(judged: JudgedItem, filters: Filters) -> int | None:
-    """The reply that people like best; None where there is no single one, or nobody compared."""
+    """The reply that people like best; None if there is no single one, or nobody compared."""
     if judged.question.is_pair:
         return {"first": 0, "second": 1}.get(winner(judged.opinions))
     if judged.question.kind == "rank":
@@ -243,7 +243,7 @@ def _labels(judged: JudgedItem, filters: Filters) -> Sequence[bool | None]:
 
 
 def _means(judged: JudgedItem, filters: Filters) -> list[float | None]:
-    """Mean rating of each slot; None where nobody rated it."""
+    """Mean rating of each slot; None if nobody rated it."""
     rating = rating_of(judged.question, filters.axis)
     means = []
     for slot in range(len(judged.replies)):

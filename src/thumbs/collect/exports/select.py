@@ -201,7 +201,7 @@ class _Sieve:
         return Opinion(vote, self.handles[vote.account], answer, self.guidelines[vote.guideline])
 
     def _restated(self, vote: Vote) -> Answer | None:
-        """The answer as it leaves; None where it says nothing of the axis asked for."""
+        """The answer as it leaves; None if it says nothing of the axis asked for."""
         question, axis = self.questions[vote.question], self.filters.axis
         if axis is not None and question.is_pair:
             return answer_on_axis(vote.answer, axis)
@@ -210,7 +210,7 @@ class _Sieve:
         return vote.answer
 
     def judged(self, texts: Texts, votes: Sequence[Vote], tally: Tally) -> JudgedItem | None:
-        """The item with the opinions that are left; None where there are none."""
+        """The item with the opinions that are left; None if there are none."""
         tally.items += 1
         tally.read += len(votes)
         kept = []

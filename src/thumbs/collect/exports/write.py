@@ -151,7 +151,7 @@ def record_export(
 
 
 def kept_export(store: CollectStore, export_id: int, project_id: int | None = None) -> Kept:
-    """An export of the record; raises NotFound where there is none, or it is of another project."""
+    """An export of the record; raises NotFound if there is none, or it is of another project."""
     of = query(*_COLUMNS).where(EXPORTS.c.id == export_id)
     if project_id is not None:
         of = of.where(EXPORTS.c.project_id == project_id)
@@ -169,7 +169,7 @@ def export_again(store: CollectStore, kept: Kept) -> Path:
     """The file of an export of the record, made into a folder of its own that the caller deletes (the path's parent); a
     dataset comes as a .zip.
 
-    Raises CollectError where the bytes are not those of its manifest, because another version of thumbs made it.
+    Raises CollectError if the bytes are not those of its manifest, because another version of thumbs made it.
     """
     filters = Filters.model_validate(dict(kept.filters), strict=False)
     folder = Path(tempfile.mkdtemp(prefix="thumbs-export-"))

@@ -87,20 +87,20 @@ def by_axis(judged: VoteTable, *, resamples: int = 500, seed: int = 0) -> dict[s
 
 
 def alpha_ordinal(sums: Sums) -> np.ndarray:
-    """Krippendorff's α of categories in ascending order, [...]; NaN where nobody could have disagreed."""
+    """Krippendorff's α of categories in ascending order, [...]; NaN if nobody could have disagreed."""
     n = sums.coincidences.sum(-1)
     middle = np.cumsum(n, -1) - n / 2  # the sum in the formula is the way from one category's middle to the other's
     return _alpha(sums.coincidences, n, (middle[..., :, None] - middle[..., None, :]) ** 2)
 
 
 def alpha_nominal(sums: Sums) -> np.ndarray:
-    """Krippendorff's α of categories without order, [...]; NaN where nobody could have disagreed."""
+    """Krippendorff's α of categories without order, [...]; NaN if nobody could have disagreed."""
     n = sums.coincidences.sum(-1)
     return _alpha(sums.coincidences, n, 1 - np.eye(n.shape[-1]))
 
 
 def fleiss_kappa(sums: Sums) -> np.ndarray:
-    """Fleiss' κ, [...]; NaN where all opinions are the same."""
+    """Fleiss' κ, [...]; NaN if all opinions are the same."""
     observed = sums.agreed / sums.units
     expected = ((sums.portions / sums.units[..., None]) ** 2).sum(-1)
     return _ratio(observed - expected, 1 - expected, 1e-12)
@@ -196,7 +196,7 @@ def _same_side(sums: Sums) -> np.ndarray:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, least: float = 0.0) -> np.ndarray:
-    """above / below; NaN where below is not above `least`."""
+    """above / below; NaN if below is not above `least`."""
     known = below > least
     return np.where(known, above, np.nan) / np.where(known, below, 1.0)
 

@@ -15,8 +15,8 @@ from thumbs.collect.quality.estimate import Estimate, share
 from thumbs.collect.quality.judged import OVERALL, Comparisons, VoteTable
 
 SCAN_CHARS_PER_S = 60
-"""Nobody takes in more: 60 characters a second are 600 words of six a minute, Carver's scanning for one word (1992,
-Journal of Reading 36, p. 84), where reading English takes 238 words a minute (Brysbaert 2019, Journal of Memory and
+"""Nobody takes in more: 60 characters per second are 600 words of six a minute, Carver's scanning for one word (1992,
+Journal of Reading 36, p. 84), where reading English takes 238 words per minute (Brysbaert 2019, Journal of Memory and
 Language 109, 104047). Chinese says more in a character and is read more slowly still.
 """
 READ_CHARS = 1000
@@ -37,7 +37,7 @@ class Person:
     """One account's (id) judgements of real work, skips apart unless it says so; n of them, `part` of all there are.
 
     agree: where this person and others prefer one of the same two replies, the mean share of the others who prefer the
-    same one; each judgement weighs one, and n counts them (Wilson). alpha_without: ordinal α of the rest, None where it
+    same one; each judgement weighs one, and n counts them (Wilson). alpha_without: ordinal α of the rest, None if it
     is unknown. Both are of comparisons: ratings of single replies have none.
     gold: share right of the items whose answer is known. median_s: median active time, seconds; median_chars: median
     length of the replies of a task. fast: share of judgements of replies in less active time than it takes to scan them
@@ -63,7 +63,7 @@ class Person:
 @dataclass(frozen=True)
 class Finding:
     """code: what it is about; numbers: what a sentence in any language needs; text: the sentence in English. account:
-    whom it is about, None: all. p: after Holm's correction; None where nothing was tested.
+    whom it is about, None: all. p: after Holm's correction; None if nothing was tested.
     """
 
     code: Code

@@ -39,7 +39,7 @@ class LengthBias:
     longer: among items where more people chose one, the share where it is the longer one (Wilson); p: exact two-sided
     binomial test of one half, which is McNemar's test (1947, Psychometrika 12, p. 153) with items as pairs, None
     without such items. Items, for people who judge the same replies are not independent witnesses.
-    odds: the factor by which 100 more characters multiply the odds of being chosen; None where the longer one was
+    odds: the factor by which 100 more characters multiply the odds of being chosen; None if the longer one was
     always chosen, or never.
     """
 

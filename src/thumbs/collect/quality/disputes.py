@@ -50,7 +50,7 @@ def disputes(judged: VoteTable, most: int | None = None) -> list[Dispute]:
 
 
 def deviations(judged: VoteTable) -> np.ndarray:
-    """The `sd` of each item of VoteTable.items; NaN where no two people judged the same, [I]."""
+    """The `sd` of each item of VoteTable.items; NaN if no two people judged the same, [I]."""
     found = [judged.compared[OVERALL]] if not judged.rated and OVERALL in judged.compared else []
     squares, freedom = np.zeros(len(judged.items)), np.zeros(len(judged.items))
     for opinions in [*found, *judged.rated.values()]:

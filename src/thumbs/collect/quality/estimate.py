@@ -11,7 +11,7 @@ from thumbs.evaluation.intervals import wilson
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; n is how many cases it rests on. None where the votes cannot tell."""
+    """A value with its 95 % interval; n is how many cases it rests on. None if the votes cannot tell."""
 
     value: float | None
     low: float | None
@@ -27,7 +27,7 @@ def share(hits: float, n: int) -> Estimate:
 
 
 def bootstrapped(value: float, draws: np.ndarray, n: int) -> Estimate:
-    """`value` with the percentile interval of its resamples [B], NaN where a resample has no value (Efron & Tibshirani
+    """`value` with the percentile interval of its resamples [B], NaN if a resample has no value (Efron & Tibshirani
     1993, section 13.3). Without an interval where more than a tenth has none, or n < 2; unknown where `value` is NaN.
     """
     if np.isnan(value):

@@ -172,7 +172,7 @@ def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[s
 
 
 def _own(visit: Visit) -> ItemRecord:
-    """The item in the address; raises NotFound where it is another project's."""
+    """The item in the address; raises NotFound if it is another project's."""
     record = visit.store.items.get(visit.path_number("item"))
     if record.project_id != visit.project.id:
         raise NotFound(f"there is no item {record.id} in this project")
@@ -180,14 +180,14 @@ def _own(visit: Visit) -> ItemRecord:
 
 
 def pair_filter(given: str) -> tuple[int, ...] | None:
-    """The generators in an address, as `pairs_met` writes them; None where they are not told."""
+    """The generators in an address, as `pairs_met` writes them; None if they are not told."""
     parts = given.split("-")
     return tuple(int(part) for part in parts) if all(part.isdigit() and len(part) < 19 for part in parts) else None
 
 
 def known_items(numbers: Numbers | None, show: str, makers: tuple[int, ...] | None) -> Sequence[int] | None:
     """The items that the statistics know to be disputed (most of all first) or flagged, and by these generators; None
-    where neither is asked.
+    if neither is asked.
     """
     if show not in ("disputed", "flagged") and makers is None:
         return None

@@ -23,7 +23,7 @@ from thumbs.errors import ThumbsError
 Content = dict[str, Any]
 Act = Callable[[Visit, FormData], str | Content]
 """Changes something as a form asks; the address to go to, or what the page shows once. Raises CollectError or
-pydantic's ValidationError where it refuses: the page comes again then, with what was typed and the reason.
+pydantic's ValidationError if it refuses: the page comes again then, with what was typed and the reason.
 """
 
 
@@ -80,7 +80,7 @@ def text(form: FormData, name: str) -> str:
 
 
 def number(form: FormData, name: str) -> int | None:
-    """A field as a whole number; None where it is empty or none."""
+    """A field as a whole number; None if it is empty or none."""
     value = text(form, name)
     return None if not value else whole(value, -1)
 

@@ -100,7 +100,7 @@ def make_export(visit: Visit) -> Response:
 
 
 def exported(visit: Visit) -> Kept:
-    """The export in the address; raises NotFound where the project has none of that number."""
+    """The export in the address; raises NotFound if the project has none of that number."""
     return kept_export(visit.store, visit.path_number("export"), visit.project.id)
 
 

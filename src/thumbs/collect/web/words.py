@@ -16,7 +16,7 @@ _FOLDER = Path(__file__).with_name("words")
 
 @cache
 def words(language: Language) -> Mapping[str, str]:
-    """All texts of a language by key; raises ValueError where two files have one key."""
+    """All texts of a language by key; raises ValueError if two files have one key."""
     found: dict[str, str] = {}
     for path in sorted(_FOLDER.glob(f"*{language}.json")):
         texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))

@@ -65,7 +65,7 @@ class RLHFConfig:
     ppo_lr_value: Rate = 5e-5
     """Rate of the critic, a model of its own that starts from the SFT weights, constant."""
     ppo_batch_size: Count = 32
-    """Rollouts a round."""
+    """Rollouts per round."""
     ppo_mini_batch_size: Count = 8
     """Rollouts an optimizer step; one that does not divide ppo_batch_size becomes the nearest that does."""
     ppo_epochs: Count = 4

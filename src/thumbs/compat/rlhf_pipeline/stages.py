@@ -150,7 +150,7 @@ def check_fit(tokenizer: Tokenizer, vocab_size: int | None) -> None:
 
 
 def begin(folder: Path, asked: Mapping[str, Any], output: Path) -> bool:
-    """Prepares the folder of a stage; True where the same was asked before and is done.
+    """Prepares the folder of a stage; True if the same was asked before and is done.
 
     Where something else was asked, what that run left to go on with is removed, and its own .pt stays until the new
     one takes its place; the files of single PPO rounds go.

@@ -58,7 +58,7 @@ def evaluate(policy: Policy, rows: Sequence[Conversation]) -> dict[str, float]:
 
 
 def mean_loss(policy: Policy, rows: Sequence[Conversation]) -> tuple[float, int]:
-    """Mean negative logprob of all assistant tokens, the ends of the turns among them (nats a token), and their
+    """Mean negative logprob of all assistant tokens, the ends of the turns among them (nats per token), and their
     number.
     """
     data = []

@@ -14,10 +14,10 @@ from typing import Any, Literal
 from thumbs.errors import ConfigError
 
 ADAPTIVE_TARGET = 6.0
-"""Nats a sequence that the adaptive KL coefficient aims at unless `target` says otherwise."""
+"""Nats per sequence that the adaptive KL coefficient aims at unless `target` says otherwise."""
 
 LOOKS_LIKE_TARGET = 3.0
-"""A `target_kl` of this many nats and more makes no sense as a threshold a token, but does as an adaptive target."""
+"""A `target_kl` of this many nats and more makes no sense as a threshold per token, but does as an adaptive target."""
 
 RENAMED = {
     "num_ppo_epochs": "ppo_epochs",
@@ -57,7 +57,7 @@ class PPOConfig:
     kl_penalty: "kl" log π - log π_ref of the sampled token (k1), "abs" its absolute value, "mse" half its square (k2),
     "full" the exact KL(π ‖ π_ref) over the vocabulary.
     init_kl_coef, adap_kl_ctrl, target, horizon: the KL coefficient, and how it follows the KL of whole sequences
-    (target in nats a sequence, 6.0 unless given; horizon in sequences).
+    (target in nats per sequence, 6.0 unless given; horizon in sequences).
     target_kl with early_stopping: epochs end once the last minibatch's `policykl` is above 1.5 times it, nats per
     token. A target_kl of 3 and more is meant per sequence, and is `stop_at`: once the responses are farther than that
     from the reference, nothing is updated any more. Without early_stopping and `target` it is read as the adaptive
@@ -187,7 +187,7 @@ class PPOConfig:
     def _settle_target(self) -> None:
         if self.target is None and self.target_kl >= LOOKS_LIKE_TARGET and not self.early_stopping:
             warnings.warn(
-                f"target_kl={self.target_kl} is the threshold of early stopping (nats a token), which is off; it is "
+                f"target_kl={self.target_kl} is the threshold of early stopping (nats per token), which is off; it is "
                 "taken as the target of the adaptive KL coefficient. Write target=… for that, or early_stopping=True "
                 f"to stop once responses are more than {self.target_kl} nats per sequence from the reference",
                 stacklevel=4,

@@ -103,7 +103,7 @@ def trained_scores(batch: QueryBatch, running: RunningMoments, config: PPOConfig
     scores = batch.scores.clone()
     if any(each is not None for each in batch.token_rewards) and (config.use_score_scaling or config.score_clip):
         raise ConfigError(
-            "use_score_scaling and score_clip are for one score a response; scale rewards a token yourself"
+            "use_score_scaling and score_clip are for one score a response; scale rewards per token yourself"
         )
     if config.use_score_scaling:
         running.update(scores)

@@ -20,7 +20,7 @@ from thumbs.errors import ConfigError, DataError
 @dataclass(frozen=True, eq=False)
 class QueryBatch:
     """One step's samples: tokens of query and response [N], the query's length, and of the response's tokens [M]
-    which ones count. scores [B]; token_rewards: float [M] where a response came with a reward a token, else None.
+    which ones count. scores [B]; token_rewards: float [M] where a response came with a reward per token, else None.
     """
 
     queries: list[np.ndarray]

@@ -234,7 +234,7 @@ def _fill_head(engine: ModuleEngine, handle: Handle, folder: Path | None, keywor
 
 
 def _value_head(folder: Path) -> dict[str, Tensor] | None:
-    """The head that we saved, or one that TRL saved in model.safetensors; None where there is none."""
+    """The head that we saved, or one that TRL saved in model.safetensors; None if there is none."""
     if (folder / HEAD).is_file():
         return read_tensors(folder / HEAD)
     stored = read_weights(folder) if any((folder / name).is_file() for name in (SINGLE, INDEX)) else {}

@@ -65,7 +65,7 @@ class PretrainedModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
     ) -> SimpleNamespace:
-        """logits [B, L, V], loss (nats a token, of labels that are not -100; None without labels), hidden_states."""
+        """logits [B, L, V], loss (nats per token, of labels that are not -100; None without labels), hidden_states."""
         states = self.states(input_ids, attention_mask)
         logits = self.logits(states)
         return SimpleNamespace(logits=logits, loss=_label_loss(logits, labels), hidden_states=(states,))

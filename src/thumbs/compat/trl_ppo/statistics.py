@@ -18,7 +18,7 @@ DISTRIBUTIONS = ("policy/advantages", "policy/ratio")
 
 
 def step_statistics(batch: QueryBatch, learned: StepExperience, seen: Sequence[Seen], kl_coef: float) -> dict[str, Any]:
-    """objective/*, ppo/* and tokens/*; KL in nats a sequence, entropies in nats, lengths in tokens.
+    """objective/*, ppo/* and tokens/*; KL in nats per sequence, entropies in nats, lengths in tokens.
 
     Of each minibatch's means the mean over minibatches; ratio and advantages of every counted token of all of them.
     """

@@ -170,7 +170,7 @@ class PPOTrainer:
         of its tokens. response_masks: 1 where a token of a response counts. temperature: at which the responses were
         drawn (None: that of the last `generate`). If every response begins with its own query, that part is not
         trained on. Past config.stop_at nothing is updated, and `stopped` is true.
-        Raises DataError for lists that do not fit, NonFiniteError where a loss or gradient is not finite.
+        Raises DataError for lists that do not fit, NonFiniteError if a loss or gradient is not finite.
         """
         started, config = time.monotonic(), self.config
         vocab_size = self.model.pretrained_model.trunk.vocab_size

@@ -34,7 +34,7 @@ def fact(item: int, **more: Any) -> ItemFacts:
 
 
 def of_table(table: np.ndarray, **more: Any) -> VoteTable:
-    """Votes of strengths [people, items], NaN where a person did not judge an item."""
+    """Votes of strengths [people, items], NaN if a person did not judge an item."""
     votes = [
         vote(number, int(item), int(account), said(int(table[account, item])))
         for number, (account, item) in enumerate(zip(*np.nonzero(~np.isnan(table)), strict=True))
