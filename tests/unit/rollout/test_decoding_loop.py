@@ -226,3 +226,47 @@ def test_rows_fit_the_caches_bound(engine, tiny_llama, monkeypatch):
         drawn.append(loop.step())
     assert max(drawn) == 2
     assert [len(tokens_of(reply)[0]) for reply in replies] == [12] * 5
+
+
+@pytest.mark.parametrize("company", [False, True])
+def test_a_client_alone_reads_its_prompts_before_it_draws(engine, tiny_llama, monkeypatch, company):
+    """Two prompts fit into a step; a client alone reads all five first, next to another it draws after each step."""
+    monkeypatch.setattr(scheduler, "PREFILL_TOKENS", 8)
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
+    loop, params = DecodingLoop(engine.frozen_base(model)), replace(PARAMS, stop_tokens=())
+    if company:
+        NativeSampler(loop, 0, client="other").submit([SampleRequest([6], params, [0])])
+        assert loop.step() == 1
+    NativeSampler(loop, 0, client="ours").submit([SampleRequest([7, 8, 9, 10, i], params, [i]) for i in range(5)])
+    drawn = [loop.step() for _ in range(4)]
+    assert drawn == ([3, 5, 6, 6] if company else [0, 0, 5, 5])
+
+
+def test_a_client_alone_gathers_room_before_it_reads_on(engine, tiny_llama, monkeypatch):
+    """Eight rows; when one is done the next prompt waits, unless there is room for all that waits."""
+    monkeypatch.setattr(scheduler, "MAX_ROWS", 8)
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
+    for waiting, expected in ((3, [8, 8, 7, 8]), (1, [8, 8, 8, 7])):
+        sampler = NativeSampler(DecodingLoop(engine.frozen_base(model)), 0)
+        lengths = [2, 3, *[9] * 6]
+        sampler.submit([SampleRequest([7], DecodingParams(n, ()), [i]) for i, n in enumerate(lengths)])
+        sampler.submit([SampleRequest([8], DecodingParams(9, ()), [i]) for i in range(waiting)])
+        assert [sampler.loop.step() for _ in range(4)] == expected
+
+
+def test_an_error_is_handed_to_all_who_wait_and_the_next_are_served(engine, tiny_llama, monkeypatch):
+    model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
+    sampler = NativeSampler(DecodingLoop(engine.frozen_base(model)), 0)
+    expected = sampler.sample([[7, 8]], PARAMS, [1])[0].tokens.tolist()
+    monkeypatch.setattr(scheduler, "MAX_ROWS", 1)
+
+    def crash(*news):
+        raise RuntimeError("the device is lost")
+
+    replies = sampler.submit([SampleRequest([7, 8], PARAMS, [1], on_token=crash), SampleRequest([9], PARAMS, [1])])
+    assert sampler.loop.step() == 0
+    assert sampler.loop.idle
+    for reply in replies:
+        with pytest.raises(RuntimeError, match="the device is lost"):
+            reply.result()
+    assert sampler.sample([[7, 8]], PARAMS, [1])[0].tokens.tolist() == expected
