@@ -137,6 +137,8 @@ class Worker:
             try:
                 future.set_result(make())
             except Exception as error:  # it belongs to the caller
+                if not isinstance(error, ThumbsError):
+                    log.exception("a request for samples failed")
                 future.set_exception(error)
 
     def _quiet(self) -> bool:

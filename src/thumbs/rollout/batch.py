@@ -42,6 +42,11 @@ class DecodingBatch:
         entering = (row for part in self._entering for row in part.rows)
         return [row for row in (*self.rows, *entering) if not row.done]
 
+    def end_cancelled(self) -> None:
+        """Rows whose request was cancelled are done; only here, since requests are cancelled at any moment."""
+        for row in self.live:
+            row.done = row.job.future.cancelled()
+
     def enter(self, parts: list[Prefilled]) -> None:
         """Adds rows, which are in the batch when they have settled."""
         self._entering += parts

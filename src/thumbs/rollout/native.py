@@ -33,6 +33,7 @@ class DecodingLoop:
     def __init__(self, model: Trunk, decode_text: DecodeText | None = None) -> None:
         self.model, self.decode_text = model, decode_text
         self._scheduler, self._runner, self._batch = Scheduler(), Runner(model), DecodingBatch(model.context)
+        self._unanswered: set[SampleJob] = set()
         self._lock = threading.RLock()
 
     def add(self, jobs: Sequence[SampleJob]) -> None:
@@ -40,6 +41,8 @@ class DecodingLoop:
         with self._lock:
             for job in jobs:
                 self._scheduler.add(job)
+                self._unanswered.add(job)
+                job.future.add_done_callback(lambda _, job=job: self._unanswered.discard(job))
 
     @property
     def idle(self) -> bool:
@@ -56,14 +59,14 @@ class DecodingLoop:
             try:
                 return self._step()
             except Exception as error:  # it belongs to whoever waits for a reply
-                jobs = [*self._scheduler.jobs, *(row.job for row in self._batch.live)]
                 self._scheduler, self._batch = Scheduler(), DecodingBatch(self.model.context)
-                for job in dict.fromkeys(jobs):
+                for job in list(self._unanswered):
                     job.fail(error)
                 return 0
 
     def _step(self) -> int:
         batch = self._batch
+        batch.end_cancelled()
         if new := self._scheduler.admit(batch.live):
             batch.enter(self._runner.read(new))
             if self._scheduler.reads_on(batch.live):
@@ -92,7 +95,7 @@ class DecodingLoop:
         if params.stop_strings and not row.stopped and self.decode_text is not None:
             text = self.decode_text(row.tokens)
             row.stopped = any(stop in text for stop in params.stop_strings)
-        row.done = row.done or row.stopped or len(row.tokens) == len(row.u)
+        row.done = row.stopped or len(row.tokens) == len(row.u)
 
 
 class _Driven(Future[SampleReply]):

@@ -41,7 +41,6 @@ class SampleJob:
         self.prompt = tuple(self.request.prompt)
         self.reach = len(self.prompt) + self.request.params.max_new_tokens
         self.waiting = len(self.request.seeds)  # samples that have not begun
-        self.future.add_done_callback(self._end)
 
     def begin(self, count: int) -> list[DecodingRow]:
         """The next rows."""
@@ -60,11 +59,6 @@ class SampleJob:
             return
         samples = [row.sample() for row in self.rows]
         self.future.set_result(SampleReply(samples, [row.top for row in self.rows], self.about_prompt))
-
-    def _end(self, _: object) -> None:
-        self.waiting = 0
-        for row in self.rows:  # of a cancelled request
-            row.done = True
 
     def fail(self, error: Exception) -> None:
         """Hands an error to whoever waits."""
@@ -141,7 +135,7 @@ class Scheduler:
         """The job whose turn it is; lets go of those that have begun or were cancelled."""
         while self._queues:
             client, queue = next(iter(self._queues.items()))
-            while queue and not queue[0].waiting:
+            while queue and (not queue[0].waiting or queue[0].future.cancelled()):
                 queue.popleft()
             if queue:
                 return queue[0]

@@ -258,15 +258,22 @@ def test_an_error_is_handed_to_all_who_wait_and_the_next_are_served(engine, tiny
     model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     sampler = NativeSampler(DecodingLoop(engine.frozen_base(model)), 0)
     expected = sampler.sample([[7, 8]], PARAMS, [1])[0].tokens.tolist()
-    monkeypatch.setattr(scheduler, "MAX_ROWS", 1)
+    monkeypatch.setattr(scheduler, "MAX_ROWS", 2)
 
     def crash(*news):
         raise RuntimeError("the device is lost")
 
-    replies = sampler.submit([SampleRequest([7, 8], PARAMS, [1], on_token=crash), SampleRequest([9], PARAMS, [1])])
+    one = replace(PARAMS, max_new_tokens=1)  # complete in the step that fails, and not answered yet
+    replies = sampler.submit(
+        [SampleRequest([6], one, [1]), SampleRequest([7, 8], PARAMS, [1], on_token=crash), SampleRequest([9], one, [1])]
+    )
     assert sampler.loop.step() == 0
     assert sampler.loop.idle
     for reply in replies:
         with pytest.raises(RuntimeError, match="the device is lost"):
             reply.result()
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler.loop.model, "prefill", crash)
+        with pytest.raises(RuntimeError, match="the device is lost"):
+            sampler.sample([[7, 8]], PARAMS, [1])
     assert sampler.sample([[7, 8]], PARAMS, [1])[0].tokens.tolist() == expected
