@@ -8,13 +8,14 @@ are all equal make room for others (Yu et al. 2025, arXiv:2503.14476, eq. 11).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from thumbs.config.group import GroupConfig
 from thumbs.records import Message, Rollout, Score
+from thumbs.tracking.files import plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,53 +85,23 @@ def _draw_with_signal(draw: Callable[[int], list[ScoredGroup]], draws: int, more
 
 
 def pending_as_json(pending: Pending) -> dict[str, Any]:
-    """Plain data, from which `pending_from_json` makes the same again, bit for bit."""
-    return {
-        "draws": pending.draws,
-        "groups": [
-            {
-                "step": group.step,
-                "rollouts": [_rollout_as_json(rollout) for rollout in group.rollouts],
-                "scores": [[score.value, dict(score.parts), score.tokens] for score in group.scores],
-            }
-            for group in pending.groups
-        ],
-    }
+    """Plain data, from which `pending_from_json` makes the same again: float32 → text → float32 loses nothing."""
+    return plain(asdict(pending))
 
 
 def pending_from_json(raw: Mapping[str, Any]) -> Pending:
     """What `pending_as_json` wrote."""
-    groups = [
-        ScoredGroup(
-            group["step"],
-            tuple(_rollout_from_json(rollout) for rollout in group["rollouts"]),
-            tuple(Score(value, parts, tokens and tuple(tokens)) for value, parts, tokens in group["scores"]),
-        )
-        for group in raw["groups"]
-    ]
-    return Pending(raw["draws"], tuple(groups))
+    return Pending(raw["draws"], tuple(_group(group) for group in raw["groups"]))
 
 
-def _rollout_as_json(rollout: Rollout) -> dict[str, Any]:
-    # float32 → float → text → float → float32 loses nothing.
-    return {
-        **rollout.__dict__,
-        "tokens": rollout.tokens.tolist(),
-        "mask": rollout.mask.tolist(),
-        "logprobs": rollout.logprobs.tolist(),
-        "messages": [[message.role, message.content] for message in rollout.messages],
-        "rewards": None if rollout.rewards is None else rollout.rewards.tolist(),
+def _group(raw: Mapping[str, Any]) -> ScoredGroup:
+    scores = (Score(**{**each, "tokens": each["tokens"] and tuple(each["tokens"])}) for each in raw["scores"])
+    return ScoredGroup(raw["step"], tuple(map(_rollout, raw["rollouts"])), tuple(scores))
+
+
+def _rollout(raw: Mapping[str, Any]) -> Rollout:
+    arrays = {
+        name: np.array(raw[name], np.float32) for name in ("mask", "logprobs", "rewards") if raw[name] is not None
     }
-
-
-def _rollout_from_json(raw: Mapping[str, Any]) -> Rollout:
-    arrays = {name: np.array(raw[name], dtype=np.float32) for name in ("mask", "logprobs")}
-    return Rollout(
-        **{
-            **raw,
-            **arrays,
-            "tokens": np.array(raw["tokens"], dtype=np.int64),
-            "messages": tuple(Message(role, content) for role, content in raw["messages"]),
-            "rewards": None if raw["rewards"] is None else np.array(raw["rewards"], dtype=np.float32),
-        }
-    )
+    messages = tuple(Message(**message) for message in raw["messages"])
+    return Rollout(**{**raw, **arrays, "tokens": np.array(raw["tokens"], np.int64), "messages": messages})

@@ -192,7 +192,7 @@ def a_scored_group(step: int, *scores: float) -> ScoredGroup:
         )
         for _ in scores
     )  # fmt: skip
-    return ScoredGroup(step, rollouts, tuple(Score(s, {"part": s / 3}, (s / 7, s)) for s in scores))
+    return ScoredGroup(step, rollouts, tuple(Score(s, {"part": s / 3}, (s / 7, s), counts=s > 1e-9) for s in scores))
 
 
 def drawing(step: int, *batches: Sequence[Sequence[float]]):
