@@ -12,7 +12,7 @@ import torch
 from thumbs.config.losses import PairLoss
 from thumbs.functional.preference_losses import FORMULAS, Side, preference_loss
 from thumbs.records import Example
-from thumbs.stages.answers import AnswerPair, answer_datum
+from thumbs.stages.answers import AnswerPair, TokenisedReply, answer_datum
 
 Sorted = tuple[list[AnswerPair], np.ndarray]
 
@@ -29,21 +29,22 @@ def pair_data(pairs: Sequence[AnswerPair], baseline: float = 0.0) -> list[Exampl
 
 def loss_on(loss: PairLoss, pairs: Sequence[AnswerPair], logprobs: np.ndarray, baseline: float = 0.0) -> float:
     """The mean loss of pairs whose sides the policy gives these logprobs [P, 2]."""
-
-    def side(place: int) -> Side:
-        answers = [pair.sides[place] for pair in pairs]
-        columns = (
-            logprobs[:, place],
-            [answer.reference for answer in answers],
-            [answer.length for answer in answers],
-            np.full(len(pairs), baseline),
-        )
-        return Side(*(torch.tensor(np.asarray(column, dtype=np.float64)) for column in columns))
-
+    first, second = (side([pair.sides[i] for pair in pairs], logprobs[:, i], baseline) for i in (0, 1))
     preferred = torch.tensor([pair.preferred for pair in pairs], dtype=torch.float64)
     weights = torch.tensor([pair.weight for pair in pairs], dtype=torch.float64) / len(pairs)
     formula = partial(FORMULAS[loss.formula], **loss.settings)
-    return float(preference_loss(formula, side(0), side(1), preferred, weights, loss.sft_coef))
+    return float(preference_loss(formula, first, second, preferred, weights, loss.sft_coef))
+
+
+def side(replies: Sequence[TokenisedReply], logprobs: np.ndarray, baseline: float) -> Side:
+    """Replies as the formulas take them, with the policy's logprobs of them [n]."""
+    columns = (
+        logprobs,
+        [reply.reference for reply in replies],
+        [reply.length for reply in replies],
+        np.full(len(replies), baseline),
+    )
+    return Side(*(torch.tensor(np.asarray(column, dtype=np.float64)) for column in columns))
 
 
 def pair_metrics(

@@ -24,11 +24,12 @@ from thumbs.data.replies import JudgedReply
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import DataError
-from thumbs.functional.preference_losses import REPLIES, Side
+from thumbs.functional.preference_losses import REPLIES
 from thumbs.records import Example, Generator, Message, Preference, Reply
 from thumbs.rollout.rounds import seed_of
 from thumbs.stages.answers import TokenisedReply, answer_datum, read_answer, referenced, reply_logprobs, summed
 from thumbs.stages.context import Context, adam_at, grouped_batch_at
+from thumbs.stages.direct_batch import side
 from thumbs.stages.direct_watch import train_policy
 from thumbs.stages.loop import Metrics, State, optimizer_step
 from thumbs.stages.sequences import by_prompt, distinct_tokens
@@ -154,12 +155,11 @@ class KtoTraining:
         """Loss and metrics of replies that are not trained on; nothing of no rows."""
         if not rows:
             return {}
-        now = reply_logprobs(self.context.engine, self.policy, [row.own for row in rows])
-        columns = (now, [row.own.reference for row in rows], now * 0, np.full(len(rows), self.distance(rows)))
-        reply = Side(*(torch.tensor(np.asarray(column, dtype=np.float64)) for column in columns))
-        desirable, loss = torch.tensor([float(row.desirable) for row in rows]), self.config.reply_loss()
-        mean = float(REPLIES[loss.formula](reply, desirable.double(), **loss.settings).mean())
-        return {"loss": mean, **self.metrics(rows, now)}
+        own, loss = [row.own for row in rows], self.config.reply_loss()
+        now = reply_logprobs(self.context.engine, self.policy, own)
+        desirable = torch.tensor([float(row.desirable) for row in rows], dtype=torch.float64)
+        losses = REPLIES[loss.formula](side(own, now, self.distance(rows)), desirable, **loss.settings)
+        return {"loss": float(losses.mean()), **self.metrics(rows, now)}
 
     def metrics(self, rows: Sequence[LabelledReply], logprobs: np.ndarray) -> dict[str, float]:
         """Means over the desirable (chosen) and the other (rejected) replies, nats per reply; and where both are there

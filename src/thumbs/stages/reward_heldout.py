@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from thumbs.config.losses import ScoreLoss
 from thumbs.config.reward_model import RewardModelConfig
@@ -13,6 +14,7 @@ from thumbs.data.preferences import preferred
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle
 from thumbs.engine.score_losses import loss_of_values
+from thumbs.functional.reward_losses import bradley_terry, pair_loss
 from thumbs.rewards.ensemble import member_scores, member_values
 from thumbs.stages.reward_items import Item, Row, Scale, item_data, judged_pairs, read_items
 from thumbs.stages.sequences import pair_tokens
@@ -77,9 +79,7 @@ def read_held(tokenizer: Tokenizer, rows: Sequence[Row], config: RewardModelConf
 def _pair_loss(found: HeldOut) -> dict[str, float]:
     if not found.preferred:
         return {}
-    gap, better = np.subtract(found.scores_a, found.scores_b), np.array(found.preferred)
-    loss = float(np.mean(better * np.logaddexp(0, -gap) + (1 - better) * np.logaddexp(0, gap)))
-    clear = better != 0.5
-    if not clear.any():
-        return {"loss": loss}
-    return {"loss": loss, "accuracy": float(np.mean((gap > 0)[clear] == (better > 0.5)[clear]))}
+    a, b, better = (torch.tensor(x, dtype=torch.float64) for x in (found.scores_a, found.scores_b, found.preferred))
+    loss, metrics = pair_loss(bradley_terry, a, b, better, torch.zeros_like(a), torch.full_like(a, 1 / len(a)))
+    ties_alone = bool((better == 0.5).all())
+    return {"loss": float(loss)} | ({} if ties_alone else {"accuracy": float(metrics["accuracy"])})
