@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from thumbs.config.losses import LossSpec, PairLoss, ReplyLoss, ScoreLoss, TokenLoss
 from thumbs.engine import score_losses, sequence_losses, token_losses
@@ -13,18 +14,37 @@ from thumbs.errors import ConfigError, DataError
 from thumbs.functional import preference_losses, reward_losses
 from thumbs.functional.formulas import Formula, Loss, inputs_of, misfit
 
-FORMULAS: Mapping[type[LossSpec], Mapping[str, Formula]] = {
-    TokenLoss: token_losses.FORMULAS,
-    PairLoss: preference_losses.FORMULAS,
-    ReplyLoss: preference_losses.REPLIES,
-    ScoreLoss: reward_losses.FORMULAS,
+
+class Family(NamedTuple):
+    """The formulas of a family by name, the value of one on a pass, and the columns of targets and of sequences that it
+    reads.
+    """
+
+    formulas: Mapping[str, Formula]
+    evaluate: Callable[[Any, Pass], Loss]
+    columns: Callable[[Any], tuple[Sequence[str], Sequence[str]]]
+
+
+FAMILIES: Mapping[type[LossSpec], Family] = {
+    TokenLoss: Family(token_losses.FORMULAS, token_losses.evaluate, token_losses.columns),
+    PairLoss: Family(
+        preference_losses.FORMULAS,
+        sequence_losses.evaluate_pairs,
+        lambda _: (("weights",), sequence_losses.PAIR_COLUMNS),
+    ),
+    ReplyLoss: Family(
+        preference_losses.REPLIES,
+        sequence_losses.evaluate_replies,
+        lambda _: (("weights",), sequence_losses.REPLY_COLUMNS),
+    ),
+    ScoreLoss: Family(reward_losses.FORMULAS, score_losses.evaluate, score_losses.columns),
 }
-"""The losses of each family, by name. Programs may add objectives of pairs of scores (`objectives.py`)."""
+"""The losses of each family. Programs may add objectives of pairs of scores (`objectives.py`)."""
 
 
 def check(loss: LossSpec) -> None:
     """Raises ConfigError for a loss that the family does not have, and for settings that it does not know."""
-    formulas = FORMULAS[type(loss)]
+    formulas = FAMILIES[type(loss)].formulas
     own = isinstance(loss, ScoreLoss) and is_objective(loss.formula)
     if loss.formula not in formulas and not own:
         allowed = ", ".join((*formulas, *(OBJECTIVES.names if isinstance(loss, ScoreLoss) else ())))
@@ -39,7 +59,7 @@ def check(loss: LossSpec) -> None:
 
 def check_columns(loss: LossSpec, batch: Batch) -> None:
     """Raises DataError if the batch lacks columns that the loss reads."""
-    of_targets, of_sequences = _columns(loss)
+    of_targets, of_sequences = FAMILIES[type(loss)].columns(loss)
     missing = [name for name in of_targets if name not in batch.columns]
     missing += [name for name in of_sequences if name not in batch.sequence_columns]
     if missing:
@@ -49,7 +69,7 @@ def check_columns(loss: LossSpec, batch: Batch) -> None:
 def reads(loss: LossSpec) -> set[str]:
     """What of a pass the loss reads: some of logprobs, entropy, values, divergences."""
     if isinstance(loss, TokenLoss):
-        return {name for name in inputs_of(FORMULAS[TokenLoss][loss.formula]) if name in token_losses.COMPUTED}
+        return {name for name in inputs_of(token_losses.FORMULAS[loss.formula]) if name in token_losses.COMPUTED}
     return {"values"} if isinstance(loss, ScoreLoss) else {"logprobs"}
 
 
@@ -65,20 +85,4 @@ def temperature(losses: Sequence[LossSpec]) -> float:
 
 def evaluate(loss: LossSpec, seen: Pass) -> Loss:
     """The value of the loss, a sum, and its metrics."""
-    if isinstance(loss, TokenLoss):
-        return token_losses.evaluate(loss, seen)
-    if isinstance(loss, PairLoss):
-        return sequence_losses.evaluate_pairs(loss, seen)
-    if isinstance(loss, ReplyLoss):
-        return sequence_losses.evaluate_replies(loss, seen)
-    return score_losses.evaluate(loss, seen)
-
-
-def _columns(loss: LossSpec) -> tuple[Sequence[str], Sequence[str]]:
-    """Columns of targets and of sequences that the loss reads."""
-    if isinstance(loss, TokenLoss):
-        return token_losses.columns(loss), ()
-    if isinstance(loss, ScoreLoss):
-        return score_losses.columns(loss), score_losses.sequence_columns(loss)
-    pairs = isinstance(loss, PairLoss)
-    return ("weights",), sequence_losses.PAIR_COLUMNS if pairs else sequence_losses.REPLY_COLUMNS
+    return FAMILIES[type(loss)].evaluate(loss, seen)

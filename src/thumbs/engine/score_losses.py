@@ -27,16 +27,12 @@ from thumbs.functional.reward_losses import (
 from thumbs.records import Example
 
 
-def columns(loss: ScoreLoss) -> tuple[str, ...]:
-    """The columns of targets that the loss needs."""
-    return ("weights", "labels") if loss.formula in LABELS else ("weights",)
-
-
-def sequence_columns(loss: ScoreLoss) -> tuple[str, ...]:
-    """The columns of sequences that the loss needs."""
+def columns(loss: ScoreLoss) -> tuple[Sequence[str], Sequence[str]]:
+    """The columns of targets, and those of sequences, that the loss reads."""
     if loss.formula in LABELS:
-        return ()
-    return ("unit", "rank", "unit_weight") if loss.formula in LISTS else ("unit", "preferred", "margin", "unit_weight")
+        return ("weights", "labels"), ()
+    what = ("rank",) if loss.formula in LISTS else ("preferred", "margin")
+    return ("weights",), ("unit", *what, "unit_weight")
 
 
 def loss_of_values(loss: ScoreLoss, data: Sequence[Example], values: Sequence[np.ndarray]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -37,9 +38,9 @@ class Pass:
     divergences: Tensor
 
 
-def columns(loss: TokenLoss) -> list[str]:
-    """The columns that the loss needs."""
-    return [_COLUMNS.get(name, name) for name in inputs_of(FORMULAS[loss.formula]) if name not in _NO_COLUMNS]
+def columns(loss: TokenLoss) -> tuple[Sequence[str], Sequence[str]]:
+    """The columns of targets, and those of sequences, that the loss reads."""
+    return [_COLUMNS.get(name, name) for name in inputs_of(FORMULAS[loss.formula]) if name not in _NO_COLUMNS], ()
 
 
 def evaluate(loss: TokenLoss, seen: Pass) -> Loss:

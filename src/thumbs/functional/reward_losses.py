@@ -56,9 +56,8 @@ def pair_metrics(score_a: Tensor, score_b: Tensor, preferred: Tensor, weights: T
     """
     gap = (score_a - score_b) * (preferred - 0.5).sign()
     w = weights * (preferred != 0.5)
-    total = w.sum()
-    share = w / total if total != 0 else w
-    return {"accuracy": (share * (gap > 0)).sum(), "score_gap": (share * gap).sum()}
+    total = w.sum().clamp(min=torch.finfo(w.dtype).tiny)
+    return {"accuracy": (w * (gap > 0)).sum() / total, "score_gap": (w * gap).sum() / total}
 
 
 def plackett_luce(scores: Tensor, ranks: Sequence[float]) -> Tensor:

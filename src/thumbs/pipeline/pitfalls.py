@@ -210,8 +210,9 @@ def _preference(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
         yield f"{c.method} compares quantiles of a batch, and direct.batch_size={c.batch_size} has too few of them"
     if inputs.judged is not None:
         good = sum(row.desirable for row in inputs.judged.rows)
-        bad, loss = len(inputs.judged.rows) - good, c.reply_loss()
-        if not bad / 2 <= (weighed := loss.desirable_weight * good / loss.undesirable_weight) <= 2 * bad:
+        bad, weights = len(inputs.judged.rows) - good, c.settings()
+        ratio = float(weights["desirable_weight"]) / float(weights["undesirable_weight"])
+        if not bad / 2 <= (weighed := ratio * good) <= 2 * bad:
             yield (
                 f"kto: {good} good and {bad} bad replies weigh {weighed:.0f} to {bad}; choose "
                 "direct.desirable_weight or undesirable_weight so that the good ones weigh 1 to 4/3 of the bad ones"

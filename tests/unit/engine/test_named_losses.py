@@ -1,4 +1,4 @@
-"""The names of losses: a table per family, to which specs, presets and the service refer; what is unknown is refused."""
+"""The names of losses: a table per family, to which presets and the service refer; what is unknown is refused."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_presets_of_reward_models_name_a_loss_of_scores(method: Any):
     config = RewardModelConfig.model_validate({"loss": method.name, "data": data, "huber_delta": 0.5})
     spec = loss_of(config, Scale(thresholds=(0.1, 0.4)))
     losses.check(spec)
-    assert spec.settings.keys() == settings_of(losses.FORMULAS[ScoreLoss][spec.formula]).keys()
+    assert spec.settings.keys() == settings_of(losses.FAMILIES[ScoreLoss].formulas[spec.formula]).keys()
     assert spec.center_coef == (0.01 if method.form == "pairs" or method.name == "ranked_pairs" else 0.0)
 
 
 def test_the_services_losses_are_the_engines():
     for name, formula in translate.LOSSES.items():
         spec = translate.loss_spec(name, {})
-        assert losses.FORMULAS[TokenLoss][spec.formula] is formula
+        assert losses.FAMILIES[TokenLoss].formulas[spec.formula] is formula
         losses.check(spec)
 
 
