@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,13 @@ def comparison(result: Result) -> str:
         f"{limits['read_gb_per_s']:.0f} GB/s): " + ", ".join(f"{title(k)} {v:.2f}" for k, v in reached.items()) + ".",
     ]
     lines += ["", "Versions: " + "; ".join(versions(result)) + ".", "", "![ratios](images/ratios.svg)"]
-    return "\n".join(lines)
+    return wrapped(lines)
+
+
+def wrapped(lines: Sequence[str]) -> str:
+    """Lines of Markdown with paragraphs wrapped as in the other pages; tables stay as they are."""
+    fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line if line.startswith("|") else fill(line) for line in lines)
 
 
 def rate(figures: Result) -> str:
@@ -123,7 +131,7 @@ def growth(result: Result) -> str:
             memory = point["peak_bytes"] / 2**30
             lines.append(f"| {point['value']} | {point['seconds']:.2f} | {slope} | {memory:.2f} |")
             before = point
-    return "\n".join([*lines, "", "![growth](images/growth.svg)"])
+    return wrapped([*lines, "", "![growth](images/growth.svg)"])
 
 
 def draw_ratios(ratios: dict[str, float], path: Path) -> None:

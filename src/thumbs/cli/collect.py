@@ -171,7 +171,7 @@ def read_question(path: Path | None) -> Question | None:
 
 
 def add_file(store: CollectStore, project: Project, file: str) -> None:
-    """Adds the items of a file to a project and tells what came of it; raises DataError if none is of use."""
+    """Adds the items of a file to a project and says what came of it; raises DataError if none can be used."""
     from thumbs.collect.importing import import_items
     from thumbs.data.load import ignored_text
     from thumbs.errors import DataError

@@ -45,7 +45,9 @@ class Base:
 
     @cached_property
     def shape(self) -> Trunk:
-        """Its vocabulary, context and adapters, without its weights; raises ModelError for a model of no use here."""
+        """Its vocabulary, context and adapters, without its weights; raises ModelError for a model that cannot be used
+        here.
+        """
         return empty_trunk(self.config)
 
     @cached_property

@@ -71,7 +71,9 @@ class ServiceClient(Ready):
         train_unembed: bool = True,
         user_metadata: Metadata = None,
     ) -> TrainingClient:
-        """A fresh adapter on a base model. `train_unembed` is kept and told, but embeddings are never adapted."""
+        """A fresh adapter on a base model. `train_unembed` is stored and reported, but embeddings never get an
+        adapter.
+        """
         lora = types.LoraConfig(
             rank=rank, seed=seed, train_unembed=train_unembed, train_mlp=train_mlp, train_attn=train_attn
         )

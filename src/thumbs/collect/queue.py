@@ -1,4 +1,4 @@
-"""Which task per person gets next, and what becomes of its lease."""
+"""Which task a person gets next, and what becomes of its lease."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class ProjectSettings(Counting):
     qualify_share: float = Field(default=0.75, ge=0, le=1)
     """Share of them that must be right."""
     quota: int | None = Field(default=None, ge=1)
-    """Judgements per person may give; null: as many as there are."""
+    """Judgements that one person may give; null: as many as there are."""
     invited_only: bool = False
     """Whether people need to be added to the project by name; owners and admins do not. A project that is made
     on a team's site, or by `thumbs collect new` once there are accounts, begins with true.

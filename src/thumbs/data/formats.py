@@ -1,4 +1,4 @@
-"""Which format per row is in, by all of its keys, and what is wrong if it is none or says more than we would read."""
+"""Which format a row is in, by all of its keys, and what is wrong if it is none or says more than we would read."""
 
 from __future__ import annotations
 

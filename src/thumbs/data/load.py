@@ -31,7 +31,7 @@ MOST_TIMES = 1000
 """A weight that needs the same rows more often is a mistake."""
 _KEYS = 40
 _BOOKKEEPING = ("id", "uid", "uuid", "idx", "index", "source", "dataset", "split", "category", "language", "metadata")
-"""Keys of no use to training that many files have; they are named after the others."""
+"""Keys that many files have and training does not need; they are named after the others."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,8 @@ class Engine(Protocol):
     ) -> TrainOutput:
         """Adds the gradients of the sum of `losses`; one pass through the trunk serves them all.
 
-        Logprobs come back where `weights` is not 0, or everywhere if that is asked for (half as much work a place).
+        Logprobs come back where `weights` is not 0, or at every position if requested (which costs about half as much
+        per extra position).
         """
         ...
 

@@ -257,7 +257,9 @@ def load_hf(folder: Path, dtype: torch.dtype) -> HfCausalLM:
 
 
 def empty_hf(folder: Path) -> HfCausalLM:
-    """The model in a local folder without its weights, on the meta device; raises ModelError for a kind of no use."""
+    """The model in a local folder without its weights, on the meta device; raises ModelError for a kind that cannot be
+    used.
+    """
     config, model_class = _kind(folder)
     with torch.device("meta"):
         return HfCausalLM(model_class._from_config(config))

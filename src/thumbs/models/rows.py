@@ -85,7 +85,7 @@ class Rows:
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """Which keys per query sees, [B, 1, L, C]; None: those up to itself, in a row of its own."""
+        """Which keys a query sees, [B, 1, L, C]; None: those up to itself, in a row of its own."""
         if all(parent < 0 for parent in self.parents):
             return None
         before = torch.tensor([len(seen) - length for seen, length in zip(self.seen, self.lengths, strict=True)])

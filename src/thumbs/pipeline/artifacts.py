@@ -84,7 +84,7 @@ def sample_text(
     """n replies to each prompt from the model of a stage."""
     opened = open_run(run)
     if stage.split("/")[-1] == "reward_model":
-        raise RunError("the reward model scores and does not write; sample from base, sft or a method")
+        raise RunError("the reward model cannot generate text; sample from base, sft or one of the methods")
     sampler = opened.engine.snapshot(opened.model(stage))
     asked = [with_system(read_prompt(text), opened.config.system) for text in prompts]
     wanted = [prompt for prompt in asked for _ in range(n)]

@@ -86,7 +86,7 @@ def open_stage(run: Path, stage: str, sampling: SamplingConfig | None = None) ->
     """
     opened = open_run(run)
     if stage.split("/")[-1] == "reward_model":
-        raise RunError("the reward model scores and does not write; take base, sft or a method")
+        raise RunError("the reward model cannot generate text; take base, sft or one of the methods")
     config = opened.config
     own = SamplingConfig() if config.labels is None else config.labels.sampling
     rewards = [

@@ -31,7 +31,7 @@ class Numbered(Body):
 
 
 class Optimizer(Body):
-    """Which optimizer per client wants; of another one than ours the settings do not matter."""
+    """Which optimizer a client wants; of another one than ours the settings do not matter."""
 
     type: str = "adamw"
 

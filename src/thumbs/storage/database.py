@@ -216,7 +216,7 @@ def _engine(url: str | URL) -> Engine:
     """Connections are tried before they are used: a server drops those that are idle, and all when it restarts."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(parsed, pool_size=10, max_overflow=30)  # raises for a URL of no use, and opens nothing
+        engine = create_engine(parsed, pool_size=10, max_overflow=30)  # raises for an invalid URL, and opens nothing
         if parsed.database and parsed.database != ":memory:" and "uri" not in parsed.query:
             with contextlib.suppress(OSError):  # opening says it better
                 Path(parsed.database).touch(mode=0o600)  # hashes of keys and passwords; files next to it get its mode

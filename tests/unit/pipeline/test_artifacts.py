@@ -95,7 +95,7 @@ def test_samples_are_the_same_for_the_same_seed_alone_or_in_company(tiny_run: Pa
 
 
 def test_the_reward_model_is_not_sampled_from(tiny_run: Path):
-    with pytest.raises(RunError, match="scores and does not write"):
+    with pytest.raises(RunError, match="cannot generate text"):
         sample_text(tiny_run, "reward_model", ["Ana"], 1, SAMPLING, 0)
 
 

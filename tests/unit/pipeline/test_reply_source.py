@@ -90,7 +90,7 @@ def test_a_model_without_a_run_writes_and_does_not_score():
 
 @pytest.mark.parametrize("stage", ["reward_model", "dpo"])
 def test_what_does_not_write_is_refused(tiny_run: Path, stage: str):
-    with pytest.raises(RunError, match="scores and does not write" if stage == "reward_model" else "no stage 'dpo'"):
+    with pytest.raises(RunError, match="cannot generate text" if stage == "reward_model" else "no stage 'dpo'"):
         open_stage(tiny_run, stage)
 
 
