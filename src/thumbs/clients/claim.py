@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 
 # The schema, too: sets of tables in schemas of their own are different stores.
 _LOCK = text("SELECT pg_try_advisory_lock(hashtextextended('thumbs serve in ' || current_schema(), 0))")
+
+_GRACE_S = 1.0
+"""How long PostgreSQL may take to see that a connection was closed, seconds."""
 
 
 class Claim:
@@ -46,7 +50,7 @@ class Claim:
                         "--folder of its own"
                     ) from None
                 self._file = file
-            if not self._database.is_sqlite and not self._renewed():
+            if not self._database.is_sqlite and not self._taken():
                 self._let_go()
                 raise ConfigError(
                     "another server works with this database; stop it first, or give this one a database of its own"
@@ -67,6 +71,13 @@ class Claim:
         """Lets another server in."""
         with self._lock:
             self._let_go()
+
+    def _taken(self) -> bool:
+        """Whether the database's lock is ours; one of a server that ends just now is freed a moment later."""
+        until = time.monotonic() + _GRACE_S
+        while not (ours := self._renewed()) and time.monotonic() < until:
+            time.sleep(0.05)
+        return ours
 
     def _renewed(self) -> bool:
         """Whether the database's lock is held; raises SQLAlchemyError if the database is away."""
