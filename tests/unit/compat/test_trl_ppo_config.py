@@ -56,7 +56,7 @@ def test_the_defaults_are_those_of_trl():
         ("minibatch_size", "'mini_batch_size'"),
         ("num_ppo_epochs", "'ppo_epochs'"),
         ("kl_coef", "'init_kl_coef'"),
-        ("qqq", "known fields: exp_name"),
+        ("qqq", "known are exp_name"),
     ],
 )
 def test_an_unknown_field_names_the_nearest(name: str, hint: str):

@@ -4,6 +4,8 @@ from thumbs.compat.rlhf_pipeline.parts import (
     ConversationDataset,
     DPOTrainer,
     KTOTrainer,
+    PPOTrainer,
+    RewardTrainer,
     SFTTrainer,
     create_model,
     create_preference_dataloader,
@@ -12,8 +14,6 @@ from thumbs.compat.rlhf_pipeline.parts import (
     create_trainer,
     create_value_model,
 )
-from thumbs.compat.rlhf_pipeline.parts import PPOStage as PPOTrainer
-from thumbs.compat.rlhf_pipeline.parts import RewardStage as RewardTrainer
 from thumbs.compat.rlhf_pipeline.pipeline import RLHFPipeline, create_rlhf_pipeline
 from thumbs.compat.rlhf_pipeline.settings import RLHFConfig, get_default_config
 from thumbs.engine.objectives import register_reward_objective

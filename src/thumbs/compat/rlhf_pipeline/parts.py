@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,63 +129,33 @@ def _with_head(kind: str, path: str | Path, *, freeze_backbone: bool) -> nn.Modu
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """A stage of a pipeline that is ready to run; `train` returns the path of what it leaves."""
+class StageTrainer:
+    """A stage of a pipeline that is ready to run; `train` runs it, or goes on with it, and returns the path of what it
+    leaves.
+    """
 
     pipeline: RLHFPipeline
-    run: Callable[[], str]
-
-    def train(self) -> str:
-        """Runs the stage, or goes on with it."""
-        return self.run()
+    train: Callable[[], str]
 
 
-class SFTTrainer(Trainer):
-    """Supervised fine-tuning."""
-
-    def __init__(self, pipeline: RLHFPipeline) -> None:
-        super().__init__(pipeline, pipeline.run_sft)
-
-
-class RewardStage(Trainer):
-    """The reward model, from the SFT model."""
-
-    def __init__(self, pipeline: RLHFPipeline, sft_model_path: str | Path) -> None:
-        super().__init__(pipeline, partial(pipeline.run_reward_training, sft_model_path))
-
-
-class PPOStage(Trainer):
-    """PPO of the SFT model against the reward model."""
-
-    def __init__(self, pipeline: RLHFPipeline, sft_model_path: str | Path, reward_model_path: str | Path) -> None:
-        super().__init__(pipeline, partial(pipeline.run_ppo_training, sft_model_path, reward_model_path))
-
-
-class DPOTrainer(Trainer):
-    """DPO of the SFT model."""
-
-    def __init__(self, pipeline: RLHFPipeline, sft_model_path: str | Path) -> None:
-        super().__init__(pipeline, partial(pipeline.run_dpo_training, sft_model_path))
-
-
-class KTOTrainer(Trainer):
-    """KTO of the SFT model."""
-
-    def __init__(self, pipeline: RLHFPipeline, sft_model_path: str | Path) -> None:
-        super().__init__(pipeline, partial(pipeline.run_kto_training, sft_model_path))
-
-
-_TRAINERS: Mapping[str, Callable[..., Trainer]] = {
-    "sft": SFTTrainer,
-    "reward": RewardStage,
-    "ppo": PPOStage,
-    "dpo": DPOTrainer,
-    "kto": KTOTrainer,
+_STAGES = {
+    "sft": "run_sft",
+    "reward": "run_reward_training",
+    "ppo": "run_ppo_training",
+    "dpo": "run_dpo_training",
+    "kto": "run_kto_training",
 }
 
 
-def create_trainer(kind: str, pipeline: RLHFPipeline, *paths: str | Path, **named: Any) -> Trainer:
+def create_trainer(kind: str, pipeline: RLHFPipeline, *paths: str | Path, **named: Any) -> StageTrainer:
     """The trainer of a stage; `paths` are those of its run_… method. Raises ConfigError for an unknown kind."""
-    if kind not in _TRAINERS:
-        raise ConfigError(f"create_trainer: got {kind!r}; allowed are {', '.join(_TRAINERS)}")
-    return _TRAINERS[kind](pipeline, *paths, **named)
+    if kind not in _STAGES:
+        raise ConfigError(f"create_trainer: got {kind!r}; allowed are {', '.join(_STAGES)}")
+    return StageTrainer(pipeline, partial(getattr(pipeline, _STAGES[kind]), *paths, **named))
+
+
+SFTTrainer = partial(create_trainer, "sft")
+RewardTrainer = partial(create_trainer, "reward")
+PPOTrainer = partial(create_trainer, "ppo")
+DPOTrainer = partial(create_trainer, "dpo")
+KTOTrainer = partial(create_trainer, "kto")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import yaml
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
+from thumbs.compat import suggestion
 from thumbs.errors import ConfigError
 
 Count = Annotated[int, Field(ge=1)]
@@ -149,9 +149,7 @@ def _types() -> dict[str, Any]:
 
 
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, _types(), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"known settings: {', '.join(_types())}"
-    return f"unknown setting {name!r}; {hint}"
+    return f"unknown setting {name!r}; {suggestion(name, _types())}"
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -22,8 +22,9 @@ from thumbs.config.sft import SftConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.objectives import OBJECTIVES, is_objective
 from thumbs.errors import ConfigError
+from thumbs.pipeline.identity import IDENTITY, Identity, changes, read_identity
 from thumbs.tracking.digests import file_digest
-from thumbs.tracking.files import plain, read_json, write_json
+from thumbs.tracking.files import plain, read_json
 
 T = TypeVar("T")
 
@@ -34,8 +35,6 @@ HEAD_RATE = 1e-3
 
 SAVE_EVERY = 5
 """Rounds of PPO between the checkpoints from which an interrupted run goes on."""
-
-_ASKED = "asked.json"
 
 
 def sft_settings(c: RLHFConfig) -> SftConfig:
@@ -155,18 +154,16 @@ def begin(folder: Path, asked: Mapping[str, Any], output: Path) -> bool:
     Where something else was asked, what that run left to go on with is removed, and its own .pt stays until the new
     one takes its place; the files of single PPO rounds go.
     """
-    wanted = plain(asked)
-    before = read_json(folder / _ASKED) if (folder / _ASKED).exists() else None
+    wanted, before = Identity(plain(asked)), read_identity(folder)
     if before == wanted:
         return (folder / "done.json").exists() and output.exists()
     if before is not None:
-        changed = ", ".join(key for key in {**before, **wanted} if before.get(key) != wanted.get(key))
-        log.info("%s: begins anew, since %s changed", folder.name, changed)
+        log.info("%s: begins anew: %s", folder.name, "; ".join(changes(before, wanted)))
     tidy(folder)
-    leftovers = [folder / name for name in ("done.json", "metrics.jsonl", "samples.jsonl", _ASKED)]
+    leftovers = [folder / name for name in ("done.json", "metrics.jsonl", "samples.jsonl", IDENTITY)]
     for file in [*leftovers, *folder.glob("iteration_*.pt"), *folder.glob("nonfinite-*.npz")]:
         file.unlink(missing_ok=True)
-    write_json(folder / _ASKED, wanted)
+    wanted.write(folder)
     return False
 
 

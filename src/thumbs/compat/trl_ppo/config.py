@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import sys
 import warnings
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from thumbs.compat import suggestion
 from thumbs.errors import ConfigError
 
 ADAPTIVE_TARGET = 6.0
@@ -200,5 +200,4 @@ class PPOConfig:
 def _suggestion(name: str, known: list[str]) -> str:
     if name in RENAMED:
         return f"it is called {RENAMED[name]!r} here"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
+    return suggestion(name, known)

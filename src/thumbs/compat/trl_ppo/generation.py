@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from thumbs.compat import suggestion
 from thumbs.errors import ConfigError
 from thumbs.rollout.sampler import DecodingParams, Sampler
 
@@ -63,9 +63,7 @@ def read_keywords(keywords: Mapping[str, Any]) -> Generation:
     known = (*TAKEN, *WITHOUT_EFFECT, *NEUTRAL)
     for name, value in keywords.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(TAKEN)}"
-            raise ConfigError(f"generate() knows no keyword {name!r}; {hint}")
+            raise ConfigError(f"generate() knows no keyword {name!r}; {suggestion(name, known, TAKEN)}")
         if name in NEUTRAL and value not in (None, NEUTRAL[name]):
             raise ConfigError(
                 f"generate({name}={value}): replies must come from the policy's own distribution, or ratio and KL mean "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import warnings
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thumbs.compat import suggestion
 from thumbs.compat.trl_ppo.engine import open_here
 from thumbs.config.model import ADAPTED, AdapterConfig, ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
@@ -178,8 +178,7 @@ def _check(keywords: Mapping[str, Any]) -> None:
                 f"from_pretrained({name}=…): train a reward model (`thumbs reward-model`) and call it yourself"
             )
         if name not in (*OWN, *IGNORED):
-            close = difflib.get_close_matches(name, [*OWN, *IGNORED], n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(OWN)}"
+            hint = suggestion(name, [*OWN, *IGNORED], OWN)
             raise ConfigError(f"from_pretrained() knows no keyword {name!r}; {hint}")
         if value and IGNORED.get(name):
             warnings.warn(f"from_pretrained({name}=…) does nothing here: {IGNORED[name]}", stacklevel=5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from thumbs.compat import suggestion
 from thumbs.compat.rlhf_pipeline.parts import create_preference_loss
 from thumbs.config.optim import AdamConfig
 from thumbs.data.preferences import preferred, read_preference
@@ -76,9 +76,7 @@ class RewardConfig:
     def __init__(self, output_dir: str | Path = DEFAULTS["output_dir"], **settings: Any) -> None:
         for name in settings:
             if name not in DEFAULTS and name not in WITHOUT_EFFECT:
-                close = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.5)
-                hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(DEFAULTS)}"
-                raise ConfigError(f"RewardConfig has no field {name!r}; {hint}")
+                raise ConfigError(f"RewardConfig has no field {name!r}; {suggestion(name, DEFAULTS)}")
         if idle := sorted(WITHOUT_EFFECT & settings.keys()):
             warnings.warn(f"RewardConfig: {', '.join(idle)} do nothing here", stacklevel=2)
         given = {name: value for name, value in settings.items() if name in DEFAULTS and value is not None}
