@@ -2,7 +2,7 @@
 # make demo SIZE=tiny    the same with a from-scratch byte model, under a minute
 # make demo SEED=1       another seed, in a run folder of its own
 # make bench             thumbs and its peers side by side; QUICK=1: one round, small batches
-# make test | make lint
+# make test | make lint    lint also holds the code to its budgets (.ci/house) and commits to their size
 
 SIZE ?= full
 SEED ?= 0
@@ -42,6 +42,7 @@ lint: .venv/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/house
 
 .venv/.ready: pyproject.toml constraints.txt hatch_build.py src/thumbs/models/kernels.cpp
 	$(PYTHON) -c 'import sys; sys.exit("thumbs needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'

@@ -12,10 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import api_page
 import pytest
 import yaml
 
-import api_page
 import thumbs
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
@@ -82,7 +82,7 @@ def test_what_is_wrong_is_an_error_of_thumbs(tmp_path: Path):
 
 def test_the_page_is_what_the_code_gives_now():
     page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
-    assert page == api_page.page(), "PYTHONPATH=src:tests python tests/api_page.py > docs/reference/api.md"
+    assert page == api_page.page(), "python docs/generators/api_page.py > docs/reference/api.md"
 
 
 @pytest.mark.parametrize("name", PACKAGES)

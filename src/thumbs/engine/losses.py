@@ -15,7 +15,7 @@ from thumbs.functional import preference_losses, reward_losses
 from thumbs.functional.formulas import Formula, Loss, inputs_of, misfit
 
 
-class Family(NamedTuple):
+class LossFamily(NamedTuple):
     """The formulas of a family by name, the value of one on a pass, and the columns of targets and of sequences that it
     reads.
     """
@@ -25,19 +25,19 @@ class Family(NamedTuple):
     columns: Callable[[Any], tuple[Sequence[str], Sequence[str]]]
 
 
-FAMILIES: Mapping[type[LossSpec], Family] = {
-    TokenLoss: Family(token_losses.FORMULAS, token_losses.evaluate, token_losses.columns),
-    PairLoss: Family(
+FAMILIES: Mapping[type[LossSpec], LossFamily] = {
+    TokenLoss: LossFamily(token_losses.FORMULAS, token_losses.evaluate, token_losses.columns),
+    PairLoss: LossFamily(
         preference_losses.FORMULAS,
         sequence_losses.evaluate_pairs,
         lambda _: (("weights",), sequence_losses.PAIR_COLUMNS),
     ),
-    ReplyLoss: Family(
+    ReplyLoss: LossFamily(
         preference_losses.REPLIES,
         sequence_losses.evaluate_replies,
         lambda _: (("weights",), sequence_losses.REPLY_COLUMNS),
     ),
-    ScoreLoss: Family(reward_losses.FORMULAS, score_losses.evaluate, score_losses.columns),
+    ScoreLoss: LossFamily(reward_losses.FORMULAS, score_losses.evaluate, score_losses.columns),
 }
 """The losses of each family. Programs may add objectives of pairs of scores (`objectives.py`)."""
 

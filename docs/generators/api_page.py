@@ -1,6 +1,6 @@
 """docs/reference/api.md: thumbs from Python, made of the signatures and docstrings.
 
-PYTHONPATH=src:tests python tests/api_page.py > docs/reference/api.md
+python docs/generators/api_page.py > docs/reference/api.md
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from thumbs import errors
 
 INTRODUCTION = """# Python API
 
-Made from the source by `PYTHONPATH=src:tests python tests/api_page.py`; do not edit by hand. The guide is
+Made from the source by `python docs/generators/api_page.py`; do not edit by hand. The guide is
 [From Python](../guides/python.md).
 """
 OWN = ("load_config", "plan", "run", "open_run", "Run", "open_engine")
