@@ -1,4 +1,4 @@
-"""The files of `examples/` and `benchmarks/`, which are no packages."""
+"""The files of `examples/` and `benchmarks/`, which are not packages."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class RunError(ThumbsError, RuntimeError):
 
 
 class RewardError(ThumbsError, RuntimeError):
-    """A reward or an environment failed, or gave what is no number."""
+    """A reward or an environment failed, or gave what is not a number."""
 
 
 class NonFiniteError(ThumbsError, ArithmeticError):

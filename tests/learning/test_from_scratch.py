@@ -25,7 +25,7 @@ def test_it_learns(tmp_path: Path):
     ppo = results["ppo"]
     assert ppo["reward_last"] >= ppo["reward_first"] + 0.5
     assert 0 < max(row["kl"] for row in ppo["history"]) < 10
-    # Answers are still text: none is empty, none has bytes that are no UTF-8, and most words are those of the data.
+    # Answers are still text: none is empty, none has bytes that are not UTF-8, and most words are those of the data.
     words = {word for answer in right for word in answer.split()}
     said = [word for answer in ppo["answers"] for word in answer.split()]
     assert all(ppo["answers"])

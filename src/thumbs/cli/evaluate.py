@@ -90,7 +90,7 @@ def _refuse_models(name: str) -> None:
     else:
         is_model = (folder / "adapter_config.json").is_file() or not folder.exists()
     if is_model:
-        raise ConfigError(f"{name} is no run; audit a model with `thumbs eval reward-model {name} --pairs FILE`")
+        raise ConfigError(f"{name} is not a run; audit a model with `thumbs eval reward-model {name} --pairs FILE`")
 
 
 def audit_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -256,7 +256,9 @@ class Backend:
         return self._submit(run_id, seq_id, work)
 
     def skip(self, run_id: str, seq_id: int, error: Exception) -> Future[Any]:
-        """Takes the number of a submission that was no use; the future fails with `error` when its turn comes."""
+        """Takes the number of a submission that could not be used; the future fails with `error` when its turn
+        comes.
+        """
 
         return self._submit(run_id, seq_id, lambda: _failing(error))
 

@@ -66,7 +66,7 @@ class CheckpointFolders:
         sync(self._whole)
 
     def remove(self, checkpoint_id: str) -> None:
-        """Delete a whole folder that no row names any more; one that is gone is no error."""
+        """Delete a whole folder that no row names any more; one that is gone is not an error."""
         doomed = self._partial / checkpoint_id
         with contextlib.suppress(FileNotFoundError):
             self.path(checkpoint_id).rename(doomed)

@@ -188,7 +188,7 @@ class Store:
     ) -> None:
         """Keep what a sampler samples from; raises StoreError if the id is taken or the session is unknown.
 
-        The same again is no error: the answer to the first time may have been lost.
+        The same again is not an error: the answer to the first time may have been lost.
         """
         made = SamplerRecord(sampler_id, session_id, owner, base_model, model_path, self._now())
         try:

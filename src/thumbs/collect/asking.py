@@ -141,6 +141,6 @@ def judgement_of(vote: Vote, handle: str) -> Judgement:
     """What one person said of a pair, in our preference format."""
     answer = vote.answer
     if answer.verdict not in ("prefer", "tie", "both_bad", "skip"):
-        raise ThumbsError(f"judgement {vote.judgement} says {answer.verdict!r}, which is no verdict on a pair")
+        raise ThumbsError(f"judgement {vote.judgement} says {answer.verdict!r}, which is not a verdict on a pair")
     reason = answer.skip_reason if answer.verdict == "skip" else answer.reason
     return Judgement(handle, vote.at.isoformat(timespec="seconds"), answer.verdict, answer.strength, reason)

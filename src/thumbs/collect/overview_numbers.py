@@ -48,7 +48,7 @@ SECONDS = (0, 5, 10, 20, 40, 80, 160, 320)
 class Tape:
     """Filled by those who iterate through `votes` and `facts`, so that a million judgements are read once.
 
-    times: when each judgement was given (seconds since 1970), ascending; answers: how many are no skips; quartiles: a
+    times: when each judgement was given (seconds since 1970), ascending; answers: how many are not skips; quartiles: a
     quarter, half and three quarters of those took at most so many active seconds, empty without any; bins: how many of
     them fell into each bin of SECONDS. These four are there once it is closed.
     shown: how many chose which strength in the order of display, below 0 the reply on the left or on top. late,

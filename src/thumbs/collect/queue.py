@@ -216,7 +216,7 @@ class Queue:
         return {"leased": now, "expires": now + timedelta(seconds=settings.lease_s)}
 
     def _qualify(self, db: Connection, project_id: int, account_id: int, settings: ProjectSettings) -> bool:
-        """Decides, once and for all, by the answers of the test so far; a skip is no right answer."""
+        """Decides, once and for all, by the answers of the test so far; a skip is not a right answer."""
         standing = (
             select(JUDGEMENTS, ASSIGNMENTS.c.display, ITEMS.c.gold, ITEMS.c.question_id.label("gold_question"))
             .join(ASSIGNMENTS, ASSIGNMENTS.c.id == JUDGEMENTS.c.assignment_id)

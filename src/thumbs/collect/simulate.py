@@ -51,7 +51,7 @@ class SimulatedPerson:
         The strength is the difference of scores in the steps of STRENGTH_STEPS, each axis says the same; a reversed
         question is answered by the lower score. A rating is
         the middle of its scale, and one more or less for each step that the score is above or below 0. Raises
-        CollectError for kinds where something must be written, NonFiniteError if a score is no number.
+        CollectError for kinds where something must be written, NonFiniteError if a score is not a number.
         """
         question, chance = Question.model_validate(task.question), self._chance(task)
         effort = self._effort(task, chance)

@@ -72,7 +72,7 @@ def _url(where: Path | str | URL) -> str | URL:
     try:
         url = make_url(where)
     except ArgumentError:
-        raise ConfigError(f"{where!r} is no database URL; allowed: FILE, sqlite:///FILE or postgresql://…") from None
+        raise ConfigError(f"{where!r} is not a database URL; allowed: FILE, sqlite:///FILE or postgresql://…") from None
     if url.drivername == "postgresql":
         return url.set(drivername="postgresql+psycopg")  # the driver that `thumbs[postgres]` brings
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):

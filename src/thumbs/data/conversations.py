@@ -168,7 +168,7 @@ def read_transcript(text: str) -> Conversation:
     if before.strip() or not rest:
         raise RowError(
             "missing_field",
-            "text is no transcript: it must begin with 'Human:', turns divided by blank lines",
+            "text is not a transcript: it must begin with 'Human:', turns divided by blank lines",
         )
     turns = zip(rest[::2], rest[1::2], strict=True)
     return tuple(Message(ROLES[name.lower()], content.strip()) for name, content in turns)

@@ -134,7 +134,7 @@ TOOLS: tuple[Format, ...] = (
     _refused(
         "axolotl's segments",
         ("segments",),
-        "texts that are no turns cannot be rendered with a chat template; write `messages`",
+        "texts that are not turns cannot be rendered with a chat template; write `messages`",
     ),
     _refused(
         "the red-team attempts of hh-rlhf",

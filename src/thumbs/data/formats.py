@@ -118,7 +118,7 @@ def plain_row(value: object) -> tuple[dict[str, Any], str | None]:
             try:
                 row[key] = parse_json(row[key])
             except ValueError as error:
-                raise RowError("bad_json", f"{key!r} is text that is no JSON list: {error}") from None
+                raise RowError("bad_json", f"{key!r} is text that is not a JSON list: {error}") from None
     systems = {key: row.pop(key) for key in list(row) if _SYSTEM.match(_snake(key))}
     texts = {read_text(text, key) for key, text in systems.items()}
     texts.discard("")

@@ -287,7 +287,7 @@ class HfTokenizer:
         """Tokens of `text` after `before`: those of the whole text, unless one of them would lie across the
         cut.
 
-        Encoding `text` alone is no general answer: SentencePiece vocabularies put a space in front of every
+        Encoding `text` alone is not a general answer: SentencePiece vocabularies put a space in front of every
         text.
         """
         whole, head = encode(self._encoder, before + text), encode(self._encoder, before)
@@ -317,7 +317,7 @@ def _check_words(messages: Sequence[Message], text: str) -> None:
 
 
 def _generation_ends(folder: Path) -> tuple[int, ...]:
-    """The tokens after which the model's own settings end a reply; raises ModelError if they are no tokens."""
+    """The tokens after which the model's own settings end a reply; raises ModelError if they are not tokens."""
     file = next((folder / name for name in (_GENERATION, "config.json") if (folder / name).is_file()), None)
     if file is None:
         return ()

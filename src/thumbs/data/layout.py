@@ -23,7 +23,7 @@ def other_layout(opened: Callable[[], IO[bytes]], longest: int) -> str:
         if first.strip() not in (b"{", b"[", b"\xef\xbb\xbf{", b"\xef\xbb\xbf["):
             return ""
         with opened() as stream:
-            whole = stream.read(_WHOLE)  # what is larger ends too early, which is no JSON
+            whole = stream.read(_WHOLE)  # what is larger ends too early, which is not a JSON
         try:
             value = json.loads(whole.decode("utf-8-sig"))
         except (ValueError, RecursionError):

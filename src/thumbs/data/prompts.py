@@ -59,4 +59,4 @@ def _find_messages(row: Mapping[str, Any]) -> Conversation:
         return read_messages(row["messages"], "messages")
     if "chosen" in row and "rejected" in row:
         return split_pair(row)[0]
-    raise RowError("missing_field", "a transcript or conversation is no prompt; give 'prompt' or 'messages'")
+    raise RowError("missing_field", "a transcript or conversation is not a prompt; give 'prompt' or 'messages'")

@@ -1,4 +1,4 @@
-"""The formats of rows that are no project's own: prompts with their answers, conversations, and graded replies.
+"""The formats of rows that belong to no project: prompts with their answers, conversations, and graded replies.
 
 `thumbs.data.foreign` has those of named projects, `thumbs.data.formats` finds the one that a row is in.
 """

@@ -22,7 +22,7 @@ from thumbs.data.layout import other_layout
 from thumbs.errors import DataError, needs
 
 MAX_LINE_BYTES = 16 * 2**20
-"""A longer line is no training row, and reading it whole could exhaust memory."""
+"""A longer line is not a training row, and reading it whole could exhaust memory."""
 
 MAX_LIST_BYTES = 2**31
 """A .json file that is one list is read whole; a larger one must be lines."""
@@ -142,7 +142,7 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def read_mixed_lines(path: str | Path) -> Iterator[Row | Problem]:
-    """As read_rows, but a line of a file may also be plain text: what is no JSON, or a JSON number, is its own words.
+    """As read_rows, but a line of a file may also be plain text: what is not JSON, or a JSON number, is its own words.
 
     A line that begins as an object and is none stays a fault.
     """

@@ -1,7 +1,7 @@
 """The bytes that each token stands for: a token may be half of a character, which no text can show.
 
 Read from the decoder of a tokenizer.json, whose parts are those of the `tokenizers` library. Joined, the bytes of a
-reply's tokens are the UTF-8 of its text; what is no UTF-8 stays as it was drawn.
+reply's tokens are the UTF-8 of its text; what is not UTF-8 stays as it was drawn.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def why_refused(config: PretrainedConfig, model_class: type[PreTrainedModel]) ->
         return f"{name} is an encoder-decoder; only models of one sequence (decoders) are trained and sampled"
     if not name.endswith(_CAUSAL_ENDINGS):
         return (
-            f"{name} is no language model that writes; name a folder whose config.json has a class that ends in "
+            f"{name} is not a language model that writes; name a folder whose config.json has a class that ends in "
             "ForCausalLM under architectures"
         )
     if getattr(model_class, "_is_stateful", False):

@@ -257,7 +257,7 @@ def _hub_snapshot(name: str, *, local_only: bool | None = None) -> Path:
         )
     except Exception as error:  # the hub client raises errors of several libraries, all of which mean the same here
         why = "the hub does not answer and it is not in the hub cache" if local_only else str(error)
-        raise ModelError(f"{name!r} is no local folder, and the hub did not give it: {why}") from error
+        raise ModelError(f"{name!r} is not a local folder, and the hub did not give it: {why}") from error
     return Path(found)
 
 

@@ -13,7 +13,7 @@ from thumbs.errors import ModelError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 COMPANIONS = ("adapter_model.safetensors", "scalar_head.safetensors", "optimizer.safetensors")
-"""Files of ours that may lie next to a model's weights and are no part of them."""
+"""Files of ours that may lie next to a model's weights and are not part of them."""
 
 SCORED_AT = "thumbs_reward.json"
 """Next to a classifier of ours: {"scored_at": "end_token"}, for templates that write something after the last turn."""

@@ -107,7 +107,7 @@ class HfCausalLM(nn.Module):
         self.dtype: torch.dtype = model.dtype
         self.vocab_size, self.width = self.head_weight().shape
         self.depth: int = model.config.get_text_config(decoder=True).num_hidden_layers
-        # Models whose positions are no table (ALiBi) set no limit.
+        # Models whose positions are not a table (ALiBi) set no limit.
         self.context: int = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
         self._bound = architectures.even_rotary_length(model.config)
         self.context = min(self.context, self._bound or sys.maxsize)

@@ -69,7 +69,7 @@ class ModuleLM(nn.Module):
     prefix_worth = NEVER
 
     def __init__(self, model: nn.Module) -> None:
-        """Tries the module out; raises ModelError if it is no causal language model of the form above."""
+        """Tries the module out; raises ModelError if it is not a causal language model of the form above."""
         super().__init__()
         self.model = model.eval()
         self._takes_mask = "attention_mask" in inspect.signature(model.forward).parameters

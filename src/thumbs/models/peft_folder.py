@@ -126,7 +126,7 @@ def _parts(folder: Path) -> dict[str, dict[str, Tensor]]:
             continue
         match = next(((m, kind) for p, kind in _KINDS if (m := p.fullmatch(bare))), None)
         if match is None or bare.endswith("lora_B.bias"):
-            raise ModelError(f"{folder}: {name} is no tensor of a LoRA adapter that is read here; {WAY_OUT}")
+            raise ModelError(f"{folder}: {name} is not a tensor of a LoRA adapter that is read here; {WAY_OUT}")
         kind = match[1] or match[0][2]
         kinds = parts.setdefault(match[0][1], {})
         kinds[kind] = tensor.float()

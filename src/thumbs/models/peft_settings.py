@@ -33,7 +33,7 @@ REFUSED = {
     "megatron_config": "it belongs to a Megatron model",
     "ensure_weight_tying": "it ties its embedding to its output anew",
 }
-"""Keys that, when they are set, say that the adapter is no low-rank change of the base's weights."""
+"""Keys that, when they are set, say that the adapter is not a low-rank change of the base's weights."""
 
 _PLAIN_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 WAY_OUT = "merge it with PEFT (merge_and_unload) and name the whole model"

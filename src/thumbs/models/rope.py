@@ -60,7 +60,7 @@ def why_not_computed(raw: Mapping[str, Any]) -> str | None:
     """None when the rotary settings of a config.json are computed here exactly; else the reason."""
     scaling, parameters = raw.get("rope_scaling"), raw.get("rope_parameters")
     if not all(isinstance(value, Mapping | None) for value in (scaling, parameters)):
-        return "rotary settings that are no object"
+        return "rotary settings that are not an object"
     both = [rope_settings({**raw, "rope_scaling": part}) for part in (scaling, parameters) if part]
     if len(both) == 2 and both[0] != both[1]:
         return "rope_scaling and rope_parameters that differ"
@@ -75,7 +75,7 @@ def why_not_computed(raw: Mapping[str, Any]) -> str | None:
     if settings.get("partial_rotary_factor", 1.0) != 1.0:
         return f"partial rotary embeddings ({settings['partial_rotary_factor']})"
     wrong = [k for k, v in settings.items() if k not in ("rope_type", "type") and not isinstance(v, int | float)]
-    return f"rotary settings {', '.join(wrong)} that are no numbers" if wrong else None
+    return f"rotary settings {', '.join(wrong)} that are not numbers" if wrong else None
 
 
 def read_rope(raw: Mapping[str, Any], context: int) -> Rope:

@@ -276,7 +276,7 @@ def write_tokenizer(out: Path, name: str, tokenizer: Tokenizer, pad: int | None 
 
 
 def _refuse_reward(folder: Path, config: PipelineConfig) -> None:
-    """Raises RunError for a reward model that is no sequence classifier with one score."""
+    """Raises RunError for a reward model that is not a sequence classifier with one score."""
     reward_model = config.reward_model
     if reward_model is not None and reward_model.members > 1:
         what, where = ("adapters", "model, model-2 and so on") if reward_model.adapters > 1 else ("heads", "model")

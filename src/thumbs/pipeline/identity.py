@@ -133,7 +133,7 @@ def parents(config: PipelineConfig, stage: str, iteration: int) -> list[str]:
 def changes(there: Identity, now: Identity) -> list[str]:
     """What differs between what a stage was made of and what it would be made of now, a sentence each.
 
-    A file that is not there any more is no difference: nothing says that it would be another one.
+    A file that is not there any more is not a difference: nothing says that it would be another one.
     """
     known = {key: v for key, v in now.settings.items() if key in there.settings or key not in now.defaults}
     found = setting_changes(there.settings, known)

@@ -54,7 +54,7 @@ def reads(section: BaseModel, key: str) -> dict[str, Files]:
 
 
 def data_files(path: str) -> Files:
-    """The file of a data source, of a folder all in it; none of a source that is no file here."""
+    """The file of a data source, of a folder all in it; none of a source that is not a file here."""
     if path.startswith("builtin:"):
         return _builtin_file(path)
     return _local_data(path) if is_local_file(path) else []

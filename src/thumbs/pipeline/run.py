@@ -89,11 +89,13 @@ def check_data(config: PipelineConfig, wanted: Sequence[str], tokenizer: Tokeniz
 
 
 def check_source(path: Path, source: Path | None) -> None:
-    """Raises RunError if `source` is no run to take stages from, or is the run itself."""
+    """Raises RunError if `source` is not a run to take stages from, or is the run itself."""
     if source is None:
         return
     if not (source / "config.json").exists():
-        raise RunError(f"--from {source}: that is no run folder, since it has no config.json; name one that a run made")
+        raise RunError(
+            f"--from {source}: that is not a run folder, since it has no config.json; name one that a run made"
+        )
     if path.exists() and path.samefile(source):
         raise RunError(f"--from {source} is the run folder itself; name another folder for this run with run=PATH")
 

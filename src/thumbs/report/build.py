@@ -104,7 +104,7 @@ def build_report(run: str | Path) -> Path:
     """Write report.html into the run folder and return its path; stages that did not run yet are named so.
 
     The file has no scripts and loads nothing. What models and users wrote is escaped, its direction isolated
-    and its invisible characters shown. Raises RunError if `run` is no run folder, CheckpointError for a
+    and its invisible characters shown. Raises RunError if `run` is not a run folder, CheckpointError for a
     garbled file in it.
     """
     record = read_run(run)

@@ -68,7 +68,7 @@ def headline_rows(run: RunRecord) -> list[HeadlineRow]:
 
 
 def labels_sentence(run: RunRecord) -> str:
-    """Whose labels the run learned from, and how well that can be known; empty where they are no people's."""
+    """Whose labels the run learned from, and how well that can be known; empty where they are not people's."""
     if not run.labels:
         return ""
     people = {name for told in run.labels for name in told["by"]}

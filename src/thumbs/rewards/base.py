@@ -27,11 +27,13 @@ class RewardSource(Protocol):
 
 
 def require_finite(name: str, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> None:
-    """Raises RewardError, which names the rollout, for a score that is no finite number, or too large to train on."""
+    """Raises RewardError, which names the rollout, for a score that is not a finite number, or too large to train
+    on.
+    """
     for number, (rollout, score) in enumerate(zip(rollouts, scores, strict=True)):
         where = reply_place(name, number, rollout)
         if not np.isfinite(score.value):
-            raise RewardError(f"{where} got {score.value}, which is no finite number")
+            raise RewardError(f"{where} got {score.value}, which is not a finite number")
         check_size(score.value, where)
 
 

@@ -29,7 +29,7 @@ class Mix:
         self.parts = parts
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """Scores in order; raises RewardError, which names rollout and part, if one is no finite number."""
+        """Scores in order; raises RewardError, which names rollout and part, if one is not a finite number."""
         found = [part.source.score(rollouts) for part in self.parts]
         for part, scores in zip(self.parts, found, strict=True):
             require_finite(part.name, rollouts, scores)

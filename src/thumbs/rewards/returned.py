@@ -34,7 +34,7 @@ def as_numbers(given: Any, where: str, wanted: str) -> np.ndarray:
     except (TypeError, ValueError):
         raise RewardError(f"{where} got {shown(given)}; give {wanted}") from None
     if not np.isfinite(found).all():
-        raise RewardError(f"{where} got {found.tolist()}, which is no finite number")
+        raise RewardError(f"{where} got {found.tolist()}, which is not a finite number")
     for value in found.ravel().tolist():
         check_size(value, where)
     return found

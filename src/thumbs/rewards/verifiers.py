@@ -66,7 +66,7 @@ def _regex(pattern: str) -> Verifier:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"pattern {pattern!r} is no regular expression: {error}") from None
+        raise ConfigError(f"pattern {pattern!r} is not a regular expression: {error}") from None
 
     def rule(rollout: Rollout) -> float:
         found = expression.search(rollout.text)

@@ -63,7 +63,7 @@ def sampling_params(sampling: SamplingConfig, tokenizer: Tokenizer) -> DecodingP
     for stop in texts:
         if hidden := [name for name in tokenizer.marks if name in stop]:
             raise ConfigError(
-                f"sampling.stop has {stop!r}, but {hidden[0]} is a special token, which is no part of a reply's text; "
+                f"sampling.stop has {stop!r}, but {hidden[0]} is a special token, which is not part of a reply's text; "
                 f"write {hidden[0]!r} alone, or plain text"
             )
     return DecodingParams(

@@ -193,7 +193,7 @@ def _read_config(file: Path) -> _PeftConfig:
     except ValidationError as error:
         raise DataError(f"{CONFIG}: {explain(error)}") from None
     except (ValueError, RecursionError):
-        raise DataError(f"{CONFIG} is no JSON of at most {_MOST_CONFIG_BYTES} bytes") from None
+        raise DataError(f"{CONFIG} is not JSON of at most {_MOST_CONFIG_BYTES} bytes") from None
     if not config.target_modules:
         raise DataError(f"{CONFIG}: target_modules names no layers")
     return config
@@ -236,7 +236,7 @@ def _read(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor
                     raise DataError(f"{file.name}: {name} is {part.get_dtype()}; read are {', '.join(sorted(_FLOATS))}")
             return {name: source.get_tensor(name) for name in shapes}
     except (OSError, SafetensorError):  # they tell where on this machine the file is
-        raise DataError(f"{file.name} is no readable safetensors file") from None
+        raise DataError(f"{file.name} is not a readable safetensors file") from None
 
 
 def _read_optimizer(file: Path, adapter: Weights) -> dict[str, Tensor]:
@@ -250,7 +250,7 @@ def _read_optimizer(file: Path, adapter: Weights) -> dict[str, Tensor]:
                 raise DataError(f"{file.name} holds far more than the moments of this adapter")
             state = {name: source.get_tensor(name) for name in names}
     except (OSError, SafetensorError):
-        raise DataError(f"{file.name} is no readable safetensors file") from None
+        raise DataError(f"{file.name} is not a readable safetensors file") from None
     if not state:  # saved before the first step
         return state
     if missing := parameters.keys() - {name.rpartition(":")[0] for name in state}:

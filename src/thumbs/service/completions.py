@@ -22,7 +22,7 @@ class Shape:
     model: str
     tokenizer: Tokenizer
     stop: Sequence[str]
-    """Texts that end a reply and are no part of it."""
+    """Texts that end a reply and are not part of it."""
     logprobs: int | None
     """Number of alternatives to tell with each token's logprob; None tells no logprobs."""
     created: int = field(default_factory=lambda: int(time.time()))

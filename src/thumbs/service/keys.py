@@ -49,7 +49,7 @@ def check_keys(given: Iterable[str], allowed: Iterable[str], place: str = "") ->
             raise UnknownKeyError(f"{where}: {NOT_SERVED[key]}")
         near = difflib.get_close_matches(str(key)[:64], known, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UnknownKeyError(f"{where} is no known field{hint}; allowed: {', '.join(sorted(known)) or 'none'}")
+        raise UnknownKeyError(f"{where} is not a known field{hint}; allowed: {', '.join(sorted(known)) or 'none'}")
 
 
 def present(given: Mapping[str, Any]) -> dict[str, Any]:

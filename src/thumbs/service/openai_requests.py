@@ -217,5 +217,5 @@ def _wrong(param: str, message: str) -> ValidationError:
 
 
 def _are(values: Any, kind: type) -> bool:
-    """Whether it is a list of such values, and not an empty one; true and false are no numbers."""
+    """Whether it is a list of such values, and not an empty one; true and false are not numbers."""
     return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)

@@ -35,12 +35,12 @@ Int64 = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Body(BaseModel):
-    """A JSON object from a client; see keys.py for what becomes of keys that are no field.
+    """A JSON object from a client; see keys.py for what becomes of keys that are not fields.
 
     harmless: such keys that the SDKs send, by the request's name in HARMLESS.
     """
 
-    # What `_keys` lets through and is no field is harmless: anything else was refused there, by its name.
+    # What `_keys` lets through and is not a field is harmless: anything else was refused there, by its name.
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
     harmless: ClassVar[tuple[str, ...]] = ()
 

@@ -77,7 +77,7 @@ class RestRoutes(Routes):
 
     @route("POST|DELETE", f"{_CHECKPOINT}/publish")
     async def publish(self, request: Request) -> Response:
-        """POST lets every caller read a checkpoint, DELETE takes that back; doing it twice is no error."""
+        """POST lets every caller read a checkpoint, DELETE takes that back; doing it twice is not an error."""
         await read(request, NoFields)
         return await self._change(request, self._store.checkpoints.publish, request.method == "POST")
 

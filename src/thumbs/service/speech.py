@@ -55,7 +55,7 @@ class DrawnToken:
 
 
 class Speech:
-    """One reply. `stop`: texts that end it and are no part of it.
+    """One reply. `stop`: texts that end it and are not part of it.
 
     `prompt`: tokens that are repeated before it; every token has a row then, special ones included, as those who count
     them expect. Otherwise rows are of tokens that the text holds. `opens`: the reply is a text of its own, rather than
@@ -118,7 +118,7 @@ class Speech:
 
 
 class _Characters:
-    """Bytes on their way to text. What is no UTF-8 becomes U+FFFD, as when all bytes are decoded together."""
+    """Bytes on their way to text. What is not UTF-8 becomes U+FFFD, as when all bytes are decoded together."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -131,7 +131,7 @@ class _Characters:
         first, rest = piece[:1], piece[1:]
         begun, before = bool(self._decoder.getstate()[0]), len(self.text)
         text = self._decoder.decode(first)
-        # A begun character that this byte does not go on with was no character, and stands before it as U+FFFD.
+        # A begun character that this byte does not go on with was not a character, and stands before it as U+FFFD.
         broken = begun and text.startswith("\ufffd") and (len(text) > 1 or bool(self._decoder.getstate()[0]))
         self.text += text + self._decoder.decode(rest)
         return before + broken

@@ -84,7 +84,7 @@ def contents(file: IO[bytes], most_bytes: int) -> Iterator[tuple[str, Iterator[b
         try:
             entry = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            raise DataError(f"the file is no tar archive: {error}") from None
+            raise DataError(f"the file is not a tar archive: {error}") from None
         pieces = stream.pieces(max(entry.size, 0))
         name = PurePosixPath(entry.name).name
         if entry.isreg() and name.endswith(_ENDINGS) and not name.startswith("."):

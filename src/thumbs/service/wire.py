@@ -98,7 +98,7 @@ def _decompressed(body: bytes, encoding: str) -> bytes:
                 _check_size(size)
             return zstandard.ZstdDecompressor().decompress(body, max_output_size=MAX_BODY_BYTES, allow_extra_data=False)
         except zstandard.ZstdError as error:
-            raise WireError(f"the body is no zstd data of at most {MAX_BODY_BYTES} bytes: {error}") from None
+            raise WireError(f"the body is not zstd data of at most {MAX_BODY_BYTES} bytes: {error}") from None
     if encoding not in ("", "identity"):
         raise WireError(f"got the content encoding {encoding!r}; send zstd or none")
     return body
@@ -147,7 +147,7 @@ def _from_protobuf(body: bytes) -> ForwardBackwardRequest:
     try:
         message.ParseFromString(body)
     except DecodeError as error:
-        raise WireError(f"the body is no ForwardBackwardRequest message: {error}") from None
+        raise WireError(f"the body is not a ForwardBackwardRequest message: {error}") from None
     model_id, seq_id = _envelope(message.model_id, message.seq_id)
     config: dict[str, float | str] = dict(message.loss_fn_config)  # of clients older than the next field
     for key, value in message.loss_fn_config_v2.items():
@@ -162,7 +162,7 @@ def _from_json(body: bytes) -> ForwardBackwardRequest:
     try:
         request = _typed(json.loads(body), dict, "the body")
     except (ValueError, RecursionError) as error:
-        raise WireError(f"the body is no JSON object: {error}") from None
+        raise WireError(f"the body is not a JSON object: {error}") from None
     model_id, seq_id = _envelope(request.get("model_id"), request.get("seq_id"))
     with _at("", model_id, seq_id):
         forward_only = "forward_input" in request
@@ -209,7 +209,7 @@ def _json_datum(datum: Any) -> Datum:
 
 
 def decode_model_input(value: Any) -> ModelInput:
-    """The text chunks of {"chunks": [...]} as one; raises WireError if a chunk is no text."""
+    """The text chunks of {"chunks": [...]} as one; raises WireError if a chunk is not a text."""
     tokens: list[int] = []
     fields = _object(value, "model_input", "chunks")
     for index, chunk in enumerate(_typed(fields.get("chunks"), list, "chunks")):

@@ -50,7 +50,7 @@ def side(replies: Sequence[TokenisedReply], logprobs: np.ndarray, baseline: floa
 def pair_metrics(
     pairs: Sequence[AnswerPair], logprobs: np.ndarray, beta: float, *, per_token: bool
 ) -> dict[str, float]:
-    """Means over the pairs that are no ties, of the policy's logprobs [P, 2]; nothing where all are ties.
+    """Means over the pairs that are not ties, of the policy's logprobs [P, 2]; nothing where all are ties.
 
     chosen_logprob, rejected_logprob and chosen_ratio, rejected_ratio (the same less the reference's): nats per reply;
     margin: beta · difference of the ratios (score units), or of their means a token; accuracy: share with a margin

@@ -60,7 +60,7 @@ class LabelledReply:
 
 
 def judged_of_pairs(preferences: Sequence[Preference]) -> list[Row]:
-    """Both sides of each pair that is no tie."""
+    """Both sides of each pair that is not a tie."""
     decided = [(row, better) for row in preferences if (better := preferred(row)) is not None and better != 0.5]
     return [
         (row.prompt, reply, (better > 0.5) == (side == 0))

@@ -196,7 +196,7 @@ def _named(value: Any) -> str:
 class StepLog:
     """A file of JSON objects, one per line, each with a `step`.
 
-    A last line that a kill cut short is ignored. Any other line that is no record is left out and named in the log.
+    A last line that a kill cut short is ignored. Any other line that is not a record is left out and named in the log.
     """
 
     def __init__(self, path: str | Path) -> None:

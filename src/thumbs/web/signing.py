@@ -19,7 +19,7 @@ _LONGEST = 4096
 class Signer:
     """Signs claims as JSON Web Tokens (RFC 7519) with HMAC-SHA256; `exp` among them says when they end, Unix seconds.
 
-    A token is good for its purpose alone, so that a link is no credential.
+    A token is good for its purpose alone, so that a link is not a credential.
     """
 
     def __init__(self, key: bytes) -> None:

@@ -239,7 +239,7 @@ def test_a_table_runs_no_formulas(store: CollectStore, tmp_path: Path):
         (row,) = csv.DictReader(file)
     assert (row["reply_0"], row["reply_1"]) == (f"'{evil[0]}", f"'{evil[1]}")
     assert (row["reason"], row["generator_0"]) == ('\'-1, "or"\nso', "'@m @m/model")
-    assert row["strength"] == "-4"  # a number is no formula
+    assert row["strength"] == "-4"  # a number is not a formula
 
 
 @ON_SQLITE

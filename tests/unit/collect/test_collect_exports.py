@@ -263,7 +263,7 @@ def test_an_export_of_the_record_comes_again(store: CollectStore, tmp_path: Path
     shutil.rmtree(again.parent)
     with store.db.transaction() as db:
         db.execute(update(EXPORTS).values(manifest={**asdict(made), "sha256": "0", "thumbs": "0.0.1"}))
-        assert len(db.execute(select(EXPORTS)).all()) == 1  # what came again is no new export
+        assert len(db.execute(select(EXPORTS)).all()) == 1  # what came again is not a new export
     with pytest.raises(CollectError, match=r"made by thumbs 0\.0\.1"):
         export_again(store, kept_export(store, kept.id))
     with pytest.raises(NotFound, match="no export 77"):

@@ -110,7 +110,7 @@ def test_rewrites_are_of_the_last_reply_and_prompts_are_written_to():
 def test_a_text_file_of_prompts_is_work_for_writers(tmp_path: Path):
     path = tmp_path / "prompts.txt"
     path.write_text("Hi?\n\nWhy?\n", encoding="utf-8")
-    found = list(read_items(path, Question(kind="write"), source="mine"))  # a blank line is no fault
+    found = list(read_items(path, Question(kind="write"), source="mine"))  # a blank line is not a fault
     assert [item.messages[0].content for item in found if isinstance(item, NewItem)] == ["Hi?", "Why?"]
     assert len(found) == 2
 

@@ -128,7 +128,7 @@ def test_two_servers_of_one_machine_do_not_share_a_session(store: CollectStore, 
         page = Visitor(app).get("/login", headers={"Host": f"localhost:{port}"})
         names |= set(cookies_of(page))
     assert names == {"collect_visit_8765", "collect_visit_8766"}
-    page = Visitor(app).get("/login", headers={"Host": "[::1]"})  # the end of an address is no port
+    page = Visitor(app).get("/login", headers={"Host": "[::1]"})  # the end of an address is not a port
     assert {name: cookie["max-age"] for name, cookie in cookies_of(page).items()} == {"collect_visit": ""}
 
 

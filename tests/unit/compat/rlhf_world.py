@@ -74,7 +74,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 class Recurrent(nn.Module):
-    """A causal language model that is no transformer: [B, T] → logits [B, T, V]."""
+    """A causal language model that is not a transformer: [B, T] → logits [B, T, V]."""
 
     def __init__(self, bias: bool = False, bidirectional: bool = False) -> None:
         super().__init__()

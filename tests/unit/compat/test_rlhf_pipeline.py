@@ -187,7 +187,7 @@ def test_a_frozen_backbone_stays_and_the_head_learns(run: RLHFPipeline, tmp_path
 
 def test_the_reward_model_of_ppo_must_be_one(run: RLHFPipeline):
     sft = run.save_dir / "sft/best_model.pt"
-    with pytest.raises(ConfigError, match="is no reward model"):
+    with pytest.raises(ConfigError, match="is not a reward model"):
         run.run_ppo_training(sft, sft)
     reward = run.save_dir / "reward_model/best_model.pt"
     with pytest.raises(ConfigError, match="scores and does not write"):

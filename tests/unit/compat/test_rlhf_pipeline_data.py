@@ -52,7 +52,7 @@ def test_the_known_fields_are_there_and_have_defaults():
         ("ppo_iterations", 2.5, "valid integer"),
         ("sft_lr", -1e-5, "greater than 0"),
         ("ppo_lr_value", float("nan"), "finite"),
-        ("reward_batch_size", True, "no truth value"),
+        ("reward_batch_size", True, "truth values are not allowed"),
         ("freeze_reward_backbone", "maybe", "boolean"),
         ("device", "gpu", "auto, cpu, mps, cuda and cuda:N"),
         ("log_level", "LOUD", "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
@@ -318,7 +318,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path):
     for name, reason in (
         ("odd.json", "known to end a reply"),
         ("other.json", "has no `model`"),
-        ("none", "no tokenizer"),
+        ("none", "not a tokenizer"),
     ):
         with pytest.raises(ModelError, match=reason):
             open_tokenizer_at(str(tmp_path / name))

@@ -17,7 +17,7 @@ def double(x: int) -> int:
 def test_a_name_is_known_registered_or_of_a_module():
     registry = Registry[Callable[..., Any]]("number", {"absolute": abs, "root": "math:sqrt"})
     registry.register("double", double)
-    registry.register("double", double)  # the same again is no conflict
+    registry.register("double", double)  # the same again is not a conflict
     given = [registry[name](9) for name in ("absolute", "root", "double", "math:factorial")]
     assert given == [9, 3.0, 18, 362880]
     assert registry.names == ("absolute", "double", "root")

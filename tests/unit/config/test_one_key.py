@@ -53,7 +53,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 
 
 def leaves(config: Frozen, path: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
-    """(dotted key, field, value) of every setting under a config that is no section itself."""
+    """(dotted key, field, value) of every setting under a config that is not a section itself."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Frozen):

@@ -26,7 +26,7 @@ def _byte_level() -> Tokenizer:
 
 
 def _with_byte_fallback(strips: bool) -> Tokenizer:
-    """As SentencePiece models are: ▁ for a space, bytes for what is no piece; Llama strips the first space."""
+    """As SentencePiece models are: ▁ for a space, bytes for what is not a piece; Llama strips the first space."""
     pieces = [f"<0x{byte:02X}>" for byte in range(256)] + ["▁", *"abcdefghijklmnopqrstuvwxyz,?!:", "▁e", "▁es", "▁est"]
     vocab = {piece: i for i, piece in enumerate(["<unk>", *pieces])}
     merges = [("▁", "e"), ("▁e", "s"), ("▁es", "t")]
@@ -109,7 +109,7 @@ def test_bytes_of_tokens_are_the_text(kind: str, tmp_path: Path) -> None:
 # Without word pieces, whose clean-up of punctuation looks at more than one neighbour.
 @pytest.mark.parametrize("kind", [kind for kind in MADE if kind != "word pieces"])
 def test_random_tokens(kind: str, tmp_path: Path) -> None:
-    """Whatever a model draws; where the bytes are no text, the library's text is that of all of them together."""
+    """Whatever a model draws; where the bytes are not text, the library's text is that of all of them together."""
     tokenizer, source = _opened(MADE[kind](), tmp_path), random.Random(1)
     checked = 0
     for _ in range(300):

@@ -78,7 +78,7 @@ def test_losses_by_token_match_their_formulas(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", BY_TOKEN)
 def test_what_has_no_weight_does_not_count(name: str) -> None:
-    """Not even if it is no number; and halves of a batch add up."""
+    """Not even if it is not a number; and halves of a batch add up."""
     data, settings = batch(), SETTINGS.get(name, {})
     whole = FORMULAS[name](*data, **settings)[0]
     halves = [FORMULAS[name](*(x[rows] for x in data), **settings)[0] for rows in (slice(0, 19), slice(19, 40))]

@@ -28,7 +28,7 @@ def test_a_nickname_is_the_hubs_id_at_its_commit(tmp_path: Path, monkeypatch: py
 
 
 def test_a_folder_is_called_as_the_user_did_with_a_warning(tmp_path: Path):
-    (tmp_path / "README.md").write_text("---\nlicense: mit\ntags: [a\n---\n")  # front matter that is no YAML
+    (tmp_path / "README.md").write_text("---\nlicense: mit\ntags: [a\n---\n")  # front matter that is not a YAML
     found = identify(str(tmp_path))
     assert (found.kind, found.name, found.revision, found.licence) == ("folder", str(tmp_path), None, None)
     assert str(tmp_path) in (found.warning or "")

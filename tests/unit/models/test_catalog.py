@@ -172,7 +172,7 @@ def test_smollm2_comes_from_the_hub_when_it_answers(tmp_path, monkeypatch):
 
 
 def test_a_hub_name_out_of_reach_is_a_model_error():
-    with pytest.raises(ModelError, match=r"'org/name' is no local folder.*does not answer"):
+    with pytest.raises(ModelError, match=r"'org/name' is not a local folder.*does not answer"):
         catalog.resolve("org/name")
 
 

@@ -185,7 +185,7 @@ A = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
         (lambda s: s.update({A: s[A][:1]}), r"lora_A \(1, 32\)"),
         (lambda s: s.update({A: s[A].to(torch.int8)}), "is int8"),
         (lambda s: s[A].fill_(float("nan")), "holds NaN or infinity"),
-        (lambda s: s.update({"base_model.model.stray": s[A].clone()}), "stray is no tensor of a LoRA adapter"),
+        (lambda s: s.update({"base_model.model.stray": s[A].clone()}), "stray is not a tensor of a LoRA adapter"),
         (
             lambda s: s.update({"base_model.model.score.weight": torch.ones(1, 32)}),
             "changes score, which .* does not have",
@@ -200,7 +200,7 @@ A = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
         ),
         (
             lambda s: s.update({A.replace("lora_A", "lora_C"): s[A].clone()}),
-            "no tensor of a LoRA adapter|does not have",
+            "not a tensor of a LoRA adapter|does not have",
         ),
     ],
 )

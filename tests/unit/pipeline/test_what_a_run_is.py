@@ -260,7 +260,7 @@ def test_finished_stages_are_taken_over_where_they_fit(tmp_path: Path, capsys: p
     assert f"sft: not taken from {second}: seed: 0 there, 1 now" in capsys.readouterr().err
     with pytest.raises(RunError, match="is the run folder itself"):
         go(unlike, source=tmp_path / "third")
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         go(unlike, source=tmp_path)
 
 
@@ -340,7 +340,7 @@ def test_what_lacks_another_section_stops_before_the_first_step(tmp_path: Path):
         ({"function": "shutil:copyfile"}, "no signature that is understood"),
         ({"judge": "no-such-model"}, "reward.0.judge: unknown model"),
         ({"model": "runs/none/reward_model"}, "reward.0.model:"),
-        ({"verifier": "regex", "pattern": "("}, "no regular expression"),
+        ({"verifier": "regex", "pattern": "("}, "not a regular expression"),
     ],
 )
 def test_every_name_of_a_reward_is_looked_up_before_the_first_step(tmp_path: Path, part: dict[str, Any], said: str):

@@ -131,7 +131,7 @@ def test_what_scores_nothing_certain_is_refused_by_name(tmp_path: Path):
         open_reward_model(LocalEngine(), language)
     with pytest.raises(ConfigError, match="the folder or hub name of a sequence classifier"):
         open_reward_model(LocalEngine(), tmp_path / "nothing")
-    with pytest.raises(ModelError, match="'org/none' is no local folder"):
+    with pytest.raises(ModelError, match="'org/none' is not a local folder"):
         open_reward_model(LocalEngine(), Path("org/none"))
 
 

@@ -72,7 +72,7 @@ def test_what_a_verifier_needs_is_said():
         CallableReward(verifier("exact")).score([rollout("x")])
     with pytest.raises(RewardError, match="its answer 'none' has no number"):
         CallableReward(verifier("numeric")).score([rollout("3", "none")])
-    with pytest.raises(ConfigError, match="is no regular expression"):
+    with pytest.raises(ConfigError, match="is not a regular expression"):
         verifier("regex", "(")
 
 
@@ -87,12 +87,12 @@ def test_answers_come_with_prompts():
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda r: math.nan, "got nan, which is no finite number"),
+        (lambda r: math.nan, "got nan, which is not a finite number"),
         (lambda r: 1 / 0, "failed with ZeroDivisionError: division by zero"),
         (lambda r: [1.0, 2.0], r"got an array of shape \(2,\); give one number, or one for each of the 4 tokens"),
         (lambda r: None, "got None; return a number"),
         (lambda r: "high", r"got 'high' \(str\)"),
-        (lambda r: [0.0, 0.0, math.inf, 0.0], "which is no finite number"),
+        (lambda r: [0.0, 0.0, math.inf, 0.0], "which is not a finite number"),
     ],
 )
 def test_a_function_that_fails_names_the_rollout(function: Any, said: str):

@@ -70,7 +70,7 @@ def test_a_long_header_is_not_kept(tmp_path: Path) -> None:
     ("data", "words"),
     [
         (b"", "cut off"),
-        (b"not a tar" * 1000, "no tar archive"),
+        (b"not a tar" * 1000, "not a tar archive"),
         (b"\x1f\x8b" + b"junk" * 500, "cannot be read"),
         (_tar(ADAPTER)[:150], "cannot be read"),
         (_tar(ADAPTER, "w")[:1800], "cut off"),

@@ -95,7 +95,7 @@ def test_a_stream_never_tells_what_becomes_a_stop(stop: list[str]) -> None:
 
 @pytest.mark.parametrize("stop", [(), ["!"], ["rl"]])
 def test_bytes_of_a_chat_are_those_of_its_content(stop: list[str]) -> None:
-    """Also where its parts are no characters; marks and the end are no part of it."""
+    """Also where its parts are not characters; marks and the end are not part of it."""
     for raw in [*(text.encode() for text in TEXTS), UNDECODABLE]:
         marked = _sequence(raw, others=2)
         tokens = np.array([*raw[:3], ByteTokenizer.SEP, *raw[3:], ByteTokenizer.EOS], np.int32)
@@ -151,7 +151,7 @@ def test_alternatives_with_one_text_stay_several() -> None:
 
 
 def test_offsets_are_places_in_the_text() -> None:
-    """The place of the character that a token belongs to, also beside what is no character."""
+    """The place of the character that a token belongs to, also beside what is not a character."""
     assert _offsets("aé😀b".encode()) == [0, 1, 1, 2, 2, 2, 2, 3]
     assert _offsets(b"a\xf0\x9fb\xe9") == [0, 1, 1, 2, 3]
     assert _offsets(b"\x80\x80a") == [0, 1, 2]

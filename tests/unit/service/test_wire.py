@@ -52,7 +52,7 @@ def test_provenance_and_types_are_passed_over_and_nothing_else():
     assert wire.decode_forward_backward(sdk_messages.SPANS_REQUEST, PROTOBUF).data[0].model_input.to_ints() == [1]
     body = sdk_messages.JSON_REQUEST.replace(b'"model_id"', b'"type":"forward","new_field":null,"model_id"')
     assert len(wire.decode_forward_backward(body, JSON).data) == 2
-    with pytest.raises(wire.WireError, match="new_field is no known field") as refused:
+    with pytest.raises(wire.WireError, match="new_field is not a known field") as refused:
         wire.decode_forward_backward(body.replace(b"null,", b"{},"), JSON)
     assert refused.value.is_unknown_key
 

@@ -24,7 +24,7 @@ class Response(BaseModel):
 
 class Owner:
     """A frozen dataclass that keeps copies of the lists, mappings and arrays that it is given: what happens to them
-    later is no matter, as with the SDK's types.
+    later is unimportant, as with the SDK's types.
     """
 
     def __post_init__(self) -> None:

@@ -104,7 +104,7 @@ class ModelInput(Request):
         return self.append(EncodedTextChunk(tokens=[token]))
 
     def to_numpy(self) -> np.ndarray:
-        """The token ids, int64 [N]; raises DataError if a chunk is no text."""
+        """The token ids, int64 [N]; raises DataError if a chunk is not a text."""
         for index, chunk in enumerate(self.chunks):
             if not isinstance(chunk, EncodedTextChunk):
                 raise DataError(f"chunk {index} of the model input is of type {chunk.type!r}; only text has token ids")
@@ -112,7 +112,7 @@ class ModelInput(Request):
         return np.concatenate([np.empty(0, np.int64), *(np.asarray(tokens, np.int64) for tokens in texts)])
 
     def to_ints(self) -> list[int]:
-        """The token ids; raises DataError if a chunk is no text."""
+        """The token ids; raises DataError if a chunk is not a text."""
         return self.to_numpy().tolist()
 
     @property

@@ -140,7 +140,7 @@ def vote_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
 
 
 def table_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
-    """The same for a table: what is no single value as JSON text, a column per reply."""
+    """The same for a table: what is not a single value as JSON text, a column per reply."""
     for one in judged.opinions:
         answer = one.answer
         row: dict[str, Any] = {

@@ -89,7 +89,8 @@ class RLHFPipeline:
         """What SFT starts from: a catalog name, a folder, a .gguf file, a hub name, a .pt of ours, or a model of the
         program's own, as a torch module or a function without arguments that makes one.
 
-        Raises ModelError for what names no model, and for a module that is no causal language model (`module_lm.py`).
+        Raises ModelError for what names no model, and for a module that is not a causal language model
+        (`module_lm.py`).
         """
         with self._init_logging():
             self._base = self._source_of(model)
@@ -134,7 +135,7 @@ class RLHFPipeline:
             require_policy(opened, sft)
             tokenizer = self._tokenizer_of(opened)
             if judge.start is None:
-                raise ConfigError(f"{reward.label} is no reward model; give what run_reward_training returned")
+                raise ConfigError(f"{reward.label} is not a reward model; give what run_reward_training returned")
             if judge.tokenizer is None or tokenizer_files(judge.tokenizer) != tokenizer_files(tokenizer):
                 raise ConfigError(
                     f"{sft.label} and {reward.label} have different tokenizers; train both from one model"

@@ -161,7 +161,7 @@ def _checked(name: str, value: Any) -> Any:
         value = logging.getLevelName(value) if isinstance(value, int) else str(value).upper()
     try:
         if isinstance(value, bool) and kind is not bool:
-            raise ConfigError(f"{name}: got {value!r}; allowed is no truth value here")
+            raise ConfigError(f"{name}: got {value!r}; truth values are not allowed here")
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         found = error.errors()[0]

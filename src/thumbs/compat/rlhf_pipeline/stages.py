@@ -130,7 +130,7 @@ def milestones(iterations: int, interval: int) -> list[int]:
 
 
 def data_identity(path: str) -> str:
-    """The same text for the same data: a hash of a file's content, or the name of what is no file."""
+    """The same text for the same data: a hash of a file's content, or the name of what is not a file."""
     return file_digest(Path(path)) if Path(path).is_file() else path
 
 

@@ -34,7 +34,7 @@ REFUSED = (
 def open_tokenizer_at(path: str) -> Tokenizer:
     """The tokenizer of a folder or a tokenizer.json, or the byte tokenizer for "byte".
 
-    Raises ModelError for a pickle, whatever its name, and for what is no tokenizer.
+    Raises ModelError for a pickle, whatever its name, and for what is not a tokenizer.
     """
     if path == "byte":
         return ByteTokenizer()
@@ -77,9 +77,9 @@ def _open_file(file: Path) -> Tokenizer:
     try:
         spec = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file} is no tokenizer.json: {error}") from None
+        raise ModelError(f"{file} is not a tokenizer.json: {error}") from None
     if not isinstance(spec, dict) or "model" not in spec:
-        raise ModelError(f"{file} is no tokenizer.json: it has no `model`")
+        raise ModelError(f"{file} is not a tokenizer.json: it has no `model`")
     if file.name == "tokenizer.json" and any((file.parent / name).is_file() for name in _BESIDE):
         return load_tokenizer(file.parent)
     with tempfile.TemporaryDirectory() as name:

@@ -182,7 +182,9 @@ def _reward(value: Any, length: int, i: int) -> Any:
             f"scores[{i}] is {shape}; give one number, or a tensor of one number for each of {length} tokens"
         )
     if not np.isfinite(value).all():
-        raise DataError(f"scores[{i}] is {value}; a reward that is no number would spoil every weight, mend its source")
+        raise DataError(
+            f"scores[{i}] is {value}; a reward that is not a number would spoil every weight, mend its source"
+        )
     return float(value) if number else value
 
 

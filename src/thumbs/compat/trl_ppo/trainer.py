@@ -102,7 +102,7 @@ class PPOTrainer:
     def prepare_dataloader(self, dataset: Any, data_collator: Callable[..., Any] | None = None) -> Any:
         """Shuffled batches of config.batch_size rows, the incomplete last one left out; columns that nothing reads go.
 
-        Raises ConfigError for what is no data set, and for one with fewer rows than a batch.
+        Raises ConfigError for what is not a data set, and for one with fewer rows than a batch.
         """
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise ConfigError(f"dataset must be a torch.utils.data.Dataset or datasets.Dataset, got {type(dataset)}")
