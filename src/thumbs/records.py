@@ -84,7 +84,7 @@ class Preference:
     """A prompt, two replies and every judgement passed on them (several annotators, ties kept).
 
     margin: by how much one should be ahead (score units), where training asks for it; weight: how much the pair counts
-    beside others.
+    next to others.
     """
 
     id: str

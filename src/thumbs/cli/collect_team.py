@@ -97,7 +97,7 @@ def export(
     watermark: Annotated[int | None, typer.Option(help="Make an earlier export again: its manifest says it.")] = None,
     db: Db = "",
 ) -> None:
-    """Write the judgements of a project as a file, beside a manifest that says what is in it.
+    """Write the judgements of a project as a file, with a manifest that says what is in it.
 
     \b
     Example:

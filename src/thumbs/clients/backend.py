@@ -204,7 +204,7 @@ class Backend:
             yield
             report = self._engine.optim_step(handle, translate.adam_step(adam))
             model.dirty = False
-            # No "step": loops put these beside their own metrics, where it is their step's number.
+            # No "step": loops put these next to their own metrics, where it is their step's number.
             metrics = {"grad_norm": report.grad_norm, "optimizer_step": float(report.step)}
             return types.OptimStepResponse(metrics=metrics)
 

@@ -1,6 +1,6 @@
 """What outlives a process: tokens, sessions, runs, samplers, checkpoints and the futures of the service.
 
-Rows are in a database, checkpoints in folders beside it. Every method is one short transaction, so threads and
+Rows are in a database, checkpoints in folders next to it. Every method is one short transaction, so threads and
 processes can share a store.
 """
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from thumbs.stages.people import Candidate, Labels
 
 DATABASE = Path("thumbs-collect") / "collect.db"
-"""Where judgements are kept unless something else is said: beside the run folders, so that they outlive them."""
+"""Where judgements are kept unless something else is said: next to the run folders, so that they outlive them."""
 _PORTS = 20
 _POLL_S = 0.3
 
@@ -214,7 +214,8 @@ def serving(
 ) -> Iterator[str]:
     """Serves the site to the person at this machine, from a thread; gives the address of a project, with its token.
 
-    where: the store's database; beside a file lies the key that keeps open pages logged in when the server starts anew.
+    where: the store's database; next to a file lies the key that keeps open pages logged in when the server starts
+    anew.
     """
     import uvicorn
 

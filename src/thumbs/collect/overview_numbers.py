@@ -1,5 +1,5 @@
 """All statistics of one project that the team's pages show, made in one pass over its judgements, and kept until there
-are new ones; those of a large project are made beside the requests.
+are new ones; those of a large project are made in the background.
 
 A million judgements take columns of a few hundred bytes each while they are counted, and a few dozen afterwards;
 `benchmarks/collect_scale.py` measures it.

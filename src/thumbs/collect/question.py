@@ -65,13 +65,13 @@ class Question(Frozen):
     skip_reasons: tuple[str, ...] = ("unclear", "expertise", "language", "broken", "other")
     """Why a task may be passed on; the first five have words of their own in every language of the page."""
     axes: tuple[Axis, ...] = ()
-    """Qualities asked for beside the verdict, or instead of it when rating."""
+    """Qualities asked for in addition to the verdict, or instead of it when rating."""
     flags: tuple[str, ...] = ()
     """What may be wrong with a single reply, to tick."""
     reason: Literal["never", "optional", "required"] = "optional"
     """Whether people may or must say why."""
     rewrite: bool = False
-    """Whether a pair may be answered with a better reply beside the verdict."""
+    """Whether a pair may be answered with a better reply in addition to the verdict."""
 
     @field_validator("axes")
     @classmethod

@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def load_callable(name: str) -> Callable[..., Any]:
-    """The callable `module:name`; modules are looked for beside the installed ones in the current folder.
+    """The callable `module:name`; modules are looked for next to the installed ones in the current folder.
 
     Importing runs the module, so name only what you would run. Raises ConfigError if there is none.
     """

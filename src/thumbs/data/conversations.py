@@ -70,7 +70,7 @@ def with_system(messages: Conversation, system: str | None) -> Conversation:
         return messages
     if messages[0].role == "system" and messages[0].content != system:
         raise RowError(
-            "bad_role", "the row has a system message of its own beside its messages, which have another one"
+            "bad_role", "the row has a system message of its own in addition to its messages, which have another one"
         )
     return messages if messages[0].role == "system" else (Message("system", system), *messages)
 

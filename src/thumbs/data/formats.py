@@ -62,7 +62,7 @@ def recognise(value: object, wanted: DataKind) -> Shaped:
     """The format of a row whose reader wants rows of that kind.
 
     All keys are used, said to be ignored (`reading.ignore`), or the row is refused: RowError for a row in no known
-    format, for one whose format is of another kind or cannot be read, and for one that has, beside what its format
+    format, for one whose format is of another kind or cannot be read, and for one that has, besides what its format
     reads, other replies or a judgement.
     """
     row, system = plain_row(value)

@@ -188,7 +188,7 @@ class LocalEngine:
 
     def load(self, handle: Handle, path: Path, *, optimizer: bool = True) -> None:
         model = self._models[handle.id]
-        restored = None  # without a file there is no state: moments belong to the weights beside which they were saved
+        restored = None  # without a file there is no state: moments belong to the weights next to which they were saved
         if optimizer and (path / OPTIMIZER).exists():
             parameters = model.trained()
             restored = make_optimizer(self.optimizer, parameters)

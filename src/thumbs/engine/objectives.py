@@ -56,6 +56,6 @@ def _try_out(name: str, objective: Objective) -> None:
     alone = torch.stack([objective(chosen[i : i + 1], rejected[i : i + 1]).reshape(()) for i in range(3)])
     if not torch.allclose(found, alone if found.ndim else alone.mean(), atol=1e-5):
         raise ConfigError(
-            f"reward objective {name!r} gives a pair another loss beside other pairs; return a loss for each "
+            f"reward objective {name!r} gives a pair another loss in other company; return a loss for each "
             "pair, or their mean"
         )

@@ -36,7 +36,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation needs beside the policies; without a reward there is neither a proxy score nor best-of-n.
+    """What an evaluation needs besides the policies; without a reward there is neither a proxy score nor best-of-n.
 
     Raises ConfigError for sampling that warps the distribution, since the KL would be that of another policy.
     """

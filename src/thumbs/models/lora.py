@@ -153,7 +153,7 @@ def peft_config(config: AdapterConfig, base: str | None, layers: Sequence[int] |
 class FrozenLora:
     """The weights of an adapter as they are now, prepacked, to sample from while training goes on.
 
-    A few dozen megabytes in a 135M model, which is what a client's sampler takes beside the one base that all share.
+    A few dozen megabytes in a 135M model, which is what a client's sampler takes besides the one base that all share.
     """
 
     def __init__(self, adapter: Lora, dtype: torch.dtype) -> None:

@@ -1,7 +1,7 @@
 """Any torch module that maps tokens to next-token logits, behind the interface of our decoder.
 
 For models that a program brings along itself: correct before fast. Sequences become a padded batch, and sampling
-computes the whole sequence anew for each token. What the engine needs beside logits, the final hidden states, is what
+computes the whole sequence anew for each token. What the engine needs besides logits, the final hidden states, is what
 goes into the module's output layer.
 """
 

@@ -122,7 +122,7 @@ def _parts(folder: Path) -> dict[str, dict[str, Tensor]]:
     for name, tensor in tensors.items():
         check_finite(tensor, f"{folder}: {name}")
         bare = name.removeprefix("base_model.model.")
-        if ".original_module." in bare:  # what the base has there, saved beside what takes its place
+        if ".original_module." in bare:  # what the base has there, saved next to what takes its place
             continue
         match = next(((m, kind) for p, kind in _KINDS if (m := p.fullmatch(bare))), None)
         if match is None or bare.endswith("lora_B.bias"):

@@ -21,7 +21,7 @@ from thumbs.pipeline.probe import Probe, duration, run_probe
 from thumbs.pipeline.workload import Inputs, StageWork, check_splits, mean, read_inputs, told_of, work_of
 
 STATE_BYTES = 12
-"""A trained parameter beside itself: gradient and two moments, float32."""
+"""What a trained parameter needs in addition to itself: gradient and two moments, float32."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _typical(inputs: Inputs, context: int) -> tuple[int, int]:
 
 
 def _memory(config: PipelineConfig, size: ModelSize, work: tuple[StageWork, ...], probe: Probe | None) -> int:
-    """Peak in bytes: what the probe used (one model in training, one sampler) and what a whole run holds beside it."""
+    """Peak in bytes: what the probe used (one model in training, one sampler) and what a whole run holds besides it."""
     weights, own_critic = size.trained * 4, config.ppo is not None and config.ppo.critic.init != "shared"
     online = config.direct is not None and config.direct.online is not None
     more = 2 * weights if config.ppo or config.group or online else 0  # reference and reward model

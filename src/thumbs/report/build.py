@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing beside itself, made from the run folder alone."""
+"""The report of a run: one HTML file that needs no other file, made from the run folder alone."""
 
 from __future__ import annotations
 

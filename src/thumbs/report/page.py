@@ -1,4 +1,4 @@
-"""Pages that need nothing beside themselves: no scripts, nothing loaded, all text escaped."""
+"""Pages that need no other file: no scripts, nothing loaded, all text escaped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from thumbs.web.safe_text import visible
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:
-    """The page that `template`, a file beside this one, makes of `content`; a name that it lacks is an error."""
+    """The page that `template`, a file next to this one, makes of `content`; a name that it lacks is an error."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -42,7 +42,7 @@ class NoAnswerError(RewardError):
 
 
 def shown_scores(source: RewardSource, rollouts: Sequence[Rollout]) -> list[float]:
-    """Scores to show beside replies from which nothing is learned; NaN if their prompts lack the answer."""
+    """Scores to show with replies from which nothing is learned; NaN if their prompts lack the answer."""
     try:
         return [score.value for score in source.score(rollouts)]
     except NoAnswerError:

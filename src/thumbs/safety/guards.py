@@ -18,7 +18,8 @@ KNOBS = {
 
 
 def alarms(first: Mapping[str, float], now: Mapping[str, float], stage: str = "ppo") -> list[str]:
-    """What looks wrong in this step's metrics of a stage beside those of the first step; empty when nothing does.
+    """What looks wrong in this step's metrics of a stage compared with those of the first step; empty when nothing
+    does.
 
     A KL that the step did not measure is left out, and so is the first ratio of a step without an update.
     """

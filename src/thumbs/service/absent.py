@@ -13,7 +13,7 @@ _WORDS = {
     "/retrieve_futures": "results are retrieved one by one here, at /retrieve_future",
     "/audit": "this server keeps no audit log",
     "/billing/{rest:path}": "this server bills nothing; GET /checkpoints tells what is stored",
-    "/sessions/{session_id}/project": "this server has no projects beside the name that a session is created with",
+    "/sessions/{session_id}/project": "this server has no projects besides the name that a session is created with",
     "/sessions/{session_id}/trace_export": "this server records no traces; GET /metrics tells how it does",
 }
 _UNTYPED = "/training_runs/{run_id}/checkpoints/{name}"

@@ -130,7 +130,7 @@ def read_adapter(folder: Path, trunk: Trunk) -> PeftAdapter:
 def mix(adapters: Sequence[PeftAdapter], coefficients: Sequence[float]) -> PeftAdapter:
     """The adapter whose change of the weights is Σ c · change, exactly: its rank is the sum of theirs.
 
-    With A below each other and B beside each other, B A is the sum of the products; c · total rank / rank gives each
+    With A below each other and B next to each other, B A is the sum of the products; c · total rank / rank gives each
     product its scale back. Raises DataError if the adapters do not adapt the same layers, their ranks are too many,
     or the sum is not finite.
     """

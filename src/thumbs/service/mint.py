@@ -45,7 +45,7 @@ class _ReverseKl(Numbered):
 
 
 class MintRoutes(Routes):
-    """What `mint` calls beside the common protocol."""
+    """What `mint` calls besides the common protocol."""
 
     @route("POST", "/mint/checkpoints/interpolate")
     async def interpolate(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The threads beside the event loop: few, and in two pools."""
+"""The threads outside of the event loop: few, and in two pools."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 class Context:
     """The engine, the tokenizer, the stage's folder, the model settings and the seed of the run.
 
-    frontier: KL levels (nats per sequence) at which a method keeps its policy, to be judged beside the last one.
+    frontier: KL levels (nats per sequence) at which a method keeps its policy, to be judged along with the last one.
     """
 
     engine: Engine
@@ -143,7 +143,7 @@ def adam_at(config: AdamConfig, step: int, steps: int) -> AdamStep:
 
 @contextmanager
 def saving_batch(context: Context, step: int, data: Sequence[Example]) -> Iterator[None]:
-    """Where a loss or gradient is not finite, writes the batch beside the metrics and says where."""
+    """Where a loss or gradient is not finite, writes the batch next to the metrics and says where."""
     try:
         yield
     except NonFiniteError as error:

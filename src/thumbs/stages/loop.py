@@ -1,4 +1,4 @@
-"""The loop around a step. Whatever a stage does beside its algorithm is here, once.
+"""The loop around a step. Whatever a stage does besides its algorithm is here, once.
 
     go on where an interrupted run stopped → step → held-out loss → log → alarms → samples → checkpoint → progress
 

@@ -28,7 +28,7 @@ from thumbs.stages.labels import sample_replies, store_path
 from thumbs.tracking.files import write_json, write_text
 
 PEOPLE = "people.json"
-"""What a stage tells of its labels beside the preferences: project, database, items and judgements by pair."""
+"""What a stage tells of its labels besides the preferences: project, database, items and judgements by pair."""
 
 Scores = Callable[[Sequence[Message], Sequence[Reply]], np.ndarray]
 """Raw scores [replies, members] of a reward model."""

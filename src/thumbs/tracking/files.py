@@ -50,7 +50,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """As `write_json`, for text: UTF-8, in a temporary file beside `path`, synced, then renamed."""
+    """As `write_json`, for text: UTF-8, in a temporary file next to `path`, synced, then renamed."""
     path = Path(path)
     # A lone surrogate (half of an emoji from a cut reply) has no UTF-8 form; it becomes "?".
     content = text.encode("utf-8", errors="replace")
@@ -60,7 +60,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file's path beside `path`; when the block ends well, that file is synced and takes the place of `path`.
+    """A new file's path next to `path`; when the block ends well, that file is synced and takes the place of `path`.
 
     Its rights are those that the user's umask leaves of 0666, whatever wrote it (safetensors makes 0600).
     """

@@ -80,7 +80,7 @@ class StageFolder:
             return (path / "latest.json").exists()
         if path.name in _NO_PROGRESS or path.name.startswith((".", "nonfinite-", "model")):
             return False
-        # An empty file of pairs, and weights beside which no checkpoint was written yet, are begun anew.
+        # An empty file of pairs, and weights next to which no checkpoint was written yet, are begun anew.
         return path.stat().st_size > 0 if path.suffix == ".jsonl" else True
 
 

@@ -1,4 +1,4 @@
-"""Exports as files: whole or not there, each beside a manifest that says what is in it and how to make it again."""
+"""Exports as files: whole or not there, each with a manifest that says what is in it and how to make it again."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def manifest_path(out: Path) -> Path:
 
 
 class _Making:
-    """One pass: rows, and beside them what they are made of."""
+    """One pass: rows, and with them what they are made of."""
 
     def __init__(self, store: CollectStore, project_id: int, name: str, filters: Filters, watermark: int) -> None:
         self.store, self.name, self.filters, self.watermark = store, name, filters, watermark

@@ -1,4 +1,4 @@
-"""What moves people beside quality: where a reply was shown, and how long it is."""
+"""What moves people other than quality: where a reply was shown, and how long it is."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ class _Games:
 
     def elo(self) -> np.ndarray:
         """Elo's count [G], from 1000 each, K = ELO_K, judgement by judgement in the order in which they were given, and
-        so depending on it; beside Bradley–Terry because people know it.
+        so depending on it; given next to Bradley–Terry because people know it.
         """
         points = [ELO_MEAN] * len(self.ids)
         for first, second, won in zip(self.first.tolist(), self.second.tolist(), self.won.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Exports from the browser: what would be in one, making it beside the requests, fetching the file."""
+"""Exports from the browser: what would be in one, making it in the background, fetching the file."""
 
 from __future__ import annotations
 

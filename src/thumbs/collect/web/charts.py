@@ -1,6 +1,6 @@
 """Figures of the team's pages as inline SVG: presentation attributes and classes alone, as the page's policy asks.
 
-Every figure has a sentence for those who do not see it; the numbers stand in a table beside it.
+Every figure has a sentence for those who do not see it; the numbers stand in a table next to it.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ async def form_body(request: Request, *known: str) -> FormData:
 
 
 async def threaded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What `function` returns, run beside the event loop: the store's calls wait for the database.
+    """What `function` returns, run outside of the event loop: the store's calls wait for the database.
 
     There are few threads for it. What waits for a model has threads of its own: run_sync with app.state.writers.
     """

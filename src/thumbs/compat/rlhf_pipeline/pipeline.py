@@ -171,7 +171,8 @@ class RLHFPipeline:
 
     def evaluate_model(self, model_path: str | Path, test_data_path: str | Path) -> dict[str, float]:
         """perplexity of the assistant's tokens, and of greedy replies against the last assistant turns bleu_score (0 to
-        100) and rouge_score (rougeL, 0 to 1); beside them loss (nats per token), rouge1, rouge2, tokens, conversations.
+        100) and rouge_score (rougeL, 0 to 1); next to them loss (nats per token), rouge1, rouge2, tokens,
+        conversations.
         """
         with self._init_logging():
             policy = self._open_policy(self._source_of(model_path))

@@ -1,7 +1,7 @@
 """The pipeline's .pt files: weights, settings and step in one file that holds no code; to and from folders.
 
 * `model_state_dict`: tensors under Hugging Face names; of a reward model also scalar_head.weight [D] and .bias [].
-* `config`: the flat settings, and beside them `stage` (sft, reward, ppo), `architecture` (config.json of the model, or
+* `config`: the flat settings, and next to them `stage` (sft, reward, ppo), `architecture` (config.json of the model, or
   null for a torch module of a program's own), `tokenizer` (file name → text), and `score` (mean and deviation of a
   reward model's scores on the replies that it was trained on).
 * `step`: optimizer steps of SFT and reward model, rounds of PPO.

@@ -73,7 +73,9 @@ def tokenizer_of(files: Mapping[str, str]) -> Tokenizer:
 
 
 def _open_file(file: Path) -> Tokenizer:
-    """The tokenizer of a tokenizer.json; what else belongs to it may stand beside it, else its end token is guessed."""
+    """The tokenizer of a tokenizer.json; what else belongs to it may stand next to it, else its end token is
+    guessed.
+    """
     try:
         spec = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -95,7 +97,7 @@ def _end_token(spec: Mapping[str, Any], file: Path) -> str:
     if found is None:
         raise ModelError(
             f"{file}: none of its special tokens {special} is known to end a reply; put a tokenizer_config.json with "
-            '{"eos_token": "…"} beside it'
+            '{"eos_token": "…"} next to it'
         )
     log.info("%s has no tokenizer_config.json; a reply ends with %s", file, found)
     return found

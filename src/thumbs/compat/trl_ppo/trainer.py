@@ -35,7 +35,7 @@ from thumbs.compat.trl_ppo.update import update
 from thumbs.errors import ConfigError, DataError
 
 LOGGED_COLUMNS = ("label", "query", "response")
-"""Columns of a data set that are kept beside the inputs of the model."""
+"""Columns of a data set that are kept in addition to the inputs of the model."""
 
 
 class PPOTrainer:
