@@ -11,28 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from thumbs.config.base import apply_overrides, build_config
-from thumbs.config.base import load_config as read_config
-from thumbs.config.pipeline import STAGES, PipelineConfig
-from thumbs.config.sampling import SamplingConfig
 from thumbs.errors import ConfigError
-from thumbs.tracking.run_folder import RunFolder
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where it is used, so that `thumbs --help` answers at once
+    from thumbs.config.pipeline import PipelineConfig
+    from thumbs.config.sampling import SamplingConfig
     from thumbs.pipeline.plan import Plan
     from thumbs.pipeline.trace import Trace
     from thumbs.records import Reply
     from thumbs.report.record import RunRecord
-    from thumbs.stages.people import People
+    from thumbs.stages.people import LabelSource
 
 __all__ = ["Config", "Run", "load_config", "open_run", "plan", "run"]
 
-Config: TypeAlias = PipelineConfig | Mapping[str, Any] | str | Path
+Config: TypeAlias = "PipelineConfig | Mapping[str, Any] | str | Path"
 """Settings of a run: an object, plain data, or the path of a YAML file."""
 
 
 def load_config(config: Config, overrides: Iterable[str] = ()) -> PipelineConfig:
     """The settings of a run, checked; raises ConfigError in the words that the command line uses."""
+    from thumbs.config.base import apply_overrides, build_config
+    from thumbs.config.base import load_config as read_config
+    from thumbs.config.pipeline import PipelineConfig
+
     if isinstance(config, str | Path):
         return read_config(PipelineConfig, config, overrides)
     raw = config.model_dump(exclude_unset=True) if isinstance(config, PipelineConfig) else config
@@ -56,7 +57,7 @@ def run(
     until: str | None = None,
     fresh: bool = False,
     source: str | Path | None = None,
-    people: People | None = None,
+    people: LabelSource | None = None,
 ) -> Run:
     """Runs every stage of a config, evaluates, and writes the report; a run that was stopped goes on.
 
@@ -79,6 +80,7 @@ def run(
 def open_run(path: str | Path) -> Run:
     """A run that is there, finished or not; raises RunError if the folder is not a run."""
     from thumbs.pipeline.former_runs import bring_up_to_date
+    from thumbs.tracking.run_folder import RunFolder
 
     path = Path(path)
     bring_up_to_date(path)
@@ -110,6 +112,8 @@ class Run:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that are finished, in order."""
+        from thumbs.config.pipeline import STAGES
+
         return tuple(stage for stage in STAGES if stage in self._record.finished)
 
     def sample(
@@ -122,6 +126,7 @@ class Run:
         seed: int = 0,
     ) -> list[list[Reply]]:
         """n replies to each prompt from the model that a stage left; `base` is what the run started from."""
+        from thumbs.config.sampling import SamplingConfig
         from thumbs.pipeline.artifacts import sample_text
 
         asked = [prompts] if isinstance(prompts, str) else prompts

@@ -22,7 +22,17 @@ from thumbs.config.pipeline import PipelineConfig
 from unit.pipeline.tiny_run_settings import tiny_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "transformers", "numpy", "pydantic", "typer", "sqlalchemy", "starlette", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "numpy",
+    "pydantic",
+    "typer",
+    "sqlalchemy",
+    "starlette",
+    "matplotlib",
+    "thumbs.config.pipeline",
+)
 PACKAGES = [found.name for found in pkgutil.iter_modules(thumbs.__path__) if found.ispkg]
 
 

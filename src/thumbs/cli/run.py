@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from thumbs import api
-from thumbs.config.base import known_keys
-from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError, needs
 
 if TYPE_CHECKING:
+    from thumbs.config.pipeline import PipelineConfig
     from thumbs.stages.people import LabelSource
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file with the settings of the run.")]
@@ -108,6 +107,9 @@ def in_section(stage: str | None, overrides: list[str]) -> list[str]:
     """
     if stage is None:
         return overrides
+    from thumbs.config.base import known_keys
+    from thumbs.config.pipeline import PipelineConfig
+
     sections = PipelineConfig.model_fields.keys() | PipelineConfig.former_keys.keys()
     own = set(known_keys(PipelineConfig, [stage])) - sections
     return [f"{stage}.{item}" if re.split("[.=]", item.strip())[0] in own else item for item in overrides]

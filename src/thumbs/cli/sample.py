@@ -10,7 +10,6 @@ import typer
 from thumbs import api
 from thumbs.cli.shell import printable
 from thumbs.config.former_names import current_place
-from thumbs.config.sampling import SamplingConfig
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to ask; each in quotes.")]
@@ -37,6 +36,8 @@ def sample(
     Example:
       thumbs sample runs/demo --stage ppo "How do I cook rice?" -n 3
     """
+    from thumbs.config.sampling import SamplingConfig
+
     sampling = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
     answers = api.open_run(run).sample(prompts, stage=current_place(stage), n=n, sampling=sampling, seed=seed)
     for prompt, replies in zip(prompts, answers, strict=True):

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from thumbs.cli.shell import printable
-from thumbs.config.base import apply_overrides, build_config
-from thumbs.config.model import ModelConfig
 from thumbs.errors import ConfigError, needs
 from thumbs.web.listening import is_loopback, listen, url_of
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 
     from thumbs.clients.backend import Backend
     from thumbs.clients.store import Store
+    from thumbs.config.model import ModelConfig
     from thumbs.service.state import ServiceSettings
 
 Models = Annotated[
@@ -154,9 +153,10 @@ def _manage(store: Store, owner: str | None, revoked: str | None) -> None:
 
 def _configs(models: list[str], aliases: list[str], dtype: str, template: Sequence[str] = ()) -> dict[str, ModelConfig]:
     from thumbs.clients.bases import parse_aliases
+    from thumbs.config.base import apply_overrides, build_config
+    from thumbs.config.model import ModelConfig
 
     settings = apply_overrides({"dtype": dtype}, [f"template.{setting}" for setting in template])
-
     names = {name: name for name in models} | parse_aliases(",".join(aliases))
     return {
         name: build_config(ModelConfig, {**settings, "name": model}, source="serve") for name, model in names.items()
