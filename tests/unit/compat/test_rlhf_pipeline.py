@@ -306,8 +306,8 @@ def test_a_reward_objective_of_the_programs_own_is_learned(run: RLHFPipeline, tm
 @pytest.mark.parametrize(
     ("objective", "reason"),
     [
-        (lambda c, r: ((c - r) / (c - r).std(correction=0).clamp_min(1e-6)).mean(), "another loss beside other pairs"),
-        (lambda c, r: (r - c).sum(), "another loss beside other pairs"),
+        (lambda c, r: ((c - r) / (c - r).std(correction=0).clamp_min(1e-6)).mean(), "another loss in other company"),
+        (lambda c, r: (r - c).sum(), "another loss in other company"),
         (lambda c, r: (r - c).detach(), "no gradient"),
         (lambda c, r: torch.zeros(2) + (r - c)[:2], "allowed are losses"),
         (lambda c, r: 1.0, "allowed are losses"),
