@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from tiny_models import SHAPE, VOCABULARY
+from tiny_models import GRANITE, SHAPE, VOCABULARY
 
 BARE: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 EXPERTS_STAY = "yes, experts stay as they are"
@@ -64,13 +64,19 @@ OURS = [
     Architecture("Mistral without a window", "MistralConfig", {"sliding_window": None}),
     Architecture("Qwen2, Qwen2.5", "Qwen2Config"),
     Architecture("Qwen3", "Qwen3Config", {"head_dim": 16}),
+    Architecture("Mistral with a window", "MistralConfig", {"sliding_window": 8}),
+    Architecture("Qwen2 with windows", "Qwen2Config", {
+        "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    Architecture("Phi-3, Phi-4", "Phi3Config", {"sliding_window": 8}),
+    Architecture("OLMo 2", "Olmo2Config"),
+    Architecture("SmolLM3", "SmolLM3Config", {"no_rope_layers": [1, 0]}),
+    Architecture("Granite", "GraniteConfig", GRANITE),
 ]  # fmt: skip
 """Computed by our decoder."""
 
 THROUGH_TRANSFORMERS = [
     Architecture("Llama with biases", "LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
     Architecture("Llama, dynamic rotary scaling", "LlamaConfig", _rope("dynamic", factor=4.0)),
-    Architecture("Mistral with a window", "MistralConfig", {"sliding_window": 8}),
     Architecture("Mixtral", "MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}, adapters=EXPERTS_STAY),
     Architecture("Qwen2 MoE", "Qwen2MoeConfig", {
         "num_experts": 4, "shared_expert_intermediate_size": 16, **EXPERTS}, adapters=EXPERTS_STAY),
@@ -87,12 +93,9 @@ THROUGH_TRANSFORMERS = [
         "head_dim": 16, "sliding_window": 8, "final_logit_softcapping": None}),
     Architecture("Gemma 3 (text)", "Gemma3TextConfig", {
         "head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}),
-    Architecture("Phi-3, Phi-4", "Phi3Config"),
     Architecture("Phi-3 with longrope", "Phi3Config", _rope("longrope", **_LONG)),
     Architecture("StableLM", "StableLmConfig"),
     Architecture("StarCoder2", "Starcoder2Config"),
-    Architecture("OLMo 2", "Olmo2Config"),
-    Architecture("SmolLM3", "SmolLM3Config"),
     Architecture("GLM-4", "Glm4Config", {"head_dim": 16}),
     Architecture("Nemotron", "NemotronConfig", {"head_dim": 16}),
     Architecture("EXAONE 4", "Exaone4Config", {"sliding_window": 8, "sliding_window_pattern": 2}),
@@ -107,7 +110,6 @@ THROUGH_TRANSFORMERS = [
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, whole=True),
     Architecture("MPT", "MptConfig", {
         "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}, whole=True),
-    Architecture("Granite", "GraniteConfig", {"logits_scaling": 8.0}),
     Architecture("Granite MoE", "GraniteMoeConfig", {
         "num_local_experts": 4, "num_experts_per_tok": 2}, adapters=EXPERTS_STAY),
     Architecture("Cohere", "CohereConfig", {"logit_scale": 0.25}),

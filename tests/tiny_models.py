@@ -8,12 +8,16 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 VOCABULARY = 97
@@ -30,6 +34,12 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 2,
 }
 LLAMA = LlamaConfig(**SHAPE, tie_word_embeddings=True)
+GRANITE: dict[str, float] = {
+    "logits_scaling": 8.0,
+    "embedding_multiplier": 6.0,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.4,
+}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 FAMILIES = {
     "llama": LLAMA,
@@ -42,6 +52,16 @@ FAMILIES = {
     "mistral": MistralConfig(**SHAPE, sliding_window=None),
     "qwen2, biases": Qwen2Config(**SHAPE, tie_word_embeddings=True),
     "qwen3, query and key norms": Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=True),
+}
+BEYOND_LLAMA = {
+    "mistral, a window": MistralConfig(**SHAPE, sliding_window=5),
+    "qwen3, a window above": Qwen3Config(
+        **SHAPE, head_dim=16, use_sliding_window=True, sliding_window=4, max_window_layers=1
+    ),
+    "phi 3, fused on disk": Phi3Config(**SHAPE, sliding_window=6),
+    "olmo 2, norms after": Olmo2Config(**SHAPE),
+    "smollm 3, a layer without positions": SmolLM3Config(**SHAPE, no_rope_layers=[1, 0], tie_word_embeddings=True),
+    "granite, multipliers": GraniteConfig(**SHAPE, **GRANITE),
 }
 
 

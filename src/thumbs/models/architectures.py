@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from thumbs.errors import ModelError
+from thumbs.models.base import Trunk
 from thumbs.models.decoder_config import FIXED, HARMLESS, USED
-
-if TYPE_CHECKING:
-    from thumbs.models.hf import HfCausalLM
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "sparse", "dense"}
 """Kinds of layers (`layer_types`) that keep keys and values and nothing else."""
@@ -89,7 +87,7 @@ def even_rotary_length(config: PretrainedConfig) -> int | None:
 
 
 @torch.no_grad()
-def try_out(trunk: HfCausalLM, source: str) -> None:
+def try_out(trunk: Trunk, name: str, source: str) -> None:
     """Raises ModelError unless the model gives the same hidden states alone and in company, at once and token by token,
     and the same to a token whatever follows it.
     """
@@ -99,7 +97,6 @@ def try_out(trunk: HfCausalLM, source: str) -> None:
     whole = [
         [(7 * i + 3 * row) % trunk.vocab_size for i in range(length)] for row, length in ((0, count), (1, count - 3))
     ]
-    name = type(trunk.model).__name__
     try:
         alone = [_hidden(trunk, [tokens]) for tokens in whole]
         together = _hidden(trunk, whole)
@@ -121,12 +118,12 @@ def try_out(trunk: HfCausalLM, source: str) -> None:
         )
 
 
-def _hidden(trunk: HfCausalLM, sequences: list[list[int]]) -> Tensor:
+def _hidden(trunk: Trunk, sequences: list[list[int]]) -> Tensor:
     tokens = torch.tensor([token for sequence in sequences for token in sequence], device=trunk.head_weight().device)
     return trunk.forward_packed(tokens, [len(sequence) for sequence in sequences])
 
 
-def _token_by_token(trunk: HfCausalLM, sequences: list[list[int]]) -> Tensor:
+def _token_by_token(trunk: Trunk, sequences: list[list[int]]) -> Tensor:
     """Final hidden states at the last `_STEPS` tokens of each sequence, one sequence after the other."""
     cache = trunk.new_cache(len(sequences), len(sequences[0]))
     found = [trunk.prefill([sequence[: 1 - _STEPS] for sequence in sequences], cache)]

@@ -1,4 +1,4 @@
-"""Our decoder for the Llama-shaped family: Llama, SmolLM, Mistral, Qwen2, Qwen3.
+"""Our decoder for the Llama-shaped families of `families.py`.
 
 Sequences are concatenated without padding, so the products run on real tokens (and a few rows at the end, see
 `Rows.filled`); what lies between the products is in `operators.py`.
@@ -44,8 +44,9 @@ class Layer(nn.Module):
         self.attention_norm = nn.Parameter(torch.ones(c.width))
         self.qkv = nn.Parameter(torch.empty(width_q + 2 * width_kv, c.width))
         self.qkv_bias = nn.Parameter(torch.zeros(width_q + 2 * width_kv)) if c.qkv_bias else None
-        self.query_norm = nn.Parameter(torch.ones(c.head_dim)) if c.qk_norm else None
-        self.key_norm = nn.Parameter(torch.ones(c.head_dim)) if c.qk_norm else None
+        query, key = (width_q, width_kv) if c.qk_norm == "all" else (c.head_dim, c.head_dim)
+        self.query_norm = nn.Parameter(torch.ones(query)) if c.qk_norm else None
+        self.key_norm = nn.Parameter(torch.ones(key)) if c.qk_norm else None
         self.output = nn.Parameter(torch.empty(c.width, width_q))
         self.mlp_norm = nn.Parameter(torch.ones(c.width))
         self.gate_up = nn.Parameter(torch.empty(2 * c.intermediate, c.width))
@@ -59,30 +60,45 @@ class Layer(nn.Module):
         rows: Rows,
         adapter: Parts | RowParts | None = None,
         keep: Callable[[Tensor], None] | None = None,
+        window: int | None = None,
     ) -> Tensor:
         """Hidden states [N, D] after the block, of those before; `keep` is handed what `mix` gives."""
         mixed = self.mix(x, adapter)
         if keep is not None:
             keep(mixed)
-        return self.finish(x, attend(mixed, angles, rows, self.heads), adapter)
+        return self.finish(x, attend(mixed, angles, rows, self.heads, window), adapter)
 
     def mix(self, x: Tensor, adapter: Parts | RowParts | None) -> Tensor:
         """Queries, keys and values side by side, before their rotation, of hidden states [N, D]."""
         c = self.config
-        normed = rms_norm(x, self.attention_norm, c.rms_eps)
-        mixed = adapted_linear(normed, self.qkv, adapter, "qkv", self.qkv_bias)
+        mixed = adapted_linear(self._read(x, self.attention_norm), self.qkv, adapter, "qkv", self.qkv_bias)
+        if c.query_scale != 1.0:
+            query, rest = mixed.tensor_split([c.heads * c.head_dim], dim=1)
+            mixed = torch.cat([query * c.query_scale, rest], dim=1)
         if self.query_norm is None or self.key_norm is None:
             return mixed
         parts = mixed.view(len(x), -1, c.head_dim).split([c.heads, c.kv_heads, c.kv_heads], dim=1)
+        if c.qk_norm == "all":
+            parts = [part.flatten(1) for part in parts]
         query, key = rms_norm(parts[0], self.query_norm, c.rms_eps), rms_norm(parts[1], self.key_norm, c.rms_eps)
         return torch.cat([query, key, parts[2]], dim=1).flatten(1)
 
     def finish(self, x: Tensor, attended: Tensor, adapter: Parts | RowParts | None) -> Tensor:
         """Hidden states after the output projection and the feed-forward part."""
-        x = adapted_linear(attended, self.output, adapter, "output", plus=x)
-        normed = rms_norm(x, self.mlp_norm, self.config.rms_eps)
-        gated = swiglu(adapted_linear(normed, self.gate_up, adapter, "gate_up"))
-        return adapted_linear(gated, self.down, adapter, "down", plus=x)
+        x = self._add(x, attended, "output", self.attention_norm, adapter)
+        gated = swiglu(adapted_linear(self._read(x, self.mlp_norm), self.gate_up, adapter, "gate_up"))
+        return self._add(x, gated, "down", self.mlp_norm, adapter)
+
+    def _read(self, x: Tensor, norm: Tensor) -> Tensor:
+        return x if self.config.norms_after else rms_norm(x, norm, self.config.rms_eps)
+
+    def _add(self, x: Tensor, y: Tensor, name: str, norm: Tensor, adapter: Parts | RowParts | None) -> Tensor:
+        """x and the projection `name` of y."""
+        c, weight = self.config, getattr(self, name)
+        if not c.norms_after and c.residual_scale == 1.0:
+            return adapted_linear(y, weight, adapter, name, plus=x)
+        added = adapted_linear(y, weight, adapter, name)
+        return x + c.residual_scale * (rms_norm(added, norm, c.rms_eps) if c.norms_after else added)
 
 
 class CausalLM(nn.Module):
@@ -110,7 +126,8 @@ class CausalLM(nn.Module):
 
     def head_weight(self) -> Tensor:
         """Output embedding [V, D]."""
-        return self.embedding if self.head is None else self.head
+        weight, scale = self.embedding if self.head is None else self.head, self.config.logit_scale
+        return weight if scale == 1.0 else weight * scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] in float32 of final hidden states [N, D]."""
@@ -133,7 +150,8 @@ class CausalLM(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """States that enter layer 0, [N, D]."""
-        return F.embedding(tokens, self.embedding).to(self.dtype)
+        x, scale = F.embedding(tokens, self.embedding).to(self.dtype), self.config.embedding_scale
+        return x if scale == 1.0 else x * scale
 
     def run_layers(
         self,
@@ -147,13 +165,20 @@ class CausalLM(nn.Module):
         """States after the layers first … stop - 1; `keep` is handed what each layer's attention is."""
         count, rows = len(x), rows.filled()
         x = F.pad(x, (0, 0, 0, rows.count - count))
-        angles = self.rotary(rows.positions)
-        real = Angles(*(angle[:count] for angle in angles))
+        rotated = self.rotary(rows.positions)
         for index in range(first, stop):
             parts = adapter.layer(index, self.dtype) if adapter is not None else None
-            own = None if keep is None else lambda mixed, layer=index: keep(layer, mixed[:count], real)
-            x = self.blocks[index](x, angles, rows, parts, own)
+            angles, window = self._attention(index, rotated)
+            real = Angles(*(angle[:count] for angle in angles))
+            own = None if keep is None else lambda mixed, layer=index, real=real: keep(layer, mixed[:count], real)
+            x = self.blocks[index](x, angles, rows, parts, own, window)
         return x[:count]
+
+    def _attention(self, layer: int, rotated: Angles) -> tuple[Angles, int | None]:
+        """The angles by which a layer turns queries and keys, and the window in which it sees tokens."""
+        c = self.config
+        still = Angles(torch.ones_like(rotated.cos), torch.zeros_like(rotated.sin)) if layer in c.unrotated else rotated
+        return still, c.windows[layer] if c.windows else None
 
     def new_cache(self, rows: int, length: int) -> KVCache:
         """An empty cache for that many sequences of at most that many tokens."""
@@ -185,16 +210,17 @@ class CausalLM(nn.Module):
 
         adapters: of the rows that have one, each for the rows that it comes with.
         """
-        angles = self.rotary(cache.lengths)
+        rotated = self.rotary(cache.lengths)
         x = self.embed(tokens)
         cache.step()
         if not adapters and cache.plan is None and DecodingPlan.fits(self.config, self.blocks, self.norm):
             cache.plan = DecodingPlan(self.config, self.blocks, self.norm, cache)
         if not adapters and isinstance(cache.plan, DecodingPlan):
-            return cache.plan.step(x, angles, cache.lengths)
+            return cache.plan.step(x, rotated, cache.lengths)
         for index, layer in enumerate(self.blocks):
             parts = [(rows, adapter.parts[index]) for rows, adapter in adapters] or None
-            x = layer.finish(x, attend_cached(layer.mix(x, parts), angles, cache, index, self.heads), parts)
+            angles, window = self._attention(index, rotated)
+            x = layer.finish(x, attend_cached(layer.mix(x, parts), angles, cache, index, self.heads, window), parts)
         return rms_norm(x, self.norm, self.config.rms_eps)
 
     def rotary(self, positions: Tensor) -> Angles:
@@ -220,7 +246,7 @@ class CausalLM(nn.Module):
 
     def below(self, adapter: Lora | None) -> Lowest | None:
         """The layers below the adapter, prepacked."""
-        if adapter is None or adapter.first == 0:
+        if adapter is None or adapter.first == 0 or not self.config.plain:
             return None
         if adapter.first not in self._lowest:
             layers = [prepacked_layer(layer) for layer in self.blocks[: adapter.first]]

@@ -8,25 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from thumbs.errors import ModelError
+from thumbs.models.families import FAMILIES
 from thumbs.models.rope import Rope, read_rope, why_not_computed
-
-COVERED: dict[str, dict[str, Any]] = {
-    "LlamaForCausalLM": {},
-    "MistralForCausalLM": {},
-    "Qwen2ForCausalLM": {"qkv_bias": True},
-    "Qwen3ForCausalLM": {"qk_norm": True},
-}
-
-DEFAULTS: dict[str, dict[str, int]] = {
-    "LlamaForCausalLM": {"max_position_embeddings": 2048},
-    "MistralForCausalLM": {"max_position_embeddings": 131_072, "num_key_value_heads": 8},
-    "Qwen2ForCausalLM": {"max_position_embeddings": 32_768, "num_key_value_heads": 32},
-    "Qwen3ForCausalLM": {"max_position_embeddings": 32_768, "num_key_value_heads": 32, "head_dim": 128},
-}
-"""What a key that is not there means in each family, as in `transformers`."""
 
 _NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 USED = {
@@ -47,7 +33,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "use_mrope": (False,),
     "pruned_heads": ({},),
     "chunk_size_feed_forward": (0,),
-    "use_sliding_window": (False,),
 }
 """Keys that would change the computation, and the values with which they do not."""
 
@@ -67,18 +52,22 @@ HARMLESS = {
     "_attn_implementation", "attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled",
     # Classifiers, translation and other tasks.
     "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "tokenizer_class",
-    "prefix", "is_decoder", "cross_attention_hidden_size", "max_window_layers",
+    "prefix", "is_decoder", "cross_attention_hidden_size",
     # Notes of other tools.
     "unsloth_version", "unsloth_fixed", "is_llama_config", "transformers.js_config", "base_model_name_or_path",
 }  # fmt: skip
 """Keys without effect on what our decoder computes."""
 
-_WINDOWED = {"MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
-
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """RMSNorm, rotary positions, grouped-query attention, SwiGLU; optional biases and q/k norms."""
+    """RMSNorm, rotary positions, grouped-query attention, SwiGLU, and what families add to that.
+
+    qk_norm: of queries and keys, each head by itself or all together. norms_after: of what attention and feed-forward
+    give, not of what they read. windows: tokens that a layer sees, itself included. unrotated: layers without rotary
+    positions. The scales multiply embeddings, what is added to the residual stream, queries and logits. fused: query,
+    key and value are one tensor on disk, gate and up another. extra: the family's own keys of config.json.
+    """
 
     architecture: str
     vocab_size: int
@@ -93,14 +82,29 @@ class DecoderConfig:
     rms_eps: float = 1e-5
     tied: bool = True
     qkv_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: Literal["", "head", "all"] = ""
+    norms_after: bool = False
+    windows: tuple[int | None, ...] = ()
+    unrotated: tuple[int, ...] = ()
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    query_scale: float = 1.0
+    logit_scale: float = 1.0
+    fused: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is what decoding plans and remembered states compute, apart from biases and norms of q and k."""
+        scales = (self.embedding_scale, self.residual_scale, self.query_scale)
+        return not (self.norms_after or self.windows or self.unrotated) and scales == (1.0, 1.0, 1.0)
 
 
 def why_not_covered(raw: Mapping[str, Any]) -> str | None:
     """None when our decoder computes this config.json exactly; else the reason, for the log."""
     architecture = (raw.get("architectures") or ["?"])[0]
-    if architecture not in COVERED:
-        return f"architecture {architecture} is not Llama-shaped"
+    if architecture not in FAMILIES:
+        return f"architecture {architecture} is none of our decoder's"
     given = {key: value for key, value in raw.items() if value is not None}
     family = architecture.removesuffix("ForCausalLM").lower()
     if (given.get("model_type") or family) != family:
@@ -109,15 +113,15 @@ def why_not_covered(raw: Mapping[str, Any]) -> str | None:
         return reason
     if given.get("hidden_act", "silu") != "silu":
         return f"activation {given['hidden_act']!r}"
-    biased = COVERED[architecture].get("qkv_bias", False)
+    biased = architecture == "Qwen2ForCausalLM"
     if given.get("mlp_bias") or (given.get("attention_bias") and not biased):
         return "biases in the output projections"
-    if reason := _window(architecture, raw):
-        return reason
+    if others := set(raw.get("layer_types") or ()) - {"full_attention", "sliding_attention"}:
+        return f"layers of the kind {', '.join(sorted(others))}"
     for key, values in FIXED.items():
         if key in given and given[key] not in values and not (key == "attention_bias" and biased):
             return f"config.json sets {key} to {given[key]!r}"
-    known = USED | FIXED.keys() | HARMLESS | ({"sliding_window", "layer_types"} if architecture in _WINDOWED else set())
+    known = USED | FIXED.keys() | HARMLESS | FAMILIES[architecture].keys
     if unknown := sorted(given.keys() - known):
         return f"config.json sets {', '.join(unknown)}, which our decoder does not know"
     return None
@@ -126,7 +130,8 @@ def why_not_covered(raw: Mapping[str, Any]) -> str | None:
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """DecoderConfig of a covered config.json; raises ModelError, which names the key, for a size that is missing."""
     architecture = raw["architectures"][0]
-    size = DEFAULTS[architecture] | {key: value for key, value in raw.items() if value is not None}
+    family = FAMILIES[architecture]
+    size = dict(family.defaults) | {key: value for key, value in raw.items() if value is not None}
     heads, width = _size(size, "num_attention_heads"), _size(size, "hidden_size")
     context = _size(size, "max_position_embeddings")
     config = DecoderConfig(
@@ -139,10 +144,11 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
         kv_heads=_size({"num_key_value_heads": heads} | size, "num_key_value_heads"),
         head_dim=_size({"head_dim": width // heads} | size, "head_dim"),
         context=context,
-        rope=read_rope(raw, context),
-        rms_eps=float(raw.get("rms_norm_eps") or 1e-6),
-        tied=bool(raw.get("tie_word_embeddings")),
-        **COVERED[architecture],
+        rope=read_rope(size, context),
+        rms_eps=float(size.get("rms_norm_eps") or 1e-6),
+        tied=bool(size.get("tie_word_embeddings")),
+        extra={key: raw[key] for key in family.keys if key in raw},
+        **family.read(dict(family.defaults) | dict(raw)),
     )
     if config.heads % config.kv_heads or config.head_dim % 2:
         raise ModelError(
@@ -154,8 +160,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
     """config.json content that `transformers` reads."""
-    no_window = {"sliding_window": None} if config.architecture == "MistralForCausalLM" else {}
-    return no_window | {
+    return dict(config.extra) | {
         "architectures": [config.architecture],
         "model_type": config.architecture.removesuffix("ForCausalLM").lower(),
         "vocab_size": config.vocab_size,
@@ -171,13 +176,6 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "tie_word_embeddings": config.tied,
         "hidden_act": "silu",
     }
-
-
-def _window(architecture: str, raw: Mapping[str, Any]) -> str | None:
-    # Mistral has a window unless its config.json says null; the others, only where use_sliding_window is set.
-    mistral = architecture == "MistralForCausalLM" and raw.get("sliding_window", 4096)
-    others = set(raw.get("layer_types") or ()) - {"full_attention"}
-    return "sliding-window attention" if raw.get("use_sliding_window") or mistral or others else None
 
 
 def _size(sizes: Mapping[str, Any], key: str) -> int:

@@ -29,7 +29,7 @@ class DecodingPlan:
         """Whether every layer is packed for our kernels and has no parts that they do not know."""
         c = config
         packed = (weight.ndim == 3 for b in layers for weight in (b.qkv, b.output, b.gate_up, b.down))
-        plain = not c.qkv_bias and not c.qk_norm
+        plain = c.plain and not c.qkv_bias and not c.qk_norm
         return plain and kernels.usable(norm, c.width, c.head_dim // 2, c.intermediate) and all(packed)
 
     def __init__(self, config: DecoderConfig, layers: Sequence[Any], norm: Tensor, cache: KVCache) -> None:

@@ -251,7 +251,7 @@ def load_hf(folder: Path, dtype: torch.dtype) -> HfCausalLM:
         log.warning("%s: transformers does not know %s of config.json and ignores it", folder, ", ".join(ignored))
     model = _filled(model_class, config, folder, dtype)
     trunk = HfCausalLM(model, _head_scale(model, folder))
-    architectures.try_out(trunk, str(folder))
+    architectures.try_out(trunk, type(model).__name__, str(folder))
     log.info("%s runs through transformers (%s)", folder, type(model).__name__)
     return trunk
 

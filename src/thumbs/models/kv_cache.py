@@ -27,7 +27,7 @@ class KVCache:
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.plan: object = None  # what `CausalLM.decode` makes for these tensors
         self._rows = torch.arange(rows, device=device)
-        self._longest = 0
+        self.longest = 0
 
     def fill(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Writes the keys and values [B, K, L, C] of whole prompts; padding beyond a row's length stays unread."""
@@ -37,25 +37,26 @@ class KVCache:
     def start(self, lengths: Tensor) -> None:
         """Declares how many tokens each row holds after `fill`."""
         self.lengths = lengths.clone()
-        self._longest = int(lengths.max())
+        self.longest = int(lengths.max())
 
     def step(self) -> None:
         """Makes room for one more token per row."""
         self.lengths = self.lengths + 1
-        self._longest += 1
+        self.longest += 1
 
-    @property
-    def readable(self) -> Tensor:
-        """Which of the slots that `append` returns hold a row's tokens, bool [B, 1, 1, L]."""
-        slots = torch.arange(self._longest, device=self.lengths.device)
-        return (slots[None] < self.lengths[:, None])[:, None, None]
+    def readable(self, window: int | None = None) -> Tensor:
+        """Which of the slots that `append` returns hold a row's (last so many) tokens, bool [B, 1, 1, L]."""
+        slots = torch.arange(self.longest, device=self.lengths.device)
+        held = slots[None] < self.lengths[:, None]
+        held &= slots[None] >= self.lengths[:, None] - (window or self.longest)
+        return held[:, None, None]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Writes the newest token's key and value [B, K, C]; returns all keys and values so far [B, K, L, C]."""
         at = self.lengths - 1
         self.keys[layer][self._rows, :, at] = key
         self.values[layer][self._rows, :, at] = value
-        return self.keys[layer][:, :, : self._longest], self.values[layer][:, :, : self._longest]
+        return self.keys[layer][:, :, : self.longest], self.values[layer][:, :, : self.longest]
 
     @property
     def room(self) -> int:
@@ -70,7 +71,7 @@ class KVCache:
         whole = KVCache(layers, rows, heads, room, width, self.keys.dtype, self.keys.device)
         begin = 0
         for cache in caches:
-            end, longest = begin + len(cache.lengths), cache._longest
+            end, longest = begin + len(cache.lengths), cache.longest
             for ours, theirs in ((whole.keys, cache.keys), (whole.values, cache.values)):
                 ours[:, begin:end, :, :longest] = theirs[:, :, :, :longest]
             begin = end
@@ -81,16 +82,16 @@ class KVCache:
         """Overwrites the rows at `places` by those of `caches`, in order."""
         begin = 0
         for cache in caches:
-            own, longest = places[begin : begin + len(cache.lengths)], cache._longest
+            own, longest = places[begin : begin + len(cache.lengths)], cache.longest
             self.keys[:, own, :, :longest] = cache.keys[:, :, :, :longest]
             self.values[:, own, :, :longest] = cache.values[:, :, :, :longest]
             self.lengths[own] = cache.lengths
             begin += len(own)
-        self._longest = int(self.lengths.max())
+        self.longest = int(self.lengths.max())
 
     def select(self, rows: Tensor) -> None:
         """Keeps (or repeats) the given rows, in that order."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
         self.lengths, self.plan = self.lengths[rows], None
         self._rows = torch.arange(len(rows), device=rows.device)
-        self._longest = int(self.lengths.max()) if len(rows) else 0
+        self.longest = int(self.lengths.max()) if len(rows) else 0

@@ -47,11 +47,7 @@ class Lora(nn.Module):
 
     def __init__(self, shape: DecoderConfig, config: AdapterConfig, seed: int) -> None:
         super().__init__()
-        known = {name for names in FUSED.values() for name in names}
-        unknown = sorted(set(config.targets) - known)
-        if unknown:
-            raise ConfigError(f"model.lora.targets: got {unknown}; allowed are {sorted(known)}")
-        self.shape, self.config = shape, config
+        self.shape, self.config, self.targets = shape, config, _targets(shape, config)
         self.scale = config.alpha / config.rank
         self.first = shape.layers - min(config.layers or shape.layers, shape.layers)
         generator = torch.Generator().manual_seed(seed)
@@ -59,7 +55,7 @@ class Lora(nn.Module):
         for layer in range(self.first, shape.layers):
             for fused, (width_in, outs) in projections(shape).items():
                 for name, out in outs.items():
-                    if name not in config.targets:
+                    if name not in self.targets:
                         continue
                     key = f"{layer}_{fused}_{name}"
                     # As PEFT: A uniform within 1/√in (Kaiming with a = √5); B zero, so training starts at the base.
@@ -74,12 +70,12 @@ class Lora(nn.Module):
         if index < self.first:
             return parts
         for fused, (_, outs) in projections(self.shape).items():
-            keys = [f"{index}_{fused}_{name}" for name in outs if name in self.config.targets]
+            keys = [f"{index}_{fused}_{name}" for name in outs if name in self.targets]
             if not keys:
                 continue
             stacked = torch.cat([self.down_maps[key] for key in keys])
             blocks = [
-                self.up_maps[f"{index}_{fused}_{name}"] if name in self.config.targets else torch.zeros(out, 0)
+                self.up_maps[f"{index}_{fused}_{name}"] if name in self.targets else torch.zeros(out, 0)
                 for name, out in outs.items()
             ]
             blocks = [block.to(stacked.device) for block in blocks]
@@ -95,7 +91,7 @@ class Lora(nn.Module):
             rows = []
             for name, out in outs.items():
                 key = f"{index}_{fused}_{name}"
-                adapted = name in self.config.targets
+                adapted = name in self.targets
                 rows.append(
                     self.scale * self.up_maps[key] @ self.down_maps[key] if adapted else torch.zeros(out, width_in)
                 )
@@ -119,7 +115,8 @@ class Lora(nn.Module):
     @torch.no_grad()
     def load_peft_state(self, state: Mapping[str, Tensor]) -> None:
         """Reads tensors under PEFT's names; raises ModelError and changes nothing unless `check_peft_state` passes."""
-        check_peft_state(peft_shapes(self.shape, self.config), self.config.targets, state)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.peft_state().items()}
+        check_peft_state(shapes, self.targets, state)
         for key in self.down_maps:
             stem = _peft_stem(*_split(key))
             self.down_maps[key].copy_(state[f"{stem}.lora_A.weight"])
@@ -127,7 +124,8 @@ class Lora(nn.Module):
 
     def peft_config(self, base: str | None) -> dict[str, Any]:
         """As the function; with the layers that have an adapter, if not all do."""
-        return peft_config(self.config, base, range(self.first, self.shape.layers) if self.first else None)
+        layers = range(self.first, self.shape.layers) if self.first else None
+        return peft_config(self.config, base, layers) | {"target_modules": list(self.targets)}
 
 
 def peft_config(config: AdapterConfig, base: str | None, layers: Sequence[int] | None = None) -> dict[str, Any]:
@@ -166,21 +164,8 @@ class FrozenLora:
         return [(slice(None), self.parts[index])]
 
 
-def peft_shapes(shape: DecoderConfig, config: AdapterConfig) -> dict[str, tuple[int, int]]:
-    """What an adapter of such settings consists of: PEFT's name of each tensor → its shape."""
-    first = shape.layers - min(config.layers or shape.layers, shape.layers)
-    shapes = {}
-    for layer in range(first, shape.layers):
-        for fused, (width, outs) in projections(shape).items():
-            for name in (name for name in outs if name in config.targets):
-                stem = _peft_stem(str(layer), fused, name)
-                shapes[f"{stem}.lora_A.weight"] = (config.rank, width)
-                shapes[f"{stem}.lora_B.weight"] = (outs[name], config.rank)
-    return shapes
-
-
 def check_peft_state(
-    wanted: Mapping[str, tuple[int, int]], targets: Sequence[str], state: Mapping[str, Tensor]
+    wanted: Mapping[str, tuple[int, ...]], targets: Sequence[str], state: Mapping[str, Tensor]
 ) -> None:
     """Raises ModelError unless the tensors are exactly those that are wanted, for an adapter on these targets.
 
@@ -236,12 +221,26 @@ def _packed(down: Tensor, up: Tensor) -> Part:
 def projections(shape: DecoderConfig) -> dict[str, tuple[int, dict[str, int]]]:
     """Fused product → (input width, {projection: output width})."""
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    qkv, gate_up = {"q_proj": q, "k_proj": kv, "v_proj": kv}, dict.fromkeys(FUSED["gate_up"], shape.intermediate)
+    if shape.fused:
+        qkv, gate_up = {"qkv_proj": q + 2 * kv}, {"gate_up_proj": 2 * shape.intermediate}
     return {
-        "qkv": (shape.width, {"q_proj": q, "k_proj": kv, "v_proj": kv}),
+        "qkv": (shape.width, qkv),
         "output": (q, {"o_proj": shape.width}),
-        "gate_up": (shape.width, {"gate_proj": shape.intermediate, "up_proj": shape.intermediate}),
+        "gate_up": (shape.width, gate_up),
         "down": (shape.intermediate, {"down_proj": shape.width}),
     }
+
+
+def _targets(shape: DecoderConfig, config: AdapterConfig) -> tuple[str, ...]:
+    """The projections that get an adapter: those named, and one that is fused on disk if all of its parts are named."""
+    outs = {name: fused for fused, (_, names) in projections(shape).items() for name in names}
+    named = set(config.targets)
+    whole = {name: set(FUSED[fused]) for name, fused in outs.items() if named >= set(FUSED[fused])}
+    if unknown := sorted(named - outs.keys() - {part for parts in whole.values() for part in parts}):
+        raise ConfigError(f"model.lora.targets: got {unknown}; allowed are {sorted(outs)}")
+    chosen = (named & outs.keys()) | (whole.keys() if shape.fused else set())
+    return tuple(sorted(chosen, key=[*config.targets, *outs].index))
 
 
 def _some(names: Sequence[str]) -> str:

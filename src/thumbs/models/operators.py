@@ -62,25 +62,34 @@ def vocabulary(hidden: Tensor) -> Vocabulary:
     return kernels.FusedVocabulary() if kernels.usable(hidden, hidden.shape[1]) else Vocabulary()
 
 
-def attend(mixed: Tensor, angles: Angles, rows: Rows, heads: Heads) -> Tensor:
-    """Causal attention [N, H · C] of mixed rows [N, heads.mixed]; `rows` says which tokens see which."""
-    if kernels.usable(mixed, heads.width // 2):
+def attend(mixed: Tensor, angles: Angles, rows: Rows, heads: Heads, window: int | None = None) -> Tensor:
+    """Causal attention [N, H · C] of mixed rows [N, heads.mixed]; `rows` says which tokens see which, `window` how many
+    at most.
+    """
+    window = None if window is None or window >= rows.longest else window
+    if window is None and kernels.usable(mixed, heads.width // 2):
         return kernels.Attention.apply(mixed.contiguous(), *angles, rows.forest, heads)
     query, key, value = split_heads(mixed, angles, heads)
+    mask = rows.mask if window is None else rows.windowed(window)
     attended = F.scaled_dot_product_attention(
         rows.pad_queries(query),
         rows.pad_keys(key),
         rows.pad_keys(value),
-        attn_mask=rows.mask,
-        is_causal=rows.mask is None,
+        attn_mask=mask,
+        is_causal=mask is None,
         enable_gqa=heads.query != heads.key,
     )
     return rows.pack(attended)
 
 
-def attend_cached(mixed: Tensor, angles: Angles, cache: KVCache, layer: int, heads: Heads) -> Tensor:
-    """Attention [B, H · C] of one more token per row to itself and all before it; appends it to the cache."""
-    if kernels.usable(mixed, heads.width // 2):
+def attend_cached(
+    mixed: Tensor, angles: Angles, cache: KVCache, layer: int, heads: Heads, window: int | None = None
+) -> Tensor:
+    """Attention [B, H · C] of one more token per row to itself and all before it (the last `window`, if there is one);
+    appends it to the cache.
+    """
+    window = None if window is None or window >= cache.longest else window
+    if window is None and kernels.usable(mixed, heads.width // 2):
         return kernels.cached_attention(
             mixed.contiguous(), *angles, cache.keys[layer], cache.values[layer], cache.lengths, heads
         )
@@ -88,7 +97,7 @@ def attend_cached(mixed: Tensor, angles: Angles, cache: KVCache, layer: int, hea
     keys, values = cache.append(layer, key, value)
     # The queries that share a key head stand as rows of one small attention: nothing is repeated.
     grouped = query.view(len(query), heads.key, -1, heads.width)
-    attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=cache.readable)
+    attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=cache.readable(window))
     return attended.reshape(len(mixed), -1)
 
 

@@ -86,11 +86,21 @@ class Rows:
     @cached_property
     def mask(self) -> Tensor | None:
         """Which keys a query sees, [B, 1, L, C]; None: those up to itself, in a row of its own."""
-        if all(parent < 0 for parent in self.parents):
-            return None
+        return None if all(parent < 0 for parent in self.parents) else self.windowed(self.longest)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(map(len, self.seen))
+
+    def windowed(self, window: int) -> Tensor:
+        """Which keys a query sees that sees the last so many tokens, itself included, [B, 1, L, C]."""
         before = torch.tensor([len(seen) - length for seen, length in zip(self.seen, self.lengths, strict=True)])
-        places = before[:, None] + torch.arange(self.queries.shape[1])
-        return (torch.arange(self.keys.shape[1]) <= places[..., None])[:, None].to(self.device)
+        places = (before[:, None] + torch.arange(self.queries.shape[1]))[..., None]
+        keys = torch.arange(self.keys.shape[1])
+        # What pads a query row lies behind the keys; it sees the first one, as a row without any gives NaN.
+        seen = (keys <= places) & ((keys > places - window) | (places >= self.keys.shape[1]) & (keys == 0))
+        return seen[:, None].to(self.device)
 
     @cached_property
     def to_packed(self) -> Tensor:

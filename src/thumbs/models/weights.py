@@ -159,8 +159,10 @@ def _layout(config: DecoderConfig) -> dict[str, dict[str, int]]:
             if fused == "qkv" and config.qkv_bias:
                 layout[f"{ours}.qkv_bias"] = {f"{name}.bias": out for name, out in modules.items()}
         if config.qk_norm:
-            layout[f"{ours}.query_norm"] = {f"{stem}.self_attn.q_norm.weight": config.head_dim}
-            layout[f"{ours}.key_norm"] = {f"{stem}.self_attn.k_norm.weight": config.head_dim}
-        layout[f"{ours}.attention_norm"] = {f"{stem}.input_layernorm.weight": config.width}
-        layout[f"{ours}.mlp_norm"] = {f"{stem}.post_attention_layernorm.weight": config.width}
+            query, key = (n if config.qk_norm == "all" else 1 for n in (config.heads, config.kv_heads))
+            layout[f"{ours}.query_norm"] = {f"{stem}.self_attn.q_norm.weight": query * config.head_dim}
+            layout[f"{ours}.key_norm"] = {f"{stem}.self_attn.k_norm.weight": key * config.head_dim}
+        before, after = ("post_attention", "post_feedforward") if config.norms_after else ("input", "post_attention")
+        layout[f"{ours}.attention_norm"] = {f"{stem}.{before}_layernorm.weight": config.width}
+        layout[f"{ours}.mlp_norm"] = {f"{stem}.{after}_layernorm.weight": config.width}
     return layout

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GemmaConfig, GPT2Config, LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config
+from transformers import GemmaConfig, GPT2Config, LlamaConfig, MistralConfig
 
 from thumbs.errors import ModelError
 from thumbs.models.byte_lm import build_byte_lm
@@ -14,15 +14,15 @@ from thumbs.models.causal_lm import load_decoder, merged_copy, prepack_decoder, 
 from thumbs.models.decoder_config import read_config, why_not_covered, write_config
 from thumbs.models.prepacked import prepack
 from thumbs.models.rows import Rows
-from tiny_models import FAMILIES, SHAPE, load_reference, logits_of_each, random_sequences, save_random
+from tiny_models import BEYOND_LLAMA, FAMILIES, SHAPE, load_reference, logits_of_each, random_sequences, save_random
 
 SEQUENCES = random_sequences(1, [7, 1, 12, 3, 12])
 PROMPTS = [4, 1, 12, 2]  # of the first four sequences, so many tokens are prefilled
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, *BEYOND_LLAMA])
 def folder(request, tmp_path_factory):
-    return save_random(FAMILIES[request.param], tmp_path_factory.mktemp("model"))
+    return save_random((FAMILIES | BEYOND_LLAMA)[request.param], tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -153,18 +153,11 @@ def test_transformers_reads_no_sliding_window_into_a_written_config(tmp_path):
 SCALED = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 1e4}
 NOT_COVERED = {
     "scaled rope": (LlamaConfig(**SHAPE, rope_parameters=SCALED), "LlamaForCausalLM", "rotary scaling 'dynamic'"),
-    "sliding window, mistral": (MistralConfig(**SHAPE, sliding_window=16), "MistralForCausalLM", "sliding-window"),
-    "sliding window by default": (PretrainedConfig(), "MistralForCausalLM", "sliding-window"),
-    "sliding window, qwen2": (
-        Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=16, max_window_layers=1),
-        "Qwen2ForCausalLM",
-        "sliding-window",
-    ),
     "other activation": (LlamaConfig(**SHAPE, hidden_act="gelu"), "LlamaForCausalLM", "activation 'gelu'"),
     "biases": (LlamaConfig(**SHAPE, attention_bias=True), "LlamaForCausalLM", "biases"),
     "biases in the mlp": (LlamaConfig(**SHAPE, mlp_bias=True), "LlamaForCausalLM", "biases"),
-    "gpt2": (GPT2Config(), "GPT2LMHeadModel", "GPT2LMHeadModel is not Llama-shaped"),
-    "gemma": (GemmaConfig(), "GemmaForCausalLM", "GemmaForCausalLM is not Llama-shaped"),
+    "gpt2": (GPT2Config(), "GPT2LMHeadModel", "GPT2LMHeadModel is none of our decoder's"),
+    "gemma": (GemmaConfig(), "GemmaForCausalLM", "GemmaForCausalLM is none of our decoder's"),
 }
 
 

@@ -6,11 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from thumbs.errors import ModelError
-from thumbs.models.decoder_config import DEFAULTS, FIXED, HARMLESS, USED, read_config, why_not_covered, write_config
+from thumbs.models.decoder_config import FIXED, HARMLESS, USED, read_config, why_not_covered, write_config
+from thumbs.models.families import FAMILIES
 from thumbs.models.rope import frequencies
 from tiny_models import SHAPE
 
@@ -19,6 +30,10 @@ CONFIGS = {
     "MistralForCausalLM": MistralConfig,
     "Qwen2ForCausalLM": Qwen2Config,
     "Qwen3ForCausalLM": Qwen3Config,
+    "Phi3ForCausalLM": Phi3Config,
+    "Olmo2ForCausalLM": Olmo2Config,
+    "SmolLM3ForCausalLM": SmolLM3Config,
+    "GraniteForCausalLM": GraniteConfig,
 }
 ORIGINAL = {"original_max_position_embeddings": 32}
 SCALINGS: dict[str, dict[str, Any]] = {
@@ -78,14 +93,16 @@ def test_a_written_scaling_is_read_by_transformers(tmp_path):
 def test_every_key_that_transformers_writes_is_known(architecture: str):
     raw = raw_of(architecture)
     assert why_not_covered(raw) is None
-    assert raw.keys() - {"sliding_window", "layer_types"} <= USED | FIXED.keys() | HARMLESS
+    assert raw.keys() <= USED | FIXED.keys() | HARMLESS | FAMILIES[architecture].keys
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_a_missing_key_means_what_it_means_in_transformers(architecture: str):
     theirs = CONFIGS[architecture]()
-    for key, value in DEFAULTS[architecture].items():
-        assert getattr(theirs, key) == value
+    for key, value in FAMILIES[architecture].defaults.items():
+        found = theirs.rope_parameters["rope_theta"] if key == "rope_theta" else getattr(theirs, key)
+        # Classes with use_sliding_window hide a window that is not in use.
+        assert found == value or (key == "sliding_window" and found is None), key
     raw = raw_of(architecture)
     for key in ("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"):
         short = {k: v for k, v in raw.items() if k != key} | {"num_attention_heads": 64, "hidden_size": 64 * 32}
@@ -104,8 +121,8 @@ def test_a_missing_key_means_what_it_means_in_transformers(architecture: str):
     ("more", "reason"),
     [
         ({"brand_new": 1}, "config.json sets brand_new, which our decoder does not know"),
-        ({"logit_scale": 0.5, "residual_multiplier": 2.0}, "sets logit_scale, residual_multiplier"),
-        ({"model_type": "granite"}, "model_type 'granite' does not belong to"),
+        ({"logit_scale": 0.5, "router_multiplier": 2.0}, "sets logit_scale, router_multiplier"),
+        ({"model_type": "gemma"}, "model_type 'gemma' does not belong to"),
         ({"partial_rotary_factor": 0.5}, "partial"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "brand_new": 1}}, "rotary settings brand_new"),
         ({"rope_parameters": {"rope_type": "linear", "factor": "4"}}, "factor that are not numbers"),
@@ -141,9 +158,17 @@ def test_sizes_that_cannot_be_are_named(more: dict[str, Any], message: str):
         read_config(raw_of("LlamaForCausalLM", **more))
 
 
-def test_a_layer_with_a_window_is_not_ours():
-    raw = raw_of("Qwen3ForCausalLM", layer_types=["full_attention", "sliding_attention"])
-    assert why_not_covered(raw) == "sliding-window attention"
+def test_windows_are_those_of_layers_that_config_json_names():
+    window = {"use_sliding_window": True, "sliding_window": 8}
+    kinds = ["sliding_attention", "full_attention"]
+    assert read_config(raw_of("Qwen3ForCausalLM", **window, layer_types=kinds)).windows == (8, None)
+    assert read_config(raw_of("Qwen2ForCausalLM", **window, layer_types=None, max_window_layers=1)).windows == (None, 8)
+    assert read_config(raw_of("Qwen2ForCausalLM", layer_types=kinds)).windows == ()
+    assert read_config(raw_of("MistralForCausalLM", sliding_window=8)).windows == (8, 8)
+    missing = {key: value for key, value in raw_of("MistralForCausalLM").items() if key != "sliding_window"}
+    assert read_config(missing).windows == (4096, 4096)
+    other = raw_of("Qwen3ForCausalLM", layer_types=["full_attention", "chunked_attention"])
+    assert why_not_covered(other) == "layers of the kind chunked_attention"
     assert "sliding_window" in str(why_not_covered(raw_of("LlamaForCausalLM", sliding_window=8)))
 
 
