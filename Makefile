@@ -43,6 +43,7 @@ lint: .venv/.ready
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/house
+	.ci/commits
 
 .venv/.ready: pyproject.toml constraints.txt hatch_build.py src/thumbs/models/kernels.cpp
 	$(PYTHON) -c 'import sys; sys.exit("thumbs needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
