@@ -31,6 +31,7 @@ WINGS = {
     "recipe": ("cookbook",),
     "models.architectures": ("hf",),
     "models.hf": ("hf",),
+    "models.hf_lora": ("hf",),
     "models.gguf": ("gguf",),
 }
 """Modules that exist for extras alone: they may import at the top what each of these brings."""
