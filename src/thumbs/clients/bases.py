@@ -87,7 +87,7 @@ class Bases:
 
     @property
     def names(self) -> list[str]:
-        """Those that are offered."""
+        """The names of the models that are offered."""
         return list(self._known)
 
     def __getitem__(self, name: str) -> Base:

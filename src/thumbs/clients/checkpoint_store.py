@@ -24,7 +24,7 @@ _PATH = re.compile(rf"(?:tinker|mint)://([A-Za-z0-9_.:-]+)/({'|'.join(KINDS)})/(
 
 
 class Checkpoints:
-    """Those of a store, under tinker://<run>/<kind>/<name>."""
+    """The checkpoints of a store, under tinker://<run>/<kind>/<name>."""
 
     def __init__(self, folder: Path, database: Database, clock: Callable[[], datetime]) -> None:
         """Opens the folders and deletes in them what a crash left."""

@@ -83,7 +83,7 @@ class Catalog:
         return AutoTokenizer.from_pretrained(self.bases[base_model].tokenizer_folder)
 
     def info(self, run_id: str) -> types.GetInfoResponse:
-        """Of a run, in memory or not."""
+        """What is known of a run, whether or not its model is in memory."""
         run = self.store.run(run_id)
         if run is None:
             raise DataError(f"there is no model {run_id!r}")

@@ -22,7 +22,7 @@ from thumbs.models.base import FrozenAdapter, Trunk
 from thumbs.records import Example, TrainOutput
 
 MAX_TOKENS = 2**17
-"""Of one pass: states of width 576 are 300 MB."""
+"""The most tokens of one pass: states of width 576 are 300 MB."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,7 @@ class SamplingClient(Ready):
         return self.base_model
 
     async def get_base_model_async(self) -> str:
-        """As `get_base_model`."""
+        """Does the same as `get_base_model`, without blocking."""
         return self.base_model
 
     sample_async = sample

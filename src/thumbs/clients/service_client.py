@@ -119,7 +119,7 @@ class ServiceClient(Ready):
         return types.GetServerCapabilitiesResponse(supported_models=self.backend.catalog.supported_models())
 
     async def get_server_capabilities_async(self) -> types.GetServerCapabilitiesResponse:
-        """As `get_server_capabilities`."""
+        """Does the same as `get_server_capabilities`, without blocking."""
         return self.get_server_capabilities()
 
     create_lora_training_client_async = create_lora_training_client

@@ -148,7 +148,7 @@ class TrainingClient(Ready):
     create_sampling_client_async = create_sampling_client
 
     async def get_info_async(self) -> types.GetInfoResponse:
-        """As `get_info`."""
+        """Does the same as `get_info`, without blocking."""
         return self.get_info()
 
     def _load(self, path: str, *, optimizer: bool) -> APIFuture[types.LoadWeightsResponse]:

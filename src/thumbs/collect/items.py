@@ -25,7 +25,7 @@ from thumbs.records import Generator, Message, Reply
 from thumbs.storage import Database, inserted_id
 
 MOST_CHARACTERS = 1_000_000
-"""Of a prompt or of a reply."""
+"""The most characters of a prompt or of a reply."""
 _AT_ONCE, _A_PAGE = 200, 1000
 _COLUMNS = [ITEMS.c[name] for name in ItemRecord.__dataclass_fields__]
 

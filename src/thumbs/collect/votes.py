@@ -46,7 +46,7 @@ class Votes:
     def of_items(
         self, item_ids: Sequence[int], watermark: int | None = None, counting: Counting | None = None
     ) -> Iterator[Vote]:
-        """Those of some items of one project, by item and then by age."""
+        """The votes on some items of one project, by item and then by age."""
         if not item_ids:
             return
         projects = self._db.values(select(ITEMS.c.project_id).where(ITEMS.c.id == item_ids[0]))

@@ -121,8 +121,8 @@ class ModuleEngine(OpenEngine, Protocol):
 
 
 class Computed(NamedTuple):
-    """Of one micro-batch: the summed loss, logprobs as the targets, values [N] or [N, H] (0 where absent), metrics and
-    their weight, and as the targets the losses that they add (0 unless asked for).
+    """The results of one micro-batch: the summed loss, logprobs as the targets, values [N] or [N, H] (0 where absent),
+    metrics and their weight, and as the targets the losses that they add (0 unless asked for).
     """
 
     loss: Tensor

@@ -130,7 +130,7 @@ class HfCausalLM(nn.Module):
         return logits(hidden, self.head_weight())
 
     def named_parameters(self, *arguments: Any, **keywords: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of the model itself: the places of adapters hold no numbers."""
+        """The parameters of the model itself; the places of adapters hold no numbers."""
         return (item for item in super().named_parameters(*arguments, **keywords) if not item[1].is_meta)
 
     def forward_packed(
@@ -343,7 +343,7 @@ def _head_scale(model: PreTrainedModel, folder: Path) -> float:
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
-    """Of one shape, and equal up to the rounding of bfloat16."""
+    """Whether two tensors have one shape and are equal up to the rounding of bfloat16."""
     if ours.shape != theirs.shape:
         return False
     return bool((ours.float() - theirs.float()).abs().max() <= 0.005 * theirs.float().abs().max())

@@ -172,7 +172,7 @@ def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def _without_experts(linear: Mapping[str, nn.Module], model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Those of which PEFT does not take the names for parts of experts, which transformers holds as one tensor each."""
+    """The modules whose names PEFT does not take for parts of experts, which transformers holds as one tensor each."""
     from peft import LoraConfig as PeftConfig
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 

@@ -76,6 +76,7 @@ class RmsNorm(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         dx = torch.empty_like(x)
         wanted = ctx.needs_input_grad[1]
+        # As many blocks whatever the number of threads, each with a row of its own: no locks, and one order of sums.
         sums = x.new_zeros(SUMS, x.shape[1], dtype=torch.float32) if wanted else None
         _call("rms_norm_backward", x, grad.contiguous(), x, weight, scale, dx, sums, *x.shape, SUMS)
         return dx, sums.sum(0).to(weight.dtype) if sums is not None else None, None
@@ -142,6 +143,7 @@ class FusedVocabulary(logprobs.Vocabulary):
         self, hidden: Tensor, weight: Tensor, normaliser: Tensor, slope: Tensor, temperature: float
     ) -> Tensor:
         hidden, weight = hidden.contiguous(), weight.to(hidden.dtype).contiguous()
+        # float32: a token's gradient adds up over all rows, and bfloat16 would lose the small terms.
         gradient = weight.new_empty(weight.shape, dtype=torch.float32)
         sizes = (len(hidden), *weight.shape)
         _call("vocabulary_backward", hidden, hidden, weight, normaliser, slope, gradient, *sizes, 1 / temperature)

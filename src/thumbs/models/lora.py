@@ -24,7 +24,7 @@ Part = tuple[Tensor, Tensor]
 """A [r, in] and scale · B [out, r] of one fused product."""
 
 Parts = dict[str, Part]
-"""Those of one layer, by fused product."""
+"""The parts of one layer, by fused product."""
 
 RowParts = Sequence[tuple[slice | Tensor, Parts]]
 """Of several adapters, each with the rows of a batch that are its own; for frozen ones, whose weights are prepacked."""

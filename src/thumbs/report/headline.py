@@ -92,7 +92,7 @@ def _accuracy_meaning(run: RunRecord) -> str:
 
 
 def _on_few_pairs(run: RunRecord, row: HeadlineRow) -> HeadlineRow:
-    """Of a few pairs the whole interval must lie on one side of the target to say that it is met, or not."""
+    """With few pairs, the whole interval must lie on one side of the target before it counts as met or missed."""
     low, high, n = (run.summary.get(f"reward.heldout_{key}") for key in ("accuracy_low", "accuracy_high", "pairs"))
     if n is None or n >= _FEW_PAIRS or low is None or high is None:
         return row

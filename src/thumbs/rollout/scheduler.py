@@ -104,7 +104,7 @@ class Scheduler:
 
     @property
     def jobs(self) -> Iterator[SampleJob]:
-        """Those that have rows to begin."""
+        """The jobs that still have rows to begin."""
         return chain.from_iterable(self._queues.values())
 
     def admit(self, live: Sequence[DecodingRow]) -> list[DecodingRow]:

@@ -134,7 +134,7 @@ class ModelRoutes(Routes):
 
     @route("DELETE", "/models/{model_id}")
     async def delete(self, request: Request) -> Response:
-        """As `unload_model`, at once and without a promise; twice is not an error."""
+        """Does the same as `unload_model`, at once and without a promise; doing it twice is not an error."""
         run = await self._service.run(request.path_params["model_id"], owner_of(request))
         await self._service.threads.work(self._backend.unload, run.id)
         return answer({"model_id": run.id, "type": "unload_model"})

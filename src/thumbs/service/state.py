@@ -157,7 +157,7 @@ class Routes:
         self._service, self._backend, self._store = service, service.backend, service.backend.store
 
     def routes(self, *, keyed: bool = True) -> list[Route]:
-        """Those that need a key, or those that need none."""
+        """The routes that need a key, or those that need none."""
         marked = [(name, *value.address) for name, value in vars(type(self)).items() if hasattr(value, "address")]
         return [
             Route(prefix + path, getattr(self, name), methods=methods)

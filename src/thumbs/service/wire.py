@@ -36,11 +36,11 @@ from thumbs.service.wire_schema import MESSAGES, check_fields
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
 MAX_BODY_BYTES = 64 * 2**20
-"""Of a request, compressed or not."""
+"""The largest body of a request, compressed or not."""
 MAX_DATUMS = 2**14
 MAX_LOSS_INPUTS = 32
 MAX_NUMBERS = 2**25
-"""Of all tensors of a request together; of a sparse one, what it has as a dense one."""
+"""The most numbers of all tensors of a request together; a sparse tensor counts as a dense one."""
 
 _DTYPES: dict[int, TensorDtype] = {1: "float32", 2: "int64"}
 _DTYPE_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
@@ -49,7 +49,7 @@ DTYPES: dict[int, tuple[TensorDtype, str]] = {number: (dtype, _ITEMS[dtype]) for
 """By their numbers in messages: the name of each dtype and how its items lie in bytes."""
 _STOP_REASON_NUMBERS = {"stop": 0, "length": 1}
 _SPANS, _SPAN_NUMBERS = ("model_input_spans", "loss_fn_input_spans"), (3, 4)
-"""Of a datum; see HARMLESS in keys.py."""
+"""Keys and field numbers of provenance spans in a datum; see HARMLESS in keys.py."""
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a text"}
 
 

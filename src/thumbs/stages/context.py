@@ -108,7 +108,7 @@ def batch_at(rows: Sequence[T], step: int, size: int, *seed: int | str) -> list[
 
 
 def grouped_batch_at(groups: Sequence[Sequence[T]], step: int, size: int, *seed: int | str) -> list[T]:
-    """As `batch_at`, with rows of one group side by side; the groups are shuffled, and each group within itself."""
+    """What `batch_at` gives, with rows of one group side by side; groups are shuffled, and so are the rows in each."""
     per_epoch = math.ceil(sum(map(len, groups)) / size)
     epoch, place = divmod(step, per_epoch)
     random = np.random.default_rng(seed_of(*seed, epoch))

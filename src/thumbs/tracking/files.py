@@ -50,7 +50,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """As `write_json`, for text: UTF-8, in a temporary file next to `path`, synced, then renamed."""
+    """Writes text as `write_json` writes JSON: UTF-8, in a temporary file next to `path`, synced, then renamed."""
     path = Path(path)
     # A lone surrogate (half of an emoji from a cut reply) has no UTF-8 form; it becomes "?".
     content = text.encode("utf-8", errors="replace")
@@ -172,7 +172,7 @@ def read_object(path: str | Path) -> Recorded:
 
 
 def read_object_if_there(path: str | Path) -> Recorded:
-    """As `read_object`; an empty one where nothing is at `path`."""
+    """What `read_object` gives, or an empty object if nothing is at `path`."""
     path = Path(path)
     return read_object(path) if path.exists() else Recorded({}, path)
 

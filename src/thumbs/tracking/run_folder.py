@@ -118,7 +118,9 @@ class RunFolder:
         return self
 
     def lock_to_read(self) -> RunFolder:
-        """As `lock`; a folder that cannot be written to, in which nobody can work, is read without."""
+        """Locks as `lock` does; a folder that cannot be written to, in which nobody can work, is read without a
+        lock.
+        """
         return self.lock() if os.access(self.path, os.W_OK) else self
 
     def settings(self) -> Recorded:

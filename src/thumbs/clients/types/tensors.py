@@ -103,13 +103,13 @@ class TensorData:
         return dense
 
     def to_torch(self, pad_value: int = 0) -> torch.Tensor:
-        """As `to_numpy`, in torch."""
+        """The numbers of `to_numpy` as a torch tensor."""
         import torch  # here, because a client that only samples should not wait for it
 
         return torch.from_numpy(self.to_numpy(pad_value))
 
     def tolist(self, pad_value: int = 0) -> list[Any]:
-        """As `to_numpy`, as nested lists."""
+        """The numbers of `to_numpy` as nested lists."""
         return self.to_numpy(pad_value).tolist()
 
 

@@ -273,7 +273,7 @@ def _pages(store: CollectStore, project_id: int, most_items: int | None) -> Iter
 
 
 def _last_allowed(votes: Iterator[Vote], sieve: _Sieve, most: int) -> dict[int, int]:
-    """Of each person with more judgements than `most`, the newest one that counts."""
+    """The newest judgement that counts, for each person with more judgements than `most`."""
     given: dict[int, array[int]] = defaultdict(lambda: array("q"))
     for vote in votes:
         if isinstance(sieve.opinion(vote), Opinion):

@@ -142,7 +142,10 @@ def export(
 def record_export(
     store: CollectStore, project_id: int, format: str, filters: Filters, *, by: int | None = None
 ) -> Kept:
-    """As `export`, without a file: sees that it can be made and what is in it. `export_again` makes the file."""
+    """Does what `export` does, but writes no file: checks that it can be made and counts what is in it.
+
+    `export_again` makes the file.
+    """
     filters, watermark = with_settings(store, project_id, filters), store.votes.watermark(project_id)
     with tempfile.TemporaryDirectory(prefix="thumbs-export-") as folder:
         out = _place(store, project_id, format, filters, Path(folder))

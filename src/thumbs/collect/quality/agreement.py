@@ -158,6 +158,7 @@ def _kinds(counts: np.ndarray, item: np.ndarray, rng: np.random.Generator) -> tu
     Few kinds make up most items, and to resample items is to draw how many come of each kind. Kinds are told apart by
     sums of random 64-bit numbers: two of a million fall together with a probability under 1e-7.
     """
+    # A row of counts becomes one number (mod 2^64), because np.unique of numbers sorts far faster than of rows.
     _, first, pattern = np.unique(
         counts.astype(np.uint64) @ _random(rng, counts.shape[1]), return_index=True, return_inverse=True
     )
@@ -167,9 +168,11 @@ def _kinds(counts: np.ndarray, item: np.ndarray, rng: np.random.Generator) -> tu
     agreed = np.einsum("qcc->q", pairs)[:, None] / m
     flat = np.concatenate([pairs.reshape(len(pairs), -1), patterns / m, agreed, np.ones_like(agreed)], axis=1)
     _, dense = np.unique(item, return_inverse=True)
+    # The sum over an item's units does not depend on their order, so items with the same units have the same signature.
     signature = np.zeros(dense.max() + 1, dtype=np.uint64)
     np.add.at(signature, dense, _random(rng, len(patterns))[pattern])
     _, example, times = np.unique(signature, return_index=True, return_counts=True)
+    # Only one example item per kind is summed: all others of the kind have the same sums.
     place = np.full(len(signature), -1)
     place[example] = np.arange(len(example))
     chosen = place[dense] >= 0

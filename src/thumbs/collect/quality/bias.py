@@ -60,8 +60,8 @@ def position(judged: VoteTable) -> PositionBias:
 
 
 def shown_first(compared: Comparisons) -> tuple[np.ndarray, np.ndarray]:
-    """Of each comparison whether it chooses the reply shown first, and whether it says something of position: it
-    chooses one of the two replies that were shown first and last. bool [N] each.
+    """For each comparison, whether it chooses the reply shown first, and whether it says something about position,
+    which it does if it chooses one of the two replies that were shown first and last. bool [N] each.
     """
     preferred = compared.ends & (compared.chosen != 0)
     return preferred & (np.sign(compared.chosen) == compared.earlier), preferred

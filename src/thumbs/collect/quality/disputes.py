@@ -87,7 +87,7 @@ def _item_of_unit(opinions: Opinions) -> np.ndarray:
 
 
 def _spread(opinions: Opinions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each unit the lowest and highest value, and their variance (n - 1; NaN of a single one)."""
+    """The lowest and highest value of each unit, and their variance (n - 1; NaN for a single one)."""
     value, unit = opinions.value, opinions.unit
     n = np.bincount(unit)
     low, high = np.full(len(n), np.iinfo(np.int64).max), np.full(len(n), np.iinfo(np.int64).min)

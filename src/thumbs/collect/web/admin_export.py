@@ -43,7 +43,7 @@ class Job:
 
 @dataclass
 class Jobs:
-    """Those of a server."""
+    """The export jobs of a server."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     listed: list[Job] = field(default_factory=list)

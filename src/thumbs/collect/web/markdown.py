@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from thumbs.web.safe_text import visible
 
 MOST_CHARACTERS = 200_000
-"""Of one text that are rendered; the rest is shown on demand, as it is."""
+"""The most characters of one text that are rendered; the rest is shown on demand, unrendered."""
 MOST_MARKS = 10_000
 """Characters of a text that Markdown may take for marks, line breaks among them; the text after so many is shown as it
 is. Each costs the parser up to some 60 µs, and chains of links cost the square of their number.

@@ -41,7 +41,7 @@ class Accelerator:
         return things[0] if len(things) == 1 else things
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Of one process."""
+        """The tensor itself, since there is one process."""
         return tensor
 
     gather_for_metrics = gather

@@ -168,7 +168,7 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         return logits, _label_loss(logits, labels), values
 
     def generate(self, input_ids: Tensor, *args: Any, **keywords: Any) -> Tensor:
-        """As `pretrained_model.generate`."""
+        """Calls `pretrained_model.generate`."""
         return self.pretrained_model.generate(input_ids, *args, **keywords)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
