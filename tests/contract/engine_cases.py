@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from recording_engine import RecordingEngine
 from thumbs.config.losses import CROSS_ENTROPY, LossSpec, ScoreLoss, TokenLoss
 from thumbs.config.model import AdapterConfig, ModelConfig
-from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec
+from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec, OpenEngine
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Example
 from tiny_models import random_sequences
 
-ENGINES: dict[str, Callable[[], Engine]] = {"local": LocalEngine}
+ENGINES: dict[str, Callable[[], OpenEngine]] = {"local": LocalEngine, "recorded": RecordingEngine}
 KINDS: dict[str, AdapterConfig | None] = {
     "adapters": AdapterConfig(rank=4, alpha=8.0),
     "adapters above": AdapterConfig(rank=4, alpha=8.0, layers=1),
@@ -40,8 +41,8 @@ PPO: list[LossSpec] = [
 class Case:
     """One engine with one kind of model; reads weights by saving them, so it works for every engine."""
 
-    engine: Engine
-    new_engine: Callable[[], Engine]
+    engine: OpenEngine
+    new_engine: Callable[[], OpenEngine]
     model: ModelConfig
     folder: Path
     saved: int = field(default=0)
