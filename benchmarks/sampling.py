@@ -19,13 +19,14 @@ from pathlib import Path
 
 NEW, CLIENTS, EACH = 40, 8, 8
 """Tokens of a reply; clients of the service; samples that each asks for."""
-CASES = ("64 prompts", "300 prompts, replies that end", "8 clients")
+CASES = ("64 prompts", "160 prompts, replies that end", "8 clients")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trees", nargs="+", default=[str(Path(__file__).parents[1] / "src")])
     parser.add_argument("--models", nargs="+", default=["byte-tiny", "smollm2-135m"])
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -34,7 +35,7 @@ def main() -> None:
         return
     for model in options.models:
         workers = {tree: start(tree, model) for tree in options.trees}
-        for case in CASES:
+        for case in options.cases:
             rates: dict[str, list[float]] = {tree: [] for tree in workers}
             for number in range(options.rounds + 1):
                 for tree, worker in workers.items():
@@ -72,7 +73,7 @@ def work(model: str) -> None:
 
     Params = getattr(samplers, "DecodingParams", None) or samplers.SamplingParams
     random = np.random.default_rng(0)
-    prompts = [random.integers(0, 250, random.integers(16, 64)).tolist() for _ in range(300)]
+    prompts = [random.integers(0, 250, random.integers(16, 64)).tolist() for _ in range(160)]
     engine = LocalEngine()
     sampler = engine.snapshot(engine.create(ModelSpec("policy", ModelConfig(name=model), trainable=False)))
     with tempfile.TemporaryDirectory() as folder:
@@ -93,8 +94,8 @@ def work(model: str) -> None:
             ]
             return sum(len(sequence.tokens) for each in asked for sequence in each.result().sequences)
 
-        ends = tuple(range(0, 250, 25 if model == "byte-tiny" else 1))
-        run = dict(zip(CASES, (lambda: rollout(64, ()), lambda: rollout(300, ends), serve), strict=True))
+        ends = tuple(range(0, 50_000, 25))
+        run = dict(zip(CASES, (lambda: rollout(64, ()), lambda: rollout(160, ends), serve), strict=True))
         for line in sys.stdin:
             started = time.process_time()
             tokens = run[line.strip()]()
