@@ -15,7 +15,7 @@ from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.sft import SftConfig
 from thumbs.data.messages import Conversation
 from thumbs.data.tokenizers import training_sequences
-from thumbs.engine.base import Handle, ModelSpec
+from thumbs.engine.base import Engine, Handle, ModelSpec
 from thumbs.records import Example
 from thumbs.stages.context import Context, adam_at, batch_at
 from thumbs.stages.loop import Loop, Metrics, State, optimizer_step
@@ -47,7 +47,7 @@ def run_sft(
 
     def held_out(_: int, state: State, metrics: Metrics) -> float | None:
         if held:
-            metrics["sft/heldout_loss"] = heldout_loss(context, policy, held)
+            metrics["sft/heldout_loss"] = heldout_loss(context.engine, policy, held)
         return metrics.get("sft/heldout_loss")
 
     loop = Loop(
@@ -65,10 +65,10 @@ def run_sft(
     return {"heldout_loss": best.loss, "best_step": best.step, "steps": steps, "conversations": len(rows)}
 
 
-def heldout_loss(context: Context, policy: Handle, held: list[Any]) -> float:
-    """Mean negative logprob of the assistant's tokens (nats per token)."""
+def heldout_loss(engine: Engine, policy: Handle, held: Sequence[Any]) -> float:
+    """Mean negative logprob of the assistant's tokens (nats per token); held: token rows and their masks."""
     data = weighted(held)
-    outputs = context.engine.forward(policy, data)
+    outputs = engine.forward(policy, data)
     return -float(sum((o.logprobs * d.columns["weights"]).sum() for o, d in zip(outputs, data, strict=True)))
 
 

@@ -13,9 +13,10 @@ from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.engine.base import Engine, Handle
 from thumbs.errors import DataError
 from thumbs.evaluation.text import bleu, rouge
-from thumbs.records import Example, Prompt
+from thumbs.records import Prompt
 from thumbs.rollout.rounds import collect, seed_of
 from thumbs.rollout.sampler import Sampler
+from thumbs.stages.sft import heldout_loss
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Policy:
 
 def evaluate(policy: Policy, rows: Sequence[Conversation]) -> dict[str, float]:
     """Perplexity of the assistant's tokens, and BLEU and ROUGE of greedy replies against the last assistant turns."""
-    loss, tokens = mean_loss(policy, rows)
+    sequences = [sequence for row in rows for sequence in training_sequences(policy.tokenizer, row)]
+    loss, tokens = heldout_loss(policy.engine, policy.handle, sequences), sum(mask.sum() for _, mask in sequences)
     asked, references = zip(*(last_turn(row) for row in rows), strict=True)
     replies = greedy_replies(policy, asked, references)
     scores = rouge(replies, references)
@@ -55,20 +57,6 @@ def evaluate(policy: Policy, rows: Sequence[Conversation]) -> dict[str, float]:
         "tokens": float(tokens),
         "conversations": float(len(rows)),
     }
-
-
-def mean_loss(policy: Policy, rows: Sequence[Conversation]) -> tuple[float, int]:
-    """Mean negative logprob of all assistant tokens, the ends of the turns among them (nats per token), and their
-    number.
-    """
-    data = []
-    for row in rows:
-        sequences = training_sequences(policy.tokenizer, row)
-        data += [Example.next_token(tokens, weights=mask) for tokens, mask in sequences]
-    outputs = policy.engine.forward(policy.handle, data)
-    total = sum(float(datum.columns["weights"].sum()) for datum in data)
-    spent = sum(float((o.logprobs * d.columns["weights"]).sum()) for o, d in zip(outputs, data, strict=True))
-    return -spent / total, int(total)
 
 
 def last_turn(row: Conversation) -> tuple[Prompt, str]:
