@@ -135,9 +135,7 @@ def _read(
 
 
 def leaks(replies: Sequence[Reply]) -> list[tuple[int, str]]:
-    """(slot, words) of each reply that says who wrote it: by the name of its own generator, or as models introduce
-    themselves.
-    """
+    """(slot, words) of each reply that says who wrote it, by its generator's name or as models introduce themselves."""
     found = []
     for slot, reply in enumerate(replies):
         names = _own_names(reply.generator)

@@ -40,9 +40,7 @@ class Axis(Frozen):
     required: bool = False
     """Whether an answer without it is refused."""
     best: Literal["high", "low"] | None = None
-    """Which end is good; null: the high one, but the low one where a reversed question (`more_harmful`) asks for
-    ratings.
-    """
+    """Which end is good; null: the high one, or the low one for ratings of a reversed question (`more_harmful`)."""
 
 
 class Question(Frozen):

@@ -257,9 +257,7 @@ def load_hf(folder: Path, dtype: torch.dtype) -> HfCausalLM:
 
 
 def empty_hf(folder: Path) -> HfCausalLM:
-    """The model in a local folder without its weights, on the meta device; raises ModelError for a kind that cannot be
-    used.
-    """
+    """The model in a local folder without weights, on the meta device; raises ModelError for one we cannot use."""
     config, model_class = _kind(folder)
     with torch.device("meta"):
         return HfCausalLM(model_class._from_config(config))

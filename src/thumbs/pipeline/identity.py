@@ -180,9 +180,7 @@ def growth(config: PipelineConfig, stage: str, folder: Path, there: Identity, no
 
 
 def recorded_changes(config: PipelineConfig, stage: str, run: Path, now: Identity) -> list[str]:
-    """What `changes` gives, for a stage that says nothing of itself: its settings are compared with the run's
-    config.json.
-    """
+    """What `changes` gives, for a stage that says nothing of itself: compares settings with the run's config.json."""
     there = flat_settings(read_object_if_there(run / "config.json"))
     section = flat_settings(getattr(config, stage).model_dump(mode="json"), stage)
     wanted = now.settings | {key: value for key, value in section.items() if key.endswith(".path")}

@@ -74,8 +74,7 @@ class DecodingBatch:
         caches = [part.cache for part in parts]
         longest = max(int(cache.lengths.max()) for cache in caches)
         done = [place for place, row in enumerate(self.rows) if row.done]
-        # Filling the places of done rows writes only the new rows; joining copies the cache of every row.
-        if self.cache is not None and len(done) >= len(new) and longest <= self.cache.room:
+        if self.cache is not None and len(done) >= len(new) and longest <= self.cache.room:  # no copy of all rows
             places = torch.tensor(done[: len(new)], device=hidden.device)
             self.cache.put(places, caches)
             self.hidden = self.hidden.index_copy(0, places, hidden)
@@ -86,8 +85,7 @@ class DecodingBatch:
             caches, hidden = [self.cache, *caches], torch.cat([self.hidden, hidden])
         if len(caches) > 1:
             longest = max(int(cache.lengths.max()) for cache in caches)
-            # Room for the next tokens is made here, since a later `grow` would copy the whole cache once more.
-            caches = [caches[0].joined(caches[1:], longest + ROOM)]
+            caches = [caches[0].joined(caches[1:], longest + ROOM)]  # with room: a later `grow` copies it all again
         self.cache, self.hidden, self.rows = caches[0], hidden, [*self.rows, *new]
 
     def grow(self) -> None:

@@ -118,9 +118,7 @@ class RunFolder:
         return self
 
     def lock_to_read(self) -> RunFolder:
-        """Locks as `lock` does; a folder that cannot be written to, in which nobody can work, is read without a
-        lock.
-        """
+        """Locks as `lock` does; a folder that cannot be written to, in which nobody can work, is read unlocked."""
         return self.lock() if os.access(self.path, os.W_OK) else self
 
     def settings(self) -> Recorded:

@@ -22,9 +22,7 @@ _ROW = 200
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a chart: its name below (empty: none), its height, what is said of it, and the class that colours
-    it.
-    """
+    """A chart's column: its name below (empty: none), its height, what is said of it, and the class that colours it."""
 
     name: str
     value: float
