@@ -318,7 +318,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path):
     for name, reason in (
         ("odd.json", "known to end a reply"),
         ("other.json", "has no `model`"),
-        ("none", "not a tokenizer"),
+        ("none", "no tokenizer"),
     ):
         with pytest.raises(ModelError, match=reason):
             open_tokenizer_at(str(tmp_path / name))
