@@ -107,12 +107,12 @@ def load_config(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -
 
 def build_config(cls: type[T], raw: Mapping[str, Any], source: str = "config") -> T:
     """Config of class `cls` from plain data; raises ConfigError in the user's words."""
-    raw = _copied(raw)
-    _say_renamed(source, _rename(cls, raw, source))
+    settings = _copied(raw)
+    _say_renamed(source, _rename(cls, settings, source))
     try:
-        return cls.model_validate(raw)
+        return cls.model_validate(settings)
     except ValidationError as error:
-        explained = (f"{source}: {_explain(cls, item, raw)}" for item in error.errors())
+        explained = (f"{source}: {_explain(cls, item, settings)}" for item in error.errors())
         raise ConfigError("\n".join(dict.fromkeys(explained))) from None
 
 
