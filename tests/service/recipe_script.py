@@ -149,7 +149,7 @@ def main() -> None:
         loss_fn="importance_sampling",
         learning_rate=1e-3,
         temperature=1.0,
-        max_tokens=48,
+        max_tokens=400,  # some replies then end, so that the environment is asked about them
         **COMMON,
     )
     asyncio.run(recipe.rl.train.main(reinforced))

@@ -76,7 +76,7 @@ def test_one_script_trains_over_http_and_in_process(sdk: Sdk, tmp_path: Path) ->
         remote = result_of(sdk, settings, tmp_path / "remote", "tinker")
     local = result_of(sdk, in_process(sdk, tmp_path), tmp_path / "local", "thumbs")
     for supervised, losses, (first, *others) in (remote, local):
-        assert supervised[23]["train_mean_nll"] < 0.6 * supervised[0]["train_mean_nll"]
+        assert supervised[-1]["train_mean_nll"] < 0.6 * supervised[0]["train_mean_nll"]
         assert losses[-1] < 0.5 * losses[0]
         assert len([row for row in others if "env/all/reward/total" in row]) == 1
         # The sampler and the trainer have the same weights, bit for bit in the sum over tokens but for its order.

@@ -102,7 +102,7 @@ def test_what_would_be_wrong_is_refused_at_load(row: Architecture, tmp_path: Pat
 def test_encoder_decoders_and_other_tasks_are_refused(tmp_path: Path):
     shape = {"vocab_size": 97, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     T5ForConditionalGeneration(T5Config(**shape)).save_pretrained(tmp_path / "t5")
-    with pytest.raises(ModelError, match=r"is an encoder-decoder|not a causal language model"):
+    with pytest.raises(ModelError, match=r"is an encoder-decoder|not? (a )?causal language model"):
         load_hf(tmp_path / "t5", torch.float32)
     OURS[0].save(tmp_path / "llama")
     config = tmp_path / "llama" / "config.json"
