@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thumbs.clients import types
+from thumbs.clients.backend import Backend
 from thumbs.clients.futures import APIFuture, Ready, after
-
-if TYPE_CHECKING:
-    from thumbs.clients.service_client import ServiceClient
 
 
 class SamplingClient(Ready):
     """A sampler. `made`: of one whose weights are still to be taken, when a training client's turn comes."""
 
-    def __init__(
-        self, service: ServiceClient, sampler_id: str, base_model: str, made: Future[Any] | None = None
-    ) -> None:
-        self.service, self.sampler_id, self.base_model, self._made = service, sampler_id, base_model, made
-        self._backend = service.backend
+    def __init__(self, backend: Backend, sampler_id: str, base_model: str, made: Future[Any] | None = None) -> None:
+        self._backend, self.sampler_id, self.base_model, self._made = backend, sampler_id, base_model, made
 
     def sample(
         self,

@@ -108,7 +108,7 @@ class ServiceClient(Ready):
         self.backend.samplers.open(sampler_id, self.session_id, OWNER, base_model=base_model, path=model_path)
         sampler = self.backend.store.sampler(sampler_id)
         assert sampler is not None  # noqa: S101
-        return SamplingClient(self, sampler_id, sampler.base_model)
+        return SamplingClient(self.backend, sampler_id, sampler.base_model)
 
     def create_rest_client(self) -> RestClient:
         """What the store holds: runs, checkpoints, sessions."""

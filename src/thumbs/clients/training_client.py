@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from thumbs.clients import types
+from thumbs.clients.backend import Backend
 from thumbs.clients.custom_loss import CustomLoss
 from thumbs.clients.futures import APIFuture, Ready, submitted
 from thumbs.clients.sampling_client import SamplingClient
 
-if TYPE_CHECKING:
-    from thumbs.clients.service_client import ServiceClient
-
 Metadata = Mapping[str, str] | None
+
+
+class Session(Protocol):
+    """What a training client needs of the service client that made it."""
+
+    backend: Backend
+
+    def next_sampler_id(self) -> str: ...
+    def base_of(self, model_id: str) -> str: ...
+    def create_sampling_client(self, model_path: str) -> SamplingClient: ...
 
 
 class TrainingClient(Ready):
     """A model under training. Each method that returns a future has a twin, `…_async`, for coroutines."""
 
-    def __init__(self, service: ServiceClient, model_id: str, created: Future[Any]) -> None:
+    def __init__(self, service: Session, model_id: str, created: Future[Any]) -> None:
         self.service, self.model_id, self._created = service, model_id, created
         self._backend = service.backend
 
@@ -114,7 +122,7 @@ class TrainingClient(Ready):
         """
         sampler_id = self.service.next_sampler_id()
         return SamplingClient(
-            self.service,
+            self._backend,
             sampler_id,
             self.service.base_of(self.model_id),
             self._backend.snapshot(self.model_id, None, sampler_id),
