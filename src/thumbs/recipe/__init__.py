@@ -97,7 +97,6 @@ def _submodule(module: str, name: str, value: ModuleType | None) -> ModuleType:
 def _with_recipe_name(module: str, config: type) -> type:
     """A settings class whose `recipe_name`, which only labels the run on a hosted service, may be left out."""
     chz = importlib.import_module("chz")  # the cookbook brings it along
-
     if not chz.is_chz(config) or "recipe_name" not in chz.chz_fields(config):
         return config
     fields = {"__annotations__": {"recipe_name": str}, "recipe_name": "thumbs", "__module__": module}
