@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from thumbs.collect.question import Question
-from thumbs.collect.records import Answer, Vote
-from thumbs.records import Message, Reply
+from thumbs.collect.records import Answer, Texts, Vote
 
 Side = Literal["first", "second", "tie", "both_bad"]
 Aggregate = Literal["all", "majority", "first"]
@@ -36,18 +35,10 @@ class Opinion:
 
 
 @dataclass(frozen=True)
-class JudgedItem:
-    """An item, its replies in the order of its slots, and the opinions on it, oldest first; `question` is the newest
-    that they answer. `id` is "project/item".
-    """
+class JudgedItem(Texts):
+    """An item and the opinions on it, oldest first. id: "project/item"; question: the newest that they answer."""
 
     id: str
-    item: int
-    name: str
-    conversation: str | None
-    chosen_by: Mapping[str, Any]
-    messages: tuple[Message, ...]
-    replies: tuple[Reply, ...]
     question: Question
     opinions: tuple[Opinion, ...]
 

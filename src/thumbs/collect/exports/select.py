@@ -236,14 +236,9 @@ class _Sieve:
     def _item(self, texts: Texts, opinions: Sequence[Opinion]) -> JudgedItem:
         return JudgedItem(
             id=f"{self.project.slug}/{texts.item}",
-            item=texts.item,
-            name=texts.name,
-            conversation=texts.conversation,
-            chosen_by=texts.chosen_by,
-            messages=texts.messages,
-            replies=texts.replies,
             question=self.questions[max(opinion.vote.question for opinion in opinions)],
             opinions=tuple(opinions),
+            **vars(texts),
         )
 
     def _item_fault(self, judged: JudgedItem) -> str | None:
