@@ -187,9 +187,9 @@ def ratios(job: Job, found: dict[str, Figures]) -> dict[str, float]:
 
 
 def quality(job: Job, found: dict[str, Figures]) -> dict[str, Figures]:
-    """What was learned, beside each peer: the largest relative difference of the losses, where all begin with the same
-    weights; over the second half of the turns the share of pairs ranked right before they were trained on, or the
-    reward, each as mean and standard error.
+    """What was learned, compared with each peer: the largest relative difference of the losses, where all begin with
+    the same weights; over the second half of the turns the share of pairs ranked right before they were trained on, or
+    the reward, each as mean and standard error.
     """
     result: dict[str, Figures] = {}
     for peer, figures in found.items():

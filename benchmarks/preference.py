@@ -1,4 +1,4 @@
-"""Time of a trained token in the preference family beside SFT: `python benchmarks/preference.py` prints JSON.
+"""Time of a trained token in the DPO family compared with SFT: `python benchmarks/preference.py` prints JSON.
 
 Steps of SFT and of each method take turns on the same random sequences, so that a busy machine is busy for all; what
 counts is the processor's time. Prompts are different in every sequence, so nothing is shared: a step of P pairs trains

@@ -77,3 +77,29 @@ def test_the_base_is_counted_with_what_it_brings(house: ModuleType):
     found = house.distributions()
     assert {"thumbs", "torch", "sympy", "pydantic-core"} <= found
     assert not {"starlette", "matplotlib", "pytest"} & found
+
+
+@pytest.mark.parametrize(
+    ("text", "wide"),
+    [
+        ("word " * 30, [1]),
+        ("word " * 18, []),
+        ("| " + "cell " * 30, []),
+        ("```\n" + "word " * 30 + "\n```\n" + "word " * 30, [4]),
+        ("see `" + "word " * 30 + "`", []),
+        ("x " * 30 + "`" + "word " * 10 + "`", [1]),
+        ("<!-- do not edit -->\n" + "word " * 30, []),
+    ],
+)
+def test_wide_lines_are_those_of_prose_that_can_be_broken(
+    house: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, wide: list[int]
+):
+    (tmp_path / "page.md").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    assert house.wide_lines() == [f"page.md:{line}" for line in wide]
+
+
+def test_the_house_is_in_order(house: ModuleType):
+    assert house.repeated_classes() == []
+    assert house.wide_lines() == []
+    assert house.circular() == []

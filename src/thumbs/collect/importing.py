@@ -100,7 +100,7 @@ def read_items(
 
     A row is what the question is about in any form that our loaders know (a pair, a ranking, a rated or labelled reply,
     a prompt, a conversation) or an item of our own: {"prompt": text or messages, "replies": [text, messages or {"text",
-    "generator": {…}}]} for every task that has replies, {"prompt"} where people write. Beside these may stand: name;
+    "generator": {…}}]} for every task that has replies, {"prompt"} where people write. Next to these may stand: name;
     priority, a number; target, judgements wanted; role, one of work, gold, attention, qualification; gold, the right
     answer in the order of the replies ({"verdict": "prefer", "strength": -2}, …), which makes the item a gold one
     unless it has another role; chosen_by, who picked these replies and how.

@@ -35,7 +35,7 @@ def read_preference(value: object, source: str = "file") -> Preference:
     """Preference of one row; `source` names the file as generator and annotator of a pair that names neither.
 
     Accepted: our own format (an object with `replies` and `judgements`, see preference_from_json), and any format of
-    pairs (docs/data.md). Beside `chosen` and `rejected` may stand `margin` (score units), `weight` (how much the pair
+    pairs (docs/data.md). Next to `chosen` and `rejected` may stand `margin` (score units), `weight` (how much the pair
     counts, 1 by default), `tie` (true: neither is better), `label`: 1 or "chosen", 0 or "rejected" (the annotator
     disagrees with the names), 0.5 or "tie", or `judgements`, as in our own format. The first reply of the result is
     `chosen`. Raises RowError when a reply is empty, both are the same, or they answer different prompts.
