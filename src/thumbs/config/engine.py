@@ -20,4 +20,4 @@ class RolloutConfig(Frozen):
     """What draws replies from the models of a run."""
 
     kind: str = "native"
-    """native: our own decoder; `module:name`: what makes a sampler of your own (docs/concepts.md)."""
+    """native: our own decoder; `module:name`: what makes samplers of your own (docs/concepts.md)."""

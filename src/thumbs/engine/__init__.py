@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from thumbs.config.engine import EngineConfig, RolloutConfig
 from thumbs.config.named import Registry
-from thumbs.engine.base import DecodeText, OpenEngine
+from thumbs.engine.base import OpenEngine
+from thumbs.rollout.sampler import DecodeText
 
 __all__ = ["ENGINES", "OpenEngine", "open_engine"]
 

@@ -6,7 +6,7 @@ that cannot do something says so with ConfigError when it is asked. tests/contra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from thumbs.models.base import FrozenAdapter, Trunk
 
 Head = Literal["lm", "scalar"]
-
-DecodeText = Callable[[list[int]], str]
-"""Text of tokens."""
 
 
 @dataclass(frozen=True)

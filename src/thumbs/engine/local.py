@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from thumbs.config.engine import EngineConfig, RolloutConfig
 from thumbs.config.losses import LossSpec
 from thumbs.config.model import ModelConfig
-from thumbs.config.named import Registry
-from thumbs.engine.base import AdamStep, DecodeText, Handle, ModelSize, ModelSpec, OpenEngine, OptimReport
+from thumbs.engine.base import AdamStep, Handle, Head, ModelSize, ModelSpec, OpenEngine, OptimReport
 from thumbs.engine.batch import Batch, pack
 from thumbs.engine.checkpoints import (
     ADAPTER,
@@ -36,21 +35,18 @@ from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
 from thumbs.models.base import Adapter, FrozenAdapter, Trunk
 from thumbs.models.base_identity import public_name
 from thumbs.models.heads import ScalarHead
+from thumbs.models.tensor_files import checksum
 from thumbs.models.trunk import open_trunk
 from thumbs.records import Example, ForwardOutput, TrainOutput
-from thumbs.rollout.sampler import Sampler
-
-OpenSampler = Callable[[Trunk, int, DecodeText | None], Sampler]
-"""Makes a sampler of a frozen model, its version (optimizer steps) and what decodes tokens."""
-
-SAMPLERS: Registry[OpenSampler] = Registry("rollout.kind", {"native": "thumbs.rollout.native:open_native"})
-"""What draws from a local engine's models."""
+from thumbs.rollout.native import native_samplers
+from thumbs.rollout.publish import SAMPLERS, OpenSampler, Published
+from thumbs.rollout.sampler import DecodeText, Sampler
 
 
 def open_local(config: EngineConfig, rollout: RolloutConfig, decode_text: DecodeText | None) -> OpenEngine:
     """The local engine of a config."""
     device = None if config.device is None else torch.device(config.device)
-    return LocalEngine(decode_text, device=device, optimizer=config.optimizer, sampler=SAMPLERS[rollout.kind])
+    return LocalEngine(decode_text, device=device, optimizer=config.optimizer, sampler=SAMPLERS[rollout.kind](rollout))
 
 
 class LocalEngine:
@@ -72,7 +68,7 @@ class LocalEngine:
         keep_freed_memory()
         self.decode_text, self.device, self.optimizer = decode_text, device, optimizer
         _ = OPTIMIZERS[optimizer]  # a name that is none is refused before anything is computed
-        self._open_sampler = sampler or SAMPLERS["native"]
+        self._open_sampler = sampler or native_samplers(RolloutConfig())
         self._models: dict[int, Model] = {}
         self._bases: dict[tuple[str, str, int], Trunk] = {}
         self._frozen: dict[tuple[str, str, int], Trunk] = {}
@@ -160,28 +156,11 @@ class LocalEngine:
 
     def snapshot(self, handle: Handle) -> Sampler:
         model = self._models[handle.id]
-        return self._open_sampler(model.trunk.frozen(model.adapter), model.steps, self.decode_text)
+        return self._open_sampler(PublishedModel(model, self.decode_text))
 
     def save(self, handle: Handle, path: Path, *, optimizer: bool = False) -> None:
         model = self._models[handle.id]
-        spec = model.spec
-        tensors: dict[str, dict[str, Tensor]] = {}
-        files: dict[str, Any] = {
-            MANIFEST: {
-                "model": spec.model.model_dump(mode="json"),
-                "heads": list(spec.heads),
-                "seed": spec.seed,
-                "steps": model.steps,
-            }
-        }
-        if model.adapter is not None:
-            tensors[ADAPTER] = model.adapter.peft_state()
-            files["adapter_config.json"] = model.adapter.peft_config(public_name(spec.model.name))
-        else:
-            tensors[MODEL] = model.trunk.tensors()
-            files |= model.trunk.files()
-        if model.scalar is not None:
-            tensors[HEAD] = dict(model.scalar.state_dict())
+        tensors, files = checkpoint_of(model, model.spec.heads)
         if optimizer and model.optimizer is not None:
             tensors[OPTIMIZER] = optimizer_tensors(model.optimizer, model.trained())
         write_checkpoint(path, tensors, files)
@@ -281,6 +260,38 @@ class LocalEngine:
             if model.scalar is not None and "scalar" in manifest["heads"]:
                 model.scalar.load_state_dict(read_tensors(path / HEAD))
             return int(manifest["steps"])
+
+
+class PublishedModel(Published):
+    """A model as it is when it is asked."""
+
+    def __init__(self, model: Model, decode_text: DecodeText | None) -> None:
+        self._model, self.decode_text = model, decode_text
+        self.model, self.seed, self.version = model.spec.model, model.spec.seed, model.steps
+
+    def trunk(self) -> Trunk:
+        return self._model.trunk.frozen(self._model.adapter)
+
+    def write(self, folder: Path) -> dict[str, str]:
+        tensors, files = checkpoint_of(self._model, ("lm",))
+        write_checkpoint(folder, tensors, files)
+        return {name: checksum(tensor) for content in tensors.values() for name, tensor in content.items()}
+
+
+def checkpoint_of(model: Model, heads: Sequence[Head]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """What `write_checkpoint` writes of a model with those of its heads, optimizer apart: tensors, and JSON files."""
+    spec, tensors = model.spec, dict[str, dict[str, Tensor]]()
+    manifest = {"model": spec.model.model_dump(mode="json"), "heads": list(heads), "seed": spec.seed}
+    files: dict[str, Any] = {MANIFEST: manifest | {"steps": model.steps}}
+    if model.adapter is not None:
+        tensors[ADAPTER] = model.adapter.peft_state()
+        files["adapter_config.json"] = model.adapter.peft_config(public_name(spec.model.name))
+    else:
+        tensors[MODEL] = model.trunk.tensors()
+        files |= model.trunk.files()
+    if model.scalar is not None and "scalar" in heads:
+        tensors[HEAD] = dict(model.scalar.state_dict())
+    return tensors, files
 
 
 def _base_key(model: ModelConfig, seed: int) -> tuple[str, str, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,3 +18,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         save_file(content, temporary, metadata={"format": "pt"})
+
+
+def checksum(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes in row-major order, after its data type and shape."""
+    plain = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)} ".encode())
+    digest.update(plain.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

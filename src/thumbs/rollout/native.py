@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 
+from thumbs.config.engine import RolloutConfig
 from thumbs.models.base import FrozenAdapter, Trunk
 from thumbs.rollout.batch import DecodingBatch
+from thumbs.rollout.publish import OpenSampler, Published
 from thumbs.rollout.runner import Runner
-from thumbs.rollout.sampler import Sampler, SampleReply, SampleRequest, check_requests
+from thumbs.rollout.sampler import DecodeText, Sampler, SampleReply, SampleRequest, check_requests
 from thumbs.rollout.scheduler import DecodingRow, SampleJob, Scheduler
-
-DecodeText: TypeAlias = Callable[[list[int]], str]
 
 
 class DecodingLoop:
@@ -139,8 +138,10 @@ class NativeSampler(Sampler):
         return [job.future for job in jobs]
 
 
-def open_native(
-    model: Trunk, policy_version: int, decode_text: Callable[[list[int]], str] | None = None
-) -> NativeSampler:
-    """A sampler that has a model to itself."""
-    return NativeSampler(DecodingLoop(model, decode_text), policy_version)
+def native_samplers(config: RolloutConfig) -> OpenSampler:
+    """Samplers in this process, each of which has a frozen copy of its model to itself."""
+
+    def opened(published: Published) -> NativeSampler:
+        return NativeSampler(DecodingLoop(published.trunk(), published.decode_text), published.version)
+
+    return opened

@@ -12,6 +12,9 @@ import numpy as np
 from thumbs.errors import ConfigError, DataError
 from thumbs.records import Sample
 
+DecodeText: TypeAlias = Callable[[list[int]], str]
+"""Text of tokens."""
+
 Top: TypeAlias = list[tuple[int, float]]
 """Likeliest tokens with their logprobs, descending."""
 

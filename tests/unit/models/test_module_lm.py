@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from thumbs.config.model import AdapterConfig
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.module_lm import ModuleLM
-from thumbs.rollout.native import open_native
+from thumbs.rollout.native import DecodingLoop, NativeSampler
 from thumbs.rollout.sampler import DecodingParams
 
 SEQUENCES = [[5, 9, 2, 7, 1, 3], [8, 4], [11, 12, 13, 14, 15, 16, 17], [6]]
@@ -69,7 +69,8 @@ def test_gradients_are_those_of_the_module():
 def test_greedy_samples_are_those_of_a_slow_loop():
     model, module = made()
     params = DecodingParams(max_new_tokens=5, stop_tokens=(0,), temperature=0.0)
-    found = open_native(model, 0).sample([SEQUENCES[0], SEQUENCES[1], SEQUENCES[0]], params, [0, 0, 0])
+    sampler = NativeSampler(DecodingLoop(model), 0)
+    found = sampler.sample([SEQUENCES[0], SEQUENCES[1], SEQUENCES[0]], params, [0, 0, 0])
     for prompt, sample in zip([SEQUENCES[0], SEQUENCES[1], SEQUENCES[0]], found, strict=True):
         tokens = list(prompt)
         with torch.no_grad():

@@ -11,7 +11,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError
 from thumbs.models.causal_lm import load_decoder
 from thumbs.records import Example
-from thumbs.rollout.native import open_native
+from thumbs.rollout.native import DecodingLoop, NativeSampler
 from thumbs.rollout.sampler import DecodingParams
 from tiny_models import VOCABULARY, load_reference, random_sequences
 
@@ -25,7 +25,7 @@ def letters(tokens):
 
 @pytest.fixture(scope="module")
 def sampler(tiny_llama):
-    return open_native(load_decoder(tiny_llama, torch.float32, master=False), 4, letters)
+    return NativeSampler(DecodingLoop(load_decoder(tiny_llama, torch.float32, master=False), letters), 4)
 
 
 def params(stop_tokens=(), **settings):
@@ -111,7 +111,7 @@ def test_an_empty_prompt_is_refused(sampler):
 
 def test_stop_strings_need_text(sampler):
     with pytest.raises(ConfigError, match="stop tokens instead"):
-        open_native(sampler.loop.model, 0).sample(PROMPTS, params(stop_strings=("x",)), [0] * 5)
+        NativeSampler(DecodingLoop(sampler.loop.model), 0).sample(PROMPTS, params(stop_strings=("x",)), [0] * 5)
 
 
 def test_what_does_not_fit_the_context_is_refused_before_anything_runs(sampler):
