@@ -13,19 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from thumbs.data.formats import kind_of
-from thumbs.data.load import (
-    CONVERSATIONS,
-    PREFERENCES,
-    PROMPTS,
-    RANKINGS,
-    RATINGS,
-    REPLIES,
-    STEPS,
-    Form,
-    Loaded,
-    ignored_text,
-    read_all,
-)
+from thumbs.data.load import FORMS, Loaded, ignored_text, read_all
 from thumbs.data.preferences import preferred
 from thumbs.data.shapes import DataKind
 from thumbs.data.sources import WARNINGS, Problem, Row, read_rows
@@ -34,15 +22,6 @@ from thumbs.errors import DataError
 from thumbs.records import Preference
 from thumbs.tracking.files import replacing, writing
 
-_FORMS: dict[DataKind, Form[Any]] = {
-    "conversations": CONVERSATIONS,
-    "preferences": PREFERENCES,
-    "prompts": PROMPTS,
-    "rankings": RANKINGS,
-    "ratings": RATINGS,
-    "steps": STEPS,
-    "replies": REPLIES,
-}
 _QUANTILES = {"shortest": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}
 _EXAMPLES = 3
 _VOTERS = 200
@@ -106,7 +85,7 @@ def lint(
     ruler = tokenizer or ByteTokenizer()
     try:
         chosen: DataKind = detect_kind(path) if kind == "auto" else kind
-        loaded: Loaded[Any] = read_all(path, _FORMS[chosen], ruler, None, max_tokens, axis)
+        loaded: Loaded[Any] = read_all(path, FORMS[chosen], ruler, None, max_tokens, axis)
     except DataError as error:
         chosen = "conversations" if kind == "auto" else kind
         loaded = Loaded(str(path), [], [], [Problem(str(path), 0, "unreadable", str(error))], 0)
@@ -152,7 +131,7 @@ def detect_kind(path: str | Path) -> DataKind:
     """What most of the first 200 readable rows look like by their keys; conversations when none tells."""
     rows = (item.value for item in read_rows(path) if isinstance(item, Row))
     votes: list[DataKind] = [vote for value in islice(rows, _VOTERS) if (vote := kind_of(value))]
-    return max(_FORMS, key=votes.count)
+    return max(FORMS, key=votes.count)
 
 
 def _describe(lengths: list[int]) -> dict[str, int]:

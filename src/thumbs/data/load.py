@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from thumbs.config.data import DataConfig
 from thumbs.data.conversations import read_conversation
@@ -18,12 +18,15 @@ from thumbs.data.rankings import pairs_of, read_ranking
 from thumbs.data.ratings import pairs_of_ratings, read_rating, read_stepped_reply
 from thumbs.data.reading import note_oddities, reading
 from thumbs.data.replies import JudgedReply, read_judged_reply
+from thumbs.data.shapes import DataKind
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, read_rows
 from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.errors import DataError
 from thumbs.records import Message, Preference, Prompt, Ranking, Rating, Reply, SteppedReply
 
+Judged = Preference | Ranking | Rating | SteppedReply
 T = TypeVar("T")
+J = TypeVar("J", Preference, Ranking, Rating, SteppedReply)
 
 _SHOWN = 5
 
@@ -81,32 +84,31 @@ def ignored_text(ignored: Mapping[str, int]) -> list[str]:
 
 @dataclass(frozen=True)
 class Form(Generic[T]):
-    """One form of training data: how a row is read, given a system message, measured, recognised, parted into its
-    messages and replies, and how a source is cut into rows.
+    """One form of training data: how a row is read, measured (tokens), and told from others; the texts of its replies,
+    if they stand apart from its messages; and how a source is cut into rows.
     """
 
     read: Callable[[object], T]
-    add_system: Callable[[T, str], T]
     measure: Callable[[T, Tokenizer], int]
-    key: Callable[[T], Hashable]
-    parts: Callable[[T], tuple[Conversation, Sequence[str]]]
-    drop_duplicates: bool
+    key: Callable[[T], Hashable] = lambda row: row
+    texts: Callable[[T], Sequence[str]] = lambda row: ()
+    drop_duplicates: bool = False
     rows: Callable[[str | Path], Iterator[Row | Problem]] = read_rows
 
+    def load(self, config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[T]:
+        """Rows of this form of a source.
 
-def load_conversations(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Conversation]:
-    """Conversations of a source for supervised fine-tuning.
-
-    `system` goes in front of every conversation that has no system message. Rows that are faulty or longer
-    than config.max_tokens are left out and counted; equal rows are kept and noted. Raises DataError when
-    fewer than min_rows, or less than min_kept of all rows, are usable.
-    """
-    return _load(config, CONVERSATIONS, tokenizer, system)
-
-
-def load_preferences(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Preference]:
-    """Preference pairs of a source; otherwise as load_conversations, the longer reply of a pair counting."""
-    return _load(config, PREFERENCES, tokenizer, system)
+        `system` goes in front of every row that has no system message; ids of prompts do not change with it. Rows that
+        are faulty or longer than config.max_tokens, the longest reply counting, are left out and counted; equal rows
+        are kept and noted, but a prompt that comes again is left out. Raises DataError when fewer than min_rows, or
+        less than min_kept of all rows, are usable.
+        """
+        loaded = read_all(config.paths, self, tokenizer, system, config.max_tokens, config.axis)
+        _check_enough(loaded, config)
+        weights = {source.path: source.weight for source in config.sources if source.weight is not None}
+        loaded = _mixed(loaded, weights) if weights else loaded
+        ids: dict[str, int] = {}
+        return replace(loaded, rows=[_identified(row, ids) for row in loaded.rows])
 
 
 def load_pairs(
@@ -117,38 +119,17 @@ def load_pairs(
     `total` and the problems are of the source's rows; the length of a pair made of rows is that of the longest row.
     """
     if form == "pairs":
-        return load_preferences(config, tokenizer, system)
+        return PREFERENCES.load(config, tokenizer, system)
+    loaded = FORMS[form].load(config, tokenizer, system)
     if form == "rankings":
-        loaded = load_rankings(config, tokenizer, system)
         pairs = [pair for ranking in loaded.rows for pair in pairs_of(ranking)]
     else:
-        loaded = load_ratings(config, tokenizer, system)
         pairs = pairs_of_ratings(loaded.rows)
         if not pairs:
             raise DataError(f"{loaded.source}: no two replies to one prompt are rated, so there are no pairs")
     ids: dict[str, int] = {}
     pairs, lengths = [_identified(pair, ids) for pair in pairs], [max(loaded.lengths)] * len(pairs)
     return Loaded(loaded.source, pairs, lengths, loaded.problems, loaded.total, loaded.ignored)
-
-
-def load_rankings(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Ranking]:
-    """Rankings of K replies of a source; otherwise as load_conversations, the longest reply counting."""
-    return _load(config, RANKINGS, tokenizer, system)
-
-
-def load_ratings(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Rating]:
-    """Rated replies of a source; otherwise as load_conversations."""
-    return _load(config, RATINGS, tokenizer, system)
-
-
-def load_stepped_replies(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[SteppedReply]:
-    """Replies in labelled steps of a source; otherwise as load_conversations."""
-    return _load(config, STEPS, tokenizer, system)
-
-
-def load_replies(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[JudgedReply]:
-    """Single replies that are desirable or not; otherwise as load_conversations."""
-    return _load(config, REPLIES, tokenizer, system)
 
 
 def load_graded(
@@ -158,16 +139,7 @@ def load_graded(
     system: str | None = None,
 ) -> Loaded[Preference] | Loaded[Ranking] | Loaded[Rating] | Loaded[SteppedReply]:
     """Rows of that form, whatever a reward model learns from."""
-    load = {"rankings": load_rankings, "ratings": load_ratings, "steps": load_stepped_replies}
-    return load.get(form, load_preferences)(config, tokenizer, system)
-
-
-def load_prompts(config: DataConfig, tokenizer: Tokenizer, system: str | None = None) -> Loaded[Prompt]:
-    """Prompts of a source; otherwise as load_conversations, but a prompt that comes again is left out.
-
-    Ids are those of the prompts as written, so `system` does not change them.
-    """
-    return _load(config, PROMPTS, tokenizer, system)
+    return FORMS["preferences" if form == "pairs" else form].load(config, tokenizer, system)
 
 
 def read_all(
@@ -241,16 +213,16 @@ def _examine(
 ) -> tuple[T, int]:
     row = form.read(item.value)
     if system is not None:
-        row = form.add_system(row, system)
-    note_oddities(*form.parts(row))
+        row = _with_system(row, system)
+    note_oddities(_messages(row), form.texts(row))
     length = form.measure(row, tokenizer)
     if max_tokens is not None and length > max_tokens:
         raise RowError("too_long", f"{length} tokens, more than max_tokens = {max_tokens}")
     return row, length
 
 
-def _load(config: DataConfig, form: Form[T], tokenizer: Tokenizer, system: str | None) -> Loaded[T]:
-    loaded = read_all(config.paths, form, tokenizer, system, config.max_tokens, config.axis)
+def _check_enough(loaded: Loaded[Any], config: DataConfig) -> None:
+    """Raises DataError if a source could not be read to its end, or too few of its rows are usable."""
     kept = len(loaded.rows)
     if whole := [problem for problem in loaded.problems if problem.line == 0]:
         what = "cannot be read to its end" if whole[0].kind == "unreadable" else "is not as it should be"
@@ -264,10 +236,6 @@ def _load(config: DataConfig, form: Form[T], tokenizer: Tokenizer, system: str |
             f"{kept} of {loaded.total} rows are usable, min_kept asks for {config.min_kept:.0%}; mend the "
             f"data, raise max_tokens, or lower min_kept\n{loaded.summary()}"
         )
-    weights = {source.path: source.weight for source in config.sources if source.weight is not None}
-    loaded = _mixed(loaded, weights) if weights else loaded
-    ids: dict[str, int] = {}
-    return replace(loaded, rows=[_identified(row, ids) for row in loaded.rows])
 
 
 def _mixed(loaded: Loaded[T], weights: Mapping[str, float]) -> Loaded[T]:
@@ -301,8 +269,29 @@ def _mixed(loaded: Loaded[T], weights: Mapping[str, float]) -> Loaded[T]:
     )
 
 
-def _with_system(messages: Conversation, system: str) -> Conversation:
-    return messages if messages[0].role == "system" else (Message("system", system), *messages)
+def _field(row: object) -> str:
+    """The field of a row that holds its messages; empty for a conversation, which is them."""
+    return "" if isinstance(row, tuple) else "messages" if isinstance(row, Prompt | JudgedReply) else "prompt"
+
+
+def _messages(row: Any) -> Conversation:
+    return getattr(row, _field(row)) if _field(row) else row
+
+
+def _with_system(row: T, system: str) -> T:
+    messages = _messages(row)
+    if messages[0].role == "system":
+        return row
+    messages = (Message("system", system), *messages)
+    return replace(row, **{_field(row): messages}) if _field(row) else messages  # type: ignore[type-var,return-value]
+
+
+def _replies(row: Judged) -> tuple[Reply, ...]:
+    return row.replies if isinstance(row, Preference | Ranking) else (row.reply,)
+
+
+def _texts(row: Judged) -> tuple[str, ...]:
+    return row.steps if isinstance(row, SteppedReply) else tuple(reply.text for reply in _replies(row))
 
 
 def _measure_conversation(messages: Conversation, tokenizer: Tokenizer) -> int:
@@ -320,68 +309,44 @@ def _measure_reply(messages: Conversation, tokenizer: Tokenizer) -> int:
     return len(tokens)
 
 
-def _measure_preference(preference: Preference, tokenizer: Tokenizer) -> int:
-    return _measure_replies(preference.prompt, preference.replies, tokenizer)
+def _judged(read: Callable[[object], J]) -> Form[J]:
+    """A form of replies to a prompt with judgements."""
+    return Form(
+        read,
+        lambda row, tokenizer: max(
+            _measure_reply((*row.prompt, Message("assistant", reply.text)), tokenizer) for reply in _replies(row)
+        ),
+        lambda row: (row.prompt, _texts(row), row.judgements),
+        _texts,
+    )
 
 
-def _measure_replies(prompt: Conversation, replies: Iterable[Reply], tokenizer: Tokenizer) -> int:
-    turns = (Message("assistant", reply.text) for reply in replies)
-    return max(_measure_reply((*prompt, turn), tokenizer) for turn in turns)
-
-
-CONVERSATIONS = Form[Conversation](
-    read=read_conversation,
-    add_system=_with_system,
-    measure=_measure_conversation,
-    key=lambda messages: messages,
-    parts=lambda messages: (messages, ()),
-    drop_duplicates=False,
-)
-PREFERENCES = Form[Preference](
-    read=read_preference,
-    add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
-    measure=_measure_preference,
-    key=lambda row: (row.prompt, row.replies[0].text, row.replies[1].text, row.judgements),
-    parts=lambda row: (row.prompt, [reply.text for reply in row.replies]),
-    drop_duplicates=False,
-)
-RANKINGS = Form[Ranking](
-    read=read_ranking,
-    add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
-    measure=lambda row, tokenizer: _measure_replies(row.prompt, row.replies, tokenizer),
-    key=lambda row: (row.prompt, tuple(reply.text for reply in row.replies), row.judgements),
-    parts=lambda row: (row.prompt, [reply.text for reply in row.replies]),
-    drop_duplicates=False,
-)
-RATINGS = Form[Rating](
-    read=read_rating,
-    add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
-    measure=lambda row, tokenizer: _measure_replies(row.prompt, [row.reply], tokenizer),
-    key=lambda row: (row.prompt, row.reply.text, row.judgements),
-    parts=lambda row: (row.prompt, [row.reply.text]),
-    drop_duplicates=False,
-)
-STEPS = Form[SteppedReply](
-    read=read_stepped_reply,
-    add_system=lambda row, system: replace(row, prompt=_with_system(row.prompt, system)),
-    measure=lambda row, tokenizer: _measure_replies(row.prompt, [row.reply], tokenizer),
-    key=lambda row: (row.prompt, row.steps, row.judgements),
-    parts=lambda row: (row.prompt, row.steps),
-    drop_duplicates=False,
-)
-REPLIES = Form[JudgedReply](
-    read=read_judged_reply,
-    add_system=lambda row, system: replace(row, messages=_with_system(row.messages, system)),
-    measure=lambda row, tokenizer: _measure_reply(row.messages, tokenizer),
-    key=lambda row: row,
-    parts=lambda row: (row.messages, ()),
-    drop_duplicates=False,
-)
-PROMPTS = Form[Prompt](
-    read=read_prompt,
-    add_system=lambda row, system: replace(row, messages=_with_system(row.messages, system)),
-    measure=lambda row, tokenizer: len(tokenizer.render_prompt(row.messages)),
+CONVERSATIONS = Form(read_conversation, _measure_conversation)
+PREFERENCES = _judged(read_preference)
+RANKINGS = _judged(read_ranking)
+RATINGS = _judged(read_rating)
+STEPS = _judged(read_stepped_reply)
+REPLIES = Form(read_judged_reply, lambda row, tokenizer: _measure_reply(row.messages, tokenizer))
+PROMPTS = Form(
+    read_prompt,
+    lambda row, tokenizer: len(tokenizer.render_prompt(row.messages)),
     key=lambda row: row.id,
-    parts=lambda row: (row.messages, ()),
     drop_duplicates=True,
 )
+FORMS: Mapping[DataKind, Form[Any]] = {
+    "conversations": CONVERSATIONS,
+    "preferences": PREFERENCES,
+    "prompts": PROMPTS,
+    "rankings": RANKINGS,
+    "ratings": RATINGS,
+    "steps": STEPS,
+    "replies": REPLIES,
+}
+
+load_conversations = CONVERSATIONS.load
+load_preferences = PREFERENCES.load
+load_rankings = RANKINGS.load
+load_ratings = RATINGS.load
+load_stepped_replies = STEPS.load
+load_replies = REPLIES.load
+load_prompts = PROMPTS.load
