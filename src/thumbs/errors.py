@@ -8,7 +8,10 @@ ThumbsError
 ├── RunError (RuntimeError)           a run folder cannot be used as asked
 ├── RewardError (RuntimeError)        a reward or an environment failed, or gave no number; names the rollout
 ├── MissingExtra (ImportError)        a library of an extra is not installed; names the command that installs it
-└── NonFiniteError (ArithmeticError)  a loss, gradient or score became NaN or infinite; the batch was saved
+├── NonFiniteError (ArithmeticError)  a loss, gradient or score became NaN or infinite; the batch was saved
+└── WorkerError (RuntimeError)        code in another process failed; names worker, host, method; quotes its log
+    └── WorkerLost                    that process is gone
+        └── WorkerStuck               it showed no progress for longer than allowed, and was ended
 
 A message says what was got, what is allowed, and what to do.
 """
@@ -28,6 +31,9 @@ __all__ = [
     "RewardError",
     "RunError",
     "ThumbsError",
+    "WorkerError",
+    "WorkerLost",
+    "WorkerStuck",
     "needs",
 ]
 
@@ -62,6 +68,18 @@ class RewardError(ThumbsError, RuntimeError):
 
 class NonFiniteError(ThumbsError, ArithmeticError):
     """A loss, gradient or score became NaN or infinite."""
+
+
+class WorkerError(ThumbsError, RuntimeError):
+    """Code in another process failed."""
+
+
+class WorkerLost(WorkerError):  # noqa: N818 - reads as what it is in an except clause
+    """Another process is gone, and with it what it held."""
+
+
+class WorkerStuck(WorkerLost):
+    """Another process showed no progress for longer than allowed, and was ended."""
 
 
 class MissingExtra(ThumbsError, ImportError):  # noqa: N818 - reads as what it is in an except clause

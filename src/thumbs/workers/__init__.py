@@ -1,0 +1,1 @@
+"""Objects that live in other processes: a crew starts them, and a call of a method gives a future."""

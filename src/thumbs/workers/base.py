@@ -1,0 +1,154 @@
+"""What calls a method of an object that lives in another process, on this machine or on others.
+
+A worker does its calls one after the other, in the order in which they were submitted. Whatever happens to it becomes
+an error of each call that waits for it: nobody waits longer than he said.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from thumbs.errors import ThumbsError, WorkerError, WorkerLost
+
+PATIENCE_S = 30.0
+"""Seconds without any sign of life after which a worker counts as stuck."""
+
+LOG_LINES = 20
+"""Lines of a worker's log that an error quotes."""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """A worker to start: `factory`, a `module:function`, makes its object of `args`, which must be picklable data.
+
+    name: "rank 1", say; of its log file too. threads: of its computing. gpus: how many devices it has for itself.
+    env: further variables of its environment.
+    """
+
+    name: str
+    factory: str
+    args: tuple[Any, ...] = ()
+    threads: int = 1
+    gpus: float = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that the worker is started with, beside those of the driver."""
+        threads = str(self.threads)
+        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **self.env}
+
+    @property
+    def log_name(self) -> str:
+        """Name of its log file."""
+        return f"{self.name.replace(' ', '-')}.log"
+
+
+class RemoteWorker(Protocol):
+    """One object in another process. name: what it is and where ("rank 1 on HOST")."""
+
+    name: str
+
+    def call(self, method: str, *args: Any, patience_s: float | None = None, **kwargs: Any) -> Future[Any]:
+        """What the method returns, or its error: a ThumbsError as itself, anything else as WorkerError, a process that
+        died as WorkerLost.
+
+        patience_s: seconds without `progress` from the method after which it is WorkerStuck and its process is ended;
+        None: as long as it takes, while the process shows signs of life.
+        """
+        ...
+
+    def alive(self) -> bool:
+        """Whether it can be called."""
+        ...
+
+    def close(self) -> None:
+        """Ends its process; what still waits for it fails."""
+        ...
+
+
+class Crew(Protocol):
+    """What starts workers."""
+
+    def start(self, specs: Sequence[WorkerSpec]) -> list[RemoteWorker]:
+        """The workers, each with its object made; an error of a factory is raised, and none is left running."""
+        ...
+
+    def close(self) -> None:
+        """Ends all workers that it started."""
+        ...
+
+
+def results(futures: Iterable[Future[Any]]) -> list[Any]:
+    """All results in order. Raises as soon as one of them fails; a lost worker goes before what its loss did to others.
+
+    The other futures go on.
+    """
+    waiting = list(futures)
+    done, _ = wait(waiting, return_when="FIRST_EXCEPTION")
+    if failed := [future for future in waiting if future in done and future.exception() is not None]:
+        # A peer that waited for a lost one fails in the same moment, with an error that names no cause.
+        wait(waiting, timeout=1.0)
+        errors = [error for future in waiting if future.done() and (error := future.exception()) is not None]
+        raise min(errors, key=lambda error: _rank(error)) if errors else failed[0].result()
+    return [future.result() for future in waiting]
+
+
+def _rank(error: BaseException) -> int:
+    return 0 if isinstance(error, WorkerLost) else 2 if isinstance(error, WorkerError) else 1
+
+
+_listener: Callable[[Any], None] | None = None
+
+
+def progress(event: Any = None) -> None:
+    """Called by an object that works: a sign of life, and where it is ("micro-batch 3 of 8"), which errors quote.
+
+    Outside of a worker it does nothing.
+    """
+    if _listener is not None:
+        _listener(event)
+
+
+def listen(listener: Callable[[Any], None]) -> None:
+    """What `progress` calls in this process."""
+    global _listener
+    _listener = listener
+
+
+def portable(error: BaseException, trace: str) -> BaseException | tuple[str, str]:
+    """An error as it travels: a ThumbsError itself, of others (summary, traceback)."""
+    return error if isinstance(error, ThumbsError) else (f"{type(error).__name__}: {error}", trace)
+
+
+def remote_error(name: str, method: str, found: BaseException | tuple[str, str], at: Any, log: Path) -> BaseException:
+    """The error of a call, as the driver raises it."""
+    if isinstance(found, BaseException):
+        return found
+    summary, trace = found
+    lines = "\n".join(trace.strip().splitlines()[-LOG_LINES:])
+    return WorkerError(f"{name} failed in {method}{at_event(at)}: {summary}\n{lines}{log_tail(log)}")
+
+
+def at_event(event: Any) -> str:
+    """Where a worker was when it last said so."""
+    return "" if event is None else f" at {event}"
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a worker's log, for an error; empty if it wrote none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    except OSError:
+        return ""
+    return "\n".join([f"\nIts log {log} ends:", *lines]) if lines else ""
+
+
+def on_host(name: str) -> str:
+    """A worker's name with that of this machine."""
+    return f"{name} on {socket.gethostname()}"

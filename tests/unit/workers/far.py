@@ -1,0 +1,45 @@
+"""Objects that the tests put into other processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from thumbs.errors import DataError
+from thumbs.workers.base import progress
+
+
+class Counter:
+    def __init__(self, start: int) -> None:
+        self.count = start
+
+    def add(self, by: int = 1) -> int:
+        self.count += by
+        return self.count
+
+    def where(self) -> tuple[int, str | None]:
+        sys.stdout.write("counting here\n")
+        return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+    def refuse(self) -> None:
+        raise DataError("datum 3: no")
+
+    def break_down(self) -> None:
+        progress("micro-batch 2 of 5")
+        raise KeyError("seven")
+
+    def unsendable(self) -> object:
+        return threading.Lock()
+
+    def wait(self) -> None:
+        progress("the gate")
+        sys.stdout.write("about to wait\n")
+        threading.Event().wait()
+
+    def die(self, code: int) -> None:
+        os._exit(code)
+
+
+def broken() -> None:
+    raise DataError("no such model")

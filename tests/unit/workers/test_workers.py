@@ -1,0 +1,143 @@
+"""Calls to objects in other processes: results, errors, and workers that die or hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from thumbs.errors import ConfigError, DataError, WorkerError, WorkerLost, WorkerStuck
+from thumbs.workers.base import WorkerSpec, results
+from thumbs.workers.pipes import PipeCrew, PipeWorker
+
+COUNTER = "unit.workers.far:Counter"
+
+
+@pytest.fixture
+def crew(tmp_path: Path) -> Iterator[PipeCrew]:
+    crew = PipeCrew(tmp_path / "logs", patience_s=2.0)
+    yield crew
+    crew.close()
+
+
+def start(crew: PipeCrew, *starts: int) -> list[PipeWorker]:
+    specs = [WorkerSpec(f"rank {number}", COUNTER, (start,), threads=2) for number, start in enumerate(starts)]
+    workers = crew.start(specs)
+    assert all(isinstance(worker, PipeWorker) for worker in workers)
+    return workers  # type: ignore[return-value]
+
+
+def test_calls_are_done_in_order_by_each_worker(crew):
+    workers = start(crew, 0, 10)
+    futures = [worker.call("add", by=by) for by in (1, 2, 3) for worker in workers]
+    assert results(futures) == [1, 11, 3, 13, 6, 16]
+    assert all(worker.alive() for worker in workers)
+
+
+def test_a_worker_is_another_process_with_its_threads_and_log(crew, tmp_path):
+    (worker,) = start(crew, 0)
+    process, threads = worker.call("where").result()
+    assert (process, threads) == (worker.process.pid, "2")
+    assert process != os.getpid()
+    assert (tmp_path / "logs" / "rank-0.log").read_text() == "counting here\n"
+
+
+def test_an_error_of_ours_is_raised_as_itself_and_the_worker_goes_on(crew):
+    (worker,) = start(crew, 4)
+    with pytest.raises(DataError, match="datum 3: no"):
+        worker.call("refuse").result()
+    assert worker.call("add").result() == 5
+
+
+def test_another_error_names_worker_method_place_and_traceback(crew):
+    (worker,) = start(crew, 4)
+    with pytest.raises(WorkerError) as caught:
+        worker.call("break_down").result()
+    assert str(caught.value).startswith(f"{worker.name} failed in break_down at micro-batch 2 of 5: KeyError: 'seven'")
+    assert "far.py" in str(caught.value)
+    with pytest.raises(WorkerError, match="failed in unsendable: TypeError"):
+        worker.call("unsendable").result()
+    assert worker.call("add").result() == 5
+
+
+def test_a_killed_worker_is_an_error_of_all_that_wait_for_it(crew):
+    worker, other = start(crew, 0, 0)
+    waiting, behind = worker.call("wait"), worker.call("add")
+    process, _ = other.call("where").result()
+    wait_for_log(worker, "about to wait")
+    os.kill(worker.process.pid, signal.SIGKILL)
+    lost = r"rank 0 on .* ended with signal 9, during wait at the gate\.\nIts log .*rank-0.log ends:\nabout to wait"
+    with pytest.raises(WorkerLost, match=lost):
+        waiting.result()
+    with pytest.raises(WorkerLost):
+        behind.result()
+    assert not worker.alive()
+    with pytest.raises(WorkerLost, match="during add"):
+        worker.call("add").result()
+    assert (other.call("add").result(), process) == (1, other.process.pid)
+
+
+def test_a_lost_worker_is_reported_before_its_peers_errors(crew):
+    first, second = start(crew, 0, 0)
+    with pytest.raises(WorkerLost, match=r"rank 1 on .* exit status 7"):
+        results([first.call("break_down"), second.call("die", 7)])
+    with pytest.raises(DataError):
+        results([first.call("break_down"), first.call("refuse")])
+
+
+def test_a_method_that_makes_no_progress_is_stuck(crew):
+    (worker,) = start(crew, 0)
+    with pytest.raises(WorkerStuck, match=r"rank 0 on .* made no progress for .* during wait at the gate"):
+        worker.call("wait", patience_s=0.5).result()
+    assert worker.process.wait() == -signal.SIGKILL
+
+
+def test_a_process_that_shows_no_sign_of_life_is_stuck(crew):
+    (worker,) = start(crew, 0)
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerStuck, match=r"gave no sign of life for .*, during add"):
+        worker.call("add").result()
+    assert not worker.alive()
+
+
+def test_a_worker_with_signs_of_life_may_take_long(crew):
+    """Its heartbeat comes while it waits, so the crew's patience of 2 s is not what ends it."""
+    (worker,) = start(crew, 0)
+    waiting = worker.call("wait")
+    with pytest.raises(TimeoutError):
+        waiting.result(timeout=4.0)
+    worker.close()
+    with pytest.raises(WorkerLost, match="was closed"):
+        waiting.result()
+
+
+def test_closing_ends_the_processes(crew):
+    workers = start(crew, 0, 0)
+    crew.close()
+    assert [worker.process.poll() is not None for worker in workers] == [True, True]
+    with pytest.raises(WorkerLost, match="was closed"):
+        workers[0].call("add").result()
+    workers[0].close()  # again: nothing
+
+
+def test_a_factory_that_fails_leaves_nothing_running(crew):
+    with pytest.raises(DataError, match="no such model"):
+        crew.start([WorkerSpec("rank 0", COUNTER, (0,)), WorkerSpec("rank 1", "unit.workers.far:broken")])
+    with pytest.raises(ConfigError, match="has no 'nothing'"):
+        crew.start([WorkerSpec("rank 0", "unit.workers.far:nothing")])
+
+
+def test_a_cancelled_call_harms_no_other(crew):
+    (worker,) = start(crew, 0)
+    futures: list[Future[int]] = [worker.call("add") for _ in range(3)]
+    futures[1].cancel()
+    assert (futures[0].result(), futures[2].result()) == (1, 3)
+
+
+def wait_for_log(worker: PipeWorker, text: str) -> None:
+    while text not in worker.log.read_text():
+        worker.process.poll()
