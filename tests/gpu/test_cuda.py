@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from thumbs.config.losses import CROSS_ENTROPY, TokenLoss
 from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.engine.local import LocalEngine
+from thumbs.functional.logprobs import NarrowVocabulary, Vocabulary, target_logprobs
+from thumbs.models import packed_attention
+from thumbs.models.rows import Rows
 from thumbs.records import Example
 from thumbs.rollout.sampler import DecodingParams
 
@@ -70,3 +74,51 @@ def test_bfloat16_stays_near_float32(monkeypatch):
         handle = engine.create(ModelSpec("policy", ModelConfig(name="byte-tiny", dtype=dtype)))
         losses[dtype] = engine.forward_backward(handle, batch(), [CROSS_ENTROPY]).loss
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=1e-2)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("parents", [[-1, -1, -1], [-1, 0, 0]])
+def test_packed_attention_and_its_gradient_are_those_of_dense_attention(parents, window):
+    rows = Rows.of([70, 9, 33], torch.device(GPU), parents)
+    torch.manual_seed(0)
+    inputs = [torch.randn(rows.count, heads, 64, device=GPU, dtype=torch.bfloat16) for heads in (4, 2, 2)]
+    ours, theirs = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
+    assert packed_attention.usable(ours[0])
+    found = packed_attention.attend(*ours, rows, window)
+    query, key, value = (x.float().transpose(0, 1) for x in theirs)
+    key, value = (x.repeat_interleave(2, 0) for x in (key, value))
+    back = rows.positions[:, None] - rows.positions[None]
+    mask = rows.continues.to(GPU)[rows.segment[:, None], rows.segment[None]] & (back >= 0)
+    mask = mask if window is None else mask & (back < window)
+    expected = F.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=mask)[0].transpose(0, 1)
+    slope = torch.randn_like(expected)
+    found.backward(slope.to(found.dtype))
+    expected.backward(slope)
+    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+    for mine, oracle in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad.float(), oracle.grad.float(), atol=5e-2, rtol=5e-2)
+
+
+def test_narrow_products_give_the_logprobs_of_wide_ones():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(300, 64, device=GPU).bfloat16(), torch.randn(1000, 64, device=GPU).bfloat16()
+    targets = torch.randint(1000, (300,), device=GPU)
+    found = []
+    for vocabulary in (NarrowVocabulary(128), Vocabulary(128)):
+        x, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        logprobs, entropy = target_logprobs(x, w, targets, 0.7, vocabulary)
+        (logprobs.sum() + entropy.sum()).backward()
+        found.append([logprobs.detach(), x.grad, w.grad])
+    torch.testing.assert_close(found[0][0], found[1][0], atol=2e-3, rtol=1e-3)
+    for mine, theirs in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(mine, theirs, atol=5e-2, rtol=2e-2)
+
+
+def test_a_snapshot_with_an_adapter_takes_no_copy_of_the_model(monkeypatch):
+    engine = engine_on(GPU, monkeypatch)
+    model = ModelConfig(name="byte-small", lora=AdapterConfig(rank=4), dtype="bfloat16")
+    handle = engine.create(ModelSpec("policy", model))
+    before = torch.cuda.memory_allocated()
+    samplers = [engine.snapshot(handle) for _ in range(3)]
+    assert torch.cuda.memory_allocated() - before < 3 * engine.size(handle).trunk_bytes / 4
+    assert len(samplers) == 3

@@ -148,7 +148,9 @@ def predict(model: Model, batch: Batch, temperature: float) -> Computed:
     logprobs = torch.zeros_like(weights)
     if model.has_lm:
         places = _weighted(weights).nonzero().squeeze(1)
-        logprobs[places] = measured_logprobs(*_asked(model, batch, hidden, places), temperature, vocabulary(hidden))
+        logprobs[places] = measured_logprobs(
+            *_asked(model, batch, hidden, places), temperature, vocabulary(hidden, model.trunk.vocab_size)
+        )
     nothing = torch.zeros((), device=hidden.device)
     return Computed(nothing, logprobs, _values(model, hidden), torch.zeros_like(weights), {}, nothing)
 
@@ -213,11 +215,15 @@ def _logprobs(
         return out, entropies
     weighted = _weighted(weights)
     places = weighted.nonzero().squeeze(1)
-    logprobs, entropy = target_logprobs(*_asked(model, batch, hidden, places), temperature, vocabulary(hidden))
+    logprobs, entropy = target_logprobs(
+        *_asked(model, batch, hidden, places), temperature, vocabulary(hidden, model.trunk.vocab_size)
+    )
     out, entropies = out.index_put((places,), logprobs), entropies.index_put((places,), entropy)
     if everywhere:
         rest = (~weighted).nonzero().squeeze(1)
-        measured = measured_logprobs(*_asked(model, batch, hidden, rest), temperature, vocabulary(hidden))
+        measured = measured_logprobs(
+            *_asked(model, batch, hidden, rest), temperature, vocabulary(hidden, model.trunk.vocab_size)
+        )
         out = out.index_put((rest,), measured)
     return out, entropies
 

@@ -27,9 +27,9 @@ from thumbs.engine.checkpoints import (
     write_checkpoint,
 )
 from thumbs.engine.compute import Computed, Model
-from thumbs.engine.memory import keep_freed_memory
+from thumbs.engine.memory import keep_freed_memory, token_budget
 from thumbs.engine.optimizers import ADAMW, OPTIMIZERS, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
-from thumbs.engine.plan import TOKEN_BUDGET, join_outputs, join_results, plan_batches
+from thumbs.engine.plan import join_outputs, join_results, plan_batches
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
 from thumbs.models.base import Adapter, FrozenAdapter, Trunk
@@ -54,8 +54,8 @@ class LocalEngine:
     is a name in `optimizers.py`; `sampler` makes what `snapshot` returns (None: our own).
     """
 
-    token_budget = TOKEN_BUDGET
-    """Tokens of one micro-batch."""
+    token_budget: int | None = None
+    """Tokens of one micro-batch; None: as many as suit the device."""
 
     def __init__(
         self,
@@ -134,7 +134,9 @@ class LocalEngine:
             raise
 
     def _batches(self, model: Model, data: Sequence[Example]) -> Iterator[Batch]:
-        for group in plan_batches(data, self.token_budget, model.trunk.prefix_worth):
+        trained = sum(p.numel() for p in model.trained().values())
+        budget = self.token_budget or token_budget(model.trunk, trained)
+        for group in plan_batches(data, budget, model.trunk.prefix_worth):
             yield pack(data, group, model.device)
 
     def optim_step(self, handle: Handle, adam: AdamStep) -> OptimReport:
@@ -187,7 +189,9 @@ class LocalEngine:
     def frozen_base(self, model: ModelConfig) -> Trunk:
         key = _base_key(model, 0)
         if key not in self._frozen:
-            self._frozen[key] = self._base(model, 0).frozen()
+            base = self._base(model, 0)
+            # On a card a copy would take as much memory again; nobody trains this base.
+            self._frozen[key] = base if base.head_weight().is_cuda else base.frozen()
         return self._frozen[key]
 
     def frozen_adapter(self, handle: Handle) -> FrozenAdapter:

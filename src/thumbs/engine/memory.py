@@ -7,6 +7,11 @@ import os
 import sys
 from functools import cache
 
+import torch
+
+from thumbs.engine.plan import TOKEN_BUDGET
+from thumbs.models.base import Trunk
+
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Parameters of mallopt(3)."""
 
@@ -28,3 +33,29 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, 2**30)
         mallopt(TRIM_THRESHOLD, -1)
+
+
+LARGEST_BUDGET = 65_536
+"""Tokens of a micro-batch beyond which a card gains nothing."""
+
+
+def token_budget(trunk: Trunk, trained: int) -> int:
+    """Tokens of one micro-batch: what keeps two cores busy, or on a card what half of its memory holds.
+
+    trained: numbers that an optimizer steps, 16 bytes each with gradient and moments. A token in 16 bits keeps about
+    34 · width bytes per layer for the backward pass if attention keeps no scores (Korthikanti et al. 2022,
+    arXiv:2205.05198, eq. 2 and section 5.2). The budget follows from the card and the model alone, not from what is
+    free just now, so that a run that goes on after an interruption cuts its batches as before.
+    """
+    device = trunk.head_weight().device
+    if device.type != "cuda":
+        return TOKEN_BUDGET
+    memory = torch.cuda.get_device_properties(device).total_memory
+    held = sum(p.nbytes for p in trunk.parameters()) + 16 * trained
+    return budget_within(memory - held, trunk.depth, trunk.width, trunk.dtype.itemsize)
+
+
+def budget_within(memory: int, depth: int, width: int, itemsize: int) -> int:
+    """Tokens of one micro-batch whose activations take half of so many bytes, at least a laptop's."""
+    token = 17 * itemsize * width * depth
+    return min(max(memory // 2 // token, TOKEN_BUDGET), LARGEST_BUDGET)

@@ -14,34 +14,47 @@ from torch.autograd.function import once_differentiable
 class Vocabulary:
     """Sums over all tokens v of p = softmax(h · Wᵀ / temperature), from `chunk` rows of logits at a time.
 
-    Logits are summed in fp32, because rounding them to bf16 biases the gradient.
+    Logits are summed in fp32, because rounding them to bf16 biases the gradient. Here both factors are widened for it:
+    torch has no bf16 product with fp32 sums on a processor.
     """
 
     chunk: int = 256
+
+    def factor(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """The weight [V, D] in the dtype of hidden, as `product` takes it."""
+        return _wide(weight.to(hidden.dtype))
+
+    def product(self, x: Tensor, factor: Tensor) -> Tensor:
+        """x [M, K] times a factor [K, N], in fp32 or wider."""
+        return x.to(factor.dtype) @ factor
+
+    def logits(self, hidden: Tensor, factor: Tensor, temperature: float) -> Tensor:
+        """hidden · factorᵀ / temperature, [M, V]."""
+        return self.product(hidden.to(factor.dtype) / temperature, factor.T)
 
     def softmax(
         self, hidden: Tensor, weight: Tensor, temperature: float, *, mean: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """The log of p's denominator [M] and, if wanted, Σ_v p_v w_v [M, D]; fp32 or wider."""
-        wide = _wide(weight.to(hidden.dtype))
+        factor, wide = self.factor(hidden, weight), _wide(hidden)
         normaliser = wide.new_empty(len(hidden))
-        expected = wide.new_empty(hidden.shape) if mean else None
+        expected = torch.empty_like(wide) if mean else None
         for rows in self._slices(len(hidden)):
-            logits = _logits(hidden[rows], wide, temperature)
+            logits = self.logits(hidden[rows], factor, temperature)
             normaliser[rows] = logits.logsumexp(1)
             if expected is not None:
-                expected[rows] = logits.softmax(1) @ wide
+                expected[rows] = self.product(logits.softmax(1), factor)
         return normaliser, expected
 
     def weight_gradient(
         self, hidden: Tensor, weight: Tensor, normaliser: Tensor, slope: Tensor, temperature: float
     ) -> Tensor:
         """Σ_m slope_m p_mv h_m, [V, D]; slope [M]."""
-        wide = _wide(weight.to(hidden.dtype))
-        gradient = torch.zeros_like(wide)
+        factor = self.factor(hidden, weight)
+        gradient = normaliser.new_zeros(weight.shape)
         for rows in self._slices(len(hidden)):
-            probs = _logits(hidden[rows], wide, temperature).sub_(normaliser[rows, None]).exp_()
-            gradient += probs.mul_(slope[rows, None]).to(hidden.dtype).T @ hidden[rows]
+            probs = self.logits(hidden[rows], factor, temperature).sub_(normaliser[rows, None]).exp_()
+            gradient += self.product(probs.mul_(slope[rows, None]).T, hidden[rows])
         return gradient
 
     def add_entropy_gradients(
@@ -57,18 +70,34 @@ class Vocabulary:
         """Adds what the gradients of the entropies, grad [M], make of those of the states [M, D] and, where it is
         trained, of the weight [V, D].
         """
-        wide = _wide(weight.to(hidden.dtype))
+        factor = self.factor(hidden, weight)
         for rows in self._slices(len(hidden)):
-            logp = _logits(hidden[rows], wide, temperature).sub_(normaliser[rows, None])
+            logp = self.logits(hidden[rows], factor, temperature).sub_(normaliser[rows, None])
             probs = logp.exp()
             entropy = -(probs * logp).sum(1, keepdim=True)  # d H / d z = -p (log p + H)
             slope = logp.add_(entropy).mul_(probs).mul_(-grad[rows, None] / temperature)
-            of_hidden[rows] += slope @ wide
+            of_hidden[rows] += self.product(slope, factor)
             if of_weight is not None:
-                of_weight += slope.to(hidden.dtype).T @ hidden[rows]
+                of_weight += self.product(slope.T, hidden[rows])
 
     def _slices(self, n: int) -> list[slice]:
         return [slice(i, i + self.chunk) for i in range(0, n, self.chunk)]
+
+
+class NarrowVocabulary(Vocabulary):
+    """The same on a graphics card, whose products of 16-bit numbers are summed in fp32: the weight is not widened.
+
+    Probabilities are rounded to the dtype of hidden before they meet the weight.
+    """
+
+    def factor(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return weight.to(hidden.dtype)
+
+    def product(self, x: Tensor, factor: Tensor) -> Tensor:
+        return torch.mm(x.to(factor.dtype), factor, out_dtype=torch.float32)
+
+    def logits(self, hidden: Tensor, factor: Tensor, temperature: float) -> Tensor:
+        return self.product(hidden, factor.T).div_(temperature)
 
 
 def target_logprobs(
@@ -155,10 +184,6 @@ def _at(targets: Tensor, weight: Tensor, hidden: Tensor) -> Tensor:
     return _wide(weight[several].to(hidden.dtype))
 
 
-def _logits(hidden: Tensor, wide: Tensor, temperature: float) -> Tensor:
-    return (hidden.to(wide.dtype) / temperature) @ wide.T
-
-
 def _wide(x: Tensor) -> Tensor:
-    """x in fp32 or wider: exact for bf16; torch's CPU has no bf16 product with fp32 output."""
+    """x in fp32 or wider, which is exact for bf16."""
     return x if x.dtype == torch.float64 else x.float()

@@ -9,6 +9,7 @@ argument: one set of base weights serves many models. Names on disk: `weights.py
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -118,6 +119,7 @@ class CausalLM(nn.Module):
         self.prepacked_head: Tensor | None = None
         self.heads = Heads(config.heads, config.kv_heads, config.head_dim)
         self._lowest: dict[int, Lowest] = {}
+        self.merged: FrozenLora | None = None  # see `sharing`
 
     @property
     def blocks(self) -> list[Layer]:
@@ -164,6 +166,7 @@ class CausalLM(nn.Module):
     ) -> Tensor:
         """States after the layers first … stop - 1; `keep` is handed what each layer's attention is."""
         count, rows = len(x), rows.filled()
+        adapter = self.merged if adapter is None else adapter
         x = F.pad(x, (0, 0, 0, rows.count - count))
         rotated = self.rotary(rows.positions)
         for index in range(first, stop):
@@ -210,6 +213,8 @@ class CausalLM(nn.Module):
 
         adapters: of the rows that have one, each for the rows that it comes with.
         """
+        if self.merged is not None:
+            adapters = [(slice(None), self.merged)]
         rotated = self.rotary(cache.lengths)
         x = self.embed(tokens)
         cache.step()
@@ -240,9 +245,20 @@ class CausalLM(nn.Module):
         return FrozenLora(adapter, self.dtype)
 
     def frozen(self, adapter: Lora | None = None) -> CausalLM:
-        """A prepacked copy with the adapter merged in; the layers below it are those of `below`."""
+        """A prepacked copy with the adapter merged in; the layers below it are those of `below`.
+
+        On a card the copy would take as much memory as the model, so there the weights are shared.
+        """
+        if adapter is not None and self.embedding.is_cuda:
+            return self.sharing(adapter)
         lowest = self.below(adapter)
         return prepack_decoder(merged_copy(self, adapter, self.dtype), lowest.layers if lowest is not None else ())
+
+    def sharing(self, adapter: Lora) -> CausalLM:
+        """The same weights with the adapter as it is now, which is added to every product, to sample from."""
+        twin = copy.copy(self)
+        twin.merged = self.freeze(adapter)
+        return twin
 
     def below(self, adapter: Lora | None) -> Lowest | None:
         """The layers below the adapter, prepacked."""
@@ -287,7 +303,7 @@ def load_decoder(folder: Path, dtype: torch.dtype, *, master: bool) -> CausalLM:
 def merged_copy(model: CausalLM, adapter: Lora | None, dtype: torch.dtype) -> CausalLM:
     """A frozen decoder with `adapter` merged in, held in `dtype`; shares what the adapter does not touch."""
     with torch.device("meta"):
-        copy = CausalLM(model.config, dtype)
+        merged = CausalLM(model.config, dtype)
     state = {name: parameter.detach().to(dtype) for name, parameter in model.named_parameters()}
     for index in range(model.config.layers):
         for fused, delta in (adapter.deltas(index) if adapter is not None else {}).items():
@@ -295,8 +311,8 @@ def merged_copy(model: CausalLM, adapter: Lora | None, dtype: torch.dtype) -> Ca
             state[name] = (model.get_parameter(name).float() + delta).to(dtype)
     if adapter is None and dtype == model.embedding.dtype:
         state = {name: tensor.clone() for name, tensor in state.items()}  # training goes on under the sampler
-    copy.load_state_dict(state, assign=True)
-    return copy.requires_grad_(False)
+    merged.load_state_dict(state, assign=True)
+    return merged.requires_grad_(False)
 
 
 def prepacked_layer(layer: Layer) -> Layer:

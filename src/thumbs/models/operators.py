@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thumbs.functional.logprobs import Vocabulary
-from thumbs.models import kernels
+from thumbs.functional.logprobs import NarrowVocabulary, Vocabulary
+from thumbs.models import kernels, packed_attention
 from thumbs.models.kv_cache import KVCache
 from thumbs.models.rows import Rows
 
@@ -57,9 +57,18 @@ def swiglu(x: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def vocabulary(hidden: Tensor) -> Vocabulary:
-    """What does the sums over the vocabulary for such states [M, D]."""
-    return kernels.FusedVocabulary() if kernels.usable(hidden, hidden.shape[1]) else Vocabulary()
+CARD_LOGITS = 2**28
+"""Logits that a card holds at a time: 1 GiB in fp32, and their softmax as much again."""
+
+
+def vocabulary(hidden: Tensor, tokens: int) -> Vocabulary:
+    """What does the sums over a vocabulary of so many tokens for such states [M, D]."""
+    if kernels.usable(hidden, hidden.shape[1]):
+        return kernels.FusedVocabulary()
+    if not hidden.is_cuda:
+        return Vocabulary()
+    chunk = max(CARD_LOGITS // tokens, 1)
+    return NarrowVocabulary(chunk) if hidden.element_size() == 2 else Vocabulary(chunk)
 
 
 def attend(mixed: Tensor, angles: Angles, rows: Rows, heads: Heads, window: int | None = None) -> Tensor:
@@ -70,6 +79,8 @@ def attend(mixed: Tensor, angles: Angles, rows: Rows, heads: Heads, window: int 
     if window is None and kernels.usable(mixed, heads.width // 2):
         return kernels.Attention.apply(mixed.contiguous(), *angles, rows.forest, heads)
     query, key, value = split_heads(mixed, angles, heads)
+    if packed_attention.usable(mixed):
+        return packed_attention.attend(query, key, value, rows, window).flatten(1)
     mask = rows.mask if window is None else rows.windowed(window)
     attended = F.scaled_dot_product_attention(
         rows.pad_queries(query),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,25 @@ class Rows:
         )
 
     @cached_property
+    def segment(self) -> Tensor:
+        """Which segment each token is in, [N]."""
+        return torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths)).to(self.device)
+
+    @cached_property
+    def continues(self) -> Tensor:
+        """Whether segment i is segment j or continues it, [S, S]."""
+        found = torch.eye(len(self.parents), dtype=torch.bool)
+        for segment, parent in enumerate(self.parents):
+            if parent >= 0:
+                found[segment] |= found[parent]
+        return found
+
+    @cached_property
+    def block_masks(self) -> dict[int | None, Any]:
+        """What `packed_attention` made of these rows, by window."""
+        return {}
+
+    @cached_property
     def queries(self) -> Tensor:
         """Packed index of each query in right-padded rows, one a segment, [B, L]; 0 (any token) in the padding."""
         own = torch.arange(self.count).split(self.lengths)
@@ -86,7 +106,12 @@ class Rows:
     @cached_property
     def mask(self) -> Tensor | None:
         """Which keys a query sees, [B, 1, L, C]; None: those up to itself, in a row of its own."""
-        return None if all(parent < 0 for parent in self.parents) else self.windowed(self.longest)
+        return None if self.plain else self.windowed(self.longest)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no segment continues another."""
+        return all(parent < 0 for parent in self.parents)
 
     @property
     def longest(self) -> int:

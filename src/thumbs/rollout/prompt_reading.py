@@ -26,7 +26,11 @@ def read_prompt(model: Trunk, request: SampleRequest, adapter: FrozenAdapter | N
     hidden = model.forward_packed(tokens, [len(tokens)], adapter)[:-1]
     own = None
     if query.logprobs:
-        own = measured_logprobs(hidden, model.head_weight(), tokens[1:], 1.0, vocabulary(hidden)).cpu().numpy()
+        own = (
+            measured_logprobs(hidden, model.head_weight(), tokens[1:], 1.0, vocabulary(hidden, model.vocab_size))
+            .cpu()
+            .numpy()
+        )
     if not (query.top or query.draws or query.targets is not None):
         return PromptAnswer(own)
     u = torch.from_numpy(uniforms(request.seeds[0] + DRAWS, len(hidden) * query.draws)).to(hidden.device)

@@ -83,7 +83,9 @@ def _drawn(rows: Sequence[DecodingRow], logits: Tensor) -> list[tuple[DecodingRo
     numbers = [0.0 if row.done else float(row.u[len(row.tokens)]) for row in rows]
     tokens, logprobs = draw(logits, torch.tensor(numbers, device=logits.device), params)
     drawn = []
-    for place, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
+    # One copy to the host per token; float64 holds every token and every float32.
+    found = torch.stack([tokens.double(), logprobs.double()]).tolist()
+    for place, (row, token, logprob) in enumerate(zip(rows, map(int, found[0]), found[1], strict=True)):
         if not row.done:
             count = row.job.request.top
             at = tempered(logits[place : place + 1], params.temperature or 1.0) if count else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import oracles.logprobs
-from thumbs.functional.logprobs import Vocabulary, measured_logprobs, target_logprobs
+from thumbs.functional.logprobs import NarrowVocabulary, Vocabulary, measured_logprobs, target_logprobs
 
 M, D, V = 13, 6, 29
 
@@ -196,3 +196,26 @@ def test_several_targets_at_a_place_are_that_many_places(train_weight: bool) -> 
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
     hidden, weight, _ = inputs()
     torch.testing.assert_close(measured_logprobs(hidden, weight, several, 0.7), gradients[1][0], atol=1e-5, rtol=1e-5)
+
+
+class CardInEmulation(NarrowVocabulary):
+    """A card's product of 16-bit factors, which a processor has not: exact products, sums in fp32."""
+
+    def product(self, x: Tensor, factor: Tensor) -> Tensor:
+        assert factor.dtype == torch.bfloat16
+        return x.to(factor.dtype).float() @ factor.float()
+
+
+@pytest.mark.parametrize("train_weight", [False, True])
+def test_narrow_products_give_the_numbers_of_wide_ones_within_bf16(train_weight: bool) -> None:
+    upstream = torch.randn(2, M, generator=torch.Generator().manual_seed(1))
+    found = []
+    for vocabulary in (CardInEmulation(4), Vocabulary(4)):
+        hidden, weight, targets = inputs(torch.bfloat16, train_weight=train_weight)
+        logprobs, entropy = target_logprobs(hidden, weight, targets, 0.7, vocabulary)
+        assert logprobs.dtype == torch.float32
+        ((upstream[0] * logprobs).sum() + (upstream[1] * entropy).sum()).backward()
+        found.append([logprobs.detach(), entropy.detach(), hidden.grad, *([weight.grad] if train_weight else [])])
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-6, rtol=1e-6)  # no rounding enters a logprob
+    for mine, theirs in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(mine, theirs, atol=3e-2, rtol=2**-7)

@@ -111,6 +111,24 @@ def test_merged_weights_equal_the_adapter_form_and_load_in_transformers(folder, 
 
 
 @torch.no_grad()
+def test_a_snapshot_that_shares_the_weights_samples_as_a_merged_one_and_stays_as_it_was(folder, config):
+    model, adapter = with_random_adapter(folder, config)
+    found = []
+    for frozen in (model.sharing(adapter), model.frozen(adapter)):
+        cache = frozen.new_cache(len(SEQUENCES), 16)
+        states = [frozen.prefill([list(map(int, s)) for s in SEQUENCES], cache)]
+        states += [frozen.decode(torch.tensor([3] * len(SEQUENCES)), cache) for _ in range(2)]
+        found.append(torch.cat([*states, frozen.forward_packed(torch.tensor([1, 2, 3]), [3])]))
+    torch.testing.assert_close(*found, atol=2e-5, rtol=1e-4)
+    sharing = model.sharing(adapter)
+    before = packed_logits(sharing)
+    for weights in adapter.parameters():
+        weights += 1.0
+    assert torch.equal(packed_logits(sharing), before)
+    assert sharing.embedding.data_ptr() == model.embedding.data_ptr()
+
+
+@torch.no_grad()
 def test_a_fresh_adapter_changes_nothing(folder, config):
     model = load_decoder(folder, torch.float32, master=False)
     adapter = Lora(model.config, config, seed=1)
