@@ -7,6 +7,7 @@ means absent: a value of its own where the field can be null, the default everyw
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -84,16 +85,7 @@ def load_config(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -
     Raises ConfigError that names the file, the key as the user wrote it, and the nearest known key.
     """
     path = Path(path)
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader) or {}  # noqa: S506 - a SafeLoader
-    except FileNotFoundError:
-        raise ConfigError(f"no config file at {path}; `thumbs run --help` shows an example") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as a YAML file: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected settings as `key: value`, got {type(raw).__name__}")
+    raw = read_settings_file(path)
     given = list(overrides)
     current = [current_override(override, cls.former_keys) for override in given]
     raw = _copied(raw)
@@ -103,6 +95,31 @@ def load_config(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -
             renamed.append(f"{old.partition('=')[0].strip()} → {new.partition('=')[0]}")
     _say_renamed(str(path), renamed)
     return build_config(cls, apply_overrides(raw, current), source=str(path))
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, or a JSON one, as plain data; raises ConfigError, which names it, for any other."""
+    is_json = path.suffix.lower() == ".json"  # which may be indented by tabs
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        raw = json.loads(text, object_pairs_hook=_once) if is_json else yaml.load(text, _Loader) or {}  # noqa: S506
+    except FileNotFoundError:
+        raise ConfigError(f"no config file at {path}; `thumbs run --help` shows an example") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a YAML file: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid {'JSON' if is_json else 'YAML'}: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected settings as `key: value`, got {type(raw).__name__}")
+    return raw
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A section of JSON, in which as in YAML a key stands once."""
+    section = dict(pairs)
+    if len(section) < len(pairs):
+        raise ValueError("a key stands twice in one section; leave one of them out")
+    return section
 
 
 def build_config(cls: type[T], raw: Mapping[str, Any], source: str = "config") -> T:

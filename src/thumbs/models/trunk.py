@@ -58,7 +58,11 @@ def open_trunk(config: ModelConfig, *, seed: int, trained: bool = True, on: torc
 
 
 def empty_trunk(config: ModelConfig) -> Trunk:
-    """The base model of `config` without its weights: its sizes, and which adapters it takes."""
+    """The base model of `config` without its weights: its sizes, and which adapters it takes. A module of a program's
+    own has some.
+    """
+    if config.name in MODULES:
+        return ModuleLM(MODULES[config.name]())
     if is_builtin_byte(config.name):
         shape = byte_shape(config.name)
     else:

@@ -130,7 +130,7 @@ def write_export(
         tensors, keys = whole_model(checkpoint, config)
         keys |= special_ids(name, tokenizer)
         if pad is not None and checkpoint is not None:
-            tensors, keys = classifier(tensors, keys | {"pad_token_id": pad}, checkpoint / HEAD)
+            tensors, keys = classifier(tensors, keys | {"pad_token_id": pad}, read_tensors(checkpoint / HEAD))
         else:
             write_json(out / GENERATION, generation_config(name) | special_ids(name, tokenizer))
         write_model(out, tensors, keys, plan.dtype)
@@ -186,7 +186,9 @@ def cast(tensors: Mapping[str, Tensor], dtype: Dtype) -> dict[str, Tensor]:
     return found
 
 
-def classifier(tensors: Mapping[str, Tensor], config: dict[str, Any], head: Path) -> tuple[dict[str, Tensor], Any]:
+def classifier(
+    tensors: Mapping[str, Tensor], config: dict[str, Any], head: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Any]:
     """Tensors and config.json of a language model and a scalar head as a sequence classifier with one score."""
     body = {name: tensor for name, tensor in tensors.items() if name not in _OUTPUT}
     labels = {
@@ -212,17 +214,16 @@ def classifier_name(model_type: str) -> str:
     )
 
 
-def score_weight(head: Path) -> Tensor:
+def score_weight(head: Mapping[str, Tensor]) -> Tensor:
     """The head as the row [1, D] of a linear layer without a bias; raises RunError for a head that has one."""
-    found = read_tensors(head)
-    if found["weight"].dim() != 1:
-        raise RunError(f"{head} gives {len(found['weight'])} scores; a sequence classifier of one score is exported")
-    if float(found["bias"]) != 0:
+    if head["weight"].dim() != 1:
+        raise RunError(f"the reward head gives {len(head['weight'])} scores; a sequence classifier has one")
+    if float(head["bias"]) != 0:
         raise RunError(
-            f"the reward head has a bias ({float(found['bias']):.4g}), which sequence classifiers of its family do not "
+            f"the reward head has a bias ({float(head['bias']):.4g}), which sequence classifiers of its family do not "
             "have, so every score would be shifted; an older version trained it. Train the stage `reward_model` again"
         )
-    return found["weight"][None]
+    return head["weight"][None]
 
 
 def write_adapter(out: Path, checkpoint: Path, plan: Exported) -> None:
@@ -230,7 +231,7 @@ def write_adapter(out: Path, checkpoint: Path, plan: Exported) -> None:
     tensors, config = read_tensors(checkpoint / ADAPTER), read_json(checkpoint / PEFT_CONFIG)
     config |= {"base_model_name_or_path": plan.base.name, "revision": plan.base.revision}
     if plan.scores:
-        tensors |= {"base_model.model.score.weight": score_weight(checkpoint / HEAD)}
+        tensors |= {"base_model.model.score.weight": score_weight(read_tensors(checkpoint / HEAD))}
         config |= {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
     write_tensors(out / ADAPTER, tensors)
     write_json(out / PEFT_CONFIG, config)
@@ -297,7 +298,7 @@ def _refuse_reward(folder: Path, config: PipelineConfig) -> None:
     raw = base_config(config.model.name)
     _ = classifier_name(raw.get("model_type", "llama"))
     if (folder / "model" / HEAD).is_file():
-        _ = score_weight(folder / "model" / HEAD)
+        _ = score_weight(read_tensors(folder / "model" / HEAD))
 
 
 def _ids(raw: Mapping[str, Any]) -> list[int]:

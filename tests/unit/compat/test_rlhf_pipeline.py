@@ -172,7 +172,7 @@ def test_a_stage_is_skipped_until_something_changes(tmp_path: Path, monkeypatch,
 
 
 def test_two_processes_do_not_write_one_folder(run: RLHFPipeline):
-    with run._stage(), pytest.raises(RunError, match="in use by another process"):
+    with run._stage(), pytest.raises(RunError, match="in use by process"):
         create_rlhf_pipeline(run.config).run_sft()
 
 

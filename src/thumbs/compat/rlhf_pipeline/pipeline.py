@@ -6,6 +6,7 @@ The work is that of our own stages; here is what they are given, and the .pt fil
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from thumbs.compat.rlhf_pipeline import stages
 from thumbs.compat.rlhf_pipeline.curves import draw_curves
 from thumbs.compat.rlhf_pipeline.logs import log_to
 from thumbs.compat.rlhf_pipeline.pt_files import pack, write_pt
-from thumbs.compat.rlhf_pipeline.rows import load_conversations, load_pairs, load_prompts, split
+from thumbs.compat.rlhf_pipeline.rows import load_conversations, load_pairs, load_prompts, parts_of
 from thumbs.compat.rlhf_pipeline.settings import RLHFConfig, read_settings
 from thumbs.compat.rlhf_pipeline.sources import Made, MadeSource, ModelSource, OpenedModel, source_of
 from thumbs.compat.rlhf_pipeline.tokenizer import open_tokenizer_at, tokenizer_files
@@ -29,8 +29,9 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine import open_engine
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.optimizers import OPTIMIZERS
-from thumbs.errors import ConfigError, RunError
+from thumbs.errors import ConfigError
 from thumbs.models.precision import device as fastest_device
+from thumbs.models.trunk import empty_trunk
 from thumbs.records import Prompt
 from thumbs.rewards.model import RewardModel
 from thumbs.stages.context import Context
@@ -39,8 +40,12 @@ from thumbs.stages.kto import judged_of_pairs, run_kto
 from thumbs.stages.ppo_run import CRITIC, run_ppo
 from thumbs.stages.reward_model import run_reward_model
 from thumbs.stages.sft import run_sft
+from thumbs.tracking.digests import file_digest, text_digest
 from thumbs.tracking.files import write_json
-from thumbs.tracking.run_folder import StageFolder
+from thumbs.tracking.run_folder import RunFolder, StageFolder
+
+Learn = Callable[..., dict[str, Any]]
+"""(context, checkpoint that it starts from, training rows, held-out rows) → results of the stage."""
 
 
 def create_rlhf_pipeline(config: RLHFConfig | Mapping[str, Any] | str | Path) -> RLHFPipeline:
@@ -100,30 +105,38 @@ class RLHFPipeline:
 
     def run_sft(self) -> str:
         """Trains on the conversations of sft_data_path; returns the path of sft/best_model.pt."""
-        c = self.config
-        with self._stage(), self._base_source().open(self._work) as opened:
-            require_policy(opened, self._base_source())
-            tokenizer = self._tokenizer_of(opened)
-            rows = load_conversations(c.sft_data_path, tokenizer, self._limit(opened))
-            asked = self._asked("sft", tokenizer, c.sft_data_path, start=self._base_source().identity())
-            work = partial(self._train_sft, self._context("sft", opened, tokenizer), split(rows, rows))
-            return self._run("sft", "best_model.pt", asked, work)
+        settings = stages.sft_settings(self.config)
+        return self._train("sft", self._base_source(), lambda context, _, *rows: run_sft(context, settings, *rows))
 
     def run_reward_training(self, sft_model_path: str | Path) -> str:
         """Trains a reward model from the SFT weights on reward_data_path; returns the path of
         reward_model/best_model.pt.
         """
-        c = self.config
-        stages.reward_settings(c)  # an unknown objective is refused before anything else
+        settings, loss = stages.reward_settings(self.config)
+        return self._train(
+            "reward_model",
+            self._source_of(sft_model_path),
+            lambda context, start, *rows: run_reward_model(context, settings, start, *rows, loss=loss),
+        )
+
+    def run_dpo_training(self, sft_model_path: str | Path) -> str:
+        """Optimises the SFT policy on the pairs of reward_data_path, without a reward model (DPO, arXiv:2305.18290);
+        returns the path of dpo/best_model.pt.
+        """
+        settings = stages.preference_settings(self.config, "dpo")
         source = self._source_of(sft_model_path)
-        with self._stage(), source.open(self._work) as opened:
-            tokenizer = self._tokenizer_of(opened)
-            pairs = load_pairs(c.reward_data_path, tokenizer, self._limit(opened))
-            rows = split(pairs, [pair.prompt for pair in pairs])
-            asked = self._asked("reward", tokenizer, c.reward_data_path, start=source.identity())
-            context = self._context("reward_model", opened, tokenizer)
-            work = partial(self._train_reward, context, opened.start, rows)
-            return self._run("reward_model", "best_model.pt", asked, work)
+        return self._train("dpo", source, lambda context, start, *rows: run_direct(context, settings, start, *rows))
+
+    def run_kto_training(self, sft_model_path: str | Path) -> str:
+        """Optimises the SFT policy on single replies that are good or bad (KTO, arXiv:2402.01306): both sides of the
+        pairs of reward_data_path; returns the path of kto/best_model.pt.
+        """
+        settings = stages.preference_settings(self.config, "kto")
+        return self._train(
+            "kto",
+            self._source_of(sft_model_path),
+            lambda context, start, *rows: run_kto(context, settings, start, *map(judged_of_pairs, rows)),
+        )
 
     def run_ppo_training(self, sft_model_path: str | Path, reward_model_path: str | Path) -> str:
         """Optimises the SFT policy against the reward model; returns the path of ppo/final_model.pt.
@@ -149,18 +162,6 @@ class RLHFPipeline:
             batches = stages.whole_batches(prompts, c.ppo_batch_size)
             work = partial(self._train_ppo, context, judge, opened.critic, batches, budget)
             return self._run("ppo", "final_model.pt", asked, work)
-
-    def run_dpo_training(self, sft_model_path: str | Path) -> str:
-        """Optimises the SFT policy on the pairs of reward_data_path, without a reward model (DPO, arXiv:2305.18290);
-        returns the path of dpo/best_model.pt.
-        """
-        return self._run_preference("dpo", sft_model_path)
-
-    def run_kto_training(self, sft_model_path: str | Path) -> str:
-        """Optimises the SFT policy on single replies that are good or bad (KTO, arXiv:2402.01306): both sides of the
-        pairs of reward_data_path; returns the path of kto/best_model.pt.
-        """
-        return self._run_preference("kto", sft_model_path)
 
     def run_full_pipeline(self, base_model_path: Made | str | Path) -> str:
         """All three stages from that base model; returns the path of ppo/final_model.pt."""
@@ -198,40 +199,26 @@ class RLHFPipeline:
             policy = self._open_policy(self._newest() if model_path is None else self._source_of(model_path))
             return policy.reply(prompt, temperature, max_new_tokens, seed)
 
-    def _train_sft(self, context: Context, rows: tuple[list[Any], list[Any]], output: Path) -> dict[str, Any]:
-        results = run_sft(context, stages.sft_settings(self.config), *rows)
-        self._write(context, output, "sft", results["best_step"])
-        return results
-
-    def _run_preference(self, method: str, sft_model_path: str | Path) -> str:
-        c, source = self.config, self._source_of(sft_model_path)
-        settings = stages.preference_settings(c, method)
+    def _train(self, name: str, source: ModelSource, learn: Learn) -> str:
+        """Trains a model on the rows of its file, some of them held out; returns the path of its best_model.pt."""
+        data, load = self.config.reward_data_path, load_pairs
+        if name == "sft":
+            data, load = self.config.sft_data_path, load_conversations
         with self._stage(), source.open(self._work) as opened:
-            require_policy(opened, source)
+            if name != "reward_model":
+                require_policy(opened, source)
             tokenizer = self._tokenizer_of(opened)
-            pairs = load_pairs(c.reward_data_path, tokenizer, self._limit(opened))
-            rows = split(pairs, [pair.prompt for pair in pairs])
-            asked = self._asked("preference", tokenizer, c.reward_data_path, start=source.identity())
-            context = self._context(method, opened, tokenizer)
+            rows = parts_of(load(data, tokenizer, self._limit(opened)))
+            context = self._context(name, opened, tokenizer)
 
             def work(output: Path) -> dict[str, Any]:
-                if method == "kto":
-                    results = run_kto(context, settings, None, *(judged_of_pairs(part) for part in rows))
-                else:
-                    results = run_direct(context, settings, None, *rows)
-                self._write(context, output, method, results["best_step"])
+                results = learn(context, opened.start, *rows)
+                scored = name == "reward_model"
+                score = {"score": {"mean": results["score_mean"], "std": results["score_std"]}} if scored else {}
+                self._write(context, output, results["best_step"], **score)
                 return results
 
-            return self._run(method, "best_model.pt", asked, work)
-
-    def _train_reward(
-        self, context: Context, start: Path | None, rows: tuple[list[Any], list[Any]], output: Path
-    ) -> dict[str, Any]:
-        settings, loss = stages.reward_settings(self.config)
-        results = run_reward_model(context, settings, start, *rows, loss=loss)
-        score = {"mean": results["score_mean"], "std": results["score_std"]}
-        self._write(context, output, "reward", results["best_step"], score=score)
-        return results
+            return self._run(name, "best_model.pt", self._asked(name, tokenizer, data, start=source.identity()), work)
 
     def _train_ppo(
         self,
@@ -255,8 +242,8 @@ class RLHFPipeline:
             shown = prompts[:2]
             results = run_ppo(context, settings, reward, None, prompts, critic_checkpoint=critic, fixed_prompts=shown)
             if end % c.save_interval == 0:
-                self._write(context, output.with_name(f"iteration_{end:06d}.pt"), "ppo", end)
-        self._write(context, output, "ppo", results["steps"])
+                self._write(context, output.with_name(f"iteration_{end:06d}.pt"), end)
+        self._write(context, output, results["steps"])
         return results
 
     def _run(self, name: str, file: str, asked: dict[str, Any], work: Callable[[Path], dict[str, Any]]) -> str:
@@ -268,17 +255,18 @@ class RLHFPipeline:
             step = stages.reached(folder.path)
             self.logger.info("%s: %s", name, f"goes on after step {step}" if step else "begins")
             folder.mark_done(work(output))
-            stages.tidy(folder.path)
+            for left in ("checkpoints", "model", CRITIC):
+                shutil.rmtree(folder.path / left, ignore_errors=True)
             draw_curves(folder)
             self.logger.info("%s: wrote %s", name, output)
         if name != "reward_model":
             self._latest = output
         return str(output)
 
-    def _write(self, context: Context, output: Path, stage: str, step: int, **more: Any) -> None:
-        config = self.config.to_dict() | {"stage": stage} | more
-        critic = context.folder.path / CRITIC
-        write_pt(output, pack(context.best, context.tokenizer, config, step, critic))
+    def _write(self, context: Context, output: Path, step: int, **more: Any) -> None:
+        folder = context.folder.path
+        config = self.config.to_dict() | {"stage": _stage_name(folder.name)} | more
+        write_pt(output, pack(context.best, context.tokenizer, config, step, folder / CRITIC))
 
     def _context(self, name: str, opened: OpenedModel, tokenizer: Tokenizer) -> Context:
         engine = open_engine(EngineConfig(device=self.device, optimizer=self.config.optimizer), tokenizer.decode)
@@ -286,11 +274,12 @@ class RLHFPipeline:
 
     def _asked(self, stage: str, tokenizer: Tokenizer, data: str, **models: str) -> dict[str, Any]:
         """All that the outcome of a stage depends on."""
-        names = [name for name in self.config.to_dict() if name.startswith(f"{stage}_") and not name.endswith("_path")]
-        names += ["max_length", "seed", "optimizer"] + (["freeze_reward_backbone"] if stage == "reward" else [])
+        own = {"dpo": "preference_", "kto": "preference_"}.get(stage, f"{_stage_name(stage)}_")
+        names = [name for name in self.config.to_dict() if name.startswith(own) and not name.endswith("_path")]
+        names += ["max_length", "seed", "optimizer"] + (["freeze_reward_backbone"] if own == "reward_" else [])
         settings = {name: getattr(self.config, name) for name in names}
-        known = stages.tokenizer_identity(tokenizer_files(tokenizer))
-        return settings | models | {"tokenizer": known, "data": stages.data_identity(data)}
+        content = file_digest(Path(data)) if Path(data).is_file() else data
+        return settings | models | {"tokenizer": text_digest(tokenizer_files(tokenizer)), "data": content}
 
     def _tokenizer_of(self, opened: OpenedModel) -> Tokenizer:
         """A .pt brings its own; otherwise the one that tokenizer_path names, or the model's."""
@@ -299,7 +288,7 @@ class RLHFPipeline:
             tokenizer = open_tokenizer_at(self.config.tokenizer_path)
         if tokenizer is None:
             raise ConfigError("tokenizer_path: got null, and the model brings no tokenizer; name one")
-        stages.check_fit(tokenizer, opened.vocab_size)
+        stages.check_fit(tokenizer, empty_trunk(opened.model).vocab_size)
         return tokenizer
 
     def _load_ppo_prompts(self, tokenizer: Tokenizer, limit: int) -> tuple[list[Prompt], int]:
@@ -308,9 +297,10 @@ class RLHFPipeline:
 
     def _limit(self, opened: OpenedModel) -> int:
         """The longest sequence, tokens."""
-        if opened.context < self.config.max_length:
-            self.logger.info("sequences end at %d tokens, the model's context", opened.context)
-        return min(opened.context, self.config.max_length)
+        context = empty_trunk(opened.model).context
+        if context < self.config.max_length:
+            self.logger.info("sequences end at %d tokens, the model's context", context)
+        return min(context, self.config.max_length)
 
     def _open_policy(self, source: ModelSource) -> Policy:
         identity = source.identity()
@@ -358,13 +348,14 @@ class RLHFPipeline:
     def _stage(self) -> Iterator[None]:
         """Log, and save_dir for this process alone."""
         OPTIMIZERS[self.config.optimizer]  # raises for a name that is none
-        with self._init_logging():
-            try:
-                with FileLock(self.save_dir / ".lock", timeout=0):
-                    self._save_config()
-                    yield
-            except Timeout:
-                raise RunError(f"{self.save_dir} is in use by another process; wait, or use another save_dir") from None
+        with self._init_logging(), RunFolder(self.save_dir).lock():
+            self._save_config()
+            yield
+
+
+def _stage_name(folder: str) -> str:
+    """The stage that a folder is of, as its settings and its .pt call it."""
+    return folder.removesuffix("_model")
 
 
 def require_policy(opened: OpenedModel, source: ModelSource) -> None:

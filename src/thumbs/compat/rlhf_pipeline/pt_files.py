@@ -23,7 +23,6 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.checkpoints import HEAD, MANIFEST, MODEL, read_tensors, write_checkpoint
 from thumbs.errors import ConfigError, ModelError, RunError
 from thumbs.models.checkpoint_files import SCORED_AT
-from thumbs.models.tensor_files import write_tensors
 from thumbs.pipeline.exports import DTYPES, classifier, read_dtype, write_model
 from thumbs.stages.ppo_run import CRITIC
 from thumbs.tracking.files import new_folder, plain, read_json, replacing, write_json, writing
@@ -81,8 +80,7 @@ def checkpoint_state(folder: Path) -> dict[str, Tensor]:
 def write_pt(path: Path, content: PtFile) -> None:
     """Writes the file so that a reader finds the old one or the new one, never a part."""
     values: dict[str, Any] = dict(zip(PARTS, (content.state, content.config, content.step), strict=True))
-    if content.value_model is not None:
-        values[VALUE_MODEL] = content.value_model
+    values |= {} if content.value_model is None else {VALUE_MODEL: content.value_model}
     with writing(path), replacing(path) as temporary:
         torch.save(values, temporary)
 
@@ -100,12 +98,8 @@ def read_pt(path: Path, *, mmap: bool = False) -> PtFile:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path} cannot be read as weights alone ({reason}); {mend}") from None
-    missing = [part for part in PARTS if not isinstance(values, dict) or part not in values]
-    if (
-        missing
-        or not isinstance(values["config"], dict)
-        or not {"architecture", "tokenizer"} <= values["config"].keys()
-    ):
+    config = values.get("config") if isinstance(values, dict) and values.keys() >= set(PARTS) else None
+    if not isinstance(config, dict) or not {"architecture", "tokenizer"} <= config.keys():
         got = sorted(map(str, values))[:5] if isinstance(values, dict) else type(values).__name__
         raise ModelError(f"{path} holds {got}, not {', '.join(PARTS)} with settings and tokenizer; {mend}")
     if unknown := [str(key) for key in values if key not in (*PARTS, VALUE_MODEL)]:
@@ -145,9 +139,7 @@ def export_pt(path: Path, out: Path, dtype: str | None = None) -> Path:
     tensors, architecture = content.trunk(), content.config["architecture"] | special
     with new_folder(out) as scratch:
         if content.is_reward:
-            write_tensors(scratch / HEAD, content.head())
-            tensors, architecture = classifier(tensors, architecture, scratch / HEAD)
-            (scratch / HEAD).unlink()
+            tensors, architecture = classifier(tensors, architecture, content.head())
             score = content.config["score"]
             architecture |= {"score_bias": 0.0, "score_mean": score["mean"], "score_std": score["std"]}
             write_json(scratch / SCORED_AT, {"scored_at": "end_token"})

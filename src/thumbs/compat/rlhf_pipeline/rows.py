@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, TypeVar
 
 from thumbs.data.conversations import read_conversation
@@ -12,9 +13,9 @@ from thumbs.data.load import CONVERSATIONS, PREFERENCES, PROMPTS, Form, Loaded, 
 from thumbs.data.messages import Conversation
 from thumbs.data.prompts import read_prompt
 from thumbs.data.sources import WARNINGS, Problem, read_mixed_lines
-from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import DataError
+from thumbs.pipeline.labels import split
 from thumbs.records import Preference, Prompt
 
 T = TypeVar("T")
@@ -47,12 +48,10 @@ def load_prompts(path: str, tokenizer: Tokenizer, max_tokens: int) -> tuple[list
     return loaded.rows, max(loaded.lengths)
 
 
-def split(rows: Sequence[T], prompts: Sequence[Conversation]) -> tuple[list[T], list[T]]:
-    """(training, held-out) rows by a hash of their prompts; nothing is held out where that would say nothing."""
-    held = [is_heldout(prompt, HELD_OUT) for prompt in prompts]
-    if not FEWEST_HELD_OUT <= sum(held) < len(rows):
-        return list(rows), []
-    return [r for r, h in zip(rows, held, strict=True) if not h], [r for r, h in zip(rows, held, strict=True) if h]
+def parts_of(rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """(training, held-out) conversations or pairs by a hash of their prompts; nothing is held out if that were few."""
+    train, held = split(rows, lambda row: getattr(row, "prompt", row), HELD_OUT)
+    return (train, held) if train and len(held) >= FEWEST_HELD_OUT else (list(rows), [])
 
 
 def _load(path: str, form: Form[T], tokenizer: Tokenizer, max_tokens: int) -> Loaded[T]:
@@ -77,33 +76,26 @@ def report(loaded: Loaded[Any], duplicates_left_out: bool) -> str:
         verb = "kept" if kept else "skipped"
         where = line_numbers([problem.line for problem in problems])
         lines.append(f"  {verb} {len(problems)} {kind} (lines {where}): {problems[0].text}")
-    lines += [f"  {line}" for line in ignored_text(loaded.ignored)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {line}" for line in ignored_text(loaded.ignored))])
 
 
 def line_numbers(lines: Sequence[int]) -> str:
     """`2, 5-7, 9`; after 30 such pieces, how many lines are left."""
-    runs: list[list[int]] = []
-    for line in lines:
-        if runs and line == runs[-1][1] + 1:
-            runs[-1][1] = line
-        else:
-            runs.append([line, line])
-    shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs[:_SHOWN])
-    left = sum(b - a + 1 for a, b in runs[_SHOWN:])
+    runs = [[line for _, line in run] for _, run in groupby(enumerate(lines), lambda at: at[1] - at[0])]
+    shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs[:_SHOWN])
+    left = sum(map(len, runs[_SHOWN:]))
     return f"{shown} and {left} more" if left else shown
 
 
 def _read_conversation(value: object) -> Conversation:
     """A conversation, also as a bare list of messages, and with turns that are mere text."""
-    if isinstance(value, list):
-        value = {"messages": value}
-    if isinstance(value, Mapping):
+    given = {"messages": value} if isinstance(value, list) else value
+    if isinstance(given, Mapping):
         for key in ("messages", "conversations"):
-            if isinstance(value.get(key), list):
-                turns = [{"content": turn} if isinstance(turn, str) else turn for turn in value[key]]
-                value = {**value, key: turns}
-    return read_conversation(value)
+            if isinstance(given.get(key), list):
+                turns = [{"content": turn} if isinstance(turn, str) else turn for turn in given[key]]
+                given = {**given, key: turns}
+    return read_conversation(given)
 
 
 def _read_prompt(value: object) -> Prompt:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import cache
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from thumbs.compat import suggestion
+from thumbs.compat.settings import CheckedSettings, Count
+from thumbs.config.base import read_settings_file
 from thumbs.errors import ConfigError
 
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
-_PATTERN = "allowed are auto, cpu, mps, cuda and cuda:N"
+def _device(name: str) -> str:
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name) is None:
+        raise ValueError("allowed are auto, cpu, mps, cuda and cuda:N")
+    return name
+
+
+def _level(value: Any) -> Any:
+    return logging.getLevelName(value) if isinstance(value, int) else str(value).upper()
+
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Device = Annotated[str, AfterValidator(_device)]
+Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_level)]
 
 
 @dataclass
-class RLHFConfig:
+class RLHFConfig(CheckedSettings):
     """Settings of SFT, reward model and PPO in one flat list.
 
     They may be assigned after the object is made; each assignment is checked and raises ConfigError naming the setting,
@@ -93,11 +100,6 @@ class RLHFConfig:
     preference_beta: Rate = 0.1
     """How much DPO and KTO pay for distance from the SFT policy: the factor of the log-ratios."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _types():
-            raise ConfigError(f"{type(self).__name__}: {_unknown(name)}")
-        super().__setattr__(name, _checked(name, value))
-
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain data."""
         return asdict(self)
@@ -112,58 +114,17 @@ def read_settings(given: RLHFConfig | Mapping[str, Any] | str | Path) -> RLHFCon
     """Settings from an object, a mapping, or a JSON or YAML file; raises ConfigError for what is unknown or wrong."""
     if isinstance(given, RLHFConfig):
         return given
-    if isinstance(given, Mapping):
-        return _from_mapping(given, "config")
-    if not isinstance(given, str | Path):
+    source = "config"
+    if isinstance(given, str | Path):
+        source, given = str(given), read_settings_file(Path(given))
+    if not isinstance(given, Mapping):
         raise ConfigError(f"config: got {type(given).__name__}; allowed are an RLHFConfig, a mapping, or a file's path")
-    path = Path(given)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        raw = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise ConfigError(f"no config file at {path}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON or YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected settings as `name: value`, got {type(raw).__name__}")
-    return _from_mapping(raw, str(path))
-
-
-def _from_mapping(raw: Mapping[str, Any], source: str) -> RLHFConfig:
-    wrong = [_unknown(str(key)) for key in raw if key not in _types()]
-    for key, value in raw.items():
-        if key in _types():
-            try:
-                _checked(key, value)
-            except ConfigError as error:
-                wrong.append(str(error))
+    config, wrong = RLHFConfig(), []
+    for name, value in given.items():
+        try:
+            setattr(config, str(name), value)
+        except ConfigError as error:
+            wrong.append(f"{source}: {error}")
     if wrong:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in wrong))
-    return RLHFConfig(**raw)
-
-
-@cache
-def _types() -> dict[str, Any]:
-    hints = get_type_hints(RLHFConfig, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(RLHFConfig)}
-
-
-def _unknown(name: str) -> str:
-    return f"unknown setting {name!r}; {suggestion(name, _types())}"
-
-
-def _checked(name: str, value: Any) -> Any:
-    """The value in the type of its setting; a path may be a Path, and a number may be text, as YAML leaves `1e-5`."""
-    kind = _types()[name]
-    if isinstance(value, Path):
-        value = str(value)
-    if name == "log_level":
-        value = logging.getLevelName(value) if isinstance(value, int) else str(value).upper()
-    try:
-        if isinstance(value, bool) and kind is not bool:
-            raise ConfigError(f"{name}: got {value!r}; truth values are not allowed here")
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        found = error.errors()[0]
-        allowed = _PATTERN if found["type"] == "string_pattern_mismatch" else found["msg"].replace("Input", "it", 1)
-        raise ConfigError(f"{name}: got {value!r}; {allowed}") from None
+        raise ConfigError("\n".join(wrong))
+    return config

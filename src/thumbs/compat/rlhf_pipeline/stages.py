@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import shutil
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +22,8 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.objectives import OBJECTIVES, is_objective
 from thumbs.errors import ConfigError
 from thumbs.pipeline.identity import IDENTITY, Identity, changes, read_identity
-from thumbs.tracking.digests import file_digest
 from thumbs.tracking.files import plain, read_json
+from thumbs.tracking.run_folder import empty
 
 T = TypeVar("T")
 
@@ -120,8 +119,7 @@ def prompt_limit(limit: int) -> int:
 
 def whole_batches(rows: Sequence[T], size: int) -> list[T]:
     """The rows, the first of them again where that makes every batch a full one."""
-    missing = -len(rows) % size
-    return [*rows, *(rows[i % len(rows)] for i in range(missing))]
+    return list(islice(cycle(rows), len(rows) + -len(rows) % size))
 
 
 def milestones(iterations: int, interval: int) -> list[int]:
@@ -129,19 +127,9 @@ def milestones(iterations: int, interval: int) -> list[int]:
     return sorted({*range(interval, iterations + 1, interval), iterations})
 
 
-def data_identity(path: str) -> str:
-    """The same text for the same data: a hash of a file's content, or the name of what is not a file."""
-    return file_digest(Path(path)) if Path(path).is_file() else path
-
-
-def tokenizer_identity(files: Mapping[str, str]) -> str:
-    """A hash of a tokenizer's files."""
-    return hashlib.sha256(repr(sorted(files.items())).encode("utf-8", "replace")).hexdigest()
-
-
-def check_fit(tokenizer: Tokenizer, vocab_size: int | None) -> None:
+def check_fit(tokenizer: Tokenizer, vocab_size: int) -> None:
     """Raises ConfigError for a tokenizer that makes tokens which the model does not know."""
-    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
+    if tokenizer.vocab_size > vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model knows {vocab_size}; set "
             "tokenizer_path to the model's own, or null"
@@ -151,18 +139,15 @@ def check_fit(tokenizer: Tokenizer, vocab_size: int | None) -> None:
 def begin(folder: Path, asked: Mapping[str, Any], output: Path) -> bool:
     """Prepares the folder of a stage; True if the same was asked before and is done.
 
-    Where something else was asked, what that run left to go on with is removed, and its own .pt stays until the new
-    one takes its place; the files of single PPO rounds go.
+    Where something else was asked, what that run left goes, but for its .pt, which stays until the new one takes its
+    place.
     """
     wanted, before = Identity(plain(asked)), read_identity(folder)
     if before == wanted:
         return (folder / "done.json").exists() and output.exists()
     if before is not None:
         log.info("%s: begins anew: %s", folder.name, "; ".join(changes(before, wanted)))
-    tidy(folder)
-    leftovers = [folder / name for name in ("done.json", "metrics.jsonl", "samples.jsonl", IDENTITY)]
-    for file in [*leftovers, *folder.glob("iteration_*.pt"), *folder.glob("nonfinite-*.npz")]:
-        file.unlink(missing_ok=True)
+        empty(folder, keep=[output.name, IDENTITY])
     wanted.write(folder)
     return False
 
@@ -171,9 +156,3 @@ def reached(folder: Path) -> int:
     """The step of the newest checkpoint of an interrupted stage; 0 where there is none."""
     latest = folder / "checkpoints" / "latest.json"
     return int(read_json(latest)["step"]) if latest.exists() else 0
-
-
-def tidy(folder: Path) -> None:
-    """Removes what a stage needed to go on, once its .pt is there."""
-    for name in ("checkpoints", "model", "critic"):
-        shutil.rmtree(folder / name, ignore_errors=True)

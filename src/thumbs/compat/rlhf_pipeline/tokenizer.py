@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any
 
 from thumbs.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from thumbs.errors import ModelError
+from thumbs.models.checkpoint_files import read_json_object
 from thumbs.tracking.files import write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,10 @@ def open_tokenizer_at(path: str) -> Tokenizer:
     if path == "byte":
         return ByteTokenizer()
     place = Path(path).expanduser()
-    if place.suffix.lower() in PICKLES or _is_pickle(place):
-        raise ModelError(REFUSED.format(path=path))
+    named = [place] if place.is_file() or (place / "tokenizer.json").is_file() else sorted(place.glob("*"))
+    if found := next((file for file in named if file.suffix.lower() in PICKLES or _begins_as_pickle(file)), None):
+        raise ModelError(REFUSED.format(path=found))
     if place.is_dir():
-        if not (place / "tokenizer.json").is_file() and (found := _pickle_within(place)):
-            raise ModelError(REFUSED.format(path=found))
         return load_tokenizer(place)
     if not place.is_file():
         raise ModelError(f'no tokenizer at {path}; give a folder, a tokenizer.json, or "byte"')
@@ -76,11 +75,8 @@ def _open_file(file: Path) -> Tokenizer:
     """The tokenizer of a tokenizer.json; what else belongs to it may stand next to it, else its end token is
     guessed.
     """
-    try:
-        spec = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} is not a tokenizer.json: {error}") from None
-    if not isinstance(spec, dict) or "model" not in spec:
+    spec = read_json_object(file)
+    if "model" not in spec:
         raise ModelError(f"{file} is not a tokenizer.json: it has no `model`")
     if file.name == "tokenizer.json" and any((file.parent / name).is_file() for name in _BESIDE):
         return load_tokenizer(file.parent)
@@ -103,14 +99,10 @@ def _end_token(spec: Mapping[str, Any], file: Path) -> str:
     return found
 
 
-def _is_pickle(path: Path) -> bool:
+def _begins_as_pickle(path: Path) -> bool:
     """Whether a file begins as pickles since protocol 2 do."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
         head = file.read(2)
     return len(head) == 2 and head[0] == 0x80 and 2 <= head[1] <= 9
-
-
-def _pickle_within(folder: Path) -> Path | None:
-    return next((file for file in sorted(folder.iterdir()) if file.suffix.lower() in PICKLES), None)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from thumbs.compat import suggestion
+from pydantic import Field
+
+from thumbs.compat.settings import CheckedSettings, Count, Positive
 from thumbs.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 ADAPTIVE_TARGET = 6.0
 """Nats per sequence that the adaptive KL coefficient aims at unless `target` says otherwise."""
@@ -19,7 +22,7 @@ ADAPTIVE_TARGET = 6.0
 LOOKS_LIKE_TARGET = 3.0
 """A `target_kl` of this many nats and more makes no sense as a threshold per token, but does as an adaptive target."""
 
-RENAMED = {
+_RENAMED = {
     "num_ppo_epochs": "ppo_epochs",
     "num_mini_batches": "mini_batch_size",
     "per_device_train_batch_size": "mini_batch_size",
@@ -34,7 +37,6 @@ RENAMED = {
     "lambda_": "lam",
     "lr": "learning_rate",
 }
-"""What other versions and libraries call a field → what it is called here."""
 
 UNUSED = {
     "optimize_cuda_cache": "memory is not kept between passes anyway",
@@ -48,7 +50,7 @@ UNUSED = {
 
 
 @dataclass
-class PPOConfig:
+class PPOConfig(CheckedSettings):
     """Settings of a `PPOTrainer`. Rates are per optimizer step, KL in nats, scores in the unit of your rewards.
 
     batch_size: samples of one `step`; mini_batch_size: samples of one forward and backward pass;
@@ -71,6 +73,8 @@ class PPOConfig:
     Raises ConfigError for unknown names, with the nearest known one, and for values that do not fit each other.
     """
 
+    renamed = _RENAMED
+
     exp_name: str = field(default_factory=lambda: Path(sys.argv[0]).stem if sys.argv else "")
     seed: int = 0
     log_with: str | None = None
@@ -90,25 +94,25 @@ class PPOConfig:
     init_kl_coef: float = 0.2
     kl_penalty: Literal["kl", "abs", "mse", "full"] = "kl"
     target: float | None = None
-    horizon: float = 10000.0
-    gamma: float = 1.0
-    lam: float = 0.95
-    cliprange: float = 0.2
-    cliprange_value: float = 0.2
+    horizon: Positive = 10000.0
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    cliprange: Positive = 0.2
+    cliprange_value: Positive = 0.2
     vf_coef: float = 0.1
-    batch_size: int = 128
+    batch_size: Count = 128
     forward_batch_size: int | None = None
-    mini_batch_size: int = 128
-    gradient_accumulation_steps: int = 1
+    mini_batch_size: Count = 128
+    gradient_accumulation_steps: Count = 1
     world_size: int | None = None
-    ppo_epochs: int = 4
+    ppo_epochs: Count = 4
     max_grad_norm: float | None = None
     optimize_cuda_cache: bool | None = None
     optimize_device_cache: bool = False
     early_stopping: bool = False
     target_kl: float = 1.0
     compare_steps: int = 1
-    ratio_threshold: float = 10.0
+    ratio_threshold: Positive = 10.0
     use_score_scaling: bool = False
     use_score_norm: bool = False
     score_clip: float | None = None
@@ -123,14 +127,6 @@ class PPOConfig:
     dataset_num_proc: int | None = None
     reproduce_trl: bool = False
 
-    def __new__(cls, *_: Any, **settings: Any) -> PPOConfig:
-        """Refuses unknown names before anything is made."""
-        known = [each.name for each in dataclasses.fields(cls)]
-        for name in settings:
-            if name not in known:
-                raise ConfigError(f"PPOConfig has no field {name!r}; {_suggestion(name, known)}")
-        return super().__new__(cls)
-
     def __post_init__(self) -> None:
         if self.forward_batch_size is not None:
             warnings.warn("forward_batch_size is deprecated; it sets mini_batch_size, use that name", stacklevel=3)
@@ -138,7 +134,8 @@ class PPOConfig:
         for name, reason in UNUSED.items():
             if getattr(self, name):
                 warnings.warn(f"PPOConfig({name}=…) does nothing here: {reason}", stacklevel=3)
-        self._check()
+        if self.is_encoder_decoder:
+            raise ConfigError("is_encoder_decoder=True: only decoders are trained here; take a causal language model")
         self._settle_target()
         self.backward_batch_size = self.mini_batch_size * self.gradient_accumulation_steps
         if self.batch_size % self.backward_batch_size:
@@ -148,7 +145,11 @@ class PPOConfig:
             )
         self.world_size = 1
         self.global_backward_batch_size, self.global_batch_size = self.backward_batch_size, self.batch_size
-        self.total_ppo_epochs = math.ceil(self.steps / self.batch_size)
+
+    @property
+    def total_ppo_epochs(self) -> int:
+        """Rounds in which `steps` samples are seen."""
+        return math.ceil(self.steps / self.batch_size)
 
     @property
     def grad_norm_limit(self) -> float:
@@ -170,20 +171,6 @@ class PPOConfig:
             flat |= {f"{name}/{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
         return flat
 
-    def _check(self) -> None:
-        if self.is_encoder_decoder:
-            raise ConfigError("is_encoder_decoder=True: only decoders are trained here; take a causal language model")
-        if self.kl_penalty not in ("kl", "abs", "mse", "full"):
-            raise ConfigError(f"kl_penalty={self.kl_penalty!r}; allowed are 'kl', 'abs', 'mse' and 'full'")
-        for name in ("batch_size", "mini_batch_size", "gradient_accumulation_steps", "ppo_epochs"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise ConfigError(f"{name}={getattr(self, name)!r}; it must be a whole number of at least 1")
-        for name in ("cliprange", "cliprange_value", "horizon", "ratio_threshold"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)!r}; it must be above 0")
-        if not 0 <= self.gamma <= 1 or not 0 <= self.lam <= 1:
-            raise ConfigError(f"gamma={self.gamma}, lam={self.lam}; both must be from 0 to 1")
-
     def _settle_target(self) -> None:
         if self.target is None and self.target_kl >= LOOKS_LIKE_TARGET and not self.early_stopping:
             warnings.warn(
@@ -195,9 +182,3 @@ class PPOConfig:
             self.target = float(self.target_kl)
         if self.target is None:
             self.target = ADAPTIVE_TARGET
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    if name in RENAMED:
-        return f"it is called {RENAMED[name]!r} here"
-    return suggestion(name, known)
