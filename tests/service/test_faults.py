@@ -15,10 +15,11 @@ from service.conformance import SDKS, Sdk, environment_of, outcomes
 from service.fault_proxy import FaultProxy
 from service.serving import running, served_by
 from thumbs.clients.backend import Backend
-from thumbs.clients.types import ModelInput
+from thumbs.clients.sample_call import SampleCall
 from thumbs.engine.base import Handle, TrainOutput
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Example
+from thumbs.rollout.sampler import OnToken
 
 
 def begins(tokens: Iterable[int], text: str) -> bool:
@@ -45,13 +46,11 @@ class FaultyBackend(Backend):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._engine = self.samplers._engine = FaultyEngine()
+        self._engine = self.samplers._adapters = FaultyEngine()
         self._sample, self.samplers.sample = self.samplers.sample, self._sample_or_crash
 
-    def _sample_or_crash(self, sampler_id: str, prompt: ModelInput, *args: Any, **options: Any) -> Future[Any]:
-        if begins(prompt.to_ints(), "crash"):
-            options["on_token"] = _crash
-        return self._sample(sampler_id, prompt, *args, **options)
+    def _sample_or_crash(self, sampler_id: str, call: SampleCall, on_token: OnToken | None = None) -> Future[Any]:
+        return self._sample(sampler_id, call, _crash if begins(call.prompt.to_ints(), "crash") else on_token)
 
 
 def _crash(*news: Any) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from thumbs.clients import translate, types
+from thumbs.clients import types
 from thumbs.clients.bases import Base, Bases
 from thumbs.clients.checkpoint_folders import readable
+from thumbs.clients.sample_call import SampleCall
 from thumbs.clients.store import Store
 from thumbs.clients.tables import CheckpointRecord
 from thumbs.clients.worker import Worker
@@ -23,7 +24,7 @@ from thumbs.engine.checkpoints import OPTIMIZER
 from thumbs.errors import CheckpointError, DataError, ThumbsError
 from thumbs.models.base import FrozenAdapter
 from thumbs.rollout.native import DecodingLoop, NativeSampler
-from thumbs.rollout.sampler import OnToken, PromptQuery, SampleRequest
+from thumbs.rollout.sampler import OnToken
 
 MAX_WAITING_TOKENS = 2**25
 """Tokens of prompts and replies that may wait or be drawn at a time."""
@@ -109,19 +110,7 @@ class Samplers:
             self._make_room()
 
     def sample(
-        self,
-        sampler_id: str,
-        prompt: types.ModelInput,
-        num_samples: int,
-        params: types.SamplingParams,
-        *,
-        prompt_logprobs: bool = False,
-        topk_prompt_logprobs: int = 0,
-        topk_sample_logprobs: int = 0,
-        target_prompt_logprobs: types.TensorData | None = None,
-        prompt_alt_tokens_k: int = 0,
-        prompt_logprobs_last_n: int | None = None,
-        on_token: OnToken | None = None,
+        self, sampler_id: str, call: SampleCall, on_token: OnToken | None = None
     ) -> Future[types.SampleResponse]:
         """Samples. The same seed gives the same samples, which differ from each other; cancelling ends them.
 
@@ -129,30 +118,14 @@ class Samplers:
         Raises FullError if too much waits already, DataError for a prompt or settings that cannot be.
         """
         sampler = self._opened.get(sampler_id) or self._reopened(sampler_id)
-        shape = sampler.base.shape
-        tokens = translate.prompt_tokens(prompt, shape.vocab_size)
-        settings = translate.sampling_params(params, len(tokens), shape.context, sampler.base.tokenizer.stop_ids)
-        top = translate.likeliest_count(topk_sample_logprobs, shape.vocab_size, "topk_sample_logprobs")
-        translate.check_samples(num_samples, settings, top)
-        seed = secrets.randbits(62) if params.seed is None else params.seed % 2**62
-        query = PromptQuery(
-            logprobs=prompt_logprobs or topk_prompt_logprobs > 0,
-            top=translate.prompt_top(topk_prompt_logprobs, len(tokens), shape.vocab_size),
-            targets=translate.prompt_targets(target_prompt_logprobs, len(tokens), shape.vocab_size),
-            draws=translate.prompt_draws(prompt_alt_tokens_k, len(tokens)),
-        )
-        request = SampleRequest(
-            tokens.tolist(), settings, range(seed, seed + num_samples), top, query if query.asks else None, on_token
-        )
+        shape, stop_ids = sampler.base.shape, sampler.base.tokenizer.stop_ids
+        request = call.request(shape.vocab_size, shape.context, stop_ids, on_token)
         if self._worker.samples >= self.max_queued:
             raise FullError(f"{self._worker.samples} requests for samples wait already")
+        find = partial(self._in_memory, sampler_id, sampler)
         return self.quota.hold(
-            len(tokens) + num_samples * settings.max_new_tokens,
-            lambda: self._worker.sample(
-                lambda: self._in_memory(sampler_id, sampler),
-                request,
-                lambda reply: translate.sample_response(request, reply, prompt_logprobs_last_n, target_prompt_logprobs),
-            ),
+            len(request.prompt) + call.num_samples * request.params.max_new_tokens,
+            lambda: self._worker.sample(find, request, partial(call.response, request)),
         )
 
     def close(self, sampler_id: str) -> None:

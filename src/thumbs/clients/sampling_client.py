@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from thumbs.clients import types
 from thumbs.clients.backend import Backend
 from thumbs.clients.futures import APIFuture, Ready, after
+from thumbs.clients.sample_call import SampleCall
 
 
 class SamplingClient(Ready):
@@ -33,22 +35,18 @@ class SamplingClient(Ready):
         Of the prompt of N tokens, at temperature 1: logprobs, likeliest tokens, logprobs of chosen ids [N - 1, K] (-1
         for none), and of tokens drawn in the place of its own at the sampling temperature.
         """
-        params = sampling_params or types.SamplingParams()
-
-        def begin() -> Future[types.SampleResponse]:
-            return self._backend.samplers.sample(
-                self.sampler_id,
-                prompt,
-                num_samples,
-                params,
-                prompt_logprobs=include_prompt_logprobs,
-                topk_prompt_logprobs=topk_prompt_logprobs,
-                topk_sample_logprobs=topk_sample_logprobs,
-                target_prompt_logprobs=target_prompt_logprobs,
-                prompt_alt_tokens_k=prompt_alt_tokens_k,
-                prompt_logprobs_last_n=prompt_logprobs_last_n,
-            )
-
+        call = SampleCall(
+            prompt,
+            num_samples,
+            sampling_params or types.SamplingParams(),
+            include_prompt_logprobs,
+            topk_prompt_logprobs,
+            topk_sample_logprobs,
+            target_prompt_logprobs,
+            prompt_alt_tokens_k,
+            prompt_logprobs_last_n,
+        )
+        begin = partial(self._backend.samplers.sample, self.sampler_id, call)
         return APIFuture(begin() if self._made is None else after(self._made, begin))
 
     def compute_logprobs(

@@ -8,31 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
-import reprlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from thumbs.clients import types
-from thumbs.clients.types.sampling import UNUSED_LOGPROB
 from thumbs.config.losses import TokenLoss
 from thumbs.engine.base import AdamStep
 from thumbs.errors import DataError
 from thumbs.functional.formulas import inputs_of, settings_of
 from thumbs.functional.policy_losses import FORMULAS
-from thumbs.records import Example, Sample, TrainOutput
-from thumbs.rollout.sampler import DecodingParams, PromptAnswer, PromptQuery, SampleReply, SampleRequest, Top
+from thumbs.records import Example, TrainOutput
 
 log = logging.getLogger(__name__)
-
-MOST_PROMPT_CELLS = 2**17
-"""Logprobs of chosen or drawn tokens that one request may ask for in its prompt."""
-MOST_TOP_CELLS = 2**21
-"""Likeliest tokens that one request may ask for, over all places: some 300 MB until they are sent."""
-MOST_SAMPLE_TOKENS = 2**23
-"""Tokens that the samples of one request may have together: some 500 MB until they are sent."""
-MOST_STOPS, MOST_STOP_BYTES = 256, 1024
-"""Stops of one request, and UTF-8 bytes of each that is a text: all are looked for after every token."""
 
 Settings = Mapping[str, float | str]
 LOSSES = {
@@ -133,7 +121,7 @@ def _engine_datum(datum: types.Datum, loss: str, vocab_size: int, context: int) 
         raise DataError(f"target_tokens of shape {list(targets.shape)} for {len(tokens)} tokens")
     if datum.loss_fn_inputs["target_tokens"].dtype != "int64":
         raise DataError("target_tokens are float32; they must be int64")
-    _check_ids(targets, vocab_size, "target_tokens")
+    check_ids(targets, vocab_size, "target_tokens")
     columns = {_COLUMNS.get(key, key): _column(key, given[key], targets.shape) for key in inputs(loss)}
     columns["weights"] = _weights(loss, given, columns, targets)
     return Example(tokens, targets.copy(), columns)
@@ -174,11 +162,12 @@ def prompt_tokens(model_input: types.ModelInput, vocab_size: int) -> np.ndarray:
     tokens = model_input.to_numpy()
     if not len(tokens):
         raise DataError("the model input is empty; it needs one token at least")
-    _check_ids(tokens, vocab_size, "model_input")
+    check_ids(tokens, vocab_size, "model_input")
     return tokens
 
 
-def _check_ids(ids: np.ndarray, vocab_size: int, name: str) -> None:
+def check_ids(ids: np.ndarray, vocab_size: int, name: str) -> None:
+    """Raises DataError, which calls the ids by `name`, if one of them is none of the model's."""
     if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
         raise DataError(
             f"{name} holds token {int(ids.min() if ids.min() < 0 else ids.max())}; ids are 0 to {vocab_size - 1}"
@@ -213,158 +202,3 @@ def adam_step(adam: types.AdamParams) -> AdamStep:
         adam.weight_decay,
         adam.grad_clip_norm or math.inf,
     )
-
-
-def sampling_params(params: types.SamplingParams, prompt: int, context: int, stop_ids: Sequence[int]) -> DecodingParams:
-    """The sampler's settings. A reply ends at the context's end; without `stop` the model's own end tokens end it.
-
-    A prompt that fills the context may have a single token after it, which the model never reads: logprobs of a prompt
-    are asked for in that way, and recipes cut their data to the context's length.
-    """
-    if prompt > context or (prompt == context and params.max_tokens != 1):
-        raise DataError(f"the prompt has {prompt} tokens; the model's context of {context} leaves no room for a reply")
-    room = max(context - prompt, 1)
-    count = room if params.max_tokens is None else min(params.max_tokens, room)
-    top_k = max(params.top_k, 0)
-    if count < 1 or not params.temperature >= 0 or not 0 < params.top_p <= 1 or not np.isfinite(params.temperature):
-        raise DataError(
-            f"max_tokens {params.max_tokens}, temperature {params.temperature}, top_p {params.top_p}: needed are "
-            "max_tokens of 1 or more, a temperature of 0 or more, and top_p above 0 and at most 1"
-        )
-    tokens, texts = stop_ids, ()
-    if params.stop is not None:
-        stops = [params.stop] if isinstance(params.stop, str) else list(params.stop)
-        _check_stops(stops)
-        tokens = [stop for stop in stops if isinstance(stop, int)]
-        if "" in stops:
-            raise DataError("stop has an empty string, which would end every reply at once; leave it out")
-        texts = tuple(stop for stop in stops if isinstance(stop, str))
-    return DecodingParams(count, tuple(tokens), params.temperature, top_k, params.top_p, texts)
-
-
-def _check_stops(stops: Sequence[str | int]) -> None:
-    if len(stops) > MOST_STOPS:
-        raise DataError(f"stop has {len(stops)} entries; at most {MOST_STOPS} are looked for")
-    for stop in stops:
-        if isinstance(stop, str) and len(stop.encode("utf-8", "replace")) > MOST_STOP_BYTES:
-            raise DataError(f"stop holds a text longer than {MOST_STOP_BYTES} bytes, {reprlib.repr(stop)}")
-
-
-def check_samples(samples: int, settings: DecodingParams, top: int) -> None:
-    """Raises DataError if a request would hold more in memory than one may; the reply's length counts, as asked."""
-    if samples < 1:
-        raise DataError(f"num_samples is {samples}; it must be 1 or more")
-    tokens = samples * settings.max_new_tokens
-    if tokens > MOST_SAMPLE_TOKENS:
-        raise DataError(
-            f"num_samples {samples} of max_tokens {settings.max_new_tokens} are {tokens} tokens; one request may ask "
-            f"for {MOST_SAMPLE_TOKENS}"
-        )
-    if tokens * top > MOST_TOP_CELLS:
-        raise DataError(
-            f"topk_sample_logprobs {top} for num_samples {samples} of max_tokens {settings.max_new_tokens} are "
-            f"{tokens * top} numbers; at most {MOST_TOP_CELLS} are given at a time"
-        )
-
-
-def likeliest_count(asked: int, vocab_size: int, name: str) -> int:
-    """How many likeliest tokens to tell: no more than there are. Raises DataError for a number below 0."""
-    if asked < 0:
-        raise DataError(f"{name} is {asked}; it must be 0 or more")
-    return min(asked, vocab_size)
-
-
-def prompt_top(asked: int, prompt: int, vocab_size: int) -> int:
-    """How many likeliest tokens to tell at each place of a prompt; raises DataError if that is too many."""
-    count = likeliest_count(asked, vocab_size, "topk_prompt_logprobs")
-    if count * prompt > MOST_TOP_CELLS:
-        raise DataError(
-            f"topk_prompt_logprobs {count} for a prompt of {prompt} tokens are {count * prompt} numbers; at most "
-            f"{MOST_TOP_CELLS} are given at a time"
-        )
-    return count
-
-
-def prompt_targets(ids: types.TensorData | None, prompt: int, vocab_size: int) -> np.ndarray | None:
-    """Token ids [prompt - 1, K] whose logprobs are asked for, -1 where none is; raises DataError if they do not fit.
-
-    A sparse tensor may name none at a place.
-    """
-    if ids is None:
-        return None
-    if ids.dtype != "int64" or len(ids.shape) != 2 or ids.shape[0] != prompt - 1 or not len(ids.values):
-        raise DataError(
-            f"target_prompt_logprobs are {ids.dtype} of shape {ids.shape}; for a prompt of {prompt} tokens they are "
-            f"int64 of shape [{prompt - 1}, K] and name one id at least"
-        )
-    _check_cost(math.prod(ids.shape), "target_prompt_logprobs")  # before a sparse one is made dense
-    dense = ids.to_numpy(pad_value=-1)
-    _check_ids(np.where(dense == -1, 0, dense), vocab_size, "target_prompt_logprobs")
-    return dense
-
-
-def prompt_draws(count: int, prompt: int) -> int:
-    """How many tokens to draw at each place of a prompt; raises DataError if that is none or too many."""
-    if count < 0:
-        raise DataError(f"prompt_alt_tokens_k is {count}; it must be 0 or more")
-    if count and prompt < 2:
-        raise DataError("prompt_alt_tokens_k needs a prompt of two tokens or more")
-    _check_cost(count * prompt, "prompt_alt_tokens_k")
-    return count
-
-
-def _check_cost(cells: int, name: str) -> None:
-    if cells > MOST_PROMPT_CELLS:
-        raise DataError(f"{name} asks for {cells} numbers; at most {MOST_PROMPT_CELLS} are given at a time")
-
-
-def sample_response(
-    request: SampleRequest, reply: SampleReply, last: int | None = None, targets: types.TensorData | None = None
-) -> types.SampleResponse:
-    """What a client gets of a reply; `last`: prompt logprobs of so many last tokens only.
-
-    `targets`: the ids that were asked for, whose logprobs come back in the same layout.
-    """
-    count, about = len(request.prompt), reply.prompt or PromptAnswer()
-    query = request.about_prompt or PromptQuery()
-    logprobs = top = None
-    hidden = 1 if last is None else max(count - last, 1)
-    if about.logprobs is not None:
-        logprobs = np.concatenate([[np.nan], about.logprobs]).astype(np.float32)
-        logprobs[:hidden] = np.nan
-    if query.top:
-        top = _top([[] if i < hidden else row for i, row in enumerate([[], *about.top])], query.top)
-    drawn = [types.TensorData.from_numpy(array) for array in about.drawn]
-    return types.SampleResponse(
-        [_sequence(sample, top, request.top) for sample, top in zip(reply.samples, reply.top, strict=True)],
-        prompt_logprobs_np=logprobs,
-        topk_prompt_logprobs_np=top,
-        target_prompt_logprobs=None if targets is None or about.targets is None else _as_asked(targets, about.targets),
-        prompt_alt_tokens=types.PromptAltTokens(*drawn) if drawn else None,
-    )
-
-
-def _as_asked(targets: types.TensorData, logprobs: np.ndarray) -> types.TensorData:
-    crow, col = targets.sparse_crow_indices, targets.sparse_col_indices
-    if crow is None or col is None:
-        return types.TensorData.from_numpy(logprobs)
-    listed = logprobs[np.repeat(np.arange(len(logprobs)), np.diff(crow)), col]
-    return types.TensorData(listed, "float32", targets.shape, crow, col)
-
-
-def _sequence(sample: Sample, top: Sequence[Top], count: int) -> types.SampledSequence:
-    return types.SampledSequence(
-        sample.stop_reason,
-        tokens_np=sample.tokens.astype(np.int32),
-        logprobs_np=sample.logprobs,
-        topk_logprobs_np=_top(top, count) if count else None,
-    )
-
-
-def _top(rows: Sequence[Top], k: int) -> types.TopkLogprobs:
-    ids = np.zeros((len(rows), k), np.int32)
-    logprobs = np.full((len(rows), k), UNUSED_LOGPROB, np.float32)
-    for i, row in enumerate(rows):
-        for j, (token, logprob) in enumerate(row):
-            ids[i, j], logprobs[i, j] = token, logprob
-    return types.TopkLogprobs(ids, logprobs)

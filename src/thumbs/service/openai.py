@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from thumbs.clients import types
 from thumbs.clients.bases import Base
+from thumbs.clients.sample_call import SampleCall
 from thumbs.clients.sampling import FullError
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import CheckpointError, ConfigError, ModelError
@@ -135,17 +136,16 @@ class OpenAIRoutes(Routes):
             top_k=body.top_k,
         )
         news, top = News(body.n), shape.logprobs or 0
-        asked = {"topk_sample_logprobs": top}
-        if batch.echo and shape.logprobs is not None:
-            asked |= {"prompt_logprobs": True, "topk_prompt_logprobs": top}
+        echoed = batch.echo and shape.logprobs is not None
         incremental = body.stream and not batch.echo and not batch.empty
         try:
             for number, prompt in enumerate(batch.prompts):
                 _check_prompt(prompt, params.max_tokens, base.shape, "messages" if shape.chat else "prompt")
                 told = partial(news.tell, number) if incremental else None
-                sample = partial(self._backend.samplers.sample, **asked, on_token=told)
                 tokens = types.ModelInput.from_ints(prompt)
-                batch.futures.append(await self._service.threads.work(sample, sampler_id, tokens, body.n, params))
+                call = SampleCall(tokens, body.n, params, echoed, top if echoed else 0, top)
+                sample = self._backend.samplers.sample
+                batch.futures.append(await self._service.threads.work(sample, sampler_id, call, told))
             if body.stream:
                 usage = body.stream_options.include_usage
                 return StreamingResponse(stream(batch, shape, news, usage), media_type="text/event-stream")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from thumbs.clients import types
+from thumbs.clients.sample_call import SampleCall
 from thumbs.errors import DataError
 from thumbs.service import wire
 from thumbs.service.promises import PromisedOperation
@@ -88,16 +90,8 @@ class SamplingRoutes(Routes):
         return answer({"request_id": request_id, "sample_sequence_ids": names})
 
     def _sample(self, body: _Sample) -> Future[Any]:
-        asked = body.target_prompt_logprobs
-        return self._backend.samplers.sample(
-            body.sampling_session_id,
-            wire.decode_model_input(body.prompt),
-            body.num_samples,
-            body.sampling_params,
-            prompt_logprobs=body.prompt_logprobs,
-            topk_prompt_logprobs=body.topk_prompt_logprobs,
-            topk_sample_logprobs=body.topk_sample_logprobs,
-            target_prompt_logprobs=None if asked is None else wire.decode_tensor(asked),
-            prompt_alt_tokens_k=body.prompt_alt_tokens_k,
-            prompt_logprobs_last_n=body.prompt_logprobs_last_n,
-        )
+        asked = {each.name: getattr(body, each.name) for each in fields(SampleCall)}
+        asked["prompt"] = wire.decode_model_input(body.prompt)
+        if body.target_prompt_logprobs is not None:
+            asked["target_prompt_logprobs"] = wire.decode_tensor(body.target_prompt_logprobs)
+        return self._backend.samplers.sample(body.sampling_session_id, SampleCall(**asked))

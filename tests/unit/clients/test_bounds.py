@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from thumbs.clients import translate, types
+from thumbs.clients import sample_call, translate, types
 from thumbs.clients.backend import Backend
 from thumbs.clients.sampling import FullError
 from thumbs.clients.service_client import ServiceClient
@@ -41,7 +41,7 @@ def ask(service: ServiceClient, count: int = 1, tokens: int = 2, stop: object = 
 
 
 def test_samples_times_tokens(service: ServiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translate, "MOST_SAMPLE_TOKENS", 12)
+    monkeypatch.setattr(sample_call, "MOST_SAMPLE_TOKENS", 12)
     assert len(ask(service, 4, 3).sequences) == 4
     for count, tokens in ((13, 1), (5, 3)):
         with pytest.raises(DataError, match=f"num_samples {count} of max_tokens {tokens}"):
@@ -49,7 +49,7 @@ def test_samples_times_tokens(service: ServiceClient, monkeypatch: pytest.Monkey
 
 
 def test_likeliest_tokens_of_samples(service: ServiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translate, "MOST_TOP_CELLS", 12)
+    monkeypatch.setattr(sample_call, "MOST_TOP_CELLS", 12)
     top = ask(service, 2, 2, topk_sample_logprobs=3).sequences[0].topk_logprobs_np
     assert top.token_ids.shape == (2, 3)
     with pytest.raises(DataError, match="topk_sample_logprobs 4"):
@@ -57,7 +57,7 @@ def test_likeliest_tokens_of_samples(service: ServiceClient, monkeypatch: pytest
 
 
 def test_likeliest_tokens_of_a_prompt(service: ServiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translate, "MOST_TOP_CELLS", 12)
+    monkeypatch.setattr(sample_call, "MOST_TOP_CELLS", 12)
     assert ask(service, topk_prompt_logprobs=4).topk_prompt_logprobs_np.token_ids.shape == (3, 4)
     with pytest.raises(DataError, match="topk_prompt_logprobs 5"):
         ask(service, topk_prompt_logprobs=5)
@@ -84,7 +84,7 @@ def test_negative_counts(service: ServiceClient, name: str) -> None:
 
 
 def test_stops(service: ServiceClient) -> None:
-    most, long = translate.MOST_STOPS, translate.MOST_STOP_BYTES
+    most, long = sample_call.MOST_STOPS, sample_call.MOST_STOP_BYTES
     ask(service, stop=[f"stop {i}" for i in range(most)])
     ask(service, stop=[300] * most)
     ask(service, stop=["é" * (long // 2)])
@@ -96,7 +96,7 @@ def test_stops(service: ServiceClient) -> None:
 
 
 def test_chosen_and_drawn_tokens_of_a_prompt(service: ServiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translate, "MOST_PROMPT_CELLS", 6)
+    monkeypatch.setattr(sample_call, "MOST_PROMPT_CELLS", 6)
     ids = np.zeros((2, 3), np.int64)
     assert ask(service, target_prompt_logprobs=types.TensorData.from_numpy(ids)).target_prompt_logprobs.shape == [2, 3]
     assert ask(service, prompt_alt_tokens_k=2).prompt_alt_tokens.tokens.shape == [2, 2]

@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from service.tiny_chat_model import save_tiny_chat_model
 from thumbs.clients import types
 from thumbs.clients.backend import Backend
+from thumbs.clients.sample_call import SampleCall
 from thumbs.clients.sampling import FullError
 from thumbs.clients.service_client import ServiceClient
 from thumbs.clients.store import Store
@@ -451,12 +452,12 @@ def test_samplers_of_checkpoints_outlive_the_process(tmp_path):
     drawn.append(saved.sample(prompt, 2, params).result())
     first.close()
     second = Backend(Store(tmp_path / "store"), models)
-    drawn.append(second.samplers.sample(saved.sampler_id, prompt, 2, params).result())
+    drawn.append(second.samplers.sample(saved.sampler_id, SampleCall(prompt, 2, params)).result())
     assert [[s.tokens for s in each.sequences] for each in drawn[:1]] == [[s.tokens for s in drawn[1].sequences]]
     with pytest.raises(ThumbsError, match="is gone"):
-        second.samplers.sample(unsaved.sampler_id, prompt, 1, params)
+        second.samplers.sample(unsaved.sampler_id, SampleCall(prompt, 1, params))
     second.store.finish_session(service.session_id, "success")
     second.samplers.close(saved.sampler_id)
     with pytest.raises(ThumbsError, match="is gone"):
-        second.samplers.sample(saved.sampler_id, prompt, 1, params)
+        second.samplers.sample(saved.sampler_id, SampleCall(prompt, 1, params))
     second.close()

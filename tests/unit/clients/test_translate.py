@@ -57,50 +57,6 @@ def test_the_other_losses_have_the_documented_defaults() -> None:
     assert translate.loss_spec("dro", {}) == TokenLoss.of("dro", beta=0.05)
 
 
-@pytest.mark.parametrize(
-    ("asked", "prompt", "got"), [(None, 6, 4), (3, 6, 3), (4, 6, 4), (9, 6, 4), (None, 9, 1), (1, 10, 1), (1, 1, 1)]
-)
-def test_a_reply_ends_where_the_context_does(asked: int | None, prompt: int, got: int) -> None:
-    params = translate.sampling_params(types.SamplingParams(max_tokens=asked), prompt, 10, [7])
-    assert (params.max_new_tokens, params.stop_tokens) == (got, (7,))
-
-
-@pytest.mark.parametrize(("asked", "prompt"), [(None, 10), (2, 10), (1, 11), (0, 3), (-1, 3)])
-def test_a_reply_without_room_is_refused(asked: int | None, prompt: int) -> None:
-    with pytest.raises(DataError, match=r"leaves no room|max_tokens of 1 or more"):
-        translate.sampling_params(types.SamplingParams(max_tokens=asked), prompt, 10, [])
-
-
-@pytest.mark.parametrize("wrong", [{"temperature": -1e-9}, {"temperature": math.nan}, {"temperature": math.inf}])
-@pytest.mark.parametrize("more", [{}, {"top_p": 0.5}])
-def test_temperatures_out_of_range_are_refused(wrong: dict[str, float], more: dict[str, float]) -> None:
-    with pytest.raises(DataError, match="a temperature of 0 or more"):
-        translate.sampling_params(types.SamplingParams(**wrong, **more), 3, 10, [])
-
-
-@pytest.mark.parametrize(("top_p", "good"), [(0.0, False), (1e-9, True), (1.0, True), (1.0001, False), (-0.1, False)])
-def test_top_p_is_above_0_and_at_most_1(top_p: float, good: bool) -> None:
-    asked = types.SamplingParams(top_p=top_p, temperature=0.0, top_k=-1)
-    if not good:
-        with pytest.raises(DataError, match="top_p above 0 and at most 1"):
-            translate.sampling_params(asked, 3, 10, [])
-        return
-    params = translate.sampling_params(asked, 3, 10, [])
-    assert (params.top_p, params.temperature, params.top_k) == (top_p, 0.0, 0)  # -1 is none
-
-
-def test_stops_are_ids_and_texts() -> None:
-    def stops(stop: object) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        params = translate.sampling_params(types.SamplingParams(stop=stop), 3, 10, [7])
-        return params.stop_tokens, params.stop_strings
-
-    assert stops(None) == ((7,), ())
-    assert stops([]) == ((), ())
-    assert stops("ab") == ((), ("ab",))
-    assert stops(["ab", "c"]) == ((), ("ab", "c"))
-    assert stops([3, 0]) == ((3, 0), ())
-
-
 def datum(**inputs: list[float]) -> types.Datum:
     arrays = {key: np.array(value, np.int64 if key == "target_tokens" else np.float32) for key, value in inputs.items()}
     tensors = {key: types.TensorData.from_numpy(value) for key, value in arrays.items()}
@@ -157,19 +113,6 @@ def test_the_training_output_counts_the_tokens_with_weight() -> None:
     assert translate.cells(data) == 3
     pairs = translate.engine_data([datum(target_tokens=[[2, 3], [4, 5], [6, 7]])], "cross_entropy", 10, 3)
     assert translate.cells([*data, *pairs]) == 9
-
-
-def test_prompt_bounds() -> None:
-    assert [translate.likeliest_count(n, 5, "topk") for n in (0, 4, 5, 6)] == [0, 4, 5, 5]
-    assert [translate.prompt_draws(count, 2) for count in (0, 1)] == [0, 1]
-    assert translate.prompt_draws(0, 1) == 0
-    for refused in (
-        lambda: translate.likeliest_count(-1, 5, "topk"),
-        lambda: translate.prompt_draws(-1, 2),
-        lambda: translate.prompt_draws(1, 1),
-    ):
-        with pytest.raises(DataError, match=r"must be 0 or more|two tokens or more"):
-            refused()
 
 
 def test_inputs_that_a_loss_does_not_read_are_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,6 +17,7 @@ import torch
 from thumbs.clients import types
 from thumbs.clients.backend import Backend
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput
+from thumbs.clients.sample_call import SampleCall
 from thumbs.clients.sampling import FullError
 from thumbs.clients.store import Store
 from thumbs.config.model import ModelConfig
@@ -24,6 +25,7 @@ from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import DataError, ModelError
 from thumbs.models.byte_lm import byte_shape
 from thumbs.models.causal_lm import CausalLM
+from thumbs.rollout.sampler import OnToken
 
 MODEL = "org/toy"
 
@@ -143,24 +145,21 @@ class FakeBackend:
         self.store.add_sampler(sampler_id, session_id, owner, base_model or MODEL, path)
         self.calls.append(("open_sampler", sampler_id, path))
 
-    def sample(
-        self, sampler_id: str, prompt: types.ModelInput, num_samples: int, params: types.SamplingParams, **wanted: Any
-    ) -> Future[Any]:
+    def sample(self, sampler_id: str, call: SampleCall, on_token: OnToken | None = None) -> Future[Any]:
         if self.full:
             raise FullError("3 requests for samples wait already")
-        tokens = prompt.to_ints()
+        tokens = call.prompt.to_ints()
         if len(tokens) > 64:
             raise DataError("the prompt is too long")
-        drawn = np.array([tokens[-1]] * (params.max_tokens or 1), np.int32)
+        drawn = np.array([tokens[-1]] * (call.sampling_params.max_tokens or 1), np.int32)
         sequence = types.SampledSequence(
             "length", tokens_np=drawn, logprobs_np=np.full(len(drawn), -0.5, np.float32), topk_logprobs_np=None
         )
-        on_token = wanted.pop("on_token", None)
-        self.calls.append(("sample", sampler_id, tokens, params, wanted))
-        for number in range(num_samples if on_token else 0):
+        self.calls.append(("sample", sampler_id, tokens, call.sampling_params, call))
+        for number in range(call.num_samples if on_token else 0):
             for token in drawn.tolist():
                 on_token(number, token, -0.5, [])
-        return self._do(("sampled",), lambda: types.SampleResponse([sequence] * num_samples))
+        return self._do(("sampled",), lambda: types.SampleResponse([sequence] * call.num_samples))
 
     def unload(self, run_id: str) -> None:
         self.calls.append(("unload", run_id))

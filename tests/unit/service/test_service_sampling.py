@@ -27,10 +27,10 @@ def test_a_sample(caller: Caller) -> None:
     assert [list(memoryview(s.tokens).cast("i")) for s in response.sequences] == [[9, 9, 9]] * 4
     plain = caller.result(promise, Accept="application/json").json()
     assert [sequence["tokens"] for sequence in plain["sequences"]] == [[9, 9, 9]] * 4
-    _, _, tokens, params, wanted = next(call for call in caller.backend.calls if call[0] == "sample")
+    _, _, tokens, params, asked = next(call for call in caller.backend.calls if call[0] == "sample")
     assert tokens == [7, 8, 9]
     assert (params.max_tokens, params.temperature, params.stop) == (3, 0.7, None)
-    assert wanted["topk_sample_logprobs"] == 2
+    assert (asked.num_samples, asked.topk_sample_logprobs) == (4, 2)
 
 
 @pytest.mark.parametrize(
