@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from thumbs.collect.overview import ProjectProgress, Wanted, items_page, progres
 from thumbs.collect.overview_numbers import Snapshots, Tape, make_numbers
 from thumbs.collect.records import Answer, Effort, ItemRecord, Vote
 from thumbs.collect.store import CollectStore
-from thumbs.collect.web import charts
+from thumbs.collect.web.charts import Column, round_up
+from thumbs.collect.web.render import environment
 
 SKIP = {"verdict": "skip", "skip_reason": "unclear"}
 
@@ -210,7 +212,7 @@ def test_what_cannot_be_computed_is_told(store: CollectStore, slow: Slow):
 
 
 def test_columns_stand_on_zero_and_end_at_their_value():
-    drawn = charts.columns([charts.Column("x<", 50, "fifty"), charts.Column("", 100, "all")], "about & so")
+    drawn = drawing().columns([Column("x<", 50, "fifty"), Column("", 100, "all")], "about & so")
     assert "style=" not in drawn
     assert 'height="58"' in drawn
     assert 'height="116"' in drawn  # 100 is a round number, so the highest column fills the figure
@@ -221,10 +223,15 @@ def test_columns_stand_on_zero_and_end_at_their_value():
 
 @pytest.mark.parametrize(("value", "top"), [(0, 1), (1, 1), (3, 4), (7, 10), (101, 200), (0.3, 0.4), (41, 50)])
 def test_the_axis_ends_at_a_round_number(value: float, top: float):
-    assert charts._round_up(value) == pytest.approx(top)
+    assert round_up(value) == pytest.approx(top)
 
 
 def test_an_interval_is_drawn_where_it_lies():
-    drawn = charts.interval(0.25, 0.5, 0.75, (0.0, 1.0), "half")
+    drawn = drawing().interval(0.25, 0.5, 0.75, (0.0, 1.0))
     assert 'x1="53" y1="9" x2="147"' in drawn
     assert 'cx="100"' in drawn
+
+
+def drawing() -> Any:
+    """The macros that draw figures."""
+    return environment().get_template("admin/charts.html").module

@@ -13,19 +13,13 @@ from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.quality.annotators import Finding
 from thumbs.collect.question import Question
 from thumbs.collect.settings import ProjectSettings
-from thumbs.collect.web import (
-    admin_export,
-    admin_import,
-    admin_items,
-    admin_people,
-    admin_settings,
-    charts,
-)
+from thumbs.collect.web import admin_export, admin_import, admin_items, admin_people, admin_settings
 from thumbs.collect.web.admin_forms import QUESTION_FIELDS, read_question_form
 from thumbs.collect.web.admin_site import Content, changes, handles, log_lines, number, reads, text
+from thumbs.collect.web.charts import Column
 from thumbs.collect.web.render import language_of
 from thumbs.collect.web.visits import Visit
-from thumbs.collect.web.words import translator
+from thumbs.collect.web.words import Words, translator
 
 _DAYS = 7
 _NEW_FIELDS = ("slug", "name", "overlap", "guidelines", "open_to_all", *QUESTION_FIELDS)
@@ -86,7 +80,6 @@ def overview(visit: Visit) -> Content:
     content: Content = {
         "progress": how_far,
         "shown": shown,
-        "bar": _bar(how_far),
         "handles": handles(visit),
     }
     if shown.numbers is None:
@@ -96,24 +89,18 @@ def overview(visit: Visit) -> Content:
     return content | {"warnings": told} | _paced(shown.numbers, how_far, now)
 
 
-def _told(finding: Finding, handles: Mapping[int, str], t: charts.Words) -> str:
+def _told(finding: Finding, handles: Mapping[int, str], t: Words) -> str:
     """A finding as a sentence."""
     shown = {name: f"{value:.3g}" for name, value in finding.numbers.items()}
     shown |= {name: f"{100 * finding.numbers[name]:.0f}" for name in ("share", "usual") if name in finding.numbers}
     return t(f"admin.finding.{finding.code}", who=handles.get(finding.account or 0, ""), **shown)
 
 
-def _bar(how_far: ProjectProgress) -> object:
-    about = f"{how_far.given} / {how_far.wanted}"
-    rest = max(how_far.wanted - how_far.given - how_far.live, 0)
-    return charts.progress([("done", how_far.given), ("live", how_far.live), ("rest", rest)], about)
-
-
 def _paced(numbers: Numbers, how_far: ProjectProgress, now: datetime) -> Content:
     hours = numbers.tape.hours(now, _DAYS)
     rate = numbers.tape.rate(now)
     columns = [
-        charts.Column(_day(now, ago) if ago and not ago % 24 else "", count, f"{_hour(now, ago)}: {count}")
+        Column(_day(now, ago) if ago and not ago % 24 else "", count, f"{_hour(now, ago)}: {count}")
         for ago, count in zip(range(len(hours) - 1, -1, -1), hours, strict=True)
     ]
     left = how_far.wanted - how_far.given
@@ -123,7 +110,8 @@ def _paced(numbers: Numbers, how_far: ProjectProgress, now: datetime) -> Content
         "agreements": [("", numbers.overall), *numbers.axes.items()],
         "rate": rate,
         "eta_h": left / rate if rate and left else None,
-        "pace": charts.columns(columns, f"{sum(hours)}"),
+        "pace": columns,
+        "total": sum(hours),
         "days": days[::-1],
         "quartiles": numbers.tape.quartiles,
     }

@@ -11,6 +11,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from thumbs.collect.web.charts import round_up
 from thumbs.collect.web.markdown import render_markdown, render_raw
 from thumbs.collect.web.site import root_of, site_of
 from thumbs.collect.web.words import LANGUAGES, Language, translator
@@ -45,7 +46,7 @@ def fragment(request: Request, template: str, **content: Any) -> str:
         "lang": language,
         "languages": LANGUAGES,
     }
-    return _environment().get_template(template).render({**shared, **content})
+    return environment().get_template(template).render({**shared, **content})
 
 
 def language_of(request: Request) -> Language:
@@ -71,14 +72,15 @@ def static(name: str) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """The templates, whatever is put into them escaped."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"markdown": render_markdown, "raw": render_raw}
-    environment.globals["static"] = static
-    return environment
+    made.filters |= {"markdown": render_markdown, "raw": render_raw, "round_up": round_up}
+    made.globals["static"] = static
+    return made

@@ -12,12 +12,12 @@ from thumbs.collect.overview_numbers import SECONDS, Numbers
 from thumbs.collect.projects import read_question
 from thumbs.collect.quality.generators import GeneratorRank
 from thumbs.collect.records import Vote
-from thumbs.collect.web import charts
 from thumbs.collect.web.admin_items import known_items, listed, pair_filter, pairs_met
 from thumbs.collect.web.admin_site import Content, handles, reads
+from thumbs.collect.web.charts import Column
 from thumbs.collect.web.render import language_of
 from thumbs.collect.web.visits import Visit
-from thumbs.collect.web.words import translator
+from thumbs.collect.web.words import Words, translator
 
 SHOWS = ("all", "disputed", "flagged")
 _A_PAGE = 10
@@ -50,13 +50,10 @@ def results(visit: Visit) -> Content:
             for one in visit.store.projects.versions("questions", visit.project.id)
         ),
         "board": board,
-        "rows": _rows(board),
+        "ends": _ends(board),
         "makers": visit.store.generators(),
         "matrix": numbers.matrix,
-        "strengths": charts.columns(strength_columns(numbers, t), t("results.strengths_about")),
-        "seconds": charts.columns(second_columns(numbers, t), t("results.seconds_about")),
-        "strength_rows": [one.about.rpartition(": ") for one in strength_columns(numbers, t)],
-        "second_rows": [one.about.rpartition(": ") for one in second_columns(numbers, t)],
+        "figures": (("strengths", strength_columns(numbers, t)), ("seconds", second_columns(numbers, t))),
     }
 
 
@@ -86,35 +83,28 @@ def samples(visit: Visit) -> Content:
     }
 
 
-def strength_columns(numbers: Numbers, t: charts.Words) -> list[charts.Column]:
+def strength_columns(numbers: Numbers, t: Words) -> list[Column]:
     """Verdicts as people saw the replies: the left one better, neither, the right one better."""
     shown, verdicts = numbers.tape.shown, numbers.tape.verdicts
-    left = [charts.Column(f"←{n}", shown[-n], f"{t('results.left', n=n)}: {shown[-n]}", "a") for n in (4, 3, 2, 1)]
-    right = [charts.Column(f"{n}→", shown[n], f"{t('results.right', n=n)}: {shown[n]}", "b") for n in (1, 2, 3, 4)]
+    left = [Column(f"←{n}", shown[-n], f"{t('results.left', n=n)}: {shown[-n]}", "a") for n in (4, 3, 2, 1)]
+    right = [Column(f"{n}→", shown[n], f"{t('results.right', n=n)}: {shown[n]}", "b") for n in (1, 2, 3, 4)]
     middle = [
-        charts.Column(sign, verdicts[name], f"{t(f'admin.verdict.{name}')}: {verdicts[name]}")
+        Column(sign, verdicts[name], f"{t(f'admin.verdict.{name}')}: {verdicts[name]}")
         for sign, name in (("=", "tie"), ("✗", "both_bad"))
     ]
     return [*left, *middle, *right]
 
 
-def second_columns(numbers: Numbers, t: charts.Words) -> list[charts.Column]:
+def second_columns(numbers: Numbers, t: Words) -> list[Column]:
     """How many answers took how long."""
     ranges = [*(f"{low}–{high}" for low, high in pairwise(SECONDS)), f"{SECONDS[-1]}+"]
     return [
-        charts.Column(f"≥{low}", count, f"{name} {t('admin.seconds')}: {count}")
+        Column(f"≥{low}", count, f"{name} {t('admin.seconds')}: {count}")
         for low, name, count in zip(SECONDS, ranges, numbers.tape.bins, strict=True)
     ]
 
 
-def _rows(board: Sequence[GeneratorRank]) -> list[tuple[GeneratorRank, object]]:
-    """Each generator with its interval drawn on the scale of all."""
-    if not board:
-        return []
+def _ends(board: Sequence[GeneratorRank]) -> tuple[float, float]:
+    """The lowest and the highest end of all intervals, between which they are drawn."""
     ends = [value for one in board for value in (one.strength.low, one.strength.high) if value is not None]
-    scale = (float(min(ends, default=0)), float(max(ends, default=1)))
-    found = []
-    for one in board:
-        low, middle, high = (float(v or 0) for v in (one.strength.low, one.strength.value, one.strength.high))
-        found.append((one, charts.interval(low, middle, high, scale, f"{middle:.0f} [{low:.0f}, {high:.0f}]")))
-    return found
+    return min(ends, default=0.0), max(ends, default=1.0)

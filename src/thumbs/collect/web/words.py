@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+Words = Callable[..., str]
+"""t("key", name=value): the text of `key` with its {names} filled in; raises KeyError for one that is missing."""
 Language = Literal["en", "zh"]
 LANGUAGES: dict[Language, str] = {"en": "English", "zh": "中文"}
 """Code and own name of each."""
@@ -26,8 +28,8 @@ def words(language: Language) -> Mapping[str, str]:
     return found
 
 
-def translator(language: Language) -> Callable[..., str]:
-    """t("key", name=value): the text of `key` with its {names} filled in; raises KeyError for one that is missing."""
+def translator(language: Language) -> Words:
+    """The texts of a language by key."""
     texts = words(language)
 
     def t(key: str, /, **values: object) -> str:
