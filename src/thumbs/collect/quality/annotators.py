@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -62,30 +62,33 @@ class Person:
 
 @dataclass(frozen=True)
 class Finding:
-    """code: what it is about; numbers: what a sentence in any language needs; text: the sentence in English. account:
-    whom it is about, None: all. p: after Holm's correction; None if nothing was tested.
+    """code: what it is about; account: whom it is about, None: all; numbers: what a sentence in any language needs, `p`
+    after Holm's correction among them where something was tested.
     """
 
     code: Code
     account: int | None
     numbers: Mapping[str, float]
-    text: str
-    p: float | None = None
 
 
 def people(judged: VoteTable) -> list[Person]:
     """Everyone who judged something or skipped, most judgements first."""
-    of = _Counter(judged)
+
+    def votes(which: np.ndarray) -> np.ndarray:
+        """How many of these votes each account gave, [A]."""
+        return np.bincount(judged.account[which], minlength=len(judged.accounts))
+
     skips = judged.said("skip")
     given = judged.work & ~skips
-    n, tasks = of.votes(given), of.votes(judged.work)
+    n, tasks = votes(given), votes(judged.work)
     agree, compared = _agreement(judged)
     without = _alpha_without(judged)
-    known, right = of.votes(judged.right >= 0), of.votes(judged.right == 1)
-    timed, fast = of.speed(given & ~judged.said("write"))
+    known, right = votes(judged.right >= 0), votes(judged.right == 1)
+    timed, fast = (votes(which) for which in _speed(judged, given & ~judged.said("write")))
     first, preferred = _first(judged)
-    neither, skipped = of.votes(given & judged.said("tie", "both_bad")), of.votes(judged.work & skips)
-    seconds, chars = of.medians(given)
+    neither, skipped = votes(given & judged.said("tie", "both_bad")), votes(judged.work & skips)
+    seconds = _medians(judged, given & (judged.active_ms > 0), judged.active_ms / 1000)
+    chars = _medians(judged, given, judged.lengths.sum(1))
     total = max(1, int(n.sum()))
     found = [
         Person(
@@ -108,32 +111,19 @@ def people(judged: VoteTable) -> list[Person]:
     return sorted(found, key=lambda person: (-person.n, person.account))
 
 
-@dataclass(frozen=True)
-class _Counter:
-    judged: VoteTable
+def _speed(judged: VoteTable, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of these votes have a time, and which of those are too fast to have been read, bool [V] each."""
+    timed = which & (judged.active_ms > 0)
+    least = np.minimum(judged.lengths, READ_CHARS).sum(1) / SCAN_CHARS_PER_S
+    return timed, timed & (judged.active_ms / 1000 < least)
 
-    def votes(self, which: np.ndarray) -> np.ndarray:
-        """How many of these votes each account gave, [A]."""
-        return np.bincount(self.judged.account[which], minlength=len(self.judged.accounts))
 
-    def speed(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How many of these votes have a time, and how many of those are too fast to have been read, [A] each."""
-        timed = which & (self.judged.active_ms > 0)
-        least = np.minimum(self.judged.lengths, READ_CHARS).sum(1) / SCAN_CHARS_PER_S
-        return self.votes(timed), self.votes(timed & (self.judged.active_ms / 1000 < least))
-
-    def medians(self, which: np.ndarray) -> tuple[list[float | None], list[float | None]]:
-        """Median active seconds, of votes with a time, and median length of all replies together, by account."""
-        judged, chars = self.judged, self.judged.lengths.sum(1)
-        order = np.argsort(judged.account, kind="stable")
-        seconds: list[float | None] = []
-        lengths: list[float | None] = []
-        for rows in np.split(order, np.searchsorted(judged.account[order], np.arange(1, len(judged.accounts)))):
-            own = rows[which[rows]]
-            timed = own[judged.active_ms[own] > 0]
-            seconds.append(float(np.median(judged.active_ms[timed])) / 1000 if len(timed) else None)
-            lengths.append(float(np.median(chars[own])) if len(own) else None)
-        return seconds, lengths
+def _medians(judged: VoteTable, which: np.ndarray, value: np.ndarray) -> list[float | None]:
+    """Median of `value` [V] over these votes, by account."""
+    kept = np.flatnonzero(which)
+    kept = kept[np.argsort(judged.account[kept], kind="stable")]
+    of_people = np.split(value[kept], np.searchsorted(judged.account[kept], np.arange(1, len(judged.accounts))))
+    return [float(np.median(own)) if len(own) else None for own in of_people]
 
 
 def _agreement(judged: VoteTable) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +177,7 @@ def _first(judged: VoteTable) -> tuple[np.ndarray, np.ndarray]:
     return hits, n
 
 
-def warnings(people: Sequence[Person], names: Mapping[int, str] | None = None) -> list[Finding]:
+def warnings(people: Sequence[Person]) -> list[Finding]:
     """Findings, most certain first, then whether few people make most of the data (`few`).
 
     Tested of each person, where there is something to test: prefers the reply shown first, or last (`position`, exact
@@ -196,14 +186,11 @@ def warnings(people: Sequence[Person], names: Mapping[int, str] | None = None) -
     tests). All these tests of all people are one family, corrected by Holm's method (1979, Scandinavian Journal of
     Statistics 6, p. 65): the chance of a single false finding among them stays below 5 %.
     """
-    tests = [test for person in people for test in _tests(person, people, (names or {}).get(person.account))]
-    adjusted = holm([p for p, _ in tests])
-    found = [
-        Finding(one.code, one.account, {**one.numbers, "p": p}, f"{one.text}; {_p(p)} among {len(tests)} tests", p)
-        for p, (_, one) in zip(adjusted, tests, strict=True)
-        if p <= LEVEL
-    ]
-    return sorted(found, key=lambda finding: (finding.p, finding.account)) + _few(people)
+    tests = [test for person in people for test in _tests(person, people)]
+    adjusted = holm([test.numbers["p"] for test in tests])
+    tested = [replace(one, numbers={**one.numbers, "p": p}) for one, p in zip(tests, adjusted, strict=True)]
+    found = [one for one in tested if one.numbers["p"] <= LEVEL]
+    return sorted(found, key=lambda one: (one.numbers["p"], one.account)) + _few(people)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -215,35 +202,25 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _tests(person: Person, people: Sequence[Person], name: str | None) -> list[tuple[float, Finding]]:
-    name = name or f"account {person.account}"
-    account = person.account
-    found: list[tuple[float, Finding]] = []
-
-    def add(p: float, code: Code, text: str, **numbers: float) -> None:
-        found.append((p, Finding(code, account, numbers, text)))
-
+def _tests(person: Person, people: Sequence[Person]) -> Iterator[Finding]:
+    """What each test says of the person, with the p of that test alone."""
     first, agree, gold, fast = person.first, person.agree, person.gold, person.fast
     if first.value is not None and person.first_p is not None:
-        text = f"{name} chose the reply shown first {first.value:.0%} of {first.n} times"
-        add(person.first_p, "position", text, share=first.value, n=first.n)
+        yield Finding("position", person.account, {"share": first.value, "n": first.n, "p": person.first_p})
     rest = [other.agree for other in people if other is not person and other.agree.value is not None]
     if agree.value is not None and rest:
         usual = sum((one.value or 0) * one.n for one in rest) / sum(one.n for one in rest)
-        text = f"{name} agrees with others in {agree.value:.0%} of {agree.n} judgements, the rest in {usual:.0%}"
         p = _binomial(np.ceil(agree.value * agree.n - 1e-9), agree.n, usual, "less")
-        add(p, "disagrees", text, share=agree.value, n=agree.n, usual=usual)
+        numbers = {"share": agree.value, "n": agree.n, "usual": usual, "p": p}
+        yield Finding("disagrees", person.account, numbers)
     if gold.value is not None:
-        missed = gold.n - round(gold.value * gold.n)
-        text = f"{name} missed {missed} of {gold.n} known answers"
-        add(_binomial(gold.n - missed, gold.n, GOLD_SHARE, "less"), "gold", text, missed=missed, n=gold.n)
+        right = round(gold.value * gold.n)
+        p = _binomial(right, gold.n, GOLD_SHARE, "less")
+        yield Finding("gold", person.account, {"missed": gold.n - right, "n": gold.n, "p": p})
     if fast.value is not None:
-        seconds, chars = person.median_s or 0.0, person.median_chars or 0.0
-        text = f"{name} was faster than one can read in {fast.value:.0%} of {fast.n} judgements"
-        text += f" (median {seconds:.3g} s for {chars:.0f} characters)"
         p = _binomial(round(fast.value * fast.n), fast.n, FAST_SHARE, "greater")
-        add(p, "fast", text, share=fast.value, n=fast.n, seconds=seconds, chars=chars)
-    return found
+        took = {"seconds": person.median_s or 0.0, "chars": person.median_chars or 0.0}
+        yield Finding("fast", person.account, {"share": fast.value, "n": fast.n, **took, "p": p})
 
 
 def _few(people: Sequence[Person]) -> list[Finding]:
@@ -254,14 +231,8 @@ def _few(people: Sequence[Person]) -> list[Finding]:
     k = int(np.searchsorted(parts, _FEW_SHARE - 1e-9)) + 1
     if k > _FEW_PEOPLE * len(people):
         return []
-    who = "1 person makes" if k == 1 else f"{k} people make"
-    text = f"{who} {parts[k - 1]:.0%} of the judgements of {len(people)}"
-    return [Finding("few", None, {"people": k, "share": float(parts[k - 1]), "of": len(people)}, text)]
+    return [Finding("few", None, {"people": k, "share": float(parts[k - 1]), "of": len(people)})]
 
 
 def _binomial(hits: float, n: int, expected: float, side: Literal["less", "greater"]) -> float:
     return float(binomtest(int(hits), n, expected, alternative=side).pvalue)
-
-
-def _p(p: float) -> str:
-    return "p < 1e-5" if p < 1e-5 else f"p = {p:.2g}"
