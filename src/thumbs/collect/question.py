@@ -7,10 +7,11 @@ has to know who saw what on the left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 
 from thumbs.collect.records import Answer, Verdict
 from thumbs.config.base import Frozen
@@ -23,6 +24,15 @@ MOST_TEXT = 20_000
 """Characters of a reason or of what was written."""
 _REPLIES = {"pair": (2, 2), "chat": (2, 2), "rank": (2, 9), "rate": (1, 9), "write": (0, 0), "rewrite": (1, 1)}
 _VERDICTS: dict[str, Verdict] = {"rank": "rank", "rate": "rate", "write": "write", "rewrite": "write"}
+_GOES_WITH = {
+    "strength": ("prefer",),
+    "axes": ("prefer", "tie", "both_bad"),
+    "ranks": ("rank",),
+    "ratings": ("rate",),
+    "flags": ("prefer", "tie", "both_bad", "rank", "rate", "write"),
+    "skip_reason": ("skip",),
+}
+"""Parts of an answer, and the verdicts that they belong to."""
 _KEY = r"[a-z][a-z0-9_]{0,39}"
 
 
@@ -91,6 +101,14 @@ class Question(Frozen):
         """How many replies an item must have, at least and at most."""
         return _REPLIES[self.kind]
 
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What an answer may say."""
+        if not self.is_pair:
+            return ("skip", _VERDICTS[self.kind])
+        allowed: dict[Verdict, bool] = {"skip": True, "prefer": True, "tie": self.tie, "both_bad": self.both_bad}
+        return tuple(verdict for verdict, is_allowed in allowed.items() if is_allowed)
+
     def low_is_best(self, axis: Axis) -> bool:
         """Whether the low end of an axis is the good one."""
         reversed_ratings = self.direction == "more_harmful" and self.kind == "rate"
@@ -110,31 +128,66 @@ class AnswerError(ThumbsError, ValueError):
         self.faults = tuple(faults)
 
 
+class _Body(BaseModel):
+    """The parts of an answer as it comes, in display order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: str
+    strength: StrictInt = 0
+    axes: dict[str, StrictInt | None] = {}
+    ranks: list[StrictInt] = []
+    ratings: list[dict[str, StrictInt | None]] = []
+    flags: list[list[str]] = []
+    text: str = Field("", max_length=MOST_TEXT, pattern=r"^[^\x00]*$")
+    reason: str = Field("", max_length=MOST_TEXT, pattern=r"^[^\x00]*$")
+    skip_reason: str = ""
+
+
 def read_answer(question: Question, display: Sequence[int], body: Mapping[str, Any]) -> Answer:
     """The answer in canonical order of a body in display order; display[place] is the slot shown there.
 
     Body: verdict, strength (negative: the first shown is better), axes {key: number}, ranks [one per place], ratings
     [{key: number}, one per place], flags [[name], one per place], text, reason, skip_reason; what the kind has no use
-    for must be absent. Raises AnswerError with all faults.
+    for must be absent. Raises AnswerError with all faults of the parts' types, or else of what they say.
     """
-    return _Reader(question, tuple(display), body).answer()
+    try:
+        said = _Body.model_validate({key: value for key, value in body.items() if value is not None})
+    except ValidationError as error:
+        faults = [("/" + "/".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        raise AnswerError(faults) from None
+    if faults := [*_faults_of_verdict(question, said), *_faults_of_lists(question, said, len(display))]:
+        raise AnswerError(faults)
+    best = sorted(set(said.ranks))  # 1, 3, 3 says the same as 1, 2, 2
+    shown = Answer(
+        verdict=cast("Verdict", said.verdict),
+        strength=said.strength,
+        axes=_numbers(question, said.axes),
+        ranks=tuple(best.index(rank) + 1 for rank in said.ranks),
+        ratings=tuple(_numbers(question, ratings) for ratings in said.ratings),
+        flags=tuple(tuple(flag for flag in question.flags if flag in names) for names in said.flags),
+        text=said.text.strip() and said.text,
+        reason=said.reason.strip() and said.reason,
+        skip_reason=said.skip_reason,
+    )
+    return _moved(shown, [list(display).index(slot) for slot in range(len(display))])
 
 
 def shown_answer(answer: Answer, display: Sequence[int]) -> dict[str, Any]:
     """Inverse of read_answer: the body that gives `answer` when replies are shown in that order."""
-    sign = -1 if tuple(display) == (1, 0) else 1
-    body: dict[str, Any] = {"verdict": answer.verdict}
-    if answer.strength:
-        body["strength"] = sign * answer.strength
-    if answer.axes:
-        body["axes"] = {key: sign * value for key, value in answer.axes.items()}
-    for name, values in (("ranks", answer.ranks), ("ratings", answer.ratings), ("flags", answer.flags)):
-        if values:
-            body[name] = [_plain(values[slot]) for slot in display]
-    for name in ("text", "reason", "skip_reason"):
-        if getattr(answer, name):
-            body[name] = getattr(answer, name)
-    return body
+    return {name: value for name, value in asdict(_moved(answer, display)).items() if value}
+
+
+def _moved(answer: Answer, order: Sequence[int]) -> Answer:
+    """The answer where the reply that stood at order[i] stands at i."""
+    sign = -1 if tuple(order) == (1, 0) else 1
+    lists = {name: getattr(answer, name) for name in ("ranks", "ratings", "flags")}
+    return replace(
+        answer,
+        strength=sign * answer.strength,
+        axes={key: sign * value for key, value in answer.axes.items()},
+        **{name: tuple(values[place] for place in order) if values else () for name, values in lists.items()},
+    )
 
 
 def is_right(answer: Answer, gold: Answer) -> bool:
@@ -152,150 +205,60 @@ def is_right(answer: Answer, gold: Answer) -> bool:
     return answer.strength * gold.strength >= 0 and best[0] == best[1] and near
 
 
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+def _faults_of_verdict(question: Question, said: _Body) -> Iterator[tuple[str, str]]:
+    """Of the verdict, and of what goes with another one."""
+    verdict = said.verdict
+    if verdict not in question.verdicts:
+        yield "/verdict", f"must be one of {', '.join(question.verdicts)}, got {verdict!r}"[:200]
+    for name, verdicts in _GOES_WITH.items():
+        if getattr(said, name) and verdict not in verdicts:
+            yield f"/{name}", f"does not go with the verdict {verdict!r}"
+    if verdict == "prefer" and said.strength not in STRENGTHS:
+        yield "/strength", f"must be one of {STRENGTHS}, got {said.strength}"[:200]
+    if verdict == "skip" and said.skip_reason not in question.skip_reasons:
+        yield "/skip_reason", f"must be one of {', '.join(question.skip_reasons)}"
+    needs_reason = question.reason == "required" and verdict != "skip"
+    yield from _faults_of_text("/text", said.text, needed=verdict == "write", asked=question.rewrite)
+    yield from _faults_of_text("/reason", said.reason, needed=needs_reason, asked=question.reason != "never")
 
 
-class _Reader:
-    def __init__(self, question: Question, display: tuple[int, ...], body: Mapping[str, Any]) -> None:
-        self.question, self.display, self.body = question, display, body
-        self.faults: list[tuple[str, str]] = []
-
-    def answer(self) -> Answer:
-        known = {"verdict", "strength", "axes", "ranks", "ratings", "flags", "text", "reason", "skip_reason"}
-        for key in self.body.keys() - known:
-            self.fault(f"/{key}", "unknown")
-        verdict = self.verdict()
-        skipped = verdict == "skip"
-        answer = Answer(
-            verdict=verdict,
-            strength=self.strength(verdict),
-            axes={} if skipped else self.axes(),
-            ranks=self.ranks() if verdict == "rank" else (),
-            ratings=self.ratings() if verdict == "rate" else (),
-            flags=() if skipped else self.flags(),
-            text=self.text("text", needed=verdict == "write"),
-            reason=self.text("reason", needed=self.question.reason == "required" and not skipped),
-            skip_reason=self.skip_reason() if skipped else "",
-        )
-        for key, fits in (("ranks", "rank"), ("ratings", "rate"), ("skip_reason", "skip")):
-            if self.body.get(key) and verdict != fits:
-                self.fault(f"/{key}", f"does not go with the verdict {verdict!r}")
-        if self.faults:
-            raise AnswerError(self.faults)
-        return answer
-
-    def fault(self, pointer: str, text: str) -> None:
-        self.faults.append((pointer, text))
-
-    def verdict(self) -> Verdict:
-        q = self.question
-        allowed: list[Verdict] = ["skip"]
-        allowed.append("prefer" if q.is_pair else _VERDICTS[q.kind])
-        if q.is_pair and q.tie:
-            allowed.append("tie")
-        if q.is_pair and q.both_bad:
-            allowed.append("both_bad")
-        given = self.body.get("verdict")
-        if given not in allowed:
-            self.fault("/verdict", f"must be one of {', '.join(allowed)}, got {given!r}"[:200])
-            return "skip"
-        return allowed[allowed.index(given)]
-
-    def strength(self, verdict: Verdict) -> int:
-        value = self.body.get("strength") or 0
-        if verdict != "prefer":
-            if value:
-                self.fault("/strength", "only goes with the verdict 'prefer'")
-            return 0
-        if not _is_int(value) or value not in STRENGTHS:
-            self.fault("/strength", f"must be one of {STRENGTHS}, got {value!r}"[:200])
-            return 0
-        return self.sign() * value
-
-    def sign(self) -> int:
-        return -1 if self.display == (1, 0) else 1
-
-    def axes(self) -> dict[str, int]:
-        """Of pairs: -4 … 4 in display order, 0 is equal."""
-        given = self.body.get("axes") or {}
-        if not self.question.is_pair:
-            if given:
-                self.fault("/axes", "pairs alone are compared on axes")
-            return {}
-        return {key: self.sign() * value for key, value in self.numbers(given, "/axes", lambda axis: (-4, 4)).items()}
-
-    def numbers(self, given: Any, pointer: str, limits: Any) -> dict[str, int]:
-        """{axis: number} within its limits, the required ones among them."""
-        if not isinstance(given, Mapping):
-            self.fault(pointer, "must be an object of axis and number")
-            return {}
-        axes = {axis.key: axis for axis in self.question.axes}
-        for key in given.keys() - axes.keys():
-            self.fault(f"{pointer}/{key}", f"no such axis; there are {', '.join(axes) or 'none'}")
-        found = {}
-        for key, axis in axes.items():
-            value, (low, high) = given.get(key), limits(axis)
-            if value is None:
-                if axis.required:
-                    self.fault(f"{pointer}/{key}", "is required")
-            elif not _is_int(value) or not low <= value <= high:
-                self.fault(f"{pointer}/{key}", f"must be a whole number from {low} to {high}, got {value!r}"[:200])
-            else:
-                found[key] = value
-        return found
-
-    def listed(self, name: str, empty: Any) -> list[Any]:
-        """The values of `name`, one a shown reply, in canonical order."""
-        values = self.body.get(name)
-        if not isinstance(values, list) or len(values) != len(self.display):
-            self.fault(f"/{name}", f"must be a list of {len(self.display)}, one per reply")
-            return [empty] * len(self.display)
-        return [values[self.display.index(slot)] for slot in range(len(self.display))]
-
-    def ranks(self) -> tuple[int, ...]:
-        ranks = self.listed("ranks", 1)
-        if not all(_is_int(rank) and 1 <= rank <= len(self.display) for rank in ranks):
-            self.fault("/ranks", f"are whole numbers from 1, the best, to {len(self.display)}; equal ones are ties")
-            return ()
-        order = sorted(set(ranks))  # 1, 3, 3 says the same as 1, 2, 2
-        return tuple(order.index(rank) + 1 for rank in ranks)
-
-    def ratings(self) -> tuple[dict[str, int], ...]:
-        given = self.listed("ratings", {})
-        return tuple(self.numbers(one, "/ratings", lambda axis: (axis.low, axis.high)) for one in given)
-
-    def flags(self) -> tuple[tuple[str, ...], ...]:
-        if not self.body.get("flags"):
-            return ()
-        given = self.listed("flags", [])
-        for names in given:
-            if not isinstance(names, list) or any(name not in self.question.flags for name in names):
-                self.fault("/flags", f"allowed: {', '.join(self.question.flags) or 'none'}")
-                return ()
-        return tuple(tuple(flag for flag in self.question.flags if flag in names) for names in given)
-
-    def text(self, name: str, *, needed: bool) -> str:
-        value = self.body.get(name) or ""
-        if not isinstance(value, str) or len(value) > MOST_TEXT:
-            self.fault(f"/{name}", f"must be text of at most {MOST_TEXT} characters")
-            return ""
-        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-            self.fault(f"/{name}", "holds a character that cannot be kept")
-        if needed and not value.strip():
-            self.fault(f"/{name}", "is required")
-        allowed = {"text": self.question.rewrite or needed, "reason": self.question.reason != "never"}[name]
-        if value and not allowed:
-            self.fault(f"/{name}", "this question does not ask for it")
-        return value.strip() and value
-
-    def skip_reason(self) -> str:
-        reason = self.body.get("skip_reason")
-        if reason not in self.question.skip_reasons:
-            self.fault("/skip_reason", f"must be one of {', '.join(self.question.skip_reasons)}")
-            return ""
-        return str(reason)
+def _faults_of_text(pointer: str, text: str, *, needed: bool, asked: bool) -> Iterator[tuple[str, str]]:
+    if needed and not text.strip():
+        yield pointer, "is required"
+    if text and not (needed or asked):
+        yield pointer, "this question does not ask for it"
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _faults_of_lists(question: Question, said: _Body, n: int) -> Iterator[tuple[str, str]]:
+    """Of what is said of single replies and axes."""
+    for name, needed in (("ranks", said.verdict == "rank"), ("ratings", said.verdict == "rate"), ("flags", False)):
+        given = getattr(said, name)
+        if (given or needed) and len(given) != n:
+            yield f"/{name}", f"must be a list of {n}, one per reply"
+    if not all(1 <= rank <= n for rank in said.ranks):
+        yield "/ranks", f"are whole numbers from 1, the best, to {n}; equal ones are ties"
+    if not all(set(names) <= set(question.flags) for names in said.flags):
+        yield "/flags", f"allowed: {', '.join(question.flags) or 'none'}"
+    if question.is_pair and said.verdict != "skip":
+        yield from _faults_of_numbers(question, said.axes, "/axes", (-4, 4))
+    for ratings in said.ratings:
+        yield from _faults_of_numbers(question, ratings, "/ratings")
+
+
+def _faults_of_numbers(
+    question: Question, given: Mapping[str, int | None], pointer: str, scale: tuple[int, int] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Of {axis: number} on that scale, or on each axis' own."""
+    for key in given.keys() - {axis.key for axis in question.axes}:
+        yield f"{pointer}/{key}", f"no such axis; there are {', '.join(axis.key for axis in question.axes) or 'none'}"
+    for axis in question.axes:
+        value, (low, high) = given.get(axis.key), scale or (axis.low, axis.high)
+        if value is None and axis.required:
+            yield f"{pointer}/{axis.key}", "is required"
+        if value is not None and not low <= value <= high:
+            yield f"{pointer}/{axis.key}", f"must be a whole number from {low} to {high}, got {value}"[:200]
+
+
+def _numbers(question: Question, given: Mapping[str, int | None]) -> dict[str, int]:
+    """What is given, in the order of the axes."""
+    return {axis.key: value for axis in question.axes if (value := given.get(axis.key)) is not None}
