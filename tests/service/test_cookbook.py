@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from service.conformance import (
     COOKBOOK,
@@ -24,6 +25,8 @@ from service.conformance import (
     recipes,
     served,
 )
+from thumbs.config.model import ModelConfig
+from thumbs.models.precision import compute_dtype
 
 each_cookbook = pytest.mark.parametrize("sdk", COOKBOOKS, ids=lambda sdk: sdk.name)
 
@@ -75,12 +78,13 @@ def test_one_script_trains_over_http_and_in_process(sdk: Sdk, tmp_path: Path) ->
         settings = environment(url, tmp_path / "hf", sdk.model) | {"PYTHONPATH": os.fspath(ROOT / "src")}
         remote = result_of(sdk, settings, tmp_path / "remote", "tinker")
     local = result_of(sdk, in_process(sdk, tmp_path), tmp_path / "local", "thumbs")
+    exact = compute_dtype(ModelConfig(name="byte-tiny")) == torch.float32
     for supervised, losses, (first, *others) in (remote, local):
         assert supervised[-1]["train_mean_nll"] < 0.6 * supervised[0]["train_mean_nll"]
         assert losses[-1] < 0.5 * losses[0]
         assert len([row for row in others if "env/all/reward/total" in row]) == 1
-        # The sampler and the trainer have the same weights, bit for bit in the sum over tokens but for its order.
-        assert abs(first["optim/kl_sample_train_v1"]) < 1e-5
+        # Sampler and trainer have the same weights; in bfloat16 the one rounds an adapter's products otherwise.
+        assert abs(first["optim/kl_sample_train_v1"]) < (1e-5 if exact else 2e-3)
         assert first["env/all/by_preferences"] == 1
     # A new adapter changes nothing, so both doors begin with the loss of the same base model.
     assert remote[0][0]["train_mean_nll"] == local[0][0]["train_mean_nll"]
