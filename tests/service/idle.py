@@ -60,7 +60,7 @@ def watch(folder: Path, idle_s: float, timeout_s: float, speed: float) -> Seen:
     finally:
         backend.close()
         store.close()
-    return Seen(told["losses"], models, gone, session.reason if session else None)
+    return Seen(told["losses"], models, gone, session.reason)
 
 
 def main() -> None:

@@ -169,7 +169,7 @@ def _backend(store: Store, configs: dict[str, ModelConfig], max_models: int, max
     backend = Backend(store, configs, max_models=max_models, max_queued_samples=max_queued)
     for name in backend.bases.names:
         backend.bases[name].check()  # what is wrong with a model is found now
-    for model in backend.catalog.supported_models():
+    for model in backend.bases.supported():
         typer.echo(f"{model.model_name}: context of {model.max_context_length} tokens")
     return backend
 

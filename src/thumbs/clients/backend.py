@@ -22,9 +22,8 @@ from thumbs.clients.bases import Base, Bases
 from thumbs.clients.checkpoint_folders import readable, writable
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.lanes import Work, patiently
-from thumbs.clients.listings import Catalog
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
-from thumbs.clients.sampling import Quota, Samplers, ServedWeights, checkpoint_at
+from thumbs.clients.sampling import Quota, Samplers, ServedWeights
 from thumbs.clients.store import Store
 from thumbs.clients.worker import Worker
 from thumbs.config.losses import CROSS_ENTROPY, LossSpec
@@ -72,7 +71,7 @@ class Backend:
     ) -> None:
         bases, worker = Bases(models, closed=closed), Worker(gap_grace_s)
         self._engine = engine or open_engine()
-        self.store, self.bases, self.catalog = store, bases, Catalog(store, bases)
+        self.store, self.bases = store, bases
         self.max_models = max_models
         self._worker, self._lock = worker, threading.Lock()
         self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-")
@@ -127,9 +126,7 @@ class Backend:
         user_metadata: Mapping[str, str] | None = None,
     ) -> Future[None]:
         """A model like the one that a checkpoint is of, with its weights."""
-        record = checkpoint_at(self.store, path)
-        run = self.store.run(record.run_id)
-        assert run is not None  # noqa: S101 (the store keeps no checkpoint without its run)
+        run = self.store.run(self.store.checkpoints.find(path).run_id)
         if not (run.train_attn or run.train_mlp):
             raise DataError(
                 f"{path} adapts a part of the attention or feed-forward projections; it can be sampled from, and a "
@@ -167,9 +164,8 @@ class Backend:
     ) -> Future[ReverseKlOutput]:
         """Adds the gradients of the divergence from a checkpoint of the same base: see reverse_kl.py."""
 
-        base, record = self._known(run_id).base, checkpoint_at(self.store, reference_path)
-        run = self.store.run(record.run_id)
-        if run is None or run.base_model != base.name:
+        base, record = self._known(run_id).base, self.store.checkpoints.find(reference_path)
+        if record.base_model != base.name:
             raise DataError(f"{reference_path} is not of this model's base {base.name}, as a reference must be")
         found = completions(data, temperature, base.shape.vocab_size, base.shape.context)
 
@@ -328,12 +324,9 @@ class Backend:
         return translate.train_output(output, records)
 
     def _read(self, model: _Model, handle: Handle, path: str, *, optimizer: bool) -> None:
-        record = checkpoint_at(self.store, path)
-        run = self.store.run(record.run_id)
-        own = self.store.run(handle.name)
-        assert run is not None  # noqa: S101 (the store keeps no checkpoint without its run)
-        assert own is not None  # noqa: S101
-        kinds = [(r.base_model, r.rank, r.train_attn, r.train_mlp) for r in (run, own)]
+        record = self.store.checkpoints.find(path)
+        runs = map(self.store.run, (record.run_id, handle.name))
+        kinds = [(run.base_model, run.rank, run.train_attn, run.train_mlp) for run in runs]
         if kinds[0] != kinds[1]:
             told = "base model {}, rank {}, train_attn {}, train_mlp {}"
             raise DataError(

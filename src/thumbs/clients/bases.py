@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from thumbs.clients.types import SupportedModel
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.errors import ConfigError, ModelError
+from thumbs.errors import ConfigError, ModelError, needs
 from thumbs.models.base import Trunk
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.trunk import empty_trunk, open_tokenizer
@@ -55,6 +57,13 @@ class Base:
         """Its tokenizer; raises ModelError if it cannot be read, or nothing ends a reply."""
         return open_tokenizer(self.config)
 
+    def transformers_tokenizer(self) -> Any:
+        """Its tokenizer as transformers loads it."""
+        with needs("hf", "the tokenizer as a Python object"):
+            from transformers import AutoTokenizer  # takes seconds, and not every client asks
+
+        return AutoTokenizer.from_pretrained(self.tokenizer_folder)
+
     def check(self) -> None:
         """Raises ModelError if the model cannot be trained or sampled."""
         _ = self.shape, self.tokenizer
@@ -89,6 +98,14 @@ class Bases:
     def names(self) -> list[str]:
         """The names of the models that are offered."""
         return list(self._known)
+
+    def supported(self) -> list[SupportedModel]:
+        """The models that are offered; the context is in tokens."""
+        lengths = {name: self[name].shape.context for name in self.names}
+        return [
+            SupportedModel(model_name=name, max_context_length=length, trainable=True, sampleable=True)
+            for name, length in lengths.items()
+        ]
 
     def __getitem__(self, name: str) -> Base:
         """The base of that name; raises ModelError for one that is not served here."""

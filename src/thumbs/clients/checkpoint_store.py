@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from thumbs.clients.checkpoint_folders import CheckpointFolders, size_of
 from thumbs.clients.tables import CHECKPOINTS, RUNS, CheckpointRecord
+from thumbs.errors import CheckpointError
 from thumbs.storage import Database, StoreError, newest_first
 
 KINDS = ("weights", "sampler_weights", "external_weights")
@@ -74,6 +75,16 @@ class Checkpoints:
         Its folder may vanish while it is read, if somebody overwrites or deletes it at that time.
         """
         return self._db.one(self._record, self._live_checkpoints().where(_at(path)))
+
+    def find(self, path: str, owner: str | None = None, *, own: bool = False) -> CheckpointRecord:
+        """The checkpoint at a path, of `owner` if one is given; unless `own`, one that somebody published will do.
+
+        Raises CheckpointError if there is none: one of somebody else is as unknown as one that never was.
+        """
+        record = self.get(path)
+        if record is None or (owner not in (None, record.owner) and (own or not record.public)):
+            raise CheckpointError(f"there is no checkpoint {path!r}; it may have expired or been deleted")
+        return record
 
     def page(self, owner: str, limit: int, offset: int) -> tuple[list[CheckpointRecord], int]:
         """A page of the checkpoints of the owner's runs, newest first, and how many there are."""
@@ -137,7 +148,7 @@ class Checkpoints:
             raise _missing(path)
 
     def _live_checkpoints(self) -> Select[Any]:
-        return newest_first(CHECKPOINTS).add_columns(RUNS.c.owner).join(RUNS).where(self._is_live())
+        return newest_first(CHECKPOINTS).add_columns(RUNS.c.owner, RUNS.c.base_model).join(RUNS).where(self._is_live())
 
     def _is_live(self) -> ColumnElement[bool]:
         return or_(CHECKPOINTS.c.expires.is_(None), CHECKPOINTS.c.expires > self._now())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from thumbs.clients import types
 from thumbs.clients.futures import APIFuture
 from thumbs.clients.listings import checkpoint_of, training_run_of, weights_info_of
-from thumbs.errors import CheckpointError, DataError
+from thumbs.storage import MissingError
 
 if TYPE_CHECKING:
     from thumbs.clients.backend import Backend
@@ -21,16 +21,14 @@ class RestClient:
 
     def get_server_capabilities(self) -> APIFuture[types.GetServerCapabilitiesResponse]:
         """The base models that are offered by name."""
-        return APIFuture.of(
-            types.GetServerCapabilitiesResponse(supported_models=self._backend.catalog.supported_models())
-        )
+        return APIFuture.of(types.GetServerCapabilitiesResponse(supported_models=self._backend.bases.supported()))
 
     def get_training_run(self, training_run_id: str, access_scope: str = "owned") -> APIFuture[types.TrainingRun]:
-        """One run."""
+        """One run; somebody else's where they published a checkpoint of it."""
         run = self._store.run(training_run_id)
-        if run is None:
-            raise DataError(f"there is no training run {training_run_id!r}")
-        return APIFuture.of(training_run_of(self._store, run))
+        if run.owner != self._owner and not any(c.public for c in self._store.checkpoints.of_run(run.id)):
+            raise MissingError(f"there is no model {training_run_id!r} of yours")
+        return APIFuture.of(training_run_of(self._store, run, self._owner))
 
     def get_training_run_by_tinker_path(
         self, tinker_path: str, access_scope: str = "owned"
@@ -40,11 +38,8 @@ class RestClient:
 
     def get_weights_info_by_tinker_path(self, tinker_path: str) -> APIFuture[types.WeightsInfoResponse]:
         """The base model and the adapter's settings of a checkpoint."""
-        record = self._store.checkpoints.get(tinker_path)
-        run = None if record is None else self._store.run(record.run_id)
-        if run is None:
-            raise CheckpointError(f"there is no checkpoint {tinker_path!r}; it may have expired or been deleted")
-        return APIFuture.of(weights_info_of(run))
+        record = self._store.checkpoints.find(tinker_path, self._owner)
+        return APIFuture.of(weights_info_of(self._store.run(record.run_id)))
 
     def list_training_runs(
         self, limit: int = 20, offset: int = 0, access_scope: str = "owned", project_id: str | None = None
@@ -52,12 +47,13 @@ class RestClient:
         """Runs, newest first."""
         runs, total = self._store.runs(self._owner, limit, offset)
         cursor = types.Cursor(offset=offset, limit=limit, total_count=total)
-        listed = [training_run_of(self._store, run) for run in runs]
+        listed = [training_run_of(self._store, run, self._owner) for run in runs]
         return APIFuture.of(types.TrainingRunsResponse(training_runs=listed, cursor=cursor))
 
     def list_checkpoints(self, training_run_id: str) -> APIFuture[types.CheckpointsListResponse]:
         """Checkpoints of a run, newest first."""
-        found = [checkpoint_of(record) for record in self._store.checkpoints.of_run(training_run_id)]
+        run = self._store.run(training_run_id, self._owner)
+        found = [checkpoint_of(record) for record in self._store.checkpoints.of_run(run.id)]
         return APIFuture.of(types.CheckpointsListResponse(checkpoints=found))
 
     def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> APIFuture[types.CheckpointsListResponse]:
@@ -73,19 +69,19 @@ class RestClient:
 
     def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
         """Deletes a checkpoint."""
-        return APIFuture.of(self._store.checkpoints.delete(tinker_path))
+        return APIFuture.of(self._store.checkpoints.delete(self._own(tinker_path)))
 
     def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
         """Lets others read a checkpoint."""
-        return APIFuture.of(self._store.checkpoints.publish(tinker_path, True))
+        return APIFuture.of(self._store.checkpoints.publish(self._own(tinker_path), True))
 
     def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
         """Keeps it to its owner again."""
-        return APIFuture.of(self._store.checkpoints.publish(tinker_path, False))
+        return APIFuture.of(self._store.checkpoints.publish(self._own(tinker_path), False))
 
     def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> APIFuture[None]:
         """Lets a checkpoint expire after that many seconds; None: never."""
-        return APIFuture.of(self._store.checkpoints.set_ttl(tinker_path, ttl_seconds))
+        return APIFuture.of(self._store.checkpoints.set_ttl(self._own(tinker_path), ttl_seconds))
 
     def list_sessions(
         self, limit: int = 20, offset: int = 0, access_scope: str = "owned"
@@ -96,9 +92,7 @@ class RestClient:
 
     def get_session(self, session_id: str, access_scope: str = "owned") -> APIFuture[types.GetSessionResponse]:
         """The runs and samplers of a session."""
-        session = self._store.session(session_id)
-        if session is None:
-            raise DataError(f"there is no session {session_id!r}")
+        session = self._store.session(session_id, self._owner)
         return APIFuture.of(
             types.GetSessionResponse(
                 training_run_ids=[run.id for run in self._store.runs_of(session_id)],
@@ -110,14 +104,15 @@ class RestClient:
 
     def get_sampler(self, sampler_id: str) -> APIFuture[types.GetSamplerResponse]:
         """What a sampler samples from."""
-        sampler = self._store.sampler(sampler_id)
-        if sampler is None:
-            raise DataError(f"there is no sampler {sampler_id!r}")
+        sampler = self._store.sampler(sampler_id, self._owner)
         return APIFuture.of(
             types.GetSamplerResponse(
                 sampler_id=sampler.id, base_model=sampler.base_model, model_path=sampler.model_path
             )
         )
+
+    def _own(self, tinker_path: str) -> str:
+        return self._store.checkpoints.find(tinker_path, self._owner, own=True).path
 
     get_training_run_async = get_training_run
     get_training_run_by_tinker_path_async = get_training_run_by_tinker_path

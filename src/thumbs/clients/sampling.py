@@ -17,14 +17,14 @@ from thumbs.clients.bases import Base, Bases
 from thumbs.clients.checkpoint_folders import readable
 from thumbs.clients.sample_call import SampleCall
 from thumbs.clients.store import Store
-from thumbs.clients.tables import CheckpointRecord
 from thumbs.clients.worker import Worker
 from thumbs.engine.base import AdapterSource
 from thumbs.engine.checkpoints import OPTIMIZER
-from thumbs.errors import CheckpointError, DataError, ThumbsError
+from thumbs.errors import DataError, ThumbsError
 from thumbs.models.base import FrozenAdapter
 from thumbs.rollout.native import DecodingLoop, NativeSampler
 from thumbs.rollout.sampler import OnToken
+from thumbs.storage import MissingError
 
 MAX_WAITING_TOKENS = 2**25
 """Tokens of prompts and replies that may wait or be drawn at a time."""
@@ -95,8 +95,7 @@ class Samplers:
     ) -> None:
         """A sampler of a checkpoint, or of a bare base model; raises ThumbsError if there is no such thing."""
         if path is not None:
-            run = self.store.run(checkpoint_at(self.store, path).run_id)
-            base_model = None if run is None else run.base_model
+            base_model = self.store.checkpoints.find(path).base_model
         if base_model is None:
             raise DataError("a sampler needs a base_model or a model_path")
         sampler = self._made(sampler_id, session_id, base_model, path)
@@ -150,15 +149,19 @@ class Samplers:
             folder = self.folder(sampler_id)
             # A copy, since the checkpoint may be deleted or overwritten while the sampler is in use.
             unwanted = shutil.ignore_patterns(OPTIMIZER)
-            shutil.copytree(checkpoint_at(self.store, path).folder, folder, ignore=unwanted, dirs_exist_ok=True)
+            shutil.copytree(self.store.checkpoints.find(path).folder, folder, ignore=unwanted, dirs_exist_ok=True)
         return ServedWeights(self.bases[base_model], session_id, folder)
 
     def _reopened(self, sampler_id: str) -> ServedWeights:
         """A sampler of a checkpoint that an earlier process opened; of other weights nothing was kept."""
-        record = self.store.sampler(sampler_id)
-        session = None if record is None else self.store.session(record.session_id)
-        if record is None or record.model_path is None or session is None or session.finished is not None:
-            raise DataError(f"sampler {sampler_id!r} is gone; make a new one from a checkpoint or the training client")
+        gone = DataError(f"sampler {sampler_id!r} is gone; make a new one from a checkpoint or the training client")
+        try:
+            record = self.store.sampler(sampler_id)
+            ended = self.store.session(record.session_id).finished is not None
+        except MissingError:
+            raise gone from None
+        if record.model_path is None or ended:
+            raise gone
         sampler = self._made(sampler_id, record.session_id, record.base_model, record.model_path)
         self.add(sampler_id, sampler)
         return sampler
@@ -184,11 +187,3 @@ class Samplers:
         if id(model) not in self._loops:  # one for all names of a base
             self._loops[id(model)] = DecodingLoop(model, lambda tokens: base.tokenizer.decode(tokens, False))
         return NativeSampler(self._loops[id(model)], 0, adapter, sampler.client)
-
-
-def checkpoint_at(store: Store, path: str) -> CheckpointRecord:
-    """The record of a checkpoint; raises CheckpointError if there is none."""
-    record = store.checkpoints.get(path)
-    if record is None:
-        raise CheckpointError(f"there is no checkpoint {path!r}; it may have expired or been deleted")
-    return record

@@ -64,7 +64,7 @@ class SamplingClient(Ready):
 
     def get_tokenizer(self) -> Any:
         """The tokenizer of the base model, as transformers loads it."""
-        return self._backend.catalog.tokenizer(self.base_model)
+        return self._backend.bases[self.base_model].transformers_tokenizer()
 
     def get_base_model(self) -> str:
         """The name of the base model."""

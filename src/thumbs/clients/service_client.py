@@ -106,9 +106,7 @@ class ServiceClient(Ready):
         """
         sampler_id = self.next_sampler_id()
         self.backend.samplers.open(sampler_id, self.session_id, OWNER, base_model=base_model, path=model_path)
-        sampler = self.backend.store.sampler(sampler_id)
-        assert sampler is not None  # noqa: S101
-        return SamplingClient(self.backend, sampler_id, sampler.base_model)
+        return SamplingClient(self.backend, sampler_id, self.backend.store.sampler(sampler_id).base_model)
 
     def create_rest_client(self) -> RestClient:
         """What the store holds: runs, checkpoints, sessions."""
@@ -116,7 +114,7 @@ class ServiceClient(Ready):
 
     def get_server_capabilities(self) -> types.GetServerCapabilitiesResponse:
         """The base models that are offered by name."""
-        return types.GetServerCapabilitiesResponse(supported_models=self.backend.catalog.supported_models())
+        return types.GetServerCapabilitiesResponse(supported_models=self.backend.bases.supported())
 
     async def get_server_capabilities_async(self) -> types.GetServerCapabilitiesResponse:
         """Does the same as `get_server_capabilities`, without blocking."""
@@ -152,9 +150,7 @@ class ServiceClient(Ready):
     def base_of(self, model_id: str) -> str:
         """The name of the base model of one of this session's models."""
         if model_id not in self._bases:
-            run = self.backend.store.run(model_id)
-            assert run is not None  # noqa: S101
-            self._bases[model_id] = run.base_model
+            self._bases[model_id] = self.backend.store.run(model_id).base_model
         return self._bases[model_id]
 
     def _next_model_id(self) -> str:

@@ -6,15 +6,16 @@ processes can share a store.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, and_, delete, insert, select, true, update
+from sqlalchemy import URL, ColumnElement, Table, and_, delete, insert, select, true, update
 
 from thumbs.clients.checkpoint_folders import locked
 from thumbs.clients.checkpoint_store import Checkpoints
@@ -33,7 +34,18 @@ from thumbs.clients.tables import (
     TokenRecord,
 )
 from thumbs.clients.types import LoraConfig
-from thumbs.storage import Database, StoreError, digest, new_secret, newest_first, oldest_first, utc_now
+from thumbs.storage import (
+    Database,
+    MissingError,
+    StoreError,
+    digest,
+    new_secret,
+    newest_first,
+    oldest_first,
+    utc_now,
+)
+
+R = TypeVar("R")
 
 
 class Store:
@@ -117,9 +129,9 @@ class Store:
         self._db.insert(SESSIONS, session)
         return session.id
 
-    def session(self, session_id: str) -> SessionRecord | None:
-        """The session of that id, finished or not."""
-        return self._db.one(SessionRecord, select(SESSIONS).where(SESSIONS.c.id == session_id))
+    def session(self, session_id: str, owner: str | None = None) -> SessionRecord:
+        """The session of that id, finished or not; raises MissingError if there is none, or none of the owner's."""
+        return self._the(SessionRecord, SESSIONS, "session", session_id, owner)
 
     def sessions(self, owner: str, limit: int, offset: int) -> tuple[list[SessionRecord], int]:
         """A page of the owner's sessions, newest first, and how many there are."""
@@ -167,9 +179,9 @@ class Store:
             ),
         )
 
-    def run(self, run_id: str) -> ModelRecord | None:
-        """The run of that id."""
-        return self._db.one(ModelRecord, select(RUNS).where(RUNS.c.id == run_id))
+    def run(self, run_id: str, owner: str | None = None) -> ModelRecord:
+        """The run of that id; raises MissingError if there is none, or none of the owner's."""
+        return self._the(ModelRecord, RUNS, "model", run_id, owner)
 
     def runs(self, owner: str, limit: int, offset: int) -> tuple[list[ModelRecord], int]:
         """A page of the owner's runs, newest first, and how many there are."""
@@ -193,14 +205,15 @@ class Store:
         made = SamplerRecord(sampler_id, session_id, owner, base_model, model_path, self._now())
         try:
             self._db.insert(SAMPLERS, made)
-        except StoreError:
-            known = self.sampler(sampler_id)
-            if known is None or replace(known, created=made.created) != made:
-                raise
+        except StoreError as error:
+            with contextlib.suppress(MissingError):
+                if replace(self.sampler(sampler_id), created=made.created) == made:
+                    return
+            raise error
 
-    def sampler(self, sampler_id: str) -> SamplerRecord | None:
-        """The sampler of that id."""
-        return self._db.one(SamplerRecord, select(SAMPLERS).where(SAMPLERS.c.id == sampler_id))
+    def sampler(self, sampler_id: str, owner: str | None = None) -> SamplerRecord:
+        """The sampler of that id; raises MissingError if there is none, or none of the owner's."""
+        return self._the(SamplerRecord, SAMPLERS, "sampler", sampler_id, owner)
 
     def samplers_of(self, session_id: str) -> list[SamplerRecord]:
         """The session's samplers, oldest first."""
@@ -264,6 +277,11 @@ class Store:
     def _finish(self, which: ColumnElement[bool], **values: Any) -> int:
         pending = and_(which, FUTURES.c.finished.is_(None))
         return self._db.execute(update(FUTURES).where(pending).values(finished=self._now(), **values))
+
+    def _the(self, record: Callable[..., R], table: Table, kind: str, row_id: str, owner: str | None) -> R:
+        query = select(table).where(table.c.id == row_id, true() if owner is None else table.c.owner == owner)
+        missing = MissingError(f"there is no {kind} {row_id!r}" + ("" if owner is None else " of yours"))
+        return self._db.the(record, query, missing)
 
     def _ago(self, seconds: float) -> datetime:
         return self._now() - timedelta(seconds=seconds)

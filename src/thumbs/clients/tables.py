@@ -179,11 +179,12 @@ class SamplerRecord:
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """A complete checkpoint; its owner is that of its run."""
+    """A complete checkpoint; its owner and its base model are those of its run."""
 
     id: str
     run_id: str
     owner: str
+    base_model: str
     kind: str
     name: str
     size_bytes: int

@@ -10,6 +10,7 @@ from thumbs.clients import types
 from thumbs.clients.backend import Backend
 from thumbs.clients.custom_loss import CustomLoss
 from thumbs.clients.futures import APIFuture, Ready, submitted
+from thumbs.clients.listings import info_of
 from thumbs.clients.sampling_client import SamplingClient
 
 Metadata = Mapping[str, str] | None
@@ -137,11 +138,12 @@ class TrainingClient(Ready):
     def get_info(self) -> types.GetInfoResponse:
         """The model's base, tokenizer and rank; raises what its creation raised."""
         self._created.result()
-        return self._backend.catalog.info(self.model_id)
+        run = self._backend.store.run(self.model_id)
+        return info_of(run, self._backend.bases[run.base_model])
 
     def get_tokenizer(self) -> Any:
         """The tokenizer of the base model, as transformers loads it."""
-        return self._backend.catalog.tokenizer(self.service.base_of(self.model_id))
+        return self._backend.bases[self.service.base_of(self.model_id)].transformers_tokenizer()
 
     forward_async = submitted(forward)
     forward_backward_async = submitted(forward_backward)

@@ -62,7 +62,7 @@ def register_tokenizers(register: Callable[[str, Callable[[], Any]], None]) -> N
 
 @functools.cache
 def _tokenizer(name: str) -> Any:
-    return one_at_a_time(shared_backend().catalog.tokenizer(name))
+    return one_at_a_time(shared_backend().bases[name].transformers_tokenizer())
 
 
 def one_at_a_time(tokenizer: Any) -> Any:

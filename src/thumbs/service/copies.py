@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from thumbs.clients.tables import CheckpointRecord
 from thumbs.errors import DataError
 from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, owner_of, parse
@@ -40,7 +39,7 @@ class CopyRoutes(Routes):
             raise DataError("name a destination_project_id, or a session_id and its model_seq_id")
         if body.session_id is not None:
             await self._service.live_session(body.session_id, owner)
-        await self._service.checkpoint(body.source_path, owner)  # an unknown one is a 404
+        await self._record(self._store.checkpoints.find, body.source_path, owner)  # an unknown one is a 404
         repeated = request.headers.get("x-idempotency-key")
         key = None if repeated is None else (f"copies of {owner}: {repeated}", 0)
         start = partial(self._copy, body, owner)
@@ -54,12 +53,13 @@ class CopyRoutes(Routes):
         return Response(outcome.result, media_type=outcome.content_type)
 
     def _copy(self, body: _Copy, owner: str) -> Future[Any]:
-        source = self._service.find_checkpoint(body.source_path, owner)
+        source = self._store.checkpoints.find(body.source_path, owner)
         session_id = body.session_id or self._store.add_session(
             owner, tags=("copy",), project_id=body.destination_project_id
         )
         run_id = f"{session_id}:train:{body.model_seq_id or 0}"
-        self._add_run(source, run_id, session_id, owner)
+        run = self._store.run(source.run_id)
+        self._store.add_run(run_id, session_id, owner, run.base_model, run.lora, run.user_metadata)
         options = {"ttl_seconds": body.ttl_seconds, "user_metadata": source.user_metadata}
         with self._store.checkpoints.writing(run_id, source.kind, source.name, **options) as folder:
             # Nobody writes into a checkpoint's files, so that two checkpoints can have the same ones.
@@ -69,9 +69,3 @@ class CopyRoutes(Routes):
         done: Future[str] = Future()
         done.set_result(f"tinker://{run_id}/{source.kind}/{source.name}")
         return done
-
-    def _add_run(self, source: CheckpointRecord, run_id: str, session_id: str, owner: str) -> None:
-        run = self._store.run(source.run_id)
-        if run is None:
-            raise DataError(f"nothing is known about the training run of {source.path!r}")
-        self._store.add_run(run_id, session_id, owner, run.base_model, run.lora, run.user_metadata)

@@ -39,7 +39,7 @@ class DownloadRoutes(Routes):
     @route("GET", "/training_runs/{run_id}/checkpoints/{kind}/{name}/archive")
     async def archive_link(self, request: Request) -> Response:
         """Redirects to a tar.gz with the adapter in PEFT's layout."""
-        record = await self._service.checkpoint(path_of(request), owner_of(request))
+        record = await self._record(self._store.checkpoints.find, path_of(request), owner_of(request))
         expires = int(time.time()) + _LINK_S
         headers = {
             "Location": self._link(request, record, _ARCHIVE, expires),
@@ -50,9 +50,9 @@ class DownloadRoutes(Routes):
     @route("GET", "/training_runs/{run_id}/checkpoints/{kind}/{name}/external_weights_urls")
     async def file_links(self, request: Request) -> Response:
         """A link for each file of a checkpoint."""
-        record = await self._service.checkpoint(path_of(request), owner_of(request))
+        record = await self._record(self._store.checkpoints.find, path_of(request), owner_of(request))
         expires = int(time.time()) + _LINK_S
-        names = await self._service.threads.work(_files, record.folder)
+        names = await self._work(_files, record.folder)
         urls = {name: self._link(request, record, name, expires) for name in names}
         return answer({"urls": urls, "expires": datetime.fromtimestamp(expires, UTC).isoformat()})
 
@@ -63,12 +63,12 @@ class DownloadRoutes(Routes):
         claims = self._service.signer.read(_LINK, parts["signature"])
         if claims is None or claims["sub"] != f"{path_of(request)}/{parts['file']}":
             raise HTTPException(403, "this link has ended or was not given out by this server; ask for a new one")
-        record = await self._service.threads.record(self._store.checkpoints.get, path_of(request))
+        record = await self._record(self._store.checkpoints.get, path_of(request))
         if record is None:
             raise CheckpointError(f"there is no checkpoint {path_of(request)!r} any more")
         if parts["file"] == _ARCHIVE:
             return await self._archive(record)
-        files = await self._service.threads.work(_files, record.folder)
+        files = await self._work(_files, record.folder)
         if parts["file"] not in files:
             raise CheckpointError(f"{path_of(request)} has no file {parts['file']!r}")
         return FileResponse(files[parts["file"]], media_type="application/octet-stream")
@@ -79,13 +79,13 @@ class DownloadRoutes(Routes):
         return f"{request.base_url}download/{quote(place, safe='/')}"
 
     async def _archive(self, record: CheckpointRecord) -> Response:
-        file = await self._service.threads.work(_pack, record)
+        file = await self._work(_pack, record)
         size = file.seek(0, 2)
         file.seek(0)
 
         async def pieces() -> AsyncIterator[bytes]:
             with file:
-                while piece := await self._service.threads.work(file.read, _PIECE):
+                while piece := await self._work(file.read, _PIECE):
                     yield piece
 
         return StreamingResponse(pieces(), media_type="application/gzip", headers={"Content-Length": str(size)})

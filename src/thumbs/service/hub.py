@@ -44,7 +44,7 @@ class HubRoutes(Routes):
         file = files.get(request.path_params["file"])
         if file is None:
             return _missing(f"the model has no file {request.path_params['file']!r}")
-        digest = await self._service.threads.work(_digest, file)
+        digest = await self._work(_digest, file)
         return FileResponse(file, headers={"X-Repo-Commit": _commit(files), "ETag": f'"{digest}"'})
 
     @route("GET", "/api/models/{repo:path}/tree/{revision}", keyed=False)
@@ -74,13 +74,13 @@ class HubRoutes(Routes):
 
     async def _files(self, repo: str) -> dict[str, Path] | None:
         """The files of the model that a client calls `repo`, by name; None if none is served under it."""
-        models = await self._service.threads.work(self._backend.catalog.supported_models)
+        models = await self._work(self._backend.bases.supported)
         names = [model.model_name or "" for model in models]
         found = next((name for name in names if repo in _asked_for(name)), None)
         if found is None:
             return None
-        folder = await self._service.threads.work(self._backend.catalog.tokenizer_folder, found)
-        return {} if folder is None else {name: folder / name for name in FILES if (folder / name).is_file()}
+        folder = await self._work(lambda: self._backend.bases[found].tokenizer_folder)
+        return {name: folder / name for name in FILES if (folder / name).is_file()}
 
 
 def _asked_for(model: str) -> set[str]:

@@ -71,7 +71,7 @@ class MintRoutes(Routes):
 
         def start() -> Future[Any]:
             body = parse(_ReverseKl, raw)
-            path = self._service.find_checkpoint(body.reference_model_path, owner_of(request)).path
+            path = self._store.checkpoints.find(body.reference_model_path, owner_of(request)).path
             data = [_reverse_kl_datum(index, datum) for index, datum in enumerate(body.data)]
             return self._backend.forward_backward_reverse_kl(body.model_id, body.seq_id, data, path, body.temperature)
 
@@ -84,8 +84,8 @@ class MintRoutes(Routes):
         backend = self._backend
         if len(body.source_paths) != len(body.coefficients):
             raise DataError(f"got {len(body.source_paths)} source_paths and {len(body.coefficients)} coefficients")
-        records = [self._service.find_checkpoint(path, owner) for path in body.source_paths]
-        bases = {run.base_model for record in records if (run := backend.store.run(record.run_id))}
+        records = [self._store.checkpoints.find(path, owner) for path in body.source_paths]
+        bases = {record.base_model for record in records}
         if len(bases) != 1:
             raise DataError(f"the checkpoints are of different base models: {', '.join(sorted(bases))}")
         base_model = bases.pop()

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from thumbs.clients import types
-from thumbs.clients.listings import weights_info_of
+from thumbs.clients.listings import info_of
 from thumbs.errors import DataError
 from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, Metadata, answer, owner_of, parse, peek, read
@@ -55,10 +55,6 @@ class _Target(Body):
     model_id: str | None = None
 
 
-class _Path(Body):
-    tinker_path: str
-
-
 class ModelRoutes(Routes):
     """What a ServiceClient calls to get a TrainingClient."""
 
@@ -85,12 +81,10 @@ class ModelRoutes(Routes):
 
         def start(run_id: str) -> Future[Any]:
             owner = owner_of(request)
-            record = self._service.find_checkpoint(body.path, owner)
-            path, run = record.path, self._store.run(record.run_id)
-            if body.base_model is not None and run is not None and body.base_model != run.base_model:
-                raise DataError(
-                    f"base_model {body.base_model!r}: {path} is of {run.base_model!r}, which cannot be changed"
-                )
+            record = self._store.checkpoints.find(body.path, owner)
+            path, base = record.path, record.base_model
+            if body.base_model not in (None, base):
+                raise DataError(f"base_model {body.base_model!r}: {path} is of {base!r}, which cannot be changed")
             return self._backend.create_from(run_id, body.session_id, owner, path, body.optimizer, body.user_metadata)
 
         return await self._create(request, "load_weights", body, raw, start)
@@ -99,23 +93,11 @@ class ModelRoutes(Routes):
     async def get_info(self, request: Request) -> Response:
         """What a model is made of, and where its tokenizer is."""
         body = await read(request, Numbered)
-        await self._service.run(body.model_id, owner_of(request))
-        info = (await self._service.threads.work(self._backend.catalog.info, body.model_id)).model_dump(
-            exclude_none=True
-        )
+        run = await self._record(self._store.run, body.model_id, owner_of(request))
+        info = (await self._work(info_of, run, self._backend.bases[run.base_model])).model_dump(exclude_none=True)
         if not self._service.settings.local_paths:
             info["model_data"].pop("tokenizer_id", None)
-        return answer({**info, "type": "get_info"})
-
-    @route("POST", "/weights_info")
-    async def weights_info(self, request: Request) -> Response:
-        """What a checkpoint was trained from, and how."""
-        body = await read(request, _Path)
-        record = await self._service.checkpoint(body.tinker_path, owner_of(request))
-        run = await self._service.threads.record(self._store.run, record.run_id)
-        if run is None:
-            raise DataError(f"nothing is known about the training run of {body.tinker_path!r}")
-        return answer(weights_info_of(run).model_dump())
+        return answer(info)
 
     @route("POST", "/unload_model")
     async def unload_model(self, request: Request) -> Response:
@@ -135,8 +117,8 @@ class ModelRoutes(Routes):
     @route("DELETE", "/models/{model_id}")
     async def delete(self, request: Request) -> Response:
         """Does the same as `unload_model`, at once and without a promise; doing it twice is not an error."""
-        run = await self._service.run(request.path_params["model_id"], owner_of(request))
-        await self._service.threads.work(self._backend.unload, run.id)
+        run = await self._record(self._store.run, request.path_params["model_id"], owner_of(request))
+        await self._work(self._backend.unload, run.id)
         return answer({"model_id": run.id, "type": "unload_model"})
 
     async def _create(
@@ -158,7 +140,7 @@ class ModelRoutes(Routes):
         def start() -> Future[Any]:
             body = parse(_Load, raw)
             body.optimizer_config.check()
-            path = self._service.find_checkpoint(body.path, owner_of(request)).path
+            path = self._store.checkpoints.find(body.path, owner_of(request)).path
             return self._backend.load(body.model_id, body.seq_id, path, body.optimizer)
 
         encode = encode_json(lambda _: {"model_id": numbered.model_id, "type": "load_weights"})

@@ -81,8 +81,8 @@ class OpenAIRoutes(Routes):
     @route("GET", "/models")
     async def models(self, request: Request) -> Response:
         """The base models, and the caller's newest checkpoints to sample from."""
-        bases = await self._service.threads.work(self._backend.catalog.supported_models)
-        records, _ = await self._service.threads.record(self._store.checkpoints.page, owner_of(request), 200, 0)
+        bases = await self._work(self._backend.bases.supported)
+        records, _ = await self._record(self._store.checkpoints.page, owner_of(request), 200, 0)
         found = [(model.model_name or "", 0) for model in bases]
         found += [(r.path, int(r.created.timestamp())) for r in records if r.kind == "sampler_weights"]
         return answer({"object": "list", "data": [_model(*each) for each in found]})
@@ -99,7 +99,7 @@ class OpenAIRoutes(Routes):
         """Goes on with texts or tokens."""
         body = await read_body(request, CompletionBody, "/v1/completions")
         sampler_id, base = await self._sampler(body.model, owner_of(request))
-        prompts = await self._service.threads.work(body.prompts, base.tokenizer)
+        prompts = await self._work(body.prompts, base.tokenizer)
         shape = Shape(False, body.model, base.tokenizer, body.stop, body.logprobs)
         batch = SampleBatch(prompts, body.n, body.echo, body.max_tokens == 0)
         return await self._reply(request, body, shape, sampler_id, base, batch, body.max_tokens)
@@ -109,8 +109,8 @@ class OpenAIRoutes(Routes):
         """Answers a conversation."""
         body = await read_body(request, ChatBody, "/v1/chat/completions")
         sampler_id, base = await self._sampler(body.model, owner_of(request))
-        tokenizer = await self._service.threads.work(self._templates.tokenizer, base, body.chat_template_kwargs)
-        prompt = await self._service.threads.work(body.prompt, tokenizer)
+        tokenizer = await self._work(self._templates.tokenizer, base, body.chat_template_kwargs)
+        prompt = await self._work(body.prompt, tokenizer)
         shape = Shape(True, body.model, tokenizer, body.stop, body.top_logprobs if body.logprobs else None)
         return await self._reply(
             request, body, shape, sampler_id, base, SampleBatch([prompt], body.n), body.most_tokens
@@ -145,7 +145,7 @@ class OpenAIRoutes(Routes):
                 tokens = types.ModelInput.from_ints(prompt)
                 call = SampleCall(tokens, body.n, params, echoed, top if echoed else 0, top)
                 sample = self._backend.samplers.sample
-                batch.futures.append(await self._service.threads.work(sample, sampler_id, call, told))
+                batch.futures.append(await self._work(sample, sampler_id, call, told))
             if body.stream:
                 usage = body.stream_options.include_usage
                 return StreamingResponse(stream(batch, shape, news, usage), media_type="text/event-stream")
@@ -159,33 +159,31 @@ class OpenAIRoutes(Routes):
 
     async def _find(self, model: str, owner: str) -> _Found:
         """What a model's name stands for; raises RefusedError if that is nothing that the caller may use."""
-        threads, store = self._service.threads, self._store
         try:
             if model.startswith(_PATHS):
-                record = await self._service.checkpoint(model, owner)
-                run = await threads.record(store.run, record.run_id)
-                base = self._backend.bases[run.base_model if run else ""]
+                record = await self._record(self._store.checkpoints.find, model, owner)
+                base = self._backend.bases[record.base_model]
                 found = _Found(base, record.path, record.id, int(record.created.timestamp()))
             else:
                 found = _Found(self._backend.bases[model])
-            await threads.work(lambda: found.base.tokenizer)
+            await self._work(lambda: found.base.tokenizer)
         except (CheckpointError, ModelError) as error:
             raise RefusedError(str(error), "model", "model_not_found", 404) from None
         return found
 
     async def _sampler(self, model: str, owner: str) -> tuple[str, Base]:
         """A sampler of the base model or path, opened at its first use, and its base."""
-        threads, store = self._service.threads, self._store
+        store = self._store
         found = await self._find(model, owner)
         key = (owner, model, found.version)
         session_id, sampler_id = self._samplers.pop(key, ("", ""))
-        session = await threads.record(store.session, session_id) if session_id else None
+        session = await self._record(store.session, session_id) if session_id else None
         if session is None or session.finished is not None:
-            session_id = await threads.record(store.add_session, owner, tags=("openai",), display_name=model[:200])
+            session_id = await self._record(store.add_session, owner, tags=("openai",), display_name=model[:200])
             sampler_id = f"{session_id}:sample:0"
             opened = partial(self._backend.samplers.open, sampler_id, session_id, owner)
-            await threads.work(opened, base_model=None if found.path else model, path=found.path)
-        await threads.record(store.touch_session, session_id)
+            await self._work(opened, base_model=None if found.path else model, path=found.path)
+        await self._record(store.touch_session, session_id)
         self._samplers[key] = session_id, sampler_id
         while len(self._samplers) > _MOST_SAMPLERS:
             _, (oldest, _) = self._samplers.popitem(last=False)

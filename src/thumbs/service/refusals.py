@@ -16,10 +16,11 @@ from thumbs.errors import CheckpointError
 from thumbs.service.openai import PREFIXES
 from thumbs.service.openai_errors import RefusedError, error_body
 from thumbs.service.requests import answer
-from thumbs.storage import is_away
+from thumbs.storage import MissingError, is_away
 
 log = logging.getLogger(__name__)
 
+_UNKNOWN = (CheckpointError, MissingError)
 _PAUSE_S = 1.0
 
 
@@ -54,7 +55,7 @@ class Refusals:
             log.error("the database does not answer: %s", error)
             await asyncio.sleep(_PAUSE_S)  # some calls are repeated without a pause
             return self.refuse(path, 503, "the server's database does not answer; try again")
-        status = error.status if isinstance(error, RefusedError) else 404 if isinstance(error, CheckpointError) else 400
+        status = error.status if isinstance(error, RefusedError) else 404 if isinstance(error, _UNKNOWN) else 400
         return self.refuse(path, status, str(error), error=error)
 
     async def fail(self, request: Request, error: Exception) -> Response:

@@ -1,18 +1,16 @@
-"""Training runs and checkpoints, to list and to look after."""
+"""Sessions, training runs and checkpoints, to list and to look after."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from thumbs.clients.listings import checkpoint_of, training_run_of
+from thumbs.clients import types
+from thumbs.clients.futures import APIFuture
 from thumbs.clients.rest_client import RestClient
-from thumbs.clients.tables import CheckpointRecord
 from thumbs.errors import DataError
 from thumbs.service.requests import Body, NoFields, answer, owner_of, page, parse, read, version
 from thumbs.service.state import Routes, route
@@ -25,61 +23,68 @@ class _Ttl(Body):
     ttl_seconds: int | None = None
 
 
+class _Path(Body):
+    tinker_path: str
+
+
 class RestRoutes(Routes):
-    """What a RestClient and the SDK's command line call."""
+    """What a RestClient and the SDK's command line call: each asks a RestClient of the caller."""
 
     @route("GET", "/training_runs")
     async def runs(self, request: Request) -> Response:
         """The caller's training runs, newest first."""
-        listed = RestClient(self._backend, owner_of(request)).list_training_runs
-        return answer(_plain((await self._service.threads.record(listed, *page(request))).result()))
+        return await self._tell(request, RestClient.list_training_runs, *page(request))
 
     @route("GET", "/training_runs/{run_id}")
     async def run(self, request: Request) -> Response:
         """One training run; somebody else's where they published a checkpoint of it."""
-        run_id, owner = request.path_params["run_id"], owner_of(request)
-
-        def find() -> dict[str, Any] | None:
-            record = self._store.run(run_id)
-            if record is None:
-                return None
-            mine = record.owner == owner
-            if not mine and not any(checkpoint.public for checkpoint in self._store.checkpoints.of_run(run_id)):
-                return None
-            return _plain(training_run_of(self._store, record, only_public=not mine))
-
-        found = await self._service.threads.record(find)
-        if found is None:
-            raise HTTPException(404, f"there is no training run {run_id!r} of yours")
-        return answer(found)
+        return await self._tell(request, RestClient.get_training_run, request.path_params["run_id"])
 
     @route("GET", "/training_runs/{run_id}/checkpoints")
     async def checkpoints_of_run(self, request: Request) -> Response:
         """All checkpoints of one of the caller's runs."""
-        run = await self._service.run(request.path_params["run_id"], owner_of(request))
-        records = await self._service.threads.record(self._store.checkpoints.of_run, run.id)
-        return answer({"checkpoints": _listed(request, records)})
+        return await self._tell(request, RestClient.list_checkpoints, request.path_params["run_id"])
 
     @route("GET", "/checkpoints")
     async def checkpoints(self, request: Request) -> Response:
         """The caller's checkpoints, newest first."""
-        limit, offset = page(request, default=100)
-        records, total = await self._service.threads.record(
-            self._store.checkpoints.page, owner_of(request), limit, offset
-        )
-        cursor = {"offset": offset, "limit": limit, "total_count": total}
-        return answer({"checkpoints": _listed(request, records), "cursor": cursor})
+        return await self._tell(request, RestClient.list_user_checkpoints, *page(request, default=100))
+
+    @route("POST", "/weights_info")
+    async def weights_info(self, request: Request) -> Response:
+        """What a checkpoint was trained from, and how."""
+        body = await read(request, _Path)
+        return await self._tell(request, RestClient.get_weights_info_by_tinker_path, body.tinker_path)
+
+    @route("GET", "/sessions")
+    async def sessions(self, request: Request) -> Response:
+        """The ids of the caller's sessions, newest first."""
+        return await self._tell(request, RestClient.list_sessions, *page(request))
+
+    @route("GET", "/sessions/{session_id}")
+    async def session(self, request: Request) -> Response:
+        """The runs and samplers of a session."""
+        return await self._tell(request, RestClient.get_session, request.path_params["session_id"])
+
+    @route("GET", "/samplers/{sampler_id}")
+    async def sampler(self, request: Request) -> Response:
+        """What a sampler samples from."""
+        return await self._tell(request, RestClient.get_sampler, request.path_params["sampler_id"])
 
     @route("DELETE", _CHECKPOINT)
     async def delete(self, request: Request) -> Response:
         """Deletes a checkpoint; samplers that read it before keep what they read."""
-        return await self._change(request, self._store.checkpoints.delete)
+        return await self._tell(request, RestClient.delete_checkpoint_from_tinker_path, path_of(request))
 
     @route("POST|DELETE", f"{_CHECKPOINT}/publish")
     async def publish(self, request: Request) -> Response:
         """POST lets every caller read a checkpoint, DELETE takes that back; doing it twice is not an error."""
         await read(request, NoFields)
-        return await self._change(request, self._store.checkpoints.publish, request.method == "POST")
+        published, taken_back = (
+            RestClient.publish_checkpoint_from_tinker_path,
+            RestClient.unpublish_checkpoint_from_tinker_path,
+        )
+        return await self._tell(request, published if request.method == "POST" else taken_back, path_of(request))
 
     @route("PUT", f"{_CHECKPOINT}/ttl")
     async def ttl(self, request: Request) -> Response:
@@ -87,12 +92,15 @@ class RestRoutes(Routes):
         raw = await request.body()
         if b"ttl_seconds" not in raw:  # null is a value here, and nothing is none
             raise DataError("say ttl_seconds, a number, or null for a checkpoint that stays")
-        return await self._change(request, self._store.checkpoints.set_ttl, parse(_Ttl, raw).ttl_seconds)
+        change = RestClient.set_checkpoint_ttl_from_tinker_path
+        return await self._tell(request, change, path_of(request), parse(_Ttl, raw).ttl_seconds)
 
-    async def _change(self, request: Request, change: Callable[..., None], *args: Any) -> Response:
-        record = await self._service.checkpoint(path_of(request), owner_of(request), own=True)
-        await self._service.threads.record(change, record.path, *args)
-        return answer({})
+    async def _tell(self, request: Request, ask: Callable[..., APIFuture[Any]], *args: Any) -> Response:
+        asked = await self._record(ask, RestClient(self._backend, owner_of(request)), *args)
+        found = asked.result()
+        if isinstance(found, types.CheckpointsListResponse):
+            found = _as_known(request, found)
+        return answer({} if found is None else found.model_dump(mode="json", exclude_none=True))
 
 
 def path_of(request: Request) -> str:
@@ -101,11 +109,9 @@ def path_of(request: Request) -> str:
     return f"tinker://{parts['run_id']}/{parts['kind']}/{parts['name']}"
 
 
-def _listed(request: Request, records: list[CheckpointRecord]) -> list[dict[str, Any]]:
-    """Checkpoints without those of a type that would be an error in the caller's SDK."""
-    old = version(request.headers.get("x-stainless-package-version", "")) < _EXTERNAL_SINCE
-    return [_plain(checkpoint_of(record)) for record in records if not (old and record.kind == "external_weights")]
-
-
-def _plain(record: BaseModel) -> dict[str, Any]:
-    return record.model_dump(mode="json", exclude_none=True)
+def _as_known(request: Request, listed: types.CheckpointsListResponse) -> types.CheckpointsListResponse:
+    """Without checkpoints of a type that would be an error in the caller's SDK."""
+    if version(request.headers.get("x-stainless-package-version", "")) >= _EXTERNAL_SINCE:
+        return listed
+    known = [checkpoint for checkpoint in listed.checkpoints if checkpoint.checkpoint_type != "external"]
+    return listed.model_copy(update={"checkpoints": known})

@@ -52,7 +52,7 @@ class RetrievalRoutes(Routes):
         """Results of passes and samples are kept as protobuf; who reads JSON, too, may need it."""
         result, content = outcome.result, outcome.content_type
         if content == PROTOBUF and (PROTOBUF not in accept or JSON in accept):
-            result, content = await self._service.threads.work(as_accepted, outcome.kind, result, accept)
+            result, content = await self._work(as_accepted, outcome.kind, result, accept)
         return Response(result, media_type=content)
 
     def _queue_state(self, request_id: str) -> dict[str, str]:

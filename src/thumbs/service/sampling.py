@@ -19,6 +19,7 @@ from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, answer, owner_of, parse, read
 from thumbs.service.state import Routes, route
 from thumbs.service.submissions import encode_binary
+from thumbs.storage import MissingError
 
 
 class _NewSampler(Body):
@@ -57,22 +58,18 @@ class SamplingRoutes(Routes):
         body = await read(request, _NewSampler)
         owner = owner_of(request)
         await self._service.joined_session(body.session_id, owner)
-        path = (await self._service.checkpoint(body.model_path, owner)).path if body.model_path else None
+        find = self._store.checkpoints.find
+        path = (await self._record(find, body.model_path, owner)).path if body.model_path else None
         sampler_id = f"{body.session_id}:sample:{body.sampling_session_seq_id}"
-        known = await self._service.threads.record(self._store.sampler, sampler_id)
-        if known is None:
-            await self._service.threads.work(
-                self._backend.samplers.open, sampler_id, body.session_id, owner, base_model=body.base_model, path=path
-            )
-        elif known.model_path != path or (path is None and known.base_model != body.base_model):
+        try:
+            known = await self._record(self._store.sampler, sampler_id, owner)
+        except MissingError:
+            opened, asked = self._backend.samplers.open, {"base_model": body.base_model, "path": path}
+            await self._work(opened, sampler_id, body.session_id, owner, **asked)
+            known = await self._record(self._store.sampler, sampler_id, owner)
+        if known.model_path != path or (path is None and known.base_model != body.base_model):
             raise DataError(f"sampler {sampler_id} was already created from something else")
         return answer({"type": "create_sampling_session", "sampling_session_id": sampler_id})
-
-    @route("GET", "/samplers/{sampler_id}")
-    async def sampler(self, request: Request) -> Response:
-        """What a sampler samples from."""
-        record = await self._service.sampler(request.path_params["sampler_id"], owner_of(request))
-        return answer({"sampler_id": record.id, "base_model": record.base_model, "model_path": record.model_path})
 
     @route("POST", "/asample")
     async def asample(self, request: Request) -> Response:
@@ -80,7 +77,7 @@ class SamplingRoutes(Routes):
         raw = await request.body()
         body = parse(_Sample, raw)
         owner = owner_of(request)
-        sampler = await self._service.sampler(body.sampling_session_id, owner)
+        sampler = await self._record(self._store.sampler, body.sampling_session_id, owner)
         key = None if body.seq_id is None else (sampler.id, body.seq_id)
         operation = PromisedOperation(
             "sample", owner, sampler.session_id, key, raw, partial(self._sample, body), encode_binary

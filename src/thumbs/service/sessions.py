@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from thumbs.clients.tables import SessionRecord
-from thumbs.service.requests import Body, Metadata, NoFields, Text, answer, owner_of, page, read, version
+from thumbs.service.requests import Body, Metadata, NoFields, Text, answer, owner_of, read, version
 from thumbs.service.state import Routes, Service, route
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class SessionRoutes(Routes):
     async def create_session(self, request: Request) -> Response:
         """A new session."""
         body = await read(request, _NewSession)
-        session_id = await self._service.threads.record(
+        session_id = await self._record(
             self._store.add_session,
             owner_of(request),
             tags=body.tags,
@@ -141,10 +141,10 @@ class SessionRoutes(Routes):
     async def heartbeat(self, request: Request) -> Response:
         """Keeps a session alive; 410, on which a client stops, where it is over."""
         body = await read(request, _Heartbeat)
-        record = await self._service.session(body.session_id, owner_of(request))
+        record = await self._record(self._store.session, body.session_id, owner_of(request))
         if record.finished is not None:
             return answer({"detail": f"session {body.session_id} has ended"}, 410)
-        await self._service.threads.record(self._store.touch_session, body.session_id)
+        await self._record(self._store.touch_session, body.session_id)
         return answer({"type": "session_heartbeat"})
 
     @route("POST", "/sessions/{session_id}/finish")
@@ -152,33 +152,10 @@ class SessionRoutes(Routes):
         """Ends a session; the first reason is the one that is kept."""
         body = await read(request, _Finish)
         session_id = request.path_params["session_id"]
-        record = await self._service.session(session_id, owner_of(request))
+        record = await self._record(self._store.session, session_id, owner_of(request))
         if record.finished is None:
             await self._service.end_session(session_id, body.reason.type)
         return answer({})
-
-    @route("GET", "/sessions/{session_id}")
-    async def session(self, request: Request) -> Response:
-        """The runs and samplers of a session."""
-        store = self._store
-        record = await self._service.session(request.path_params["session_id"], owner_of(request))
-        runs = await self._service.threads.record(store.runs_of, record.id)
-        samplers = await self._service.threads.record(store.samplers_of, record.id)
-        return answer(
-            {
-                "training_run_ids": [run.id for run in runs],
-                "sampler_ids": [sampler.id for sampler in samplers],
-                "user_metadata": record.user_metadata,
-                "display_name": record.display_name,
-            }
-        )
-
-    @route("GET", "/sessions")
-    async def sessions(self, request: Request) -> Response:
-        """The ids of the caller's sessions, newest first."""
-        limit, offset = page(request)
-        records, _ = await self._service.threads.record(self._store.sessions, owner_of(request), limit, offset)
-        return answer({"sessions": [record.id for record in records]})
 
     @route("POST", "/telemetry")
     async def telemetry(self, request: Request) -> Response:
@@ -188,14 +165,14 @@ class SessionRoutes(Routes):
     @route("GET", "/get_server_capabilities")
     async def capabilities(self, request: Request) -> Response:
         """The models that are served."""
-        models = await self._service.threads.work(self._backend.catalog.supported_models)
+        models = await self._work(self._backend.bases.supported)
         return answer({"supported_models": [model.model_dump(mode="json", exclude_none=True) for model in models]})
 
     @route("POST", "/sessions/search")
     async def search(self, request: Request) -> Response:
         """A page of the caller's sessions, newest first; those of others are not listed, whatever is asked for."""
         body, owner = await read(request, _Search), owner_of(request)
-        return answer(await self._service.threads.record(self._page, body, owner))
+        return answer(await self._record(self._page, body, owner))
 
     def _page(self, body: _Search, owner: str) -> dict[str, Any]:
         found: list[SessionRecord] = []

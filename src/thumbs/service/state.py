@@ -12,13 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from thumbs.clients.backend import Backend
-from thumbs.clients.tables import CheckpointRecord, ModelRecord, SamplerRecord, SessionRecord
-from thumbs.errors import CheckpointError
+from thumbs.clients.tables import SessionRecord
 from thumbs.service import wire
 from thumbs.service.auth import Callers
 from thumbs.service.promises import Promises
 from thumbs.service.threads import Threads
-from thumbs.storage import StoreError
+from thumbs.storage import MissingError, StoreError
 from thumbs.web.signing import Signer
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -64,16 +63,9 @@ class Service:
     signer: Signer
     promises: Promises
 
-    async def session(self, session_id: str, owner: str) -> SessionRecord:
-        """The session; raises HTTPException 404 unless it is the owner's."""
-        record = await self.threads.record(self.backend.store.session, session_id)
-        if record is None or record.owner != owner:
-            raise HTTPException(404, f"there is no session {session_id!r} of yours")
-        return record
-
     async def live_session(self, session_id: str, owner: str) -> SessionRecord:
-        """The session; raises HTTPException 404 unless it is the owner's, 400 where it has ended."""
-        record = await self.session(session_id, owner)
+        """The session; raises MissingError unless it is the owner's, HTTPException 400 where it has ended."""
+        record = await self.threads.record(self.backend.store.session, session_id, owner)
         if record.finished is not None:
             raise HTTPException(400, f"session {session_id} has ended; create a new client")
         return record
@@ -85,42 +77,17 @@ class Service:
         could be no part of a path.
         """
         store = self.backend.store
-        if await self.threads.record(store.session, session_id) is None:
+        try:
+            await self.threads.record(store.session, session_id)
+        except MissingError:
             if not _NAME.fullmatch(session_id):
-                raise HTTPException(400, f"session_id {session_id!r:.80}: names are up to 64 letters, digits, _ and -")
+                raise HTTPException(
+                    400, f"session_id {session_id!r:.80}: names are up to 64 letters, digits, _ and -"
+                ) from None
             with contextlib.suppress(StoreError):  # another request was first
-                await self.threads.record(
-                    store.add_session, owner, tags=("named by its client",), session_id=session_id
-                )
+                named = ("named by its client",)
+                await self.threads.record(store.add_session, owner, tags=named, session_id=session_id)
         return await self.live_session(session_id, owner)
-
-    async def run(self, run_id: str, owner: str) -> ModelRecord:
-        """The training run; raises HTTPException 404 unless it is the owner's."""
-        record = await self.threads.record(self.backend.store.run, run_id)
-        if record is None or record.owner != owner:
-            raise HTTPException(404, f"there is no model {run_id!r} of yours")
-        return record
-
-    async def sampler(self, sampler_id: str, owner: str) -> SamplerRecord:
-        """The sampler; raises HTTPException 404 unless it is the owner's."""
-        record = await self.threads.record(self.backend.store.sampler, sampler_id)
-        if record is None or record.owner != owner:
-            raise HTTPException(404, f"there is no sampler {sampler_id!r} of yours")
-        return record
-
-    async def checkpoint(self, path: str, owner: str, *, own: bool = False) -> CheckpointRecord:
-        """As `find_checkpoint`."""
-        return await self.threads.record(self.find_checkpoint, path, owner, own=own)
-
-    def find_checkpoint(self, path: str, owner: str, *, own: bool = False) -> CheckpointRecord:
-        """The checkpoint; raises CheckpointError unless it is the owner's, or published where `own` is false.
-
-        For worker threads; a checkpoint of somebody else is as unknown as one that never was.
-        """
-        record = self.backend.store.checkpoints.get(path)
-        if record is None or (record.owner != owner and (own or not record.public)):
-            raise CheckpointError(f"there is no checkpoint {path!r}; it may have expired or been deleted")
-        return record
 
     async def end_session(self, session_id: str, reason: str) -> None:
         """Marks the session as over and gives its memory back, after what it has asked for; its checkpoints stay."""
@@ -155,6 +122,7 @@ class Routes:
 
     def __init__(self, service: Service) -> None:
         self._service, self._backend, self._store = service, service.backend, service.backend.store
+        self._record, self._work = service.threads.record, service.threads.work
 
     def routes(self, *, keyed: bool = True) -> list[Route]:
         """The routes that need a key, or those that need none."""

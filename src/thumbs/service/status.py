@@ -140,13 +140,13 @@ class StatusRoutes(Routes):
     @route("GET", "/metrics")
     async def metrics(self, request: Request) -> Response:
         """The measurements in Prometheus' text format."""
-        text = await self._service.threads.work(generate_latest, self._meter.registry)
+        text = await self._work(generate_latest, self._meter.registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     @route("GET", "/")
     async def page(self, request: Request) -> Response:
         """Queues, memory and the caller's own runs, for a browser."""
-        content = await self._service.threads.work(self._render, owner_of(request))
+        content = await self._work(self._render, owner_of(request))
         headers = {
             "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
             "Cache-Control": "no-store",
@@ -159,7 +159,7 @@ class StatusRoutes(Routes):
         found = numbers(self._service)
         measured = {"sampled_tokens_per_s": self._meter.tokens_per_s(found["sampled_tokens"])}
         shown: dict[str, Any] = {
-            "models": [model.model_name for model in backend.catalog.supported_models()],
+            "models": [model.model_name for model in backend.bases.supported()],
             "numbers": {**found, **measured, "memory_MiB": self._meter.memory_mib()},
             "runs": runs,
             "total": total,

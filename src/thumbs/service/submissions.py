@@ -58,13 +58,13 @@ async def submit(
     *,
     unknown: UnknownKeyError | None = None,
 ) -> Response:
-    """The promise of an operation; raises HTTPException 404 unless the model is the caller's.
+    """The promise of an operation; raises MissingError unless the model is the caller's.
 
     `start` runs in a worker thread. Where it raises an error of the user, the number is used up all the same. A key
     that is `unknown` is refused at once, and uses up the number too.
     """
     owner = owner_of(request)
-    run = await service.run(numbered.model_id, owner)
+    run = await service.threads.record(service.backend.store.run, numbered.model_id, owner)
     if unknown is not None:
         if numbered.seq_id is not None:
             with contextlib.suppress(ThumbsError):

@@ -55,7 +55,7 @@ class TrainingRoutes(Routes):
         """One pass over a chunk of data, with gradients unless the body says otherwise."""
         raw = await request.body()
         content = request.headers.get("content-type", ""), request.headers.get("content-encoding", "")
-        numbered, start, unknown = await self._service.threads.work(self._read_pass, raw, *content)
+        numbered, start, unknown = await self._work(self._read_pass, raw, *content)
         return await submit(
             self._service, request, "forward_backward", numbered, raw, start, encode_binary, unknown=unknown
         )
@@ -93,7 +93,7 @@ class TrainingRoutes(Routes):
         body = peek(_Ephemeral, raw)
         if body.path is not None or body.sampling_session_seq_id is None:
             return await self._save(request, "save_weights_for_sampler", "sampler_weights")
-        run = await self._service.run(body.model_id, owner_of(request))
+        run = await self._record(self._store.run, body.model_id, owner_of(request))
         sampler_id = f"{run.session_id}:sample:{body.sampling_session_seq_id}"
 
         def start() -> Future[Any]:

@@ -41,7 +41,7 @@ class UploadRoutes(Routes):
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 raise DataError("send the archive (.tar.gz) as the field `file` of a multipart form")
-            path, ignored = await self._service.threads.work(self._keep, file.file, owner_of(request))
+            path, ignored = await self._work(self._keep, file.file, owner_of(request))
         return answer({"path": path, "checkpoint_id": path, "ignored_files": ignored})
 
     def _keep(self, file: IO[bytes], owner: str) -> tuple[str, list[str]]:

@@ -53,6 +53,10 @@ class StoreError(ThumbsError, ValueError):
     """The caller asked the store for something that it does not have or does not allow."""
 
 
+class MissingError(StoreError, LookupError):
+    """The store has no such thing, or none that is the caller's."""
+
+
 class Database:
     """Thread-safe. A record class has a field for each column of the query that it is made from.
 

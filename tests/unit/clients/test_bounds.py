@@ -199,7 +199,6 @@ def test_a_byte_model_has_a_tokenizer_as_transformers_loads_it(service: ServiceC
         assert tokenizer.encode(text, add_special_tokens=True) == tokenizer.encode(text) == expected
         assert tokenizer.decode(expected) == text
     assert tokenizer.eos_token_id == 259
-    folder = service.backend.catalog.tokenizer_folder("b")
-    assert folder is not None
+    folder = service.backend.bases["b"].tokenizer_folder
     assert (folder / "tokenizer.json").is_file()  # what the hub routes give out
     assert client.get_info().model_data.tokenizer_id == str(folder)

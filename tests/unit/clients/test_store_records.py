@@ -14,6 +14,7 @@ from store_cases import START, Clock, add_run
 
 from thumbs.clients.store import Store, StoreError
 from thumbs.clients.types import LoraConfig
+from thumbs.storage import MissingError
 
 
 def test_a_token_tells_its_owner_until_it_is_revoked(store: Store, clock: Clock):
@@ -67,7 +68,10 @@ def test_a_session_is_kept_as_it_was_given(store: Store):
     assert session.created.tzinfo is UTC
     with pytest.raises(FrozenInstanceError):
         session.owner = "bob"  # pyright: ignore[reportAttributeAccessIssue]
-    assert store.session("unknown") is None
+    assert store.session(session_id, "ann") == session
+    for unknown in (("unknown", None), (session_id, "bob")):
+        with pytest.raises(MissingError, match="there is no session"):
+            store.session(*unknown)
 
 
 def test_an_owner_lists_their_sessions_newest_first(store: Store, clock: Clock):
@@ -121,7 +125,8 @@ def test_a_run_is_kept_as_it_was_created(store: Store, clock: Clock):
     assert (run.rank, run.seed, run.train_unembed, run.train_mlp, run.train_attn) == (16, 2**62, False, True, False)
     assert run.lora == lora
     assert (run.user_metadata, run.created, run.last_request) == ({"renderer_name": "qwen3"}, START, later)
-    assert store.run("unknown") is None
+    with pytest.raises(MissingError, match="'unknown'"):
+        store.run("unknown")
 
 
 def test_a_run_needs_a_new_id_and_a_session(store: Store):
@@ -157,7 +162,8 @@ def test_a_sampler_is_kept_with_what_it_samples_from(store: Store, clock: Clock)
     assert sampler
     assert (sampler.session_id, sampler.owner, sampler.base_model) == (session_id, "ann", "tiny")
     assert (sampler.model_path, sampler.created) == ("tinker://r/weights/a", clock.now)
-    assert store.sampler("unknown") is None
+    with pytest.raises(MissingError, match="'unknown'"):
+        store.sampler("unknown")
     assert store.samplers_of("unknown") == []
     with pytest.raises(StoreError, match="cannot add 's:sample:0' to the samplers"):
         store.add_sampler("s:sample:0", session_id, "bob", "other")

@@ -37,6 +37,9 @@ class _Base:
     with torch.device("meta"):
         shape = CausalLM(replace(byte_shape("byte-tiny"), context=64), torch.float32)
 
+    def __init__(self, tokenizer_folder: Path) -> None:
+        self.tokenizer_folder = tokenizer_folder
+
 
 class _Bases(dict[str, _Base]):
     def __missing__(self, name: str) -> _Base:
@@ -44,19 +47,21 @@ class _Bases(dict[str, _Base]):
 
     names = (MODEL,)
 
+    def supported(self) -> list[types.SupportedModel]:
+        return [types.SupportedModel(model_name=MODEL, max_context_length=64, trainable=True, sampleable=True)]
+
 
 class FakeBackend:
     """Notes what was asked of it in `calls`."""
 
     def __init__(self, store: Store, tokenizer: Path | None = None) -> None:
         self.store = store
-        self.bases = _Bases({MODEL: _Base()})
+        self.bases = _Bases({MODEL: _Base(tokenizer or Path("/folder/of/tokenizer"))})
         self.calls: list[tuple[Any, ...]] = []
         self.held: list[tuple[Future[Any], Callable[[], Any]]] = []
         self.hold = False
         self.full = False
-        self._tokenizer = tokenizer
-        self.samplers = self.catalog = self  # its own parts, too
+        self.samplers = self  # its own part, too
 
     def as_backend(self) -> Backend:
         """Itself, for the type checker."""
@@ -67,16 +72,6 @@ class FakeBackend:
         held, self.held = self.held, []
         for future, work in held:
             _finish(future, work)
-
-    def supported_models(self) -> list[types.SupportedModel]:
-        return [types.SupportedModel(model_name=MODEL, max_context_length=64, trainable=True, sampleable=True)]
-
-    def tokenizer_folder(self, base_model: str) -> Path | None:
-        return self._tokenizer
-
-    def info(self, run_id: str) -> types.GetInfoResponse:
-        data = types.ModelData(model_name=MODEL, tokenizer_id="/folder/of/tokenizer")
-        return types.GetInfoResponse(model_id=run_id, model_data=data, is_lora=True, lora_rank=8)
 
     def waiting(self) -> dict[str, Any]:
         return {"operations": {"a": len(self.held)}, "samples": 0, "sampled_tokens": 5}

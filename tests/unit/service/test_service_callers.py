@@ -148,7 +148,7 @@ def test_samplers_of_the_chat_api_are_their_owners(two: tuple[Caller, Caller]) -
     assert len(set(opened)) == len(opened) == 2
     assert sampled == [opened[0], opened[1], opened[0]]
     store = alice.backend.store
-    assert [record.owner for name in opened if (record := store.sampler(name))] == ["alice", "bob"]
+    assert [store.sampler(name).owner for name in opened] == ["alice", "bob"]
 
 
 def test_links_in_a_checkpoint_are_not_followed(caller: Caller, tmp_path: Path) -> None:

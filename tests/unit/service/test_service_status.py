@@ -96,7 +96,7 @@ def test_a_bug_of_ours_is_not_repeated_and_a_sick_database_is(caller: Caller, mo
     model = caller.model()
     monkeypatch.setattr("thumbs.service.refusals._PAUSE_S", 0.0)
     for error, status in ((RuntimeError("secret"), 422), (OperationalError("select", {}, OSError("locked")), 503)):
-        monkeypatch.setattr(caller.backend, "info", lambda _, error=error: fail(error))
+        monkeypatch.setattr(caller.backend.store, "run", lambda *_, error=error: fail(error))
         answer = caller.post("get_info", {"model_id": model})
         assert answer.status_code == status
         assert "secret" not in answer.text
