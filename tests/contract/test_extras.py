@@ -51,7 +51,7 @@ MISSING = {
     "report": ("from thumbs.report.charts import curve_chart; print(curve_chart([], 'nats', 'loss'))", "the chart"),
     "demo": ("from thumbs.evaluation.judges import vader; vader([], 'good')", "the judge of warmth"),
     "eval": ("from thumbs.evaluation.text import bleu; bleu(['a'], ['a'])", "BLEU"),
-    "trackers": ("from thumbs.compat.trl_ppo.accelerator import _Wandb; _Wandb(None)", "log_with='wandb'"),
+    "trackers": ("from thumbs.compat.trl_ppo.accelerator import _wandb; _wandb(None)", "log_with='wandb'"),
     "serve": ("import thumbs as tinker; tinker.ServiceClient()", "thumbs.ServiceClient"),
     "collect": ("from thumbs.cli.main import app; app(['collect', 'pairs.jsonl'])", "`thumbs collect`"),
     "cookbook": ("import thumbs; thumbs.recipe.supervised", "thumbs.recipe"),

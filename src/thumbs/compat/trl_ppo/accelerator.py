@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,10 +12,8 @@ import torch
 from torch import Tensor
 
 from thumbs.compat.trl_ppo.config import PPOConfig
-from thumbs.errors import ConfigError, needs
+from thumbs.errors import ConfigError, MissingExtra, needs
 from thumbs.tracking.files import StepLog
-
-PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}
 
 
 class Accelerator:
@@ -78,39 +75,35 @@ def _sinks(config: PPOConfig) -> list[Sink]:
     if folder:
         log = StepLog(Path(folder) / "ppo_stats.jsonl")
         sinks.append(lambda values, step: log.append(step, values))
-    if config.log_with is None:
-        return sinks
-    if config.log_with not in PACKAGES:
+    if config.log_with not in (None, "wandb", "tensorboard"):
         raise ConfigError(f"log_with={config.log_with!r}; allowed are None, 'wandb' and 'tensorboard'")
-    if importlib.util.find_spec(PACKAGES[config.log_with]) is None:
-        warnings.warn(
-            f"log_with={config.log_with!r}: the package is not installed, so nothing is sent there. Run "
-            "pip install 'thumbs[trackers]', or set project_kwargs={'logging_dir': …} for a file of JSON lines",
-            stacklevel=4,
-        )
-        return sinks
-    return [*sinks, _Wandb(config) if config.log_with == "wandb" else _Tensorboard(folder)]
+    try:
+        if config.log_with is not None:
+            sinks.append(_wandb(config) if config.log_with == "wandb" else _tensorboard(folder))
+    except MissingExtra as error:
+        elsewhere = "or set project_kwargs={'logging_dir': …} for a file of JSON lines"
+        warnings.warn(f"{error}, {elsewhere}; nothing is sent there", stacklevel=4)
+    return sinks
 
 
-class _Wandb:
-    def __init__(self, config: PPOConfig) -> None:
-        with needs("trackers", "log_with='wandb'"):
-            import wandb  # pyright: ignore[reportMissingImports] (an optional package)
+def _wandb(config: PPOConfig) -> Sink:
+    with needs("trackers", "log_with='wandb'"):
+        import wandb  # pyright: ignore[reportMissingImports] (an optional package)
 
-        settings = config.tracker_kwargs.get("wandb", {})
-        self.run = wandb.init(project=config.tracker_project_name, config=config.to_dict(), **settings)
-
-    def __call__(self, values: Mapping[str, Any], step: int) -> None:
-        self.run.log(dict(values), step=step)
+    settings = config.tracker_kwargs.get("wandb", {})
+    run = wandb.init(project=config.tracker_project_name, config=config.to_dict(), **settings)
+    return lambda values, step: run.log(dict(values), step=step)
 
 
-class _Tensorboard:
-    def __init__(self, folder: str | None) -> None:
+def _tensorboard(folder: str | None) -> Sink:
+    with needs("trackers", "log_with='tensorboard'"):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(folder)
+    writer = SummaryWriter(folder)
 
-    def __call__(self, values: Mapping[str, Any], step: int) -> None:
+    def write(values: Mapping[str, Any], step: int) -> None:
         for name, value in values.items():
             if isinstance(value, int | float):
-                self.writer.add_scalar(name, value, step)
+                writer.add_scalar(name, value, step)
+
+    return write

@@ -5,48 +5,40 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from thumbs.compat import suggestion
 from thumbs.compat.trl_ppo.config import PPOConfig
 from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead
 from thumbs.errors import ConfigError, DataError
+from thumbs.records import Rollout, Score
 
-
-@dataclass(frozen=True, eq=False)
-class QueryBatch:
-    """One step's samples: tokens of query and response [N], the query's length, and of the response's tokens [M]
-    which ones count. scores [B]; token_rewards: float [M] where a response came with a reward per token, else None.
-    """
-
-    queries: list[np.ndarray]
-    responses: list[np.ndarray]
-    masks: list[np.ndarray]
-    scores: Tensor
-    token_rewards: list[np.ndarray | None]
-
-    def by_target(self, i: int, values: np.ndarray) -> np.ndarray:
-        """Numbers of a response's tokens [M] as those of the targets of the whole sequence [N - 1], 0 before it."""
-        return np.concatenate([np.zeros(len(self.queries[i]) - 1, dtype=np.float32), values])
+ARGUMENTS = (
+    "config", "model", "ref_model", "tokenizer", "dataset", "optimizer", "data_collator", "num_shared_layers",
+    "lr_scheduler", "training_data_collator",
+)  # fmt: skip
+"""What a `PPOTrainer` is made of."""
 
 
 def sort_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords, and the positionals under the names that their types have; raises ConfigError for the rest."""
+    for name in keywords:
+        if name not in ARGUMENTS:
+            raise ConfigError(f"PPOTrainer has no argument {name!r}; {suggestion(name, ARGUMENTS)}")
     found = {name: value for name, value in keywords.items() if value is not None}
     for place, value in enumerate(positional):
-        if value is None:
-            continue
-        names = [name for name in _names(value) if name not in found]
-        if not names:
+        names = [] if value is None else [name for name in _names(value) if name not in found]
+        if names:
+            found[names[0]] = value
+        elif value is not None:
             raise ConfigError(
                 f"PPOTrainer: argument {place + 1}, a {type(value).__name__}, is none of those still open; "
                 "give it by keyword (config=, model=, ref_model=, tokenizer=, dataset=, …)"
             )
-        found[names[0]] = value
     return found
 
 
@@ -110,7 +102,7 @@ def _repeats(query: Any, response: Any) -> bool:
 
 def check_batch(
     batch_size: int, vocab_size: int, queries: Any, responses: Any, scores: Any, masks: Any | None = None
-) -> QueryBatch:
+) -> tuple[list[Rollout], list[Score]]:
     """The samples of one step; raises DataError that says which list and which element is wrong."""
     for name, each in (("queries", queries), ("responses", responses), ("scores", scores)):
         if not isinstance(each, list | tuple):
@@ -120,30 +112,36 @@ def check_batch(
                 f"Batch size ({batch_size}) does not match number of examples - but got {len(each)} for: {name}. A "
                 "list of columns instead of rows comes of a data set without set_format('torch')"
             )
-    tokens = {
-        name: [_tokens(value, f"{name}[{i}]", vocab_size) for i, value in enumerate(each)]
+    prompts, replies = (
+        [_tokens(value, f"{name}[{i}]", vocab_size) for i, value in enumerate(each)]
         for name, each in (("queries", queries), ("responses", responses))
-    }
-    counted = _masks(masks, tokens["responses"])
-    lengths = [len(response) for response in tokens["responses"]]
-    numbers = [_reward(value, length, i) for i, (value, length) in enumerate(zip(scores, lengths, strict=True))]
-    sums = [float((n * m).sum()) if np.ndim(n) else float(n) for n, m in zip(numbers, counted, strict=True)]
-    by_token = [number.astype(np.float32) if np.ndim(number) else None for number in numbers]
-    return QueryBatch(tokens["queries"], tokens["responses"], counted, torch.tensor(sums), by_token)
+    )
+    counted = _masks(masks, replies)
+    rollouts = [_rollout(*row) for row in zip(prompts, replies, counted, strict=True)]
+    return rollouts, [_score(score, mask, i) for i, (score, mask) in enumerate(zip(scores, counted, strict=True))]
+
+
+def _rollout(query: np.ndarray, response: np.ndarray, counts: np.ndarray) -> Rollout:
+    """A query and its response, whose counted tokens are the sampled ones."""
+    mask = np.concatenate([np.zeros(len(query) - 1, dtype=np.float32), counts])
+    tokens = np.concatenate([query, response])
+    return Rollout("", tokens, len(query), mask, np.zeros_like(mask), "stop", policy_version=0, text="")
+
+
+_BY_TYPE = (
+    (PPOConfig, ("config",)),
+    (AutoModelForCausalLMWithValueHead, ("model", "ref_model")),
+    (torch.optim.Optimizer, ("optimizer",)),
+    (torch.optim.lr_scheduler.LRScheduler, ("lr_scheduler",)),
+    (int, ("num_shared_layers",)),
+)
 
 
 def _names(value: Any) -> tuple[str, ...]:
     """The arguments that a value of its type can be."""
-    if isinstance(value, PPOConfig):
-        return ("config",)
-    if isinstance(value, AutoModelForCausalLMWithValueHead):
-        return ("model", "ref_model")
-    if isinstance(value, torch.optim.Optimizer):
-        return ("optimizer",)
-    if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
-        return ("lr_scheduler",)
-    if isinstance(value, int):
-        return ("num_shared_layers",)
+    for kind, names in _BY_TYPE:
+        if isinstance(value, kind):
+            return names
     if hasattr(value, "decode") and (hasattr(value, "eos_token_id") or hasattr(value, "stop_ids")):
         return ("tokenizer",)
     if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, str | Mapping):
@@ -167,8 +165,9 @@ def _tokens(value: Any, name: str, vocab_size: int) -> np.ndarray:
     return tokens
 
 
-def _reward(value: Any, length: int, i: int) -> Any:
-    """A float, or numbers [length]."""
+def _score(value: Any, counts: np.ndarray, i: int) -> Score:
+    """A number, or numbers of tokens [M], of which those of the counted ones are kept."""
+    length = len(counts)
     if isinstance(value, torch.Tensor):
         if value.dim() > 1:
             raise DataError(f"Scores must be 1-dimensional - got {value.dim()} for {value}")
@@ -185,7 +184,10 @@ def _reward(value: Any, length: int, i: int) -> Any:
         raise DataError(
             f"scores[{i}] is {value}; a reward that is not a number would spoil every weight, mend its source"
         )
-    return float(value) if number else value
+    if number:
+        return Score(float(value))
+    tokens = value[counts > 0]
+    return Score(float(tokens.sum()), tokens=tuple(tokens.tolist()))
 
 
 def _masks(masks: Any | None, responses: list[np.ndarray]) -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,13 +23,20 @@ from thumbs.engine.compute import ModuleEngine
 from thumbs.errors import ConfigError, ModelError
 from thumbs.models.base import Trunk
 from thumbs.models.catalog import is_builtin_byte, resolve
-from thumbs.models.checkpoint_files import INDEX, SINGLE
-from thumbs.models.peft_settings import REFUSED as PEFT_REFUSED
+from thumbs.models.checkpoint_files import INDEX, SINGLE, read_json_object
+from thumbs.models.peft_folder import CONFIG as PEFT_CONFIG
+from thumbs.models.peft_settings import why_refused
 from thumbs.models.trunk import empty_trunk
 from thumbs.models.weights import read_tensors as read_weights
 from thumbs.tracking.files import write_json
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+_NOT_TRAINED = (
+    "bias", "use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "exclude_modules",
+    "modules_to_save", "trainable_token_indices",
+)  # fmt: skip
+"""Settings of PEFT's that its adapters may have and those that are trained here have not."""
 
 PEFT_DEFAULT = ("q_proj", "v_proj")
 """What PEFT adapts in Llama-shaped models when target_modules is not given."""
@@ -72,21 +78,25 @@ def load(source: Any, keywords: Mapping[str, Any]) -> LoadedModel:
     if hasattr(source, "save_pretrained") and not isinstance(source, str | Path):
         source, files = _written(source, keywords)
     name, folder = str(source), Path(str(source)).expanduser()
-    peft, adapter, seed = keywords.get("peft_config"), None, int(keywords.get("seed", 0))
-    if (folder / "adapter_config.json").is_file():
+    peft, seed = keywords.get("peft_config"), int(keywords.get("seed", 0))
+    is_adapter = (folder / PEFT_CONFIG).is_file()
+    if is_adapter:
         if peft is not None:
             warnings.warn(
                 f"{folder} holds a trained adapter, which goes on as it is; peft_config is ignored", stacklevel=3
             )
-        peft = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        name, adapter, seed = _saved_base(folder, peft), folder / ADAPTER, _saved_seed(folder, seed)
+        peft = read_json_object(folder / PEFT_CONFIG)
+        # A folder of ours notes the base's name in our catalog, and of a byte model's random base the seed.
+        ours = read_json_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+        name = str(peft["base_model_name_or_path"] if ours is None else ours["model"]["name"])
+        seed = seed if ours is None else int(ours["seed"])
     lora = None if peft is None else read_lora(peft, empty_trunk(ModelConfig(name=name)).depth)
     model = ModelConfig(name=name, lora=lora, dtype=_dtype(keywords))
     engine = open_here()
     handle = engine.create(ModelSpec("policy", model, heads=("lm", "scalar"), seed=seed))
-    model_adapter = engine.model(handle).adapter
-    if adapter is not None and model_adapter is not None:
-        model_adapter.load_peft_state(read_tensors(adapter))
+    adapter = engine.model(handle).adapter
+    if is_adapter and adapter is not None:
+        adapter.load_peft_state(read_tensors(folder / ADAPTER))
     _fill_head(engine, handle, folder if folder.is_dir() else None, keywords)
     return LoadedModel(engine, handle, files)
 
@@ -97,13 +107,13 @@ def save(engine: ModuleEngine, handle: Handle, folder: Path, config: Any) -> Non
     transformers and PEFT read the folder; `from_pretrained` reads the value head as well.
     Raises ConfigError for a whole model where an adapter is, since the folder would then be read as that adapter.
     """
-    if engine.model(handle).spec.model.lora is None and (folder / "adapter_config.json").exists():
+    if engine.model(handle).spec.model.lora is None and (folder / PEFT_CONFIG).exists():
         raise ConfigError(f"{folder} holds an adapter; save the whole model to another folder")
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / ".saving"
     engine.save(handle, scratch)
     if (scratch / "config.json").is_file():
-        raw = json.loads((scratch / "config.json").read_text(encoding="utf-8"))
+        raw = read_json_object(scratch / "config.json")
         write_json(scratch / "config.json", raw | {key: getattr(config, key, None) for key in SPECIAL_TOKENS})
     for file in sorted(scratch.iterdir()):
         file.replace(folder / file.name)
@@ -117,7 +127,7 @@ def describe(name: str, trunk: Trunk) -> Any:
     if is_builtin_byte(name):
         ids = (ByteTokenizer.BOS, ByteTokenizer.EOS, ByteTokenizer.PAD)
         return SimpleNamespace(**values, **dict(zip(SPECIAL_TOKENS, ids, strict=True)))
-    raw = json.loads((resolve(name) / "config.json").read_text(encoding="utf-8"))
+    raw = read_json_object(resolve(name) / "config.json")
     return SimpleNamespace(**dict.fromkeys(SPECIAL_TOKENS) | values | raw)
 
 
@@ -129,10 +139,13 @@ def read_lora(config: Any, depth: int) -> AdapterConfig:
     if isinstance(config, AdapterConfig):
         return config
     given = dict(config) if isinstance(config, Mapping) else dict(vars(config))
-    kind = str(getattr(given.get("peft_type"), "value", given.get("peft_type") or "LORA"))
-    if kind != "LORA":
-        raise ConfigError(f"peft_config of type {kind}; only LORA adapters are trained here")
-    _refuse_settings(given)
+    given = {"peft_type": "LORA", "r": 8, "lora_alpha": 8} | {k: v for k, v in given.items() if v is not None}
+    given["peft_type"] = getattr(given["peft_type"], "value", given["peft_type"])
+    if reason := why_refused(given):
+        raise ConfigError(f"peft_config: {reason}")
+    for name in _NOT_TRAINED:
+        if given.get(name, "none") != "none" and given[name]:
+            raise ConfigError(f"peft_config: {name}={given[name]!r} is not supported; leave it out")
     if given.get("lora_dropout"):
         warnings.warn(
             f"peft_config: lora_dropout={given['lora_dropout']} is left out; with dropout ratio and KL start off wrong",
@@ -149,26 +162,11 @@ def read_lora(config: Any, depth: int) -> AdapterConfig:
             raise ConfigError(f"peft_config: layers_to_transform={layers}; only the last of the {depth} can be chosen")
     ordered = tuple(name for name in ADAPTED if name in targets) + tuple(t for t in targets if t not in ADAPTED)
     return AdapterConfig(
-        rank=given.get("r") or 8,
-        alpha=given.get("lora_alpha") or 8,
+        rank=given["r"],
+        alpha=given["lora_alpha"],
         targets=ordered,
         layers=len(layers) if layers else None,
     )
-
-
-def _refuse_settings(given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a setting of PEFT's that our adapters do not have."""
-    beginning = given.get("init_lora_weights")
-    if beginning not in (None, True, False, "gaussian", "eva", "orthogonal"):
-        raise ConfigError(f"peft_config: init_lora_weights={beginning!r} is not supported; leave it at True")
-    names = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "exclude_modules")
-    names += (*PEFT_REFUSED, "modules_to_save", "trainable_token_indices")
-    neutral = {"bias": "none", **dict.fromkeys(PEFT_REFUSED), "use_dora": False, "use_rslora": False}
-    for name in ("bias", *names):
-        if given.get(name) and given[name] != neutral.get(name):
-            raise ConfigError(
-                f"peft_config: {name}={given[name]!r} is not supported; leave it at {neutral.get(name)!r}"
-            )
 
 
 def _check(keywords: Mapping[str, Any]) -> None:
@@ -203,20 +201,6 @@ def _written(model: Any, keywords: Mapping[str, Any]) -> tuple[str, TemporaryDir
     files = TemporaryDirectory(prefix="thumbs-trl-ppo-")
     model.save_pretrained(files.name)
     return files.name, files
-
-
-def _saved_base(folder: Path, peft: Mapping[str, Any]) -> str:
-    """The base's name in our catalog, which a folder of ours notes, else as PEFT's config has it."""
-    manifest = folder / MANIFEST
-    if manifest.is_file():
-        return str(json.loads(manifest.read_text(encoding="utf-8"))["model"]["name"])
-    return str(peft["base_model_name_or_path"])
-
-
-def _saved_seed(folder: Path, seed: int) -> int:
-    """The seed of a byte model's random base, which is part of what an adapter belongs to."""
-    manifest = folder / MANIFEST
-    return int(json.loads(manifest.read_text(encoding="utf-8"))["seed"]) if manifest.is_file() else seed
 
 
 def _fill_head(engine: ModuleEngine, handle: Handle, folder: Path | None, keywords: Mapping[str, Any]) -> None:

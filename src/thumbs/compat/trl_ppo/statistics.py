@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from thumbs.compat.trl_ppo.experience import StepExperience
-from thumbs.compat.trl_ppo.inputs import QueryBatch
+from thumbs.compat.trl_ppo.experience import Before
 from thumbs.compat.trl_ppo.update import Seen
 from thumbs.functional.masked import masked_mean
 
 DISTRIBUTIONS = ("policy/advantages", "policy/ratio")
 
 
-def step_statistics(batch: QueryBatch, learned: StepExperience, seen: Sequence[Seen], kl_coef: float) -> dict[str, Any]:
+def step_statistics(before: Before, trained: torch.Tensor, seen: Sequence[Seen], kl_coef: float) -> dict[str, Any]:
     """objective/*, ppo/* and tokens/*; KL in nats per sequence, entropies in nats, lengths in tokens.
 
     Of each minibatch's means the mean over minibatches; ratio and advantages of every counted token of all of them.
     """
-    forward = learned.forward
-    kl = forward.kl.sum(1)
+    forward = before.predictions
+    kl = before.kl.sum(1)
     mean_kl = float(kl.mean())
     if mean_kl < -1.0:
         warnings.warn(
@@ -38,12 +37,13 @@ def step_statistics(batch: QueryBatch, learned: StepExperience, seen: Sequence[S
         "objective/ref_logprobs": forward.reference_logprobs.numpy(),
         "objective/kl_coef": kl_coef,
         "objective/entropy": float(-forward.logprobs.sum(1).mean()),
-        "ppo/mean_non_score_reward": float(masked_mean(learned.non_score_rewards, forward.mask)),
-        "ppo/mean_scores": float(learned.scores.mean()),
-        "ppo/std_scores": deviation(learned.scores.numpy()),
+        "ppo/mean_non_score_reward": float(masked_mean(-kl_coef * before.kl, forward.mask)),
+        "ppo/mean_scores": float(trained.mean()),
+        "ppo/std_scores": deviation(trained.numpy()),
     }
-    for name, rows in (("queries", batch.queries), ("responses", batch.responses)):
-        lengths = np.array([len(row) for row in rows], dtype=np.float32)
+    queries = np.array([rollout.prompt_length for rollout in before.rollouts], dtype=np.float32)
+    responses = np.array([len(rollout.tokens) for rollout in before.rollouts], dtype=np.float32) - queries
+    for name, lengths in (("queries", queries), ("responses", responses)):
         stats |= {
             f"tokens/{name}_len_mean": float(lengths.mean()),
             f"tokens/{name}_len_std": deviation(lengths),

@@ -18,7 +18,7 @@ from thumbs.compat.trl_ppo.accelerator import Accelerator
 from thumbs.compat.trl_ppo.config import ADAPTIVE_TARGET, PPOConfig
 from thumbs.compat.trl_ppo.core import AdaptiveKLController, FixedKLController, RunningMoments, set_seed
 from thumbs.compat.trl_ppo.engine import trained
-from thumbs.compat.trl_ppo.experience import StepExperience, advantages_of, forward_batch, shape_rewards, trained_scores
+from thumbs.compat.trl_ppo.experience import experience_of, predict, trained_scores
 from thumbs.compat.trl_ppo.generation import Generation, read_keywords
 from thumbs.compat.trl_ppo.inputs import (
     check_batch,
@@ -33,6 +33,7 @@ from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead, base_
 from thumbs.compat.trl_ppo.statistics import deviation, step_statistics
 from thumbs.compat.trl_ppo.update import update
 from thumbs.errors import ConfigError, DataError
+from thumbs.rewards.shaping import token_rewards
 
 LOGGED_COLUMNS = ("label", "query", "response")
 """Columns of a data set that are kept in addition to the inputs of the model."""
@@ -48,32 +49,7 @@ class PPOTrainer:
     Seeds Python, numpy and torch with config.seed. Raises ConfigError for arguments that do not fit.
     """
 
-    def __init__(
-        self,
-        *arguments: Any,
-        config: PPOConfig | None = None,
-        model: AutoModelForCausalLMWithValueHead | None = None,
-        ref_model: AutoModelForCausalLMWithValueHead | None = None,
-        tokenizer: Any = None,
-        dataset: Any = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        data_collator: Callable[..., Any] | None = None,
-        num_shared_layers: int | None = None,
-        lr_scheduler: Any = None,
-        training_data_collator: Callable[..., Any] | None = None,
-    ) -> None:
-        named = {
-            "config": config,
-            "model": model,
-            "ref_model": ref_model,
-            "tokenizer": tokenizer,
-            "dataset": dataset,
-            "optimizer": optimizer,
-            "data_collator": data_collator,
-            "num_shared_layers": num_shared_layers,
-            "lr_scheduler": lr_scheduler,
-            "training_data_collator": training_data_collator,
-        }
+    def __init__(self, *arguments: Any, **named: Any) -> None:
         given = sort_arguments(arguments, named)
         self.config: PPOConfig = _of_type(given, "config", PPOConfig)
         self.model: AutoModelForCausalLMWithValueHead = _of_type(given, "model", AutoModelForCausalLMWithValueHead)
@@ -177,24 +153,24 @@ class PPOTrainer:
         pad = pad_token_of(self.tokenizer)
         queries, responses, scores = rows_of(queries, pad), rows_of(responses, pad), numbers_of(scores)
         responses, scores, response_masks = without_queries(queries, responses, scores, response_masks)
-        batch = check_batch(config.batch_size, vocab_size, queries, responses, scores, response_masks)
+        rollouts, scores = check_batch(config.batch_size, vocab_size, queries, responses, scores, response_masks)
         at = check_temperature(self._temperature if temperature is None else temperature)
         if config.reproduce_trl:
             at = 1.0  # whatever the replies were drawn at
         self.model.pretrained_model.release_sampler()
-        trained = trained_scores(batch, self.running, config)
+        trained = trained_scores(scores, self.running, config)
         times = [time.monotonic()]
-        forward = forward_batch(self.model, self.ref_model, batch, config.kl_penalty, at)
+        before = predict(self.model, self.ref_model, rollouts, config, at)
         times.append(time.monotonic())
-        rewards, price = shape_rewards(forward, batch, trained, self.kl_ctl.value)
+        rewards = token_rewards(trained, before.kl, before.predictions.mask, self.kl_ctl.value, scores)
         times.append(time.monotonic())
-        learned = StepExperience(forward, trained, price, *advantages_of(forward, rewards, config))
+        learned = experience_of(before, scores, rewards, config)
         times.append(time.monotonic())
-        self.stopped = self._is_past_target(float(forward.kl.sum(1).mean()))
+        self.stopped = self._is_past_target(float(before.kl.sum(1).mean()))
         seen = [] if self.stopped else update(self.model, self.optimizer, learned, config, at)
         times.append(time.monotonic())
 
-        stats = step_statistics(batch, learned, seen, self.kl_ctl.value)
+        stats = step_statistics(before, trained, seen, self.kl_ctl.value)
         stats["ppo/learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self.kl_ctl.update(stats["objective/kl"], config.batch_size)
         if self.lr_scheduler is not None and not self.stopped:

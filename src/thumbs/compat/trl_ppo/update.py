@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from thumbs.compat.trl_ppo.config import PPOConfig
 from thumbs.compat.trl_ppo.engine import apply, forward_backward_if
-from thumbs.compat.trl_ppo.experience import StepExperience, bessel
+from thumbs.compat.trl_ppo.experience import bessel
 from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead
 from thumbs.config.losses import TokenLoss
 from thumbs.functional.kl import kl_estimate
@@ -19,8 +18,9 @@ from thumbs.functional.masked import masked_mean, masked_var
 from thumbs.functional.normalise import token_mean_weights
 from thumbs.functional.policy_losses import ppo_clip
 from thumbs.functional.value_losses import value_clip
-from thumbs.records import Example, TrainOutput
-from thumbs.stages.rollouts import pad
+from thumbs.records import TrainOutput
+from thumbs.stages.ppo_report import Experience
+from thumbs.stages.rollouts import pad, rollout_data
 
 Seen = dict[str, Tensor]
 
@@ -28,64 +28,53 @@ Seen = dict[str, Tensor]
 def update(
     model: AutoModelForCausalLMWithValueHead,
     optimizer: torch.optim.Optimizer,
-    learned: StepExperience,
+    learned: Experience,
     config: PPOConfig,
     temperature: float,
 ) -> list[Seen]:
     """All epochs, ended early past 1.5 · target_kl if `early_stopping`; the statistics of every minibatch."""
     seen: list[Seen] = []
-    size, count = config.mini_batch_size, len(learned.scores)
-    together = config.mini_batch_size * config.gradient_accumulation_steps
+    size, together = config.mini_batch_size, config.mini_batch_size * config.gradient_accumulation_steps
     for _ in range(config.ppo_epochs):
-        order = np.random.permutation(count)
-        for start in range(0, count, together):
+        order = np.random.permutation(len(learned.rollouts))
+        for start in range(0, len(order), together):
             parts = [order[i : i + size] for i in range(start, start + together, size)]
-            for part, weights in zip(parts, _weights(learned, parts, config), strict=True):
-                seen.append(_minibatch(model, learned, part, weights, config, temperature))
+            masks = [learned.before.mask[part] for part in parts]
+            # Every token weighs the same however the step is cut; TRL gave every minibatch the same weight.
+            weights = token_mean_weights(masks)
+            if config.reproduce_trl:
+                weights = [token_mean_weights([mask])[0] / len(masks) for mask in masks]
+            for part, own in zip(parts, weights, strict=True):
+                seen.append(_minibatch(model, learned, part, own, config, temperature))
             apply(model.engine.model(model.handle), optimizer, config.grad_norm_limit)
         if config.early_stopping and seen[-1]["policy/policykl"] > 1.5 * config.target_kl:
             break
     return seen
 
 
-def _weights(learned: StepExperience, parts: Sequence[np.ndarray], config: PPOConfig) -> list[Tensor]:
-    """Token weights [b, T] of the minibatches that make one optimizer step.
-
-    Every token weighs the same however the step is cut; TRL gave every minibatch the same weight.
-    """
-    masks = [learned.forward.mask[part] for part in parts]
-    if config.reproduce_trl:
-        return [token_mean_weights([mask])[0] / len(masks) for mask in masks]
-    return token_mean_weights(masks)
-
-
 def _minibatch(
     model: AutoModelForCausalLMWithValueHead,
-    learned: StepExperience,
+    learned: Experience,
     part: np.ndarray,
     weights: Tensor,
     config: PPOConfig,
     temperature: float,
 ) -> Seen:
     """Adds the gradients of one minibatch, unless its ratio is beyond the threshold."""
-    forward = learned.forward
     columns = {
         "weights": weights,
-        "logprobs": forward.logprobs[part],
+        "logprobs": learned.before.logprobs[part],
         "advantages": learned.advantages[part],
-        "values": forward.values[part],
+        "values": learned.before.values[part],
         "returns": learned.returns[part],
     }
-    data = [
-        Example.next_token(tokens, **{name: x[row, : len(tokens) - 1].numpy() for name, x in columns.items()})
-        for row, tokens in enumerate(forward.tokens[i] for i in part)
-    ]
+    data = rollout_data([learned.rollouts[i] for i in part], columns)
     policy_loss = TokenLoss.of("ppo_clip", clip_range=config.cliprange, temperature=temperature)
     value_loss = TokenLoss.of("value_clip", clip_range=config.cliprange_value, coef=config.vf_coef)
     seen: Seen = {}
 
     def keep(output: TrainOutput) -> bool:
-        seen.update(_statistics(learned, part, output, config))
+        seen.update(_statistics(columns, learned.before.mask[part], output, config))
         return bool(seen["ratio_mean"] <= config.ratio_threshold)
 
     forward_backward_if(model.engine, model.handle, data, [policy_loss, value_loss], keep)
@@ -100,15 +89,14 @@ def _minibatch(
     return seen
 
 
-def _statistics(learned: StepExperience, part: np.ndarray, output: TrainOutput, config: PPOConfig) -> Seen:
+def _statistics(columns: Seen, mask: Tensor, output: TrainOutput, config: PPOConfig) -> Seen:
     """Means over the counted tokens of one minibatch, and ratio and advantage of each of them."""
-    width = learned.forward.mask.shape[1]
     logprobs, values = (
-        torch.nn.functional.pad(x, (0, width - x.shape[1]))
+        torch.nn.functional.pad(x, (0, mask.shape[1] - x.shape[1]))
         for x in (pad([o.logprobs for o in output.outputs]), pad([o.values for o in output.outputs]))
     )
-    mask, old, old_values = (x[part] for x in (learned.forward.mask, learned.forward.logprobs, learned.forward.values))
-    advantages, returns = learned.advantages[part], learned.returns[part]
+    old, old_values = columns["logprobs"], columns["values"]
+    advantages, returns = columns["advantages"], columns["returns"]
     (weights,) = token_mean_weights([mask])
     policy, of_policy = ppo_clip(logprobs, old, advantages, weights, clip_range=config.cliprange)
     value, of_values = value_clip(values, old_values, returns, weights, clip_range=config.cliprange_value)
