@@ -11,15 +11,39 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from contract import writer
 from recording_engine import RecordingEngine
+from thumbs.config.engine import EngineConfig
 from thumbs.config.losses import CROSS_ENTROPY, LossSpec, ScoreLoss, TokenLoss
 from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec, OpenEngine
+from thumbs.engine.cluster import ClusterEngine, start_ranks
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Example
+from thumbs.workers.base import RemoteWorker
+from thumbs.workers.pipes import PipeCrew
 from tiny_models import random_sequences
 
-ENGINES: dict[str, Callable[[], OpenEngine]] = {"local": LocalEngine, "recorded": RecordingEngine}
+CREWS: dict[str, list[RemoteWorker]] = {}
+"""The ranks of each kind of crew, which many engines use one after the other."""
+
+
+def on_pipes() -> OpenEngine:
+    """A cluster engine of two ranks with some work for both."""
+    ranks = CREWS.get("pipes", [])
+    if not ranks or not all(rank.alive() for rank in ranks):
+        config = EngineConfig(kind="cluster", workers=2)
+        ranks = CREWS["pipes"] = start_ranks(PipeCrew(), config, "contract.writer:PatchedRank")
+    engine = ClusterEngine(ranks, patience_s=120)
+    engine.token_budget = 40
+    return engine
+
+
+ENGINES: dict[str, Callable[[], OpenEngine]] = {
+    "local": LocalEngine,
+    "recorded": RecordingEngine,
+    "crew": on_pipes,
+}
 KINDS: dict[str, AdapterConfig | None] = {
     "adapters": AdapterConfig(rank=4, alpha=8.0),
     "adapters above": AdapterConfig(rank=4, alpha=8.0, layers=1),
@@ -49,6 +73,26 @@ class Case:
 
     def spec(self, **settings: Any) -> ModelSpec:
         return ModelSpec(**{"name": "policy", "model": self.model, "heads": ("lm", "scalar"), **settings})
+
+    def set_budget(self, tokens: int) -> None:
+        """Of one micro-batch."""
+        engine: Any = getattr(self.engine, "inner", self.engine)
+        engine.token_budget = tokens
+
+    def at_writer(self, function: str, *args: Any) -> None:
+        """Calls a function of `writer.py` in the process that writes checkpoints."""
+        ranks: list[RemoteWorker] | None = getattr(self.engine, "ranks", None)
+        if ranks is None:
+            getattr(writer, function)(*args)
+        elif ranks[0].alive():
+            ranks[0].call("patch", function, *args).result()
+
+    def after_crash(self, handle: Handle) -> Handle:
+        """The handle, or if the engine went with the crash another model of a new one."""
+        if all(rank.alive() for rank in getattr(self.engine, "ranks", [])):
+            return handle
+        self.engine = self.new_engine()
+        return self.engine.create(self.spec())
 
     def warm(self) -> Handle:
         """A model that has left its start: B and the scalar head are no longer zero."""

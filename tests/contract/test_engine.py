@@ -26,7 +26,6 @@ from contract.engine_cases import (
     with_column,
 )
 from thumbs.config.losses import CROSS_ENTROPY, ScoreLoss, TokenLoss
-from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError, NonFiniteError
 from thumbs.records import Example
 from tiny_models import load_reference, logits_of_each
@@ -104,12 +103,12 @@ def test_training_sees_the_numbers_that_forward_gives(case):
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_micro_batches_change_nothing(case, kind, monkeypatch):
+def test_micro_batches_change_nothing(case, kind):
     """Token by token or all at once: same loss, outputs, metrics and gradients. Pairs stay together."""
     data, losses = LOSSES[kind]
     handle, found = case.warm(), []
     for budget in (1, 40, 100_000):
-        monkeypatch.setattr(LocalEngine, "token_budget", budget)
+        case.set_budget(budget)
         output = case.engine.forward_backward(handle, data, losses)
         report = case.engine.optim_step(handle, AdamStep(0.0, 0.0))  # clears
         assert report.grad_norm == 0

@@ -1,7 +1,6 @@
 """What every engine promises about save and load: exact, complete or absent, and clear about what is wrong."""
 
 import json
-from pathlib import Path
 from shutil import copy
 
 import pytest
@@ -10,10 +9,9 @@ import torch
 from contract.engine_cases import ADAM, LOSSES, PPO, SEQUENCES, assert_equal, ppo_data, step, text_data
 from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import AdapterConfig
-from thumbs.engine import checkpoints
 from thumbs.engine.base import AdamStep
 from thumbs.engine.checkpoints import MANIFEST
-from thumbs.errors import CheckpointError, ConfigError
+from thumbs.errors import CheckpointError, ConfigError, WorkerLost
 from thumbs.rollout.sampler import DecodingParams
 from tiny_models import LLAMA, save_random
 
@@ -100,47 +98,31 @@ def test_a_model_starts_where_another_stands_and_goes_its_own_way(case):
 
 
 @pytest.mark.parametrize("moment", ["write_tensors", "load_file", "sync", "first rename", "second rename"])
-def test_a_crash_while_writing_leaves_the_checkpoint_of_before(case, tmp_path, monkeypatch, moment):
+def test_a_crash_while_writing_leaves_the_checkpoint_of_before(case, tmp_path, moment):
     handle, path = case.warm(), tmp_path / "saved"
     case.engine.save(handle, path, optimizer=True)
     before = case.weights(handle)
     step(case.engine, handle, ppo_data(SEQUENCES), PPO)
-    crash_at(monkeypatch, moment)
-    with pytest.raises(KeyboardInterrupt):
+    case.at_writer("crash_at", moment)
+    with pytest.raises((KeyboardInterrupt, WorkerLost)):
         case.engine.save(handle, path, optimizer=True)
-    monkeypatch.undo()
+    case.at_writer("mend")
+    handle = case.after_crash(handle)
     case.engine.load(handle, path)
     assert_equal(case.weights(handle), before)
     case.engine.save(handle, path, optimizer=True)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("saved")) == ["saved"]
 
 
-def crash_at(monkeypatch, moment):
-    """An end that no handler expects, at one point of write_checkpoint."""
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    if "rename" not in moment:
-        monkeypatch.setattr(checkpoints, moment, stop)
-        return
-    rename = Path.rename
-    source = "saved" if moment == "first rename" else "saved.new"
-    monkeypatch.setattr(Path, "rename", lambda path, to: stop() if path.name == source else rename(path, to))
-
-
-def test_a_full_disk_is_an_error_that_keeps_the_checkpoint_of_before(case, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
+def test_a_full_disk_is_an_error_that_keeps_the_checkpoint_of_before(case, tmp_path):
     handle, path = case.warm(), tmp_path / "saved"
     case.engine.save(handle, path)
     before = case.weights(handle)
     step(case.engine, handle, ppo_data(SEQUENCES), PPO)
-    monkeypatch.setattr(checkpoints, "write_tensors", full)
+    case.at_writer("fill_disk")
     with pytest.raises(CheckpointError, match=r"saved: .*No space left.*GiB free.*previous checkpoint is untouched"):
         case.engine.save(handle, path)
-    monkeypatch.undo()
+    case.at_writer("mend")
     assert not (tmp_path / "saved.new").exists()
     case.engine.load(handle, path)
     assert_equal(case.weights(handle), before)

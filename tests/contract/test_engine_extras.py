@@ -9,7 +9,6 @@ from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import ModelConfig
 from thumbs.engine import open_engine
 from thumbs.engine.base import AdamStep
-from thumbs.engine.local import LocalEngine
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
 from thumbs.rollout.native import DecodingLoop, NativeSampler
 from thumbs.rollout.sampler import DecodingParams
@@ -33,8 +32,8 @@ def finish(work):
         parts += 1
 
 
-def test_work_in_parts_gives_what_one_call_gives(case, monkeypatch):
-    monkeypatch.setattr(LocalEngine, "token_budget", 20)
+def test_work_in_parts_gives_what_one_call_gives(case):
+    case.set_budget(10)
     handle, data = case.warm(), ppo_data(SEQUENCES)
     one, other = (case.engine.create(case.spec(start=handle)) for _ in range(2))
     whole = case.engine.forward_backward(one, data, PPO, logprobs_everywhere=True)
@@ -50,8 +49,8 @@ def test_work_in_parts_gives_what_one_call_gives(case, monkeypatch):
 
 
 @pytest.mark.parametrize("end", ["fails", "is closed", "only looks"])
-def test_gradients_of_before_stay_when_work_in_parts_adds_none(case, end, monkeypatch):
-    monkeypatch.setattr(LocalEngine, "token_budget", 20)
+def test_gradients_of_before_stay_when_work_in_parts_adds_none(case, end):
+    case.set_budget(10)
     handle, data = case.warm(), ppo_data(SEQUENCES)
     one, other = (case.engine.create(case.spec(start=handle)) for _ in range(2))
     for model in (one, other):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field, PositiveInt
+
 from thumbs.config.base import Frozen
 
 
@@ -9,11 +11,22 @@ class EngineConfig(Frozen):
     """The engine that holds the models, computes their losses and takes their steps."""
 
     kind: str = "local"
-    """local: this process, on one device; `module:name`: what opens an engine of your own (docs/concepts.md)."""
+    """local: this process, on one device; cluster: many ranks (docs/guides/cluster.md); `module:name`: what opens an
+    engine of your own (docs/concepts.md)."""
     device: str | None = None
     """A torch device, such as cpu or cuda:1; null: the fastest of this machine."""
     optimizer: str = "adamw"
     """adamw, a name given to register_optimizer, or `module:name` of a function that makes one of parameter groups."""
+    workers: PositiveInt = 1
+    """Ranks of a cluster. No number that a run logs depends on it where every rank has the whole base."""
+    threads_per_worker: PositiveInt = 1
+    """Threads that a rank computes with."""
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    """Devices that a rank has for itself, 0 or 1."""
+    patience_s: float = Field(default=600.0, gt=0)
+    """Seconds that a rank may take for one micro-batch, or to read or write a model, before it counts as stuck."""
+    logs: str | None = None
+    """Folder for what ranks print; null: `logs` in the run folder."""
 
 
 class RolloutConfig(Frozen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ def micro_batches(
     return [pack(data, group, device) for group in plan_batches(data, budget, worth)]
 
 
-def pack(data: Sequence[Example], order: list[int], device: torch.device) -> Batch:
+def pack(data: Sequence[Example] | Mapping[int, Example], order: list[int], device: torch.device) -> Batch:
     """The datums `order` of checked data, laid end to end."""
     chosen = [data[i] for i in order]
     columns: dict[str, Tensor] = {}

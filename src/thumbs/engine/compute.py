@@ -90,6 +90,17 @@ class Model(nn.Module):
             for name, parameter in module.named_parameters()
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """The adapter's tensors under PEFT's names; of a model without one the trunk's, under those of transformers."""
+        return self.trunk.tensors() if self.adapter is None else self.adapter.peft_state()
+
+    def put(self, tensors: dict[str, Tensor], source: str) -> None:
+        """Inverse of `weights`; raises an error that names `source` or a tensor if they are not this model's."""
+        if self.adapter is not None:
+            self.adapter.load_peft_state(tensors)
+        else:
+            self.trunk.load_tensors(tensors, source)
+
     def clear(self) -> None:
         """Forgets the gradients."""
         for parameter in self.trained().values():

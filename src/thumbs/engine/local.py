@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ from thumbs.rollout.native import native_samplers
 from thumbs.rollout.publish import SAMPLERS, OpenSampler, Published
 from thumbs.rollout.sampler import DecodeText, Sampler
 
+T = TypeVar("T")
+
 
 def open_local(config: EngineConfig, rollout: RolloutConfig, decode_text: DecodeText | None) -> OpenEngine:
     """The local engine of a config."""
@@ -68,7 +70,7 @@ class LocalEngine:
         keep_freed_memory()
         self.decode_text, self.device, self.optimizer = decode_text, device, optimizer
         _ = OPTIMIZERS[optimizer]  # a name that is none is refused before anything is computed
-        self._open_sampler = sampler or native_samplers(RolloutConfig())
+        self.open_sampler = sampler or native_samplers(RolloutConfig())
         self._models: dict[int, Model] = {}
         self._bases: dict[tuple[str, str, int], Trunk] = {}
         self._frozen: dict[tuple[str, str, int], Trunk] = {}
@@ -81,14 +83,13 @@ class LocalEngine:
         device = trunk.head_weight().device
         head = ScalarHead(trunk.width, spec.scores, spec.fresh_seed).to(device) if "scalar" in spec.heads else None
         model = Model(spec, trunk, adapter, head, self._shared_states(trunk, adapter))
-        self._next += 1
-        handle = Handle(self._next, spec.name)
-        self._models[handle.id] = model
         if isinstance(spec.start, Handle):
             self._copy(self._models[spec.start.id], model)
         elif spec.start is not None:
             self._read(model, spec.start)
-        return handle
+        self._next += 1
+        self._models[self._next] = model
+        return Handle(self._next, spec.name)
 
     @torch.no_grad()
     def forward(self, handle: Handle, data: Sequence[Example], *, temperature: float = 1.0) -> list[ForwardOutput]:
@@ -99,7 +100,7 @@ class LocalEngine:
     def forward_backward(
         self, handle: Handle, data: Sequence[Example], losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False
     ) -> TrainOutput:
-        return _finish(self._passes(handle, data, losses, everywhere=logprobs_everywhere))
+        return finish(self._passes(handle, data, losses, everywhere=logprobs_everywhere))
 
     def in_parts(
         self, handle: Handle, data: Sequence[Example], losses: Sequence[LossSpec], *, backward: bool = True
@@ -158,7 +159,7 @@ class LocalEngine:
 
     def snapshot(self, handle: Handle) -> Sampler:
         model = self._models[handle.id]
-        return self._open_sampler(PublishedModel(model, self.decode_text))
+        return self.open_sampler(PublishedModel(model, self.decode_text))
 
     def save(self, handle: Handle, path: Path, *, optimizer: bool = False) -> None:
         model = self._models[handle.id]
@@ -257,10 +258,7 @@ class LocalEngine:
                     f"{path} was written for {written.name} with {written.lora}; this model is "
                     f"{model.spec.model.name} with {model.spec.model.lora}. Use the same model settings"
                 )
-            if model.adapter is not None:
-                model.adapter.load_peft_state(read_tensors(path / ADAPTER))
-            else:
-                model.trunk.load_tensors(read_tensors(path / MODEL), str(path))
+            model.put(read_tensors(path / (MODEL if model.adapter is None else ADAPTER)), str(path))
             if model.scalar is not None and "scalar" in manifest["heads"]:
                 model.scalar.load_state_dict(read_tensors(path / HEAD))
             return int(manifest["steps"])
@@ -287,11 +285,10 @@ def checkpoint_of(model: Model, heads: Sequence[Head]) -> tuple[dict[str, dict[s
     spec, tensors = model.spec, dict[str, dict[str, Tensor]]()
     manifest = {"model": spec.model.model_dump(mode="json"), "heads": list(heads), "seed": spec.seed}
     files: dict[str, Any] = {MANIFEST: manifest | {"steps": model.steps}}
+    tensors[MODEL if model.adapter is None else ADAPTER] = model.weights()
     if model.adapter is not None:
-        tensors[ADAPTER] = model.adapter.peft_state()
         files["adapter_config.json"] = model.adapter.peft_config(public_name(spec.model.name))
     else:
-        tensors[MODEL] = model.trunk.tensors()
         files |= model.trunk.files()
     if model.scalar is not None and "scalar" in heads:
         tensors[HEAD] = dict(model.scalar.state_dict())
@@ -303,7 +300,8 @@ def _base_key(model: ModelConfig, seed: int) -> tuple[str, str, int]:
     return model.name, model.dtype, seed if model.name.startswith("byte-") else 0
 
 
-def _finish(work: Generator[None, None, TrainOutput]) -> TrainOutput:
+def finish(work: Generator[None, None, T]) -> T:
+    """What work in parts returns, all of it done at once."""
     while True:
         try:
             next(work)

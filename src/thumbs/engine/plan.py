@@ -96,6 +96,17 @@ def _added_tokens(held: dict[bytes, np.ndarray], own: dict[bytes, np.ndarray], w
     return added
 
 
+def deal(costs: Sequence[float], ranks: int) -> list[list[int]]:
+    """Which micro-batches each rank computes, in the plan's order: the costliest first, each to who has least to do."""
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0.0] * ranks
+    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
+        rank = loads.index(min(loads))
+        dealt[rank].append(place)
+        loads[rank] += costs[place]
+    return [sorted(own) for own in dealt]
+
+
 @dataclass(frozen=True)
 class BatchResult:
     """What came of one micro-batch: outputs by datum; the summed loss; metrics and what they weigh."""

@@ -50,9 +50,10 @@ class WorkerSpec:
 
 
 class RemoteWorker(Protocol):
-    """One object in another process. name: what it is and where ("rank 1 on HOST")."""
+    """One object in another process. name: what it is and where ("rank 1 on HOST"); address: of its machine."""
 
     name: str
+    address: str
 
     def call(self, method: str, *args: Any, patience_s: float | None = None, **kwargs: Any) -> Future[Any]:
         """What the method returns, or its error: a ThumbsError as itself, anything else as WorkerError, a process that

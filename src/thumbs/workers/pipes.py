@@ -36,6 +36,8 @@ class _Call:
 class PipeWorker:
     """A subprocess. A thread of its own reads what it sends; the end of the pipe is the end of the worker."""
 
+    address = "127.0.0.1"
+
     def __init__(self, spec: WorkerSpec, log: Path, patience_s: float) -> None:
         self.name, self.log, self._patience_s = on_host(spec.name), log, patience_s
         ours, theirs = socket.socketpair()
