@@ -13,6 +13,7 @@ from byte_world import MAKER, byte_context, pair, user
 from thumbs.config.data import DataConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.reward_model import REWARD_METHODS, RewardModelConfig
+from thumbs.data.tokenizers import reply_tokens
 from thumbs.engine.base import ModelSpec
 from thumbs.records import (
     Ranking,
@@ -24,14 +25,13 @@ from thumbs.records import (
     StepJudgement,
     SteppedReply,
 )
-from thumbs.rewards.ensemble import RewardEnsemble, member_scores
-from thumbs.rewards.model import RewardModel
+from thumbs.rewards.ensemble import RewardEnsemble
+from thumbs.rewards.model import RewardModel, member_scores
 from thumbs.rewards.steps import StepReward
 from thumbs.rewards.trained import TrainedReward, open_scores
 from thumbs.stages.context import Context
 from thumbs.stages.reward_items import Row
 from thumbs.stages.reward_model import run_reward_model
-from thumbs.stages.sequences import reply_tokens
 
 HELD = "fmtx"
 LETTERS = "abcdeghijklnopqrsuvwyzABCDEFGHIJ"

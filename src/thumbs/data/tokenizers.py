@@ -15,7 +15,7 @@ from thumbs.data.byte_files import byte_files
 from thumbs.data.hf_tokenizer import HfTokenizer
 from thumbs.data.messages import mask_of
 from thumbs.errors import ConfigError, ModelError
-from thumbs.records import Message
+from thumbs.records import Message, Reply
 from thumbs.tracking.files import write_text
 
 _BYTE_CLASS = "ThumbsByteTokenizer"
@@ -154,6 +154,12 @@ class ByteTokenizer:
 def conversation_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [N] up to the last one of the assistant, and the target-aligned mask [N - 1] of the assistant's tokens."""
     return _cut(*tokenizer.render(messages))
+
+
+def reply_tokens(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) -> np.ndarray:
+    """Tokens of a prompt and a reply, with the end token unless the reply was cut off."""
+    tokens, _ = conversation_tokens(tokenizer, (*prompt, Message("assistant", reply.text)))
+    return tokens if reply.stop_reason == "stop" else tokens[:-1]
 
 
 def training_sequences(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[tuple[np.ndarray, np.ndarray]]:

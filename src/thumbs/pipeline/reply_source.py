@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,22 +14,15 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.prompts import prompt_id
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine import open_engine
-from thumbs.engine.base import Engine, ModelSpec
+from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run, with_system
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rewards.build import open_reward_model
-from thumbs.rewards.classifier import ClassifierReward
-from thumbs.rewards.ensemble import RewardEnsemble, member_scores
-from thumbs.rewards.model import RewardModel
-from thumbs.rewards.trained import TrainedReward
+from thumbs.rewards.trained import RawScorer, scorer_of
 from thumbs.rollout.rounds import collect, seed_of
 from thumbs.rollout.sampler import Sampler
-from thumbs.stages.sequences import reply_tokens
-
-Scores = Callable[[Sequence[Message], Sequence[Reply]], np.ndarray]
-"""Raw scores of replies to one prompt, [replies, members]."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class PolicySource:
     tokenizer: Tokenizer
     sampling: SamplingConfig
     system: str | None = None
-    scores: Scores | None = None
+    scores: RawScorer | None = None
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -76,7 +69,7 @@ class PolicySource:
         if self.scores is None:
             raise ConfigError(f"{self.name} has no reward model, so pairs cannot be chosen by one; leave out --active")
         with self._turn:
-            return self.scores(self.asked(messages), replies)
+            return self.scores([(self.asked(messages), reply) for reply in replies])
 
 
 def open_stage(run: Path, stage: str, sampling: SamplingConfig | None = None) -> PolicySource:
@@ -96,7 +89,7 @@ def open_stage(run: Path, stage: str, sampling: SamplingConfig | None = None) ->
     trained = [path for path in rewards if (path / "done.json").exists()]
     scorer = None
     if trained and config.reward_model is not None and config.reward_model.form != "steps":
-        scorer = member_scorer(opened.engine, open_reward_model(opened.engine, trained[-1]), opened.tokenizer)
+        scorer = scorer_of(open_reward_model(opened.engine, trained[-1]), opened.tokenizer)
     return PolicySource(
         config.model.name,
         "" if stage == "base" else str(run / stage / "model"),  # several runs may share a database
@@ -115,22 +108,3 @@ def open_model(name: str, sampling: SamplingConfig | None = None, seed: int = 0)
     engine = open_engine(decode_text=tokenizer.decode)
     handle = engine.create(ModelSpec(name, config, ("lm",), None, trainable=False, seed=seed))
     return PolicySource(name, "", engine.snapshot(handle), tokenizer, sampling or SamplingConfig())
-
-
-def member_scorer(engine: Engine, source: TrainedReward, tokenizer: Tokenizer) -> Scores:
-    """Raw scores of a reward model, or of each member of an ensemble.
-
-    tokenizer: of the policy, for a model that has none of its own. Raises ConfigError for a process reward model.
-    """
-    if isinstance(source, ClassifierReward):
-        classifier = source
-        return lambda messages, replies: classifier.answer_scores([(messages, reply) for reply in replies])
-    if not isinstance(source, RewardModel | RewardEnsemble):
-        raise ConfigError("a process reward model scores steps; pairs are chosen by a reward model of whole replies")
-    reader = source.tokenizer or tokenizer
-    handles = source.handles if isinstance(source, RewardEnsemble) else [source.handle]
-
-    def scores(messages: Sequence[Message], replies: Sequence[Reply]) -> np.ndarray:
-        return member_scores(engine, handles, [reply_tokens(reader, messages, reply) for reply in replies])
-
-    return scores

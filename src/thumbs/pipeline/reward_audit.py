@@ -13,23 +13,18 @@ from thumbs.config.data import DataConfig
 from thumbs.config.reward_model import RewardModelConfig
 from thumbs.data.load import load_pairs
 from thumbs.data.preferences import preferred
-from thumbs.data.tokenizers import Tokenizer
+from thumbs.data.tokenizers import Tokenizer, reply_tokens
 from thumbs.engine import open_engine
-from thumbs.engine.base import Engine
 from thumbs.errors import ConfigError, DataError
-from thumbs.evaluation.reward_probes import Answer, Scorer, agreement, audit_scorer
+from thumbs.evaluation.reward_probes import Answer, agreement, audit_scorer
 from thumbs.pipeline.artifacts import open_run
 from thumbs.pipeline.stages import Pipeline
 from thumbs.records import Preference
 from thumbs.rewards.build import open_reward_model
-from thumbs.rewards.classifier import ClassifierReward
-from thumbs.rewards.ensemble import RewardEnsemble, member_scores
-from thumbs.rewards.steps import StepReward
-from thumbs.rewards.trained import TrainedReward
+from thumbs.rewards.trained import scorer_of
 from thumbs.stages.context import Resume
 from thumbs.stages.reward_items import Row, judged_pairs
 from thumbs.stages.reward_model import run_reward_model
-from thumbs.stages.sequences import reply_tokens
 from thumbs.tracking.files import write_json
 from thumbs.tracking.run_folder import RunFolder
 
@@ -52,8 +47,10 @@ def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
         pipeline = Pipeline(opened.config, folder, opened.tokenizer, engine, opened.config.iterations)
         train, held = pipeline.reward_rows(config)
         pairs = clear_pairs(str(run), judged_pairs(held))
-        scores = answer_scorer(engine, pipeline.reward_source(), opened.tokenizer)
-        found = audit_scorer(scores, pairs, reply_length(opened.tokenizer), opened.config.seed)
+        scores = scorer_of(pipeline.reward_source(), opened.tokenizer)
+        found = audit_scorer(
+            lambda answers: scores(answers).mean(axis=1), pairs, reply_length(opened.tokenizer), opened.config.seed
+        )
         if halves:
             found["halves"] = agreement(*(half_gaps(pipeline, config, i, rows, held) for i, rows in split(train)))
         write_json(folder.stage("reward_model").path / AUDIT, found)
@@ -70,20 +67,10 @@ def audit_model(name: str, pairs: str) -> dict[str, Any]:
     source = open_reward_model(engine, Path(name))
     assert source.tokenizer is not None  # noqa: S101 - one that is opened by its folder has its own
     rows = load_pairs(DataConfig(path=pairs), "pairs", source.tokenizer).rows
-    scores = answer_scorer(engine, source, source.tokenizer)
-    return audit_scorer(scores, clear_pairs(pairs, rows), reply_length(source.tokenizer))
-
-
-def answer_scorer(engine: Engine, source: TrainedReward, tokenizer: Tokenizer) -> Scorer:
-    """Raw scores of replies to prompts, of an ensemble the mean of its members."""
-    if isinstance(source, ClassifierReward):
-        classifier = source
-        return lambda answers: classifier.answer_scores(answers)[:, 0]
-    if isinstance(source, StepReward):
-        raise ConfigError("a process reward model scores steps; an audit is of a model that scores whole replies")
-    reader = source.tokenizer or tokenizer
-    handles = source.handles if isinstance(source, RewardEnsemble) else [source.handle]
-    return lambda answers: member_scores(engine, handles, [reply_tokens(reader, *a) for a in answers]).mean(axis=1)
+    scores = scorer_of(source, source.tokenizer)
+    return audit_scorer(
+        lambda answers: scores(answers).mean(axis=1), clear_pairs(pairs, rows), reply_length(source.tokenizer)
+    )
 
 
 def reply_length(tokenizer: Tokenizer) -> Callable[[Answer], int]:

@@ -41,12 +41,11 @@ from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.reward_audit import audit
 from thumbs.pipeline.artifacts import OpenRun, with_system
 from thumbs.pipeline.labels import checked_split, heldout_share, labels_until
-from thumbs.pipeline.reply_source import member_scorer
 from thumbs.records import Example, Preference, Prompt, Reply
 from thumbs.rewards.base import EnvironmentReward, RewardSource
 from thumbs.rewards.build import build_rewards, open_reward_model
 from thumbs.rewards.judge import open_judge
-from thumbs.rewards.trained import TrainedReward, open_scores
+from thumbs.rewards.trained import TrainedReward, open_scores, scorer_of
 from thumbs.rollout.episodes import open_episodes
 from thumbs.rollout.rounds import seed_of
 from thumbs.stages.context import Context
@@ -120,7 +119,7 @@ class Pipeline:
             source = open_reward_model(self.engine, Path(people.reward_model))
         else:
             source = replace(self, iteration=self.iteration - 1).reward_source()
-        scores, fraction = member_scorer(self.engine, source, self.tokenizer), heldout_share(c)
+        scores, fraction = scorer_of(source, self.tokenizer), heldout_share(c)
         return choose_informative(
             people, scores, lambda prompt: is_heldout(prompt.messages, fraction), self.config.seed
         )

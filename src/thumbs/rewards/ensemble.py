@@ -11,7 +11,7 @@ import numpy as np
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle
 from thumbs.records import Example, Rollout, Score
-from thumbs.rewards.model import read_rollout
+from thumbs.rewards.model import member_scores, read_rollout
 
 Combine = Literal["mean", "mean_minus_std", "worst"]
 
@@ -60,13 +60,6 @@ class RewardEnsemble:
 def member_paths(first: Path, members: int) -> list[Path]:
     """Where the models of an ensemble are kept: `model`, `model-2`, `model-3` …"""
     return [first if i == 0 else first.with_name(f"{first.name}-{i + 1}") for i in range(members)]
-
-
-def member_scores(engine: Engine, handles: Sequence[Handle], sequences: Sequence[np.ndarray]) -> np.ndarray:
-    """Raw scores at the last token of each sequence, one column per member, float64 [B, M]."""
-    data = [Example.whole_sequence(tokens) for tokens in sequences]
-    found = [[np.atleast_1d(output.values[-1]) for output in engine.forward(handle, data)] for handle in handles]
-    return np.concatenate([np.stack(of).astype(np.float64) for of in found], axis=1)
 
 
 def member_values(engine: Engine, handles: Sequence[Handle], data: Sequence[Example]) -> list[np.ndarray]:

@@ -30,7 +30,7 @@ class RewardModel:
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """Normalised scores; the raw one is kept as the part `raw`. Raises RewardError for one that is not finite."""
         sequences = [read_rollout(self.tokenizer, rollout) for rollout in rollouts]
-        raw = raw_scores(self.engine, self.handle, sequences)
+        raw = member_scores(self.engine, [self.handle], sequences)[:, 0]
         scores = [Score((value - self.mean) / self.std, {"raw": value}) for value in raw.tolist()]
         require_finite(self.handle.name, rollouts, scores)
         return scores
@@ -44,7 +44,8 @@ def read_rollout(tokenizer: Tokenizer | None, rollout: Rollout) -> np.ndarray:
     return tokens[:-1] if rollout.stop_reason == "length" else tokens
 
 
-def raw_scores(engine: Engine, handle: Handle, sequences: Sequence[np.ndarray]) -> np.ndarray:
-    """Scalar-head values at the last token of each sequence, float64 [B]."""
+def member_scores(engine: Engine, handles: Sequence[Handle], sequences: Sequence[np.ndarray]) -> np.ndarray:
+    """Scalar-head values at the last token of each sequence, one column per member, float64 [B, M]."""
     data = [Example.whole_sequence(tokens) for tokens in sequences]
-    return np.array([float(output.values[-1]) for output in engine.forward(handle, data)])
+    found = [[np.atleast_1d(output.values[-1]) for output in engine.forward(handle, data)] for handle in handles]
+    return np.concatenate([np.stack(of).astype(np.float64) for of in found], axis=1)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from thumbs.data.tokenizers import Tokenizer
+import numpy as np
+
+from thumbs.data.tokenizers import Tokenizer, reply_tokens
 from thumbs.engine.base import Engine, ModelSpec
+from thumbs.errors import ConfigError
+from thumbs.records import Message, Reply
 from thumbs.rewards.classifier import ClassifierReward
 from thumbs.rewards.ensemble import RewardEnsemble, member_paths
-from thumbs.rewards.model import RewardModel
+from thumbs.rewards.model import RewardModel, member_scores
 from thumbs.rewards.steps import StepReward
 
 TrainedReward = RewardModel | RewardEnsemble | StepReward | ClassifierReward
+RawScorer = Callable[[Sequence[tuple[Sequence[Message], Reply]]], np.ndarray]
+"""Raw scores [B, members] of replies to prompts (score units)."""
 
 
 def open_scores(
@@ -53,3 +59,17 @@ def open_scores(
         scale=scale,
         tokenizer=reader,
     )
+
+
+def scorer_of(source: TrainedReward, tokenizer: Tokenizer) -> RawScorer:
+    """What gives the raw scores of a reward model, or of each member of an ensemble.
+
+    tokenizer: of the policy, for a model that has none of its own. Raises ConfigError for a process reward model.
+    """
+    if isinstance(source, StepReward):
+        raise ConfigError("a process reward model scores steps; what scores whole replies is needed here")
+    if isinstance(source, ClassifierReward):
+        return source.answer_scores
+    engine, reader = source.engine, source.tokenizer or tokenizer
+    handles = source.handles if isinstance(source, RewardEnsemble) else [source.handle]
+    return lambda answers: member_scores(engine, handles, [reply_tokens(reader, *answer) for answer in answers])

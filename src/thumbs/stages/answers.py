@@ -13,11 +13,10 @@ from typing import Literal, Protocol, Self, TypeVar
 import numpy as np
 
 from thumbs.data.preferences import preferred
-from thumbs.data.tokenizers import Tokenizer
+from thumbs.data.tokenizers import Tokenizer, conversation_tokens
 from thumbs.engine.base import Engine, Handle, ModelSpec
 from thumbs.records import Example, ForwardOutput, Message, Preference, Reply
 from thumbs.stages.context import Context
-from thumbs.stages.sequences import conversation_tokens
 from thumbs.tracking.files import read_object_if_there, write_json
 
 _log = logging.getLogger(__name__)

@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from thumbs.config.labels import LabelsConfig, PeopleConfig
 from thumbs.data.pair_choice import Choice, choose_pair, first_pair, usable_pairs
 from thumbs.data.preferences import preference_to_json, preferred
 from thumbs.engine.base import ModelSpec
-from thumbs.records import Message, Preference, Prompt, Reply
+from thumbs.records import Preference, Prompt, Reply
+from thumbs.rewards.trained import RawScorer
 from thumbs.rollout.rounds import seed_of
 from thumbs.rollout.sampler import Sampler
 from thumbs.rollout.scheduler import MAX_ROWS
@@ -29,9 +28,6 @@ from thumbs.tracking.files import write_json, write_text
 
 PEOPLE = "people.json"
 """What a stage tells of its labels besides the preferences: project, database, items and judgements by pair."""
-
-Scores = Callable[[Sequence[Message], Sequence[Reply]], np.ndarray]
-"""Raw scores [replies, members] of a reward model."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ def choose_first(prompt: Prompt, replies: Sequence[Reply], number: int) -> Choic
 
 
 def choose_informative(
-    settings: PeopleConfig, scores: Scores, heldout: Callable[[Prompt], bool], seed: int
+    settings: PeopleConfig, scores: RawScorer, heldout: Callable[[Prompt], bool], seed: int
 ) -> Callable[[Prompt, Sequence[Reply], int], Choice | None]:
     """What chooses pairs as settings.active says; of a prompt that is held out, always as they were drawn.
 
@@ -154,6 +150,7 @@ def choose_informative(
         if not pairs or heldout(prompt):
             return choose_first(prompt, replies, number)
         drawn = seed_of(seed, "choice", prompt.id, number)
-        return choose_pair(pairs, scores(prompt.messages, replies), active, settings.random_share, drawn)
+        found = scores([(prompt.messages, reply) for reply in replies])
+        return choose_pair(pairs, found, active, settings.random_share, drawn)
 
     return choose

@@ -15,7 +15,8 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle
 from thumbs.engine.score_losses import loss_of_values
 from thumbs.functional.reward_losses import bradley_terry, pair_loss
-from thumbs.rewards.ensemble import member_scores, member_values
+from thumbs.rewards.ensemble import member_values
+from thumbs.rewards.model import member_scores
 from thumbs.stages.reward_items import Item, Row, Scale, item_data, judged_pairs, read_items
 from thumbs.stages.sequences import pair_tokens
 

@@ -14,7 +14,7 @@ from thumbs.config.reward_model import Form, RewardModelConfig
 from thumbs.data.preferences import preferred
 from thumbs.data.rankings import pairs_of
 from thumbs.data.ratings import pairs_of_ratings
-from thumbs.data.tokenizers import Tokenizer
+from thumbs.data.tokenizers import Tokenizer, reply_tokens
 from thumbs.errors import DataError
 from thumbs.functional.formulas import settings_of
 from thumbs.functional.reward_losses import FORMULAS, PAIRS
@@ -22,7 +22,7 @@ from thumbs.models.prefixes import shared_length
 from thumbs.records import Example, Message, Preference, Ranking, Rating, SteppedReply
 from thumbs.rewards.steps import step_ends
 from thumbs.rollout.rounds import seed_of
-from thumbs.stages.sequences import pair_tokens, reply_tokens
+from thumbs.stages.sequences import pair_tokens
 
 Row = Preference | Ranking | Rating | SteppedReply
 Columns = dict[str, Any]

@@ -23,7 +23,8 @@ from thumbs.config.reward_model import RewardModelConfig
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.engine.checkpoints import HEAD, read_tensors
 from thumbs.models.tensor_files import write_tensors
-from thumbs.rewards.ensemble import member_paths, member_scores
+from thumbs.rewards.ensemble import member_paths
+from thumbs.rewards.model import member_scores
 from thumbs.rollout.rounds import seed_of
 from thumbs.stages.context import Context, adam_at, grouped_batch_at
 from thumbs.stages.loop import Loop, Metrics, State, optimizer_step

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from thumbs.config.group_methods import Normaliser
-from thumbs.data.tokenizers import Tokenizer, conversation_tokens
+from thumbs.data.tokenizers import Tokenizer, reply_tokens
 from thumbs.functional.normalise import length_mean_weights, sequence_mean_weights, token_mean_weights
-from thumbs.records import Example, Message, Preference, Reply
+from thumbs.records import Example, Message, Preference
 
 
 class Asked(Protocol):
@@ -25,12 +25,6 @@ class Asked(Protocol):
 
 
 T = TypeVar("T", bound=Asked)
-
-
-def reply_tokens(tokenizer: Tokenizer, prompt: Sequence[Message], reply: Reply) -> np.ndarray:
-    """Tokens of a prompt and a reply, with the end token unless the reply was cut off."""
-    tokens, _ = conversation_tokens(tokenizer, (*prompt, Message("assistant", reply.text)))
-    return tokens if reply.stop_reason == "stop" else tokens[:-1]
 
 
 def pair_tokens(tokenizer: Tokenizer, preference: Preference) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.errors import RunError
 from thumbs.pipeline.artifacts import export, open_run
 from thumbs.records import Example
-from thumbs.rewards.model import raw_scores
+from thumbs.rewards.model import member_scores
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def ours(run: Path) -> tuple[list[list[int]], torch.Tensor]:
     """Tokens of the chats and the engine's own scores of them."""
     opened = open_run(run)
     rows = [conversation_tokens(opened.tokenizer, chat)[0] for chat in CHATS]
-    scores = raw_scores(opened.engine, opened.model("reward_model"), rows)
+    scores = member_scores(opened.engine, [opened.model("reward_model")], rows)[:, 0]
     return [row.tolist() for row in rows], torch.from_numpy(scores).float()
 
 

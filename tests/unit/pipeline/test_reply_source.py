@@ -23,10 +23,11 @@ from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, RunError
 from thumbs.pipeline.labels import split
-from thumbs.pipeline.reply_source import PolicySource, member_scorer, open_model, open_stage
+from thumbs.pipeline.reply_source import PolicySource, open_model, open_stage
 from thumbs.pipeline.run import run_pipeline
 from thumbs.records import Judgement, Message, Reply
 from thumbs.rewards.build import open_reward_model
+from thumbs.rewards.trained import scorer_of
 from thumbs.stages.people import Candidate, Labels
 from thumbs.tracking.files import read_json
 
@@ -133,7 +134,7 @@ def test_the_second_iteration_asks_what_tells_the_reward_model_most(
     assert policies == {active: False, "random": True}
 
     engine = LocalEngine(ByteTokenizer().decode)
-    score = member_scorer(engine, open_reward_model(engine, run / "reward_model"), ByteTokenizer())
+    score = scorer_of(open_reward_model(engine, run / "reward_model"), ByteTokenizer())
     chosen = next(one for one in people.asked[2] if one.chosen_by["drawn"] == "active")
-    scores = score(chosen.pair.prompt, chosen.pair.replies)
+    scores = score([(chosen.pair.prompt, reply) for reply in chosen.pair.replies])
     np.testing.assert_allclose(scores, chosen.chosen_by["scores"], rtol=1e-4, atol=1e-5)

@@ -199,11 +199,11 @@ def test_the_command_audits_a_classifier_on_a_file_of_pairs(tmp_path: Path):
 
 
 def test_replies_of_a_classifier_can_be_chosen_between(tmp_path: Path):
-    from thumbs.pipeline.reply_source import member_scorer
+    from thumbs.rewards.trained import scorer_of
 
     source = open_reward_model(LocalEngine(), published(tmp_path / "model"))
     replies = [Reply(text, Generator("model", "m", "", {}, 0)) for text in REPLIES]
-    scores = member_scorer(LocalEngine(), source, load_tokenizer(tmp_path / "model"))
-    found = scores([Message("user", "Hi")], replies)
+    scores = scorer_of(source, load_tokenizer(tmp_path / "model"))
+    found = scores([([Message("user", "Hi")], reply) for reply in replies])
     assert found.shape == (4, 1)
     assert found[:, 0].tolist() == pytest.approx(theirs(tmp_path / "model"), abs=1e-4)

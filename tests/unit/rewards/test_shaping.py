@@ -17,7 +17,7 @@ from thumbs.config.ppo import PpoConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.records import Rollout, Score, StopReason
 from thumbs.rewards.base import CallableReward
-from thumbs.rewards.model import RewardModel, raw_scores
+from thumbs.rewards.model import RewardModel, member_scores
 from thumbs.rewards.shaping import shape_scores, token_rewards
 
 PPO = PpoConfig(prompts=DataConfig(path="unused"))
@@ -85,7 +85,7 @@ def test_a_reward_model_gives_scores_in_deviations_from_the_mean(tmp_path: Path)
         head.weight.copy_(torch.linspace(-1, 1, len(head.weight)))
         head.bias.fill_(0.5)
     rollouts = [rollout("stop", (1, 2, 3)), rollout("stop", (7, 8, 9, 10))]
-    raw = raw_scores(context.engine, model, [r.tokens for r in rollouts])
+    raw = member_scores(context.engine, [model], [r.tokens for r in rollouts])[:, 0]
     trunk = context.engine.model(model).trunk  # type: ignore[attr-defined]
     for r, score in zip(rollouts, raw, strict=True):
         with torch.no_grad():

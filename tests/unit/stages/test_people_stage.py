@@ -142,9 +142,9 @@ def test_an_interruption_leaves_nothing_and_costs_nothing(tmp_path: Path):
 def test_held_out_prompts_get_the_pair_that_was_drawn(tmp_path: Path):
     scored: list[str] = []
 
-    def scores(messages: Sequence[Message], replies: Sequence[Reply]) -> np.ndarray:
-        scored.append(messages[-1].content)
-        return np.array([[0.0], [5.0], [9.0], [9.1]])[: len(replies)]
+    def scores(answers: Sequence[tuple[Sequence[Message], Reply]]) -> np.ndarray:
+        scored.append(answers[0][0][-1].content)
+        return np.array([[0.0], [5.0], [9.0], [9.1]])[: len(answers)]
 
     replies = [Reply(text, MAKER) for text in "wxyz"]
     choose = choose_informative(

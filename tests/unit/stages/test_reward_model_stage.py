@@ -20,7 +20,7 @@ from thumbs.config.reward_model import RewardModelConfig
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import DataError
 from thumbs.records import Example, Preference
-from thumbs.rewards.model import raw_scores
+from thumbs.rewards.model import member_scores
 from thumbs.stages.context import Context
 from thumbs.stages.reward_items import Item, Scale, item_data, read_items
 from thumbs.stages.reward_model import run_reward_model
@@ -59,10 +59,8 @@ def trained(folder: Path, config: RewardModelConfig, train: list[Preference], he
     model = context.engine.create(ModelSpec("r", context.model, ("scalar",), context.best, trainable=False))
 
     def scores(preferences: list[Preference]) -> np.ndarray:
-        found = raw_scores(
-            context.engine, model, sequences(read_items(context.tokenizer, preferences, config, Scale()))
-        )
-        return found.reshape(-1, 2)
+        items = read_items(context.tokenizer, preferences, config, Scale())
+        return member_scores(context.engine, [model], sequences(items)).reshape(-1, 2)
 
     return results, records, scores
 
@@ -116,7 +114,7 @@ def test_a_tie_pulls_the_two_scores_together(tmp_path: Path):
     model, pairs = first_scores(context, [pair("q", "yes", "no", "tie")], 1.0)
     gaps = []
     for _ in range(5):
-        scores = raw_scores(context.engine, model, sequences(pairs))
+        scores = member_scores(context.engine, [model], sequences(pairs))[:, 0]
         gaps.append(abs(scores[0] - scores[1]))
         context.engine.forward_backward(model, item_data(pairs), [ScoreLoss.of("bradley_terry", center_coef=0.0)])
         context.engine.optim_step(model, AdamStep(0.0, 1e-3))
@@ -137,7 +135,7 @@ def test_the_loss_is_the_mean_over_pairs_by_hand(tmp_path: Path):
         pair("q", "a", "b", "tie", margin=3.0),  # a tie has no margin
     ]
     model, pairs = first_scores(context, texts, 0.3)
-    sides = raw_scores(context.engine, model, sequences(pairs)).reshape(-1, 2)
+    sides = member_scores(context.engine, [model], sequences(pairs))[:, 0].reshape(-1, 2)
     by_hand = [logistic(p, a - b, m) for p, m, (a, b) in zip([1, 0, 0.5], [0.7, 0, 0], sides, strict=True)]
     centre = [0.2 * (a + b) ** 2 for a, b in sides]
     output = context.engine.forward_backward(model, item_data(pairs), [ScoreLoss.of("bradley_terry", center_coef=0.2)])
@@ -184,7 +182,7 @@ def test_a_frozen_backbone_keeps_its_weights(tmp_path: Path, lora: AdapterConfig
     trunk = next(path.name for path in start.glob("*model.safetensors"))
     assert (context.best / trunk).read_bytes() == (start / trunk).read_bytes()
     model = context.engine.create(ModelSpec("r", context.model, ("scalar",), context.best, trainable=False))
-    scored = raw_scores(context.engine, model, [np.array([1, 2]), np.array([3, 4, 5])])
+    scored = member_scores(context.engine, [model], [np.array([1, 2]), np.array([3, 4, 5])])[:, 0]
     assert scored[0] != scored[1]
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from byte_world import MAKER, pair, prompt, user
 from thumbs.config.sampling import SamplingConfig
-from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.data.tokenizers import ByteTokenizer, conversation_tokens, reply_tokens
 from thumbs.records import Message, Reply, Sample
 from thumbs.rollout.rounds import collect
 from thumbs.rollout.sampler import DecodingParams
-from thumbs.stages.sequences import conversation_tokens, pair_tokens, reply_tokens
+from thumbs.stages.sequences import pair_tokens
 
 BYTES = ByteTokenizer()
 BOS, SEP, EOS = BYTES.BOS, BYTES.SEP, BYTES.EOS
