@@ -69,6 +69,11 @@ class LabelsConfig(Frozen):
     people: PeopleConfig | None = None
     """People who judge the pairs; null: simulated annotators, or `judge_model`."""
 
+    @property
+    def simulated(self) -> bool:
+        """Whether simulated annotators judge the pairs."""
+        return self.data is None and self.people is None and self.judge_model is None
+
     @model_validator(mode="after")
     def _check(self) -> LabelsConfig:
         if self.people is not None and (self.data is not None or self.judge_model is not None):

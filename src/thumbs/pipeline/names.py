@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from pydantic import BaseModel
-
-from thumbs.config.environment import EnvironmentConfig
-from thumbs.config.evaluation import EvaluationConfig
-from thumbs.config.labels import LabelsConfig, PeopleConfig
+from thumbs.config.labels import LabelsConfig
 from thumbs.config.named import load_callable
 from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig
-from thumbs.config.reward_parts import RUNS_OWN, RewardPart
+from thumbs.config.reward_parts import RewardPart
 from thumbs.errors import CheckpointError, ConfigError, DataError, ModelError
 from thumbs.evaluation.judges import gold_judge
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.pipeline.identity import asks_own_reward
-from thumbs.pipeline.reads import sections
+from thumbs.pipeline.reads import Name, names, sections
 from thumbs.pipeline.standing import Standing
 from thumbs.rewards.build import check_reward_model
 from thumbs.rewards.signatures import batch_arguments
@@ -29,13 +24,24 @@ def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
 
     Imports the modules of the functions that are named, and fetches models that are not on this machine yet.
     """
-    _check_model("model.name", config.model.name)
+    _look_up("model.name", "model", config.model.name)
     for stage in stages:
         section = getattr(config, stage)
         for key, part in sections(section, stage) if section is not None else ():
-            for kind, check in _CHECKS.items():
-                if isinstance(part, kind):
-                    check(key, part)
+            if isinstance(part, RewardPart) and (misfit := part.misfit()):
+                raise ConfigError(f"{key}: {misfit}")
+            if isinstance(part, RewardPart) and part.verifier is not None:
+                verifier(part.verifier, part.pattern)
+            for field, kind, name in names(part):
+                if kind != "judge" or not isinstance(part, LabelsConfig) or part.simulated:
+                    _look_up(f"{key}.{field}", kind, name)
+
+
+def _look_up(key: str, kind: Name, name: str) -> None:
+    try:
+        _CHECKS[kind](name)
+    except (ConfigError, ModelError, CheckpointError) as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def check_sections(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
@@ -82,79 +88,16 @@ def _needs(stage: str, needed: str) -> str:
     return f"section `{stage}` needs section `{needed}`"
 
 
-def _check_environment(key: str, part: EnvironmentConfig) -> None:
-    for place, name in enumerate(part.tools):
-        _check_function(f"{key}.tools.{place}", name)
-    if part.factory is not None:
-        _check_function(f"{key}.factory", part.factory)
+def _check_model(name: str) -> None:
+    if not is_builtin_byte(name):
+        resolve(name)
 
 
-def _check_evaluation(key: str, part: EvaluationConfig) -> None:
-    _check_judge(f"{key}.judge", part.judge)
-
-
-def _check_annotators(key: str, part: LabelsConfig) -> None:
-    if part.judge_model is not None:
-        _check_model(f"{key}.judge_model", part.judge_model)
-    elif part.data is None and part.people is None:
-        _check_judge(f"{key}.judge", part.judge)
-
-
-def _check_people(key: str, part: PeopleConfig) -> None:
-    if part.reward_model is not None:
-        _check_reward_model(f"{key}.reward_model", part.reward_model)
-
-
-def _check_reward(key: str, part: RewardPart) -> None:
-    if misfit := part.misfit():
-        raise ConfigError(f"{key}: {misfit}")
-    if part.function is not None:
-        try:
-            batch_arguments(load_callable(part.function), part.function)
-        except ConfigError as error:
-            raise ConfigError(f"{key}.function: {error}") from None
-    if part.verifier is not None:
-        verifier(part.verifier, part.pattern)
-    if part.judge is not None:
-        _check_model(f"{key}.judge", part.judge)
-    if part.model is not None and part.model != RUNS_OWN:
-        _check_reward_model(f"{key}.model", part.model)
-
-
-def _check_reward_model(key: str, name: str) -> None:
-    try:
-        check_reward_model(name)
-    except (ConfigError, ModelError, CheckpointError) as error:
-        raise ConfigError(f"{key}: {error}") from None
-
-
-def _check_function(key: str, name: str) -> None:
-    try:
-        load_callable(name)
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
-
-
-def _check_judge(key: str, name: str) -> None:
-    try:
-        gold_judge(name)
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
-
-
-def _check_model(key: str, name: str) -> None:
-    try:
-        if not is_builtin_byte(name):
-            resolve(name)
-    except ModelError as error:
-        raise ConfigError(f"{key}: {error}") from None
-
-
-_CHECKS: dict[type[BaseModel], Callable[[str, Any], None]] = {
-    RewardPart: _check_reward,
-    EnvironmentConfig: _check_environment,
-    EvaluationConfig: _check_evaluation,
-    LabelsConfig: _check_annotators,
-    PeopleConfig: _check_people,
+_CHECKS: Mapping[Name, Callable[[str], object]] = {
+    "function": load_callable,
+    "reward function": lambda name: batch_arguments(load_callable(name), name),
+    "judge": gold_judge,
+    "model": _check_model,
+    "reward model": check_reward_model,
 }
-"""What looks up the names in a section of a class."""
+"""What looks a name up, by what it is the name of."""

@@ -139,7 +139,7 @@ def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[s
 
 def _labels(config: PipelineConfig, inputs: Inputs) -> Iterator[str]:
     c = config.labels
-    if c is not None and c.data is None and c.people is None and c.label_noise:
+    if c is not None and c.simulated and c.label_noise:
         yield (
             f"labels.label_noise={c.label_noise}: accuracy on held-out pairs, whose labels are as noisy, "
             f"cannot be expected above {1 - c.label_noise:.0%}, however good the reward model is"

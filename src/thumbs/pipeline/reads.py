@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -24,6 +24,16 @@ from thumbs.tracking.digests import DigestCache, file_digest
 Files = list[dict[str, str | None]]
 """{"name", "sha256"} of each file, without its folder; the digest of a file that is not there is null."""
 
+Name = Literal["function", "reward function", "judge", "model", "reward model"]
+_NAMES: Mapping[type[BaseModel], Mapping[str, Name]] = {
+    RewardPart: {"function": "reward function", "judge": "model", "model": "reward model"},
+    EnvironmentConfig: {"tools": "function", "factory": "function"},
+    EvaluationConfig: {"judge": "judge"},
+    LabelsConfig: {"judge": "judge", "judge_model": "model"},
+    PeopleConfig: {"reward_model": "reward model"},
+}
+"""The fields of sections that hold names, and what each is the name of."""
+
 _MODEL_FILES = (".json", ".jinja", ".safetensors", ".gguf", ".model", ".txt")
 
 
@@ -37,6 +47,15 @@ def sections(config: BaseModel, key: str) -> Iterator[tuple[str, BaseModel]]:
                 yield from sections(item, f"{key}.{name}" + ("" if place is None else f".{place}"))
 
 
+def names(part: BaseModel) -> Iterator[tuple[str, Name, str]]:
+    """(field, what the name is of, the name) of each name in a section that something outside of the config has."""
+    for field, kind in _NAMES.get(type(part), {}).items():
+        value = getattr(part, field)
+        for place, name in enumerate(value) if isinstance(value, tuple) else ((None, value),):
+            if name is not None and (kind, name) != ("reward model", RUNS_OWN):
+                yield field if place is None else f"{field}.{place}", kind, name
+
+
 def reads(section: BaseModel, key: str) -> dict[str, Files]:
     """What a section of a config names that lies outside of the run, by dotted key.
 
@@ -46,10 +65,10 @@ def reads(section: BaseModel, key: str) -> dict[str, Files]:
     for path, part in sections(section, key):
         if isinstance(part, DataConfig):
             found[f"{path}.path"] = [file for source in part.paths for file in data_files(source)]
-        for name, value in _functions(part):
-            found[f"{path}.{name}"] = source_files(load_callable(value))
-        for name, value in _models(part):
-            found[f"{path}.{name}"] = model_files(value)
+        for name, kind, value in names(part):
+            if kind != "judge":
+                models = kind in ("model", "reward model")
+                found[f"{path}.{name}"] = model_files(value) if models else source_files(load_callable(value))
     return {name: files for name, files in found.items() if files}
 
 
@@ -125,30 +144,6 @@ def _module_of(value: Any) -> ModuleType | None:
         return value
     name = getattr(value, "__module__", None)
     return sys.modules.get(name) if isinstance(name, str) else None
-
-
-def _functions(part: BaseModel) -> Iterator[tuple[str, str]]:
-    if isinstance(part, RewardPart) and part.function is not None:
-        yield "function", part.function
-    if isinstance(part, EnvironmentConfig):
-        yield from ((f"tools.{place}", name) for place, name in enumerate(part.tools))
-        if part.factory is not None:
-            yield "factory", part.factory
-    if isinstance(part, EvaluationConfig | LabelsConfig) and ":" in part.judge:
-        yield "judge", part.judge
-
-
-def _models(part: BaseModel) -> Iterator[tuple[str, str]]:
-    named: dict[str, str | None] = {}
-    if isinstance(part, RewardPart):
-        named = {"model": None if part.model == RUNS_OWN else part.model, "judge": part.judge}
-    if isinstance(part, LabelsConfig):
-        named = {"judge_model": part.judge_model}
-    if isinstance(part, PeopleConfig):
-        named = {"reward_model": part.reward_model}
-    for name, value in named.items():
-        if value is not None:
-            yield name, value
 
 
 def _local_data(path: str) -> Files:
