@@ -1,9 +1,10 @@
-"""Pairs as named projects keep them."""
+"""Rows as named projects keep them: pairs, rated and ranked replies, prompts with their answers."""
 
 from __future__ import annotations
 
+import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,12 +14,8 @@ from thumbs.data.verdicts import chosen_axis, signed_vote, vote
 
 _ARENA = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5}
 _BOTH_BAD = ("tie (bothbad)", "both_bad", "bothbad", "tie (both bad)")
-_AB = {"A": 1.0, "B": 0.0, "Tie": 0.5}
-
-
-def _pair(prompt: object, first: object, second: object, *votes: Mapping[str, Any]) -> Row:
-    """Canonical row of a pair whose first reply is `first`."""
-    return {"prompt": prompt, "chosen": first, "rejected": second, "judgements": list(votes)}
+_PKU = {"helpfulness": "better_response_id", "safety": "safer_response_id"}
+_HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
 def _choice(value: object, allowed: Mapping[Any, float], field: str) -> float:
@@ -41,68 +38,50 @@ def _comparison(row: Row) -> Row:
     for key in ("prompt_conversation", "completion_A", "completion_B"):
         if key not in sides:
             raise RowError("missing_field", f"a comparison without {key!r}")
-    better = _choice(row.get("label"), _AB, "label")
-    return _pair(sides["prompt_conversation"], sides["completion_A"], sides["completion_B"], vote(better))
+    verdict = vote(_choice(row.get("label"), {"A": 1.0, "B": 0.0, "Tie": 0.5}, "label"))
+    names = {"prompt": "prompt_conversation", "chosen": "completion_A", "rejected": "completion_B"}
+    return {new: sides[old] for new, old in names.items()} | {"judgements": [verdict]}
 
 
-def _pku(row: Row) -> Row:
-    axes = {
-        name: {0: 1.0, 1: 0.0}
-        for name, key in (("helpfulness", "better_response_id"), ("safety", "safer_response_id"))
-        if key in row
-    }
-    keys = {"helpfulness": "better_response_id", "safety": "safer_response_id"}
-    key = chosen_axis("PKU-SafeRLHF", {name: keys[name] for name in axes})
-    return _pair(row["prompt"], row["response_0"], row["response_1"], vote(_choice(row[key], {0: 1.0, 1: 0.0}, key)))
+def _pku(row: Row) -> Sequence[Row]:
+    key = chosen_axis("PKU-SafeRLHF", {name: key for name, key in _PKU.items() if key in row})
+    return [vote(_choice(row[key], {0: 1.0, 1: 0.0}, key))]
 
 
-def _helpsteer_pair(row: Row) -> Row:
-    strength = signed_vote(row["preference_strength"], "preference_strength", reason=row.get("preference_statement"))
-    return _pair(row["prompt"], row["response_1"], row["response_2"], strength)
-
-
-def _helpsteer3(row: Row) -> Row:
+def _helpsteer3(row: Row) -> Sequence[Row]:
     people = row.get("individual_preference", [])
     if not is_list(people) or not all(isinstance(one, Mapping) and "score" in one for one in people):
         raise RowError("not_an_object", "'individual_preference' must be a list of objects with a score")
-    votes = [
+    return [
         signed_vote(one["score"], "score", f"HelpSteer3-{place}", one.get("reasoning"))
         for place, one in enumerate(people, start=1)
     ] or [signed_vote(row["overall_preference"], "overall_preference")]
-    return _pair(row["context"], row["response1"], row["response2"], *votes)
 
 
-def _arena(row: Row) -> Row:
+def _arena(row: Row) -> Sequence[Row]:
     winner, judge = row["winner"], row.get("judge") or row.get("judge_hash")
     if isinstance(winner, str) and winner.lower() in _BOTH_BAD:
-        verdict: dict[str, Any] = {"verdict": "both_bad"} | ({} if judge is None else {"annotator": str(judge)})
-    else:
-        verdict = vote(_choice(winner, _ARENA, "winner"), annotator=judge)
-    return {"chosen": row["conversation_a"], "rejected": row["conversation_b"], "judgements": [verdict]}
+        return [{"verdict": "both_bad"} | ({} if judge is None else {"annotator": str(judge)})]
+    return [vote(_choice(winner, _ARENA, "winner"), annotator=judge)]
 
 
 def _arena_table(row: Row) -> Row:
     """LMSYS's table of one column a verdict; texts may be JSON lists of the turns."""
-    sides = [_json_turns(row[key], key) for key in ("prompt", "response_a", "response_b")]
-    told = [
-        better
-        for key, better in (("winner_model_a", 1.0), ("winner_model_b", 0.0), ("winner_tie", 0.5))
-        if row.get(key) in (1, "1")
-    ]
+    prompts, first, second = (_json_turns(row[key], key) for key in ("prompt", "response_a", "response_b"))
+    told = [better for name, better in _ARENA.items() if row.get(f"winner_{name}") in (1, "1")]
     if len(told) != 1:
         raise RowError("bad_label", "exactly one of winner_model_a, winner_model_b and winner_tie must be 1")
-    prompts, first, second = sides
     if not len(prompts) == len(first) == len(second):
         raise RowError("missing_field", "prompt, response_a and response_b have different numbers of turns")
     whole = [
-        [turn for asked, answer in zip(prompts, replies, strict=True) for turn in _turns(asked, answer)]
+        [
+            {"role": role, "content": text}
+            for turns in zip(prompts, replies, strict=True)
+            for role, text in zip(("user", "assistant"), turns, strict=True)
+        ]
         for replies in (first, second)
     ]
     return {"chosen": whole[0], "rejected": whole[1], "judgements": [vote(told[0])]}
-
-
-def _turns(asked: str, answer: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
 
 
 def _json_turns(value: object, key: str) -> list[str]:
@@ -116,19 +95,14 @@ def _json_turns(value: object, key: str) -> list[str]:
     return list(texts)  # type: ignore[arg-type]
 
 
-def _shp(row: Row) -> Row:
-    return _pair(
-        row["history"], row["human_ref_A"], row["human_ref_B"], vote(_choice(row["labels"], {1: 1.0, 0: 0.0}, "labels"))
-    )
-
-
 def _webgpt(row: Row) -> Row:
-    question = row["question"]
+    question = row["prompt"]
     asked = question.get("full_text") if isinstance(question, Mapping) else question
     if asked is None:
         raise RowError("missing_field", "WebGPT: 'question' without 'full_text'")
     gap = _number(row, "score_0") - _number(row, "score_1")
-    return _pair(asked, row["answer_0"], row["answer_1"], vote(0.5 if gap == 0 else float(gap > 0)))
+    sides = {side: row[side] for side in ("chosen", "rejected")}
+    return {"prompt": asked, **sides, "judgements": [vote(0.5 if gap == 0 else float(gap > 0))]}
 
 
 def _summaries(row: Row) -> Row:
@@ -137,9 +111,9 @@ def _summaries(row: Row) -> Row:
         raise RowError("missing_field", "summarize-from-feedback: 'info' is an object, 'summaries' a list of two")
     parts = (("SUBREDDIT: r/", "subreddit"), ("TITLE: ", "title"), ("POST: ", "post"), ("ARTICLE: ", "article"))
     lines = [mark + str(info[key]).strip() for mark, key in parts if key in info]
-    texts = [side.get("text") if isinstance(side, Mapping) else side for side in sides]
+    first, second = (side.get("text") if isinstance(side, Mapping) else side for side in sides)
     verdict = vote(_choice(row["choice"], {0: 1.0, 1: 0.0}, "choice"), annotator=row.get("worker"))
-    return _pair("\n\n".join([*lines, "TL;DR:"]), texts[0], texts[1], verdict)
+    return {"prompt": "\n\n".join([*lines, "TL;DR:"]), "chosen": first, "rejected": second, "judgements": [verdict]}
 
 
 def _prodigy(row: Row) -> Row:
@@ -156,118 +130,216 @@ def _prodigy(row: Row) -> Row:
         verdict = vote(float(accepted[0] == names[0]), annotator=who)
     else:
         raise RowError("bad_label", f"Prodigy's 'accept' is {reprlib.repr(accepted)}; the options are {names}")
-    return _pair(row["text"], options[0]["text"], options[1]["text"], verdict)
+    first, second = (option["text"] for option in options)
+    return {"prompt": row["text"], "chosen": first, "rejected": second, "judgements": [verdict]}
 
 
 def _distilabel(row: Row) -> Row:
     """Intel's Orca pairs as Argilla rated them again: a status says where the rater saw no difference."""
-    pair = {"prompt": row["input"], "chosen": row["chosen"], "rejected": row["rejected"]}
+    pair = {name: row[name] for name in ("prompt", "chosen", "rejected")}
     return pair | ({"tie": True} if row["status"] == "tie" else {})
 
 
+def _helpsteer_ratings(row: Row) -> Row:
+    axis = chosen_axis("HelpSteer", {key: key for key in _HELPSTEER if key in row})
+    return {"prompt": row["prompt"], "reply": row["reply"], "rating": row[axis]}
+
+
+def _rated_on_axes(row: Row) -> Row:
+    rating = chosen_axis("a reply rated on axes", row["ratings"])
+    return {"prompt": row["prompt"], "reply": row["reply"], "rating": rating}
+
+
+def _ultrafeedback(row: Row) -> Row:
+    """The replies of a row with their order on one axis, equal numbers tied."""
+    items = row["completions"]
+    numbers = [_scores(item) for item in items]
+    axes = {axis: axis for axis in numbers[0] if all(axis in one for one in numbers)}
+    if not axes:
+        raise RowError("bad_label", "UltraFeedback: no score or rating that every completion has")
+    axis = chosen_axis("UltraFeedback", axes)
+    values = [one[axis] for one in numbers]
+    ranks = [1 + sum(other > value for other in values) for value in values]
+    return {"prompt": row["prompt"], "replies": [item["response"] for item in items], "ranks": ranks}
+
+
+def _scores(item: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of a completion by axis: its scores, and the rating of each annotation."""
+    found = {key: item[key] for key in ("overall_score", "fine-grained_score") if key in item}
+    for axis, told in item.get("annotations", {}).items():
+        rating = told.get("Rating", told.get("rating")) if isinstance(told, Mapping) else told
+        if isinstance(rating, str | int | float):
+            found[axis] = rating
+    numbers = {}
+    for axis, value in found.items():
+        try:
+            numbers[axis] = float(value)
+        except (TypeError, ValueError):
+            continue  # "N/A" stands where the annotator gave no rating
+    return numbers
+
+
+def _nectar(row: Row) -> Row:
+    answers = sorted(row["answers"], key=lambda item: item["rank"])
+    replies, ranks = [item["answer"] for item in answers], [int(item["rank"]) for item in answers]
+    return {"prompt": row["prompt"], "replies": replies, "ranks": ranks}
+
+
+def _verl(row: Row) -> Row:
+    truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], Mapping) else None
+    answer = truth if truth is None or isinstance(truth, str | int | float) else json.dumps(truth)
+    return {"prompt": row["prompt"]} | ({} if answer is None else {"answer": answer})
+
+
+def _objects(key: str, *wanted: str) -> Callable[[Row], bool]:
+    """Whether a key holds a list of objects that have those keys."""
+    return lambda row: bool(
+        is_list(row[key]) and row[key] and all(isinstance(i, Mapping) and set(wanted) <= set(i) for i in row[key])
+    )
+
+
 FOREIGN: tuple[Format, ...] = (
-    Format("comparisons of the Tinker cookbook", "preferences", ("comparison",), ("label",), convert=_comparison),
+    Format("comparisons of the Tinker cookbook", "preferences", "comparison", "label", convert=_comparison),
     Format(
         "comparisons of the Tinker cookbook",
         "preferences",
-        ("prompt_conversation", "completion_A", "completion_B"),
-        ("label",),
+        "prompt_conversation completion_A completion_B",
+        "label",
         convert=_comparison,
     ),
     Format(
         "PKU-SafeRLHF",
         "preferences",
-        ("prompt", "response_0", "response_1", "better_response_id|safer_response_id"),
-        ("better_response_id", "safer_response_id"),
-        (
-            *("is_response_0_safe", "is_response_1_safe", "prompt_source", "response_0_source", "response_1_source"),
-            *("response_0_harm_category", "response_1_harm_category", "response_0_severity_level"),
-            *("response_1_severity_level", "response_0_sha256", "response_1_sha256"),
-        ),
-        convert=_pku,
-        prompt=("prompt",),
+        "better_response_id|safer_response_id",
+        "better_response_id safer_response_id",
+        "is_response_0_safe is_response_1_safe prompt_source response_0_source response_1_source "
+        "response_0_harm_category response_1_harm_category response_0_severity_level response_1_severity_level "
+        "response_0_sha256 response_1_sha256",
+        names={"prompt": "prompt", "chosen": "response_0", "rejected": "response_1"},
+        votes=_pku,
     ),
     Format(
         "HelpSteer2-preference",
         "preferences",
-        ("prompt", "response_1", "response_2", "preference_strength"),
-        ("preference_statement",),
-        ("preference_elaboration", "three_most_similar_preferences", "all_preferences_unprocessed", "split"),
-        convert=_helpsteer_pair,
-        prompt=("prompt",),
+        "preference_strength",
+        "preference_statement",
+        "preference_elaboration three_most_similar_preferences all_preferences_unprocessed split",
+        names={"prompt": "prompt", "chosen": "response_1", "rejected": "response_2"},
+        votes=lambda row: [
+            signed_vote(row["preference_strength"], "preference_strength", reason=row.get("preference_statement"))
+        ],
     ),
     Format(
         "HelpSteer3",
         "preferences",
-        ("context", "response1", "response2", "overall_preference|individual_preference"),
-        ("overall_preference", "individual_preference"),
-        ("domain", "language"),
-        convert=_helpsteer3,
-        prompt=("context",),
+        "overall_preference|individual_preference",
+        "overall_preference individual_preference",
+        "domain language",
+        names={"prompt": "context", "chosen": "response1", "rejected": "response2"},
+        votes=_helpsteer3,
     ),
     Format(
         "chatbot arena",
         "preferences",
-        ("conversation_a", "conversation_b", "winner"),
-        ("judge", "judge_hash"),
-        ("model_a", "model_b", "question_id", "turn", "language", "tstamp", "anony"),
-        convert=_arena,
+        "winner",
+        "judge judge_hash",
+        "model_a model_b question_id turn language tstamp anony",
+        names={"chosen": "conversation_a", "rejected": "conversation_b"},
+        votes=_arena,
     ),
     Format(
         "the arena's table",
         "preferences",
-        ("prompt", "response_a", "response_b", "winner_model_a|winner_model_b|winner_tie"),
-        ("winner_model_a", "winner_model_b", "winner_tie"),
-        ("model_a", "model_b"),
+        "prompt response_a response_b winner_model_a|winner_model_b|winner_tie",
+        "winner_model_a winner_model_b winner_tie",
+        "model_a model_b",
         convert=_arena_table,
-        prompt=("prompt",),
+        prompt="prompt",
     ),
     Format(
         "SHP",
         "preferences",
-        ("history", "human_ref_A", "human_ref_B", "labels"),
-        (),
-        ("score_A", "score_B", "score_ratio", "post_id", "domain", "upvote_ratio", "seconds_difference"),
-        convert=_shp,
-        prompt=("history",),
+        "labels",
+        unused="score_A score_B score_ratio post_id domain upvote_ratio seconds_difference",
+        names={"prompt": "history", "chosen": "human_ref_A", "rejected": "human_ref_B"},
+        votes=lambda row: [vote(_choice(row["labels"], {1: 1.0, 0: 0.0}, "labels"))],
     ),
     Format(
         "WebGPT comparisons",
         "preferences",
-        ("question", "answer_0", "answer_1", "score_0", "score_1"),
-        (),
-        ("quotes_0", "quotes_1", "tokens_0", "tokens_1"),
+        "score_0 score_1",
+        unused="quotes_0 quotes_1 tokens_0 tokens_1",
+        names={"prompt": "question", "chosen": "answer_0", "rejected": "answer_1"},
         convert=_webgpt,
-        prompt=("question",),
     ),
     Format(
         "summarize-from-feedback",
         "preferences",
-        ("info", "summaries", "choice"),
-        ("worker",),
-        ("batch", "split", "extra"),
+        "info summaries choice",
+        "worker",
+        "batch split extra",
         convert=_summaries,
-        prompt=("info",),
+        prompt="info",
     ),
     Format(
         "Prodigy's choice",
         "preferences",
-        ("text", "options", "accept"),
-        ("answer", "_annotator_id", "_session_id"),
-        ("_input_hash", "_task_hash", "_view_id", "_timestamp", "config"),
+        "text options accept",
+        "answer _annotator_id _session_id",
+        "_input_hash _task_hash _view_id _timestamp config",
         lambda row: is_list(row["options"]) and is_list(row["accept"]),
-        _prodigy,
+        convert=_prodigy,
     ),
     Format(
         "Orca pairs rated by distilabel",
         "preferences",
-        ("input", "chosen", "rejected", "status"),
-        (),
-        (
-            *("generations", "order", "labelling_model", "labelling_prompt", "raw_labelling_response", "rating"),
-            *("rationale", "original_chosen", "original_rejected", "chosen_score", "in_gsm8k_train"),
-        ),
+        "status",
+        unused="generations order labelling_model labelling_prompt raw_labelling_response rating rationale "
+        "original_chosen original_rejected chosen_score in_gsm8k_train",
+        names={"prompt": "input", "chosen": "chosen", "rejected": "rejected"},
         convert=_distilabel,
-        prompt=("input",),
+    ),
+    Format(
+        "HelpSteer",
+        "ratings",
+        "|".join(_HELPSTEER),
+        " ".join(_HELPSTEER),
+        names={"prompt": "prompt", "reply": "response"},
+        convert=_helpsteer_ratings,
+    ),
+    Format(
+        "a reply rated on axes",
+        "ratings",
+        "ratings",
+        "id",
+        fits=lambda row: isinstance(row["ratings"], Mapping) and len(row["ratings"]) > 0,
+        names={"prompt": "prompt", "reply": "response|completion|reply"},
+        convert=_rated_on_axes,
+    ),
+    Format(
+        "UltraFeedback",
+        "rankings",
+        "completions",
+        unused="source models correct_answers incorrect_answers",
+        fits=_objects("completions", "response"),
+        names={"prompt": "instruction"},
+        convert=_ultrafeedback,
+    ),
+    Format(
+        "Nectar",
+        "rankings",
+        "answers",
+        unused="turns num_responses source good_natured",
+        fits=_objects("answers", "answer", "rank"),
+        names={"prompt": "prompt"},
+        convert=_nectar,
+    ),
+    Format(
+        "prompts of verl",
+        "prompts",
+        "reward_model",
+        unused="data_source ability extra_info agent_name",
+        names={"prompt": "prompt"},
+        convert=_verl,
     ),
 )

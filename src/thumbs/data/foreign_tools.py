@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from thumbs.data.shapes import STYLES, Format, Row, is_list
+from thumbs.data.shapes import PROMPTS, Format, Row, is_list
 from thumbs.data.sources import RowError
 from thumbs.data.verdicts import chosen_axis, vote
 
-_PROMPTS = (*(style.key for style in STYLES), "context")
+_PROMPTS = (*PROMPTS, "context")
 _TIES = ("tie", "equal", "both", "same", "neither")
 _OPEN = ("draft", "discarded", "pending")
 _ROWS = "write rows with prompt, chosen and rejected, a row or an entry of `judgements` for each annotator"
@@ -82,63 +82,57 @@ def _better(value: Any, names: list[str]) -> float | None:
     return {names[0]: 1.0, names[1]: 0.0}.get(value) if isinstance(value, str) else None
 
 
-def _refused(name: str, needs: tuple[str, ...], refusal: str, fits: Callable[[Row], bool] | None = None) -> Format:
-    always: Callable[[Row], bool] = lambda row: True  # noqa: E731
-    return Format(name, "preferences", needs, fits=fits or always, refusal=refusal)
-
-
 _LABEL_STUDIO = (
     f"which side shows which answer stands in the project's labelling configuration, not in the file; {_ROWS}"
 )
+
+_REFUSED = (
+    ("Label Studio's JSON", "data annotations", _LABEL_STUDIO),
+    ("Label Studio's JSON_MIN", "annotation_id lead_time", _LABEL_STUDIO),
+    (
+        "OpenAssistant's messages",
+        "message_id text role",
+        "a row is one message of a tree; join the tree to rows of prompt, replies and ranks",
+    ),
+    (
+        "OpenAssistant's trees",
+        "message_tree_id prompt",
+        "a row is a tree of messages; write a row of prompt, replies and ranks for each of its prompts",
+    ),
+    (
+        "summarize-from-feedback's axis ratings",
+        "info summary",
+        "a summary is rated on several axes at once; write rows of prompt, reply and rating",
+    ),
+    (
+        "axolotl's segments",
+        "segments",
+        "texts that are not turns cannot be rendered with a chat template; write `messages`",
+    ),
+    (
+        "the red-team attempts of hh-rlhf",
+        "transcript rating",
+        "the rating is the attacker's success, not the reply's quality; write rows of prompt, reply and rating",
+    ),
+)
+"""Formats that are not read: their names, their keys, and what to do instead."""
 
 TOOLS: tuple[Format, ...] = (
     Format(
         "Argilla",
         "preferences",
-        ("fields",),
-        ("responses",),
-        (
-            "id",
-            "status",
-            "metadata",
-            "suggestions",
-            "vectors",
-            "external_id",
-            "_server_id",
-            "inserted_at",
-            "updated_at",
-        ),
+        "fields",
+        "responses",
+        "id status metadata suggestions vectors external_id _server_id inserted_at updated_at",
         lambda row: isinstance(row["fields"], Mapping),
-        _argilla,
+        convert=_argilla,
     ),
-    _refused("Label Studio's JSON", ("data", "annotations"), _LABEL_STUDIO),
-    _refused(
-        "Label Studio's JSON_MIN", ("annotator", "created_at", "id"), _LABEL_STUDIO, lambda row: "judgements" not in row
+    Format(
+        "Label Studio's JSON_MIN",
+        "preferences",
+        "annotator created_at id",
+        fits=lambda row: "judgements" not in row,
+        refusal=_LABEL_STUDIO,
     ),
-    _refused("Label Studio's JSON_MIN", ("annotation_id", "lead_time"), _LABEL_STUDIO),
-    _refused(
-        "OpenAssistant's messages",
-        ("message_id", "text", "role"),
-        "a row is one message of a tree; join the tree to rows of prompt, replies and ranks",
-    ),
-    _refused(
-        "OpenAssistant's trees",
-        ("message_tree_id", "prompt"),
-        "a row is a tree of messages; write a row of prompt, replies and ranks for each of its prompts",
-    ),
-    _refused(
-        "summarize-from-feedback's axis ratings",
-        ("info", "summary"),
-        "a summary is rated on several axes at once; write rows of prompt, reply and rating",
-    ),
-    _refused(
-        "axolotl's segments",
-        ("segments",),
-        "texts that are not turns cannot be rendered with a chat template; write `messages`",
-    ),
-    _refused(
-        "the red-team attempts of hh-rlhf",
-        ("transcript", "rating"),
-        "the rating is the attacker's success, not the reply's quality; write rows of prompt, reply and rating",
-    ),
+    *(Format(name, "preferences", needs, refusal=refusal) for name, needs, refusal in _REFUSED),
 )

@@ -10,14 +10,13 @@ from functools import lru_cache
 from typing import Any
 
 from thumbs.data.foreign import FOREIGN
-from thumbs.data.foreign_graded import GRADED
 from thumbs.data.foreign_tools import TOOLS
 from thumbs.data.messages import REFUSED
 from thumbs.data.reading import ignore, without_nulls
 from thumbs.data.shapes import SHAPES, DataKind, Format, is_list
 from thumbs.data.sources import RowError, parse_json, read_text
 
-FORMATS: tuple[Format, ...] = (*SHAPES, *FOREIGN, *GRADED, *TOOLS)
+FORMATS: tuple[Format, ...] = (*SHAPES, *FOREIGN, *TOOLS)
 """All formats; of those that explain as many keys of a row, the first one counts."""
 
 _READABLE: Mapping[DataKind, tuple[DataKind, ...]] = {
@@ -79,13 +78,13 @@ def recognise(value: object, wanted: DataKind) -> Shaped:
         )
     _check_left(form, row, left)
     try:
-        found = form.convert({key: row[key] for key in row if key in used})
+        found = form.read({key: row[key] for key in row if key in used})
     except RowError:  # says itself what is wrong; it is a ValueError too
         raise
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise RowError("not_an_object", f"{form.name}: a part of the row has the wrong shape: {error}") from None
     if wanted == "prompts" and form.kind != "prompts":
-        ignore(*(key for key in used if key not in (form.prompt or used)))
+        ignore(*(key for key in used if key not in (form.asking or used)))
         if "answer" in left:
             found, left = {**found, "answer": row["answer"]}, [key for key in left if key != "answer"]
     ignore(*left)
@@ -137,7 +136,7 @@ def _best(row: Mapping[str, Any], wanted: DataKind | None) -> tuple[Format, set[
             continue
         if used is None:
             continue
-        rank = (len(used) + sum(key in row and key not in used for key in form.unused), form.kind == wanted)
+        rank = (len(used) + len((form.idle & row.keys()) - used), form.kind == wanted)
         if best is None or rank > best[0]:
             best = (rank, form, used)
     if best is None:
@@ -149,7 +148,7 @@ def _best(row: Mapping[str, Any], wanted: DataKind | None) -> tuple[Format, set[
 @lru_cache(maxsize=256)
 def _candidates(keys: frozenset[str]) -> tuple[Format, ...]:
     """The formats whose needed keys are all there."""
-    return tuple(form for form in FORMATS if all(any(k in keys for k in need.split("|")) for need in form.needs))
+    return tuple(form for form in FORMATS if all(not keys.isdisjoint(need) for need in form.needed))
 
 
 def _shown(keys: Any) -> str:
@@ -189,7 +188,7 @@ _YES = ("true", "yes")
 
 def _check_left(form: Format, row: Mapping[str, Any], left: list[str]) -> None:
     """Raises RowError if a key that the format does not know holds another reply or a judgement."""
-    unknown = [key for key in left if key not in form.unused]
+    unknown = [key for key in left if key not in form.idle]
     for key in unknown:
         if key in _CARGO and row[key] not in ("", "[]", "{}", False):
             raise RowError("unsupported", f"the row has {key!r}: {REFUSED[key]}")

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from thumbs.data.sources import RowError
@@ -16,50 +17,66 @@ Row = Mapping[str, Any]
 DataKind = Literal["conversations", "preferences", "prompts", "rankings", "ratings", "steps", "replies"]
 
 
-def as_it_is(row: Row) -> Row:
-    """The row: its keys are those that the readers know."""
-    return row
-
-
-def always(row: Row) -> bool:
-    """Every row fits."""
-    return True
-
-
 @dataclass(frozen=True)
 class Format:
-    """One format: how a row of it is recognised and read.
+    """One format: how a row of it is recognised and read. Keys are separated by spaces; "a|b" is a or else b.
 
-    kind: what its rows are. needs: keys that must be there; "a|b" is a or else b. reads: keys that count if they are
-    there. unused: keys that such rows are known to have and that nothing reads. fits: whether the values are right.
-    convert: the row under the names that the readers know. prompt: those of its keys that make the prompt.
+    kind: what its rows are. needs: keys that must be there, next to those of `names`. reads: keys that count if they
+    are there. unused: keys that such rows are known to have and that nothing reads. fits: whether the values are right.
+    names: the names that the readers know, and the keys that hold them. votes: the judgements of a pair, from the row.
+    convert: what is not a matter of names. prompt: the keys that make the prompt, by default that of its name.
     refusal: why its rows cannot be read and what to do instead; empty if they can.
     """
 
     name: str
     kind: DataKind
-    needs: tuple[str, ...]
-    reads: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    fits: Callable[[Row], bool] = always
-    convert: Callable[[Row], Row] = as_it_is
-    prompt: tuple[str, ...] = ()
+    needs: str = ""
+    reads: str = ""
+    unused: str = ""
+    fits: Callable[[Row], bool] = lambda row: True
+    names: Mapping[str, str] = field(default_factory=dict)
+    votes: Callable[[Row], Sequence[Row]] | None = None
+    convert: Callable[[Row], Row] = lambda row: row
+    prompt: str = ""
     refusal: str = ""
+
+    @cached_property
+    def needed(self) -> tuple[tuple[str, ...], ...]:
+        """Of each of these alternatives one key must be there."""
+        return tuple(tuple(need.split("|")) for need in (*self.names.values(), *self.needs.split()))
+
+    @cached_property
+    def counting(self) -> frozenset[str]:
+        """The keys of `reads`."""
+        return frozenset(self.reads.split())
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """The keys of `unused`."""
+        return frozenset(self.unused.split())
+
+    @cached_property
+    def asking(self) -> frozenset[str]:
+        """The keys of the prompt; empty if the prompt has none of its own."""
+        return frozenset((self.prompt or self.names.get("prompt", "")).split())
 
     def keys_of(self, row: Row) -> set[str] | None:
         """The keys of a row that this format reads; None if one that it needs is missing or its values do not fit."""
         used = set()
-        for need in self.needs:
-            found = next((key for key in need.split("|") if key in row), None)
+        for keys in self.needed:
+            found = next((key for key in keys if key in row), None)
             if found is None:
                 return None
             used.add(found)
-        return used | {key for key in self.reads if key in row} if self.fits(row) else None
+        return used | (self.counting & row.keys()) if self.fits(row) else None
 
-
-def first_of(row: Row, keys: str) -> Any:
-    """The value of the first of the keys "a|b|…" that is there."""
-    return next(row[key] for key in keys.split("|") if key in row)
+    def read(self, row: Row) -> Row:
+        """The row, which has no other keys than those that are read, under the names that the readers know."""
+        named = {new: next(row[key] for key in old.split("|") if key in row) for new, old in self.names.items()}
+        if self.votes is not None:
+            return self.convert(named | {"judgements": list(self.votes(row))})
+        gone = {key for keys in self.names.values() for key in keys.split("|")}
+        return self.convert({key: value for key, value in row.items() if key not in gone} | named)
 
 
 def is_list(value: object) -> bool:
@@ -67,7 +84,7 @@ def is_list(value: object) -> bool:
     return isinstance(value, list | tuple)
 
 
-def turns_of(value: Any, field: str) -> Any:
+def turns_of(value: Any) -> Any:
     """The messages of a list of turns; objects of input and output, as Capybara keeps them, become two messages."""
     if is_list(value) and value and all(isinstance(turn, Mapping) and "input" in turn for turn in value):
         messages = []
@@ -95,29 +112,12 @@ def instruction_prompt(row: Row) -> Any:
     return [*messages, {"role": "user", "content": question}]
 
 
-@dataclass(frozen=True)
-class Style:
-    """A way to write a prompt: the key that holds it, the keys that count with it, and the prompt of a row."""
-
-    key: str
-    reads: tuple[str, ...] = ()
-
-    def prompt_of(self, row: Row) -> Any:
-        """Text or messages."""
-        return instruction_prompt(row) if self.key == "instruction" else turns_of(row[self.key], self.key)
-
-
-STYLES = (
-    Style("prompt"),
-    Style("instruction", ("input", "context", "history")),
-    Style("input"),
-    Style("question"),
-    Style("query"),
-    Style("user"),
-)
-LISTS = tuple(Style(key) for key in ("messages", "conversations", "conversation"))
-REPLY = "completion|response|output|reply|assistant|answer"
-SIDES = (
+_INSTRUCTION = "instruction input context history"
+PROMPTS = ("prompt", "instruction", "input", "question", "query", "user")
+"""Keys that hold a prompt."""
+_LISTS = ("messages", "conversations", "conversation")
+_REPLY = "completion|response|output|reply|assistant|answer"
+_SIDES = (
     ("chosen", "rejected"),
     ("chosen_response", "rejected_response"),
     ("preferred_output", "non_preferred_output"),
@@ -125,23 +125,14 @@ SIDES = (
 )
 """Keys of the better and the worse reply: TRL and others, Argilla, OpenAI, Stack Exchange pairs."""
 
-_PAIR = ("margin", "weight", "tie", "label", "judgements", "id")
+_PAIR = "margin weight tie label judgements id"
 _PAIR_UNUSED = (
-    *(
-        "prompt_id",
-        "messages",
-        "conversation",
-        "conversations",
-        "chosen_score",
-        "rejected_score",
-        "score_chosen",
-        "score_rejected",
-    ),
-    *("rating_chosen", "rating_rejected", "chosen_rating", "rejected_rating", "chosen_avg_rating"),
-    *("rejected_avg_rating", "chosen_model", "rejected_model", "n_votes", "agreement", "item_id", "group_id"),
+    "prompt_id messages conversation conversations chosen_score rejected_score score_chosen score_rejected "
+    "rating_chosen rating_rejected chosen_rating rejected_rating chosen_avg_rating rejected_avg_rating chosen_model "
+    "rejected_model n_votes agreement item_id group_id"
 )
-_ROUTINE = ("id", "source", "prompt_id", "metadata", "item_id")
-_OPENAI = ("parallel_tool_calls",)
+_ROUTINE = "id source prompt_id metadata item_id"
+_LABEL = "label|kto_tag"
 
 
 def _has_ranks(row: Row) -> bool:
@@ -158,137 +149,128 @@ def _has_values(row: Row) -> bool:
 
 
 def _has_one_reply(row: Row) -> bool:
-    return not _texts(first_of(row, REPLY))
+    return not _texts(next(row[key] for key in _REPLY.split("|") if key in row))
 
 
 def _has_score_of_label(row: Row) -> bool:
     return not isinstance(row["score"], list | dict) and row["score"] in (0, 1)
 
 
-_LABEL = "label|kto_tag"
-_STEPS = "steps|completions"
 _BEHIND: tuple[Format, ...] = (
-    Format("a labelled reply", "replies", (REPLY, _LABEL), (), _ROUTINE),
+    Format("a labelled reply", "replies", unused=_ROUTINE, names={"completion": _REPLY, "label": _LABEL}),
     Format(
         "a rated reply",
         "ratings",
-        (REPLY, "rating|ratings"),
-        ("judgements", "id"),
+        "rating|ratings",
+        "judgements id",
         _ROUTINE,
         lambda row: not isinstance(row.get("ratings"), Mapping),
+        {"reply": _REPLY},
     ),
-    Format("a judged reply", "ratings", (REPLY, "judgements"), ("id",), _ROUTINE, _has_values),
-    Format("a ranking", "rankings", ("ranking",), ("id",), _ROUTINE),
+    Format("a judged reply", "ratings", "judgements", "id", _ROUTINE, _has_values, {"reply": _REPLY}),
+    Format("a ranking", "rankings", "ranking", "id", _ROUTINE),
     Format(
-        "ranked replies",
-        "rankings",
-        ("replies", "ranks|best|judgements"),
-        ("ranks", "best", "judgements", "id"),
-        _ROUTINE,
-        _has_ranks,
+        "ranked replies", "rankings", "replies ranks|best|judgements", "ranks best judgements id", _ROUTINE, _has_ranks
     ),
-    Format("labelled steps", "steps", (_STEPS, "labels|judgements"), ("id",), _ROUTINE),
-    Format("a score of 0 or 1", "replies", (REPLY, "score"), (), _ROUTINE, _has_score_of_label),
-    Format("an answer", "conversations", (REPLY,), (), (*_ROUTINE, "text"), _has_one_reply),
-    Format("chosen", "conversations", ("chosen",), (), _ROUTINE, lambda row: "rejected" not in row),
-    Format("nothing else", "prompts", (), ("answer",), _ROUTINE),
+    Format("labelled steps", "steps", "labels|judgements", "id", _ROUTINE, names={"steps": "steps|completions"}),
+    Format(
+        "a score of 0 or 1",
+        "replies",
+        unused=_ROUTINE,
+        fits=_has_score_of_label,
+        names={"completion": _REPLY, "label": "score"},
+    ),
+    Format("an answer", "conversations", unused=f"{_ROUTINE} text", fits=_has_one_reply, names={"completion": _REPLY}),
+    Format(
+        "chosen",
+        "conversations",
+        unused=_ROUTINE,
+        fits=lambda row: "rejected" not in row,
+        names={"completion": "chosen"},
+    ),
+    Format("nothing else", "prompts", reads="answer", unused=_ROUTINE),
 )
 """What may stand next to a prompt, but for pairs."""
 
-_NAMES: Mapping[str, Mapping[str, str]] = {
-    "a labelled reply": {"completion": REPLY, "label": _LABEL},
-    "a rated reply": {"reply": REPLY},
-    "a judged reply": {"reply": REPLY},
-    "labelled steps": {"steps": _STEPS},
-    "a score of 0 or 1": {"completion": REPLY, "label": "score"},
-    "an answer": {"completion": REPLY},
-    "chosen": {"completion": "chosen"},
-}
-"""The names that the readers know, and the keys of a row that hold them."""
 
+def _prompt_formats(key: str) -> Iterator[Format]:
+    """The formats whose prompt is under that key."""
+    keys = _INSTRUCTION if key == "instruction" else key
+    besides = keys.removeprefix(key)
 
-def _prompt_formats(style: Style) -> Iterator[Format]:
-    """The formats whose prompt is written in that style."""
+    def convert(row: Row) -> Row:
+        prompt = instruction_prompt(row) if key == "instruction" else turns_of(row[key])
+        return {name: value for name, value in row.items() if name not in keys.split()} | {"prompt": prompt}
 
-    def with_prompt(names: Mapping[str, str]) -> Callable[[Row], Row]:
-        def convert(row: Row) -> Row:
-            gone = {style.key, *style.reads, *(key for keys in names.values() for key in keys.split("|"))}
-            rest = {key: value for key, value in row.items() if key not in gone}
-            return rest | {"prompt": style.prompt_of(row)} | {new: first_of(row, old) for new, old in names.items()}
-
-        return convert
-
-    about = "prompt" if style.key == "prompt" else f"{style.key} as prompt"
-    keys = (style.key, *style.reads)
-    for chosen, rejected in SIDES:
-        needs, convert = (style.key, chosen, rejected), with_prompt({"chosen": chosen, "rejected": rejected})
-        name = f"{about} with {chosen} and {rejected}"
-        reads = (*style.reads, *_PAIR)
-        yield Format(name, "preferences", needs, reads, _PAIR_UNUSED, convert=convert, prompt=keys)
-    behind = _BEHIND if style.key != "prompt" else (*_BEHIND[-1:], *_BEHIND[:-1])  # prompt and answer make a prompt
+    about = "prompt" if key == "prompt" else f"{key} as prompt"
+    for chosen, rejected in _SIDES:
+        yield Format(
+            f"{about} with {chosen} and {rejected}",
+            "preferences",
+            key,
+            f"{besides} {_PAIR}",
+            _PAIR_UNUSED,
+            names={"chosen": chosen, "rejected": rejected},
+            convert=convert,
+            prompt=keys,
+        )
+    behind = _BEHIND if key != "prompt" else (*_BEHIND[-1:], *_BEHIND[:-1])  # prompt and answer make a prompt
     for rest in behind:
         yield replace(
             rest,
             name=f"{about} with {rest.name}",
-            needs=(style.key, *rest.needs),
-            reads=(*style.reads, *rest.reads),
-            convert=with_prompt(_NAMES.get(rest.name, {})),
+            needs=f"{key} {rest.needs}",
+            reads=f"{besides} {rest.reads}",
+            convert=convert,
             prompt=keys,
         )
 
 
-def _list_formats(style: Style) -> Iterator[Format]:
-    """The formats that hold their turns in a list."""
-    key = style.key
+def _list_formats(key: str) -> Iterator[Format]:
+    """The formats that hold their turns in a list under that key."""
 
-    def named(**names: str) -> Callable[[Row], Row]:
-        def convert(row: Row) -> Row:
-            gone = {key, *(name for old in names.values() for name in old.split("|"))}
-            rest = {name: value for name, value in row.items() if name not in gone}
-            return (
-                rest | {"messages": turns_of(row[key], key)} | {new: first_of(row, old) for new, old in names.items()}
-            )
-
-        return convert
+    def turned(row: Row) -> Row:
+        return {**row, "messages": turns_of(row["messages"])}
 
     def pair(row: Row) -> Row:
         sides = {side: [row[side]] if isinstance(row[side], Mapping) else row[side] for side in ("chosen", "rejected")}
-        return {name: value for name, value in row.items() if name != key} | {"prompt": turns_of(row[key], key)} | sides
+        return {name: value for name, value in row.items() if name != key} | {"prompt": turns_of(row[key])} | sides
 
     yield Format(
         f"{key} with chosen and rejected",
         "preferences",
-        (key, "chosen", "rejected"),
+        f"{key} chosen rejected",
         _PAIR,
         _PAIR_UNUSED,
         lambda row: not _is_whole(row["chosen"]),
-        pair,
+        convert=pair,
     )
     yield Format(
         f"{key} with a rejected answer (ms-swift)",
         "preferences",
-        (key, "rejected_response|rejected_messages"),
+        f"{key} rejected_response|rejected_messages",
         _PAIR,
         _PAIR_UNUSED,
-        lambda row: "chosen" not in row and not _ends_with_user(turns_of(row[key], key)),
-        lambda row: _against_last(row, key),
+        lambda row: "chosen" not in row and not _ends_with_user(turns_of(row[key])),
+        convert=lambda row: _against_last(row, key),
     )
-    yield Format(f"{key} with a label", "replies", (key, _LABEL), (), _ROUTINE, convert=named(label=_LABEL))
+    names = {"messages": key}
+    yield Format(f"{key} with a label", "replies", unused=_ROUTINE, names=names | {"label": _LABEL}, convert=turned)
     yield Format(
         f"{key} that end with the user",
         "prompts",
-        (key,),
-        ("answer",),
-        _ROUTINE,
-        lambda row: _ends_with_user(turns_of(row[key], key)),
-        named(),
+        reads="answer",
+        unused=_ROUTINE,
+        fits=lambda row: _ends_with_user(turns_of(row[key])),
+        names=names,
+        convert=turned,
     )
-    yield Format(key, "conversations", (key,), (), (*_ROUTINE, "prompt", *_OPENAI), convert=named())
+    yield Format(key, "conversations", unused=f"{_ROUTINE} prompt parallel_tool_calls", names=names, convert=turned)
 
 
 def _against_last(row: Row, key: str) -> Row:
     """The last reply of a conversation against another one, or against another conversation."""
-    messages = turns_of(row[key], key)
+    messages = turns_of(row[key])
     rest = {name: value for name, value in row.items() if name not in (key, "rejected_response", "rejected_messages")}
     if "rejected_messages" in row:
         return rest | {"chosen": messages, "rejected": row["rejected_messages"]}
@@ -304,14 +286,10 @@ def _whole(chosen: str, rejected: str) -> Format:
     return Format(
         f"{chosen} and {rejected} as whole conversations",
         "preferences",
-        (chosen, rejected),
-        _PAIR,
-        _PAIR_UNUSED,
-        lambda row: _is_conversation(row[chosen]) and _is_conversation(row[rejected]),
-        convert=lambda row: (
-            {k: v for k, v in row.items() if k not in (chosen, rejected)}
-            | {"chosen": row[chosen], "rejected": row[rejected]}
-        ),
+        reads=_PAIR,
+        unused=_PAIR_UNUSED,
+        fits=lambda row: _is_conversation(row[chosen]) and _is_conversation(row[rejected]),
+        names={"chosen": chosen, "rejected": rejected},
     )
 
 
@@ -335,7 +313,7 @@ def _texts(value: Any) -> bool:
 def _older_pair(row: Row) -> Row:
     if len(row["output"]) != 2:
         raise RowError("missing_field", f"'output' must hold the better and the worse reply, got {len(row['output'])}")
-    rest = {k: v for k, v in row.items() if k not in ("instruction", "input", "context", "history", "output")}
+    rest = {key: value for key, value in row.items() if key not in (*_INSTRUCTION.split(), "output")}
     return rest | {"prompt": instruction_prompt(row), "chosen": row["output"][0], "rejected": row["output"][1]}
 
 
@@ -343,36 +321,30 @@ SHAPES: tuple[Format, ...] = (
     Format(
         "preferences of thumbs",
         "preferences",
-        ("prompt", "replies", "judgements"),
-        ("id", "margin", "weight"),
+        "prompt replies judgements",
+        "id margin weight",
         fits=lambda row: not _has_ranks(row),
     ),
     Format(
         "LLaMA-Factory's older pairs",
         "preferences",
-        ("instruction", "output"),
-        ("input", "context", "history", *_PAIR),
+        "instruction output",
+        f"{_INSTRUCTION} {_PAIR}",
         fits=lambda row: _texts(row["output"]),
         convert=_older_pair,
-        prompt=("instruction", "input", "context", "history"),
+        prompt=_INSTRUCTION,
     ),
-    *(found for style in STYLES for found in _prompt_formats(style)),
-    *(found for style in LISTS for found in _list_formats(style)),
-    *(_whole(*sides) for sides in SIDES),
-    Format(
-        "a transcript with a label",
-        "replies",
-        ("text", _LABEL),
-        convert=lambda row: {"text": row["text"], "label": first_of(row, _LABEL)},
-    ),
-    Format("a transcript", "conversations", ("text",), (), _ROUTINE),
+    *(found for key in PROMPTS for found in _prompt_formats(key)),
+    *(found for key in _LISTS for found in _list_formats(key)),
+    *(_whole(*sides) for sides in _SIDES),
+    Format("a transcript with a label", "replies", "text", names={"label": _LABEL}),
+    Format("a transcript", "conversations", "text", unused=_ROUTINE),
     Format(
         "a conversation in chosen",
         "conversations",
-        ("chosen",),
-        (),
-        _ROUTINE,
-        lambda row: "rejected" not in row and _is_conversation(row["chosen"]),
+        "chosen",
+        unused=_ROUTINE,
+        fits=lambda row: "rejected" not in row and _is_conversation(row["chosen"]),
         convert=lambda row: {"text" if isinstance(row["chosen"], str) else "messages": row["chosen"]},
     ),
 )
