@@ -56,6 +56,8 @@ def _type_of(cls: type[CheckedSettings], name: str) -> Any:
 def _checked(name: str, value: Any, kind: Any) -> Any:
     if isinstance(value, Path):
         value = str(value)
+    if getattr(value, "shape", None) == ():  # a number of numpy or torch
+        value = value.item()
     if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
         raise ConfigError(f"{name}: got {value!r}; truth values are not allowed here")
     try:

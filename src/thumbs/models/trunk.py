@@ -85,11 +85,11 @@ def open_tokenizer(config: ModelConfig) -> Tokenizer:
     inner = raw.get("text_config")
     rows = raw.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, dict) else None)
     if isinstance(rows, int):
-        _check_fit(tokenizer, rows, str(folder))
+        check_fit(tokenizer, rows, str(folder))
     return tokenizer
 
 
-def _check_fit(tokenizer: Tokenizer, rows: int, source: str) -> None:
+def check_fit(tokenizer: Tokenizer, rows: int, source: str) -> None:
     """Raises ModelError for a token beyond an embedding of so many rows; the log names those that cannot occur."""
     given, unused = tokenizer.tokens_beyond(rows)
     if given:

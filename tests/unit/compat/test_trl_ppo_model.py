@@ -278,7 +278,7 @@ def test_the_sampler_follows_the_weights():
         ({"min_length": 20}, "forbids the end token"),
         ({"do_sample": True, "temperature": 0.0}, "above 0"),
         ({"max_length": 3}, "leaves no room"),
-        ({"max_new_tokens": 0}, "at least 1"),
+        ({"max_new_tokens": 0}, "greater than or equal to 1"),
     ],
 )
 def test_wrong_keywords_of_generate(keywords: dict, words: str):

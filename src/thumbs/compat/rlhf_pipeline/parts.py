@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,6 +20,7 @@ from thumbs.compat.rlhf_pipeline.rows import load_conversations, load_pairs
 from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.engine.objectives import OBJECTIVES, is_objective, pair_losses
 from thumbs.errors import ConfigError, needs
+from thumbs.functional.reward_losses import bradley_terry
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.records import Message
 
@@ -62,13 +62,17 @@ def create_preference_dataloader(
     def collate(batch: list[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
         columns = {}
         for name, side in zip(("chosen", "rejected"), zip(*batch, strict=True), strict=True):
-            tokens = [torch.tensor(row) for row in side]
-            columns[f"{name}_input_ids"] = pad_sequence(tokens, batch_first=True, padding_value=tokenizer.pad_id)
-            ones = [torch.ones_like(row) for row in tokens]
-            columns[f"{name}_attention_mask"] = pad_sequence(ones, batch_first=True)
+            columns[f"{name}_input_ids"], columns[f"{name}_attention_mask"] = padded(side, tokenizer.pad_id)
         return columns
 
     return DataLoader(rows, batch_size, shuffle=shuffle, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def padded(rows: Sequence[Any], pad: int) -> tuple[Tensor, Tensor]:
+    """Token rows as a batch [B, N] filled up on the right, and its mask."""
+    tensors = [torch.as_tensor(row).long().flatten() for row in rows]
+    ones = [torch.ones_like(row) for row in tensors]
+    return pad_sequence(tensors, batch_first=True, padding_value=pad), pad_sequence(ones, batch_first=True)
 
 
 def create_preference_loss(objective: str = "bradley_terry", center_coef: float = 0.0) -> PreferenceLoss:
@@ -78,16 +82,14 @@ def create_preference_loss(objective: str = "bradley_terry", center_coef: float 
     scores down (Eisenstein et al. 2023, arXiv:2312.09244, eq. 2); or an objective by the name that it was registered
     under. A loss of one's own gets into the pipeline by register_reward_objective.
     """
-    if objective != "bradley_terry":
-        if not is_objective(objective):
-            known = ", ".join(("bradley_terry", *OBJECTIVES.names))
-            raise ConfigError(f"objective: got {objective!r}; allowed are {known}")
-        return lambda chosen, rejected: pair_losses(objective, chosen, rejected).mean()
-
-    def loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-        return (-logsigmoid(chosen - rejected) + center_coef * (chosen + rejected) ** 2).mean()
-
-    return loss
+    if objective == "bradley_terry":
+        return lambda chosen, rejected: (
+            bradley_terry(chosen, rejected, torch.tensor(0.0)) + center_coef * (chosen + rejected) ** 2
+        ).mean()
+    if not is_objective(objective):
+        known = ", ".join(("bradley_terry", *OBJECTIVES.names))
+        raise ConfigError(f"objective: got {objective!r}; allowed are {known}")
+    return lambda chosen, rejected: pair_losses(objective, chosen, rejected).mean()
 
 
 @needs("hf", "create_model")

@@ -31,7 +31,7 @@ from thumbs.engine.base import ModelSpec
 from thumbs.engine.optimizers import OPTIMIZERS
 from thumbs.errors import ConfigError
 from thumbs.models.precision import device as fastest_device
-from thumbs.models.trunk import empty_trunk
+from thumbs.models.trunk import check_fit, empty_trunk
 from thumbs.records import Prompt
 from thumbs.rewards.model import RewardModel
 from thumbs.stages.context import Context
@@ -288,7 +288,7 @@ class RLHFPipeline:
             tokenizer = open_tokenizer_at(self.config.tokenizer_path)
         if tokenizer is None:
             raise ConfigError("tokenizer_path: got null, and the model brings no tokenizer; name one")
-        stages.check_fit(tokenizer, empty_trunk(opened.model).vocab_size)
+        check_fit(tokenizer, empty_trunk(opened.model).vocab_size, "tokenizer_path")
         return tokenizer
 
     def _load_ppo_prompts(self, tokenizer: Tokenizer, limit: int) -> tuple[list[Prompt], int]:

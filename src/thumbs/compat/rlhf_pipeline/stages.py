@@ -18,7 +18,6 @@ from thumbs.config.ppo import CriticConfig, PpoConfig
 from thumbs.config.reward_model import REWARD_METHODS, RewardModelConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.sft import SftConfig
-from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.objectives import OBJECTIVES, is_objective
 from thumbs.errors import ConfigError
 from thumbs.pipeline.identity import IDENTITY, Identity, changes, read_identity
@@ -125,15 +124,6 @@ def whole_batches(rows: Sequence[T], size: int) -> list[T]:
 def milestones(iterations: int, interval: int) -> list[int]:
     """Rounds after which PPO's policy is written: every `interval`, and the last."""
     return sorted({*range(interval, iterations + 1, interval), iterations})
-
-
-def check_fit(tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Raises ConfigError for a tokenizer that makes tokens which the model does not know."""
-    if tokenizer.vocab_size > vocab_size:
-        raise ConfigError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model knows {vocab_size}; set "
-            "tokenizer_path to the model's own, or null"
-        )
 
 
 def begin(folder: Path, asked: Mapping[str, Any], output: Path) -> bool:

@@ -80,7 +80,7 @@ class PretrainedModel(nn.Module):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         prompts = [row[keep.bool()].tolist() for row, keep in zip(input_ids, mask, strict=True)]
         replies = self.replies(prompts, generation, self.end_tokens())
-        pad = next((x for x in (generation.pad_token, self.config.pad_token_id) if x is not None), 0)
+        pad = next((x for x in (generation.pad_token_id, self.config.pad_token_id) if x is not None), 0)
         longest = max(map(len, replies))
         tail = torch.tensor([reply + [pad] * (longest - len(reply)) for reply in replies], device=input_ids.device)
         return torch.cat([input_ids, tail], dim=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from thumbs.compat import suggestion
-from thumbs.compat.rlhf_pipeline.parts import create_preference_loss
+from thumbs.compat.rlhf_pipeline.parts import create_preference_loss, padded
+from thumbs.compat.settings import CheckedSettings, Count, Positive
+from thumbs.config.base import build_config
 from thumbs.config.optim import AdamConfig
 from thumbs.data.preferences import preferred, read_preference
 from thumbs.data.reading import reading
@@ -25,75 +26,58 @@ from thumbs.errors import ConfigError, DataError, NonFiniteError, needs
 from thumbs.models.catalog import resolve
 from thumbs.stages.context import adam_at, batch_at
 
-DEFAULTS: dict[str, Any] = {
-    "output_dir": "reward_model",
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "gradient_accumulation_steps": 1,
-    "num_train_epochs": 1,
-    "learning_rate": 1e-5,
-    "lr_scheduler_type": "linear",
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "max_length": 1024,
-    "center_rewards_coefficient": 0.0,
-    "seed": 42,
-}
-WITHOUT_EFFECT = {
-    "bf16",
-    "dataloader_num_workers",
-    "dataset_num_proc",
-    "disable_tqdm",
-    "eval_steps",
-    "eval_strategy",
-    "evaluation_strategy",
-    "fp16",
-    "gradient_checkpointing",
-    "logging_dir",
-    "logging_first_step",
-    "logging_steps",
-    "logging_strategy",
-    "overwrite_output_dir",
-    "remove_unused_columns",
-    "report_to",
-    "run_name",
-    "save_steps",
-    "save_strategy",
-    "save_total_limit",
-}
+WITHOUT_EFFECT = (
+    "bf16", "dataloader_num_workers", "dataset_num_proc", "disable_tqdm", "eval_steps", "eval_strategy",
+    "evaluation_strategy", "fp16", "gradient_checkpointing", "logging_dir", "logging_first_step", "logging_steps",
+    "logging_strategy", "overwrite_output_dir", "remove_unused_columns", "report_to", "run_name", "save_steps",
+    "save_strategy", "save_total_limit",
+)  # fmt: skip
 """Settings of transformers' trainers that say how, not what is learned; they are taken, with a warning."""
 
 
-class RewardConfig:
-    """Settings of a `RewardTrainer` under TRL's names (DEFAULTS has them all), each an attribute.
+@dataclass(init=False)
+class RewardConfig(CheckedSettings):
+    """Settings of a `RewardTrainer` under TRL's names.
 
     A step is per_device_train_batch_size · gradient_accumulation_steps pairs. lr_scheduler_type is linear, cosine or
     constant, after a linear warm-up; center_rewards_coefficient is the price of (chosen + rejected)²; a pair with a
     side of more than max_length tokens is refused. Raises ConfigError for a name that is not here.
     """
 
-    def __init__(self, output_dir: str | Path = DEFAULTS["output_dir"], **settings: Any) -> None:
-        for name in settings:
-            if name not in DEFAULTS and name not in WITHOUT_EFFECT:
-                raise ConfigError(f"RewardConfig has no field {name!r}; {suggestion(name, DEFAULTS)}")
-        if idle := sorted(WITHOUT_EFFECT & settings.keys()):
-            warnings.warn(f"RewardConfig: {', '.join(idle)} do nothing here", stacklevel=2)
-        given = {name: value for name, value in settings.items() if name in DEFAULTS and value is not None}
-        vars(self).update(DEFAULTS | given | {"output_dir": str(output_dir)})
-        self.adam = AdamConfig(
-            learning_rate=self.learning_rate,
-            schedule=self.lr_scheduler_type,
-            warmup_fraction=self.warmup_ratio,
-            weight_decay=self.weight_decay,
-            max_grad_norm=self.max_grad_norm,
-        )
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise ConfigError(f"{name}={getattr(self, name)!r}; it must be a whole number of at least 1")
+    without_effect = WITHOUT_EFFECT
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"RewardConfig has no field {name!r}; known fields: {', '.join(DEFAULTS)}")
+    output_dir: str = "reward_model"
+    per_device_train_batch_size: Count = 8
+    per_device_eval_batch_size: Count = 8
+    gradient_accumulation_steps: Count = 1
+    num_train_epochs: Positive = 1
+    learning_rate: float = 1e-5
+    lr_scheduler_type: str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: Count = 1024
+    center_rewards_coefficient: float = 0.0
+    seed: int = 42
+
+    def __init__(self, output_dir: str | Path = output_dir, **settings: Any) -> None:
+        if idle := sorted(settings.keys() & WITHOUT_EFFECT):
+            warnings.warn(f"RewardConfig: {', '.join(idle)} do nothing here", stacklevel=2)
+        for name, value in ({"output_dir": output_dir} | settings).items():
+            if value is not None and name not in idle:
+                setattr(self, name, value)
+        self.adam()
+
+    def adam(self) -> AdamConfig:
+        """The same as the stages have it; raises ConfigError for what it cannot be."""
+        settings = {
+            "learning_rate": self.learning_rate,
+            "schedule": self.lr_scheduler_type,
+            "warmup_fraction": self.warmup_ratio,
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm,
+        }
+        return build_config(AdamConfig, settings, "RewardConfig")
 
 
 class AutoModelForSequenceClassification:
@@ -129,13 +113,6 @@ class _ScoresRows:
         return super().forward(input_ids, attention_mask=attention_mask, **keywords)  # type: ignore[misc]
 
 
-def padded(rows: Sequence[Any], pad: int) -> tuple[Tensor, Tensor]:
-    """Token rows as a batch [B, N] filled up on the right, and its mask."""
-    tensors = [torch.as_tensor(row).long().flatten() for row in rows]
-    ones = [torch.ones_like(row) for row in tensors]
-    return pad_sequence(tensors, batch_first=True, padding_value=pad), pad_sequence(ones, batch_first=True)
-
-
 class RewardTrainer:
     """Bradley–Terry training of a sequence classifier with one score on rows of prompt, chosen and rejected.
 
@@ -163,19 +140,19 @@ class RewardTrainer:
             raise ConfigError(f"tokenizer must be one of transformers, got {type(self.tokenizer).__name__}")
         self.train_pairs = self._read(train_dataset, "train_dataset")
         self.eval_pairs = [] if eval_dataset is None else self._read(eval_dataset, "eval_dataset")
-        self.loss = create_preference_loss(center_coef=float(self.args.center_rewards_coefficient))
+        self.loss = create_preference_loss(center_coef=self.args.center_rewards_coefficient)
         self.log_history: list[dict[str, float]] = []
 
     def train(self) -> SimpleNamespace:
         """Trains the model in place, saves it to output_dir, and returns training_loss and metrics."""
-        c, pairs = self.args, self.train_pairs
+        c, pairs, adam = self.args, self.train_pairs, self.args.adam()
         size, small = c.per_device_train_batch_size * c.gradient_accumulation_steps, c.per_device_train_batch_size
         steps = math.ceil(math.ceil(len(pairs) / size) * c.num_train_epochs)
         optimizer = torch.optim.AdamW(self._trained(), lr=c.learning_rate, weight_decay=c.weight_decay)
         self.model.train()
         for step in range(steps):
             batch = batch_at(pairs, step, size, c.seed, "reward-trainer")
-            optimizer.param_groups[0]["lr"] = adam_at(c.adam, step, steps).learning_rate
+            optimizer.param_groups[0]["lr"] = adam_at(adam, step, steps).learning_rate
             optimizer.zero_grad()
             loss = 0.0
             for start in range(0, len(batch), small):
