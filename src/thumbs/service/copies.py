@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from concurrent.futures import Future
 from functools import partial
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -52,7 +50,7 @@ class CopyRoutes(Routes):
             raise HTTPException(400, outcome.error)
         return Response(outcome.result, media_type=outcome.content_type)
 
-    def _copy(self, body: _Copy, owner: str) -> Future[Any]:
+    def _copy(self, body: _Copy, owner: str) -> str:
         source = self._store.checkpoints.find(body.source_path, owner)
         session_id = body.session_id or self._store.add_session(
             owner, tags=("copy",), project_id=body.destination_project_id
@@ -66,6 +64,4 @@ class CopyRoutes(Routes):
             shutil.copytree(source.folder, folder, copy_function=os.link, dirs_exist_ok=True)
         if body.session_id is None:
             self._store.finish_session(session_id, "success")
-        done: Future[str] = Future()
-        done.set_result(f"tinker://{run_id}/{source.kind}/{source.name}")
-        return done
+        return f"tinker://{run_id}/{source.kind}/{source.name}"

@@ -15,9 +15,9 @@ from thumbs.errors import DataError
 from thumbs.service import wire
 from thumbs.service.adapters import keep, mix, read_adapter
 from thumbs.service.promises import PromisedOperation
-from thumbs.service.requests import Body, answer, owner_of, parse, peek
-from thumbs.service.state import Routes, route
-from thumbs.service.submissions import Numbered, encode_json, submit, unknown_key
+from thumbs.service.requests import Body, answer, owner_of, parse
+from thumbs.service.state import route
+from thumbs.service.submissions import ModelOperations, Numbered, encode_json
 
 _MOST_SOURCES = 16
 _INTERPOLATE = "mint_interpolate_checkpoints"
@@ -44,7 +44,7 @@ class _ReverseKl(Numbered):
     temperature: float = 1.0
 
 
-class MintRoutes(Routes):
+class MintRoutes(ModelOperations):
     """What `mint` calls besides the common protocol."""
 
     @route("POST", "/mint/checkpoints/interpolate")
@@ -67,20 +67,15 @@ class MintRoutes(Routes):
     @route("POST", "/mint/forward_backward_reverse_kl")
     async def reverse_kl(self, request: Request) -> Response:
         """A pass with the divergence from a reference checkpoint as loss; the SDK gives it no number."""
-        raw = await request.body()
 
-        def start() -> Future[Any]:
-            body = parse(_ReverseKl, raw)
+        def start(body: _ReverseKl) -> Future[Any]:
             path = self._store.checkpoints.find(body.reference_model_path, owner_of(request)).path
             data = [_reverse_kl_datum(index, datum) for index, datum in enumerate(body.data)]
             return self._backend.forward_backward_reverse_kl(body.model_id, body.seq_id, data, path, body.temperature)
 
-        numbered, unknown = peek(Numbered, raw), unknown_key(_ReverseKl, raw)
-        encode = encode_json(_reverse_kl_json)
-        kind = "forward_backward_reverse_kl"
-        return await submit(self._service, request, kind, numbered, raw, start, encode, unknown=unknown)
+        return await self._submit(request, "forward_backward_reverse_kl", _ReverseKl, start, _reverse_kl_json)
 
-    def _interpolate(self, body: _Interpolate, owner: str) -> Future[str]:
+    def _interpolate(self, body: _Interpolate, owner: str) -> str:
         backend = self._backend
         if len(body.source_paths) != len(body.coefficients):
             raise DataError(f"got {len(body.source_paths)} source_paths and {len(body.coefficients)} coefficients")
@@ -98,9 +93,7 @@ class MintRoutes(Routes):
                 raise DataError(f"{path}: {error}") from None
         mixed = mix(adapters, body.coefficients)
         name = (body.output_path or "interpolated").rstrip("/").rpartition("/")[2]
-        done: Future[str] = Future()
-        done.set_result(keep(backend, owner, base_model, mixed, "sampler_weights", name))
-        return done
+        return keep(backend, owner, base_model, mixed, "sampler_weights", name)
 
 
 def _reverse_kl_datum(index: int, datum: _ReverseKlData) -> ReverseKlDatum:

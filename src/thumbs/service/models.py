@@ -15,8 +15,8 @@ from thumbs.clients.listings import info_of
 from thumbs.errors import DataError
 from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, Metadata, answer, owner_of, parse, peek, read
-from thumbs.service.state import Routes, route
-from thumbs.service.submissions import Numbered, Optimizer, encode_json, submit, unknown_key
+from thumbs.service.state import route
+from thumbs.service.submissions import ModelOperations, Numbered, Optimizer, encode_json
 
 
 class _Lora(Body):
@@ -55,7 +55,7 @@ class _Target(Body):
     model_id: str | None = None
 
 
-class ModelRoutes(Routes):
+class ModelRoutes(ModelOperations):
     """What a ServiceClient calls to get a TrainingClient."""
 
     @route("POST", "/create_model")
@@ -76,7 +76,7 @@ class ModelRoutes(Routes):
         """Weights of a checkpoint: into a model that is there (load_state; SDK 0.22), or a new model (SDK 0.38)."""
         raw = await request.body()
         if peek(_Target, raw).model_id is not None:
-            return await self._load(request, raw)
+            return await self._load(request)
         body = parse(_NewFromCheckpoint, raw)
 
         def start(run_id: str) -> Future[Any]:
@@ -102,17 +102,9 @@ class ModelRoutes(Routes):
     @route("POST", "/unload_model")
     async def unload_model(self, request: Request) -> Response:
         """Takes a model out of memory; its checkpoints stay."""
-        raw = await request.body()
-        body = parse(Numbered, raw)
-
-        def start() -> Future[Any]:
-            self._backend.unload(body.model_id)
-            done: Future[None] = Future()
-            done.set_result(None)
-            return done
-
-        encode = encode_json(lambda _: {"model_id": body.model_id, "type": "unload_model"})
-        return await submit(self._service, request, "unload_model", body, raw, start, encode)
+        told = {"model_id": parse(Numbered, await request.body()).model_id, "type": "unload_model"}
+        unload = self._backend.unload
+        return await self._submit(request, "unload_model", Numbered, lambda body: unload(body.model_id), lambda _: told)
 
     @route("DELETE", "/models/{model_id}")
     async def delete(self, request: Request) -> Response:
@@ -127,23 +119,16 @@ class ModelRoutes(Routes):
         """The promise of a new model. Clients work out the name {session}:train:{number} by themselves."""
         owner = owner_of(request)
         await self._service.joined_session(body.session_id, owner)
-        body.optimizer_config.check()
         run_id = f"{body.session_id}:train:{body.model_seq_id}"
         encode = encode_json(lambda _: {"model_id": run_id, "type": kind})
         key = (f"models of {body.session_id}", body.model_seq_id)
         operation = PromisedOperation(kind, owner, body.session_id, key, raw, lambda: start(run_id), encode)
         return answer({"request_id": await self._service.promises.submit(operation), "model_id": run_id})
 
-    async def _load(self, request: Request, raw: bytes) -> Response:
-        numbered = peek(Numbered, raw)
-
-        def start() -> Future[Any]:
-            body = parse(_Load, raw)
-            body.optimizer_config.check()
+    async def _load(self, request: Request) -> Response:
+        def start(body: _Load) -> Future[Any]:
             path = self._store.checkpoints.find(body.path, owner_of(request)).path
             return self._backend.load(body.model_id, body.seq_id, path, body.optimizer)
 
-        encode = encode_json(lambda _: {"model_id": numbered.model_id, "type": "load_weights"})
-        return await submit(
-            self._service, request, "load_weights", numbered, raw, start, encode, unknown=unknown_key(_Load, raw)
-        )
+        told = {"model_id": peek(Numbered, await request.body()).model_id, "type": "load_weights"}
+        return await self._submit(request, "load_weights", _Load, start, lambda _: told)

@@ -21,6 +21,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from thumbs.clients.futures import APIFuture
 from thumbs.clients.sampling import FullError
 from thumbs.clients.store import Store
 from thumbs.clients.tables import FutureRecord
@@ -52,8 +53,8 @@ class PromisedOperation:
     key: tuple[str, int] | None
     """Scope and number that name the submission: the same again is the same operation."""
     body: bytes
-    start: Callable[[], Future[Any]]
-    """Runs in a worker thread; raises FullError if there is no room."""
+    start: Callable[[], Any]
+    """Runs in a worker thread; gives the result or a future of it, and raises FullError if there is no room."""
     encode: Encode
     """Body and content type of the result."""
 
@@ -162,9 +163,9 @@ class Promises:
             return None
         return _kept(record)
 
-    async def _start(self, request_id: str, start: Callable[[], Future[Any]], pending: _Pending) -> None:
+    async def _start(self, request_id: str, start: Callable[[], Any], pending: _Pending) -> None:
         try:
-            running = await self._threads.work(start)
+            begun = await self._threads.work(start)
         except FullError as error:
             del self._pending[request_id]
             raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
@@ -172,8 +173,10 @@ class Promises:
             if is_away(error):  # nothing has begun: the client is told to ask again
                 del self._pending[request_id]
                 raise
-            running = Future()
+            running: Future[Any] = Future()
             running.set_exception(error)
+        else:
+            running = begun if isinstance(begun, Future) else APIFuture.of(begun).future()
         pending.running = running
         if pending.cancelled:
             running.cancel()

@@ -18,7 +18,6 @@ from thumbs.service import wire
 from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, answer, owner_of, parse, read
 from thumbs.service.state import Routes, route
-from thumbs.service.submissions import encode_binary
 from thumbs.storage import MissingError
 
 
@@ -80,7 +79,7 @@ class SamplingRoutes(Routes):
         sampler = await self._record(self._store.sampler, body.sampling_session_id, owner)
         key = None if body.seq_id is None else (sampler.id, body.seq_id)
         operation = PromisedOperation(
-            "sample", owner, sampler.session_id, key, raw, partial(self._sample, body), encode_binary
+            "sample", owner, sampler.session_id, key, raw, partial(self._sample, body), wire.encode_result
         )
         request_id = await self._service.promises.submit(operation)
         names = [f"{request_id}-{i}" for i in range(body.num_samples)]

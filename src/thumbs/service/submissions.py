@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from thumbs.errors import ConfigError, ThumbsError
-from thumbs.service import wire
+from thumbs.errors import ThumbsError
 from thumbs.service.keys import UnknownKeyError
 from thumbs.service.promises import Encode, PromisedOperation
-from thumbs.service.requests import Body, Int64, answer, owner_of, parse, to_json
-from thumbs.service.state import Service
+from thumbs.service.requests import Body, Int64, answer, owner_of, parse, peek, to_json
+from thumbs.service.state import Routes
 
 
 class Numbered(Body):
@@ -30,60 +28,75 @@ class Numbered(Body):
     seq_id: Int64 | None = None
 
 
+N = TypeVar("N", bound=Numbered)
+
+
 class Optimizer(Body):
-    """Which optimizer a client wants; of another one than ours the settings do not matter."""
+    """Which optimizer a client wants; another one than ours is refused, whatever its settings."""
 
     type: str = "adamw"
 
     @model_validator(mode="before")
     @classmethod
-    def _other(cls, given: Any) -> Any:
-        other = isinstance(given, dict) and given.get("type", "adamw") != "adamw"
-        return {"type": given["type"]} if other else given
-
-    def check(self) -> None:
-        """Raises ConfigError unless it is the one that is served."""
-        if self.type != "adamw":
-            raise ConfigError(f"optimizer {self.type!r} is not served; use adamw")
+    def _served(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("type", "adamw") != "adamw":
+            raise ValueError(f"optimizer {given['type']!r} is not served; use adamw")
+        return given
 
 
-async def submit(
-    service: Service,
-    request: Request,
-    kind: str,
-    numbered: Numbered,
-    raw: bytes,
-    start: Callable[[], Future[Any]],
-    encode: Encode,
-    *,
-    unknown: UnknownKeyError | None = None,
-) -> Response:
-    """The promise of an operation; raises MissingError unless the model is the caller's.
+class ModelOperations(Routes):
+    """Endpoints that promise an operation of a model."""
 
-    `start` runs in a worker thread. Where it raises an error of the user, the number is used up all the same. A key
-    that is `unknown` is refused at once, and uses up the number too.
-    """
-    owner = owner_of(request)
-    run = await service.threads.record(service.backend.store.run, numbered.model_id, owner)
-    if unknown is not None:
-        if numbered.seq_id is not None:
-            with contextlib.suppress(ThumbsError):
-                await service.threads.work(service.backend.skip, run.id, numbered.seq_id, unknown)
-        raise unknown
-    await service.threads.record(service.backend.store.touch_run, run.id)
+    async def _submit(
+        self,
+        request: Request,
+        kind: str,
+        body: type[N],
+        start: Callable[[N], Any],
+        describe: Callable[[Any], Mapping[str, Any]],
+    ) -> Response:
+        """The promise of what `start` begins with the request's body; the result is the JSON that `describe` makes."""
+        raw = await request.body()
+        numbered, unknown = peek(Numbered, raw), unknown_key(body, raw)
+        begin, encode = lambda: start(parse(body, raw)), encode_json(describe)
+        return await self._accept(request, kind, numbered, raw, begin, encode, unknown=unknown)
 
-    def start_or_skip() -> Future[Any]:
-        try:
-            return start()
-        except ThumbsError as error:
-            if numbered.seq_id is None:
-                raise
-            return service.backend.skip(run.id, numbered.seq_id, error)
+    async def _accept(
+        self,
+        request: Request,
+        kind: str,
+        numbered: Numbered,
+        raw: bytes,
+        start: Callable[[], Any],
+        encode: Encode,
+        *,
+        unknown: UnknownKeyError | None = None,
+    ) -> Response:
+        """The promise of an operation; raises MissingError unless the model is the caller's.
 
-    key = None if numbered.seq_id is None else (run.id, numbered.seq_id)
-    operation = PromisedOperation(kind, owner, run.session_id, key, raw, start_or_skip, encode)
-    request_id = await service.promises.submit(operation)
-    return answer({"request_id": request_id, "model_id": run.id})
+        `start` runs in a worker thread. Where it raises an error of the user, the number is used up all the same. A key
+        that is `unknown` is refused at once, and uses up the number too.
+        """
+        owner, number, backend = owner_of(request), numbered.seq_id, self._backend
+        run = await self._record(self._store.run, numbered.model_id, owner)
+        if unknown is not None:
+            if number is not None:
+                with contextlib.suppress(ThumbsError):
+                    await self._work(backend.skip, run.id, number, unknown)
+            raise unknown
+        await self._record(self._store.touch_run, run.id)
+
+        def start_or_skip() -> Any:
+            try:
+                return start()
+            except ThumbsError as error:
+                if number is None:
+                    raise
+                return backend.skip(run.id, number, error)
+
+        key = None if number is None else (run.id, number)
+        operation = PromisedOperation(kind, owner, run.session_id, key, raw, start_or_skip, encode)
+        return answer({"request_id": await self._service.promises.submit(operation), "model_id": run.id})
 
 
 def unknown_key(kind: type[Body], raw: bytes) -> UnknownKeyError | None:
@@ -100,8 +113,3 @@ def unknown_key(kind: type[Body], raw: bytes) -> UnknownKeyError | None:
 def encode_json(describe: Callable[[Any], Mapping[str, Any]]) -> Encode:
     """Writes a result as the JSON object that `describe` makes of it."""
     return lambda result: (to_json(describe(result)), "application/json")
-
-
-def encode_binary(result: Any) -> tuple[bytes, str]:
-    """Writes the output of a pass or a sample as protobuf, which every SDK reads."""
-    return wire.encode_result(result), wire.PROTOBUF

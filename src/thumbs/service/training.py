@@ -14,9 +14,9 @@ from thumbs.clients import types
 from thumbs.errors import ConfigError
 from thumbs.service import wire
 from thumbs.service.keys import UnknownKeyError
-from thumbs.service.requests import Body, Int64, Metadata, owner_of, parse, peek
-from thumbs.service.state import Routes, route
-from thumbs.service.submissions import Numbered, Optimizer, encode_binary, encode_json, submit, unknown_key
+from thumbs.service.requests import Body, Int64, Metadata, owner_of, peek
+from thumbs.service.state import route
+from thumbs.service.submissions import ModelOperations, Numbered, Optimizer, encode_json, unknown_key
 
 
 class _Adam(Body, types.AdamParams):
@@ -47,7 +47,7 @@ class _Ephemeral(Numbered):
     sampling_session_seq_id: Int64 | None = None
 
 
-class TrainingRoutes(Routes):
+class TrainingRoutes(ModelOperations):
     """What a TrainingClient calls."""
 
     @route("POST", "/forward_backward", "/forward")
@@ -56,24 +56,19 @@ class TrainingRoutes(Routes):
         raw = await request.body()
         content = request.headers.get("content-type", ""), request.headers.get("content-encoding", "")
         numbered, start, unknown = await self._work(self._read_pass, raw, *content)
-        return await submit(
-            self._service, request, "forward_backward", numbered, raw, start, encode_binary, unknown=unknown
+        return await self._accept(
+            request, "forward_backward", numbered, raw, start, wire.encode_result, unknown=unknown
         )
 
     @route("POST", "/optim_step")
     async def optim_step(self, request: Request) -> Response:
         """Applies the gradients and clears them."""
-        raw = await request.body()
 
-        def start() -> Future[Any]:
-            body = parse(_OptimStep, raw)
-            body.optimizer_params.check()
+        def start(body: _OptimStep) -> Future[Any]:
             return self._backend.optim_step(body.model_id, body.seq_id, body.adam_params)
 
-        encode = encode_json(lambda result: {"metrics": dict(result.metrics or {})})
-        unknown = unknown_key(_OptimStep, raw)
-        return await submit(
-            self._service, request, "optim_step", peek(Numbered, raw), raw, start, encode, unknown=unknown
+        return await self._submit(
+            request, "optim_step", _OptimStep, start, lambda result: {"metrics": dict(result.metrics or {})}
         )
 
     @route("POST", "/save_weights")
@@ -100,19 +95,14 @@ class TrainingRoutes(Routes):
             self._store.add_sampler(sampler_id, run.session_id, run.owner, run.base_model)
             return self._backend.snapshot(body.model_id, body.seq_id, sampler_id)
 
-        encode = encode_json(lambda _: {"sampling_session_id": sampler_id, "type": "save_weights_for_sampler"})
+        kind = "save_weights_for_sampler"
+        encode = encode_json(lambda _: {"sampling_session_id": sampler_id, "type": kind})
         # Where the answer was lost, the SDKs send the same operation again under another name for the sampler.
         same = body.model_dump_json(exclude={"sampling_session_seq_id"}).encode()
-        unknown = unknown_key(_Ephemeral, raw)
-        return await submit(
-            self._service, request, "save_weights_for_sampler", body, same, start, encode, unknown=unknown
-        )
+        return await self._accept(request, kind, body, same, start, encode, unknown=unknown_key(_Ephemeral, raw))
 
     async def _save(self, request: Request, operation: str, kind: str) -> Response:
-        raw = await request.body()
-
-        def start() -> Future[Any]:
-            body = parse(_Save, raw)
+        def start(body: _Save) -> Future[Any]:
             if body.age_encryption_recipients:
                 raise ConfigError("encrypted checkpoints are not served; leave age_encryption_recipients out")
             return self._backend.save(
@@ -125,9 +115,7 @@ class TrainingRoutes(Routes):
                 user_metadata=body.user_metadata,
             )
 
-        encode = encode_json(lambda path: {"path": path, "type": operation})
-        unknown = unknown_key(_Save, raw)
-        return await submit(self._service, request, operation, peek(Numbered, raw), raw, start, encode, unknown=unknown)
+        return await self._submit(request, operation, _Save, start, lambda path: {"path": path, "type": operation})
 
     def _read_pass(
         self, raw: bytes, kind: str, encoding: str

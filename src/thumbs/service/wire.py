@@ -280,10 +280,13 @@ def _message_tensor(tensor: Any) -> TensorData:
     return _bounded(TensorData(np.frombuffer(csr.values, _ITEMS[dtype]), dtype, shape, crow, col))
 
 
-def encode_result(result: ForwardBackwardOutput | SampleResponse) -> bytes:
-    """A result as protobuf. The outputs of a ForwardBackwardOutput must have the same names for every datum."""
+def encode_result(result: ForwardBackwardOutput | SampleResponse) -> tuple[bytes, str]:
+    """A result as protobuf, which every SDK reads, and its content type.
+
+    The outputs of a ForwardBackwardOutput must have the same names for every datum.
+    """
     training = isinstance(result, ForwardBackwardOutput)
-    return (_output_message(result) if training else _sample_message(result)).SerializeToString()
+    return (_output_message(result) if training else _sample_message(result)).SerializeToString(), PROTOBUF
 
 
 def result_json(result: ForwardBackwardOutput | SampleResponse) -> bytes:

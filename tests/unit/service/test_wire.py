@@ -205,8 +205,8 @@ TRAINING_RESULT = types.ForwardBackwardOutput(
 
 
 def test_protobuf_results_are_those_of_the_sdk():
-    assert wire.encode_result(SAMPLE_RESULT) == sdk_messages.SAMPLE_RESULT
-    assert wire.encode_result(TRAINING_RESULT) == sdk_messages.TRAINING_RESULT
+    assert wire.encode_result(SAMPLE_RESULT)[0] == sdk_messages.SAMPLE_RESULT
+    assert wire.encode_result(TRAINING_RESULT)[0] == sdk_messages.TRAINING_RESULT
 
 
 def test_json_results_have_the_documented_fields():
@@ -233,7 +233,7 @@ def test_json_results_have_the_documented_fields():
 def test_what_was_kept_as_protobuf_is_told_as_json():
     bare = types.SampleResponse([types.SampledSequence("stop", "q0", np.array([1]))])
     for kind, result in (("sample", SAMPLE_RESULT), ("sample", bare), ("forward_backward", TRAINING_RESULT)):
-        body, content = wire_results.as_accepted(kind, wire.encode_result(result), "*/*")
+        body, content = wire_results.as_accepted(kind, wire.encode_result(result)[0], "*/*")
         assert content == JSON
         assert json.loads(body) == json.loads(wire.result_json(result))
 
@@ -247,7 +247,7 @@ def test_protobuf_is_preferred_except_where_sdk_022_would_misread_it():
         ("forward_backward", TRAINING_RESULT, PROTOBUF, PROTOBUF),
         ("forward_backward", TRAINING_RESULT, both, JSON),
     ):
-        kept = wire.encode_result(result)
+        kept, _ = wire.encode_result(result)
         body, content = wire_results.as_accepted(kind, kept, accept)
         assert content == expected
         assert body == (kept if expected == PROTOBUF else wire.result_json(result))
@@ -281,7 +281,7 @@ outputs = st.lists(
 def test_training_results_arrive_as_they_were_sent(arrays, metrics):
     rows = [{name: types.TensorData.from_numpy(array) for name, array in row.items()} for row in arrays]
     result = types.ForwardBackwardOutput("ArrayRecord", rows, metrics)
-    message = MESSAGES["ForwardBackwardOutput"].FromString(wire.encode_result(result))
+    message = MESSAGES["ForwardBackwardOutput"].FromString(wire.encode_result(result)[0])
     assert dict(message.metrics) == metrics
     assert sum(record.num_datums for record in message.loss_fn_outputs) == len(arrays)
     for name in ("logprobs", "counts"):
