@@ -289,38 +289,6 @@ def encode_result(result: ForwardBackwardOutput | SampleResponse) -> tuple[bytes
     return (_output_message(result) if training else _sample_message(result)).SerializeToString(), PROTOBUF
 
 
-def result_json(result: ForwardBackwardOutput | SampleResponse) -> bytes:
-    """The same as JSON."""
-    training = isinstance(result, ForwardBackwardOutput)
-    return json.dumps(_output_json(result) if training else _sample_json(result)).encode()
-
-
-def _output_json(result: ForwardBackwardOutput) -> dict[str, Any]:
-    outputs = [{name: _tensor_json(tensor) for name, tensor in row.items()} for row in result.loss_fn_outputs]
-    return {
-        "loss_fn_output_type": result.loss_fn_output_type,
-        "loss_fn_outputs": outputs,
-        "metrics": result.metrics,
-    }
-
-
-def _tensor_json(tensor: TensorData) -> dict[str, Any]:
-    return {"data": tensor.to_numpy().ravel().tolist(), "dtype": tensor.dtype, "shape": tensor.shape}
-
-
-def _sample_json(result: SampleResponse) -> dict[str, Any]:
-    sequences = [
-        {"tokens": sequence.tokens, "logprobs": sequence.logprobs, "stop_reason": sequence.stop_reason}
-        for sequence in result.sequences
-    ]
-    return {
-        "type": "sample",
-        "sequences": sequences,
-        "prompt_logprobs": result.prompt_logprobs,
-        "topk_prompt_logprobs": result.topk_prompt_logprobs,
-    }
-
-
 def _output_message(result: ForwardBackwardOutput) -> Any:
     message = MESSAGES["ForwardBackwardOutput"](loss_fn_output_type=result.loss_fn_output_type, metrics=result.metrics)
     for _, rows in groupby(result.loss_fn_outputs, key=_layout):
