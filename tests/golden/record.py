@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from thumbs.engine.base import Handle
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Message, Rollout, Sample
 from thumbs.rewards.base import CallableReward
-from thumbs.rollout.sampler import DecodingParams
+from thumbs.rollout.sampler import Sampler, SampleReply, SampleRequest
 from thumbs.stages.context import Context
 from thumbs.stages.ppo_run import run_ppo
 from thumbs.stages.reward_model import run_reward_model
@@ -55,7 +56,7 @@ ADAM = AdamConfig(learning_rate=1e-3, warmup_fraction=0.1)
 Trajectories = dict[str, list[float]]
 
 
-class Told:
+class Told(Sampler):
     """A sampler whose replies hang on the seeds alone.
 
     A token that rounding flips on another processor would change every step after it; here all numbers stay continuous.
@@ -64,11 +65,16 @@ class Told:
     def __init__(self, policy_version: int) -> None:
         self.policy_version = policy_version
 
-    def sample(self, prompts: Sequence[Sequence[int]], params: DecodingParams, seeds: Sequence[int]) -> list[Sample]:
+    def submit(self, requests: Sequence[SampleRequest]) -> list[Future[SampleReply]]:
         """The beginning of ", <word> day." and the end token."""
-        replies = [[*f", {WORDS[seed % 3]} day."[: 3 + seed % 9].encode(), ByteTokenizer.EOS] for seed in seeds]
-        none = np.zeros(12, dtype=np.float32)
-        return [Sample(np.array(r), none[: len(r)], "stop", self.policy_version) for r in replies]
+        futures: list[Future[SampleReply]] = [Future() for _ in requests]
+        for future, request in zip(futures, requests, strict=True):
+            texts = [f", {WORDS[seed % 3]} day."[: 3 + seed % 9] for seed in request.seeds]
+            replies = [np.array([*text.encode(), ByteTokenizer.EOS]) for text in texts]
+            none = np.zeros(12, dtype=np.float32)
+            samples = [Sample(r, none[: len(r)], "stop", self.policy_version) for r in replies]
+            future.set_result(SampleReply(samples, [[] for _ in samples]))
+        return futures
 
 
 class ToldEngine(LocalEngine):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from test_ppo_learns import QUESTIONS, answers, best_policy, letter_scores, lett
 
 from byte_world import byte_context, prompt
 from thumbs.config.data import DataConfig
+from thumbs.config.engine import RolloutConfig
 from thumbs.config.group import GroupConfig
 from thumbs.config.group_methods import GROUP_METHODS
 from thumbs.config.optim import AdamConfig
@@ -59,9 +60,8 @@ def learn(context: Context, config: GroupConfig, start: Path) -> tuple[dict[str,
     reference = context.engine.create(ModelSpec("r", context.model, start=start, trainable=False))
     prompts = [prompt(question) for question in QUESTIONS] * 8
     group = Group(context, config, policy, CallableReward(paid), prompts, reference)
-    report = functools.reduce(lambda last, step: group.step(step, last and last.pending), range(config.steps), None)  # type: ignore[arg-type]
-    assert report is not None
-    return {question: answers(context, policy, question) for question in QUESTIONS}, report
+    reports = [group.step(number) for number in range(config.steps)]
+    return {question: answers(context, policy, question) for question in QUESTIONS}, reports[-1]
 
 
 @pytest.mark.parametrize("method", GROUP_METHODS)
@@ -120,8 +120,8 @@ def test_the_price_of_kl_leads_to_the_policy_that_is_best_with_it(
 
 def test_rollouts_of_older_weights_are_learned_from_within_the_bound(tmp_path: Path, start: Path):
     """Two steps old, as if sampling and training ran side by side; the age is what it says, and the task is learned."""
-    context = byte_context(tmp_path)
-    found, report = learn(context, letter_config(method="dr_grpo", staleness=2, steps=20), start)
+    context = replace(byte_context(tmp_path), rollout=RolloutConfig(staleness=2))
+    found, report = learn(context, letter_config(method="dr_grpo", steps=20), start)
     assert report.metrics["group/staleness"] == 2
     assert report.metrics["group/importance"] != 1
     assert abs(report.metrics["group/ratio_first"] - 1) < 1e-3  # to the policy of the step

@@ -34,3 +34,9 @@ class RolloutConfig(Frozen):
 
     kind: str = "native"
     """native: our own decoder; `module:name`: what makes samplers of your own (docs/concepts.md)."""
+    staleness: int = Field(default=0, ge=0)
+    """ppo, group, online_dpo: a step trains on rollouts of weights this many steps older, drawn while steps train."""
+    cut_after_s: float | None = Field(default=None, gt=0)
+    """Seconds that a step waits for stragglers; then prompts whose replies are not all there are cut, at most half of
+    them, and stragglers.jsonl names them. null: it waits for all.
+    """

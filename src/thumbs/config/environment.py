@@ -18,6 +18,10 @@ class EnvironmentConfig(Frozen):
     """Replies of the policy; a conversation that is not done then is over."""
     max_tokens: int = Field(default=1024, ge=8)
     """A conversation that leaves no room for a whole reply within this many tokens is over."""
+    time_limit_s: float = Field(default=600.0, gt=0)
+    """What an environment may take for an answer, seconds; then the run stops and names the prompt."""
+    concurrency: int = Field(default=1, ge=1)
+    """Environments that answer at the same time, in threads; tools and environments must be made for it if above 1."""
 
     def misfit(self) -> str | None:
         """What is wrong with it; None if it can be used."""

@@ -15,6 +15,7 @@ RUN_SETTINGS = {
     "group.rewards": "group.reward",
     "rejection.rewards": "rejection.reward",
     "direct.online.rewards": "direct.online.reward",
+    "group.staleness": "rollout.staleness",
 }
 """Dotted keys of a run's config, old to new. They apply in this order: sections first, then what is in them."""
 
@@ -53,12 +54,16 @@ def rename_settings(settings: dict[str, Any], former: Mapping[str, str]) -> list
     """
     renamed = []
     for old, new in former.items():
-        section, name = _section(settings, old.split(".")[:-1]), old.split(".")[-1]
+        path, name = new.split(".")[:-1], old.split(".")[-1]
+        section = _section(settings, old.split(".")[:-1])
         if name not in section:
             continue
-        if (current := new.split(".")[-1]) in section:
+        if path != old.split(".")[:-1]:  # it moved to another section, at the top of the file
+            settings[path[0]] = settings.get(path[0]) or {}
+        home = _section(settings, path)
+        if (current := new.split(".")[-1]) in home:
             raise ConfigError(f"`{old}` and `{new}` are the old and the new name of one setting; keep `{new}`")
-        section[current] = section.pop(name)
+        home[current] = section.pop(name)
         renamed.append(f"{old} → {new}")
     return renamed
 

@@ -57,10 +57,6 @@ class GroupConfig(RoundsConfig):
     """Last fraction of max_new_tokens in which a reply's score falls, from 0 to overlong_penalty."""
     overlong_penalty: float | None = Field(default=None, ge=0)
     """What a reply loses that the length limit cuts (score units)."""
-    staleness: int = Field(default=0, ge=0)
-    """Rollouts of a step are drawn from weights this many steps older; older ones are dropped."""
-    importance_cap: float = Field(default=2.0, gt=0)
-    """Largest weight π/π_sampler of a token from an older sampler."""
 
     @field_validator("method")
     @classmethod

@@ -32,7 +32,9 @@ class RewardPart(Frozen):
     f(prompts, completions, **columns) gives a number for each reply, or None for one that it has nothing to say of.
     """
     time_limit_s: float = Field(default=600.0, gt=0)
-    """function, verifier: what one call may take, seconds; then the run stops and names the function."""
+    """function, verifier: what one call may take, seconds; then the run stops and names the function and the reply."""
+    concurrency: int = Field(default=1, ge=1)
+    """function: calls f(rollout) at the same time, in threads; the function must be made for it if above 1."""
     verifier: Literal["exact", "contains", "numeric", "regex"] | None = None
     """A rule that compares the reply with the `answer` of its prompt: 1 or 0."""
     pattern: str | None = None
@@ -62,6 +64,8 @@ class RewardPart(Frozen):
         given = [kind for kind in KINDS if getattr(self, kind)]
         if len(given) != 1:
             return f"a reward is one of {', '.join(KINDS)}; got {' and '.join(given) or 'none'}"
+        if self.concurrency > 1 and self.function is None:
+            return f"`concurrency` belongs to a function; a {given[0]} scores a batch at once"
         if (self.verifier == "regex") != (self.pattern is not None):
             return "`pattern` belongs to verifier: regex, which needs it"
         return None

@@ -45,6 +45,8 @@ class RoundsConfig(Frozen):
     """Steps between checkpoints."""
     sample_every: int = Field(default=10, ge=1)
     """Steps between samples for the fixed prompts, and between measurements of a KL that the method does not read."""
+    importance_cap: float = Field(default=2.0, gt=0)
+    """Largest weight π/π_sampler of a token from an older sampler (rollout.staleness)."""
 
     def misfit(self) -> str | None:
         """What is wrong with the settings together; None if they fit."""

@@ -1,3 +1,3 @@
 """Conversations of several turns, and tools."""
 
-__all__ = ["base", "tools"]
+__all__ = ["base", "limits", "tools"]

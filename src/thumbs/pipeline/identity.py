@@ -29,6 +29,10 @@ FREE = ("save_every", "people.host", "people.port", "people.serve", "min_rows", 
 GROWING = {"ppo": "ppo.steps", "group": "group.steps", "direct": "direct.online.steps"}
 """Settings that may become larger after the stage has begun, and even after it is done."""
 
+SAMPLING = dict.fromkeys(GROWING, ("kind", "staleness", "cut_after_s"))
+SAMPLING |= {"labels": ("kind",), "rejection": ("kind",), "evaluation": ("kind",)}
+"""Settings of `rollout:` that change what a stage makes."""
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -84,8 +88,7 @@ def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
     flat: dict[str, Any] = {"seed": config.seed, "system": config.system}
     if stage in ("sft", "reward_model", *METHODS):
         flat["engine.optimizer"] = config.engine.optimizer
-    if stage in ("labels", *METHODS, "evaluation"):
-        flat["rollout.kind"] = config.rollout.kind
+    flat |= {f"rollout.{name}": getattr(config.rollout, name) for name in SAMPLING.get(stage, ())}
     for key, section in own.items():
         flat |= flat_settings(section.model_dump(mode="json"), key)
         for path, part in sections(section, key):

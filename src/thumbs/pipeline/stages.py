@@ -82,7 +82,7 @@ class Pipeline:
         """What a stage is given."""
         c = self.config
         frontier = () if c.evaluation is None else c.evaluation.frontier
-        return Context(self.engine, self.tokenizer, self.folder_of(name), c.model, c.seed, frontier)
+        return Context(self.engine, self.tokenizer, self.folder_of(name), c.model, c.seed, frontier, c.rollout)
 
     def folder_of(self, name: str) -> StageFolder:
         """The folder of a stage in this iteration."""

@@ -236,7 +236,7 @@ def _direct(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     if c is None:
         return None
     if c.online is not None:
-        return _online(c, c.online, inputs)
+        return _online(c, c.online, inputs, config.rollout.staleness)
     rows, held = split_pairs(config, inputs)
     computed = _tokens_of_a_pair(config, inputs)
     passes, foreign = (1.0 if c.preset.reference else 0.0), 0.0
@@ -260,7 +260,7 @@ def _direct(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     )
 
 
-def _online(c: DirectConfig, online: OnlineConfig, inputs: Inputs) -> StageWork | None:
+def _online(c: DirectConfig, online: OnlineConfig, inputs: Inputs, staleness: int) -> StageWork | None:
     """As if every prompt's replies differed in their scores."""
     prompts = inputs.online_prompts
     if prompts is None:
@@ -276,7 +276,7 @@ def _online(c: DirectConfig, online: OnlineConfig, inputs: Inputs) -> StageWork 
         trained=pairs * c.epochs,
         read=replies + pairs + online.steps * asked * prompt,  # scores; the reference; the prompt to fill the cache
         new=replies,
-        sampled=online.steps * asked * n * reply,
+        sampled=(online.steps + staleness) * asked * n * reply,
         sampling_rows=min(round(asked * n), MAX_ROWS),
         snapshots=online.steps,
     )
@@ -323,7 +323,7 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
         # Policy, reference and reward model; the prompt once more to fill the cache; a critic of its own.
         read=tokens * (4 if own_critic else 3) + c.steps * asked * prompt,
         new=tokens,
-        sampled=(c.steps * batch + looks * len(config.fixed_prompts)) * reply,
+        sampled=((c.steps + config.rollout.staleness) * batch + looks * len(config.fixed_prompts)) * reply,
         sampling_rows=min(round(batch), MAX_ROWS),
         snapshots=c.steps + looks,
     )
@@ -334,11 +334,11 @@ def _group(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     c, prompts = config.group, inputs.group_prompts
     if c is None or prompts is None:
         return None
-    n, per_step = c.group_size, max(c.batch_size // c.group_size, 1)
+    n, per_step, staleness = c.group_size, max(c.batch_size // c.group_size, 1), config.rollout.staleness
     asked = len(prompts.rows) / math.ceil(len(prompts.rows) / per_step)
     reply, prompt, batch = inputs.reply_length(c.sampling), mean(prompts.lengths), asked * n
     tokens = c.steps * asked * (prompt + n * reply)
-    models = (not c.reward) + (c.chosen().kl != "none") + (c.staleness > 0)  # scores, reference, the policy of now
+    models = (not c.reward) + (c.chosen().kl != "none") + (staleness > 0)  # scores, reference, the policy of now
     looks = 2 + c.steps // c.sample_every if config.fixed_prompts else 0  # at the fixed prompts
     return StageWork(
         "group",
@@ -347,9 +347,9 @@ def _group(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
         trained=tokens * c.epochs,
         read=tokens * models + c.steps * asked * prompt,
         new=tokens,
-        sampled=((c.steps + c.staleness) * batch + looks * len(config.fixed_prompts)) * reply,
+        sampled=((c.steps + staleness) * batch + looks * len(config.fixed_prompts)) * reply,
         sampling_rows=min(round(batch), MAX_ROWS),
-        snapshots=c.steps + c.staleness + looks,
+        snapshots=c.steps + looks,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
-from thumbs.errors import RewardError
+from thumbs.envs.limits import OutOfTimeError, within
+from thumbs.errors import ConfigError, RewardError
 from thumbs.records import Rollout, Score
-from thumbs.rewards.limits import OutOfTimeError, within
 from thumbs.rewards.returned import as_items, as_numbers, check_size, reply_place, shown
 from thumbs.rewards.signatures import SIGNATURES, batch_arguments, batch_columns, untouchable
 
@@ -53,14 +54,21 @@ class CallableReward:
     """A Python function as reward, of one of the signatures in `signatures.py`.
 
     It gets copies, through which nothing that is trained on can be changed, and has `time_limit_s` seconds for each
-    call. Raises ConfigError for another signature.
+    call. A function of one rollout is called for `concurrency` of them at the same time, in threads. Raises ConfigError
+    for another signature.
     """
 
     def __init__(
-        self, function: Callable[..., Any], name: str = "function", time_limit_s: float = TIME_LIMIT_S
+        self,
+        function: Callable[..., Any],
+        name: str = "function",
+        time_limit_s: float = TIME_LIMIT_S,
+        concurrency: int = 1,
     ) -> None:
-        self.function, self.name, self.time_limit_s = function, name, time_limit_s
+        self.function, self.name, self.time_limit_s, self.concurrency = function, name, time_limit_s, concurrency
         self.columns = batch_arguments(function, name)
+        if self.columns is not None and concurrency > 1:
+            raise ConfigError(f"reward {name} takes a whole batch in one call, so concurrency={concurrency} is no use")
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """A score for each rollout, in order. Raises RewardError if the function fails or gives anything else.
@@ -69,7 +77,14 @@ class CallableReward:
         """
         if self.columns is not None:
             return self._score_batch(rollouts, self.columns) if rollouts else []
-        return [self._score_one(number, rollout) for number, rollout in enumerate(rollouts)]
+        if self.concurrency == 1:
+            return [self._score_one(number, rollout) for number, rollout in enumerate(rollouts)]
+        with ThreadPoolExecutor(self.concurrency) as threads:
+            scores = [threads.submit(self._score_one, *numbered) for numbered in enumerate(rollouts)]
+            try:
+                return [score.result() for score in scores]
+            finally:
+                threads.shutdown(cancel_futures=True)
 
     def _score_one(self, number: int, rollout: Rollout) -> Score:
         where = reply_place(self.name, number, rollout)

@@ -86,7 +86,7 @@ def _source(part: RewardPart, engine: Engine, own: Callable[[], RewardSource]) -
     if part.model is not None:
         return own() if part.model == RUNS_OWN else open_reward_model(engine, Path(part.model))
     if part.function is not None:
-        return CallableReward(load_callable(part.function), part.title, part.time_limit_s)
+        return CallableReward(load_callable(part.function), part.title, part.time_limit_s, part.concurrency)
     if part.verifier is not None:
         return CallableReward(verifier(part.verifier, part.pattern), part.title, part.time_limit_s)
     if part.judge is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from thumbs.errors import RewardError
 from thumbs.records import Rollout, Score
-from thumbs.rewards.base import RewardSource, require_finite
+from thumbs.rewards.base import CallableReward, RewardSource, require_finite
 from thumbs.rewards.returned import reply_place
 
 
@@ -30,7 +30,15 @@ class Mix:
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """Scores in order; raises RewardError, which names rollout and part, if one is not a finite number."""
-        found = [part.source.score(rollouts) for part in self.parts]
+        return self.score_late(rollouts, {})
+
+    def score_early(self, rollouts: Sequence[Rollout]) -> dict[str, list[Score]]:
+        """Scores of the parts that are functions, which need no engine and hence no turn at it."""
+        return {p.name: p.source.score(rollouts) for p in self.parts if isinstance(p.source, CallableReward)}
+
+    def score_late(self, rollouts: Sequence[Rollout], early: Mapping[str, list[Score]]) -> list[Score]:
+        """What `score` gives, where some parts were scored before."""
+        found = [early.get(part.name) or part.source.score(rollouts) for part in self.parts]
         for part, scores in zip(self.parts, found, strict=True):
             require_finite(part.name, rollouts, scores)
         rows = enumerate(zip(rollouts, *found, strict=True))
@@ -53,3 +61,17 @@ class Mix:
         value = sum(part.weight * score.value for part, score in given)
         named = {part.name: score.value for part, score in given}
         return Score(value, named, tuple(tokens.tolist()) if spread else None)
+
+
+def start_scoring(reward: RewardSource, rollouts: Sequence[Rollout]) -> Callable[[], list[Score]]:
+    """Calls the functions of a reward, in the thread of the caller; what it returns gives the scores.
+
+    That is to be called where the engine is used, which models and judges need.
+    """
+    if isinstance(reward, Mix):
+        early = reward.score_early(rollouts)
+        return lambda: reward.score_late(rollouts, early)
+    if isinstance(reward, CallableReward):
+        scores = reward.score(rollouts)
+        return lambda: scores
+    return lambda: reward.score(rollouts)

@@ -7,8 +7,9 @@ template puts between a reply and the next one, with mask 0: the policy does not
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,30 +18,38 @@ from thumbs.config.named import load_callable
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import Tokenizer, conversation_tokens
 from thumbs.envs.base import MakeEnv, MessageEnv
+from thumbs.envs.limits import OutOfTimeError, within
 from thumbs.envs.tools import ToolUse
 from thumbs.errors import ConfigError, RewardError
 from thumbs.records import Message, Prompt, Rollout, Sample, StopReason
-from thumbs.rollout.rounds import reply_text, sampling_params, seed_of
+from thumbs.rollout.rounds import Conversation, hold, reply_text, sampling_params, seed_of
 from thumbs.rollout.sampler import Sampler
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """How conversations are held: the environment of each, replies at most, tokens of a whole conversation at most."""
+    """How conversations are held: the environment of each, replies at most, tokens of a whole conversation at most,
+    seconds that an environment has for an answer, environments that answer at the same time.
+    """
 
     make: MakeEnv
     max_turns: int = 4
     max_tokens: int = 1024
+    time_limit_s: float = 600.0
+    concurrency: int = 1
 
 
 def open_episodes(config: EnvironmentConfig | None) -> Episodes | None:
     """Conversations as the settings say; raises ConfigError for a function or a factory that is not there."""
     if config is None:
         return None
+    limits = (config.max_turns, config.max_tokens, config.time_limit_s, config.concurrency)
     if config.factory is not None:
-        return Episodes(load_callable(config.factory), config.max_turns, config.max_tokens)
+        return Episodes(load_callable(config.factory), *limits)
     tools = {name.rpartition(":")[2]: load_callable(name) for name in config.tools}
-    return Episodes(lambda prompt: ToolUse(prompt, tools), config.max_turns, config.max_tokens)
+    return Episodes(lambda prompt: ToolUse(prompt, tools), *limits)
 
 
 @dataclass(eq=False)
@@ -49,6 +58,7 @@ class _Episode:
 
     prompt: Prompt
     env: MessageEnv
+    limit_s: float
     messages: list[Message]
     tokens: list[int]
     prompt_length: int
@@ -67,31 +77,36 @@ def play(
     seeds: Sequence[int],
     episodes: Episodes,
 ) -> list[Rollout]:
-    """One rollout per prompt, in order; each turn of all that are not over is sampled together.
+    """One rollout per prompt, in order; each turn of all that are not over is sampled together."""
+    conversations = [
+        converse(prompt, tokenizer, sampling, seed, episodes) for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    return hold(sampler, conversations, sampling_params(sampling, tokenizer))
 
-    A conversation is over when its environment says so (stop), when a reply is cut (length), after max_turns replies
-    (turns), or when what the environment says leaves no room for a whole reply in max_tokens (context); the
-    environment sees, and may reward, every reply. Raises RewardError if an environment fails, ConfigError if
-    not even the first messages leave room.
+
+def converse(
+    prompt: Prompt, tokenizer: Tokenizer, sampling: SamplingConfig, seed: int, episodes: Episodes
+) -> Conversation:
+    """A conversation with the environment of a prompt.
+
+    It is over when its environment says so (stop), when a reply is cut (length), after max_turns replies (turns), or
+    when what the environment says leaves no room for a whole reply in max_tokens (context); the environment sees, and
+    may reward, every reply. Raises RewardError if an environment fails or takes longer than it may, ConfigError if not
+    even the first messages leave room.
     """
-    params, room = sampling_params(sampling, tokenizer), episodes.max_tokens - sampling.max_new_tokens
-    running = [_begin(prompt, tokenizer, episodes.make, room) for prompt in prompts]
-    live = list(zip(running, seeds, strict=True))
-    for turn in range(episodes.max_turns):
-        drawn = [seed if turn == 0 else seed_of(seed, "turn", turn) for _, seed in live]
-        samples = sampler.sample([episode.tokens for episode, _ in live], params, drawn)
-        for (episode, _), sample in zip(live, samples, strict=True):
-            text = reply_text(tokenizer, sample.tokens.tolist(), sampling)
-            _reply(episode, sample, text, tokenizer, room, last=turn + 1 == episodes.max_turns)
-        live = [(episode, seed) for episode, seed in live if episode.over is None]
-        if not live:
-            break
-    return [_rollout(episode, sampler.policy_version) for episode in running]
+    room = episodes.max_tokens - sampling.max_new_tokens
+    episode, turn, version = _begin(prompt, tokenizer, episodes, room), 0, 0
+    while episode.over is None:
+        sample = yield list(episode.tokens), seed if turn == 0 else seed_of(seed, "turn", turn)
+        turn, version = turn + 1, sample.policy_version
+        text = reply_text(tokenizer, sample.tokens.tolist(), sampling)
+        _reply(episode, sample, text, tokenizer, room, last=turn == episodes.max_turns)
+    return _rollout(episode, version)
 
 
-def _begin(prompt: Prompt, tokenizer: Tokenizer, make: MakeEnv, room: int) -> _Episode:
-    env = make(prompt)
-    messages = list(env.first())
+def _begin(prompt: Prompt, tokenizer: Tokenizer, episodes: Episodes, room: int) -> _Episode:
+    env, limit_s = episodes.make(prompt), episodes.time_limit_s
+    messages = list(_asked(prompt, "its first message", limit_s, env.first))
     head = tokenizer.render_prompt(messages)
     if len(head) > room:
         raise ConfigError(
@@ -99,7 +114,21 @@ def _begin(prompt: Prompt, tokenizer: Tokenizer, make: MakeEnv, room: int) -> _E
             f"sampling.max_new_tokens leaves {room}; raise max_tokens or shorten the prompts"
         )
     zeros = [0.0] * len(head)
-    return _Episode(prompt, env, messages, list(head), len(head), list(zeros), list(zeros), list(zeros))
+    return _Episode(prompt, env, limit_s, messages, list(head), len(head), list(zeros), list(zeros), list(zeros))
+
+
+def _asked(prompt: Prompt, at: str, limit_s: float, call: Callable[[], T]) -> T:
+    """What an environment answers, which has `limit_s` seconds for it."""
+    where = f"the environment of prompt {prompt.id}"
+    try:
+        return within(limit_s, call)
+    except OutOfTimeError:
+        raise RewardError(
+            f"{where} took longer than the {limit_s:g} s that it has at {at}; make it faster, or raise "
+            "environment.time_limit_s"
+        ) from None
+    except Exception as error:
+        raise RewardError(f"{where} failed at {at}: {error!r}") from error
 
 
 def _reply(episode: _Episode, sample: Sample, text: str, tokenizer: Tokenizer, room: int, *, last: bool) -> None:
@@ -110,11 +139,8 @@ def _reply(episode: _Episode, sample: Sample, text: str, tokenizer: Tokenizer, r
     e.logprobs += sample.logprobs.tolist()
     e.text = text
     e.messages.append(Message("assistant", e.text))
-    try:
-        turn = e.env.step(e.text)
-        reward = float(turn.reward)
-    except Exception as error:
-        raise RewardError(f"the environment of prompt {e.prompt.id} failed at {e.text[:80]!r}: {error!r}") from error
+    turn = _asked(e.prompt, repr(e.text[:80]), e.limit_s, lambda: e.env.step(e.text))
+    reward = _asked(e.prompt, repr(e.text[:80]), e.limit_s, lambda: float(turn.reward))
     if not math.isfinite(reward):
         raise RewardError(f"the environment of prompt {e.prompt.id} gave the reward {reward} for {e.text[:80]!r}")
     e.rewards += [0.0] * (count - 1) + [reward]

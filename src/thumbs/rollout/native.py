@@ -106,11 +106,11 @@ class _Driven(Future[SampleReply]):
 
     def result(self, timeout: float | None = None) -> SampleReply:
         self._drive(timeout)
-        return super().result(timeout)
+        return super().result(None if timeout is None else 0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         self._drive(timeout)
-        return super().exception(timeout)
+        return super().exception(None if timeout is None else 0)
 
     def _drive(self, timeout: float | None) -> None:
         until = None if timeout is None else time.monotonic() + timeout

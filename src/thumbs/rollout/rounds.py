@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import ConfigError
-from thumbs.records import Message, Prompt, Rollout
+from thumbs.records import Message, Prompt, Rollout, Sample
 from thumbs.rollout.sampler import DecodingParams, Sampler
+
+Ask: TypeAlias = tuple[list[int], int]
+"""The tokens that a reply goes on from, and the seed that it is drawn with."""
+
+Conversation: TypeAlias = Generator[Ask, Sample, Rollout]
+"""Gives what is to be sampled, gets the sample, until it returns its rollout; it holds nothing of a sampler."""
 
 
 def collect(
@@ -22,28 +29,45 @@ def collect(
     seeds: Sequence[int],
 ) -> list[Rollout]:
     """One rollout per prompt, in order. mask is 1 on the sampled targets, the end token among them."""
-    rendered = [tokenizer.render_prompt(prompt.messages) for prompt in prompts]
-    samples = sampler.sample(rendered, sampling_params(sampling, tokenizer), seeds)
-    rollouts = []
-    for prompt, head, sample in zip(prompts, rendered, samples, strict=True):
-        text = reply_text(tokenizer, sample.tokens.tolist(), sampling)
-        unsampled = np.zeros(len(head) - 1, dtype=np.float32)
-        rollouts.append(
-            Rollout(
-                prompt_id=prompt.id,
-                tokens=np.concatenate([np.asarray(head, dtype=np.int64), sample.tokens]),
-                prompt_length=len(head),
-                mask=np.concatenate([unsampled, np.ones(len(sample.tokens), dtype=np.float32)]),
-                logprobs=np.concatenate([unsampled, sample.logprobs]),
-                stop_reason=sample.stop_reason,
-                policy_version=sample.policy_version,
-                text=text,
-                messages=(*prompt.messages, Message("assistant", text)),
-                answer=prompt.answer,
-                as_text=prompt.as_text,
-            )
-        )
-    return rollouts
+    replies = [reply(prompt, tokenizer, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+    return hold(sampler, replies, sampling_params(sampling, tokenizer))
+
+
+def hold(sampler: Sampler, conversations: Sequence[Conversation], params: DecodingParams) -> list[Rollout]:
+    """Rollouts of the conversations, in order; each turn of all that go on is sampled together."""
+    asks, rollouts = [next(conversation) for conversation in conversations], dict[int, Rollout]()
+    places = list(range(len(asks)))
+    while places:
+        samples = sampler.sample([tokens for tokens, _ in asks], params, [seed for _, seed in asks])
+        asks, spoken, places = [], places, []
+        for place, sample in zip(spoken, samples, strict=True):
+            try:
+                asks.append(conversations[place].send(sample))
+                places.append(place)
+            except StopIteration as end:
+                rollouts[place] = end.value
+    return [rollouts[place] for place in range(len(conversations))]
+
+
+def reply(prompt: Prompt, tokenizer: Tokenizer, sampling: SamplingConfig, seed: int) -> Conversation:
+    """A prompt and one reply to it."""
+    head = tokenizer.render_prompt(prompt.messages)
+    sample = yield head, seed
+    text = reply_text(tokenizer, sample.tokens.tolist(), sampling)
+    unsampled = np.zeros(len(head) - 1, dtype=np.float32)
+    return Rollout(
+        prompt_id=prompt.id,
+        tokens=np.concatenate([np.asarray(head, dtype=np.int64), sample.tokens]),
+        prompt_length=len(head),
+        mask=np.concatenate([unsampled, np.ones(len(sample.tokens), dtype=np.float32)]),
+        logprobs=np.concatenate([unsampled, sample.logprobs]),
+        stop_reason=sample.stop_reason,
+        policy_version=sample.policy_version,
+        text=text,
+        messages=(*prompt.messages, Message("assistant", text)),
+        answer=prompt.answer,
+        as_text=prompt.as_text,
+    )
 
 
 def reply_text(tokenizer: Tokenizer, tokens: Sequence[int], sampling: SamplingConfig) -> str:

@@ -101,16 +101,20 @@ class Sampler(Protocol):
 
     def sample(self, prompts: Sequence[Sequence[int]], params: DecodingParams, seeds: Sequence[int]) -> list[Sample]:
         """Waits for one sample per prompt, in order; seeds[i] fixes the draw of prompts[i]."""
-        places: dict[tuple[int, ...], list[int]] = {}
-        for place, prompt in enumerate(prompts):
-            places.setdefault(tuple(prompt), []).append(place)
-        # Sorted, so that prompts which begin alike are read together; equal ones are one request and are read once.
-        own = [places[prompt] for prompt in sorted(places)]
+        own = equal_prompts(prompts)
         futures = self.submit([SampleRequest(prompts[at[0]], params, [seeds[i] for i in at]) for at in own])
         drawn: dict[int, Sample] = {}
         for at, future in zip(own, futures, strict=True):
             drawn |= zip(at, future.result().samples, strict=True)
         return [drawn[place] for place in range(len(prompts))]
+
+
+def equal_prompts(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Places of equal prompts, which are one request and are read once; those that begin alike stand side by side."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(tuple(prompt), []).append(place)
+    return [places[prompt] for prompt in sorted(places)]
 
 
 def check_requests(requests: Sequence[SampleRequest], context: int, *, decodes: bool) -> None:

@@ -3,5 +3,5 @@
 __all__ = [
     "answers", "context", "direct", "direct_batch", "direct_watch", "group", "group_report", "group_supply",
     "kto", "labels", "loop", "milestones", "online_dpo", "people", "ppo", "ppo_report", "ppo_run", "rejection",
-    "reward_heldout", "reward_items", "reward_model", "rollouts", "sequences", "sft",
+    "reward_heldout", "reward_items", "reward_model", "rollout_queue", "rollouts", "sequences", "sft",
 ]  # fmt: skip

@@ -6,12 +6,13 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from thumbs.config.engine import RolloutConfig
 from thumbs.config.model import ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.data.tokenizers import Tokenizer
@@ -30,6 +31,7 @@ class Context:
     """The engine, the tokenizer, the stage's folder, the model settings and the seed of the run.
 
     frontier: KL levels (nats per sequence) at which a method keeps its policy, to be judged along with the last one.
+    rollout: how far ahead of training rollouts are drawn.
     """
 
     engine: Engine
@@ -38,6 +40,7 @@ class Context:
     model: ModelConfig
     seed: int
     frontier: tuple[float, ...] = ()
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
     @property
     def best(self) -> Path:
@@ -71,6 +74,8 @@ class Resume:
             except CheckpointError as error:
                 raise CheckpointError(f"{error}, or delete {self.path} to start this stage alone over") from error
         self.context.folder.metrics.truncate_after(logged)
+        if not state:
+            self.context.folder.stragglers.truncate_after(-1)  # otherwise they are cut again, for the same numbers
         self.context.folder.samples.truncate_after(logged)
         return step, state
 

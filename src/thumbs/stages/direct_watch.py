@@ -44,6 +44,8 @@ def train_policy(
     step: Callable[[int, State], Metrics],
     measure: Callable[[State], Mapping[str, float]],
     shown: Mapping[str, str],
+    *,
+    before_save: Callable[[State], None] | None = None,
 ) -> dict[str, Any]:
     """Trains with the loop of this family, and closes the policy.
 
@@ -76,6 +78,7 @@ def train_policy(
         save_every=config.eval_every,
         held_out=held_out,
         keep_last=config.keep == "last" or config.online is not None,
+        before_save=before_save,
     )
     at = loop.run(step, begin)
     context.engine.close(policy)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,13 @@ from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import overlong_penalties, token_rewards
 from thumbs.rollout.episodes import Episodes
 from thumbs.safety.guards import alarms
-from thumbs.stages.context import Context, adam_at, batch_at
+from thumbs.stages.context import Context, adam_at
 from thumbs.stages.group_report import Lesson, lesson_metrics, update_metrics
-from thumbs.stages.group_supply import Pending, ScoredGroup, pending_as_json, pending_from_json, supply
+from thumbs.stages.group_supply import with_signal
 from thumbs.stages.loop import Loop, Metrics, State, optimizer_step
 from thumbs.stages.milestones import keep_milestones
-from thumbs.stages.rollouts import check_rounds, keep_samples, minibatches, pad, roll_out, rollout_data
+from thumbs.stages.rollout_queue import BatchSpec, RolloutQueue
+from thumbs.stages.rollouts import check_rounds, keep_samples, minibatches, pad, rollout_data
 from thumbs.stages.sequences import normalised
 
 
@@ -73,14 +74,15 @@ def run_group(
         samples=partial(keep_samples, context, policy, reward, fixed_prompts, config.sampling, episodes),
         sample_every=config.sample_every,
         alarms=partial(alarms, stage="group"),
+        before_save=group.queue.save,
     )
 
     def step(number: int, state: State) -> Metrics:
-        report = group.step(number, pending_from_json(state["pending"]))
-        state["pending"] = pending_as_json(report.pending)
-        return report.metrics
+        group.queue.restore(state)
+        return group.step(number).metrics
 
-    ended = loop.run(step, begin=lambda: {"pending": pending_as_json(Pending(0))})
+    with group.queue.open():
+        ended = loop.run(step)
     for handle in (policy, reference):
         engine.close(handle)
     return {"steps": ended.step, "last": ended.metrics}
@@ -88,11 +90,10 @@ def run_group(
 
 @dataclass(frozen=True, eq=False)
 class GroupReport:
-    """The step's metrics and rollouts, and the groups that wait for later steps."""
+    """The step's metrics and rollouts."""
 
     metrics: dict[str, float]
-    rollouts: list[Rollout]
-    pending: Pending
+    rollouts: Sequence[Rollout]
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,23 @@ class Group:
         if self.reference is None and self.config.chosen().kl != "none":
             raise ConfigError(f"method {self.config.method} prices KL, which needs a reference; or set group.kl=none")
 
-    def step(self, number: int, pending: Pending | None = None) -> GroupReport:
-        """One round of rollout and update; depends only on its arguments and the weights."""
+    @cached_property
+    def queue(self) -> RolloutQueue:
+        """Where the rollouts of a step come from."""
+        c, more = self.config, self.config.chosen().dynamic_sampling
+        refine = partial(with_signal, size=c.group_size, more=more) if more else None
+        size = c.batch_size // c.group_size
+        spec = BatchSpec(self.prompts, size, c.group_size, c.sampling, "group", self.episodes, refine)
+        return RolloutQueue(self.context, self.policy, self.reward, spec)
+
+    def step(self, number: int) -> GroupReport:
+        """One round of rollout and update; depends only on its number, the weights and the batches in the queue."""
         c, method, started = self.config, self.config.chosen(), time.monotonic()
-        taken = supply(partial(self.draw, number), pending or Pending(number), number, c)
-        rollouts = [rollout for group in taken.groups for rollout in group.rollouts]
-        scores = [score for group in taken.groups for score in group.scores]
+        batch = self.queue.take(number)
+        rollouts, scores = batch.rollouts, batch.scores
         rollout_s = time.monotonic() - started
         mask, sampled = pad([r.mask for r in rollouts]), pad([r.logprobs for r in rollouts])
-        old = self.logprobs(self.policy, rollouts) if c.staleness else sampled
+        old = self.logprobs(self.policy, rollouts) if self.queue.staleness else sampled
         reference = self.logprobs(self.reference, rollouts) if self.reference and self.measures_kl(number) else None
 
         lengths = torch.tensor([float(rollout.last_reply_length) for rollout in rollouts])
@@ -140,9 +149,8 @@ class Group:
         columns |= {"reference_logprobs": reference} if method.kl == "loss" and reference is not None else {}
         lesson = Lesson(
             number=number,
-            taken=taken,
-            rollouts=rollouts,
-            scores=scores,
+            batch=batch,
+            group_size=c.group_size,
             mask=mask,
             logprobs=old,
             reference_logprobs=reference,
@@ -150,21 +158,11 @@ class Group:
             importance=importance,
         )
         metrics = lesson_metrics(lesson) | {"group/rollout_s": rollout_s}
+        metrics |= {f"group/{name}": value for name, value in self.queue.metrics(number, batch).items()}
         keep_milestones(self.context, self.policy, metrics.get("group/kl", 0.0))
         metrics |= self.update(number, rollout_data(rollouts, columns))
         metrics["group/update_s"] = time.monotonic() - started - rollout_s
-        return GroupReport(metrics, rollouts, taken.pending)
-
-    def draw(self, number: int, draw: int) -> list[ScoredGroup]:
-        """Batch `draw` of the prompts, rolled out with the weights of step `number`, and scored."""
-        c, n = self.config, self.config.group_size
-        prompts = batch_at(self.prompts, draw, c.batch_size // n, self.context.seed, "group-prompts")
-        rollouts = roll_out(self.context, self.policy, prompts, n, c.sampling, "group", draw, episodes=self.episodes)
-        scores = self.reward.score(rollouts)
-        return [
-            ScoredGroup(number, tuple(rollouts[i : i + n]), tuple(scores[i : i + n]))
-            for i in range(0, len(rollouts), n)
-        ]
+        return GroupReport(metrics, rollouts)
 
     def measures_kl(self, number: int) -> bool:
         """Whether this step asks the reference: always if KL is priced or kept as a milestone, else at times."""

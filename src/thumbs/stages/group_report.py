@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from thumbs.functional.masked import masked_mean
-from thumbs.records import Rollout, Score
-from thumbs.stages.group_supply import GroupSupply
+from thumbs.stages.group_supply import groups_of, has_signal
 from thumbs.stages.ppo_report import reply_metrics, sequence_kl
+from thumbs.stages.rollout_queue import ScoredBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,9 +19,8 @@ class Lesson:
     """What a step learned from; tensors are [B, T] but overlong [B]; reference logprobs where they were asked for."""
 
     number: int
-    taken: GroupSupply
-    rollouts: Sequence[Rollout]
-    scores: Sequence[Score]
+    batch: ScoredBatch
+    group_size: int
     mask: Tensor
     logprobs: Tensor
     reference_logprobs: Tensor | None
@@ -31,13 +30,14 @@ class Lesson:
 
 def lesson_metrics(lesson: Lesson) -> dict[str, float]:
     """What the rollouts looked like before the update; units in docs/metrics.md."""
-    e, groups = lesson, lesson.taken.groups
-    metrics = reply_metrics("group", e.rollouts, e.scores) | {
-        "group/score_std": float(np.mean([np.std([s.value for s in group.scores]) for group in groups])),
-        "group/without_signal": float(np.mean([not group.has_signal for group in groups])),
-        "group/redraws": float(e.taken.redraws),
-        "group/dropped": float(e.taken.dropped),
-        "group/staleness": float(np.mean([e.number - group.step for group in groups])),
+    e, batch = lesson, lesson.batch
+    groups = [batch.scores[at] for at in groups_of(batch, e.group_size)]
+    metrics = reply_metrics("group", batch.rollouts, batch.scores) | {
+        "group/score_std": float(np.mean([np.std([s.value for s in group]) for group in groups])),
+        "group/without_signal": float(np.mean([not has_signal(group) for group in groups])),
+        "group/redraws": float(batch.redraws),
+        "group/dropped": float(batch.dropped),
+        "group/staleness": float(e.number - batch.step),
         "group/importance": float(masked_mean(e.importance, e.mask)),
         "group/overlong": float(e.overlong.mean()),
         "group/entropy": float(masked_mean(-e.logprobs, e.mask)),

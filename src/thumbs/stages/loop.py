@@ -80,6 +80,7 @@ class Loop:
     alarms: what looks wrong in the numbers of a step next to those of the first.
     is_spent: why the loop ends early after a step with these numbers; None to go on.
     logged: how many lines the log has after a step, from the state, for steps that write some of their own.
+    before_save: puts into the state what a checkpoint is to keep and only a checkpoint needs.
     """
 
     context: Context
@@ -97,6 +98,7 @@ class Loop:
     alarms: Callable[[Metrics, Metrics], Sequence[str]] | None = None
     is_spent: Callable[[Metrics], str | None] | None = None
     logged: Callable[[State], int] | None = None
+    before_save: Callable[[State], None] | None = None
 
     def run(self, step: Callable[[int, State], Metrics], begin: Callable[[], State] = dict) -> Position:
         """Makes the steps that are left. `begin` gives the state before the first one, unless there is a checkpoint."""
@@ -122,6 +124,8 @@ class Loop:
                 if last or at.step % self.sample_every == 0:
                     self._sample(at.step)
                 if due:
+                    if self.before_save is not None:
+                        self.before_save(at.state)
                     resume.save(line, {**vars(at), "best": vars(at.best)})
                 bar.advance(**{label: metrics.get(name) for label, name in self.shown.items()})
         if reason := self._reason(at):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,13 @@ from thumbs.stages.answers import (
     reply_logprobs,
     summed,
 )
-from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
+from thumbs.stages.context import Context, adam_at, saving_batch
 from thumbs.stages.direct import PairTraining
 from thumbs.stages.direct_batch import pair_data, pair_metrics
 from thumbs.stages.direct_watch import Baseline, train_policy
 from thumbs.stages.loop import Metrics, State
 from thumbs.stages.milestones import check_frontier, keep_milestones
-from thumbs.stages.rollouts import roll_out
+from thumbs.stages.rollout_queue import BatchSpec, RolloutQueue
 
 
 def run_online_dpo(
@@ -60,14 +61,16 @@ def run_online_dpo(
     online = OnlineDpo(context, config, config.online, policy, reference, reward, prompts)
     measuring = PairTraining(context, config, policy, steps)
 
-    def step(number: int, _: State) -> Metrics:
+    def step(number: int, state: State) -> Metrics:
+        online.queue.restore(state)
         return online.step(number)
 
     def measure(_: State) -> dict[str, float]:
         return measuring.measure(held, Baseline())
 
     shown = {"score": "preference/score", "length": "preference/length"}
-    results = train_policy(context, config, policy, steps, step, measure, shown)
+    with online.queue.open():
+        results = train_policy(context, config, policy, steps, step, measure, shown, before_save=online.queue.save)
     context.engine.close(reference)
     return {"method": config.method, "steps": steps, "heldout_pairs": len(held)} | results
 
@@ -84,15 +87,21 @@ class OnlineDpo:
     reward: RewardSource
     prompts: Sequence[Prompt]
 
+    @cached_property
+    def queue(self) -> RolloutQueue:
+        """Where the replies of a round come from."""
+        n = self.online.replies_per_prompt
+        spec = BatchSpec(self.prompts, self.config.batch_size, n, self.online.sampling, "online")
+        return RolloutQueue(self.context, self.policy, self.reward, spec)
+
     def step(self, number: int) -> dict[str, float]:
-        """One round of replies and update; depends only on its arguments and the weights."""
+        """One round of replies and update; depends only on its number, the weights and the batches in the queue."""
         n, started = self.online.replies_per_prompt, time.monotonic()
-        drawn = batch_at(self.prompts, number, self.config.batch_size, self.context.seed, "online-prompts")
-        rollouts = roll_out(self.context, self.policy, drawn, n, self.online.sampling, "online", number)
-        rollout_s = time.monotonic() - started
-        scores = np.array([score.value for score in self.reward.score(rollouts)]).reshape(-1, n)
-        groups = [rollouts[i * n : (i + 1) * n] for i in range(len(drawn))]
-        pairs = [best_and_worst(*of) for of in zip(drawn, groups, scores, strict=True)]
+        batch = self.queue.take(number)
+        rollouts, rollout_s = batch.rollouts, time.monotonic() - started
+        scores = np.array([score.value for score in batch.scores]).reshape(-1, n)
+        groups = [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
+        pairs = [best_and_worst(*of) for of in zip(groups, scores, strict=True)]
         known = reply_logprobs(self.context.engine, self.reference, [a for pair in pairs for a in pair.sides])
         pairs = [
             pair.with_sides(replace(pair.first, reference=a), replace(pair.second, reference=b))
@@ -109,7 +118,7 @@ class OnlineDpo:
             "truncated": float(np.mean([rollout.stop_reason == "length" for rollout in rollouts])),
             "rollout_s": rollout_s,
             "update_s": time.monotonic() - started - rollout_s,
-        }
+        } | self.queue.metrics(number, batch)
         return {f"preference/{name}": value for name, value in metrics.items()}
 
     def update(self, number: int, pairs: Sequence[AnswerPair]) -> dict[str, float]:
@@ -139,9 +148,9 @@ class OnlineDpo:
         return found
 
 
-def best_and_worst(prompt: Prompt, rollouts: Sequence[Rollout], scores: np.ndarray) -> AnswerPair:
+def best_and_worst(rollouts: Sequence[Rollout], scores: np.ndarray) -> AnswerPair:
     """The replies with the highest and the lowest score, the first of those that are equal; a tie where all are."""
     tied = scores.max() == scores.min()
     best, worst = (0, 1) if tied else (int(scores.argmax()), int(scores.argmin()))
     first, second = (TokenisedReply(rollouts[i].tokens, rollouts[i].reply_length) for i in (best, worst))
-    return AnswerPair(prompt.messages, first, second, 0.5 if tied else 1.0)
+    return AnswerPair(rollouts[0].messages[:-1], first, second, 0.5 if tied else 1.0)

@@ -1,6 +1,6 @@
 """PPO with a critic (arXiv:1707.06347, arXiv:2203.02155): the spine. `Ppo.step` is the algorithm, top to bottom.
 
-    roll out → score → reference logprobs and values → token rewards → advantages → epochs of minibatches
+    take scored rollouts → reference logprobs and values → token rewards → advantages → epochs of minibatches
 
 Policy, critic, reference and reward model are handles in one engine; with adapters they share one frozen base.
 What the numbers mean: docs/metrics.md. Where each formula is: the import lines. Setting up and resuming: `ppo_run.py`.
@@ -11,11 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
 
 from thumbs.config.losses import CROSS_ENTROPY, TokenLoss
 from thumbs.config.ppo import KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle
-from thumbs.functional.advantages import gae
+from thumbs.functional.advantages import gae, truncated_importance
 from thumbs.functional.kl import adapt_coefficient, kl_estimate
 from thumbs.functional.masked import whiten
 from thumbs.records import Example, Prompt, Rollout, TrainOutput
@@ -25,7 +28,8 @@ from thumbs.rollout.episodes import Episodes
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.milestones import keep_milestones
 from thumbs.stages.ppo_report import Experience, Predictions, experience_metrics, update_metrics
-from thumbs.stages.rollouts import minibatches, pad, roll_out, rollout_data
+from thumbs.stages.rollout_queue import BatchSpec, RolloutQueue
+from thumbs.stages.rollouts import minibatches, pad, rollout_data
 from thumbs.stages.sequences import token_mean
 
 
@@ -47,7 +51,7 @@ class StepReport:
     """The step's metrics and rollouts, and the next KL coefficient."""
 
     metrics: dict[str, float]
-    rollouts: list[Rollout]
+    rollouts: Sequence[Rollout]
     kl_coef: float
 
 
@@ -66,17 +70,14 @@ class Ppo:
     episodes: Episodes | None = None
 
     def step(self, number: int, kl_coef: float) -> StepReport:
-        """One round of rollout and update; depends only on its arguments and the weights.
+        """One round of rollout and update; depends only on its arguments, the weights and the batches in the queue.
 
         A policy that is past kl.budget is not updated: the one that was measured is the one that stays.
         """
         c, policy, started = self.config, self.models.policy, time.monotonic()
-        prompts = batch_at(self.prompts, number, c.batch_size // c.replies_per_prompt, self.context.seed, "ppo-prompts")
-        rollouts = roll_out(
-            self.context, policy, prompts, c.replies_per_prompt, c.sampling, "ppo", number, episodes=self.episodes
-        )
+        batch = self.queue.take(number)
+        rollouts, scores = batch.rollouts, batch.scores
         rollout_s = time.monotonic() - started
-        scores = self.reward.score(rollouts)
 
         before = self.predict(rollouts)
         kl = kl_estimate(before.logprobs, before.reference_logprobs, c.kl.estimator)
@@ -85,10 +86,17 @@ class Ppo:
             rewards = whiten(rewards, before.mask, shift_mean=False)
         advantages, returns = gae(rewards, before.values, before.mask, c.gamma, c.lam)
         experience = Experience(
-            rollouts=rollouts, scores=scores, before=before, rewards=rewards, advantages=advantages, returns=returns
+            rollouts=rollouts,
+            scores=scores,
+            before=before,
+            rewards=rewards,
+            advantages=advantages,
+            returns=returns,
+            importance=self.importance(rollouts, before.logprobs),
         )
 
         metrics = experience_metrics(experience) | {"ppo/kl_coef": kl_coef, "ppo/rollout_s": rollout_s}
+        metrics |= {f"ppo/{name}": value for name, value in self.queue.metrics(number, batch).items()}
         keep_milestones(self.context, policy, metrics["ppo/kl"])
         if why_spent(c.kl, metrics) is None:
             metrics |= self.update(number, self.data(experience))
@@ -98,6 +106,20 @@ class Ppo:
         if c.kl.target is not None:
             kl_coef = adapt_coefficient(kl_coef, metrics["ppo/kl"], c.kl.target, c.kl.horizon, len(rollouts))
         return StepReport(metrics, rollouts, kl_coef)
+
+    @cached_property
+    def queue(self) -> RolloutQueue:
+        """Where the rollouts of a step come from."""
+        c = self.config
+        size = c.batch_size // c.replies_per_prompt
+        spec = BatchSpec(self.prompts, size, c.replies_per_prompt, c.sampling, "ppo", self.episodes)
+        return RolloutQueue(self.context, self.models.policy, self.reward, spec)
+
+    def importance(self, rollouts: Sequence[Rollout], logprobs: Tensor) -> Tensor | None:
+        """What tokens of an older sampler are worth to the policy, [B, T]; None if it is the policy that sampled."""
+        if not self.queue.staleness:
+            return None
+        return truncated_importance(logprobs, pad([r.logprobs for r in rollouts]), self.config.importance_cap)
 
     def predict(self, rollouts: Sequence[Rollout]) -> Predictions:
         """What policy, critic and reference say of the rollouts before the update."""
@@ -115,11 +137,12 @@ class Ppo:
 
     def data(self, experience: Experience) -> list[Example]:
         """One datum per rollout with every column that policy and critic losses need; weights are the mask."""
-        before, advantages = experience.before, experience.advantages
+        before, advantages, importance = experience.before, experience.advantages, experience.importance
+        advantages = whiten(advantages, before.mask) if self.config.whiten_advantages else advantages
         columns = {
             "weights": before.mask,
             "logprobs": before.logprobs,
-            "advantages": whiten(advantages, before.mask) if self.config.whiten_advantages else advantages,
+            "advantages": advantages if importance is None else advantages * importance,
             "values": before.values,
             "returns": experience.returns,
         }

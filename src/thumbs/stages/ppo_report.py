@@ -25,7 +25,10 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class Experience:
-    """What a step of PPO learns from; rewards, advantages and returns are as the predictions, [B, T] (score units)."""
+    """What a step of PPO learns from; rewards, advantages and returns are as the predictions, [B, T] (score units).
+
+    importance: truncated weights π/π_sampler [B, T]; None if the policy itself sampled the rollouts.
+    """
 
     rollouts: Sequence[Rollout]
     scores: Sequence[Score]
@@ -33,6 +36,7 @@ class Experience:
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
+    importance: Tensor | None
 
 
 def experience_metrics(experience: Experience) -> dict[str, float]:
@@ -43,15 +47,20 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
     sampled = [rollout.logprobs[rollout.mask > 0] for rollout in e.rollouts]
     trained = [logprobs[i, : len(r.mask)].numpy()[r.mask > 0] for i, r in enumerate(e.rollouts)]
     variance = float(masked_var(e.returns, mask))
-    return reply_metrics("ppo", e.rollouts, e.scores) | {
-        "ppo/score_std": float(scores.std()),
-        "ppo/reward": float((e.rewards * mask).sum(dim=1).mean()),
-        "ppo/kl": sequence_kl(logprobs, e.before.reference_logprobs, mask),
-        "ppo/sampler_gap": float(np.abs(np.concatenate(sampled) - np.concatenate(trained)).mean()),
-        "ppo/advantage_std": float(masked_var(e.advantages, mask)) ** 0.5,
-        "ppo/value_error": float(masked_mean((e.returns - values).abs(), mask)),
-        "ppo/explained_variance": 1.0 - float(masked_var(e.returns - values, mask)) / max(variance, 1e-8),
-    }
+    old = {} if e.importance is None else {"ppo/importance": float(masked_mean(e.importance, mask))}
+    return (
+        old
+        | reply_metrics("ppo", e.rollouts, e.scores)
+        | {
+            "ppo/score_std": float(scores.std()),
+            "ppo/reward": float((e.rewards * mask).sum(dim=1).mean()),
+            "ppo/kl": sequence_kl(logprobs, e.before.reference_logprobs, mask),
+            "ppo/sampler_gap": float(np.abs(np.concatenate(sampled) - np.concatenate(trained)).mean()),
+            "ppo/advantage_std": float(masked_var(e.advantages, mask)) ** 0.5,
+            "ppo/value_error": float(masked_mean((e.returns - values).abs(), mask)),
+            "ppo/explained_variance": 1.0 - float(masked_var(e.returns - values, mask)) / max(variance, 1e-8),
+        }
+    )
 
 
 def sequence_kl(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> float:

@@ -61,14 +61,17 @@ def run_ppo(
         sample_every=config.sample_every,
         alarms=alarms,
         is_spent=partial(why_spent, config.kl),
+        before_save=ppo.queue.save,
     )
 
     def step(number: int, state: State) -> Metrics:
+        ppo.queue.restore(state)
         report = ppo.step(number, state["kl_coef"])
         state["kl_coef"] = report.kl_coef
         return report.metrics
 
-    ended = loop.run(step, begin=lambda: {"kl_coef": config.kl.coef})
+    with ppo.queue.open():
+        ended = loop.run(step, begin=lambda: {"kl_coef": config.kl.coef})
     for handle in {models.policy, models.critic, models.reference}:
         context.engine.close(handle)
     return {"steps": ended.step, "last": ended.metrics}

@@ -39,16 +39,14 @@ def roll_out(
     each: int,
     sampling: SamplingConfig,
     *key: int | str,
-    episodes: Episodes | None = None,
 ) -> list[Rollout]:
     """`each` rollouts of the policy as it is, side by side, to every prompt; `key` names the round.
 
-    One reply each, or with `episodes` a conversation. Each rollout has a seed of its own. The sampler, a copy of the
-    weights, is gone when the update begins.
+    Each rollout has a seed of its own. The sampler, a copy of the weights, is gone when the update begins.
     """
     asked = [prompt for prompt in prompts for _ in range(each)]
     seeds = [seed_of(context.seed, *key, row) for row in range(len(asked))]
-    return answer(context, policy, asked, sampling, seeds, episodes)
+    return answer(context, policy, asked, sampling, seeds)
 
 
 def answer(

@@ -94,7 +94,10 @@ _PPO_UPDATE = (
     Metric("ppo/learning_rate", "per step", "Rate of the policy optimizer at this step."),
     Metric("ppo/epochs_done", "epochs", "Passes over the rollouts before the KL brake ended them."),
     Metric("ppo/tokens_per_s", "tokens/s", "Sampled tokens over the time of the whole step."),
-    Metric("ppo/rollout_s", "seconds", "Time for sampling."),
+    Metric("ppo/staleness", "steps", "Age of the rollouts: steps since the weights that sampled them."),
+    Metric("ppo/importance", "ratio", "Mean truncated weight π/π_sampler of the tokens of an older sampler."),
+    Metric("ppo/cut", "prompts", "Prompts left out because their replies were late (rollout.cut_after_s)."),
+    Metric("ppo/rollout_s", "seconds", "Time that the step waited for its rollouts and their scores."),
     Metric("ppo/update_s", "seconds", "Time for the epochs of policy and critic."),
 )
 
@@ -151,8 +154,10 @@ _PREFERENCE = (
     ),
     Metric("preference/length", "tokens", "Online: mean reply length, EOS included."),
     Metric("preference/truncated", "fraction", "Online: replies that the length limit cut."),
-    Metric("preference/rollout_s", "seconds", "Online: time for sampling."),
-    Metric("preference/update_s", "seconds", "Online: time for scores, reference and update."),
+    Metric("preference/staleness", "steps", "Online: age of the replies, steps since the weights that sampled them."),
+    Metric("preference/cut", "prompts", "Online: prompts left out because their replies were late."),
+    Metric("preference/rollout_s", "seconds", "Online: time that the step waited for its replies and their scores."),
+    Metric("preference/update_s", "seconds", "Online: time for reference and update."),
     Metric("preference/grad_norm", "L2 norm", "Gradient before clipping."),
     Metric("preference/learning_rate", "per step", "Rate of the optimizer at this step."),
     Metric(
@@ -167,8 +172,9 @@ _GROUP = (
     Metric("group/part/*", "score", "Mean of a part of the score before its weight, where the score is a mix."),
     Metric("group/without_signal", "fraction", "Groups of the step whose scores are all equal."),
     Metric("group/redraws", "batches", "Batches of prompts drawn in place of groups without signal."),
-    Metric("group/dropped", "groups", "Groups left over that would be older than the bound in the next step."),
-    Metric("group/staleness", "steps", "Mean age of the rollouts: steps since the weights that sampled them."),
+    Metric("group/dropped", "groups", "Groups with a signal that were drawn in place of others and not needed."),
+    Metric("group/staleness", "steps", "Age of the rollouts: steps since the weights that sampled them."),
+    Metric("group/cut", "prompts", "Prompts left out because their replies were late (rollout.cut_after_s)."),
     Metric("group/importance", "ratio", "Mean truncated weight π/π_sampler of the tokens; 1 without staleness."),
     Metric("group/length", "tokens", "Mean reply length, EOS included."),
     Metric("group/truncated", "fraction", "Replies that the length limit cut."),
@@ -182,7 +188,7 @@ _GROUP = (
     Metric("group/ratio_first", "ratio", "Mean π/π_old in the first minibatch of the first epoch; must be 1."),
     Metric("group/entropy", "nats per token", "Mean of -logprob at the sampled tokens, an estimate of the entropy."),
     Metric("group/grad_norm", "L2 norm", "Gradient before clipping, mean over the step."),
-    Metric("group/rollout_s", "seconds", "Time for sampling and scoring."),
+    Metric("group/rollout_s", "seconds", "Time that the step waited for its rollouts and their scores."),
     Metric("group/update_s", "seconds", "Time for the update."),
 )
 _REJECTION = (

@@ -32,7 +32,9 @@ from thumbs.tracking.metrics import MetricLog
 
 _SHOWN_DIFFERENCES = 5
 _LOCK = ".lock"
-_NO_PROGRESS = ("identity.json", "spent_s.json", "metrics.jsonl", "samples.jsonl", "at-kl", "reference.json")
+_NO_PROGRESS = (
+    "identity.json", "spent_s.json", "metrics.jsonl", "samples.jsonl", "stragglers.jsonl", "at-kl", "reference.json",
+)  # fmt: skip
 """What a stage leaves before its first checkpoint, and writes again when it begins anew."""
 
 
@@ -51,6 +53,11 @@ class StageFolder:
     def samples(self) -> StepLog:
         """The replies kept over time, samples.jsonl."""
         return StepLog(self.path / "samples.jsonl")
+
+    @cached_property
+    def stragglers(self) -> StepLog:
+        """The prompts that were cut because their replies were late, stragglers.jsonl."""
+        return StepLog(self.path / "stragglers.jsonl")
 
     def is_done(self) -> bool:
         """Whether the stage ran to its end."""

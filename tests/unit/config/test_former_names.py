@@ -24,7 +24,7 @@ OLD: dict[str, Any] = {
     "reward": {"epochs": 3},
     "preference": {"method": "online_dpo", "online": {"prompts": PROMPTS, "rewards": RULE}},
     "ppo": {"prompts": PROMPTS, "rewards": RULE},
-    "group": {"prompts": PROMPTS, "rewards": RULE},
+    "group": {"prompts": PROMPTS, "rewards": RULE, "staleness": 2},
     "rejection": {"prompts": PROMPTS, "rewards": RULE},
 }
 PARTS = [{"verifier": "exact"}, {"model": "reward_model", "weight": 0.5}]
@@ -36,6 +36,7 @@ NEW: dict[str, Any] = {
     "ppo": {"prompts": PROMPTS, "reward": PARTS},
     "group": {"prompts": PROMPTS, "reward": PARTS},
     "rejection": {"prompts": PROMPTS, "reward": PARTS},
+    "rollout": {"staleness": 2},
 }
 
 

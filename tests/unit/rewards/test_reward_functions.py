@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -303,3 +304,31 @@ def test_coroutines_and_classes_are_refused_before_they_are_called():
 def test_a_file_in_place_of_a_module_gets_the_right_name(name: str, right: str):
     with pytest.raises(ConfigError, match=right):
         load_callable(name)
+
+
+def test_calls_run_at_the_same_time_where_that_is_asked_and_stay_in_order():
+    """Each call waits until all four have begun, which none would see one after the other."""
+    together = threading.Barrier(4, timeout=30)
+
+    def waiting(reply: Rollout) -> float:
+        together.wait()
+        return float(reply.prompt_id)
+
+    rollouts = [replace(rollout(), prompt_id=str(i)) for i in range(8)]
+    scores = CallableReward(waiting, concurrency=4).score(rollouts)
+    assert [score.value for score in scores] == [float(i) for i in range(8)]
+
+
+def test_an_error_of_one_of_many_calls_names_its_reply():
+    def failing(reply: Rollout) -> float:
+        return 1 / (int(reply.prompt_id) - 5)
+
+    rollouts = [replace(rollout(), prompt_id=str(i)) for i in range(8)]
+    with pytest.raises(RewardError, match=r"(?s)prompt.* 5.*ZeroDivisionError|5.*ZeroDivisionError"):
+        CallableReward(failing, concurrency=3).score(rollouts)
+
+
+def test_a_function_of_batches_is_called_once_whatever_the_concurrency():
+    with pytest.raises(ConfigError, match="takes a whole batch in one call"):
+        CallableReward(lambda prompts, completions, **rest: [0.0], concurrency=2)
+    assert "`concurrency` belongs to a function" in (RewardPart(verifier="exact", concurrency=2).misfit() or "")

@@ -373,9 +373,9 @@ def rollout(text: str) -> Rollout:
 
 def test_online_pairs_are_the_best_and_the_worst_and_equal_scores_a_tie():
     rollouts = [rollout(text) for text in ("a", "bb", "ccc")]
-    found = best_and_worst(prompt("q"), rollouts, np.array([0.5, 2.0, -1.0]))
+    found = best_and_worst(rollouts, np.array([0.5, 2.0, -1.0]))
     assert ([a.length for a in found.sides], found.preferred) == ([2, 3], 1.0)
-    assert best_and_worst(prompt("q"), rollouts, np.array([1.0, 1.0, 1.0])).preferred == 0.5
+    assert best_and_worst(rollouts, np.array([1.0, 1.0, 1.0])).preferred == 0.5
 
 
 @pytest.mark.parametrize("method", ["bco", "mpo"])

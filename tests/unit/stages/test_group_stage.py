@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import oracles.groups
 from byte_world import byte_context, prompt
 from thumbs.config.base import build_config
+from thumbs.config.engine import RolloutConfig
 from thumbs.config.group import GroupConfig
 from thumbs.config.group_methods import GROUP_METHODS
 from thumbs.config.losses import CROSS_ENTROPY, TokenLoss
@@ -26,7 +27,8 @@ from thumbs.rewards.base import CallableReward
 from thumbs.rewards.shaping import overlong_penalties
 from thumbs.stages import group as spine
 from thumbs.stages.group import Group, GroupReport, run_group
-from thumbs.stages.group_supply import Pending, ScoredGroup, pending_as_json, pending_from_json, supply
+from thumbs.stages.group_supply import with_signal
+from thumbs.stages.rollout_queue import ScoredBatch, batch_as_json, batch_from_json
 from thumbs.tracking.files import read_json, write_json
 
 PROMPTS = [prompt(word) for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
@@ -67,11 +69,11 @@ class Recording:
         return self.engine.forward_backward(handle, data, losses)
 
 
-def a_group(folder: Path, settings: GroupConfig) -> tuple[Group, Recording]:
+def a_group(folder: Path, settings: GroupConfig, staleness: int = 0) -> tuple[Group, Recording]:
     """A group on an untrained model whose reference is a different one, so that the KL is not zero."""
     context = byte_context(folder)
     recording = Recording(context.engine)
-    context = replace(context, engine=recording)
+    context = replace(context, engine=recording, rollout=RolloutConfig(staleness=staleness))
     policy = context.engine.create(ModelSpec("policy", context.model))
     reference = context.engine.create(ModelSpec("reference", context.model))
     text = [Example.next_token(np.arange(97, 117), weights=np.full(19, 1 / 19))]
@@ -157,11 +159,10 @@ def test_micro_batches_change_no_gradient(tmp_path: Path, method: str, monkeypat
 
 def test_an_older_sampler_is_corrected_for(tmp_path: Path):
     """The ratio's old logprobs are the policy's, and advantages are multiplied by min(π / π_sampler, cap)."""
-    settings = config(method="dr_grpo", staleness=1, importance_cap=1.01)
-    group, recording = a_group(tmp_path, settings)
-    pending = group.step(0).pending
+    group, recording = a_group(tmp_path, config(method="dr_grpo", importance_cap=1.01), staleness=1)
+    group.step(0)
     policy = group.context.engine.create(ModelSpec("same", group.context.model, start=group.policy))
-    report = group.step(1, pending)
+    report = group.step(1)
     data, _ = recording.seen[1]
     forward = [Example.next_token(r.tokens, weights=r.mask) for r in report.rollouts]
     now, capped = group.context.engine.forward(policy, forward), 0
@@ -183,8 +184,9 @@ def test_an_older_sampler_is_corrected_for(tmp_path: Path):
     assert report.rollouts[0].policy_version == 0
 
 
-def a_scored_group(step: int, *scores: float) -> ScoredGroup:
+def a_batch(step: int, *groups: Sequence[float]) -> ScoredBatch:
     tokens = np.array([1, 2, 3])
+    scores = [score for group in groups for score in group]
     rollouts = tuple(
         Rollout(
             f"p{step}", tokens, 1, np.ones(2, np.float32), np.array([-0.1, -1 / 3], np.float32), "stop", step, "t",
@@ -192,86 +194,69 @@ def a_scored_group(step: int, *scores: float) -> ScoredGroup:
         )
         for _ in scores
     )  # fmt: skip
-    return ScoredGroup(step, rollouts, tuple(Score(s, {"part": s / 3}, (s / 7, s), counts=s > 1e-9) for s in scores))
-
-
-def drawing(step: int, *batches: Sequence[Sequence[float]]):
-    """A draw whose batch k is batches[k % len]."""
-    return lambda k: [a_scored_group(step, *scores) for scores in batches[k % len(batches)]]
+    return ScoredBatch(step, rollouts, tuple(Score(s, {"part": s / 3}, (s / 7, s), counts=s > 1e-9) for s in scores))
 
 
 GOOD, FLAT = (1.0, 0.0), (0.5, 0.5)
 
 
-def test_a_step_takes_what_was_drawn_as_many_steps_ago_as_it_may():
-    settings, pending = config(staleness=2, batch_size=4, minibatch_size=4, group_size=2), Pending(0)
-    ages = []
-    for number in range(6):
-        found = supply(drawing(number, [GOOD, GOOD]), pending, number, settings)
-        pending, ages = found.pending, [*ages, [number - group.step for group in found.groups]]
-        assert found.dropped == 0
-    assert ages == [[0, 0], [1, 1], [2, 2], [2, 2], [2, 2], [2, 2]]
+def values(batch: ScoredBatch) -> list[float]:
+    return [score.value for score in batch.scores]
 
 
-def test_groups_left_over_are_used_while_they_are_young_and_then_dropped():
-    settings = config(method="dapo", dynamic_sampling=3, batch_size=4, minibatch_size=4, group_size=2)
-    batches = [GOOD, FLAT], [GOOD, GOOD]
-    found = supply(drawing(0, *batches), Pending(0), 0, settings)
-    assert (found.redraws, found.dropped, len(found.groups), found.pending.groups) == (1, 1, 2, ())
-    older = settings.model_copy(update={"staleness": 1})
-    first = supply(drawing(0, *batches), Pending(0), 0, older)
-    assert (len(first.groups), len(first.pending.groups), first.redraws, first.dropped) == (2, 4, 2, 0)
-    second = supply(drawing(1, *batches), first.pending, 1, older)
-    assert [group.step for group in second.groups] == [0, 0]
-    assert second.dropped == 2  # two of the first step would be two steps old in the next
-    assert {group.step for group in second.pending.groups} == {1}
+def test_groups_without_signal_are_replaced_and_what_is_not_needed_is_dropped():
+    asked = []
+
+    def redraw(number: int) -> ScoredBatch:
+        asked.append(number)
+        return a_batch(7, GOOD, GOOD)
+
+    found = with_signal(a_batch(7, GOOD, FLAT), redraw, size=2, more=3)
+    assert (found.redraws, found.dropped, values(found), asked) == (1, 1, [*GOOD, *GOOD], [0])
+    assert with_signal(a_batch(7, GOOD, GOOD), redraw, size=2, more=3).redraws == 0
 
 
 def test_groups_without_signal_stay_where_nothing_better_comes():
-    settings = config(method="dapo", dynamic_sampling=2, batch_size=4, minibatch_size=4, group_size=2)
-    found = supply(drawing(0, [FLAT, FLAT]), Pending(0), 0, settings)
-    assert (found.redraws, len(found.groups)) == (2, 2)
+    found = with_signal(a_batch(0, FLAT, FLAT), lambda n: a_batch(0, FLAT, GOOD if n else FLAT), size=2, more=2)
+    assert (found.redraws, found.dropped, values(found)) == (2, 0, [*GOOD, *FLAT])
 
 
-def test_groups_that_wait_survive_the_disk_bit_for_bit(tmp_path: Path):
-    before = Pending(3, (a_scored_group(1, 0.1, 2 / 3), a_scored_group(2, 1e-30)))
-    write_json(tmp_path / "p.json", pending_as_json(before))
-    after = pending_from_json(read_json(tmp_path / "p.json"))
-    assert after.draws == 3
-    for a, b in zip(before.groups, after.groups, strict=True):
-        assert (a.step, a.scores) == (b.step, b.scores)
-        for r, s in zip(a.rollouts, b.rollouts, strict=True):
-            for name, value in r.__dict__.items():
-                other = getattr(s, name)
-                if isinstance(value, np.ndarray):
-                    assert value.dtype == other.dtype
-                    assert np.array_equal(value, other)
-                else:
-                    assert value == other
+def test_batches_that_wait_survive_the_disk_bit_for_bit(tmp_path: Path):
+    before = replace(a_batch(1, (0.1, 2 / 3), (1e-30,)), cut=2)
+    write_json(tmp_path / "p.json", batch_as_json(before))
+    after = batch_from_json(read_json(tmp_path / "p.json"))
+    assert (before.step, before.scores, before.cut) == (after.step, after.scores, after.cut)
+    for r, s in zip(before.rollouts, after.rollouts, strict=True):
+        for name, value in r.__dict__.items():
+            other = getattr(s, name)
+            if isinstance(value, np.ndarray):
+                assert value.dtype == other.dtype
+                assert np.array_equal(value, other)
+            else:
+                assert value == other
 
 
 class KilledError(Exception):
     """The run was killed."""
 
 
-@pytest.mark.parametrize("settings", [{"method": "grpo"}, {"method": "dapo", "staleness": 1, "kl": "none"}])
+@pytest.mark.parametrize(("settings", "staleness"), [({"method": "grpo"}, 0), ({"method": "dapo", "kl": "none"}, 1)])
 def test_a_run_that_was_stopped_ends_with_the_same_weights(
-    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, settings: dict[str, Any], staleness: int, monkeypatch: pytest.MonkeyPatch
 ):
     c = config(steps=5, **settings)
 
     def train(name: str) -> dict[str, Any]:
-        return run_group(
-            byte_context(tmp_path / name), c, CallableReward(odd), None, PROMPTS, fixed_prompts=PROMPTS[:2]
-        )
+        context = replace(byte_context(tmp_path / name), rollout=RolloutConfig(staleness=staleness))
+        return run_group(context, c, CallableReward(odd), None, PROMPTS, fixed_prompts=PROMPTS[:2])
 
     whole = train("whole")
     step = Group.step
 
-    def stopping(self: Group, number: int, pending: Pending | None = None) -> GroupReport:
+    def stopping(self: Group, number: int) -> GroupReport:
         if number == 3:
             raise KilledError
-        return step(self, number, pending)
+        return step(self, number)
 
     monkeypatch.setattr(spine.Group, "step", stopping)
     with pytest.raises(KilledError):
