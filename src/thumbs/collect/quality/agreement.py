@@ -144,45 +144,25 @@ def _read(opinions: Opinions, value: np.ndarray, categories: np.ndarray, resampl
     if not len(counts):
         return None
     # Not krippendorff, which reads all opinions for each α: of a million judgements 500 resamples would take hours.
-    # Here they are read once, into a few hundred kinds of items; that library is the oracle of a single α.
-    rows, times = _kinds(counts, item, np.random.default_rng(seed))
-    items, rng = int(times.sum()), np.random.default_rng([seed, 1])
+    # Here they are read once, into sums of items; that library is the oracle of a single α.
+    rows, times = np.unique(_of_items(counts, item), axis=0, return_counts=True)
+    items, rng = int(times.sum()), np.random.default_rng(seed)
+    # Items with the same sums are of one kind: to resample items is to draw how many come of each kind.
     draws = np.stack([rng.multinomial(items, times / items) @ rows for _ in range(resamples)])
     whole = times @ rows
     return _Read(items, int(counts.sum()), Sums.read(whole, len(categories)), Sums.read(draws, len(categories)))
 
 
-def _kinds(counts: np.ndarray, item: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Flat sums [P, C² + C + 2] of each kind of item, and how many items are of that kind [P].
-
-    Few kinds make up most items, and to resample items is to draw how many come of each kind. Kinds are told apart by
-    sums of random 64-bit numbers: two of a million fall together with a probability under 1e-7.
-    """
-    # A row of counts becomes one number (mod 2^64), because np.unique of numbers sorts far faster than of rows.
-    _, first, pattern = np.unique(
-        counts.astype(np.uint64) @ _random(rng, counts.shape[1]), return_index=True, return_inverse=True
-    )
-    patterns = counts[first]
-    m = patterns.sum(1, keepdims=True)
-    pairs = coincidences(patterns)
-    agreed = np.einsum("qcc->q", pairs)[:, None] / m
-    flat = np.concatenate([pairs.reshape(len(pairs), -1), patterns / m, agreed, np.ones_like(agreed)], axis=1)
-    _, dense = np.unique(item, return_inverse=True)
-    # The sum over an item's units does not depend on their order, so items with the same units have the same signature.
-    signature = np.zeros(dense.max() + 1, dtype=np.uint64)
-    np.add.at(signature, dense, _random(rng, len(patterns))[pattern])
-    _, example, times = np.unique(signature, return_index=True, return_counts=True)
-    # Only one example item per kind is summed: all others of the kind have the same sums.
-    place = np.full(len(signature), -1)
-    place[example] = np.arange(len(example))
-    chosen = place[dense] >= 0
-    rows = np.zeros((len(example), flat.shape[1]))
-    np.add.at(rows, place[dense[chosen]], flat[pattern[chosen]])
-    return rows, times
-
-
-def _random(rng: np.random.Generator, n: int) -> np.ndarray:
-    return rng.integers(0, 2**64, n, dtype=np.uint64)
+def _of_items(counts: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Flat sums [I, C² + C + 2] over the units of each item."""
+    m = counts.sum(1, keepdims=True)
+    pairs = coincidences(counts)
+    agreed = np.einsum("ucc->u", pairs)[:, None] / m
+    flat = np.concatenate([pairs.reshape(len(pairs), -1), counts / m, agreed, np.ones_like(agreed)], axis=1)
+    _, place = np.unique(item, return_inverse=True)
+    rows = np.zeros((place.max() + 1, flat.shape[1]))
+    np.add.at(rows, place, flat)
+    return rows
 
 
 def _alpha(pairs: np.ndarray, n: np.ndarray, distance: np.ndarray) -> np.ndarray:
