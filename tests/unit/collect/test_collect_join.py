@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
 from collect_visitor import Visitor, team_app
@@ -16,7 +17,7 @@ from collect_world import first_is_better, pair, person, project_of_pairs
 from thumbs.collect.records import Answer, Task
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.join import completion_link
-from thumbs.collect.web.requests import answer, caller_of, threaded
+from thumbs.collect.web.requests import answer, caller_of
 from thumbs.collect.web.site import site_of
 
 PROLIFIC = {"PROLIFIC_PID": "5f3a", "STUDY_ID": "study1", "SESSION_ID": "s1"}
@@ -33,7 +34,7 @@ async def _link(request: Any) -> Any:
     """What the page of no more tasks is given."""
     project = site_of(request).store.projects.find("work")
     reason = request.query_params["reason"]
-    return answer({"link": await threaded(completion_link, request, project, caller_of(request), reason)})
+    return answer({"link": await run_in_threadpool(completion_link, request, project, caller_of(request), reason)})
 
 
 def site(store: CollectStore, pairs: int = 4, **settings: Any) -> Starlette:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -16,9 +18,10 @@ from thumbs.collect.errors import CollectError, Conflict
 from thumbs.collect.projects import read_settings
 from thumbs.collect.records import Effort, NoTask, Project, Task
 from thumbs.collect.web.join import completion_link
+from thumbs.collect.web.login import enter
 from thumbs.collect.web.render import fragment, language_of, page, static
-from thumbs.collect.web.requests import ANNOTATE, answer, problem, redirect
-from thumbs.collect.web.site import root_of
+from thumbs.collect.web.requests import ANNOTATE, answer, caller_of, problem, redirect
+from thumbs.collect.web.site import root_of, site_of
 from thumbs.collect.web.visits import Visit, person
 from thumbs.collect.web.words import script_words
 
@@ -60,7 +63,7 @@ def routes() -> list[Route]:
     """The first page, the annotator's page, and their API."""
     own, project = "/api/assignments/{id}", "/api/projects/{slug}"
     return [
-        person("/", home, roles=()),
+        Route("/", front, methods=["GET"]),
         person("/p/{slug}", annotate),
         person("/api/session", session),
         person(f"{project}/claim", claim, "POST"),
@@ -76,6 +79,14 @@ def routes() -> list[Route]:
         person(f"{own}/release", release, "POST"),
         person(f"{own}/heartbeat", heartbeat, "POST"),
     ]
+
+
+async def front(request: Request) -> Response:
+    """The caller's projects; at this machine, also the way in."""
+    token = request.query_params.get("token")
+    if token is not None and site_of(request).local:
+        return await enter(request, token)
+    return await run_in_threadpool(home, Visit(request, caller_of(request)))
 
 
 def home(visit: Visit) -> Response:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -19,12 +20,11 @@ from thumbs.collect.overview import progress
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import SCHEMA
-from thumbs.collect.web.requests import answer, problem, threaded
+from thumbs.collect.web.requests import answer, check_kind, problem
 from thumbs.collect.web.site import root_of, site_of
 from thumbs.collect.web.visits import Visit, script, token_of
 from thumbs.config.base import build_config
 
-_NDJSON = ("application/x-ndjson", "application/jsonl")
 _MOST_REJECTED = 1000
 
 
@@ -47,10 +47,8 @@ def routes() -> list[Route]:
 async def add_items(request: Request) -> Response:
     """Adds the items of JSON lines (see `read_items`); the same ones again change nothing."""
     caller = token_of(request, "ingest")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in _NDJSON:
-        raise HTTPException(415, f"the content type must be {_NDJSON[0]}, got {kind or 'none'}"[:200])
-    return answer(await threaded(_add, Visit(request, caller), await request.body()))
+    check_kind(request, "application/x-ndjson", "application/jsonl")
+    return answer(await run_in_threadpool(_add, Visit(request, caller), await request.body()))
 
 
 def stats(visit: Visit) -> dict[str, Any]:
@@ -113,7 +111,7 @@ def export_file(store: CollectStore, kept: Kept) -> Response:
 
 async def health(request: Request) -> Response:
     """200 where the database takes writes and its tables are this version's, else 503."""
-    version = await threaded(_version, site_of(request).store)
+    version = await run_in_threadpool(_version, site_of(request).store)
     if version != SCHEMA.version:
         detail = f"the database's tables have version {version}, this server expects {SCHEMA.version}; restart it"
         return problem(503, "Service Unavailable", detail)

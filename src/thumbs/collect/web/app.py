@@ -15,6 +15,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import current_default_thread_limiter
 from sqlalchemy.exc import DataError, OperationalError
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -34,7 +35,7 @@ from thumbs.collect.web import admin, annotate, api, join, login, results
 from thumbs.collect.web.admin_export import Jobs
 from thumbs.collect.web.limits import Limits
 from thumbs.collect.web.render import language_of, page
-from thumbs.collect.web.requests import problem, redirect, threaded
+from thumbs.collect.web.requests import problem, redirect
 from thumbs.collect.web.sessions import Sessions
 from thumbs.collect.web.site import Site, site_of
 from thumbs.collect.web.words import words
@@ -77,7 +78,6 @@ def create_app(site: Site) -> Starlette:
             Middleware(TrustedHostMiddleware, allowed_hosts=list(site.hosts), www_redirect=False),
             Middleware(SameOrigin, refusal=_refused_path, names=site.names, secure=site.secure),
             Middleware(Sessions),
-            Middleware(login.Entry),
             Middleware(BodyLimit, most=_most_bytes),
         ],
         exception_handlers={**handlers, Exception: _fail},
@@ -105,7 +105,8 @@ def _most_bytes(path: str) -> int:
 @contextlib.asynccontextmanager
 async def _life(app: Starlette) -> AsyncIterator[None]:
     """Frees the tasks of people who left, while the server lives."""
-    # The database takes them one after the other: more would only fight over the interpreter.
+    # The database takes them one after the other: more would only fight over the interpreter. What waits for a model
+    # has threads of its own: run_sync with app.state.writers.
     current_default_thread_limiter().total_tokens = _THREADS
     sweeper = asyncio.create_task(_sweep(app.state.site))
     try:
@@ -117,7 +118,7 @@ async def _life(app: Starlette) -> AsyncIterator[None]:
 async def _sweep(site: Site) -> None:
     while True:
         try:
-            await threaded(site.store.work.expire)
+            await run_in_threadpool(site.store.work.expire)
         except OperationalError as error:
             log.warning("the database does not answer: %s", error)
         await asyncio.sleep(_SWEEP_S)

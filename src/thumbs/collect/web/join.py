@@ -7,6 +7,7 @@ https://docs.aws.amazon.com/AWSMechTurk (ExternalQuestion).
 
 from __future__ import annotations
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -20,7 +21,7 @@ from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.login import begin_session
 from thumbs.collect.web.render import page
-from thumbs.collect.web.requests import Caller, address_of, threaded
+from thumbs.collect.web.requests import Caller, address_of
 from thumbs.collect.web.sessions import cookie_name, set_cookie
 from thumbs.collect.web.site import site_of
 from thumbs.web.signing import Signer
@@ -48,13 +49,13 @@ async def join_prolific(request: Request) -> Response:
     """Lets a participant in; Prolific fills PROLIFIC_PID, STUDY_ID and SESSION_ID in."""
     request.app.state.limits.door.take(address_of(request))
     site = site_of(request)
-    project = await threaded(site.store.projects.find, request.path_params["slug"])
+    project = await run_in_threadpool(site.store.projects.find, request.path_params["slug"])
     if read_settings(project).prolific_code is None:
         raise HTTPException(404, "this project takes no participants of Prolific")
     ids = _ids(request, "PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
     _check_free(request)
-    await threaded(_check_newcomer, request, "prolific", ids["PROLIFIC_PID"])
-    account = await threaded(_enrolled, site.store, project, "prolific", ids["PROLIFIC_PID"], ids["STUDY_ID"])
+    await run_in_threadpool(_check_newcomer, request, "prolific", ids["PROLIFIC_PID"])
+    account = await run_in_threadpool(_enrolled, site.store, project, "prolific", ids["PROLIFIC_PID"], ids["STUDY_ID"])
     return await begin_session(request, account, f"/p/{project.slug}")
 
 
@@ -62,12 +63,12 @@ async def join_mturk(request: Request) -> Response:
     """Lets a worker in, within Mechanical Turk's page; a preview shows what the work is and claims nothing."""
     request.app.state.limits.door.take(address_of(request))
     site = site_of(request)
-    project = await threaded(site.store.projects.find, request.path_params["slug"])
+    project = await run_in_threadpool(site.store.projects.find, request.path_params["slug"])
     if not read_settings(project).mturk:
         raise HTTPException(404, "this project takes no workers of Mechanical Turk")
     request.state.embedded = True
     if request.query_params.get("assignmentId") == PREVIEW:
-        guidelines = await threaded(site.store.projects.guidelines, project.id)
+        guidelines = await run_in_threadpool(site.store.projects.guidelines, project.id)
         body = guidelines.body if project.state == "open" else ""
         return page(request, "join_preview.html", project=project, guidelines=body)
     ids = _ids(request, "assignmentId", "hitId", "workerId")
@@ -75,8 +76,8 @@ async def join_mturk(request: Request) -> Response:
     if back not in MTURK:
         raise HTTPException(400, f"turkSubmitTo must be {' or '.join(MTURK)}")
     _check_free(request)
-    await threaded(_check_newcomer, request, "mturk", ids["workerId"])
-    account = await threaded(_enrolled, site.store, project, "mturk", ids["workerId"], ids["hitId"])
+    await run_in_threadpool(_check_newcomer, request, "mturk", ids["workerId"])
+    account = await run_in_threadpool(_enrolled, site.store, project, "mturk", ids["workerId"], ids["hitId"])
     response = await begin_session(request, account, f"/p/{project.slug}", embedded=True)
     claims = {"back": back, "assignment": ids["assignmentId"]}
     set_cookie(response, request, "hit", Signer(site.key).sign(_HIT, claims))

@@ -5,20 +5,19 @@ from __future__ import annotations
 import getpass
 from hmac import compare_digest
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thumbs.collect.errors import CollectError
 from thumbs.collect.passwords import SHORTEST
 from thumbs.collect.records import Account
 from thumbs.collect.web.render import page
-from thumbs.collect.web.requests import address_of, caller_of, form_body, redirect, threaded
+from thumbs.collect.web.requests import address_of, caller_of, form_body, redirect
 from thumbs.collect.web.sessions import begin_visit, delete_cookies, set_cookie
 from thumbs.collect.web.site import site_of
-from thumbs.web.proxies import route_path
 
 
 def routes() -> list[Route]:
@@ -47,7 +46,7 @@ async def log_in(request: Request) -> Response:
     form = await form_body(request, "handle", "password", "next")
     handle, password, after = (_text(form.get(name)) for name in ("handle", "password", "next"))
     limits.handle.take(handle.strip().lower()[:100])
-    account = None if site.local else await threaded(site.store.people.authenticate, handle, password)
+    account = None if site.local else await run_in_threadpool(site.store.people.authenticate, handle, password)
     if account is None:
         return _visited(request, "login.html", 401, next=local_path(after), handle=handle[:100], failed=True)
     return await begin_session(request, account, local_path(after))
@@ -57,7 +56,7 @@ async def log_out(request: Request) -> Response:
     """Ends the session, here and in the database."""
     caller_of(request)
     await form_body(request)
-    await threaded(site_of(request).store.people.log_out, request.state.secret)
+    await run_in_threadpool(site_of(request).store.people.log_out, request.state.secret)
     response = redirect(request, "/login")
     delete_cookies(response, request)
     return response
@@ -77,7 +76,7 @@ async def accept_invitation(request: Request) -> Response:
     try:
         if password != again:
             raise CollectError("the two passwords differ; type the same one twice")
-        account = await threaded(site_of(request).store.people.accept, request.path_params["secret"], password)
+        account = await run_in_threadpool(site_of(request).store.people.accept, request.path_params["secret"], password)
     except CollectError as error:
         return _visited(request, "invite.html", 422, handle=account.handle, shortest=SHORTEST, fault=str(error))
     return await begin_session(request, account, "/")
@@ -87,8 +86,8 @@ async def begin_session(request: Request, account: Account, after: str, *, embed
     """Sends the browser to `after` with a session of its own; one that it had before ends."""
     site = site_of(request)
     if request.state.secret:
-        await threaded(site.store.people.log_out, request.state.secret)
-    secret = await threaded(site.store.people.log_in, account.id)
+        await run_in_threadpool(site.store.people.log_out, request.state.secret)
+    secret = await run_in_threadpool(site.store.people.log_in, account.id)
     response = redirect(request, after)
     set_cookie(response, request, "embedded" if embedded else "login", secret)
     return response
@@ -100,24 +99,10 @@ def local_path(target: str) -> str:
     return target if plain and "\\" not in target and len(target) <= 500 else "/"
 
 
-class Entry:
-    """Middleware: exchanges the token in the URL of a local site for a session, so that it leaves the address bar."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on all but `GET /?token=…&next=…` of a local site; raises HTTPException 401 for a wrong one."""
-        if scope["type"] == "http" and route_path(scope) == "/" and scope["method"] == "GET":
-            request = Request(scope)
-            site, token = site_of(request), request.query_params.get("token")
-            if site.local and token is not None:
-                await (await _enter(request, token))(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-async def _enter(request: Request, token: str) -> Response:
+async def enter(request: Request, token: str) -> Response:
+    """Exchanges the token in the URL of a local site for a session, so that it leaves the address bar; raises
+    HTTPException 401 for a wrong one.
+    """
     site = site_of(request)
     after = local_path(request.query_params.get("next", ""))
     if request.state.caller is not None:
@@ -125,13 +110,13 @@ async def _enter(request: Request, token: str) -> Response:
     request.app.state.limits.door.take(address_of(request))
     if not site.token or not compare_digest(site.token.encode(), token.encode("utf-8", "replace")):
         raise HTTPException(401, "open the address that `thumbs collect` printed in the terminal")
-    account = await threaded(site.store.people.at_home, getpass.getuser())
+    account = await run_in_threadpool(site.store.people.at_home, getpass.getuser())
     return await begin_session(request, account, after)
 
 
 async def _invited(request: Request) -> Account:
     request.app.state.limits.door.take(address_of(request))
-    account = await threaded(site_of(request).store.people.invited, request.path_params["secret"])
+    account = await run_in_threadpool(site_of(request).store.people.invited, request.path_params["secret"])
     if account is None:
         raise HTTPException(404, "this invitation was used already or replaced; ask for a new one")
     return account

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,9 +19,6 @@ from thumbs.collect.web.site import root_of
 ANNOTATE: tuple[Role, ...] = ("owner", "admin", "reviewer", "annotator")
 READ: tuple[Role, ...] = ("owner", "admin", "reviewer", "viewer")
 CHANGE: tuple[Role, ...] = ("owner", "admin")
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -50,13 +46,18 @@ def caller_of(request: Request, *roles: Role) -> Caller:
     return caller
 
 
+def check_kind(request: Request, *kinds: str) -> None:
+    """Raises HTTPException 415 for a body of another content type."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in kinds:
+        raise HTTPException(415, f"the content type must be {' or '.join(kinds)}, got {kind or 'none'}"[:200])
+
+
 async def json_body(request: Request, *known: str) -> dict[str, Any]:
     """The JSON object that came, without what is null; raises HTTPException 415, 400 for a key that is not `known`
     among others, and 403 without the session's X-CSRF-Token.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise HTTPException(415, f"the content type must be application/json, got {kind or 'none'}"[:200])
+    check_kind(request, "application/json")
     caller: Caller | None = request.state.caller
     if caller is None or caller.scope == "page":
         _check_csrf(request, request.headers.get("x-csrf-token", ""))
@@ -74,9 +75,7 @@ async def form_body(request: Request, *known: str) -> FormData:
     """The form that came; raises HTTPException 415, 400 for a field that is not `known` among others, and 403 without
     the hidden field `csrf`.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in ("application/x-www-form-urlencoded", "multipart/form-data"):
-        raise HTTPException(415, f"the content type must be that of a form, got {kind or 'none'}"[:200])
+    check_kind(request, "application/x-www-form-urlencoded", "multipart/form-data")
     form = await request.form(max_files=1, max_fields=200, max_part_size=1 << 20)
     given = form.get("csrf")
     _check_csrf(request, given if isinstance(given, str) else "")
@@ -85,14 +84,6 @@ async def form_body(request: Request, *known: str) -> FormData:
             raise HTTPException(400, f"the field {name!r} holds a character that cannot be kept"[:200])
     _check_known(form.keys(), ("csrf", *known))
     return form
-
-
-async def threaded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What `function` returns, run outside of the event loop: the store's calls wait for the database.
-
-    There are few threads for it. What waits for a model has threads of its own: run_sync with app.state.writers.
-    """
-    return await run_in_threadpool(function, *args, **kwargs)
 
 
 def answer(value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> JSONResponse:

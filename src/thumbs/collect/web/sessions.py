@@ -7,13 +7,14 @@ import hmac
 import secrets
 from typing import Literal, cast
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thumbs.collect.people import LOGIN_DAYS
-from thumbs.collect.web.requests import Caller, address_of, threaded
+from thumbs.collect.web.requests import Caller, address_of
 from thumbs.collect.web.site import Site, root_of, site_of
 
 Kind = Literal["login", "embedded", "visit", "hit"]
@@ -96,7 +97,7 @@ class Sessions:
         await self._app(scope, receive, send)
 
     async def _by_token(self, site: Site, token: str) -> Caller:
-        found = await threaded(site.store.people.token, token) if 0 < len(token) <= _MOST_SECRET else None
+        found = await run_in_threadpool(site.store.people.token, token) if 0 < len(token) <= _MOST_SECRET else None
         if found is None:
             raise HTTPException(401, "this API token is unknown or revoked", {"WWW-Authenticate": "Bearer"})
         return Caller(found[0], "", cast("Literal['ingest', 'export', 'admin']", found[1]))
@@ -105,7 +106,7 @@ class Sessions:
         state = request.state
         for kind in ("login", "embedded"):
             secret = _cookie(request, kind)
-            account = await threaded(site.store.people.who, secret) if secret else None
+            account = await run_in_threadpool(site.store.people.who, secret) if secret else None
             if account is not None:
                 state.secret, state.embedded, state.csrf = secret, kind == "embedded", csrf_token(secret)
                 state.caller = Caller(account, state.csrf, "page")
