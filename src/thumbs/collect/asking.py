@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from thumbs.collect.items import Wanted
 from thumbs.collect.records import ItemRecord, NewItem, Project, Vote
 from thumbs.collect.store import CollectStore
 from thumbs.config.labels import PeopleConfig
@@ -86,9 +87,7 @@ class Asking:
         """What was said of the candidates, in their order; pairs that everybody passed over are left out."""
         from thumbs.stages.people import Labels
 
-        votes: dict[int, list[Vote]] = {}
-        for vote in self._votes():
-            votes.setdefault(vote.item, []).append(vote)
+        votes = self.store.votes.by_item(list(self.pairs))
         said = {i: vs for i, vs in votes.items() if any(vote.answer.verdict != "skip" for vote in vs)}
         handles = {v.account: self.store.people.get(v.account).handle for vs in said.values() for v in vs}
         pairs = {i: pair for i, pair in self.pairs.items() if i in said}
@@ -113,7 +112,7 @@ class Asking:
         return {record.id: record for record in self._items() if record.id in self.pairs}
 
     def _items(self, state: str | None = None) -> Iterator[ItemRecord]:
-        return self.store.items.all(self.project.id, state=state, role="work")
+        return self.store.items.all(self.project.id, Wanted(state, "work"))
 
     def _promising(self) -> int:
         """Pairs that are judged or may be: nobody is asked again about one whose judgements do not count."""

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from typing import Any, cast
 
-from sqlalchemy import Connection, Table, func, insert, select, update
+from sqlalchemy import Connection, Select, Table, func, insert, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from thumbs.collect.audit import Audit
 from thumbs.collect.errors import NotFound
 from thumbs.collect.projects import read_question, read_settings
 from thumbs.collect.question import Question
-from thumbs.collect.records import Added, ItemRecord, NewItem, Project, Texts
+from thumbs.collect.records import ITEM_ROLES, STATES, Added, ItemRecord, NewItem, Project, Texts
 from thumbs.collect.settings import ProjectSettings
-from thumbs.collect.tables import GENERATORS, ITEMS, PROJECTS, PROMPTS, QUESTIONS, RESPONSES, SLOTS
+from thumbs.collect.tables import GENERATORS, ITEMS, MEMBERS, PROJECTS, PROMPTS, QUESTIONS, RESPONSES, SLOTS
 from thumbs.data.sources import canonical_json
 from thumbs.records import Generator, Message, Reply
 from thumbs.storage import Database, inserted_id
 
 MOST_CHARACTERS = 1_000_000
 """The most characters of a prompt or of a reply."""
-_AT_ONCE, _A_PAGE = 200, 1000
+_AT_ONCE, _A_PAGE, _IDS_AT_ONCE = 200, 1000, 5000
 _COLUMNS = [ITEMS.c[name] for name in ItemRecord.__dataclass_fields__]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which items to list. skipped: somebody passed it on; judged: somebody answered; ids: these alone, in ascending
+    order; None: any.
+    """
+
+    state: str | None = None
+    role: str | None = None
+    stuck: bool = False
+    skipped: bool = False
+    judged: bool = False
+    ids: Sequence[int] | None = None
+
+
+_ANY = Wanted()
 
 
 class Items:
@@ -172,19 +190,28 @@ class Items:
                 for row in db.execute(held)
             }
 
-    def page(
-        self, project_id: int, *, state: str | None = None, role: str | None = None, after: int = 0, limit: int = 50
-    ) -> list[ItemRecord]:
-        """Items by id, those after `after`."""
-        query = select(*_COLUMNS).where(ITEMS.c.project_id == project_id, ITEMS.c.id > after)
-        for column, wanted in ((ITEMS.c.state, state), (ITEMS.c.role, role)):
-            query = query if wanted is None else query.where(column == wanted)
-        return self._db.all(ItemRecord, query.order_by(ITEMS.c.id).limit(limit))
+    def page(self, project_id: int, wanted: Wanted = _ANY, after: int = 0, limit: int = 50) -> list[ItemRecord]:
+        """The next items by id that are as wanted, those after `after`."""
+        found: list[ItemRecord] = []
+        if wanted.ids is not None:
+            query = _as_wanted(project_id, wanted, after).order_by(ITEMS.c.id)
+            for start in range(bisect_right(wanted.ids, after), len(wanted.ids), _IDS_AT_ONCE):
+                some = wanted.ids[start : start + _IDS_AT_ONCE]
+                found += self._db.all(ItemRecord, query.where(ITEMS.c.id.in_(some)).limit(limit - len(found)))
+                if len(found) == limit:
+                    break
+            return found
+        # One query for each state and role: the index has the ids of each in order, and not those of several.
+        for state in STATES if wanted.state is None else (wanted.state,):
+            for role in ITEM_ROLES if wanted.role is None else (wanted.role,):
+                query = _as_wanted(project_id, replace(wanted, state=state, role=role), after)
+                found += self._db.all(ItemRecord, query.order_by(ITEMS.c.id).limit(limit))
+        return sorted(found, key=lambda record: record.id)[:limit]
 
-    def all(self, project_id: int, *, state: str | None = None, role: str | None = None) -> Iterator[ItemRecord]:
-        """All items by id, a page in memory at a time."""
+    def all(self, project_id: int, wanted: Wanted = _ANY) -> Iterator[ItemRecord]:
+        """All items by id that are as wanted, a page in memory at a time."""
         after = 0
-        while page := self.page(project_id, state=state, role=role, after=after, limit=_A_PAGE):
+        while page := self.page(project_id, wanted, after, _A_PAGE):
             yield from page
             after = page[-1].id
 
@@ -235,6 +262,44 @@ class Items:
         if texts is None:
             raise NotFound(f"there is no item {item_id}")
         return texts.messages, texts.replies
+
+
+def stuck(project_id: int) -> tuple[Any, ...]:
+    """The conditions of open items of a project that nobody is left for."""
+    people = (
+        select(func.count())
+        .select_from(MEMBERS)
+        .where(MEMBERS.c.project_id == project_id, MEMBERS.c.paused.is_(False))
+        .scalar_subquery()
+    )
+    return (
+        ITEMS.c.project_id == project_id,
+        ITEMS.c.state == "open",
+        ITEMS.c.n_skip > literal_column("0"),
+        ITEMS.c.n_live == 0,
+        ITEMS.c.n_done + ITEMS.c.n_skip >= people,
+    )
+
+
+def _as_wanted(project_id: int, wanted: Wanted, after: int) -> Select[Any]:
+    where = [ITEMS.c.project_id == project_id, ITEMS.c.id > after]
+    if wanted.state is not None:
+        where.append(ITEMS.c.state == wanted.state)
+    if wanted.role is not None:
+        where.append(ITEMS.c.role == wanted.role)
+    if wanted.stuck:
+        where.extend(stuck(project_id))
+    if wanted.skipped:
+        where.append(ITEMS.c.n_skip > literal_column("0"))
+    if wanted.judged:
+        where.append(ITEMS.c.n_done > 0)
+    return select(*_COLUMNS).where(*where)
+
+
+def excerpt(messages: Sequence[Message], most: int) -> str:
+    """The beginning of the last message, of so many characters at most."""
+    asked = messages[-1].content
+    return asked if len(asked) <= most else asked[: most - 1] + "…"
 
 
 def read_messages(plain: Sequence[Sequence[str]]) -> tuple[Message, ...]:

@@ -19,11 +19,10 @@ from datetime import datetime
 import numpy as np
 from sqlalchemy import func, select
 
-from thumbs.collect.overview import ROLES
 from thumbs.collect.quality import agreement, annotators, bias, disputes, generators
 from thumbs.collect.quality.estimate import Estimate, share
 from thumbs.collect.quality.judged import VoteTable
-from thumbs.collect.records import ItemFacts, Vote
+from thumbs.collect.records import ITEM_ROLES, ItemFacts, Vote
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import JUDGEMENTS, PROJECTS
 from thumbs.storage import Database
@@ -166,8 +165,8 @@ def make_numbers(store: CollectStore, project_id: int) -> Numbers:
     start = time.monotonic()
     watermark = store.votes.watermark(project_id)
     tape = Tape()
-    votes = tape.votes(_politely(store.votes.all(project_id, watermark=watermark, roles=ROLES)))
-    judged = VoteTable.of(votes, tape.facts(store.votes.facts(project_id, roles=ROLES)))
+    votes = tape.votes(_politely(store.votes.all(project_id, watermark=watermark, roles=ITEM_ROLES)))
+    judged = VoteTable.of(votes, tape.facts(store.votes.facts(project_id, roles=ITEM_ROLES)))
     tape.close()
     resamples = 500 if len(judged.judgement) < _LARGE else 100
     axes = [axis for axis in judged.compared if axis]

@@ -10,21 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import EllipsisType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, insert, select, update
 
 from thumbs.collect.audit import Audit
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.passwords import hash_password, is_password
-from thumbs.collect.records import ROLES, Account, Role
+from thumbs.collect.records import ROLES, Account, Role, Source, TokenScope
 from thumbs.collect.tables import ACCOUNTS, API_TOKENS, IDENTITIES, LOGINS, MEMBERS
 from thumbs.storage import Database, digest, inserted_id, new_secret
 
 LOGIN_DAYS = 30
 """How long a session lasts, days."""
-TokenScope = Literal["ingest", "export", "admin"]
-Source = Literal["prolific", "mturk"]
 EXTERNAL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """Ids of workers and studies: what Prolific and Mechanical Turk use, and nothing that could be more than a name."""
 SCOPE_ROLES: dict[str, tuple[Role, ...]] = {

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from thumbs.records import Message, Reply
 
 Verdict = Literal["prefer", "tie", "both_bad", "skip", "rank", "rate", "write"]
 Role = Literal["owner", "admin", "reviewer", "annotator", "viewer"]
-ROLES: tuple[Role, ...] = ("owner", "admin", "reviewer", "annotator", "viewer")
+ROLES: tuple[Role, ...] = get_args(Role)
 ItemRole = Literal["work", "gold", "attention", "qualification"]
+ITEM_ROLES: tuple[ItemRole, ...] = get_args(ItemRole)
 ItemState = Literal["open", "done", "retired"]
+STATES: tuple[ItemState, ...] = get_args(ItemState)
 ProjectState = Literal["open", "paused", "closed"]
+TokenScope = Literal["ingest", "export", "admin"]
+"""What an API token is for."""
+Source = Literal["prolific", "mturk"]
+"""Where hired workers come from."""
 NoTask = Literal[
     "done", "all_leased", "waiting", "quota", "paused", "closed", "not_qualified", "not_invited", "your_turn"
 ]

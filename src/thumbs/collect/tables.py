@@ -7,6 +7,7 @@ forbid it. Counters of items are a cache that `Work.recount` checks.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any, Literal, get_args
 
 from sqlalchemy import (
     JSON,
@@ -28,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
+from thumbs.collect.records import ItemRole, ItemState, ProjectState, Role, Source, TokenScope, Verdict
 from thumbs.storage import Schema, UtcTime, keep_rows
 
 METADATA = MetaData(
@@ -66,8 +68,9 @@ def _text(name: str, *, null: bool = False, unique: bool = False) -> Column[str]
     return Column(name, Text, nullable=null, unique=unique)
 
 
-def _one_of(column: str, *values: str) -> CheckConstraint:
-    listed = ", ".join(f"'{value}'" for value in values)
+def _one_of(column: str, words: Any) -> CheckConstraint:
+    """The column holds one of the words of a Literal."""
+    listed = ", ".join(f"'{value}'" for value in get_args(words))
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
 
 
@@ -79,7 +82,7 @@ PROJECTS = _table(
     _text("state"),
     Column("settings", JSON, nullable=False),
     _time("created"),
-    _one_of("state", "open", "paused", "closed"),
+    _one_of("state", ProjectState),
 )
 
 ACCOUNTS = _table(
@@ -92,7 +95,7 @@ ACCOUNTS = _table(
     _text("invitation", null=True, unique=True),
     Column("disabled", Boolean, nullable=False),
     _time("created"),
-    _one_of("role", "owner", "admin", "reviewer", "annotator", "viewer"),
+    _one_of("role", Role),
 )
 
 IDENTITIES = _table(
@@ -103,7 +106,7 @@ IDENTITIES = _table(
     _text("external_id"),
     _text("study"),
     UniqueConstraint("source", "external_id", "study"),
-    _one_of("source", "prolific", "mturk"),
+    _one_of("source", Source),
 )
 
 MEMBERS = _table(
@@ -133,7 +136,7 @@ API_TOKENS = _table(
     _text("note"),
     _time("created"),
     _time("revoked", null=True),
-    _one_of("scope", "ingest", "export", "admin"),
+    _one_of("scope", TokenScope),
 )
 
 QUESTIONS, GUIDELINES = (
@@ -159,7 +162,7 @@ GENERATORS = _table(
     _text("checkpoint"),
     Column("sampling", JSON, nullable=False),
     _text("fingerprint", unique=True),
-    _one_of("kind", "model", "human", "file"),
+    _one_of("kind", Literal["model", "human", "file"]),
 )
 
 PROMPTS = _table(
@@ -195,7 +198,7 @@ CONVERSATIONS = _table(
     _text("goal"),
     Column("success", Integer),
     _time("created"),
-    _one_of("state", "open", "ended"),
+    _one_of("state", Literal["open", "ended"]),
 )
 
 ITEMS = _table(
@@ -218,8 +221,8 @@ ITEMS = _table(
     _time("created"),
     UniqueConstraint("project_id", "key"),
     CheckConstraint("n_live >= 0 AND n_done >= 0 AND n_skip >= 0", name="counted"),
-    _one_of("state", "open", "done", "retired"),
-    _one_of("role", "work", "gold", "attention", "qualification"),
+    _one_of("state", ItemState),
+    _one_of("role", ItemRole),
     Index("ix_items_next", "project_id", "state", "role", text("priority DESC"), "id"),
     Index("ix_items_listed", "project_id", "state", "role", "id"),
     Index("ix_items_counted", "project_id", "state", "role", "target", "n_done"),
@@ -255,7 +258,7 @@ ASSIGNMENTS = _table(
     _time("leased"),
     _time("expires"),
     UniqueConstraint("item_id", "account_id"),
-    _one_of("state", "live", "expired", "released", "submitted", "skipped"),
+    _one_of("state", Literal["live", "expired", "released", "submitted", "skipped"]),
     Index("ix_assignments_of", "account_id", "project_id", "state"),
 )
 _LIVE = ASSIGNMENTS.c.state == "live"
@@ -292,7 +295,7 @@ JUDGEMENTS = _table(
     _time("created"),
     UniqueConstraint("assignment_id", "revision"),
     CheckConstraint("strength BETWEEN -4 AND 4 AND (verdict = 'prefer') = (strength <> 0)", name="strength"),
-    _one_of("verdict", "prefer", "tie", "both_bad", "skip", "rank", "rate", "write"),
+    _one_of("verdict", Verdict),
     Index("ix_judgements_project", "project_id", "id"),
     Index("ix_judgements_account", "account_id", "project_id", "id"),
 )

@@ -57,6 +57,13 @@ class Votes:
         votes = self._stream(query.order_by(JUDGEMENTS.c.item_id, JUDGEMENTS.c.id))
         yield from (vote for vote in votes if rule.why_not(vote) is None)
 
+    def by_item(self, item_ids: Sequence[int], counting: Counting | None = None) -> dict[int, list[Vote]]:
+        """The votes on each of some items of one project, oldest first."""
+        found: dict[int, list[Vote]] = {item: [] for item in item_ids}
+        for vote in self.of_items(item_ids, counting=counting):
+            found[vote.item].append(vote)
+        return found
+
     def of_item(self, item_id: int) -> list[Vote]:
         """Everything that stands of one item, oldest first, whether it counts or not."""
         query = _standing(None).where(JUDGEMENTS.c.item_id == item_id)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, case, func, insert, select, update
 
 from thumbs.collect.access import Access, access_of, given
 from thumbs.collect.errors import CollectError, Conflict, NotFound
-from thumbs.collect.items import Items, read_messages
+from thumbs.collect.items import Items, excerpt, read_messages
 from thumbs.collect.projects import Projects, read_question
 from thumbs.collect.question import Question, read_answer, shown_answer
 from thumbs.collect.queue import Found, Queue, count
@@ -275,6 +275,5 @@ def _replayed(db: Connection, key: str, account_id: int, digest: str) -> Saved |
 
 
 def _past(row: Found) -> Past:
-    asked = read_messages(row.messages)[-1].content
-    excerpt = asked if len(asked) <= _EXCERPT else asked[: _EXCERPT - 1] + "…"
-    return Past(row.assignment_id, row.item_id, row.revision, row.verdict, row.strength, excerpt, row.created)
+    asked = excerpt(read_messages(row.messages), _EXCERPT)
+    return Past(row.assignment_id, row.item_id, row.revision, row.verdict, row.strength, asked, row.created)

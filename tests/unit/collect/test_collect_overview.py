@@ -9,12 +9,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from collect_world import Clock, first_is_better, pair, person, project_of_pairs
-from thumbs.collect.overview import ProjectProgress, Wanted, items_page, progress
+from thumbs.collect.items import Wanted
+from thumbs.collect.overview import ProjectProgress, progress
 from thumbs.collect.overview_numbers import Snapshots, Tape, make_numbers
 from thumbs.collect.records import Answer, Effort, ItemRecord, Vote
 from thumbs.collect.store import CollectStore
+from thumbs.collect.tables import ITEMS
 from thumbs.collect.web.charts import Column, round_up
 from thumbs.collect.web.render import environment
 
@@ -86,12 +89,12 @@ def test_pages_of_items_together_are_the_whole_list(store: CollectStore):
             and (wanted.ids is None or item.id in wanted.ids)
         )
 
+    ids = store.db.values(select(ITEMS.c.id).where(ITEMS.c.project_id == made.id).order_by(ITEMS.c.id))
     for wanted in WANTED:
         paged: list[int] = []
-        while page := items_page(store.db, made.id, wanted, paged[-1] if paged else 0, 2):
+        while page := store.items.page(made.id, wanted, paged[-1] if paged else 0, 2):
             paged += [item.id for item in page]
-        expected = [item.id for item in store.items.page(made.id, limit=100) if fits(item, wanted)]
-        assert paged == expected, wanted
+        assert paged == [item.id for item in map(store.items.get, ids) if fits(item, wanted)], wanted
 
 
 def vote(number: int, at: datetime, answer: Answer, display=(0, 1), active_ms: int = 4000) -> Vote:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from example_files import load_file
+from thumbs.collect.items import Wanted
 from thumbs.collect.overview import progress
 from thumbs.collect.overview_numbers import Numbers, make_numbers
 from thumbs.collect.records import Project
@@ -59,7 +60,7 @@ def test_items_by_generators_are_those_whose_replies_they_wrote(filled):
     for makers in numbers.tape.pairs:
         wrote = {
             item.id
-            for item in store.items.page(project.id, role="work", limit=1000)
+            for item in store.items.page(project.id, Wanted(role="work"), limit=1000)
             if {reply.generator.name for reply in store.items.content(item.id)[1]} == {names[one] for one in makers}
         }
         assert set(numbers.items_by(makers)) == wrote
@@ -68,7 +69,7 @@ def test_items_by_generators_are_those_whose_replies_they_wrote(filled):
 
 def test_progress_of_a_filled_database(filled):
     store, project, _ = filled
-    work = store.items.page(project.id, role="work", limit=1000)
+    work = store.items.page(project.id, Wanted(role="work"), limit=1000)
     found = progress(store.db, project.id)[project.id]
     assert (found.open, found.done) == (sum(i.state == "open" for i in work), sum(i.state == "done" for i in work))
     assert found.given == sum(min(item.n_done, item.target) for item in work)

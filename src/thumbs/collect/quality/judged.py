@@ -6,17 +6,17 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 
 from thumbs.collect.errors import CollectError
 from thumbs.collect.question import is_right
-from thumbs.collect.records import Answer, ItemFacts, Vote
+from thumbs.collect.records import Answer, ItemFacts, Verdict, Vote
 
 OVERALL = ""
 """The name of the question itself among the axes."""
-_VERDICTS = ("prefer", "tie", "both_bad", "skip", "rank", "rate", "write")
+_VERDICTS: tuple[str, ...] = get_args(Verdict)
 _SLOTS = 9
 
 T = TypeVar("T")

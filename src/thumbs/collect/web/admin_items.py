@@ -10,10 +10,10 @@ from starlette.datastructures import FormData
 from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError, NotFound
+from thumbs.collect.items import Wanted, excerpt
 from thumbs.collect.judgement import Counting, restated
-from thumbs.collect.overview import ROLES, STATES, Wanted, items_page
 from thumbs.collect.overview_numbers import Numbers
-from thumbs.collect.records import ItemRecord, NewItem, Vote
+from thumbs.collect.records import ITEM_ROLES, STATES, ItemRecord, NewItem, Vote
 from thumbs.collect.tables import ASSIGNMENTS, ITEMS
 from thumbs.collect.web.admin_site import Content, changes, handles, number, reads
 from thumbs.collect.web.visits import Visit
@@ -48,11 +48,11 @@ def routes() -> list[Route]:
 
 def items(visit: Visit) -> Content:
     """A page of items that are as asked for, and what can be asked for."""
-    show = visit.asked("show") if visit.asked("show") in SHOWS else "all"
+    show = visit.choice("show", SHOWS) or "all"
     shown = visit.numbers()
     wanted = Wanted(
-        state=visit.asked("state") if visit.asked("state") in STATES else None,
-        role=visit.asked("role") if visit.asked("role") in ROLES else None,
+        state=visit.choice("state", STATES),
+        role=visit.choice("role", ITEM_ROLES),
         stuck=show == "stuck",
         skipped=show == "skipped",
         ids=known_items(shown.numbers, show, pair_filter(visit.asked("by"))),
@@ -70,7 +70,7 @@ def items(visit: Visit) -> Content:
         "shown": shown,
         "shows": SHOWS,
         "states": STATES,
-        "roles": ROLES,
+        "roles": ITEM_ROLES,
     }
 
 
@@ -132,7 +132,7 @@ def _make_gold(visit: Visit, form: FormData) -> str:
 def gold(visit: Visit) -> Content:
     """Items whose answer is known, those first that most people miss."""
     start = visit.number("from")
-    known = select(ITEMS.c.id).where(ITEMS.c.project_id == visit.project.id, ITEMS.c.role.in_(ROLES[1:]))
+    known = select(ITEMS.c.id).where(ITEMS.c.project_id == visit.project.id, ITEMS.c.role != "work")
     shown = visit.numbers()
     golds = shown.numbers.golds if shown.numbers else {}
 
@@ -142,7 +142,7 @@ def gold(visit: Visit) -> Content:
 
     order = sorted(visit.store.db.values(known.order_by(ITEMS.c.id)), key=lambda item: (-missed(item), item))
     ids = order[start : start + _A_PAGE]
-    records = items_page(visit.store.db, visit.project.id, Wanted(ids=sorted(ids)), 0, _A_PAGE)
+    records = visit.store.items.page(visit.project.id, Wanted(ids=sorted(ids)), 0, _A_PAGE)
     by_id = {line.record.id: line for line in lines(visit, records, {})}
     return {
         "lines": [by_id[item] for item in ids],
@@ -159,15 +159,12 @@ def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[s
     """The items with their prompts and votes; three queries, however many they are."""
     ids = [record.id for record in records]
     texts = visit.store.items.texts(ids)
-    votes: dict[int, list[Vote]] = {item: [] for item in ids}
-    for vote in visit.store.votes.of_items(ids, counting=Counting()):
-        votes[vote.item].append(vote)
+    votes = visit.store.votes.by_item(ids, Counting())
     found = []
     for record in records:
-        asked = texts[record.id].messages[-1].content
-        excerpt = asked if len(asked) <= _EXCERPT else asked[: _EXCERPT - 1] + "…"
-        makers = tuple(reply.generator.name for reply in texts[record.id].replies)
-        found.append(ListedItem(record, excerpt, makers, tuple(votes[record.id]), why.get(record.id, ())))
+        text = texts[record.id]
+        makers, asked = tuple(reply.generator.name for reply in text.replies), excerpt(text.messages, _EXCERPT)
+        found.append(ListedItem(record, asked, makers, tuple(votes[record.id]), why.get(record.id, ())))
     return found
 
 
@@ -204,10 +201,10 @@ def known_items(numbers: Numbers | None, show: str, makers: tuple[int, ...] | No
 def listed(visit: Visit, wanted: Wanted, show: str, after: int, limit: int) -> tuple[list[ItemRecord], int | None]:
     """A page of items, and where the next begins: disputed ones in the order of `wanted.ids`, others by id."""
     if show != "disputed" or wanted.ids is None:
-        found = items_page(visit.store.db, visit.project.id, wanted, after, limit)
+        found = visit.store.items.page(visit.project.id, wanted, after, limit)
         return found, found[-1].id if len(found) == limit else None
     order = wanted.ids[after : after + limit]
-    found = items_page(visit.store.db, visit.project.id, replace(wanted, ids=sorted(order)), 0, limit)
+    found = visit.store.items.page(visit.project.id, replace(wanted, ids=sorted(order)), 0, limit)
     more = after + limit if after + limit < len(wanted.ids) else None
     return sorted(found, key=lambda record: order.index(record.id)), more
 

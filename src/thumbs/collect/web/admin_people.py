@@ -10,8 +10,8 @@ from typing import cast
 from starlette.datastructures import FormData
 from starlette.routing import Route
 
-from thumbs.collect.people import SCOPE_ROLES, Member, TokenScope
-from thumbs.collect.records import ROLES, Account, Role
+from thumbs.collect.people import SCOPE_ROLES, Member
+from thumbs.collect.records import ROLES, Account, Role, TokenScope
 from thumbs.collect.web.admin_site import Content, changes, invited, log_lines, number, reads, text
 from thumbs.collect.web.visits import Visit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, get_args
 
 from starlette.datastructures import FormData
 from starlette.routing import Route
@@ -22,7 +22,7 @@ from thumbs.collect.web.admin_forms import (
 from thumbs.collect.web.admin_site import Content, changes, reads, text
 from thumbs.collect.web.visits import Visit
 
-_STATES = ("open", "paused", "closed")
+_STATES: tuple[ProjectState, ...] = get_args(ProjectState)
 _AROUND = 3
 
 

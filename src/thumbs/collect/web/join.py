@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from thumbs.collect.errors import NotFound
-from thumbs.collect.people import EXTERNAL_ID, Source
+from thumbs.collect.people import EXTERNAL_ID
 from thumbs.collect.projects import read_settings
-from thumbs.collect.records import Account, NoTask, Project
+from thumbs.collect.records import Account, NoTask, Project, Source
 from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
 from thumbs.collect.web.login import begin_session

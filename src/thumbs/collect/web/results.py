@@ -7,11 +7,10 @@ from itertools import pairwise
 
 from starlette.routing import Route
 
-from thumbs.collect.overview import Wanted
+from thumbs.collect.items import Wanted
 from thumbs.collect.overview_numbers import SECONDS, Numbers
 from thumbs.collect.projects import read_question
 from thumbs.collect.quality.generators import GeneratorRank
-from thumbs.collect.records import Vote
 from thumbs.collect.web.admin_items import known_items, listed, pair_filter, pairs_met
 from thumbs.collect.web.admin_site import Content, handles, reads
 from thumbs.collect.web.charts import Column
@@ -60,19 +59,16 @@ def results(visit: Visit) -> Content:
 def samples(visit: Visit) -> Content:
     """Items with their replies, whose makers are shown on demand, and what people said."""
     shown = visit.numbers()
-    show = visit.asked("show") if visit.asked("show") in SHOWS else "all"
+    show = visit.choice("show", SHOWS) or "all"
     ids = known_items(shown.numbers, show, pair_filter(visit.asked("by")))
     wanted = Wanted(role="work", judged=True, ids=ids)
     records, more = listed(visit, wanted, show, visit.number("after"), _A_PAGE)
     chosen = [record.id for record in records]
-    votes: dict[int, list[Vote]] = {item: [] for item in chosen}
-    for vote in visit.store.votes.of_items(chosen):
-        votes[vote.item].append(vote)
     return {
         "shown": shown,
         "records": records,
         "texts": visit.store.items.texts(chosen),
-        "votes": votes,
+        "votes": visit.store.votes.by_item(chosen),
         "handles": handles(visit),
         "show": show,
         "shows": SHOWS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -66,6 +66,10 @@ class Visit:
     def asked(self, name: str) -> str:
         """A parameter of the address, "" where it is not there."""
         return self.request.query_params.get(name, "")
+
+    def choice(self, name: str, allowed: Collection[str]) -> str | None:
+        """A parameter of the address; None where it is none of those allowed."""
+        return self.asked(name) if self.asked(name) in allowed else None
 
     def number(self, name: str, default: int = 0) -> int:
         """A parameter of the address as a whole number; `default` where it is none."""
