@@ -37,8 +37,8 @@ from thumbs.collect.exports import (
     preview,
     record_export,
 )
-from thumbs.collect.exports import select as selecting
 from thumbs.collect.exports.formats import _TABLE
+from thumbs.collect.exports.select import Selection
 from thumbs.collect.records import Project
 from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
@@ -325,7 +325,7 @@ def test_texts_are_read_a_page_at_a_time(store: CollectStore, monkeypatch: pytes
     read = store.items.texts
     monkeypatch.setattr(store.items, "texts", lambda ids: pages.append(len(ids)) or read(ids))
     watermark = store.votes.watermark(project.id)
-    found = selecting.select(store, project, Filters(), watermark, selecting.Tally())
+    found = Selection(store, project, Filters(), watermark).items()
     assert (next(found).item, pages) == (1, [200])
     assert [judged.item for judged in found] == list(range(2, 501))
     assert pages == [200, 200, 100]

@@ -6,7 +6,6 @@ import itertools
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field
@@ -82,53 +81,6 @@ class Filters(Counting):
     """
 
 
-@dataclass
-class Tally:
-    """What an export counts on its way: items with answers, those that are kept, rows; all else in judgements.
-
-    read: what is kept and all that is dropped together.
-    """
-
-    items: int = 0
-    kept_items: int = 0
-    rows: int = 0
-    read: int = 0
-    kept: int = 0
-    verdicts: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    questions: Counter[int] = field(default_factory=Counter)
-    guidelines: Counter[int] = field(default_factory=Counter)
-
-
-def select(
-    store: CollectStore,
-    project: Project,
-    filters: Filters,
-    watermark: int,
-    tally: Tally,
-    most_items: int | None = None,
-) -> Iterator[JudgedItem]:
-    """The items that have opinions left, by number, each with those opinions, oldest first; counts into `tally`.
-
-    Only items of the work: what people were tested with is not theirs to teach. The same watermark and filters give
-    the same items; `most_items` looks at the first ones alone. Raises CollectError for a filter that does not fit what
-    the project asks.
-    """
-    check_filters(store, project, filters)
-    sieve = _Sieve(store, project, filters)
-    if filters.per_person is not None:
-        pages = _pages(store, project.id, None)
-        votes = (vote for page in pages for vote in store.votes.of_items(page, watermark, _ALL))
-        sieve.last = _last_allowed(votes, sieve, filters.per_person)
-    for page in _pages(store, project.id, most_items):
-        texts = store.items.texts(page)
-        of_page = store.votes.of_items(page, watermark, _ALL)
-        for item, votes in itertools.groupby(of_page, key=lambda vote: vote.item):
-            judged = sieve.judged(texts[item], tuple(votes), tally)
-            if judged is not None:
-                yield judged
-
-
 def with_settings(store: CollectStore, project_id: int, filters: Filters) -> Filters:
     """The filters, and what does not count in the project; raises CollectError if they ask for what does not count."""
     counting = store.projects.settings(project_id)
@@ -166,11 +118,17 @@ def check_filters(store: CollectStore, project: Project, filters: Filters) -> No
         raise CollectError(f"min_agreement: only for pairs and rankings; this project asks {kind!r}")
 
 
-class _Sieve:
-    """The filters of one export, with what they need to know of the project."""
+class Selection:
+    """One pass over the judgements of a project: those that stay, and how many are dropped for which reason of DROPS.
 
-    def __init__(self, store: CollectStore, project: Project, filters: Filters) -> None:
-        self.project, self.filters = project, filters
+    Only items of the work: what people were tested with is not theirs to teach. The same watermark and filters give
+    the same items. Raises CollectError for a filter that does not fit what the project asks.
+    """
+
+    def __init__(self, store: CollectStore, project: Project, filters: Filters, watermark: int) -> None:
+        check_filters(store, project, filters)
+        self.store, self.project, self.filters, self.watermark = store, project, filters, watermark
+        self.dropped: Counter[str] = Counter()
         self.rule = store.votes.rule(project.id, filters)
         versions = store.projects.versions("questions", project.id)
         self.questions = {version.id: read_question(version.body) for version in versions}
@@ -181,6 +139,26 @@ class _Sieve:
         if unknown := set(filters.exclude_people) - set(self.handles.values()):
             raise CollectError(f"exclude_people: there is nobody called {', '.join(sorted(unknown))}")
         self.last: Mapping[int, int] = {}
+
+    def items(self, most_items: int | None = None) -> Iterator[JudgedItem]:
+        """The items that have opinions left, by number, each with those opinions, oldest first; `most_items` looks at
+        the first ones alone.
+        """
+        if self.filters.per_person is not None:
+            self.last = self._last_allowed(self.filters.per_person)
+        for page in self._pages(most_items):
+            texts = self.store.items.texts(page)
+            of_page = self.store.votes.of_items(page, self.watermark, _ALL)
+            for item, votes in itertools.groupby(of_page, key=lambda vote: vote.item):
+                judged = self.judged(texts[item], tuple(votes))
+                if judged is not None:
+                    yield judged
+
+    def answered(self, after: int, limit: int) -> list[int]:
+        """The next items of the work that have answers, by number."""
+        answered = (ITEMS.c.project_id == self.project.id, ITEMS.c.role == "work", ITEMS.c.n_done + ITEMS.c.n_skip > 0)
+        found = query(ITEMS.c.id).where(*answered, ITEMS.c.id > after).order_by(ITEMS.c.id)
+        return self.store.db.values(found.limit(limit))
 
     def opinion(self, vote: Vote) -> Opinion | str:
         """What a judgement says when it leaves, or the first reason of DROPS why it stays."""
@@ -209,10 +187,8 @@ class _Sieve:
             return None
         return vote.answer
 
-    def judged(self, texts: Texts, votes: Sequence[Vote], tally: Tally) -> JudgedItem | None:
+    def judged(self, texts: Texts, votes: Sequence[Vote]) -> JudgedItem | None:
         """The item with the opinions that are left; None if there are none."""
-        tally.items += 1
-        tally.read += len(votes)
         kept = []
         for vote in votes:
             opinion = self.opinion(vote)
@@ -221,25 +197,20 @@ class _Sieve:
             if isinstance(opinion, Opinion):
                 kept.append(opinion)
             else:
-                tally.dropped[opinion] += 1
+                self.dropped[opinion] += 1
         if not kept:
             return None
-        judged = self._item(texts, kept)
+        question = self.questions[max(opinion.vote.question for opinion in kept)]
+        judged = JudgedItem(
+            **vars(texts), id=f"{self.project.slug}/{texts.item}", question=question, opinions=tuple(kept)
+        )
         if (reason := self._item_fault(judged)) is not None:
-            tally.dropped[reason] += len(kept)
+            self.dropped[reason] += len(kept)
             return None
         one = merged(judged, self.filters.aggregate)
         if folded := len(judged.opinions) - len(one.opinions):
-            tally.dropped["aggregate"] += folded
+            self.dropped["aggregate"] += folded
         return one
-
-    def _item(self, texts: Texts, opinions: Sequence[Opinion]) -> JudgedItem:
-        return JudgedItem(
-            id=f"{self.project.slug}/{texts.item}",
-            question=self.questions[max(opinion.vote.question for opinion in opinions)],
-            opinions=tuple(opinions),
-            **vars(texts),
-        )
 
     def _item_fault(self, judged: JudgedItem) -> str | None:
         asked = self.filters
@@ -253,27 +224,20 @@ class _Sieve:
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
+    def _pages(self, most_items: int | None) -> Iterator[list[int]]:
+        after, left = 0, most_items
+        while page := self.answered(after, _AT_ONCE if left is None else min(_AT_ONCE, left)):
+            yield page
+            after, left = page[-1], None if left is None else left - len(page)
 
-def _pages(store: CollectStore, project_id: int, most_items: int | None) -> Iterator[list[int]]:
-    """Items of the work that have answers, by number."""
-    answered = (ITEMS.c.project_id == project_id, ITEMS.c.role == "work", ITEMS.c.n_done + ITEMS.c.n_skip > 0)
-    after, left = 0, most_items
-    while left != 0:
-        size = _AT_ONCE if left is None else min(_AT_ONCE, left)
-        page = store.db.values(query(ITEMS.c.id).where(*answered, ITEMS.c.id > after).order_by(ITEMS.c.id).limit(size))
-        if not page:
-            return
-        yield page
-        after, left = page[-1], None if left is None else left - len(page)
-
-
-def _last_allowed(votes: Iterator[Vote], sieve: _Sieve, most: int) -> dict[int, int]:
-    """The newest judgement that counts, for each person with more judgements than `most`."""
-    given: dict[int, array[int]] = defaultdict(lambda: array("q"))
-    for vote in votes:
-        if isinstance(sieve.opinion(vote), Opinion):
-            given[vote.account].append(vote.judgement)
-    return {account: sorted(numbers)[most - 1] for account, numbers in given.items() if len(numbers) > most}
+    def _last_allowed(self, most: int) -> dict[int, int]:
+        """The newest judgement that counts, for each person with more judgements than `most`."""
+        given: dict[int, array[int]] = defaultdict(lambda: array("q"))
+        for page in self._pages(None):
+            for vote in self.store.votes.of_items(page, self.watermark, _ALL):
+                if isinstance(self.opinion(vote), Opinion):
+                    given[vote.account].append(vote.judgement)
+        return {account: sorted(numbers)[most - 1] for account, numbers in given.items() if len(numbers) > most}
 
 
 def _default(name: str) -> object:

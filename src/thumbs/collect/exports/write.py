@@ -21,9 +21,8 @@ from thumbs import __version__
 from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.exports.dataset import write_dataset
 from thumbs.collect.exports.formats import ExportFormat, find_format, fitted
-from thumbs.collect.exports.select import Filters, Tally, select, with_settings
+from thumbs.collect.exports.select import Filters, Selection, with_settings
 from thumbs.collect.exports.table import table_lines
-from thumbs.collect.records import Project
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import EXPORTS
 from thumbs.data.sources import canonical_json
@@ -112,7 +111,8 @@ def preview(
     for row in made.rows(most_items):
         if len(shown) < n:
             shown.append(row)
-    return Preview(tuple(shown), made.counts(), whole=most_items is None or made.tally.items < most_items)
+    whole = most_items is None or len(made.answered(0, most_items)) < most_items
+    return Preview(tuple(shown), made.counts(), whole)
 
 
 def export(
@@ -195,49 +195,40 @@ def manifest_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.manifest.json")
 
 
-class _Making:
+class _Making(Selection):
     """One pass: rows, and with them what they are made of."""
 
     def __init__(self, store: CollectStore, project_id: int, name: str, filters: Filters, watermark: int) -> None:
-        self.store, self.name, self.filters, self.watermark = store, name, filters, watermark
-        self.project: Project = store.projects.get(project_id)
-        self.question = store.projects.question(project_id)[1]
-        self.form: ExportFormat = find_format(name, self.question, filters)
-        self.tally = Tally()
+        self.form: ExportFormat = find_format(name, store.projects.question(project_id)[1], filters)
+        super().__init__(store, store.projects.get(project_id), filters, watermark)
+        self.name, self.n_items, self.n_rows, self.turned = name, 0, 0, False
+        self.verdicts: Counter[str] = Counter()
+        self.used: dict[str, Counter[int]] = {"questions": Counter(), "guidelines": Counter()}
         self.generators: Counter[str] = Counter()
-        self.turned = False
 
     def rows(self, most_items: int | None = None) -> Iterator[Mapping[str, Any]]:
         """All rows, or those of the first items that have answers."""
-        tally = self.tally
-        for judged in select(self.store, self.project, self.filters, self.watermark, tally, most_items):
-            fit = fitted(self.form, judged, self.filters, tally.dropped)
+        for judged in self.items(most_items):
+            fit = fitted(self.form, judged, self.filters, self.dropped)
             if fit is None:
                 continue
-            tally.kept += len(fit.opinions)
             for opinion in fit.opinions:
-                tally.verdicts[opinion.answer.verdict] += 1
-                tally.questions[opinion.vote.question] += 1
-                tally.guidelines[opinion.vote.guideline] += 1
+                self.verdicts[opinion.answer.verdict] += 1
+                self.used["questions"][opinion.vote.question] += 1
+                self.used["guidelines"][opinion.vote.guideline] += 1
                 self.turned |= opinion.vote.direction != "better"
             for reply in fit.replies:
                 maker = asdict(reply.generator) | {"seed": None}
                 self.generators[canonical_json(maker)] += 1
-            tally.kept_items += 1
+            self.n_items += 1
             for row in self.form.rows[fit.question.kind](fit, self.filters):
-                tally.rows += 1
+                self.n_rows += 1
                 yield row
 
     def counts(self) -> Counts:
-        tally = self.tally
-        return Counts(
-            tally.kept_items,
-            tally.rows,
-            tally.read,
-            tally.kept,
-            dict(sorted(tally.verdicts.items())),
-            dict(tally.dropped),
-        )
+        """What was counted until now."""
+        kept, verdicts = self.verdicts.total(), dict(sorted(self.verdicts.items()))
+        return Counts(self.n_items, self.n_rows, kept + self.dropped.total(), kept, verdicts, dict(self.dropped))
 
     def manifest(self, file: str, digest: str) -> Manifest:
         return Manifest(
@@ -249,8 +240,8 @@ class _Making:
             filters=self.filters.model_dump(mode="json"),
             watermark=self.watermark,
             turned=self.turned,
-            questions=self._versions("questions", self.tally.questions),
-            guidelines=self._versions("guidelines", self.tally.guidelines),
+            questions=self._versions("questions"),
+            guidelines=self._versions("guidelines"),
             generators=tuple(
                 {"replies": number} | {key: value for key, value in json.loads(maker).items() if key != "seed"}
                 for maker, number in sorted(self.generators.items())
@@ -258,11 +249,11 @@ class _Making:
             thumbs=__version__,
         )
 
-    def _versions(self, what: Literal["questions", "guidelines"], used: Counter[int]) -> tuple[dict[str, Any], ...]:
+    def _versions(self, what: Literal["questions", "guidelines"]) -> tuple[dict[str, Any], ...]:
         return tuple(
-            {"version": version.version, "sha256": version.sha256, "judgements": used[version.id]}
+            {"version": version.version, "sha256": version.sha256, "judgements": self.used[what][version.id]}
             for version in self.store.projects.versions(what, self.project.id)
-            if version.id in used
+            if version.id in self.used[what]
         )
 
 
@@ -288,7 +279,7 @@ def _written(made: _Making, out: Path) -> str:
         try:
             made_of = folder / out.name
             digest = _write_lines(made, made_of) if made.form.suffix else write_dataset(made.rows(), made_of)
-            if not made.tally.rows:
+            if not made.n_rows:
                 raise CollectError(_nothing(made.counts()))
             made_of.replace(out)
             sync(out.parent)
