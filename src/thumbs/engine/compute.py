@@ -61,9 +61,22 @@ class Model(nn.Module):
         self, batch: Batch, losses: Sequence[LossSpec] | None, *, temperature: float = 1.0, everywhere: bool = False
     ) -> Computed:
         """The sum of `losses` and what else comes of the pass; with None logprobs (at `temperature`) and values."""
+        check(batch, losses or ())
+        return self.of_hidden(self.hidden(batch), batch, losses, temperature=temperature, everywhere=everywhere)
+
+    def of_hidden(
+        self,
+        hidden: Tensor,
+        batch: Batch,
+        losses: Sequence[LossSpec] | None,
+        *,
+        temperature: float = 1.0,
+        everywhere: bool = False,
+    ) -> Computed:
+        """What `forward` gives, of final hidden states [N, D]; the losses have been checked."""
         if losses is None:
-            return predict(self, batch, temperature)
-        return losses_of(self, batch, losses, logprobs_everywhere=everywhere)
+            return _predict(self, batch, hidden, temperature)
+        return _losses_of(self, batch, hidden, losses, logprobs_everywhere=everywhere)
 
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states [N, D]; what sequences have in common is computed once."""
@@ -152,9 +165,16 @@ class Computed(NamedTuple):
         return BatchResult(outputs, float(self.loss), metrics, float(self.weight))
 
 
-def predict(model: Model, batch: Batch, temperature: float) -> Computed:
+def check(batch: Batch, losses: Sequence[LossSpec]) -> None:
+    """Raises ConfigError or DataError for losses that there are not, or that cannot be had of this batch together."""
+    for loss in losses:
+        named.check(loss)
+        named.check_columns(loss, batch)
+    named.temperature(losses)
+
+
+def _predict(model: Model, batch: Batch, hidden: Tensor, temperature: float) -> Computed:
     """Logprobs [N] where `weights` is not 0 (nats, at `temperature`) and values [N]; 0 for a head that is absent."""
-    hidden = model.hidden(batch)
     weights = batch.columns.get("weights", torch.ones_like(batch.targets, dtype=torch.float32))
     logprobs = torch.zeros_like(weights)
     if model.has_lm:
@@ -166,15 +186,13 @@ def predict(model: Model, batch: Batch, temperature: float) -> Computed:
     return Computed(nothing, logprobs, _values(model, hidden), torch.zeros_like(weights), {}, nothing)
 
 
-def losses_of(model: Model, batch: Batch, losses: Sequence[LossSpec], *, logprobs_everywhere: bool = False) -> Computed:
+def _losses_of(
+    model: Model, batch: Batch, hidden: Tensor, losses: Sequence[LossSpec], *, logprobs_everywhere: bool
+) -> Computed:
     """The sum of `losses` on one pass through the trunk; logprobs only where a weight is not 0, unless asked for.
 
     With the logprobs everywhere comes what each target adds to losses that are sums over targets.
     """
-    for loss in losses:
-        named.check(loss)
-        named.check_columns(loss, batch)
-    hidden = model.hidden(batch)
     weights = batch.columns["weights"]
     temperature, wanted = named.temperature(losses), set[str]().union(*map(named.reads, losses))
     logprobs = entropy = divergences = torch.zeros_like(weights)

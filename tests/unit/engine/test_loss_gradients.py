@@ -12,7 +12,7 @@ from thumbs.config.losses import CROSS_ENTROPY, PairLoss, ReplyLoss, ScoreLoss, 
 from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.batch import Batch
-from thumbs.engine.compute import Model, losses_of
+from thumbs.engine.compute import Model
 from thumbs.engine.losses import reads
 from thumbs.models.causal_lm import load_decoder
 from thumbs.models.heads import ScalarHead
@@ -97,7 +97,7 @@ def make_batch(network, losses) -> Batch:
         list(range(4)), LENGTHS, tokens, tokens.roll(-1), columns, {name: column(v) for name, v in of.items()}
     )
     with torch.no_grad():
-        now = losses_of(network, batch, losses)
+        now = network(batch, losses)
     columns["logprobs"] = now.logprobs + column(rng.normal(0, 0.3, size=n))
     columns["values"] = now.values + column(rng.normal(0, 0.5, size=n))
     return batch
@@ -107,7 +107,7 @@ def make_batch(network, losses) -> Batch:
 def test_gradients_are_the_slopes_of_the_loss(network, kind):
     losses = LOSSES[kind]
     batch = make_batch(network, losses)
-    computed = losses_of(network, batch, losses)
+    computed = network(batch, losses)
     assert computed.loss.dtype == torch.float64
     if kind == "ppo":  # both branches of both clips are in use
         assert 0.2 < computed.metrics["ppo_clip/clip_fraction"] < 0.8
@@ -137,6 +137,6 @@ def test_gradients_are_the_slopes_of_the_loss(network, kind):
 def shifted(network, batch, losses, parameter, by):
     """The loss with one weight tensor moved."""
     parameter += by
-    loss = float(losses_of(network, batch, losses).loss)
+    loss = float(network(batch, losses).loss)
     parameter -= by
     return loss

@@ -10,7 +10,7 @@ from thumbs.config.losses import CROSS_ENTROPY, PairLoss, ReplyLoss, ScoreLoss, 
 from thumbs.config.model import ModelConfig
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.batch import micro_batches
-from thumbs.engine.compute import Model, losses_of
+from thumbs.engine.compute import Model
 from thumbs.models.causal_lm import load_decoder
 from thumbs.models.heads import ScalarHead
 from thumbs.records import Example
@@ -54,7 +54,7 @@ def slow(tiny_llama, head):
 
 def run(network, data, losses):
     (batch,) = micro_batches(data, torch.device("cpu"))
-    return losses_of(network, batch, losses)
+    return network(batch, losses)
 
 
 def test_cross_entropy(network, slow):

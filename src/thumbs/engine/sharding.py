@@ -1,0 +1,224 @@
+"""A trunk whose weights are spread over the ranks of a cluster, by torch's FSDP2.
+
+Each rank keeps an even part of the rows of each weight. A block's weights are gathered for as long as it computes, and
+its gradients are summed over the ranks when it has been passed backward. All ranks must therefore go through the same
+blocks, forward and backward, the same number of times. `Sharded` sees to it: one without data computes a token of no
+weight, ranks agree on what a backward pass reaches before any of them begins it, and an error waits until all can stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from thumbs.config.losses import LossSpec
+from thumbs.engine.batch import Batch
+from thumbs.engine.compute import Computed, Model
+from thumbs.models.base import Trunk
+
+
+class OutOfStepError(RuntimeError):
+    """A rank failed where the others wait for it; nothing that it computes with them can go on."""
+
+
+@dataclass
+class PassOutcome:
+    """What one micro-batch came to on this rank. computed: None for a rank without data, and after an error.
+
+    error: this rank's own; failed: whether some rank has one, so that the turn counts on none.
+    """
+
+    computed: Computed | None = None
+    error: Exception | None = None
+    failed: bool = False
+
+
+class Sharded(nn.Module):
+    """The root of a sharded trunk. Its forward is a whole pass of a model on that trunk, heads and losses included.
+
+    Adapters and scalar heads are outside of it: every rank has them whole.
+    """
+
+    def __init__(self, trunk: Trunk, mesh: DeviceMesh, *, offload: bool = False) -> None:
+        """mesh: of one dimension, over which weights are spread, or of two (HSDP): copies, and within each of them.
+        offload: shards stay in the memory of the host while nothing is computed with them.
+        """
+        super().__init__()
+        self.trunk, self.mesh = cast(nn.Module, trunk), mesh
+        self.device = torch.device(mesh.device_type)
+        self._entered = False
+        blocks = blocks_of(self.trunk, trunk.depth)
+        precision = MixedPrecisionPolicy(trunk.dtype, torch.float32, cast_forward_inputs=False)
+        policy = CPUOffloadPolicy() if offload else OffloadPolicy()
+        for module in (*blocks, self):
+            sharded = fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=policy)
+            # Losses are sums, so their gradients are too.
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
+        if blocks:
+            blocks[0].register_forward_pre_hook(self._enter)
+
+    def take_turn(
+        self,
+        model: Model,
+        batch: Batch | None,
+        losses: Sequence[LossSpec] | None,
+        *,
+        temperature: float = 1.0,
+        everywhere: bool = False,
+    ) -> PassOutcome:
+        """A pass of the model, backward too where gradients are enabled. A collective.
+
+        batch: of this rank; None: it has nothing to compute, but the others need it. losses: None predicts.
+        Raises OutOfStepError when the ranks are no longer in step.
+        """
+        turn = PassOutcome()
+        try:
+            loss = self(model, batch, losses, turn, temperature=temperature, everywhere=everywhere)
+            if loss is not None:
+                loss.backward()
+        except OutOfStepError:
+            raise
+        except Exception as error:
+            raise OutOfStepError(f"{type(error).__name__}: {error}") from error
+        finally:
+            # Gives the root's weights back, and forgets the order of blocks that were passed forward only.
+            cast(FSDPModule, self).reset_iter_state()
+        if turn.computed is not None:
+            turn.computed = turn.computed._replace(loss=turn.computed.loss.detach())
+        return turn
+
+    def forward(
+        self, model: Model, batch: Batch | None, losses: Sequence[LossSpec] | None, turn: PassOutcome, **options: Any
+    ) -> Tensor | None:
+        """The loss to go backward from, with a term of weight 0 for what only other ranks reach.
+
+        A plain tensor, in which FSDP2 sees where the backward pass begins. None: no rank goes backward.
+        """
+        hidden = self._hidden(model, batch, turn)
+        if batch is not None and turn.error is None:
+            try:
+                turn.computed = model.of_hidden(hidden, batch, losses, **options)
+            except Exception as error:
+                turn.error = error
+        loss = hidden.new_zeros((), dtype=torch.float32) if turn.computed is None else turn.computed.loss
+        ends = [hidden, *self._leaves()] if torch.is_grad_enabled() else []
+        own = _reached(loss, ends)
+        turn.failed, *anywhere = agree([turn.error is not None, *own])
+        if turn.failed:
+            turn.computed = None
+            return None
+        if not any(anywhere):
+            if loss.requires_grad:
+                loss.backward()  # into what every rank has whole
+            return None
+        for end, here, somewhere in zip(ends, own, anywhere, strict=True):
+            if somewhere and not here:
+                loss = loss + 0.0 * end.flatten()[0].float()
+        return loss
+
+    def _hidden(self, model: Model, batch: Batch | None, turn: PassOutcome) -> Tensor:
+        """Final hidden states of the batch, or of a token in its place."""
+        token = _token(self.device)
+        if batch is None:
+            return model.hidden(token)
+        self._entered = False
+        try:
+            return model.hidden(batch)
+        except Exception as error:
+            if self._entered:
+                raise
+            turn.error = error  # no other rank has noticed
+        return model.hidden(token)
+
+    def _leaves(self) -> list[nn.Parameter]:
+        """The trained weights outside of blocks, whole while this module computes."""
+        return [p for p in self.parameters() if p.requires_grad and not p.is_meta and not isinstance(p, DTensor)]
+
+    def _enter(self, *_: object) -> None:
+        self._entered = True
+
+
+def blocks_of(trunk: nn.Module, depth: int) -> list[nn.Module]:
+    """The blocks of a trunk, which are gathered one at a time; none for a module that does not say how deep it is."""
+    stacks = [m for m in trunk.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    return list(stacks[0]) if depth and stacks else []
+
+
+def agree(flags: Sequence[bool]) -> list[bool]:
+    """Of each flag whether some rank has raised it. A collective."""
+    some = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(some, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in some]
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """L2 norm of the gradients of sharded weights and whole ones together. A collective."""
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    spread = [grad for grad in grads if isinstance(grad, DTensor)]
+    squares = sum((_squares(grad.to_local()) for grad in spread), torch.zeros((), dtype=torch.float64))
+    if spread:
+        mesh = spread[0].device_mesh
+        dist.all_reduce(squares, group=mesh.get_group(mesh.ndim - 1))
+    squares = squares + sum(_squares(grad) for grad in grads if not isinstance(grad, DTensor))
+    return float(squares.sqrt())
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
+    """Scales the gradients so that their norm is at most `most`; returns what it was. A collective."""
+    parameters = list(parameters)
+    norm = gradient_norm(parameters)
+    scale = min(most / (norm + 1e-6), 1.0)  # as torch.nn.utils.clip_grad_norm_
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(scale)
+    return norm
+
+
+def local_rows(parameter: Tensor) -> range:
+    """Which rows of the whole weight this rank keeps; all of those of a weight that is not sharded."""
+    if not isinstance(parameter, DTensor):
+        return range(len(parameter))
+    mesh = parameter.device_mesh
+    rank, ranks = mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
+    step = -(-len(parameter) // ranks)  # as torch.chunk
+    first = min(rank * step, len(parameter))
+    return range(first, first + len(parameter.to_local()))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _squares(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().pow(2).sum().cpu()
+
+
+def _reached(loss: Tensor, ends: Sequence[Tensor]) -> list[bool]:
+    """Which of the tensors the gradient of the loss flows into; beyond them its graph is not followed."""
+    nodes = [get_gradient_edge(end).node if end.requires_grad else None for end in ends]
+    found, todo = set(), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in found:
+            continue
+        found.add(node)
+        if node not in nodes:
+            todo += [following for following, _ in node.next_functions]
+    return [node in found for node in nodes]
+
+
+def _token(device: torch.device) -> Batch:
+    """The smallest batch."""
+    nothing = torch.zeros(1, dtype=torch.long, device=device)
+    return Batch([0], [1], nothing, nothing, {}, {})
