@@ -15,11 +15,10 @@ from thumbs.cli.shell import printable
 from thumbs.errors import ConfigError, RunError, needs
 
 if TYPE_CHECKING:
-    from thumbs.collect.desk import OpenProject
     from thumbs.collect.question import Question
     from thumbs.collect.records import Project
     from thumbs.collect.store import CollectStore
-    from thumbs.collect.supply import SupplyPlan
+    from thumbs.collect.supply import ItemSupply, SupplyPlan
 
 _OPEN = "open"
 _POLL_S = 0.5
@@ -141,8 +140,8 @@ def open_(
             _serve_here(store, made, None, database(db), host, port, browser)
             return
         plan = SupplyPlan(overlap=overlap, active=active, seed=seed)
-        opened = _open_model(store, file, run, stage, model, project, plan, asked)
-        _serve_here(store, opened.project, opened, database(db), host, port, browser)
+        opened, supply = _open_model(store, file, run, stage, model, project, plan, asked)
+        _serve_here(store, opened, supply, database(db), host, port, browser)
 
 
 @contextlib.contextmanager
@@ -216,7 +215,7 @@ def _open_model(
     slug: str,
     plan: SupplyPlan,
     question: Question | None,
-) -> OpenProject:
+) -> tuple[Project, ItemSupply]:
     from dataclasses import replace
 
     from thumbs.collect.desk import open_prompts, open_run
@@ -231,7 +230,7 @@ def _open_model(
 def _serve_here(
     store: CollectStore,
     project: Project,
-    opened: OpenProject | None,
+    supply: ItemSupply | None,
     where: Path | str,
     host: str,
     port: int,
@@ -240,12 +239,13 @@ def _serve_here(
     """Serves the project until Ctrl-C, or until its supply fails."""
     from thumbs.collect.desk import open_page, serving
 
-    sources = {} if opened is None else {project.slug: opened.source}
+    sources = {} if supply is None else {project.slug: supply.source}
     is_chat = store.projects.question(project.id)[1].kind == "chat"
     before = store.votes.watermark(project.id)
     try:
         with contextlib.ExitStack() as stack:
-            supply = None if opened is None or is_chat else stack.enter_context(opened.supply)
+            if supply is not None and not is_chat:
+                stack.enter_context(supply)
             url = stack.enter_context(serving(store, host, port, where, project.slug, sources))
             typer.echo(f"\n    {url}\n\nOpen it in a browser to judge {printable(project.name)}. Ctrl-C ends.")
             if browser:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from thumbs.collect.errors import Closed, NotFound
+from thumbs.collect.projects import read_settings
 from thumbs.collect.records import NoTask
 from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.tables import ACCOUNTS, ASSIGNMENTS, IDENTITIES, ITEMS, MEMBERS, PROJECTS
-from thumbs.data.sources import canonical_json
 
 WHY: dict[str, str] = {
     "paused": "this project, or your part in it, is paused",
@@ -69,7 +68,7 @@ def access_of(db: Connection, project_id: int, account_id: int) -> Access:
     row = db.execute(query).first()
     if row is None:
         raise NotFound(f"there is no project {project_id}")
-    settings, is_member = _read_settings(canonical_json(row.settings)), row.account_id is not None
+    settings, is_member = read_settings(row), row.account_id is not None
     quota = settings.quota if row.quota is None else row.quota
     closed: NoTask | None = None
     if not is_member and (row.hired or (settings.invited_only and row.role not in ("owner", "admin"))):
@@ -99,8 +98,3 @@ def given(db: Connection, project_id: int, account_id: int, *states: str, role: 
     if role is not None:
         query = query.join(ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id).where(ITEMS.c.role == role)
     return db.scalar(query) or 0
-
-
-@lru_cache(maxsize=256)
-def _read_settings(text: str) -> ProjectSettings:
-    return ProjectSettings.model_validate_json(text)

@@ -144,20 +144,11 @@ def project_of(
     return found
 
 
-@dataclass(frozen=True)
-class OpenProject:
-    """A project and who writes its replies; `supply` is to be entered."""
-
-    store: CollectStore
-    project: Project
-    source: ReplySource
-    supply: ItemSupply
-
-
 def open_run(
     store: CollectStore, run: Path, stage: str, plan: SupplyPlan, *, project: str = "", prompts: str | None = None
-) -> OpenProject:
-    """A project for a stage's model, with the prompts that the run samples its pairs for, or those of a file.
+) -> tuple[Project, ItemSupply]:
+    """A project for a stage's model, with the prompts that the run samples its pairs for, or those of a file; and the
+    supply of its tasks, to be entered.
 
     Raises RunError if there is no such model, ConfigError if the run names no prompts.
     """
@@ -173,11 +164,14 @@ def open_run(
         raise ConfigError(f"the config of {run} names no prompts; give a file of them")
     source = open_stage(run, stage, plan.sampling)
     rows = load_prompts(data, source.tokenizer, config.system).rows
-    return _opened(store, project or slug_of(f"{run.name}-{stage}"), run.name, source, rows, plan, source.scores)
+    score = None if source.scores is None else source.score
+    return _opened(store, project or slug_of(f"{run.name}-{stage}"), run.name, source, rows, plan, score)
 
 
-def open_prompts(store: CollectStore, prompts: str, model: str, plan: SupplyPlan, *, project: str = "") -> OpenProject:
-    """A project for a model by name and a file of prompts (any source that training reads).
+def open_prompts(
+    store: CollectStore, prompts: str, model: str, plan: SupplyPlan, *, project: str = ""
+) -> tuple[Project, ItemSupply]:
+    """The same for a model by name and a file of prompts (any source that training reads).
 
     People read the name of a project above their tasks, so it says nothing of the model.
     """
@@ -197,10 +191,9 @@ def _opened(
     prompts: Sequence[Prompt],
     plan: SupplyPlan,
     score: Score | None = None,
-) -> OpenProject:
+) -> tuple[Project, ItemSupply]:
     project = project_of(store, slug, name, plan.overlap, plan.question)
-    supply = ItemSupply(store, project.id, source, prompts, plan, score=score)
-    return OpenProject(store, project, source, supply)
+    return project, ItemSupply(store, project.id, source, prompts, plan, score=score)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,6 @@ from thumbs.storage import Database, inserted_id
 MOST_CHARACTERS = 1_000_000
 """The most characters of a prompt or of a reply."""
 _AT_ONCE, _A_PAGE, _IDS_AT_ONCE = 200, 1000, 5000
-_COLUMNS = [ITEMS.c[name] for name in ItemRecord.__dataclass_fields__]
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Items:
 
     def get(self, item_id: int) -> ItemRecord:
         """The item with its counters; raises NotFound."""
-        query = select(*_COLUMNS).where(ITEMS.c.id == item_id)
+        query = select(ITEMS).where(ITEMS.c.id == item_id)
         return self._db.the(ItemRecord, query, NotFound(f"there is no item {item_id}"))
 
     def content(self, item_id: int) -> tuple[tuple[Message, ...], tuple[Reply, ...]]:
@@ -293,7 +292,7 @@ def _as_wanted(project_id: int, wanted: Wanted, after: int) -> Select[Any]:
         where.append(ITEMS.c.n_skip > literal_column("0"))
     if wanted.judged:
         where.append(ITEMS.c.n_done > 0)
-    return select(*_COLUMNS).where(*where)
+    return select(ITEMS).where(*where)
 
 
 def excerpt(messages: Sequence[Message], most: int) -> str:

@@ -6,7 +6,8 @@ Secrets are random and only their SHA-256 is kept; passwords are kept as Argon2i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import EllipsisType
@@ -114,20 +115,18 @@ class Accounts:
     def set_role(self, account_id: int, role: Role, by: int | None = None) -> None:
         """Gives another role; raises CollectError if it would take the last owner away, or `by` may not."""
         _check_role(role)
-        with self._db.transaction(durable=True, turn=_TURN) as db:
-            account = self._changing(db, account_id, by)
+        with self._changing(account_id, by) as (db, account):
             self._check_owner(db, by, role)
             if role != "owner":
                 self._keep_an_owner(db, account)
-            db.execute(update(ACCOUNTS).where(ACCOUNTS.c.id == account_id).values(role=role))
+            _set(db, account_id, role=role)
             self._audit.note(db, "account.role", by, None, {"account": account_id, "from": account.role, "to": role})
 
     def disable(self, account_id: int, by: int | None = None) -> None:
         """Shuts the person out at once: sessions end, tokens and an open invitation are void. Judgements stay."""
-        with self._db.transaction(durable=True, turn=_TURN) as db:
-            self._keep_an_owner(db, self._changing(db, account_id, by))
-            changed = update(ACCOUNTS).where(ACCOUNTS.c.id == account_id)
-            db.execute(changed.values(disabled=True, invitation=None))
+        with self._changing(account_id, by) as (db, account):
+            self._keep_an_owner(db, account)
+            _set(db, account_id, disabled=True, invitation=None)
             db.execute(delete(LOGINS).where(LOGINS.c.account_id == account_id))
             mine = (API_TOKENS.c.account_id == account_id) & API_TOKENS.c.revoked.is_(None)
             db.execute(update(API_TOKENS).where(mine).values(revoked=self._clock()))
@@ -135,20 +134,17 @@ class Accounts:
 
     def enable(self, account_id: int, by: int | None = None) -> None:
         """Lets the person in again, with the password of before; tokens stay revoked."""
-        with self._db.transaction(durable=True, turn=_TURN) as db:
-            self._changing(db, account_id, by)
-            db.execute(update(ACCOUNTS).where(ACCOUNTS.c.id == account_id).values(disabled=False))
+        with self._changing(account_id, by) as (db, _):
+            _set(db, account_id, disabled=False)
             self._audit.note(db, "account.enable", by, None, {"account": account_id})
 
     def invite(self, account_id: int, by: int | None = None) -> str:
         """A secret with which the person chooses a password, once; an earlier invitation is void."""
         secret = new_secret()
-        with self._db.transaction(durable=True, turn=_TURN) as db:
-            account = self._changing(db, account_id, by)
+        with self._changing(account_id, by) as (db, account):
             if account.disabled:
                 raise CollectError(f"the account {account.handle!r} is disabled; enable it first")
-            changed = update(ACCOUNTS).where(ACCOUNTS.c.id == account_id)
-            db.execute(changed.values(invitation=digest(secret)))
+            _set(db, account_id, invitation=digest(secret))
             self._audit.note(db, "account.invite", by, None, {"account": account_id})
         return secret
 
@@ -170,8 +166,7 @@ class Accounts:
     def set_password(self, account_id: int, password: str, by: int | None = None) -> None:
         """Sets the password and ends all sessions of the account."""
         hashed = hash_password(password)
-        with self._db.transaction(durable=True, turn=_TURN) as db:
-            self._changing(db, account_id, by)
+        with self._changing(account_id, by) as (db, _):
             self._set_password(db, account_id, hashed)
             self._audit.note(db, "account.password", by, None, {"account": account_id})
 
@@ -212,8 +207,7 @@ class Accounts:
     def add_token(self, account_id: int, scope: TokenScope, note: str = "", by: int | None = None) -> str:
         """A new API token, which cannot be shown again. Raises CollectError if the role does not allow the scope."""
         secret = new_secret("tc-")
-        with self._db.transaction(durable=True, turn=_TURN) as db:
-            account = self._changing(db, account_id, by)
+        with self._changing(account_id, by) as (db, account):
             if scope not in SCOPE_ROLES:
                 raise CollectError(f"the scope must be one of {', '.join(SCOPE_ROLES)}, got {scope!r}"[:200])
             if account.disabled or account.role not in SCOPE_ROLES[scope]:
@@ -242,14 +236,13 @@ class Accounts:
 
     def revoke(self, token_id: int, by: int | None = None) -> None:
         """Makes an API token void; raises NotFound."""
-        with self._db.transaction(durable=True, turn=_TURN) as db:
-            owner = db.scalar(select(API_TOKENS.c.account_id).where(API_TOKENS.c.id == token_id))
-            if owner is None:
-                raise NotFound(f"there is no API token {token_id}")
-            self._changing(db, owner, by)
+        owners = self._db.values(select(API_TOKENS.c.account_id).where(API_TOKENS.c.id == token_id))
+        if not owners:
+            raise NotFound(f"there is no API token {token_id}")
+        with self._changing(owners[0], by) as (db, account):
             live = (API_TOKENS.c.id == token_id) & API_TOKENS.c.revoked.is_(None)
             db.execute(update(API_TOKENS).where(live).values(revoked=self._clock()))
-            self._audit.note(db, "token.revoke", by, None, {"account": owner, "token": token_id})
+            self._audit.note(db, "token.revoke", by, None, {"account": account.id, "token": token_id})
 
     def identity(self, source: Source, external_id: str, study: str) -> Account:
         """The annotator account of a hired worker, made when they come first.
@@ -283,8 +276,7 @@ class Accounts:
 
     def member(self, project_id: int, account_id: int) -> Member | None:
         """A person's part in a project, None if they have not been added."""
-        one = (MEMBERS.c.project_id == project_id) & (MEMBERS.c.account_id == account_id)
-        return self._db.one(Member, select(MEMBERS).where(one))
+        return self._db.one(Member, select(MEMBERS).where(_part(project_id, account_id)))
 
     def members(self, project_id: int) -> list[Member]:
         """Everybody who was added to the project."""
@@ -294,8 +286,7 @@ class Accounts:
     def enrol(self, project_id: int, account_id: int, quota: int | None = None, by: int | None = None) -> Member:
         """Adds a person to a project. Who is there already stays, with the new quota where one is given."""
         with self._db.transaction(durable=True, turn=project_id) as db:
-            one = (MEMBERS.c.project_id == project_id) & (MEMBERS.c.account_id == account_id)
-            new = not db.scalar(select(exists().where(one)))
+            new = not db.scalar(select(exists().where(_part(project_id, account_id))))
             if new:
                 row = {"project_id": project_id, "account_id": account_id, "quota": _checked_quota(quota)}
                 db.execute(insert(MEMBERS).values(**row, paused=False, created=self._clock()))
@@ -321,9 +312,8 @@ class Accounts:
             values["paused"] = paused
         if not values:
             return
-        one = (MEMBERS.c.project_id == project_id) & (MEMBERS.c.account_id == account_id)
         with self._db.transaction(durable=True, turn=project_id) as db:
-            if not db.execute(update(MEMBERS).where(one).values(**values)).rowcount:
+            if not db.execute(update(MEMBERS).where(_part(project_id, account_id)).values(values)).rowcount:
                 raise NotFound(f"the account {account_id} was not added to this project")
             self._audit.note(db, "member.change", by, project_id, {"account": account_id, **values})
 
@@ -332,17 +322,20 @@ class Accounts:
         return inserted_id(db.execute(insert(ACCOUNTS).values(**row, created=self._clock())))
 
     def _set_password(self, db: Connection, account_id: int, hashed: str) -> None:
-        changed = update(ACCOUNTS).where(ACCOUNTS.c.id == account_id)
-        db.execute(changed.values(password=hashed, invitation=None))
+        _set(db, account_id, password=hashed, invitation=None)
         db.execute(delete(LOGINS).where(LOGINS.c.account_id == account_id))
 
-    def _changing(self, db: Connection, account_id: int, by: int | None) -> Account:
-        """The account that `by` is about to change; raises CollectError if it is an owner's and theirs is not."""
-        row = db.execute(_one(account_id)).first()
-        if row is None:
-            raise NotFound(f"there is no account {account_id}")
-        self._check_owner(db, by, row.role)
-        return Account(*row)
+    @contextmanager
+    def _changing(self, account_id: int, by: int | None) -> Iterator[tuple[Connection, Account]]:
+        """A transaction with the account that `by` changes in it; raises CollectError if it is an owner's and theirs is
+        not.
+        """
+        with self._db.transaction(durable=True, turn=_TURN) as db:
+            row = db.execute(_one(account_id)).first()
+            if row is None:
+                raise NotFound(f"there is no account {account_id}")
+            self._check_owner(db, by, row.role)
+            yield db, Account(*row)
 
     def _check_owner(self, db: Connection, by: int | None, role: str) -> None:
         if role != "owner" or by is None:
@@ -361,8 +354,16 @@ def _one(account_id: int) -> Select[Any]:
     return select(*_ACCOUNT).where(ACCOUNTS.c.id == account_id)
 
 
+def _set(db: Connection, account_id: int, **values: Any) -> None:
+    db.execute(update(ACCOUNTS).where(ACCOUNTS.c.id == account_id).values(values))
+
+
 def _open_invitation(secret: str) -> ColumnElement[bool]:
     return (ACCOUNTS.c.invitation == digest(secret)) & ~ACCOUNTS.c.disabled
+
+
+def _part(project_id: int, account_id: int) -> ColumnElement[bool]:
+    return (MEMBERS.c.project_id == project_id) & (MEMBERS.c.account_id == account_id)
 
 
 def _check_role(role: str) -> None:

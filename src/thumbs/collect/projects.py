@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Table, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, exists, func, insert, select, update
 
 from thumbs.collect.audit import Audit
 from thumbs.collect.errors import CollectError, NotFound
@@ -18,6 +18,7 @@ from thumbs.collect.question import Question
 from thumbs.collect.records import Project, ProjectState, Version
 from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.tables import GUIDELINES, ITEMS, PROJECTS, QUESTIONS
+from thumbs.data.sources import canonical_json
 from thumbs.storage import Database, inserted_id
 
 MOST_GUIDELINES = 100_000
@@ -119,12 +120,12 @@ class Projects:
     def versions(self, what: Literal["questions", "guidelines"], project_id: int) -> list[Version]:
         """All of them, oldest first."""
         table = _VERSIONED[what]
-        query = select(*_version_columns(table)).where(table.c.project_id == project_id).order_by(table.c.version)
+        query = select(table).where(table.c.project_id == project_id).order_by(table.c.version)
         return self._db.all(Version, query)
 
     def _read_version(self, what: Literal["questions", "guidelines"], version_id: int) -> Version:
         table = _VERSIONED[what]
-        query = select(*_version_columns(table)).where(table.c.id == version_id)
+        query = select(table).where(table.c.id == version_id)
         return self._db.the(Version, query, NotFound(f"there is no version {version_id} of the {what}"))
 
     def _read_advice(self, project_id: int, version: int) -> str:
@@ -144,9 +145,10 @@ class Projects:
             "version": 1 if newest is None else newest.version + 1,
             "body": body,
             "sha256": hashlib.sha256(body.encode("utf-8")).hexdigest(),
+            "created_by": by,
             "created": self._clock(),
         }
-        made = db.execute(insert(table).values(**row, created_by=by))
+        made = db.execute(insert(table).values(row))
         if newest is not None:
             noted = {"version": row["version"], "sha256": row["sha256"]}
             self._audit.note(db, f"{table.name}.change", by, project_id, noted)
@@ -160,9 +162,14 @@ class Projects:
             self._audit.note(db, action, by, project_id, values)
 
 
-def read_settings(project: Project) -> ProjectSettings:
+def read_settings(project: Project | Row[Any]) -> ProjectSettings:
     """The project's settings, checked again: the database may be another version's."""
-    return ProjectSettings.model_validate(dict(project.settings))
+    return _settings(canonical_json(project.settings))
+
+
+@lru_cache(maxsize=256)
+def _settings(text: str) -> ProjectSettings:
+    return ProjectSettings.model_validate_json(text)
 
 
 @lru_cache(maxsize=256)
@@ -191,9 +198,5 @@ def _checked_guidelines(markdown: str) -> str:
 
 
 def _newest(table: Table, project_id: int) -> Any:
-    query = select(*_version_columns(table)).where(table.c.project_id == project_id)
+    query = select(table).where(table.c.project_id == project_id)
     return query.order_by(table.c.version.desc()).limit(1)
-
-
-def _version_columns(table: Table) -> Any:
-    return table.c["id", "project_id", "version", "body", "sha256", "created"]

@@ -70,6 +70,7 @@ class Version:
     version: int
     body: str
     sha256: str
+    created_by: int | None
     created: datetime
 
 
@@ -231,6 +232,7 @@ class ItemRecord:
     id: int
     project_id: int
     prompt_id: int
+    question_id: int
     conversation_id: str | None
     key: str
     priority: float

@@ -82,7 +82,7 @@ class ItemSupply:
             raise CollectError("there are no prompts to sample replies for")
         if plan.active is not None and score is None:
             raise CollectError(f"active={plan.active} goes by a reward model's scores, and {source.name} has none")
-        self._store, self._project, self._source, self._prompts = store, project_id, source, prompts
+        self._store, self._project, self.source, self._prompts = store, project_id, source, prompts
         self._plan, self._score = plan, score
         self._series = f"{source.name} seed {plan.seed}"
         self._draws = count(self._drawn() + 1)
@@ -110,7 +110,7 @@ class ItemSupply:
             added, in_vain = added + new, 0 if new else in_vain + 1
             if in_vain >= MOST_IN_VAIN:
                 raise CollectError(
-                    f"{self._source.name}: the replies to {in_vain} prompts in a row were empty, equal or asked about "
+                    f"{self.source.name}: the replies to {in_vain} prompts in a row were empty, equal or asked about "
                     "already; raise the temperature, take another model, or give more prompts"
                 )
         return added
@@ -132,7 +132,7 @@ class ItemSupply:
         """Samples draw `number` and adds its task; returns 1 where there is a new one."""
         turn, place = divmod(number, len(self._prompts))
         prompt = self._prompts[place]
-        replies = self._source.write(prompt.messages, self._plan.replies, seed_of(self._plan.seed, prompt.id, turn))
+        replies = self.source.write(prompt.messages, self._plan.replies, seed_of(self._plan.seed, prompt.id, turn))
         found = self._choose(prompt, replies, turn)
         if found is None:
             return 0

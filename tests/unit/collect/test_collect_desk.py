@@ -235,5 +235,5 @@ def test_a_taken_port_is_passed_over():
 def test_the_name_of_an_opened_project_says_nothing_of_the_model(tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("Ana\nBen\n", encoding="utf-8")
     with contextlib.closing(CollectStore(tmp_path / "collect.db")) as store:
-        project = open_prompts(store, str(tmp_path / "prompts.txt"), "byte-tiny", SupplyPlan()).project
+        project = open_prompts(store, str(tmp_path / "prompts.txt"), "byte-tiny", SupplyPlan())[0]
     assert (project.slug, project.name) == ("prompts", "prompts.txt")

@@ -51,14 +51,12 @@ class Kept:
 
     id: int
     project_id: int
+    account_id: int | None
     format: str
     filters: Mapping[str, Any]
     watermark: int
     manifest: Mapping[str, Any]
     created: datetime
-
-
-_COLUMNS = tuple(EXPORTS.c[name] for name in Kept.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def record_export(
 
 def kept_export(store: CollectStore, export_id: int, project_id: int | None = None) -> Kept:
     """An export of the record; raises NotFound if there is none, or it is of another project."""
-    of = query(*_COLUMNS).where(EXPORTS.c.id == export_id)
+    of = query(EXPORTS).where(EXPORTS.c.id == export_id)
     if project_id is not None:
         of = of.where(EXPORTS.c.project_id == project_id)
     whose = "" if project_id is None else " of this project"
@@ -164,7 +162,7 @@ def kept_export(store: CollectStore, export_id: int, project_id: int | None = No
 
 def kept_exports(store: CollectStore, project_id: int, most: int = 10) -> list[Kept]:
     """The newest exports of a project, newest first."""
-    of = query(*_COLUMNS).where(EXPORTS.c.project_id == project_id)
+    of = query(EXPORTS).where(EXPORTS.c.project_id == project_id)
     return store.db.all(Kept, of.order_by(EXPORTS.c.id.desc()).limit(most))
 
 
