@@ -40,3 +40,9 @@ class RolloutConfig(Frozen):
     """Seconds that a step waits for stragglers; then prompts whose replies are not all there are cut, at most half of
     them, and stragglers.jsonl names them. null: it waits for all.
     """
+    workers: int = Field(default=0, ge=0)
+    """Processes that sample, on this machine or over the cluster of the engine; 0: the process that trains."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs over which a worker of kind vllm splits each product."""
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """GPUs that a worker has for itself; null: as many as tensor_parallel where there are any."""

@@ -43,7 +43,7 @@ def open_cluster(config: EngineConfig, rollout: RolloutConfig, decode_text: Deco
         decode_text,
         device=config.device,
         optimizer=config.optimizer,
-        sampler=SAMPLERS[rollout.kind](rollout),
+        sampler=SAMPLERS[rollout.kind](rollout, crew),
         patience_s=config.patience_s,
     )
 
@@ -252,6 +252,7 @@ class PublishedByRanks(Published):
         spec, self.version = engine.published(handle)
         self._engine, self._handle = engine, handle
         self.model, self.seed, self.decode_text = spec.model, spec.seed, engine.decode_text
+        self.context = engine.size(handle).context
 
     def trunk(self) -> Trunk:
         return self._engine.twin(self._handle, lambda twin: twin.trunk.frozen(twin.adapter))

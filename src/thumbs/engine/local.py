@@ -48,7 +48,9 @@ T = TypeVar("T")
 def open_local(config: EngineConfig, rollout: RolloutConfig, decode_text: DecodeText | None) -> OpenEngine:
     """The local engine of a config."""
     device = None if config.device is None else torch.device(config.device)
-    return LocalEngine(decode_text, device=device, optimizer=config.optimizer, sampler=SAMPLERS[rollout.kind](rollout))
+    return LocalEngine(
+        decode_text, device=device, optimizer=config.optimizer, sampler=SAMPLERS[rollout.kind](rollout, None)
+    )
 
 
 class LocalEngine:
@@ -270,6 +272,7 @@ class PublishedModel(Published):
     def __init__(self, model: Model, decode_text: DecodeText | None) -> None:
         self._model, self.decode_text = model, decode_text
         self.model, self.seed, self.version = model.spec.model, model.spec.seed, model.steps
+        self.context = model.trunk.context
 
     def trunk(self) -> Trunk:
         return self._model.trunk.frozen(self._model.adapter)

@@ -1,6 +1,18 @@
 """From prompts to sampled replies with logprobs."""
 
 __all__ = [
-    "batch", "draw", "episodes", "native", "pending", "prompt_reading", "publish", "rounds", "runner", "sampler",
+    "batch",
+    "draw",
+    "episodes",
+    "native",
+    "native_worker",
+    "orders",
+    "pending",
+    "prompt_reading",
+    "publish",
+    "remote",
+    "rounds",
+    "runner",
+    "sampler",
     "scheduler",
-]  # fmt: skip
+]

@@ -18,9 +18,11 @@ from thumbs.config.engine import RolloutConfig
 from thumbs.models.base import FrozenAdapter, Trunk
 from thumbs.rollout.batch import DecodingBatch
 from thumbs.rollout.publish import OpenSampler, Published
+from thumbs.rollout.remote import RemoteSamplers, worker_specs
 from thumbs.rollout.runner import Runner
 from thumbs.rollout.sampler import DecodeText, Sampler, SampleReply, SampleRequest, check_requests
 from thumbs.rollout.scheduler import DecodingRow, SampleJob, Scheduler
+from thumbs.workers.base import Crew
 
 
 class DecodingLoop:
@@ -138,8 +140,10 @@ class NativeSampler(Sampler):
         return [job.future for job in jobs]
 
 
-def native_samplers(config: RolloutConfig) -> OpenSampler:
-    """Samplers in this process, each of which has a frozen copy of its model to itself."""
+def native_samplers(config: RolloutConfig, crew: Crew | None = None) -> OpenSampler:
+    """Samplers in this process, each with a frozen copy of its model to itself, or in as many workers as asked for."""
+    if config.workers:
+        return RemoteSamplers(worker_specs(config, "thumbs.rollout.native_worker:NativeWorker"), crew)
 
     def opened(published: Published) -> NativeSampler:
         return NativeSampler(DecodingLoop(published.trunk(), published.decode_text), published.version)

@@ -15,6 +15,7 @@ from thumbs.engine.local import LocalEngine
 from thumbs.rollout.native import native_samplers
 from thumbs.rollout.publish import SAMPLERS, Published
 from thumbs.rollout.sampler import DecodingParams, Sampler
+from thumbs.workers.base import Crew
 
 LORA = {"adapters": AdapterConfig(rank=4, alpha=8.0), "full": None}
 NATIVE = native_samplers(RolloutConfig())
@@ -64,7 +65,7 @@ def test_a_published_folder_holds_the_weights_of_its_moment_and_their_sums(model
 def test_an_engine_opens_its_samplers_once(tiny_llama):
     asked: list[RolloutConfig] = []
 
-    def mine(config: RolloutConfig):
+    def mine(config: RolloutConfig, crew: Crew | None):
         asked.append(config)
         return NATIVE
 
