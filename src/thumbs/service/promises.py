@@ -90,8 +90,8 @@ class Promises:
         self._threads = threads
         self._poll_s = poll_s
         self._pending: dict[str, _Pending] = {}
-        self._unstored: dict[str, Outcome] = {}
-        self._keeper: asyncio.Task[None] | None = None
+        self._storing = asyncio.Lock()
+        self._settling: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -180,14 +180,26 @@ class Promises:
         pending.running = running
         if pending.cancelled:
             running.cancel()
-        loop = asyncio.get_running_loop()
-        running.add_done_callback(lambda done: self._threads.spawn(self._settle, request_id, pending, done, loop))
+        task = asyncio.create_task(self._settle(request_id, pending, running))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
 
-    def _settle(self, request_id: str, pending: _Pending, done: Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+    async def _settle(self, request_id: str, pending: _Pending, running: Future[Any]) -> None:
         """Keeps the outcome, then tells those who wait; in that order, so that what was told survives a crash."""
+        await asyncio.wait((asyncio.wrap_future(running),))
+        outcome, stored = await self._threads.work(self._keep, request_id, pending, running)
+        pending.done.set_result(outcome)
+        if not stored:
+            pause, longest = _PAUSES_S
+            async with self._storing:  # one at a time, since the next would fail alike
+                while not await self._threads.record(self._store_outcome, request_id, outcome):
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, longest)
+        del self._pending[request_id]
+
+    def _keep(self, request_id: str, pending: _Pending, done: Future[Any]) -> tuple[Outcome, bool]:
         outcome = _outcome_of(request_id, pending, done)
-        stored = self._store_outcome(request_id, outcome)
-        loop.call_soon_threadsafe(self._deliver, request_id, outcome, stored)
+        return outcome, self._store_outcome(request_id, outcome)
 
     def _store_outcome(self, request_id: str, outcome: Outcome) -> bool:
         """Whether it is in the store now; instead of one that can never be stored an error is."""
@@ -214,42 +226,15 @@ class Promises:
             category=outcome.category if outcome.error is not None else None,
         )
 
-    def _deliver(self, request_id: str, outcome: Outcome, stored: bool) -> None:
-        pending = self._pending.get(request_id)
-        if pending is None:
-            return
-        pending.done.set_result(outcome)
-        if stored:
-            del self._pending[request_id]
-            return
-        self._unstored[request_id] = outcome
-        if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep())
-
-    async def _keep(self) -> None:
-        """Stores what could not be stored before, until all of it is."""
-        pause, longest = _PAUSES_S
-        while self._unstored:
-            await asyncio.sleep(pause)
-            if not await self._store_rest():
-                pause = min(2 * pause, longest)
-
-    async def _store_rest(self) -> bool:
-        """Whether all could be stored; the first failure ends the round, since the next would fail alike."""
-        for request_id, outcome in list(self._unstored.items()):
-            if not await self._threads.record(self._store_outcome, request_id, outcome):
-                return False
-            del self._unstored[request_id], self._pending[request_id]
-        return True
-
     async def close(self) -> None:
         """A last try to store what is only in memory; says in the log what is lost with it."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-        if self._unstored and not await self._store_rest():
-            for request_id, outcome in self._unstored.items():
-                owner = self._pending[request_id].owner
-                log.error("the outcome of %s %s of %s is lost: it could not be stored", outcome.kind, request_id, owner)
+        for task in self._settling:
+            task.cancel()
+        ended = {request_id: pending for request_id, pending in self._pending.items() if pending.done.done()}
+        for request_id, pending in ended.items():
+            if not await self._threads.record(self._store_outcome, request_id, pending.done.result()):
+                words = "the outcome of %s %s of %s is lost: it could not be stored"
+                log.error(words, pending.kind, request_id, pending.owner)
 
 
 def _outcome_of(request_id: str, pending: _Pending, done: Future[Any]) -> Outcome:

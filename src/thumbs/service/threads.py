@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,10 +31,6 @@ class Threads:
         """What `function` returns; for decoding, loading and everything else that may take long."""
         call = partial(function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._work, call)
-
-    def spawn(self, function: Callable[..., Any], *args: Any) -> None:
-        """Runs `function` among the work; nobody waits for it."""
-        self._work.submit(function, *args)
 
     def close(self) -> None:
         """Starts nothing more; what runs goes on to its end."""
