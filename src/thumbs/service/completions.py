@@ -11,7 +11,7 @@ from typing import Any
 from thumbs.clients.types import SampledSequence
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.service.requests import to_json
-from thumbs.service.speech import EchoedPrompt, Said, Speech, TokenRow
+from thumbs.service.speech import DrawnToken, Said, Speech, TokenRow
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Shape:
     created: int = field(default_factory=lambda: int(time.time()))
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def speech(self, prompt: EchoedPrompt | None = None) -> Speech:
+    def speech(self, prompt: Sequence[DrawnToken] | None = None) -> Speech:
         """A reply that begins; after the prompt, if that is to be repeated."""
-        return Speech(self.tokenizer, self.stop, prompt.heard() if prompt else None, opens=self.chat)
+        return Speech(self.tokenizer, self.stop, prompt, opens=self.chat)
 
     def whole(
-        self, replies: Sequence[tuple[SampledSequence, EchoedPrompt | None]], prompt_tokens: int
+        self, replies: Sequence[tuple[SampledSequence, Sequence[DrawnToken] | None]], prompt_tokens: int
     ) -> dict[str, Any]:
         """The reply to a request that does not stream: samples, each with the prompt that it is to repeat."""
         choices = []

@@ -6,7 +6,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from pydantic import JsonValue
 from starlette.exceptions import HTTPException
@@ -43,31 +43,6 @@ class _Found:
     created: int = 0
 
 
-class Templates:
-    """Opens a model's tokenizer anew for other variables of its template, and keeps those that were used last."""
-
-    def __init__(self) -> None:
-        self._opened: OrderedDict[tuple[str, str], Tokenizer] = OrderedDict()
-
-    def tokenizer(self, base: Base, variables: Mapping[str, JsonValue]) -> Tokenizer:
-        """The base's tokenizer; raises RefusedError for a variable that its template never reads."""
-        if not variables:
-            return base.tokenizer
-        key = base.name, json.dumps(variables, sort_keys=True)
-        found = self._opened.get(key)
-        if found is None:
-            template = base.config.template
-            template = template.model_copy(update={"variables": {**template.variables, **variables}})
-            try:
-                found = open_tokenizer(base.config.model_copy(update={"template": template}))
-            except (ConfigError, ModelError) as error:
-                raise RefusedError(str(error), "chat_template_kwargs", "unsupported_value") from None
-        self._opened[key] = found
-        while len(self._opened) > _MOST_TEMPLATES:
-            self._opened.pop(next(iter(self._opened)), None)
-        return found
-
-
 class OpenAIRoutes(Routes):
     """Completions, chat completions and the list of models."""
 
@@ -76,7 +51,7 @@ class OpenAIRoutes(Routes):
     def __init__(self, service: Service) -> None:
         super().__init__(service)
         self._samplers: OrderedDict[tuple[str, str, str], tuple[str, str]] = OrderedDict()
-        self._templates = Templates()
+        self._with_variables = lru_cache(_MOST_TEMPLATES)(self._opened)
 
     @route("GET", "/models")
     async def models(self, request: Request) -> Response:
@@ -109,7 +84,7 @@ class OpenAIRoutes(Routes):
         """Answers a conversation."""
         body = await read_body(request, ChatBody, "/v1/chat/completions")
         sampler_id, base = await self._sampler(body.model, owner_of(request))
-        tokenizer = await self._work(self._templates.tokenizer, base, body.chat_template_kwargs)
+        tokenizer = await self._work(self._tokenizer, base, body.chat_template_kwargs)
         prompt = await self._work(body.prompt, tokenizer)
         shape = Shape(True, body.model, tokenizer, body.stop, body.top_logprobs if body.logprobs else None)
         return await self._reply(
@@ -156,6 +131,19 @@ class OpenAIRoutes(Routes):
                 raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
             raise
         return answer(shape.whole(batch.all_replies(), batch.prompt_tokens))
+
+    def _tokenizer(self, base: Base, variables: Mapping[str, JsonValue]) -> Tokenizer:
+        """The base's tokenizer, opened anew for other variables of its template."""
+        return self._with_variables(base.name, json.dumps(variables, sort_keys=True)) if variables else base.tokenizer
+
+    def _opened(self, base: str, variables: str) -> Tokenizer:
+        """Raises RefusedError for a variable that the base's template never reads."""
+        config = self._backend.bases[base].config
+        template = {"variables": {**config.template.variables, **json.loads(variables)}}
+        try:
+            return open_tokenizer(config.model_copy(update={"template": config.template.model_copy(update=template)}))
+        except (ConfigError, ModelError) as error:
+            raise RefusedError(str(error), "chat_template_kwargs", "unsupported_value") from None
 
     async def _find(self, model: str, owner: str) -> _Found:
         """What a model's name stands for; raises RefusedError if that is nothing that the caller may use."""

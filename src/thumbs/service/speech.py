@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from thumbs.clients.types import SampledSequence
 from thumbs.data.tokenizers import Tokenizer
@@ -70,32 +70,32 @@ class Speech:
         self._opens, self._whole = opens or prompt is not None, prompt is not None
         self._count = self._told = self._given = 0
         self._rows: list[TokenRow] = []
-        for heard in prompt or ():
-            self._read(heard)
+        for token in prompt or ():
+            self._read(token)
         self._start = len(self._characters.text)  # stops are looked for from here on
 
-    def add(self, heard: DrawnToken) -> Said:
+    def add(self, token: DrawnToken) -> Said:
         """What can be told now, with one more token."""
         self._count += 1
-        self._read(heard)
+        self._read(token)
         return self._tell(self._safe())
 
     def end(self, sequence: SampledSequence) -> Said:
         """The rest, when the reply is complete; also of tokens that were not added."""
-        for heard in list(drawn(sequence))[self._count :]:
-            self._read(heard)
+        for token in drawn(sequence)[self._count :]:
+            self._read(token)
         self._characters.end()
         text = self._characters.text
         cuts = [at for stop in self._stop if (at := text.find(stop, self._start)) >= 0]
         return self._tell(min(cuts, default=len(text)), ends=self._whole)
 
-    def _read(self, heard: DrawnToken) -> None:
-        own = self._tokenizer.token_bytes(heard.token, self._opens)
-        if self._opens and self._tokenizer.token_bytes(heard.token):  # of the text, though its space may be dropped
+    def _read(self, drawn: DrawnToken) -> None:
+        own = self._tokenizer.token_bytes(drawn.token, self._opens)
+        if self._opens and self._tokenizer.token_bytes(drawn.token):  # of the text, though its space may be dropped
             self._opens = False
         offset = self._characters.read(own)
         if own or self._whole:
-            self._rows.append(TokenRow(heard.token, own, offset, heard.logprob, heard.top))
+            self._rows.append(TokenRow(drawn.token, own, offset, drawn.logprob, drawn.top))
 
     def _safe(self) -> int:
         """How much of the text belongs to the reply, whatever comes."""
@@ -141,24 +141,15 @@ class _Characters:
         self.text += self._decoder.decode(b"", final=True)
 
 
-def drawn(sequence: SampledSequence) -> Iterator[DrawnToken]:
+def heard(
+    tokens: Sequence[int], logprobs: Sequence[float | None] | None, tops: Sequence[Top | None] | None
+) -> list[DrawnToken]:
+    """Tokens with their logprobs and the likely ones in their places, as far as these were asked for."""
+    none = [None] * len(tokens)
+    rows = zip(tokens, logprobs or none, tops or none, strict=True)
+    return [DrawnToken(token, logprob, top or ()) for token, logprob, top in rows]
+
+
+def drawn(sequence: SampledSequence) -> list[DrawnToken]:
     """The tokens of a sample."""
-    count = len(sequence.tokens)
-    logprobs, tops = sequence.logprobs or [None] * count, sequence.topk_logprobs or [None] * count
-    for token, logprob, top in zip(sequence.tokens, logprobs, tops, strict=True):
-        yield DrawnToken(token, logprob, top or ())
-
-
-@dataclass
-class EchoedPrompt:
-    """A prompt that is repeated before its replies, with logprobs and likely tokens if they were asked for."""
-
-    tokens: Sequence[int]
-    logprobs: Sequence[float | None] = ()
-    tops: Sequence[Top | None] = field(default_factory=list)
-
-    def heard(self) -> list[DrawnToken]:
-        """Its tokens, as if they had been drawn."""
-        logprobs = self.logprobs or [None] * len(self.tokens)
-        tops = self.tops or [None] * len(self.tokens)
-        return [DrawnToken(*each[:2], each[2] or ()) for each in zip(self.tokens, logprobs, tops, strict=True)]
+    return heard(sequence.tokens, sequence.logprobs, sequence.topk_logprobs)

@@ -16,7 +16,7 @@ from thumbs.errors import ThumbsError
 from thumbs.service.completions import Shape
 from thumbs.service.openai_errors import error_body
 from thumbs.service.requests import to_json
-from thumbs.service.speech import DrawnToken, EchoedPrompt, Top
+from thumbs.service.speech import DrawnToken, Top, heard
 
 _ALIVE_S = 5.0
 """Pause after which a caller is looked for, seconds."""
@@ -37,16 +37,15 @@ class SampleBatch:
         """Tokens of all prompts."""
         return sum(map(len, self.prompts))
 
-    def replies(self, number: int) -> tuple[Sequence[SampledSequence], EchoedPrompt | None]:
+    def replies(self, number: int) -> tuple[Sequence[SampledSequence], list[DrawnToken] | None]:
         """The samples of a prompt, complete by now, and the prompt if it is to be repeated."""
         response = self.futures[number].result()
         sequences = [SampledSequence("length")] * self.n if self.empty else response.sequences
         if not self.echo:
             return sequences, None
-        tops = response.topk_prompt_logprobs or ()
-        return sequences, EchoedPrompt(self.prompts[number], response.prompt_logprobs or (), tops)
+        return sequences, heard(self.prompts[number], response.prompt_logprobs, response.topk_prompt_logprobs)
 
-    def all_replies(self) -> list[tuple[SampledSequence, EchoedPrompt | None]]:
+    def all_replies(self) -> list[tuple[SampledSequence, list[DrawnToken] | None]]:
         """Every sample with its prompt, in order."""
         found = map(self.replies, range(len(self.futures)))
         return [(sequence, prompt) for sequences, prompt in found for sequence in sequences]
@@ -75,38 +74,35 @@ class News:
 
     def tell(self, prompt: int, sample: int, token: int, logprob: float, top: Top) -> None:
         """A token of a sample of a prompt."""
-        self._put(prompt * self.n + sample, DrawnToken(token, logprob, top))
+        self.put(prompt * self.n + sample, DrawnToken(token, logprob, top))
 
-    def finished(self, prompt: int) -> None:
-        """All samples of a prompt are complete, or will not be."""
-        self._put(prompt, None)
+    def put(self, which: int, token: DrawnToken | None) -> None:
+        """A choice and its new token; None after the number of a prompt whose samples are complete, or will not be."""
+        with contextlib.suppress(RuntimeError):  # the server has stopped, and its loop with it
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, (which, token))
 
     async def next(self) -> tuple[int, DrawnToken | None]:
-        """A choice and its new token, or a prompt that is finished and None; raises TimeoutError after a while."""
+        """What was put first of what is left; raises TimeoutError after a while."""
         return await asyncio.wait_for(self._queue.get(), _ALIVE_S)
-
-    def _put(self, which: int, heard: DrawnToken | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the server has stopped, and its loop with it
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, (which, heard))
 
 
 async def stream(batch: SampleBatch, shape: Shape, news: News, tells_usage: bool) -> AsyncIterator[bytes]:
     """Server-sent events, a token's text in each as it is drawn; at the end what was used, if that is to be told."""
     speeches = [shape.speech() for _ in range(len(batch.futures) * batch.n)]
     for number, future in enumerate(batch.futures):
-        future.add_done_callback(lambda _, number=number: news.finished(number))
+        future.add_done_callback(lambda _, number=number: news.put(number, None))
     left = len(batch.futures)
     try:
         for index in range(len(speeches)):
             yield shape.begin(index)
         while left:
             try:
-                which, heard = await news.next()
+                which, token = await news.next()
             except TimeoutError:
                 yield b": sampling\n\n"
                 continue
-            if heard is not None:
-                yield shape.said(which, speeches[which].add(heard))
+            if token is not None:
+                yield shape.said(which, speeches[which].add(token))
                 continue
             left -= 1
             sequences, prompt = batch.replies(which)

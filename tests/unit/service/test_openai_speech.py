@@ -15,7 +15,7 @@ from thumbs.clients.types import SampledSequence, TopkLogprobs
 from thumbs.data.hf_tokenizer import HfTokenizer
 from thumbs.data.tokenizers import ByteTokenizer, Tokenizer
 from thumbs.service.completions import Shape
-from thumbs.service.speech import DrawnToken, EchoedPrompt, drawn
+from thumbs.service.speech import DrawnToken, drawn, heard
 
 UNDECODABLE = b"ok \xf0\x9f\x92 \x80\x80 w\xc3"
 TEXTS = ["wörld 😀!", "", "\ufffd", "a" * 50, "漢字é🦄", "a\u0301 \u200d"]
@@ -35,7 +35,7 @@ def _shape(chat: bool = True, **changes: Any) -> Shape:
     return Shape(**{"chat": chat, "model": "m", "tokenizer": ByteTokenizer(), "stop": (), "logprobs": None, **changes})
 
 
-def _whole(shape: Shape, sequence: SampledSequence, prompt: EchoedPrompt | None = None) -> dict[str, Any]:
+def _whole(shape: Shape, sequence: SampledSequence, prompt: list[DrawnToken] | None = None) -> dict[str, Any]:
     return shape.whole([(sequence, prompt)], 3)["choices"][0]
 
 
@@ -169,7 +169,7 @@ def _offsets(raw: bytes) -> list[int]:
 def test_a_prompt_is_repeated_with_every_token() -> None:
     """Harnesses count the tokens of prompt and reply, so special ones are told too, and the end."""
     tokens = [ByteTokenizer.BOS, *"é!".encode()]
-    prompt = EchoedPrompt(tokens, [None, -1.0, -2.0, -3.0], [None, [(5, -0.5)], [(0xA9, -2.0)], [(7, -0.1)]])
+    prompt = heard(tokens, [None, -1.0, -2.0, -3.0], [None, [(5, -0.5)], [(0xA9, -2.0)], [(7, -0.1)]])
     choice = _whole(_shape(False, logprobs=1, stop=["!"]), _sequence(b"ab!"), prompt)
     assert choice["text"] == "é!ab"  # a stop in the prompt ends nothing
     columns = choice["logprobs"]
