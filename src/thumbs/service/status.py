@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -30,6 +31,11 @@ log = logging.getLogger("thumbs.service.requests")
 
 _QUIET = {"retrieve", "heartbeat", "telemetry", "health", "metrics"}
 """Endpoints that are called all the time; logged at level DEBUG."""
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,  # names of models, owners and metadata are what clients chose
+    undefined=jinja2.StrictUndefined,
+)
 _BUCKETS_S = (0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 20.0, 45.0)
 
 
@@ -165,25 +171,4 @@ class StatusRoutes(Routes):
             "total": total,
             "owner": owner,
         }
-        return _PAGE.render(shown)
-
-
-# Names of models, owners and metadata are what clients chose, so everything is escaped.
-_PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-    """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="5">
-<title>thumbs serve</title>
-<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}
-table{border-collapse:collapse;width:100%}
-td,th{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8884}
-td{overflow-wrap:anywhere}@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}}</style>
-<h1>thumbs serve</h1>
-<p>Base models: {{ models | join(", ") }}</p>
-<h2>Now</h2>
-<table>{% for name, value in numbers.items() %}
-<tr><th scope="row">{{ name | replace("_", " ") }}</th><td>{{ "%.7g" | format(value) }}</td></tr>{% endfor %}</table>
-<h2>Training runs of {{ owner }} ({{ total }})</h2>
-<table><tr><th>run</th><th>base model</th><th>rank</th><th>last request</th><th>metadata</th></tr>{% for run in runs %}
-<tr><td>{{ run.id }}</td><td>{{ run.base_model }}</td><td>{{ run.rank }}</td>
-<td>{{ run.last_request.strftime("%Y-%m-%d %H:%M:%S") }}</td><td>{{ run.user_metadata }}</td></tr>{% endfor %}
-</table></html>"""
-)
+        return _ENVIRONMENT.get_template("status.html").render(shown)
