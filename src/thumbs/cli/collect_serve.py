@@ -11,7 +11,7 @@ import typer
 from thumbs.cli.collect import Db, Host, Port, opened_store
 from thumbs.cli.collect_team import app
 from thumbs.errors import ConfigError
-from thumbs.web.listening import is_loopback, listen, url_of
+from thumbs.web.listening import is_loopback, listen, server_of, url_of
 
 if TYPE_CHECKING:
     import socket
@@ -122,18 +122,10 @@ def _hosts(host: str, names: list[str], *, trusts_proxies: bool) -> tuple[str, .
 
 
 def _serve_team(site: Site, listener: socket.socket, host: str) -> None:
-    import uvicorn
-
     from thumbs.collect.web.app import create_app
 
-    config = uvicorn.Config(
-        create_app(site),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=2,
-        proxy_headers=not site.proxies,  # else `Forwarded` reads them
-    )
+    # Where a proxy is believed, `Forwarded` reads its headers.
+    server = server_of(create_app(site), timeout_graceful_shutdown=2, proxy_headers=not site.proxies)
     typer.echo(f"serving {url_of(listener, host)}{site.prefix}; Ctrl-C ends")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has ended
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])

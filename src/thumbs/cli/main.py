@@ -55,13 +55,7 @@ def thumbs(
 
 
 _COMMANDS = {
-    "run": run.run,
-    "sft": run.sft,
-    "reward-model": run.reward_model,
-    "direct": run.direct,
-    "ppo": run.ppo,
-    "group": run.group,
-    "rejection": run.rejection,
+    **run.COMMANDS,
     "plan": plan.plan,
     "lint": lint.lint,
     "sample": sample.sample,

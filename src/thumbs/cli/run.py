@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,64 +42,36 @@ def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, s
     _run_until(None, config, overrides, fresh, source)
 
 
-def sft(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
-    """Run up to supervised fine-tuning.
-
-    \b
-    Example:
-      thumbs sft config.yaml sft.epochs=3
-    """
-    _run_until("sft", config, overrides, fresh, source)
-
-
-def reward_model(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
-    """Run up to the reward model.
-
-    \b
-    Example:
-      thumbs reward-model config.yaml reward_model.freeze_backbone=true
-    """
-    _run_until("reward_model", config, overrides, fresh, source)
+_STAGES = {
+    "sft": ("supervised fine-tuning", "sft config.yaml sft.epochs=3"),
+    "reward_model": ("the reward model", "reward-model config.yaml reward_model.freeze_backbone=true"),
+    "direct": ("training on pairs directly (DPO and its family)", "direct config.yaml method=simpo beta=2"),
+    "ppo": ("reinforcement learning with PPO", "ppo config.yaml ppo.steps=20 seed=1"),
+    "group": (
+        "reinforcement learning from groups of replies (GRPO and its family)",
+        "group config.yaml method=rloo group_size=16",
+    ),
+    "rejection": (
+        "fine-tuning on the policy's own best replies (RAFT)",
+        "rejection config.yaml rejection.replies_per_prompt=16",
+    ),
+}
+"""Stages that a command ends after: what the stage is, and an example."""
 
 
-def ppo(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
-    """Run up to reinforcement learning with PPO.
+def _command_of(stage: str) -> Callable[..., None]:
+    """The command that runs a config up to that stage."""
 
-    \b
-    Example:
-      thumbs ppo config.yaml ppo.steps=20 seed=1
-    """
-    _run_until("ppo", config, overrides, fresh, source)
+    def command(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
+        _run_until(stage, config, overrides, fresh, source)
 
-
-def direct(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
-    """Run up to training on pairs directly (DPO and its family).
-
-    \b
-    Example:
-      thumbs direct config.yaml method=simpo beta=2
-    """
-    _run_until("direct", config, overrides, fresh, source)
+    what, example = _STAGES[stage]
+    command.__doc__ = f"Run up to {what}.\n\n\b\nExample:\n  thumbs {example}"
+    return command
 
 
-def group(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
-    """Run up to reinforcement learning from groups of replies (GRPO and its family).
-
-    \b
-    Example:
-      thumbs group config.yaml method=rloo group_size=16
-    """
-    _run_until("group", config, overrides, fresh, source)
-
-
-def rejection(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
-    """Run up to fine-tuning on the policy's own best replies (RAFT).
-
-    \b
-    Example:
-      thumbs rejection config.yaml rejection.replies_per_prompt=16
-    """
-    _run_until("rejection", config, overrides, fresh, source)
+COMMANDS = {"run": run} | {stage.replace("_", "-"): _command_of(stage) for stage in _STAGES}
+"""`thumbs run` and the commands of stages, by name."""
 
 
 def in_section(stage: str | None, overrides: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import typer
 
 from thumbs.cli.shell import printable
 from thumbs.errors import ConfigError, needs
-from thumbs.web.listening import is_loopback, listen, url_of
+from thumbs.web.listening import is_loopback, listen, server_of, url_of
 
 if TYPE_CHECKING:
     import socket
@@ -216,30 +216,25 @@ def _origin(origin: str) -> str:
 
 
 def _root_path(path: str) -> str:
-    path = path.rstrip("/")
-    if path and (not re.fullmatch(r"(/[\w.~-]+)+", path) or path.split("/")[1] in _OWN_PATHS):
-        raise ConfigError(
-            f"--root-path {path!r}: write it as in /thumbs, with letters, digits and - . _ ~, and not as one of the "
-            f"server's own paths ({', '.join(_OWN_PATHS)})"
-        )
-    return path
+    from thumbs.web.proxies import checked_prefix
+
+    prefix = checked_prefix(path)
+    if prefix.removeprefix("/").partition("/")[0] in _OWN_PATHS:
+        raise ConfigError(f"--root-path {path!r}: take none of the server's own paths ({', '.join(_OWN_PATHS)})")
+    return prefix
 
 
 def _run(
     backend: Backend, listener: socket.socket, host: str, folder: Path, settings: ServiceSettings, needs_token: bool
 ) -> None:
-    import uvicorn
-
     from thumbs.service.app import create_app
     from thumbs.web.signing import load_key
 
     app = create_app(backend, load_key(folder / _KEY_FILE), needs_token=needs_token, settings=settings)
     # The SDKs keep connections for long; one that closes under a request costs them a retry.
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_keep_alive=120, timeout_graceful_shutdown=3, server_header=False
-    )
+    server = server_of(app, timeout_keep_alive=120, timeout_graceful_shutdown=3)
     typer.echo(_advice(f"{url_of(listener, host)}{settings.root_path}", folder, needs_token))
-    uvicorn.Server(config).run(sockets=[listener])
+    server.run(sockets=[listener])
 
 
 def _advice(url: str, folder: Path, needs_token: bool) -> str:

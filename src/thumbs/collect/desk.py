@@ -33,7 +33,7 @@ from thumbs.config.labels import PeopleConfig
 from thumbs.errors import ConfigError
 from thumbs.records import Prompt
 from thumbs.tracking.progress import Progress
-from thumbs.web.listening import is_loopback, listen, url_of
+from thumbs.web.listening import is_loopback, listen, server_of, url_of
 from thumbs.web.signing import load_key
 
 if TYPE_CHECKING:
@@ -210,8 +210,6 @@ def serving(
     where: the store's database; next to a file lies the key that keeps open pages logged in when the server starts
     anew.
     """
-    import uvicorn
-
     from thumbs.collect.web.app import create_app
     from thumbs.collect.web.site import Site
 
@@ -220,10 +218,7 @@ def serving(
     site = Site(store, key, local=True, token=token, sources=sources or {})
     if not is_loopback(host):
         site = replace(site, hosts=("*",))
-    config = uvicorn.Config(
-        create_app(site), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
-    )
-    server = uvicorn.Server(config)
+    server = server_of(create_app(site), timeout_graceful_shutdown=2)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="desk", daemon=True)
     thread.start()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["rlhf_pipeline", "trl_ppo"]
+__all__ = ["rlhf_pipeline", "settings", "trl_ppo"]
 
 
 def suggestion(name: str, known: Iterable[str], shown: Iterable[str] | None = None) -> str:

@@ -26,16 +26,7 @@ SYSTEMS = {
     "group": "Group",
     "rejection": "Rejection sampling",
 }
-_STAGE_TITLES = {
-    "sft": "SFT",
-    "labels": "Labels",
-    "reward_model": "Reward model",
-    "direct": "Direct alignment",
-    "ppo": "PPO",
-    "group": "Group",
-    "rejection": "Rejection sampling",
-    "evaluation": "Evaluation",
-}
+_STAGE_TITLES = {**SYSTEMS, "labels": "Labels", "reward_model": "Reward model", "evaluation": "Evaluation"}
 _MOST_SAMPLES = 24
 _MOST_MOMENTS = 12
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import TYPE_CHECKING, Any
 
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, needs
+
+if TYPE_CHECKING:
+    import uvicorn
 
 
 def is_loopback(host: str) -> bool:
@@ -36,3 +40,11 @@ def url_of(listener: socket.socket, host: str) -> str:
     """How to reach the socket."""
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
     return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
+
+
+@needs("serve", "a server")
+def server_of(app: Any, **settings: Any) -> uvicorn.Server:
+    """What serves an application without a log of its own; further settings are uvicorn's."""
+    import uvicorn
+
+    return uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, **settings))
