@@ -6,6 +6,8 @@ import json
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from thumbs.data.token_bytes import BYTES
+
 MARKS = ("[PAD]", "[BOS]", "[SEP]", "[EOS]")
 """Names of the tokens 256 … 259."""
 
@@ -24,7 +26,7 @@ TEMPLATE = """\
 
 def byte_files(mark: str) -> dict[str, str]:
     """File name → text of a tokenizer whose ids are those of ByteTokenizer; `mark` is by what it is known as that."""
-    encoder = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(_letters())}, merges=[]))
+    encoder = Tokenizer(models.BPE(vocab=BYTES, merges=[]))
     encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     encoder.decoder = decoders.ByteLevel()
     encoder.add_special_tokens([AddedToken(mark, normalized=False) for mark in MARKS])
@@ -43,10 +45,3 @@ def byte_files(mark: str) -> dict[str, str]:
         "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
         "chat_template.jinja": TEMPLATE,
     }
-
-
-def _letters() -> list[str]:
-    """The printable letter by which byte-level vocabularies write each byte (GPT-2's bytes_to_unicode)."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]

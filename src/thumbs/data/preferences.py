@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from thumbs.data.conversations import read_prompt_messages, split_pair, with_system
 from thumbs.data.formats import recognise
-from thumbs.data.messages import as_prompt, read_messages
-from thumbs.data.prompts import check_prompt
+from thumbs.data.messages import Conversation, as_prompt, read_messages
+from thumbs.data.prompts import check_prompt, content_id
 from thumbs.data.reading import ignore_unknown
-from thumbs.data.sources import RowError, canonical_json, parse_json, read_text
+from thumbs.data.sources import RowError, parse_json, read_text
 from thumbs.data.verdicts import favoured, read_judgement, read_verdicts
 from thumbs.errors import DataError
-from thumbs.records import Generator, Message, Preference, Reply
+from thumbs.records import Generator, Preference, Reply
 from thumbs.tracking.files import writing
 
 PREFERENCES = "preferences.jsonl"
@@ -44,23 +43,16 @@ def read_preference(value: object, source: str = "file") -> Preference:
     row = shaped.row
     if "replies" in row:
         prompt = as_prompt(read_prompt_messages(row["prompt"]))
-        plain = [{"role": message.role, "content": message.content} for message in prompt]
-        found = preference_from_json({**row, "id": str(row.get("id", "")), "prompt": plain})
-        found = replace(found, prompt=prompt)
+        found = _own(row, prompt, str(row.get("id", "")))
     else:
-        prompt, texts = split_pair(row)
+        prompt, (first, second) = split_pair(row)
         generator = Generator("file", source)
-        found = Preference(
-            id=str(row.get("id", "")),
-            prompt=prompt,
-            replies=(Reply(texts[0], generator), Reply(texts[1], generator)),
-            judgements=read_verdicts(row, source),
-            margin=read_number(row.get("margin", 0.0), "margin"),
-            weight=_read_weight(row),
-        )
-    found = replace(found, prompt=with_system(found.prompt, shaped.system))
-    identity = read_text(found.id, "id") or _pair_id(found.prompt, [reply.text for reply in found.replies])
-    return _checked(replace(found, id=identity))
+        replies, judgements = (Reply(first, generator), Reply(second, generator)), read_verdicts(row, source)
+        margin = read_number(row.get("margin", 0.0), "margin")
+        found = Preference(str(row.get("id", "")), prompt, replies, judgements, margin, _read_weight(row))
+    prompt = with_system(prompt, shaped.system)
+    identity = read_text(found.id, "id") or content_id(prompt, (reply.text for reply in found.replies))
+    return _checked(replace(found, prompt=prompt, id=identity))
 
 
 def preferred(preference: Preference) -> float | None:
@@ -80,11 +72,17 @@ def preference_to_json(preference: Preference) -> dict[str, Any]:
 
 def preference_from_json(value: Mapping[str, Any]) -> Preference:
     """Inverse of preference_to_json; raises RowError that names the field that is missing or out of range."""
+    for key in ("prompt", "id"):
+        if key not in value:
+            raise RowError("missing_field", f"no {key!r}")
+    return _own(value, as_prompt(read_messages(value["prompt"], "prompt")), read_text(value["id"], "id"))
+
+
+def _own(value: Mapping[str, Any], prompt: Conversation, identity: str) -> Preference:
+    """Preference of a row in our own format."""
     try:
         replies = [reply_from_json(item) for item in value["replies"]]
         judgements = tuple(read_judgement(item) for item in value["judgements"])
-        prompt = as_prompt(read_messages(value["prompt"], "prompt"))
-        identity = read_text(value["id"], "id")
     except KeyError as error:
         raise RowError("missing_field", f"no {error.args[0]!r}") from None
     except (TypeError, AttributeError) as error:
@@ -129,11 +127,6 @@ def _checked(preference: Preference) -> Preference:
     if first == second:
         raise RowError("identical_replies", "both replies are the same; nothing can be learned from the pair")
     return preference
-
-
-def _pair_id(prompt: tuple[Message, ...], texts: Sequence[str]) -> str:
-    text = canonical_json([[[m.role, m.content] for m in prompt], *texts])
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 def _one_of(value: Any, allowed: tuple[str, ...], field: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from thumbs.data.conversations import read_prompt_messages, split_pair, with_system
@@ -42,6 +42,12 @@ def _find_answer(row: Mapping[str, Any]) -> str | None:
 def prompt_id(messages: Sequence[Message]) -> str:
     """First 16 hexadecimal digits of the SHA-256 of the messages' canonical JSON: the same in every run."""
     text = canonical_json([[message.role, message.content] for message in messages])
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def content_id(prompt: Sequence[Message], texts: Iterable[str]) -> str:
+    """The same of a prompt and replies to it."""
+    text = canonical_json([[[message.role, message.content] for message in prompt], *texts])
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from thumbs.data.conversations import read_prompt_messages, with_system
 from thumbs.data.formats import recognise
-from thumbs.data.messages import as_prompt, read_messages, require_trained
+from thumbs.data.messages import Conversation, as_prompt, read_messages, require_trained
 from thumbs.data.preferences import reply_from_json
-from thumbs.data.prompts import check_prompt
+from thumbs.data.prompts import check_prompt, content_id
 from thumbs.data.reading import ignore_unknown
-from thumbs.data.sources import RowError, canonical_json, read_text
-from thumbs.records import Generator, Judgement, Message, Preference, Ranking, RankJudgement, Reply
+from thumbs.data.shapes import DataKind
+from thumbs.data.sources import RowError, read_text
+from thumbs.records import Generator, Judgement, Preference, Ranking, RankJudgement, Reply
 
 MOST_TIED = 8
 """Replies that may share a rank: the loss of a tie looks at all subsets of the tied."""
@@ -30,17 +30,14 @@ def read_ranking(value: object, source: str = "file") -> Ranking:
     `best` (index of the best reply from 0; the others have no order), or `judgements`, each with annotator, at and
     ranks. Raises RowError for anything else, for equal or empty replies, and for a tie of more than MOST_TIED.
     """
-    shaped = recognise(value, "rankings")
-    row = shaped.row
-    prompt = with_system(as_prompt(read_prompt_messages(row["prompt"])), shaped.system)
-    check_prompt(prompt)
+    row, prompt = row_and_prompt(value, "rankings")
     given = row.get("ranking") if "replies" not in row else row["replies"]
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise RowError("missing_field", "no 'ranking' (texts from best to worst) and no list of 'replies'")
-    replies = tuple(_read_reply(item, source) for item in given)
+    replies = tuple(read_reply(item, source, "replies") for item in given)
     _check_replies(replies)
     judgements = tuple(_read_judgements(row, len(replies), source))
-    return Ranking(row_id(row, prompt, replies), prompt, replies, judgements)
+    return Ranking(row_id(row, prompt, (reply.text for reply in replies)), prompt, replies, judgements)
 
 
 def pairs_of(ranking: Ranking) -> list[Preference]:
@@ -60,12 +57,17 @@ def pairs_of(ranking: Ranking) -> list[Preference]:
     ]
 
 
-def row_id(value: Mapping[str, Any], prompt: Sequence[Message], replies: Sequence[Reply]) -> str:
-    """The row's own id, or a hash of its prompt and replies."""
-    if value.get("id") is not None:
-        return read_text(str(value["id"]), "id")
-    text = canonical_json([[[m.role, m.content] for m in prompt], *(reply.text for reply in replies)])
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+def row_and_prompt(value: object, kind: DataKind) -> tuple[Mapping[str, Any], Conversation]:
+    """A row of that kind under the names that its reader knows, and its prompt; raises RowError otherwise."""
+    shaped = recognise(value, kind)
+    prompt = with_system(as_prompt(read_prompt_messages(shaped.row["prompt"])), shaped.system)
+    check_prompt(prompt)
+    return shaped.row, prompt
+
+
+def row_id(value: Mapping[str, Any], prompt: Conversation, texts: Iterable[str]) -> str:
+    """The row's own id, or a hash of its prompt and the texts of its replies."""
+    return content_id(prompt, texts) if value.get("id") is None else read_text(str(value["id"]), "id")
 
 
 def judgement_rows(value: Mapping[str, Any], *keys: str) -> Iterator[Mapping[str, Any]]:
@@ -100,10 +102,6 @@ def read_reply(item: object, source: str, field: str) -> Reply:
             raise RowError("bad_role", f"a reply in {field!r} is text or one message of the assistant")
         item = require_trained(messages[0], field).content
     return Reply(read_text(item, field), Generator("file", source))
-
-
-def _read_reply(item: object, source: str) -> Reply:
-    return read_reply(item, source, "replies")
 
 
 def _check_replies(replies: Sequence[Reply]) -> None:

@@ -7,24 +7,11 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from thumbs.data.conversations import read_prompt_messages, with_system
-from thumbs.data.formats import recognise
-from thumbs.data.messages import Conversation, as_prompt
+from thumbs.data.messages import Conversation
 from thumbs.data.preferences import read_number
-from thumbs.data.prompts import check_prompt
-from thumbs.data.rankings import judgement_rows, read_reply, row_id
-from thumbs.data.shapes import DataKind
+from thumbs.data.rankings import judgement_rows, read_reply, row_and_prompt, row_id
 from thumbs.data.sources import RowError, read_text
-from thumbs.records import (
-    Generator,
-    Judgement,
-    Preference,
-    Rating,
-    RatingJudgement,
-    Reply,
-    StepJudgement,
-    SteppedReply,
-)
+from thumbs.records import Generator, Judgement, Preference, Rating, RatingJudgement, StepJudgement, SteppedReply
 
 
 def read_rating(value: object, source: str = "file") -> Rating:
@@ -33,11 +20,11 @@ def read_rating(value: object, source: str = "file") -> Rating:
 
     `source` names the file as generator and annotator where the row names neither. Raises RowError otherwise.
     """
-    row, prompt = _row_and_prompt(value, "ratings")
+    row, prompt = row_and_prompt(value, "ratings")
     reply = read_reply(row["reply"], source, "reply")
     if not reply.text.strip():
         raise RowError("empty_reply", "an empty reply")
-    return Rating(row_id(row, prompt, [reply]), prompt, reply, tuple(_read_ratings(row, source)))
+    return Rating(row_id(row, prompt, [reply.text]), prompt, reply, tuple(_read_ratings(row, source)))
 
 
 def mean_rating(rating: Rating) -> float:
@@ -65,7 +52,7 @@ def read_stepped_reply(value: object, source: str = "file") -> SteppedReply:
     The reply is the steps one after the other; a step that ends in no white space gets a line break, but for the last.
     Raises RowError for anything else.
     """
-    row, prompt = _row_and_prompt(value, "steps")
+    row, prompt = row_and_prompt(value, "steps")
     given = row["steps"]
     if not isinstance(given, Sequence) or isinstance(given, str | bytes) or not given:
         raise RowError("missing_field", "no list of 'steps'")
@@ -76,14 +63,7 @@ def read_stepped_reply(value: object, source: str = "file") -> SteppedReply:
     steps = (steps[0].lstrip(), *steps[1:])  # chat templates take the white space before a reply away
     generator = Generator("file", source)
     judgements = tuple(_read_step_judgements(row, len(steps), source))
-    return SteppedReply(row_id(row, prompt, [Reply(s, generator) for s in steps]), prompt, steps, generator, judgements)
-
-
-def _row_and_prompt(value: object, kind: DataKind) -> tuple[Mapping[str, Any], Conversation]:
-    shaped = recognise(value, kind)
-    prompt = with_system(as_prompt(read_prompt_messages(shaped.row["prompt"])), shaped.system)
-    check_prompt(prompt)
-    return shaped.row, prompt
+    return SteppedReply(row_id(row, prompt, steps), prompt, steps, generator, judgements)
 
 
 def _read_ratings(row: Mapping[str, Any], source: str) -> Iterator[RatingJudgement]:

@@ -149,7 +149,7 @@ def read_mixed_lines(path: str | Path) -> Iterator[Row | Problem]:
     file = Path(path)
     if not file.is_file() or _suffix(file) in (".csv", ".tsv", ".parquet") or _holds_list(file):
         return read_rows(path)
-    return _guarded(str(path), _mixed_rows(file, str(path)))
+    return _guarded(str(path), _parsed(file, str(path), _text_or_json))
 
 
 def _guarded(source: str, rows: Iterator[Row | Problem]) -> Iterator[Row | Problem]:
@@ -184,42 +184,38 @@ def _lines(file: IO[bytes], source: str) -> Iterator[tuple[int, str] | Problem]:
             yield Problem(source, number, "blank_line", "blank line, skipped")
 
 
-def _text_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+def _parsed(file: Path, source: str, parse: Callable[[str], object]) -> Iterator[Row | Problem]:
+    """A row of each line; a Problem in the place of one that `parse` refuses with ValueError."""
     with _open(file) as stream:
         for item in _lines(stream, source):
-            yield item if isinstance(item, Problem) else Row(item[0], item[1].strip(), source)
+            if isinstance(item, Problem):
+                yield item
+                continue
+            try:
+                yield Row(item[0], parse(item[1]), source)
+            except ValueError as error:
+                yield Problem(source, item[0], "bad_json", str(error))
+
+
+def _text_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+    return _parsed(file, source, str.strip)
 
 
 def _jsonl_rows(file: Path, source: str) -> Iterator[Row | Problem]:
     if reason := other_layout(lambda: _open(file), MAX_LINE_BYTES):
         yield Problem(source, 0, "unreadable", reason)
-        return
-    with _open(file) as stream:
-        for item in _lines(stream, source):
-            if isinstance(item, Problem):
-                yield item
-                continue
-            try:
-                yield Row(item[0], parse_json(item[1]), source)
-            except ValueError as error:
-                yield Problem(source, item[0], "bad_json", str(error))
+    else:
+        yield from _parsed(file, source, parse_json)
 
 
-def _mixed_rows(file: Path, source: str) -> Iterator[Row | Problem]:
-    with _open(file) as stream:
-        for item in _lines(stream, source):
-            if isinstance(item, Problem):
-                yield item
-                continue
-            number, text = item
-            try:
-                value = parse_json(text)
-            except ValueError as error:
-                if text.lstrip().startswith("{"):
-                    yield Problem(source, number, "bad_json", str(error))
-                    continue
-                value = None
-            yield Row(number, value if isinstance(value, str | dict | list) else text.strip(), source)
+def _text_or_json(text: str) -> object:
+    try:
+        value = parse_json(text)
+    except ValueError:
+        if text.lstrip().startswith("{"):
+            raise
+        value = None
+    return value if isinstance(value, str | dict | list) else text.strip()
 
 
 def _holds_list(file: Path) -> bool:

@@ -76,16 +76,16 @@ def _strip(token: str, padding: str, most: int) -> str:
 
 def _byte_level(token: str) -> bytes:
     """A token with a character that stands for no byte (an added one) is its own text, as in the library."""
-    known = [_BYTES.get(character) for character in token]
+    known = [BYTES.get(character) for character in token]
     found = [byte for byte in known if byte is not None]
     return bytes(found) if len(found) == len(known) else token.encode("utf-8", "replace")
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The characters of byte-level vocabularies (GPT-2): printable bytes are themselves, others begin at U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-_BYTES = _byte_alphabet()
+BYTES = _byte_alphabet()
+"""The characters of byte-level vocabularies (GPT-2): printable bytes are themselves, others begin at U+0100."""

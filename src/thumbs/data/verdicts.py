@@ -20,6 +20,7 @@ _REPLIES: Mapping[object, bool] = {
     **dict.fromkeys((1, "1", "true", "yes", "desirable", "good"), True),
     **dict.fromkeys((0, -1, "0", "-1", "false", "no", "undesirable", "bad"), False),
 }
+_TIE: Mapping[object, bool] = {True: True, "true": True, False: False, "false": False, "": False}
 _VERDICTS = ("prefer", "tie", "both_bad", "skip")
 _KEYS = frozenset(("annotator", "at", "verdict", "strength", "reason"))
 
@@ -68,8 +69,10 @@ def read_verdicts(row: Mapping[str, Any], source: str) -> tuple[Judgement, ...]:
         if not isinstance(items, list | tuple) or not all(isinstance(item, Mapping) for item in items):
             raise RowError("not_an_object", "'judgements' must be a list of objects")
         return tuple(read_judgement(item, source) for item in items)
-    label, tie = row.get("label"), _truth(row["tie"]) if "tie" in row else False
-    better = 1.0 if label is None else _better(label)
+    label, tie = row.get("label"), _looked_up(_TIE, row.get("tie", False), "'tie' is", "true or false")
+    better = (
+        1.0 if label is None else _looked_up(_LABELS, label, "label", "1 or 'chosen', 0 or 'rejected', 0.5 or 'tie'")
+    )
     if tie and label is not None and better != 0.5:
         raise RowError("bad_label", f"'tie' is true, and label {reprlib.repr(label)} says which reply is better")
     if tie or better == 0.5:
@@ -82,10 +85,7 @@ def read_label(value: object) -> bool:
 
     Raises RowError for anything else.
     """
-    key = value.strip().lower() if isinstance(value, str) else value
-    if not isinstance(key, str | int | float) or key not in _REPLIES:
-        raise RowError("bad_label", f"label {reprlib.repr(value)}; use true or false, 1 or 0, desirable or undesirable")
-    return _REPLIES[key]
+    return _looked_up(_REPLIES, value, "label", "true or false, 1 or 0, desirable or undesirable")
 
 
 def read_judgement(item: Mapping[str, Any], source: str = "") -> Judgement:
@@ -126,17 +126,8 @@ def signed_vote(value: Any, field: str, annotator: object = None, reason: object
     return vote(0.5 if value == 0 else float(value < 0), max(round(abs(value)), 1), annotator, reason)
 
 
-def _better(label: object) -> float:
-    key = label.strip().lower() if isinstance(label, str) else label
-    if isinstance(key, str | int | float) and key in _LABELS:
-        return _LABELS[key]
-    raise RowError("bad_label", f"label {reprlib.repr(label)}; use 1 or 'chosen', 0 or 'rejected', 0.5 or 'tie'")
-
-
-def _truth(value: object) -> bool:
+def _looked_up(known: Mapping[object, T], value: object, what: str, allowed: str) -> T:
     key = value.strip().lower() if isinstance(value, str) else value
-    if key in (True, "true"):
-        return True
-    if key in (False, "false", ""):
-        return False
-    raise RowError("bad_label", f"'tie' is {reprlib.repr(value)}; use true or false")
+    if isinstance(key, str | int | float) and key in known:
+        return known[key]
+    raise RowError("bad_label", f"{what} {reprlib.repr(value)}; use {allowed}")
