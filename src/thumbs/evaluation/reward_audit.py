@@ -3,43 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from thumbs.evaluation.intervals import wilson
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Pairs whose predicted probability lies in [low, high): its mean, how often it came true, how many."""
-
-    low: float
-    high: float
-    predicted: float
-    observed: float
-    n: int
-
-
-@dataclass(frozen=True)
-class RewardAudit:
-    """n counts pairs that are not ties; loss is over all pairs (nats); ece is a fraction."""
-
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    n: int
-    ties: int
-    loss: float
-    ece: float
-    length_correlation: float
-    length_gap_correlation: float
-    bins: tuple[Bin, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def audit(
@@ -49,11 +17,13 @@ def audit(
     lengths_a: Sequence[int],
     lengths_b: Sequence[int],
     bins: int = 10,
-) -> RewardAudit:
-    """Audit of scores on pairs; preferred is P(a is better), 0.5 for a tie, lengths in tokens.
+) -> dict[str, Any]:
+    """Audit of scores on pairs, as plain data; preferred is P(a is better), 0.5 for a tie, lengths in tokens.
 
-    Accuracy: share of untied pairs whose preferred reply scores higher. Calibration: σ(|score gap|), the confidence in
-    the winner, against how often the winner is the preferred one; ece is the mean distance of the two, weighted by n.
+    n counts pairs that are not ties; loss is over all pairs (nats). Accuracy: share of untied pairs whose preferred
+    reply scores higher. Calibration: σ(|score gap|), the confidence in the winner, against how often the winner is the
+    preferred one; ece, a fraction, is the mean distance of the two, weighted by n; each of `bins` holds the pairs whose
+    confidence lies in [low, high): its mean (predicted), how often it came true (observed), and how many they are.
     """
     gap = np.subtract(scores_a, scores_b).astype(np.float64)
     better = np.asarray(preferred, dtype=np.float64)
@@ -64,31 +34,31 @@ def audit(
     table = _calibrate(1 / (1 + np.exp(-np.abs(gap[untied]))), right, bins)
     nll = better * np.logaddexp(0, -gap) + (1 - better) * np.logaddexp(0, gap)
     scores, lengths = np.concatenate([scores_a, scores_b]), np.concatenate([lengths_a, lengths_b])
-    return RewardAudit(
-        accuracy=float(right.mean()) if n else float("nan"),
-        accuracy_low=low,
-        accuracy_high=high,
-        n=n,
-        ties=len(gap) - n,
-        loss=float(nll.mean()),
-        ece=sum(b.n * abs(b.predicted - b.observed) for b in table) / max(n, 1),
-        length_correlation=_pearson(scores, lengths),
-        length_gap_correlation=_pearson(gap, np.subtract(lengths_a, lengths_b)),
-        bins=table,
-    )
+    return {
+        "accuracy": float(right.mean()) if n else float("nan"),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "n": n,
+        "ties": len(gap) - n,
+        "loss": float(nll.mean()),
+        "ece": sum(b["n"] * abs(b["predicted"] - b["observed"]) for b in table) / max(n, 1),
+        "length_correlation": _pearson(scores, lengths),
+        "length_gap_correlation": _pearson(gap, np.subtract(lengths_a, lengths_b)),
+        "bins": table,
+    }
 
 
-def _calibrate(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[Bin, ...]:
+def _calibrate(confidence: np.ndarray, right: np.ndarray, bins: int) -> tuple[dict[str, float], ...]:
     edges = np.linspace(0.5, 1.0, bins + 1)
     place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
     return tuple(
-        Bin(
-            float(edges[b]),
-            float(edges[b + 1]),
-            float(confidence[place == b].mean()),
-            float(right[place == b].mean()),
-            int((place == b).sum()),
-        )
+        {
+            "low": float(edges[b]),
+            "high": float(edges[b + 1]),
+            "predicted": float(confidence[place == b].mean()),
+            "observed": float(right[place == b].mean()),
+            "n": int((place == b).sum()),
+        }
         for b in range(bins)
         if (place == b).any()
     )

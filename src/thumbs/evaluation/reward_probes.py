@@ -37,18 +37,6 @@ FORMATS: Mapping[str, Callable[[str], str]] = {
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Untied pairs of one kind: how many, and the share whose preferred reply scores higher, with its 95 % interval."""
-
-    kind: str
-    name: str
-    n: int
-    accuracy: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Shift:
     """What a change to a reply does: mean shift of its score, in deviations of all scores, with its 95 % interval, and
     the share of pairs in which the change to the loser alone makes it the winner.
@@ -98,18 +86,23 @@ def audit_scorer(scorer: Scorer, pairs: Sequence[Preference], ruler: Ruler, seed
     backwards = np.asarray(scorer(answers[::-1]), dtype=np.float64)[::-1]
     order = float(np.abs(backwards - scores).max() / max(float(scores.std()), 1e-12))
     return {
-        "pairs": found.as_dict(),
-        "slices": [asdict(s) for s in slices(pairs, a - b, lengths[0::2], lengths[1::2])],
+        "pairs": found,
+        "slices": slices(pairs, a - b, lengths[0::2], lengths[1::2]),
         "length": asdict(length),
         "formats": [asdict(shift) for shift in formats],
         "end": asdict(end),
         "order": order,
-        "findings": list(_findings(found.ece, length, [*formats, end], order)),
+        "findings": list(_findings(found["ece"], length, [*formats, end], order)),
     }
 
 
-def slices(pairs: Sequence[Preference], gap: np.ndarray, lengths_a: np.ndarray, lengths_b: np.ndarray) -> list[Slice]:
-    """Accuracy by length ratio (quartiles of preferred / other), annotator, strength, margin, agreement of annotators,
+def slices(
+    pairs: Sequence[Preference], gap: np.ndarray, lengths_a: np.ndarray, lengths_b: np.ndarray
+) -> list[dict[str, Any]]:
+    """Untied pairs by kind, as plain data: how many (n), and the share whose preferred reply scores higher (accuracy),
+    with its 95 % interval (low, high).
+
+    The kinds are length ratio (quartiles of preferred / other), annotator, strength, margin, agreement of annotators,
     who wrote the replies, and turns of the prompt. A kind with a single group is left out; for an annotator, and for
     strength, the annotator's own verdicts count.
     """
@@ -138,11 +131,13 @@ def slices(pairs: Sequence[Preference], gap: np.ndarray, lengths_a: np.ndarray, 
             if name is not None:
                 right.setdefault((kind, name), []).append(correct)
     kinds = [kind for kind, _ in right]
-    return [
-        Slice(kind, name, len(hits), float(np.mean(hits)), *wilson(float(sum(hits)), len(hits)))
-        for (kind, name), hits in sorted(right.items(), key=lambda item: item[0])
-        if kinds.count(kind) > 1
-    ]
+    found = []
+    for (kind, name), hits in sorted(right.items(), key=lambda item: item[0]):
+        if kinds.count(kind) > 1:
+            low, high = wilson(float(sum(hits)), len(hits))
+            accuracy = float(np.mean(hits))
+            found.append({"kind": kind, "name": name, "n": len(hits), "accuracy": accuracy, "low": low, "high": high})
+    return found
 
 
 def length_bias(

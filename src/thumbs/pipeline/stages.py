@@ -138,7 +138,7 @@ class Pipeline:
     def reward_model(self, context: Context, c: RewardModelConfig) -> dict[str, Any]:
         results = run_reward_model(context, c, self.sft_model(), *self.reward_rows(c))
         found = results.pop("heldout")
-        return results | ({"audit": audit(**found).as_dict()} if found["preferred"] else {})
+        return results | ({"audit": audit(**found)} if found["preferred"] else {})
 
     def direct(self, context: Context, c: DirectConfig) -> dict[str, Any]:
         if c.online is not None:
