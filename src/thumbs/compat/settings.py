@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -25,15 +26,26 @@ class CheckedSettings:
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """What other versions and libraries call a field → what it is called here."""
-    without_effect: ClassVar[Collection[str]] = ()
-    """Other names that may be given and do nothing."""
+    without_effect: ClassVar[Mapping[str, str | None]] = {}
+    """Other names that may be given and do nothing, with the reason where that is worth a warning."""
 
     def __new__(cls, *_: Any, **given: Any) -> Any:
         """Refuses unknown names before anything is made."""
-        for name in given:
-            if name not in cls.without_effect:
-                _type_of(cls, name)
+        for name in given.keys() - cls.without_effect.keys():
+            _type_of(cls, name)
         return super().__new__(cls)
+
+    def __init__(self, *values: Any, **given: Any) -> None:
+        """Takes values in the order of the fields or by name, of which None is as good as absent."""
+        for name, value in (dict(zip(_types(type(self)), values, strict=False)) | given).items():
+            if name not in self.without_effect:
+                setattr(self, name, getattr(self, name) if value is None else value)
+            elif value and (reason := self.without_effect[name]):
+                warnings.warn(f"{type(self).__name__}({name}=…) does nothing here: {reason}", stacklevel=2)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """What the fields have to do with each other."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, _checked(name, value, _type_of(type(self), name)))

@@ -62,7 +62,7 @@ def experience_of(before: Before, scores: Sequence[Score], rewards: Tensor, conf
     steps = torch.ones_like(p.mask) if config.reproduce_trl else p.mask  # TRL's γ and λ run through tokens left out
     advantages, _ = gae(rewards, p.values, steps, config.gamma, config.lam)
     returns = (advantages + p.values) * p.mask
-    return Experience(before.rollouts, scores, p, rewards, _whiten(advantages, p.mask, config), returns)
+    return Experience(before.rollouts, scores, p, rewards, _whiten(advantages, p.mask, config), returns, None)
 
 
 def trained_scores(scores: Sequence[Score], running: RunningMoments, config: PPOConfig) -> Tensor:

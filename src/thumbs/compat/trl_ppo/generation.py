@@ -16,7 +16,6 @@ from thumbs.rollout.sampler import DecodingParams, Sampler
 DEFAULT_NEW_TOKENS = 20
 """Without max_new_tokens and max_length, as transformers."""
 
-WITHOUT_EFFECT = ("bos_token_id", "use_cache", "pad_to_multiple_of", "synced_gpus")
 NEUTRAL = {
     "num_beams": 1,
     "num_return_sequences": 1,
@@ -28,32 +27,34 @@ NEUTRAL = {
 """What changes the distribution that is sampled from, and the value with which it does not."""
 
 
-@dataclass
+@dataclass(init=False)
 class Generation(CheckedSettings):
-    """Keywords of transformers' `generate`, None as if they were not given. eos_token_id: -1, and any number outside
-    the vocabulary, is a token that never comes.
+    """Keywords of transformers' `generate`. eos_token_id: -1, and any number outside the vocabulary, is a token that
+    never comes.
     """
 
-    do_sample: bool | None = False
-    temperature: float | None = 1.0
-    top_k: float | None = None
-    top_p: float | None = None
+    without_effect = dict.fromkeys(("bos_token_id", "use_cache", "pad_to_multiple_of", "synced_gpus", *NEUTRAL))
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: float = 0
+    top_p: float = 1.0
     max_new_tokens: Count | None = None
     max_length: int | None = None
-    min_length: int | None = None
-    min_new_tokens: int | None = None
+    min_length: int = 0
+    min_new_tokens: int = 0
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("min_length", "min_new_tokens"):
-            if (getattr(self, name) or 0) > 1:
+            if getattr(self, name) > 1:
                 raise ConfigError(
                     f"generate({name}={getattr(self, name)}) forbids the end token, which falsifies its logprob; to "
                     "get replies of a fixed length give eos_token_id=-1, or take points off short replies in your "
                     "reward"
                 )
-        if self.do_sample and (self.temperature or 0.0) <= 0:
+        if self.do_sample and self.temperature <= 0:
             raise ConfigError(f"generate(temperature={self.temperature}); give one above 0, or do_sample=False")
 
     def params(self, prompt_length: int, stop_tokens: tuple[int, ...]) -> DecodingParams:
@@ -82,9 +83,8 @@ def read_keywords(keywords: Mapping[str, Any]) -> Generation:
                 f"generate({name}={keywords[name]}): replies must come from the policy's own distribution, or ratio "
                 f"and KL mean nothing; leave {name} at {neutral}"
             )
-    read = {name: value for name, value in keywords.items() if name not in (*WITHOUT_EFFECT, *NEUTRAL)}
-    generation = Generation(**read)
-    if generation.do_sample and ((generation.top_k or 0) > 0 or (generation.top_p or 1.0) < 1):
+    generation = Generation(**keywords)
+    if generation.do_sample and (generation.top_k > 0 or generation.top_p < 1):
         warnings.warn(
             f"generate(top_k={generation.top_k}, top_p={generation.top_p}) cuts the distribution; `step` knows nothing "
             "of the cut, so ratio and KL are off. For replies to learn from give top_k=0, top_p=1.0",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,19 @@ from thumbs.compat.trl_ppo.model import AutoModelForCausalLMWithValueHead
 from thumbs.errors import ConfigError, DataError
 from thumbs.records import Rollout, Score
 
-ARGUMENTS = (
-    "config", "model", "ref_model", "tokenizer", "dataset", "optimizer", "data_collator", "num_shared_layers",
-    "lr_scheduler", "training_data_collator",
-)  # fmt: skip
-"""What a `PPOTrainer` is made of."""
+_KINDS: tuple[tuple[Callable[[Any], bool], tuple[str, ...]], ...] = (
+    (lambda value: isinstance(value, PPOConfig), ("config",)),
+    (lambda value: isinstance(value, AutoModelForCausalLMWithValueHead), ("model", "ref_model")),
+    (lambda value: isinstance(value, torch.optim.Optimizer), ("optimizer",)),
+    (lambda value: isinstance(value, torch.optim.lr_scheduler.LRScheduler), ("lr_scheduler",)),
+    (lambda value: isinstance(value, int), ("num_shared_layers",)),
+    (lambda value: hasattr(value, "decode"), ("tokenizer",)),
+    (lambda value: hasattr(value, "__getitem__") and not isinstance(value, str | Mapping), ("dataset",)),
+    (callable, ("data_collator", "training_data_collator")),
+)
+"""How the arguments of a `PPOTrainer` are known, and which of them each can be."""
+
+ARGUMENTS = [name for _, names in _KINDS for name in names]
 
 
 def sort_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,14 +39,15 @@ def sort_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> di
             raise ConfigError(f"PPOTrainer has no argument {name!r}; {suggestion(name, ARGUMENTS)}")
     found = {name: value for name, value in keywords.items() if value is not None}
     for place, value in enumerate(positional):
-        names = [] if value is None else [name for name in _names(value) if name not in found]
-        if names:
-            found[names[0]] = value
-        elif value is not None:
+        if value is None:
+            continue
+        open_names = [name for name in next((n for is_it, n in _KINDS if is_it(value)), ()) if name not in found]
+        if not open_names:
             raise ConfigError(
                 f"PPOTrainer: argument {place + 1}, a {type(value).__name__}, is none of those still open; "
                 "give it by keyword (config=, model=, ref_model=, tokenizer=, dataset=, …)"
             )
+        found[open_names[0]] = value
     return found
 
 
@@ -126,27 +135,6 @@ def _rollout(query: np.ndarray, response: np.ndarray, counts: np.ndarray) -> Rol
     mask = np.concatenate([np.zeros(len(query) - 1, dtype=np.float32), counts])
     tokens = np.concatenate([query, response])
     return Rollout("", tokens, len(query), mask, np.zeros_like(mask), "stop", policy_version=0, text="")
-
-
-_BY_TYPE = (
-    (PPOConfig, ("config",)),
-    (AutoModelForCausalLMWithValueHead, ("model", "ref_model")),
-    (torch.optim.Optimizer, ("optimizer",)),
-    (torch.optim.lr_scheduler.LRScheduler, ("lr_scheduler",)),
-    (int, ("num_shared_layers",)),
-)
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    """The arguments that a value of its type can be."""
-    for kind, names in _BY_TYPE:
-        if isinstance(value, kind):
-            return names
-    if hasattr(value, "decode") and (hasattr(value, "eos_token_id") or hasattr(value, "stop_ids")):
-        return ("tokenizer",)
-    if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, str | Mapping):
-        return ("dataset",)
-    return ("data_collator", "training_data_collator") if callable(value) else ()
 
 
 def _tokens(value: Any, name: str, vocab_size: int) -> np.ndarray:

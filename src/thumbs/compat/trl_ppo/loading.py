@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from thumbs.compat import suggestion
+from thumbs.compat.settings import CheckedSettings
 from thumbs.compat.trl_ppo.engine import open_here
 from thumbs.config.model import ADAPTED, AdapterConfig, ModelConfig
 from thumbs.data.tokenizers import ByteTokenizer
@@ -41,8 +41,7 @@ _NOT_TRAINED = (
 PEFT_DEFAULT = ("q_proj", "v_proj")
 """What PEFT adapts in Llama-shaped models when target_modules is not given."""
 
-OWN = ("peft_config", "torch_dtype", "dtype", "seed", "v_head_init_strategy", "v_head_initializer_range")
-IGNORED = {
+_WITHOUT_EFFECT = {
     "summary_dropout_prob": "the value head has no dropout, which would make the first ratio differ from 1",
     "load_in_8bit": "weights are kept as they are",
     "load_in_4bit": "weights are kept as they are",
@@ -59,7 +58,34 @@ IGNORED = {
     "use_safetensors": None,
     "layer_norm_names": None,
 }
-"""Keywords without effect; those with a reason are worth a warning."""
+
+
+@dataclass(init=False)
+class Opening(CheckedSettings):
+    """Keywords of `from_pretrained`."""
+
+    renamed = dict.fromkeys(
+        ("reward_adapter", "reward_adapter_name"), "a reward model that you train (`thumbs reward-model`) and call"
+    )
+    without_effect = _WITHOUT_EFFECT
+
+    peft_config: Any = None
+    torch_dtype: Any = None
+    dtype: Any = None
+    seed: int = 0
+    v_head_init_strategy: Literal["normal"] | None = None
+    v_head_initializer_range: float = 0.2
+
+    def precision(self) -> Any:
+        """In which to compute; what is trained without adapters holds float32 weights all the same."""
+        wanted = self.dtype if self.torch_dtype is None else self.torch_dtype
+        text = "auto" if wanted is None else str(wanted).removeprefix("torch.")
+        if text == "float16":
+            warnings.warn("torch_dtype=float16 overflows in training; bfloat16 is taken", stacklevel=5)
+            text = "bfloat16"
+        if text not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"torch_dtype={wanted!r}; allowed are float32, bfloat16 and 'auto'")
+        return text
 
 
 @dataclass(frozen=True)
@@ -73,12 +99,11 @@ class LoadedModel:
 
 def load(source: Any, keywords: Mapping[str, Any]) -> LoadedModel:
     """A trainable model with a language-model head and a value head; see `from_pretrained`."""
-    _check(keywords)
-    files = None
+    given, files = Opening(**keywords), None
     if hasattr(source, "save_pretrained") and not isinstance(source, str | Path):
-        source, files = _written(source, keywords)
+        source, files = _written(source, given)
     name, folder = str(source), Path(str(source)).expanduser()
-    peft, seed = keywords.get("peft_config"), int(keywords.get("seed", 0))
+    peft, seed = given.peft_config, given.seed
     is_adapter = (folder / PEFT_CONFIG).is_file()
     if is_adapter:
         if peft is not None:
@@ -91,13 +116,13 @@ def load(source: Any, keywords: Mapping[str, Any]) -> LoadedModel:
         name = str(peft["base_model_name_or_path"] if ours is None else ours["model"]["name"])
         seed = seed if ours is None else int(ours["seed"])
     lora = None if peft is None else read_lora(peft, empty_trunk(ModelConfig(name=name)).depth)
-    model = ModelConfig(name=name, lora=lora, dtype=_dtype(keywords))
+    model = ModelConfig(name=name, lora=lora, dtype=given.precision())
     engine = open_here()
     handle = engine.create(ModelSpec("policy", model, heads=("lm", "scalar"), seed=seed))
     adapter = engine.model(handle).adapter
     if is_adapter and adapter is not None:
         adapter.load_peft_state(read_tensors(folder / ADAPTER))
-    _fill_head(engine, handle, folder if folder.is_dir() else None, keywords)
+    _fill_head(engine, handle, folder if folder.is_dir() else None, given)
     return LoadedModel(engine, handle, files)
 
 
@@ -169,51 +194,23 @@ def read_lora(config: Any, depth: int) -> AdapterConfig:
     )
 
 
-def _check(keywords: Mapping[str, Any]) -> None:
-    for name, value in keywords.items():
-        if name in ("reward_adapter", "reward_adapter_name"):
-            raise ConfigError(
-                f"from_pretrained({name}=…): train a reward model (`thumbs reward-model`) and call it yourself"
-            )
-        if name not in (*OWN, *IGNORED):
-            hint = suggestion(name, [*OWN, *IGNORED], OWN)
-            raise ConfigError(f"from_pretrained() knows no keyword {name!r}; {hint}")
-        if value and IGNORED.get(name):
-            warnings.warn(f"from_pretrained({name}=…) does nothing here: {IGNORED[name]}", stacklevel=5)
-
-
-def _dtype(keywords: Mapping[str, Any]) -> Any:
-    """The precision to compute in; what is trained without adapters holds float32 weights all the same."""
-    wanted = keywords.get("dtype") if keywords.get("torch_dtype") is None else keywords["torch_dtype"]
-    text = "auto" if wanted is None else str(wanted).removeprefix("torch.")
-    if text == "float16":
-        warnings.warn("torch_dtype=float16 overflows in training; bfloat16 is taken", stacklevel=5)
-        text = "bfloat16"
-    if text not in ("auto", "float32", "bfloat16"):
-        raise ConfigError(f"torch_dtype={wanted!r}; allowed are float32, bfloat16 and 'auto'")
-    return text
-
-
-def _written(model: Any, keywords: Mapping[str, Any]) -> tuple[str, TemporaryDirectory]:
+def _written(model: Any, given: Opening) -> tuple[str, TemporaryDirectory]:
     """A transformers model as a folder, which lives as long as ours."""
-    if hasattr(model, "peft_config") or keywords.get("peft_config") is not None:
+    if hasattr(model, "peft_config") or given.peft_config is not None:
         raise ConfigError("adapters need a base that is found again: give its name or folder, and peft_config=…")
     files = TemporaryDirectory(prefix="thumbs-trl-ppo-")
     model.save_pretrained(files.name)
     return files.name, files
 
 
-def _fill_head(engine: ModuleEngine, handle: Handle, folder: Path | None, keywords: Mapping[str, Any]) -> None:
+def _fill_head(engine: ModuleEngine, handle: Handle, folder: Path | None, given: Opening) -> None:
     head = engine.model(handle).scalar
     assert head is not None  # noqa: S101 (created with one)
-    strategy = keywords.get("v_head_init_strategy")
-    if strategy not in (None, "normal"):
-        raise ConfigError(f"v_head_init_strategy={strategy!r}; allowed are None (zeros) and 'normal'")
     if folder is not None and (found := _value_head(folder)) is not None:
         head.load_state_dict(found)
-    elif strategy == "normal":
+    elif given.v_head_init_strategy == "normal":
         with torch.no_grad():
-            head.weight.normal_(0.0, float(keywords.get("v_head_initializer_range", 0.2)))
+            head.weight.normal_(0.0, given.v_head_initializer_range)
 
 
 def _value_head(folder: Path) -> dict[str, Tensor] | None:

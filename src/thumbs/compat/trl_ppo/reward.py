@@ -26,13 +26,12 @@ from thumbs.errors import ConfigError, DataError, NonFiniteError, needs
 from thumbs.models.catalog import resolve
 from thumbs.stages.context import adam_at, batch_at
 
-WITHOUT_EFFECT = (
+_TELLS_HOW = (
     "bf16", "dataloader_num_workers", "dataset_num_proc", "disable_tqdm", "eval_steps", "eval_strategy",
     "evaluation_strategy", "fp16", "gradient_checkpointing", "logging_dir", "logging_first_step", "logging_steps",
     "logging_strategy", "overwrite_output_dir", "remove_unused_columns", "report_to", "run_name", "save_steps",
     "save_strategy", "save_total_limit",
 )  # fmt: skip
-"""Settings of transformers' trainers that say how, not what is learned; they are taken, with a warning."""
 
 
 @dataclass(init=False)
@@ -44,7 +43,7 @@ class RewardConfig(CheckedSettings):
     side of more than max_length tokens is refused. Raises ConfigError for a name that is not here.
     """
 
-    without_effect = WITHOUT_EFFECT
+    without_effect = dict.fromkeys(_TELLS_HOW, "it says how a trainer of transformers works, not what is learned")
 
     output_dir: str = "reward_model"
     per_device_train_batch_size: Count = 8
@@ -60,12 +59,7 @@ class RewardConfig(CheckedSettings):
     center_rewards_coefficient: float = 0.0
     seed: int = 42
 
-    def __init__(self, output_dir: str | Path = output_dir, **settings: Any) -> None:
-        if idle := sorted(settings.keys() & WITHOUT_EFFECT):
-            warnings.warn(f"RewardConfig: {', '.join(idle)} do nothing here", stacklevel=2)
-        for name, value in ({"output_dir": output_dir} | settings).items():
-            if value is not None and name not in idle:
-                setattr(self, name, value)
+    def __post_init__(self) -> None:
         self.adam()
 
     def adam(self) -> AdamConfig:

@@ -110,7 +110,7 @@ class PPOTrainer:
         """
         remove_padding = generation_kwargs.pop("remove_padding", True)
         generation = read_keywords(generation_kwargs)
-        self._temperature = generation.temperature or 1.0 if generation.do_sample else 1.0
+        self._temperature = generation.temperature if generation.do_sample else 1.0
         query_tensor = rows_of(query_tensor, pad_token_of(self.tokenizer))
         queries = [query_tensor] if isinstance(query_tensor, torch.Tensor) else list(query_tensor)
         if not queries or any(query.dim() != 1 for query in queries):
