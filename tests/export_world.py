@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import insert
 
 from collect_world import Clock, model, pair, person
-from thumbs.collect.exports import Filters, export
+from thumbs.collect.exports.select import Filters
+from thumbs.collect.exports.write import export
 from thumbs.collect.question import Axis, Question, shown_answer
 from thumbs.collect.records import Answer, Effort, NewItem, Project
 from thumbs.collect.settings import ProjectSettings

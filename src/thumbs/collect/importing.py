@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +25,7 @@ from thumbs.data.reading import ignore, reading
 from thumbs.data.replies import read_judged_reply
 from thumbs.data.shapes import DataKind
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, parse_json, read_mixed_lines, read_rows, read_text
-from thumbs.records import Generator, Message, Reply
+from thumbs.records import Generator, Message, Preference, Ranking, Rating, Reply
 
 QUALITY = Axis(key="quality", label="Quality", low=1, high=5, required=True)
 """What single replies are rated on, unless the project says otherwise."""
@@ -76,9 +77,9 @@ def import_items(
     ignored: Counter[str] = Counter()
 
     def items() -> Iterator[NewItem]:
-        for line, read in _read(given, question, source, ignored):
+        for read in read_items(given, question, source=source, ignored=ignored):
             if isinstance(read, NewItem):
-                lines.append(line)
+                lines.append(read.line)
                 yield read
             else:
                 problems.append(read)
@@ -109,29 +110,23 @@ def read_items(
     are noted in chosen_by["leaks"]. `source` is the generator of replies that name none; `ignored` counts the rows that
     have each key that nothing reads.
     """
-    return (read for _, read in _read(given, question, source, Counter() if ignored is None else ignored))
-
-
-def _read(
-    given: str | Path | Iterable[str | bytes], question: Question, source: str, ignored: Counter[str]
-) -> Iterator[tuple[int, NewItem | Problem]]:
-    """Each with its line."""
     if question.kind == "chat":
         raise CollectError("the items of a chat are made as people talk; import pairs into a project of pairs")
     for row in _rows_of(given, question, source):
         if isinstance(row, Problem):
             if row.kind not in WARNINGS:
-                yield row.line, row
+                yield row
             continue
         try:
             with reading(judged=False) as notes:
-                item = _noted(_sound(_item(row.value, question, source)))
-            ignored.update(notes.ignored)
-            yield row.line, item
+                item = replace(_noted(_sound(_item(row.value, question, source))), line=row.line)
+            if ignored is not None:
+                ignored.update(notes.ignored)
+            yield item
         except RowError as error:
-            yield row.line, Problem(row.source, row.line, error.kind, str(error))
+            yield Problem(row.source, row.line, error.kind, str(error))
         except (TypeError, ValueError, AttributeError) as error:
-            yield row.line, Problem(row.source, row.line, "not_an_object", f"a part has the wrong shape: {error}")
+            yield Problem(row.source, row.line, "not_an_object", f"a part has the wrong shape: {error}")
 
 
 def leaks(replies: Sequence[Reply]) -> list[tuple[int, str]]:
@@ -286,22 +281,17 @@ def _labelled(
     return NewItem(tuple(messages), tuple(replies), name=name, chosen_by=chosen_by)
 
 
-def _pair(value: object, source: str) -> NewItem:
-    row = read_preference(value, source)
-    return _labelled(row.prompt, row.replies, source, [asdict(one) for one in row.judgements], row.id)
-
-
-def _ranking(value: object, source: str) -> NewItem:
-    row = read_ranking(value, source)
-    return _labelled(row.prompt, row.replies, source, [asdict(one) for one in row.judgements], row.id)
+def _judged(read: Callable[[object, str], Preference | Ranking | Rating], value: object, source: str) -> NewItem:
+    row = read(value, source)
+    replies = (row.reply,) if isinstance(row, Rating) else row.replies
+    return _labelled(row.prompt, replies, source, [asdict(one) for one in row.judgements], row.id)
 
 
 def _rating(value: object, source: str) -> NewItem:
-    if kind_of(value) == "replies":
-        told = read_judged_reply(value)
-        return _last_reply(told.messages, source, [{"desirable": told.desirable}])
-    row = read_rating(value, source)
-    return _labelled(row.prompt, [row.reply], source, [asdict(one) for one in row.judgements], row.id)
+    if kind_of(value) != "replies":
+        return _judged(read_rating, value, source)
+    told = read_judged_reply(value)
+    return _last_reply(told.messages, source, [{"desirable": told.desirable}])
 
 
 def _prompt(value: object, source: str) -> NewItem:
@@ -322,8 +312,8 @@ def _last_reply(messages: Sequence[Message], source: str, labels: Sequence[Any] 
 
 
 _READERS: Mapping[str, Callable[[object, str], NewItem]] = {
-    "pair": _pair,
-    "rank": _ranking,
+    "pair": partial(_judged, read_preference),
+    "rank": partial(_judged, read_ranking),
     "rate": _rating,
     "write": _prompt,
     "rewrite": _conversation,

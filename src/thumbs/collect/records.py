@@ -187,7 +187,8 @@ class ItemFacts:
 @dataclass(frozen=True)
 class NewItem:
     """What is to be judged. `chosen_by` says who picked these replies and how: {"policy": "random"} or
-    {"policy": "uncertain", "of": 10, "propensity": 0.1, …}. `gold` is the right answer where there is one.
+    {"policy": "uncertain", "of": 10, "propensity": 0.1, …}. `gold` is the right answer where there is one; `line` is
+    where it stood in its file.
     """
 
     messages: tuple[Message, ...]
@@ -199,6 +200,7 @@ class NewItem:
     gold: Answer | None = None
     chosen_by: Mapping[str, Any] = field(default_factory=dict)
     conversation: str | None = None
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

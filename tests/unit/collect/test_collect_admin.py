@@ -12,8 +12,8 @@ import pytest
 
 from collect_visitor import Visitor, team_app
 from collect_world import first_is_better, person, project_of_pairs
-from thumbs.collect.exports import DROPS
 from thumbs.collect.exports.formats import UNFIT
+from thumbs.collect.exports.select import DROPS
 from thumbs.collect.question import Axis, Question
 from thumbs.collect.records import NewItem
 from thumbs.collect.store import CollectStore

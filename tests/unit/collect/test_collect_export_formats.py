@@ -23,7 +23,8 @@ from export_world import (
     second,
 )
 from thumbs.collect.errors import CollectError
-from thumbs.collect.exports import Filters, export, preview
+from thumbs.collect.exports.select import Filters
+from thumbs.collect.exports.write import export, preview
 from thumbs.collect.question import Axis, Question
 from thumbs.collect.records import Answer, NewItem
 from thumbs.collect.settings import ProjectSettings

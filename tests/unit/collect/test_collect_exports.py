@@ -27,18 +27,9 @@ from export_world import (
     say,
 )
 from thumbs.collect.errors import CollectError, NotFound
-from thumbs.collect.exports import (
-    FORMATS,
-    Filters,
-    export,
-    export_again,
-    kept_export,
-    kept_exports,
-    preview,
-    record_export,
-)
-from thumbs.collect.exports.formats import _TABLE
-from thumbs.collect.exports.select import Selection
+from thumbs.collect.exports.formats import _TABLE, FORMATS
+from thumbs.collect.exports.select import Filters, Selection
+from thumbs.collect.exports.write import export, export_again, kept_export, kept_exports, preview, record_export
 from thumbs.collect.records import Project
 from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore

@@ -11,7 +11,8 @@ import pytest
 
 from collect_world import ON_SQLITE, Clock, model, person
 from thumbs.collect.asking import Asking
-from thumbs.collect.exports import Filters, export
+from thumbs.collect.exports.select import Filters
+from thumbs.collect.exports.write import export
 from thumbs.collect.overview_numbers import Snapshots, make_numbers
 from thumbs.collect.question import Axis, Question, read_answer
 from thumbs.collect.records import Answer, NewItem, Project

@@ -142,20 +142,12 @@ def vote_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
 def table_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """The same for a table: what is not a single value as JSON text, a column per reply."""
     for one in judged.opinions:
-        answer = one.answer
         row: dict[str, Any] = {
             **_stamps(judged, one),
-            "verdict": answer.verdict,
-            "strength": answer.strength,
-            "axes": _json(answer.axes),
-            "ranks": _json(answer.ranks),
-            "ratings": _json(answer.ratings),
-            "flags": _json(answer.flags),
-            "text": answer.text,
-            "reason": answer.reason,
+            **{name: _cell(value) for name, value in vars(one.answer).items() if name != "skip_reason"},
             "first_shown": one.vote.display[0] if one.vote.display else "",
             "name": judged.name,
-            "prompt": _json([[message.role, message.content] for message in judged.messages]),
+            "prompt": _cell([[message.role, message.content] for message in judged.messages]),
         }
         for place in range(judged.question.replies[1]):
             reply = judged.replies[place] if place < len(judged.replies) else None
@@ -303,5 +295,8 @@ def _stamps(judged: JudgedItem, one: Opinion) -> dict[str, Any]:
     }
 
 
-def _json(value: Any) -> str:
+def _cell(value: Any) -> str | int:
+    """Text and numbers as they are, the rest as JSON text, nothing for what is empty."""
+    if isinstance(value, str | int):
+        return value
     return json.dumps(value, ensure_ascii=False) if value else ""

@@ -13,8 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError
-from thumbs.collect.exports import DROPS, FORMATS, Filters, kept_exports, preview, record_export
-from thumbs.collect.exports.formats import UNFIT
+from thumbs.collect.exports.formats import FORMATS, UNFIT
+from thumbs.collect.exports.select import DROPS, Filters
+from thumbs.collect.exports.write import kept_exports, preview, record_export
 from thumbs.collect.overview_numbers import AT_ONCE
 from thumbs.collect.web.admin_forms import read_fields
 from thumbs.collect.web.admin_site import Content, changes, reads, text

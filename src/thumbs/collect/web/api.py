@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from thumbs.collect.exports import Filters, Kept, export_again, kept_export, record_export
+from thumbs.collect.exports.select import Filters
+from thumbs.collect.exports.write import Kept, export_again, kept_export, record_export
 from thumbs.collect.importing import import_items
 from thumbs.collect.overview import progress
 from thumbs.collect.overview_numbers import Numbers
