@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from thumbs.collect.errors import CollectError
 from thumbs.collect.exports import rows
-from thumbs.collect.exports.judged import JudgedItem, Opinion
+from thumbs.collect.exports.judged import JudgedItem
 from thumbs.collect.exports.select import Filters
 from thumbs.collect.question import Question
+from thumbs.collect.records import Answer
 from thumbs.data.prompts import check_prompt
 from thumbs.data.rankings import MOST_TIED
 from thumbs.data.sources import RowError
@@ -25,49 +26,27 @@ _WRITTEN = ("write", "rewrite")
 _STRENGTHS = ("margin", "weight")
 
 
-def _everything(opinion: Opinion) -> str | None:
-    return None
-
-
-def _always(judged: JudgedItem, filters: Filters) -> str | None:
-    return None
-
-
 @dataclass(frozen=True)
 class ExportFormat:
-    """One format. rows: by the kind of the question, what an item becomes; without: why it has no place for an
-    opinion; unfit: why not for an item; scored: it needs ratings on one scale; strengths: what it can
-    show the strength of a pair as.
+    """One format. rows: by the kind of the question, what an item becomes; without: the reasons of UNFIT for which it
+    has no place for an opinion; forged: whether replies must not read as turns of their own; scored: it needs ratings
+    on one scale; strengths: what it can show the strength of a pair as.
     """
 
     text: str
     rows: Mapping[str, Rows]
-    without: Callable[[Opinion], str | None] = _everything
-    unfit: Callable[[JudgedItem, Filters], str | None] = _always
+    without: tuple[str, ...] = ()
+    forged: bool = False
     suffix: str = ".jsonl"
     scored: bool = False
     strengths: tuple[str, ...] = ()
 
 
-def _no_both_bad(opinion: Opinion) -> str | None:
-    return "both_bad" if opinion.answer.verdict == "both_bad" else None
-
-
-def _few_tied(opinion: Opinion) -> str | None:
-    ranks = opinion.answer.ranks
-    return "tied" if ranks and max(Counter(ranks).values()) > MOST_TIED else _no_both_bad(opinion)
-
-
-def _undecided(judged: JudgedItem, filters: Filters) -> str | None:
-    return None if any(rows.decided(judged)) else "undecided"
-
-
-def _no_rows(make: Rows) -> Callable[[JudgedItem, Filters], str | None]:
-    return lambda judged, filters: None if any(make(judged, filters)) else "undecided"
-
-
-def _not_numbered(opinion: Opinion) -> str | None:
-    return None if any(opinion.answer.ratings) else "unrated"
+_WITHOUT: Mapping[str, Callable[[Answer], bool]] = {
+    "both_bad": lambda answer: answer.verdict == "both_bad",
+    "tied": lambda answer: max(Counter(answer.ranks).values(), default=0) > MOST_TIED,
+    "unrated": lambda answer: answer.verdict == "rate" and not any(answer.ratings),
+}
 
 
 def _of(make: Rows, *kinds: str) -> dict[str, Rows]:
@@ -83,49 +62,45 @@ _TABLE: Mapping[str, ExportFormat] = {
     "trl": ExportFormat(
         "conversational prompt, chosen and rejected, with margin, votes and agreement; the pairs of rankings too",
         _of(rows.trl_rows, *_COMPARED),
-        without=_no_both_bad,
-        unfit=_undecided,
+        without=("both_bad",),
         strengths=_STRENGTHS,
     ),
     "kto": ExportFormat(
         "single replies with a label, desirable or not: prompt, completion, label",
         _of(rows.labelled_rows, *_PAIRS, "rate"),
-        unfit=_no_rows(rows.labelled_rows),
         scored=True,
     ),
     "ranked": ExportFormat(
         "rankings of K replies in our own format, with the ranks of every annotator",
         _of(rows.ranking_rows, *_COMPARED),
-        without=_few_tied,
+        without=("tied", "both_bad"),
     ),
     "ratings": ExportFormat(
         "rated replies in our own format, with the number of every annotator, on one axis or the mean over axes",
         _of(rows.rating_rows, "rate"),
-        without=_not_numbered,
+        without=("unrated",),
         scored=True,
     ),
     "cookbook": ExportFormat(
         "comparisons A, B or Tie as the Tinker cookbook keeps them, a row per judgement",
         _of(rows.comparison_rows, *_PAIRS),
-        without=_no_both_bad,
+        without=("both_bad",),
     ),
     "sft": ExportFormat(
         "conversations to imitate: what people wrote, or else the reply that they like best",
         _of(rows.conversation_rows, *_COMPARED, "rate", *_WRITTEN),
-        unfit=_no_rows(rows.conversation_rows),
         scored=True,
     ),
     "hh": ExportFormat(
         "pairs of transcripts as in HH-RLHF; texts that would read as turns of their own are left out",
         _of(rows.transcript_rows, *_COMPARED),
-        without=_no_both_bad,
-        unfit=lambda judged, filters: _undecided(judged, filters) or rows.forged(judged),
+        without=("both_bad",),
+        forged=True,
     ),
     "dataset": ExportFormat(
         "a folder for datasets.load_from_disk: chosen and rejected, rated replies, or conversations",
         _of(rows.trl_rows, *_COMPARED) | _of(rows.mean_rating_rows, "rate") | _of(rows.conversation_rows, *_WRITTEN),
-        without=lambda opinion: _no_both_bad(opinion) or (_not_numbered(opinion) if opinion.answer.ratings else None),
-        unfit=lambda judged, filters: _undecided(judged, filters) if judged.question.kind in _COMPARED else None,
+        without=("both_bad", "unrated"),
         suffix="",
         scored=True,
         strengths=_STRENGTHS,
@@ -177,22 +152,27 @@ def find_format(name: str, question: Question, filters: Filters) -> ExportFormat
     return found
 
 
-def fitted(form: ExportFormat, judged: JudgedItem, filters: Filters, dropped: Counter[str]) -> JudgedItem | None:
-    """The item with the opinions that the format has a place for; None if it has none. Counts the others."""
+def fitted(
+    form: ExportFormat, judged: JudgedItem, filters: Filters, dropped: Counter[str]
+) -> tuple[JudgedItem, Sequence[Row]]:
+    """The item with the opinions that the format has a place for, and its rows, none if there are no such opinions.
+    Counts the others.
+    """
     kept = []
     for opinion in judged.opinions:
-        if (reason := form.without(opinion)) is None:
+        reason = next((reason for reason in form.without if _WITHOUT[reason](opinion.answer)), None)
+        if reason is None:
             kept.append(opinion)
         else:
             dropped[reason] += 1
+    fit = replace(judged, opinions=tuple(kept))
     if not kept:
-        return None
-    judged = replace(judged, opinions=tuple(kept))
-    reason = _bad_prompt(judged) or form.unfit(judged, filters)
-    if reason is not None:
-        dropped[reason] += len(kept)
-        return None
-    return judged
+        return fit, ()
+    reason = _bad_prompt(judged) or (rows.forged(fit) if form.forged else None)
+    found = [] if reason else list(form.rows[judged.question.kind](fit, filters))
+    if not found:
+        dropped[reason or "undecided"] += len(kept)
+    return fit, found
 
 
 def _bad_prompt(judged: JudgedItem) -> str | None:

@@ -207,8 +207,8 @@ class _Making(Selection):
     def rows(self, most_items: int | None = None) -> Iterator[Mapping[str, Any]]:
         """All rows, or those of the first items that have answers."""
         for judged in self.items(most_items):
-            fit = fitted(self.form, judged, self.filters, self.dropped)
-            if fit is None:
+            fit, rows = fitted(self.form, judged, self.filters, self.dropped)
+            if not rows:
                 continue
             for opinion in fit.opinions:
                 self.verdicts[opinion.answer.verdict] += 1
@@ -219,9 +219,8 @@ class _Making(Selection):
                 maker = asdict(reply.generator) | {"seed": None}
                 self.generators[canonical_json(maker)] += 1
             self.n_items += 1
-            for row in self.form.rows[fit.question.kind](fit, self.filters):
-                self.n_rows += 1
-                yield row
+            self.n_rows += len(rows)
+            yield from rows
 
     def counts(self) -> Counts:
         """What was counted until now."""
