@@ -260,15 +260,13 @@ class Accounts:
             account_id = self._insert(db, handle, external_id, "annotator", None) if row is None else row.id
             if row is not None and (row.disabled or row.password is not None or row.role != "annotator"):
                 raise CollectError("this account cannot be opened by a link; ask those who run the study")
-            known = (IDENTITIES.c[name] == value for name, value in ids.items())
-            if not db.scalar(select(exists().where(*known))):
+            if not db.scalar(_is_known(**ids)):
                 db.execute(insert(IDENTITIES).values(account_id=account_id, **ids))
         return self.get(account_id)
 
     def knows(self, source: Source, external_id: str, study: str) -> bool:
         """Whether that worker came from that study before."""
-        same = (IDENTITIES.c.source == source, IDENTITIES.c.external_id == external_id, IDENTITIES.c.study == study)
-        return bool(self._db.values(select(exists().where(*same)))[0])
+        return bool(self._db.values(_is_known(source=source, external_id=external_id, study=study))[0])
 
     def sources(self, account_id: int) -> list[Source]:
         """Where a hired worker comes from; empty for everybody else."""
@@ -360,6 +358,10 @@ def _set(db: Connection, account_id: int, **values: Any) -> None:
 
 def _open_invitation(secret: str) -> ColumnElement[bool]:
     return (ACCOUNTS.c.invitation == digest(secret)) & ~ACCOUNTS.c.disabled
+
+
+def _is_known(**ids: str) -> Select[Any]:
+    return select(exists().where(*(IDENTITIES.c[name] == value for name, value in ids.items())))
 
 
 def _part(project_id: int, account_id: int) -> ColumnElement[bool]:

@@ -16,7 +16,7 @@ from thumbs.collect.question import Question
 from thumbs.collect.records import NewItem
 from thumbs.collect.store import CollectStore
 from thumbs.config.sampling import SamplingConfig
-from thumbs.data.pair_choice import Active, Choice, choose_pair, first_pair, usable_pairs
+from thumbs.data.pair_choice import Active, choose_pair, first_pair, usable_pairs
 from thumbs.records import Message, Prompt, Reply
 from thumbs.rollout.rounds import seed_of
 
@@ -153,16 +153,11 @@ class ItemSupply:
         pairs = usable_pairs(replies)
         if not pairs:
             return None
-        choice = self._pair(prompt, replies, pairs, turn)
+        choice, active, share = first_pair(pairs), self._plan.active, self._plan.random_share
+        if active is not None and self._score is not None:
+            seed = seed_of(self._plan.seed, "choice", prompt.id, turn)
+            choice = choose_pair(pairs, self._score(prompt.messages, replies), active, share, seed)
         return tuple(replies[place] for place in choice.places), choice.chosen_by
-
-    def _pair(self, prompt: Prompt, replies: Sequence[Reply], pairs: Sequence[tuple[int, int]], turn: int) -> Choice:
-        if self._plan.active is None or self._score is None:
-            return first_pair(pairs)
-        seed = seed_of(self._plan.seed, "choice", prompt.id, turn)
-        return choose_pair(
-            pairs, self._score(prompt.messages, replies), self._plan.active, self._plan.random_share, seed
-        )
 
     def _drawn(self) -> int:
         """The newest draw of this series in the project, -1 before the first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -92,15 +92,11 @@ def answer_on_axis(answer: Answer, axis: str) -> Answer | None:
     return replace(answer, verdict="prefer" if value else "tie", strength=value)
 
 
-def rating_of(question: Question, axis: str | None) -> Callable[[Answer, int], float | None]:
+def rating_of(question: Question, axis: str | None, answer: Answer, slot: int) -> float | None:
     """How a slot is rated by an answer: on `axis`, or the mean over axes; None if there is no number."""
-
-    def rating(answer: Answer, slot: int) -> float | None:
-        given = answer.ratings[slot]
-        values = [given[one.key] for one in question.axes if one.key in given and axis in (None, one.key)]
-        return sum(values) / len(values) if values else None
-
-    return rating
+    given = answer.ratings[slot]
+    values = [given[one.key] for one in question.axes if one.key in given and axis in (None, one.key)]
+    return sum(values) / len(values) if values else None
 
 
 def share(sides: Sequence[object]) -> float:

@@ -79,12 +79,11 @@ def ranking_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
 
 def rating_rows(judged: JudgedItem, filters: Filters) -> Iterator[Row]:
     """Our ratings: a row per reply, with the number of every annotator; "project/item/slot" is its id."""
-    rating = rating_of(judged.question, filters.axis)
     for slot, reply in enumerate(judged.replies):
         told = [
             {"annotator": one.annotator, "at": _time(one), "value": value, "reason": one.answer.reason}
             for one in judged.opinions
-            if (value := rating(one.answer, slot)) is not None
+            if (value := rating_of(judged.question, filters.axis, one.answer, slot)) is not None
         ]
         if told:
             row = {"id": f"{judged.id}/{slot}", "prompt": _messages(judged.messages), "reply": asdict(reply)}
@@ -236,12 +235,9 @@ def _labels(judged: JudgedItem, filters: Filters) -> Sequence[bool | None]:
 
 def _means(judged: JudgedItem, filters: Filters) -> list[float | None]:
     """Mean rating of each slot; None if nobody rated it."""
-    rating = rating_of(judged.question, filters.axis)
-    means = []
-    for slot in range(len(judged.replies)):
-        values = [value for one in judged.opinions if (value := rating(one.answer, slot)) is not None]
-        means.append(sum(values) / len(values) if values else None)
-    return means
+    rated = {row["id"]: row["judgements"] for row in rating_rows(judged, filters)}
+    told = [rated.get(f"{judged.id}/{slot}", ()) for slot in range(len(judged.replies))]
+    return [sum(one["value"] for one in values) / len(values) if values else None for values in told]
 
 
 def _only_highest(values: Sequence[float]) -> int | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.optimize import root_scalar
+from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from scipy.stats import binomtest
 from scipy.stats import t as student
@@ -96,7 +97,8 @@ def _odds(longer: np.ndarray, chosen: np.ndarray, item: np.ndarray) -> Estimate:
     x = longer * chosen  # the likelihood is Π σ(β x)
     if items < 2 or (x > 0).all() or (x < 0).all():
         return Estimate(None, None, None, items)
-    beta = _root(x)
+    fit: Any = minimize_scalar(lambda beta: float(np.logaddexp(0, -beta * x).sum()))
+    beta = float(fit.x)
     missed = expit(-beta * x)
     bread = float((x * x * missed * (1 - missed)).sum())
     scores = np.bincount(cluster, weights=x * missed)
@@ -105,12 +107,3 @@ def _odds(longer: np.ndarray, chosen: np.ndarray, item: np.ndarray) -> Estimate:
     if abs(beta) + half > _MOST_LOG_ODDS:
         return Estimate(None, None, None, items)
     return Estimate(float(np.exp(beta)), float(np.exp(beta - half)), float(np.exp(beta + half)), items)
-
-
-def _root(x: np.ndarray) -> float:
-    """The β that maximises Σ log σ(β x), x of both signs: where its falling derivative Σ x σ(-β x) is 0."""
-    reach = 1.0
-    while (x * expit(-reach * x)).sum() * (x * expit(reach * x)).sum() > 0:
-        reach *= 2
-    found = root_scalar(lambda beta: float((x * expit(-beta * x)).sum()), bracket=(-reach, reach), xtol=1e-12)
-    return float(found.root)

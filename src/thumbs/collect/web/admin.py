@@ -13,7 +13,7 @@ from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.quality.annotators import Finding
 from thumbs.collect.question import Question
 from thumbs.collect.settings import ProjectSettings
-from thumbs.collect.web import admin_export, admin_import, admin_items, admin_people, admin_settings
+from thumbs.collect.web import admin_export, admin_items, admin_people, admin_settings
 from thumbs.collect.web.admin_forms import QUESTION_FIELDS, read_question_form
 from thumbs.collect.web.admin_site import Content, changes, handles, log_lines, number, reads, text
 from thumbs.collect.web.charts import Column
@@ -37,7 +37,6 @@ def routes() -> list[Route]:
         reads("/admin/p/{slug}/log", "admin/log.html", "log", lambda visit: log_lines(visit, visit.project.id, _LINES)),
         *admin_people.routes(),
         *admin_items.routes(),
-        *admin_import.routes(),
         *admin_export.routes(),
         *admin_settings.routes(),
     ]

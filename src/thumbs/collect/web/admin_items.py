@@ -1,26 +1,29 @@
-"""Items: which there are, who said what of each and why, where its replies come from, and the known answers."""
+"""Items: new ones, which there are, who said what of each and why, where its replies come from, the known answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError, NotFound
+from thumbs.collect.importing import import_items
 from thumbs.collect.items import Wanted, excerpt
 from thumbs.collect.judgement import Counting, restated
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.records import ITEM_ROLES, STATES, ItemRecord, NewItem, Vote
 from thumbs.collect.tables import ASSIGNMENTS, ITEMS
-from thumbs.collect.web.admin_site import Content, changes, handles, number, reads
+from thumbs.collect.web.admin_site import Content, changes, handles, number, reads, text
 from thumbs.collect.web.visits import Visit
+from thumbs.data.load import ignored_text
 
 SHOWS = ("all", "disputed", "stuck", "skipped", "flagged")
 _A_PAGE = 25
 _EXCERPT = 160
+_MOST_PROBLEMS = 50
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,14 @@ class ListedItem:
 
 
 def routes() -> list[Route]:
-    """The list, one item, the known answers."""
+    """The list, new items, one item, the known answers."""
     base = "/admin/p/{slug}"
+    add = (f"{base}/import", "admin/import.html", "items", import_page)
     item = (f"{base}/items/{{item:int}}", "admin/item.html", "items", one_item)
     return [
         reads(f"{base}/items", "admin/items.html", "items", items),
+        reads(*add),
+        changes(*add, _add, ("file", "pasted", "source")),
         reads(*item),
         changes(*item, {"retire": _retire, "reopen": _reopen, "gold": _make_gold}, ("judgement",)),
         reads(f"{base}/gold", "admin/gold.html", "gold", gold),
@@ -72,6 +78,30 @@ def items(visit: Visit) -> Content:
         "states": STATES,
         "roles": ITEM_ROLES,
     }
+
+
+def import_page(visit: Visit) -> Content:
+    """An empty form, and what the project asks, since that says which lines fit."""
+    question = visit.store.projects.question(visit.project.id)[1]
+    return {"question": question, "added": None, "problems": (), "bad": 0, "ignored": ()}
+
+
+def _add(visit: Visit, form: FormData) -> Content:
+    """Adds what can be read; the rest is told line by line."""
+    source = text(form, "source") or "upload"
+    found = import_items(visit.store, visit.project.id, _lines(form), source=source, by=visit.account)
+    shown = {"problems": found.problems[:_MOST_PROBLEMS], "bad": len(found.problems)}
+    return {"added": found.added, "ignored": ignored_text(found.ignored), **shown}
+
+
+def _lines(form: FormData) -> Iterable[str | bytes]:
+    file = form.get("file")
+    if isinstance(file, UploadFile) and file.filename:
+        return file.file
+    pasted = text(form, "pasted")
+    if not pasted:
+        raise CollectError("choose a file, or paste lines of JSON")
+    return pasted.splitlines()
 
 
 def one_item(visit: Visit) -> Content:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from starlette.requests import Request
@@ -52,16 +53,9 @@ def fragment(request: Request, template: str, **content: Any) -> str:
 def language_of(request: Request) -> Language:
     """What the person chose by ?lang= or before, else the first of their browser's languages that we have."""
     accepted = request.headers.get("accept-language", "").split(",")
-    wishes = [
-        request.query_params.get("lang", ""),
-        request.cookies.get(_COOKIE, ""),
-        *(one.partition(";")[0].strip() for one in accepted),
-    ]
-    for wish in wishes:
-        for language in LANGUAGES:
-            if wish.lower().partition("-")[0] == language:
-                return language
-    return "en"
+    wishes = [request.query_params.get("lang", ""), request.cookies.get(_COOKIE, ""), *accepted]
+    plain = [re.split(r"[-;]", wish.strip().lower())[0] for wish in wishes]
+    return cast("Language", next((wish for wish in plain if wish in LANGUAGES), "en"))
 
 
 @cache

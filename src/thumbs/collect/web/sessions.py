@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -21,6 +21,8 @@ Kind = Literal["login", "embedded", "visit", "hit"]
 """login: the secret of a session; embedded: the same within Mechanical Turk's page; visit: what the forms of somebody
 who is not logged in are bound to; hit: the assignment of Mechanical Turk that is worked on, signed.
 """
+_EMBEDDED = ("embedded", "hit")
+"""Those of a page within another site's."""
 _MOST_SECRET = 200
 
 
@@ -35,17 +37,10 @@ def cookie_name(connection: HTTPConnection, kind: Kind) -> str:
 
 def set_cookie(response: Response, connection: HTTPConnection, kind: Kind, value: str) -> None:
     """Hands out a cookie that scripts cannot read and pages of other sites cannot send along with a POST."""
-    embedded = kind in ("embedded", "hit")
-    response.set_cookie(
-        cookie_name(connection, kind),
-        value,
-        max_age=LOGIN_DAYS * 86_400 if kind == "login" else None,
-        path=root_of(connection) or "/",
-        secure=site_of(connection).secure or embedded,
-        httponly=True,
-        samesite="none" if embedded else "lax",
-    )
-    if embedded:  # kept apart for each page that embeds us, so that browsers without third-party cookies keep it
+    age = LOGIN_DAYS * 86_400 if kind == "login" else None
+    response.set_cookie(cookie_name(connection, kind), value, max_age=age, **_attributes(connection, kind))
+    # Kept apart for each page that embeds us, so that browsers without third-party cookies keep it.
+    if kind in _EMBEDDED:
         name, line = response.raw_headers[-1]
         response.raw_headers[-1] = (name, line + b"; Partitioned")
 
@@ -53,13 +48,13 @@ def set_cookie(response: Response, connection: HTTPConnection, kind: Kind, value
 def delete_cookies(response: Response, connection: HTTPConnection) -> None:
     """Makes the browser forget the session."""
     for kind in ("login", "embedded"):
-        response.delete_cookie(
-            cookie_name(connection, kind),
-            path=root_of(connection) or "/",
-            secure=site_of(connection).secure or kind == "embedded",
-            httponly=True,
-            samesite="none" if kind == "embedded" else "lax",
-        )
+        response.delete_cookie(cookie_name(connection, kind), **_attributes(connection, kind))
+
+
+def _attributes(connection: HTTPConnection, kind: Kind) -> dict[str, Any]:
+    embedded = kind in _EMBEDDED
+    path, secure = root_of(connection) or "/", site_of(connection).secure or embedded
+    return {"path": path, "secure": secure, "httponly": True, "samesite": "none" if embedded else "lax"}
 
 
 def csrf_token(secret: str) -> str:
