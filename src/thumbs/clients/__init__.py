@@ -2,6 +2,6 @@
 
 __all__ = [
     "backend", "bases", "checkpoint_folders", "checkpoint_store", "claim", "custom_loss", "futures", "lanes",
-    "listings", "rest_client", "reverse_kl", "sample_call", "sampling", "sampling_client", "service_client",
+    "rest_client", "reverse_kl", "sample_call", "sampling", "sampling_client", "service_client",
     "store", "tables", "training_client", "translate", "types", "worker",
 ]  # fmt: skip

@@ -15,11 +15,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from thumbs.clients import translate, types
 from thumbs.clients.bases import Base, Bases
 from thumbs.clients.checkpoint_folders import readable, writable
+from thumbs.clients.checkpoint_store import SaveOptions
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.lanes import Work, patiently
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
@@ -207,22 +208,13 @@ class Backend:
         return self._submit(run_id, seq_id, work)
 
     def save(
-        self,
-        run_id: str,
-        seq_id: int | None,
-        kind: str,
-        name: str,
-        *,
-        overwrite: bool = False,
-        ttl_seconds: float | None = None,
-        user_metadata: Mapping[str, str] | None = None,
+        self, run_id: str, seq_id: int | None, kind: str, name: str, **options: Unpack[SaveOptions]
     ) -> Future[str]:
         """The tinker:// path of what was saved: weights, with the optimizer's state where the kind is `weights`."""
 
         def work() -> Work:
             _, handle = self._in_memory(run_id)
             yield
-            options = {"overwrite": overwrite, "ttl_seconds": ttl_seconds, "user_metadata": user_metadata}
             path, written = f"tinker://{run_id}/{kind}/{name}", set[str]()
 
             def write() -> str:
@@ -287,6 +279,15 @@ class Backend:
 
         if run_id in self._models:
             self._submit(run_id, None, work).add_done_callback(lambda _: self._worker.forget(run_id))
+
+    def end_session(self, session_id: str, reason: str) -> None:
+        """Marks a session as over and gives its memory back, after what it has asked for; its checkpoints stay."""
+        samplers, runs = self.store.samplers_of(session_id), self.store.runs_of(session_id)
+        self.store.finish_session(session_id, reason)  # the last word of a database that may fail
+        for sampler in samplers:
+            self.samplers.close(sampler.id)
+        for run in runs:
+            self.unload(run.id)
 
     def close(self) -> None:
         """Ends the worker; what waits fails."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Select, and_, delete, false, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
@@ -24,6 +24,14 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _PATH = re.compile(rf"(?:tinker|mint)://([A-Za-z0-9_.:-]+)/({'|'.join(KINDS)})/({_NAME.pattern})")
 
 
+class SaveOptions(TypedDict, total=False):
+    """How a checkpoint is saved: over one of its name, for how many seconds (None: for ever), with what notes."""
+
+    overwrite: bool
+    ttl_seconds: float | None
+    user_metadata: Mapping[str, Any] | None
+
+
 class Checkpoints:
     """The checkpoints of a store, under tinker://<run>/<kind>/<name>."""
 
@@ -34,16 +42,7 @@ class Checkpoints:
         self._folders.sweep(lambda: set(database.values(select(CHECKPOINTS.c.id))))
 
     @contextlib.contextmanager
-    def writing(
-        self,
-        run_id: str,
-        kind: str,
-        name: str,
-        *,
-        overwrite: bool = False,
-        ttl_seconds: float | None = None,
-        user_metadata: Mapping[str, Any] | None = None,
-    ) -> Iterator[Path]:
+    def writing(self, run_id: str, kind: str, name: str, **options: Unpack[SaveOptions]) -> Iterator[Path]:
         """An empty folder to write a checkpoint into; at the end of the block it is tinker://<run>/<kind>/<name>.
 
         The commit of its row is what makes it one: a crash at any moment leaves the old checkpoint or the new one,
@@ -51,13 +50,13 @@ class Checkpoints:
         or, without `overwrite`, one that is taken, whether by now or by the end of the block.
         """
         self._check_name(run_id, kind, name)
-        expires = self._expiry(ttl_seconds)
+        expires, overwrite = self._expiry(options.get("ttl_seconds")), options.get("overwrite", False)
         if not overwrite and self.get(f"tinker://{run_id}/{kind}/{name}"):
             raise _taken(name)
         with self._folders.new() as folder:
             yield folder
             row = {"id": folder.name, "run_id": run_id, "kind": kind, "name": name, "size_bytes": size_of(folder)}
-            row |= {"public": False, "user_metadata": dict(user_metadata or {}), "expires": expires}
+            row |= {"public": False, "user_metadata": dict(options.get("user_metadata") or {}), "expires": expires}
             self._folders.place(folder)
             try:
                 replaced = self._commit(row, overwrite)

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from thumbs.clients import types
 from thumbs.clients.futures import APIFuture
-from thumbs.clients.listings import checkpoint_of, training_run_of, weights_info_of
+from thumbs.clients.tables import CheckpointRecord, ModelRecord
+from thumbs.clients.types.records import CHECKPOINT_KINDS
 from thumbs.storage import MissingError
 
 if TYPE_CHECKING:
     from thumbs.clients.backend import Backend
+    from thumbs.clients.bases import Base
+    from thumbs.clients.store import Store
 
 
 class RestClient:
@@ -28,7 +31,7 @@ class RestClient:
         run = self._store.run(training_run_id)
         if run.owner != self._owner and not any(c.public for c in self._store.checkpoints.of_run(run.id)):
             raise MissingError(f"there is no model {training_run_id!r} of yours")
-        return APIFuture.of(training_run_of(self._store, run, self._owner))
+        return APIFuture.of(_training_run_of(self._store, run, self._owner))
 
     def get_training_run_by_tinker_path(
         self, tinker_path: str, access_scope: str = "owned"
@@ -39,7 +42,7 @@ class RestClient:
     def get_weights_info_by_tinker_path(self, tinker_path: str) -> APIFuture[types.WeightsInfoResponse]:
         """The base model and the adapter's settings of a checkpoint."""
         record = self._store.checkpoints.find(tinker_path, self._owner)
-        return APIFuture.of(weights_info_of(self._store.run(record.run_id)))
+        return APIFuture.of(_weights_info_of(self._store.run(record.run_id)))
 
     def list_training_runs(
         self, limit: int = 20, offset: int = 0, access_scope: str = "owned", project_id: str | None = None
@@ -47,20 +50,20 @@ class RestClient:
         """Runs, newest first."""
         runs, total = self._store.runs(self._owner, limit, offset)
         cursor = types.Cursor(offset=offset, limit=limit, total_count=total)
-        listed = [training_run_of(self._store, run, self._owner) for run in runs]
+        listed = [_training_run_of(self._store, run, self._owner) for run in runs]
         return APIFuture.of(types.TrainingRunsResponse(training_runs=listed, cursor=cursor))
 
     def list_checkpoints(self, training_run_id: str) -> APIFuture[types.CheckpointsListResponse]:
         """Checkpoints of a run, newest first."""
         run = self._store.run(training_run_id, self._owner)
-        found = [checkpoint_of(record) for record in self._store.checkpoints.of_run(run.id)]
+        found = [_checkpoint_of(record) for record in self._store.checkpoints.of_run(run.id)]
         return APIFuture.of(types.CheckpointsListResponse(checkpoints=found))
 
     def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> APIFuture[types.CheckpointsListResponse]:
         """Checkpoints of all runs, newest first."""
         records, total = self._store.checkpoints.page(self._owner, limit, offset)
         cursor = types.Cursor(offset=offset, limit=limit, total_count=total)
-        found = [checkpoint_of(record) for record in records]
+        found = [_checkpoint_of(record) for record in records]
         return APIFuture.of(types.CheckpointsListResponse(checkpoints=found, cursor=cursor))
 
     def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> APIFuture[None]:
@@ -128,3 +131,59 @@ class RestClient:
     list_sessions_async = list_sessions
     get_session_async = get_session
     get_sampler_async = get_sampler
+
+
+def _checkpoint_of(record: CheckpointRecord) -> types.Checkpoint:
+    """A checkpoint, as listings show it."""
+    return types.Checkpoint(
+        checkpoint_id=f"{record.kind}/{record.name}",
+        checkpoint_type=CHECKPOINT_KINDS[record.kind],
+        time=record.created,
+        tinker_path=record.path,
+        size_bytes=record.size_bytes,
+        public=record.public,
+        user_metadata=record.user_metadata,
+        expires_at=record.expires,
+    )
+
+
+def _training_run_of(store: Store, run: ModelRecord, owner: str) -> types.TrainingRun:
+    """A run with its newest checkpoints; somebody else sees those that are published alone."""
+    found = [record for record in store.checkpoints.of_run(run.id) if record.public or run.owner == owner]
+    newest = {record.kind: _checkpoint_of(record) for record in reversed(found)}
+    return types.TrainingRun(
+        training_run_id=run.id,
+        base_model=run.base_model,
+        model_owner=run.owner,
+        is_lora=True,
+        lora_rank=run.rank,
+        last_request_time=run.last_request,
+        last_checkpoint=newest.get("weights"),
+        last_sampler_checkpoint=newest.get("sampler_weights"),
+        user_metadata=run.user_metadata,
+    )
+
+
+def _weights_info_of(run: ModelRecord) -> types.WeightsInfoResponse:
+    """What the checkpoints of a run were trained from."""
+    return types.WeightsInfoResponse(
+        base_model=run.base_model,
+        is_lora=True,
+        lora_rank=run.rank,
+        train_unembed=run.train_unembed,
+        train_mlp=run.train_mlp,
+        train_attn=run.train_attn,
+    )
+
+
+def info_of(run: ModelRecord, base: Base) -> types.GetInfoResponse:
+    """What is known of a model, whether or not it is in memory."""
+    data = types.ModelData(arch="llama", model_name=run.base_model, tokenizer_id=str(base.tokenizer_folder))
+    return types.GetInfoResponse(
+        type="get_info",
+        model_id=run.id,
+        model_data=data,
+        is_lora=True,
+        lora_rank=run.rank,
+        model_name=run.base_model,
+    )

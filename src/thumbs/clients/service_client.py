@@ -127,12 +127,7 @@ class ServiceClient(Ready):
 
     def close(self, status: str = "success", detail: str | None = None) -> APIFuture[None]:
         """Ends the session: its models and samplers leave memory, its checkpoints stay."""
-        store = self.backend.store
-        store.finish_session(self.session_id, status)
-        for sampler in store.samplers_of(self.session_id):
-            self.backend.samplers.close(sampler.id)
-        for run in store.runs_of(self.session_id):
-            self.backend.unload(run.id)
+        self.backend.end_session(self.session_id, status)
         return APIFuture.of(None)
 
     def __enter__(self) -> ServiceClient:

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from thumbs.clients import types
 from thumbs.clients.backend import Backend
+from thumbs.clients.checkpoint_store import SaveOptions
 from thumbs.clients.custom_loss import CustomLoss
 from thumbs.clients.futures import APIFuture, Ready, submitted
-from thumbs.clients.listings import info_of
+from thumbs.clients.rest_client import info_of
 from thumbs.clients.sampling_client import SamplingClient
 
 Metadata = Mapping[str, str] | None
@@ -71,15 +72,8 @@ class TrainingClient(Ready):
         self, name: str, ttl_seconds: int | None = None, overwrite: bool = False, user_metadata: Metadata = None
     ) -> APIFuture[types.SaveWeightsResponse]:
         """Saves weights and optimizer state as tinker://<model>/weights/<name>."""
-        saved = self._backend.save(
-            self.model_id,
-            None,
-            "weights",
-            name,
-            overwrite=overwrite,
-            ttl_seconds=ttl_seconds,
-            user_metadata=user_metadata,
-        )
+        options: SaveOptions = {"overwrite": overwrite, "ttl_seconds": ttl_seconds, "user_metadata": user_metadata}
+        saved = self._backend.save(self.model_id, None, "weights", name, **options)
         return APIFuture(saved, lambda path: types.SaveWeightsResponse(path=path, type="save_weights"))
 
     def load_state(self, path: str, weights_access_token: str | None = None) -> APIFuture[types.LoadWeightsResponse]:

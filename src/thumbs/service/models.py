@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from thumbs.clients import types
-from thumbs.clients.listings import info_of
+from thumbs.clients.rest_client import info_of
 from thumbs.errors import DataError
 from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, Metadata, answer, owner_of, parse, peek, read
@@ -19,12 +19,8 @@ from thumbs.service.state import route
 from thumbs.service.submissions import ModelOperations, Numbered, Optimizer, encode_json
 
 
-class _Lora(Body):
+class _Lora(types.LoraConfig, Body):
     rank: int = Field(default=32, ge=1, le=1024)
-    seed: int | None = None
-    train_unembed: bool = True
-    train_mlp: bool = True
-    train_attn: bool = True
 
 
 class _New(Body):
@@ -65,8 +61,7 @@ class ModelRoutes(ModelOperations):
         body = parse(_NewFromBase, raw)
 
         def start(run_id: str) -> Future[Any]:
-            lora = types.LoraConfig(**body.lora_config.model_dump())
-            owner = owner_of(request)
+            lora, owner = body.lora_config, owner_of(request)
             return self._backend.create_model(run_id, body.session_id, owner, body.base_model, lora, body.user_metadata)
 
         return await self._create(request, "create_model", body, raw, start)

@@ -175,7 +175,7 @@ class OpenAIRoutes(Routes):
         self._samplers[key] = session_id, sampler_id
         while len(self._samplers) > _MOST_SAMPLERS:
             _, (oldest, _) = self._samplers.popitem(last=False)
-            await self._service.end_session(oldest, "not used")
+            await self._work(self._backend.end_session, oldest, "not used")
         return sampler_id, found.base
 
 

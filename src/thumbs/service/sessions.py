@@ -126,15 +126,7 @@ class SessionRoutes(Routes):
     async def create_session(self, request: Request) -> Response:
         """A new session."""
         body = await read(request, _NewSession)
-        session_id = await self._record(
-            self._store.add_session,
-            owner_of(request),
-            tags=body.tags,
-            user_metadata=body.user_metadata,
-            project_id=body.project_id,
-            display_name=body.display_name,
-            sdk_version=body.sdk_version,
-        )
+        session_id = await self._record(self._store.add_session, owner_of(request), **dict(body))
         return answer({"type": "create_session", "session_id": session_id})
 
     @route("POST", "/session_heartbeat")
@@ -154,7 +146,7 @@ class SessionRoutes(Routes):
         session_id = request.path_params["session_id"]
         record = await self._record(self._store.session, session_id, owner_of(request))
         if record.finished is None:
-            await self._service.end_session(session_id, body.reason.type)
+            await self._work(self._backend.end_session, session_id, body.reason.type)
         return answer({})
 
     @route("POST", "/telemetry")
@@ -218,7 +210,7 @@ async def sweep(service: Service) -> None:
         try:
             for session_id in await service.threads.record(store.stale_sessions, settings.session_timeout_s):
                 log.info("session %s: no heartbeat for %.0f s, ended", session_id, settings.session_timeout_s)
-                await service.end_session(session_id, "no heartbeat")
+                await service.threads.work(service.backend.end_session, session_id, "no heartbeat")
             await service.threads.record(store.claim.renew)
             await service.threads.record(store.sweep_futures, settings.promise_ttl_s)
             await service.threads.record(store.checkpoints.sweep)

@@ -89,17 +89,6 @@ class Service:
                 await self.threads.record(store.add_session, owner, tags=named, session_id=session_id)
         return await self.live_session(session_id, owner)
 
-    async def end_session(self, session_id: str, reason: str) -> None:
-        """Marks the session as over and gives its memory back, after what it has asked for; its checkpoints stay."""
-        store = self.backend.store
-        samplers = await self.threads.record(store.samplers_of, session_id)
-        runs = await self.threads.record(store.runs_of, session_id)
-        await self.threads.record(store.finish_session, session_id, reason)  # the last word of a database that may fail
-        for sampler in samplers:
-            await self.threads.work(self.backend.samplers.close, sampler.id)
-        for run in runs:
-            await self.threads.work(self.backend.unload, run.id)
-
 
 E = TypeVar("E", bound=Callable[..., Any])
 

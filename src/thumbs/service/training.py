@@ -105,15 +105,9 @@ class TrainingRoutes(ModelOperations):
         def start(body: _Save) -> Future[Any]:
             if body.age_encryption_recipients:
                 raise ConfigError("encrypted checkpoints are not served; leave age_encryption_recipients out")
-            return self._backend.save(
-                body.model_id,
-                body.seq_id,
-                kind,
-                body.path if body.path is not None else f"step-{body.seq_id}",
-                overwrite=body.overwrite,
-                ttl_seconds=body.ttl_seconds,
-                user_metadata=body.user_metadata,
-            )
+            name = body.path if body.path is not None else f"step-{body.seq_id}"
+            options = body.model_dump(include={"overwrite", "ttl_seconds", "user_metadata"})
+            return self._backend.save(body.model_id, body.seq_id, kind, name, **options)
 
         return await self._submit(request, operation, _Save, start, lambda path: {"path": path, "type": operation})
 

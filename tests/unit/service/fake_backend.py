@@ -162,6 +162,9 @@ class FakeBackend:
     def close(self, sampler_id: str) -> None:
         self.calls.append(("close_sampler", sampler_id))
 
+    def end_session(self, session_id: str, reason: str) -> None:
+        Backend.end_session(self.as_backend(), session_id, reason)
+
     def _do(self, call: tuple[Any, ...], work: Callable[[], Any]) -> Future[Any]:
         self.calls.append(call)
         future: Future[Any] = Future()
