@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,20 @@ from thumbs.engine.base import AdamStep, Engine, Handle, ModelSpec, OpenEngine
 from thumbs.engine.cluster import ClusterEngine, start_ranks
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Example
+from thumbs.workers import CREWS
 from thumbs.workers.base import RemoteWorker
-from thumbs.workers.pipes import PipeCrew
 from tiny_models import random_sequences
 
-CREWS: dict[str, list[RemoteWorker]] = {}
+CREWS_RANKS: dict[str, list[RemoteWorker]] = {}
 """The ranks of each kind of crew, which many engines use one after the other."""
 
 
-def on_pipes() -> OpenEngine:
+def on_crew(launcher: str) -> OpenEngine:
     """A cluster engine of two ranks with some work for both."""
-    ranks = CREWS.get("pipes", [])
+    ranks = CREWS_RANKS.get(launcher, [])
     if not ranks or not all(rank.alive() for rank in ranks):
         config = EngineConfig(kind="cluster", workers=2)
-        ranks = CREWS["pipes"] = start_ranks(PipeCrew(), config, "contract.writer:PatchedRank")
+        ranks = CREWS_RANKS[launcher] = start_ranks(CREWS[launcher](None), config, "contract.writer:PatchedRank")
     engine = ClusterEngine(ranks, patience_s=120)
     engine.token_budget = 40
     return engine
@@ -42,7 +43,8 @@ def on_pipes() -> OpenEngine:
 ENGINES: dict[str, Callable[[], OpenEngine]] = {
     "local": LocalEngine,
     "recorded": RecordingEngine,
-    "crew": on_pipes,
+    "crew": partial(on_crew, "pipes"),
+    "ray": partial(on_crew, "ray"),
 }
 KINDS: dict[str, AdapterConfig | None] = {
     "adapters": AdapterConfig(rank=4, alpha=8.0),

@@ -54,6 +54,7 @@ MISSING = {
     "trackers": ("from thumbs.compat.trl_ppo.accelerator import _wandb; _wandb(None)", "log_with='wandb'"),
     "serve": ("import thumbs as tinker; tinker.ServiceClient()", "thumbs.ServiceClient"),
     "collect": ("from thumbs.cli.main import app; app(['collect', 'pairs.jsonl'])", "`thumbs collect`"),
+    "cluster": ("from thumbs.workers.ray_actors import RayCrew; RayCrew()", "a cluster of Ray"),
     "cookbook": ("import thumbs; thumbs.recipe.supervised", "thumbs.recipe"),
 }
 """For each extra, what needs it and how the error begins."""

@@ -19,6 +19,9 @@ class EngineConfig(Frozen):
     """adamw, a name given to register_optimizer, or `module:name` of a function that makes one of parameter groups."""
     workers: PositiveInt = 1
     """Ranks of a cluster. No number that a run logs depends on it where every rank has the whole base."""
+    launcher: str = "ray"
+    """What starts the ranks. ray: a Ray cluster, of this machine if none is running; pipes: subprocesses; or a
+    `module:name` of your own."""
     threads_per_worker: PositiveInt = 1
     """Threads that a rank computes with."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)

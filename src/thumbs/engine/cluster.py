@@ -28,15 +28,15 @@ from thumbs.models.trunk import MODULES
 from thumbs.records import Example, ForwardOutput, TrainOutput
 from thumbs.rollout.publish import SAMPLERS, OpenSampler, Published
 from thumbs.rollout.sampler import DecodeText, Sampler
+from thumbs.workers import CREWS
 from thumbs.workers.base import Crew, RemoteWorker, WorkerSpec, results
-from thumbs.workers.pipes import PipeCrew
 
 RANK = "thumbs.engine.rank:Rank"
 
 
 def open_cluster(config: EngineConfig, rollout: RolloutConfig, decode_text: DecodeText | None) -> OpenEngine:
     """The cluster engine of a config, with its ranks started."""
-    crew = PipeCrew(None if config.logs is None else Path(config.logs))
+    crew = CREWS[config.launcher](None if config.logs is None else Path(config.logs))
     ranks = start_ranks(crew, config)
     return ClusterEngine(
         ranks,

@@ -6,20 +6,15 @@ an error of each call that waits for it: nobody waits longer than he said.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-from thumbs.errors import ThumbsError, WorkerError, WorkerLost
+from thumbs.errors import WorkerError, WorkerLost
 
 PATIENCE_S = 30.0
 """Seconds without any sign of life after which a worker counts as stuck."""
-
-LOG_LINES = 20
-"""Lines of a worker's log that an error quotes."""
 
 
 @dataclass(frozen=True)
@@ -120,36 +115,3 @@ def listen(listener: Callable[[Any], None]) -> None:
     """What `progress` calls in this process."""
     global _listener
     _listener = listener
-
-
-def portable(error: BaseException, trace: str) -> BaseException | tuple[str, str]:
-    """An error as it travels: a ThumbsError itself, of others (summary, traceback)."""
-    return error if isinstance(error, ThumbsError) else (f"{type(error).__name__}: {error}", trace)
-
-
-def remote_error(name: str, method: str, found: BaseException | tuple[str, str], at: Any, log: Path) -> BaseException:
-    """The error of a call, as the driver raises it."""
-    if isinstance(found, BaseException):
-        return found
-    summary, trace = found
-    lines = "\n".join(trace.strip().splitlines()[-LOG_LINES:])
-    return WorkerError(f"{name} failed in {method}{at_event(at)}: {summary}\n{lines}{log_tail(log)}")
-
-
-def at_event(event: Any) -> str:
-    """Where a worker was when it last said so."""
-    return "" if event is None else f" at {event}"
-
-
-def log_tail(log: Path) -> str:
-    """The last lines of a worker's log, for an error; empty if it wrote none."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
-    except OSError:
-        return ""
-    return "\n".join([f"\nIts log {log} ends:", *lines]) if lines else ""
-
-
-def on_host(name: str) -> str:
-    """A worker's name with that of this machine."""
-    return f"{name} on {socket.gethostname()}"

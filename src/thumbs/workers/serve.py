@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from thumbs.config.named import load_callable
-from thumbs.workers.base import listen, portable
+from thumbs.workers.base import listen
+from thumbs.workers.calls import portable
 
 BEAT_S = 1.0
 """Seconds between signs of life."""

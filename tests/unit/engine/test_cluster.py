@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_forgets_all_gradients(crew, tiny_llama):
 
 
 def test_a_config_opens_it(tiny_llama, tmp_path):
-    config = EngineConfig(kind="cluster", workers=1, logs=str(tmp_path / "logs"))
+    config = EngineConfig(kind="cluster", workers=1, launcher="pipes", logs=str(tmp_path / "logs"))
     engine = open_engine(config, None, RolloutConfig())
     assert isinstance(engine, ClusterEngine)
     engine.create(spec(tiny_llama, None))

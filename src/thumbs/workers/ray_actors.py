@@ -1,0 +1,218 @@
+"""Workers as actors of a Ray cluster: of the one that is running, or of one that is started on this machine.
+
+A cluster counts as running where RAY_ADDRESS names it, or where `ray start` was called on this machine.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from thumbs.config.named import load_callable
+from thumbs.errors import ConfigError, needs
+from thumbs.workers.base import PATIENCE_S, RemoteWorker, WorkerSpec, listen, results
+from thumbs.workers.calls import Calls, portable
+
+STARTED = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 (where `ray start` notes it)
+STARTING_S, PLACING_S = 240, 60.0
+"""Seconds that Ray may take to start on a busy machine, and to find room for the workers."""
+
+
+class Actor:
+    """What runs in an actor's process: one object, whose methods are called one after the other."""
+
+    def __init__(self, log: str) -> None:
+        with contextlib.suppress(OSError), Path(log).open("ab") as output:
+            for stream in (1, 2):
+                os.dup2(output.fileno(), stream)
+        self._made: Any = None
+        self._seen: tuple[int, Any] = (0, None)
+        listen(self._note)
+
+    def _note(self, event: Any) -> None:
+        self._seen = (self._seen[0] + 1, event)
+
+    def machine(self) -> tuple[str, str]:
+        """Name and address of its machine."""
+        import socket
+
+        import ray
+
+        return socket.gethostname(), ray.util.get_node_ip_address()
+
+    def progress(self) -> tuple[int, Any]:
+        """How often it has said where it is, and where it was last; it answers while a method runs."""
+        return self._seen
+
+    def do(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """The result, the error as it travels, where it was last. The first call names the factory of the object."""
+        self._note(None)
+        try:
+            if self._made is not None:
+                return getattr(self._made, method)(*args, **kwargs), None, self._seen[1]
+            self._made = load_callable(method)(*args, **kwargs)
+            return None, None, None
+        except Exception as error:
+            return None, portable(error, traceback.format_exc()), self._seen[1]
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+
+class RayWorker:
+    """An actor. A thread of its own asks every second whether it goes on."""
+
+    def __init__(self, spec: WorkerSpec, actor: Any, log: Path, patience_s: float) -> None:
+        import ray
+
+        self._ray, self._actor = ray, actor
+        host, self.address = ray.get(actor.machine.remote(), timeout=STARTING_S)
+        self.name = f"{spec.name} on {host}"
+        self._calls, self._count = Calls(self.name, log, patience_s), 0
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name=f"progress of {self.name}", daemon=True)
+        self._watcher.start()
+        self.made = self._ask("its factory", None, spec.factory, spec.args, {})
+
+    def call(self, method: str, *args: Any, patience_s: float | None = None, **kwargs: Any) -> Future[Any]:
+        return self._ask(method, patience_s, method, args, kwargs)
+
+    def alive(self) -> bool:
+        return self._calls.end is None
+
+    def close(self) -> None:
+        self._calls.finish("was closed")
+        self._ended.set()
+        self._watcher.join()
+
+    def _ask(
+        self, what: str, patience_s: float | None, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        number, future = self._calls.add(what, patience_s)
+        if number:
+            asked = self._actor.do.remote(method, args, kwargs)
+            asked.future().add_done_callback(lambda done: self._hear(number, done))
+        return future
+
+    def _hear(self, number: int, done: Future[Any]) -> None:
+        error = done.exception()
+        if error is None:
+            value, error, event = done.result()
+            self._calls.moved(event)
+            self._calls.answer(number, value, error)
+        elif isinstance(error, self._ray.exceptions.RayActorError):
+            self._calls.finish(f"died ({str(error).strip().splitlines()[0]})")
+            self._ended.set()  # the actor is not killed here: within a callback, Ray waits for itself
+        else:
+            self._calls.answer(number, None, portable(getattr(error, "cause", error), str(error)))
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self._calls.patience_s / 4)):
+            asked = self._actor.progress.remote()
+            if self._ray.wait([asked], timeout=self._calls.patience_s / 2)[0]:
+                try:
+                    count, event = self._ray.get(asked)
+                except self._ray.exceptions.RayError:
+                    continue  # whoever waits for it is told so
+                self._calls.alive()
+                if count != self._count:
+                    self._count = count
+                    self._calls.moved(event)
+            if reason := self._calls.overdue():
+                self._calls.finish(reason, stuck=True)
+                break
+        self._ray.kill(self._actor)
+
+
+class RayCrew:
+    """Starts workers wherever the cluster has room. logs: a folder that all its machines see (None: a temporary one).
+
+    patience_s: seconds without any sign of life after which a worker that has something to do counts as stuck.
+    """
+
+    @needs("cluster", "a cluster of Ray")
+    def __init__(self, logs: Path | None = None, *, patience_s: float = PATIENCE_S) -> None:
+        import ray
+
+        self._ray, self._patience_s = ray, patience_s
+        self.logs = (logs or Path(tempfile.mkdtemp(prefix="thumbs-logs-"))).resolve()
+        self._workers: list[RayWorker] = []
+        self._groups: list[Any] = []
+        if not ray.is_initialized():
+            os.environ.setdefault("RAY_raylet_start_wait_time_s", str(STARTING_S))
+            here: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            running = "RAY_ADDRESS" in os.environ or STARTED.exists()
+            ray.init(log_to_driver=False, **({} if running else here))
+        atexit.register(self.close)  # before Ray's own end, after which a question would start it again
+
+    def start(self, specs: Sequence[WorkerSpec]) -> list[RemoteWorker]:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        options = self._places(specs)
+        make = self._ray.remote(concurrency_groups={"watch": 1})(_watched(self._ray))
+        started: list[RayWorker] = []
+        try:
+            actors = []
+            for spec, own in zip(specs, options, strict=True):
+                variables = {**spec.environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+                log = self.logs / spec.log_name
+                actors.append(make.options(runtime_env={"env_vars": variables}, **own).remote(str(log)))
+            for spec, actor in zip(specs, actors, strict=True):
+                started.append(RayWorker(spec, actor, self.logs / spec.log_name, self._patience_s))
+            results(worker.made for worker in started)
+        except BaseException:
+            for worker in started:
+                worker.close()
+            raise
+        self._workers += started
+        return list(started)
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        for worker in self._workers:
+            worker.close()
+        for group in self._groups:
+            self._ray.util.remove_placement_group(group)
+        self._workers, self._groups = [], []
+
+    def _places(self, specs: Sequence[WorkerSpec]) -> list[dict[str, Any]]:
+        """Where each worker goes: those that need devices as near to each other as can be, all of them or none."""
+        if not any(spec.gpus for spec in specs):
+            return [{"scheduling_strategy": "SPREAD"} for _ in specs]
+        group = self._ray.util.placement_group([{"CPU": 1, "GPU": spec.gpus} for spec in specs], strategy="PACK")
+        if not group.wait(PLACING_S):
+            there = self._ray.cluster_resources()
+            self._ray.util.remove_placement_group(group)
+            raise ConfigError(
+                f"{len(specs)} workers need {sum(spec.gpus for spec in specs):g} GPUs and a CPU each; the cluster has "
+                f"{there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} CPUs. Add machines or lower workers"
+            )
+        self._groups.append(group)
+        strategy = self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
+        return [
+            {
+                "num_gpus": spec.gpus,
+                "num_cpus": 1,
+                "scheduling_strategy": strategy(group, placement_group_bundle_index=i),
+            }
+            for i, spec in enumerate(specs)
+        ]
+
+
+def _watched(ray: Any) -> type:
+    """The actor's class with a thread of its own for `progress`."""
+
+    class Watched(Actor):
+        @ray.method(concurrency_group="watch")
+        def progress(self) -> tuple[int, Any]:
+            return super().progress()
+
+    return Watched
