@@ -248,19 +248,9 @@ class Store:
             return original
         return future
 
-    def finish_future(
-        self,
-        request_id: str,
-        *,
-        result: bytes | None = None,
-        content_type: str = "",
-        error: str | None = None,
-        category: str | None = None,
-    ) -> None:
-        """Keep how an operation ended; one that has ended stays as it is."""
-        self._finish(
-            FUTURES.c.request_id == request_id, result=result, content_type=content_type, error=error, category=category
-        )
+    def finish_future(self, request_id: str, **outcome: bytes | str | None) -> None:
+        """Keep how an operation ended: `result` and `content_type`, or `error` and `category`; the first end stays."""
+        self._finish(FUTURES.c.request_id == request_id, **outcome)
 
     def future(self, request_id: str) -> FutureRecord | None:
         """The future of that request."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
@@ -39,11 +40,9 @@ class HubRoutes(Routes):
     async def file(self, request: Request) -> Response:
         """One file of a model."""
         files = await self._files(request.path_params["repo"])
-        if files is None:
-            return _unknown_model(request)
         file = files.get(request.path_params["file"])
         if file is None:
-            return _missing(f"the model has no file {request.path_params['file']!r}")
+            raise _missing("EntryNotFound", f"the model has no file {request.path_params['file']!r}")
         digest = await self._work(_digest, file)
         return FileResponse(file, headers={"X-Repo-Commit": _commit(files), "ETag": f'"{digest}"'})
 
@@ -51,8 +50,6 @@ class HubRoutes(Routes):
     async def tree(self, request: Request) -> Response:
         """The files of a model."""
         files = await self._files(request.path_params["repo"])
-        if files is None:
-            return _unknown_model(request)
         sizes = {name: file.stat().st_size for name, file in files.items()}
         listing = [{"type": "file", "path": name, "size": size, "oid": _commit(files)} for name, size in sizes.items()]
         return JSONResponse(listing)
@@ -60,25 +57,21 @@ class HubRoutes(Routes):
     @route("GET", "/api/models/{repo:path}/tree/{revision}/{folder:path}", keyed=False)
     async def no_folder(self, request: Request) -> Response:
         """Models here have no folders."""
-        return _missing(f"the model has no folder {request.path_params['folder']!r}")
+        raise _missing("EntryNotFound", f"the model has no folder {request.path_params['folder']!r}")
 
     @route("GET", "/api/models/{repo:path}/revision/{revision}", "/api/models/{repo:path}", keyed=False)
     async def model(self, request: Request) -> Response:
         """What the hub says about a model."""
         files = await self._files(request.path_params["repo"])
-        if files is None:
-            return _unknown_model(request)
         siblings = [{"rfilename": name} for name in files]
         name = request.path_params["repo"]
         return JSONResponse({"id": name, "modelId": name, "sha": _commit(files), "tags": [], "siblings": siblings})
 
-    async def _files(self, repo: str) -> dict[str, Path] | None:
-        """The files of the model that a client calls `repo`, by name; None if none is served under it."""
-        models = await self._work(self._backend.bases.supported)
-        names = [model.model_name or "" for model in models]
-        found = next((name for name in names if repo in _asked_for(name)), None)
+    async def _files(self, repo: str) -> dict[str, Path]:
+        """The files of the model that a client calls `repo`, by name; raises HTTPException 404 if none is served."""
+        found = next((name for name in self._backend.bases.names if repo in _asked_for(name)), None)
         if found is None:
-            return None
+            raise _missing("RepoNotFound", f"no model {repo!r} is served here")
         folder = await self._work(lambda: self._backend.bases[found].tokenizer_folder)
         return {name: folder / name for name in FILES if (folder / name).is_file()}
 
@@ -101,10 +94,5 @@ def _commit(files: dict[str, Path]) -> str:
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:40]
 
 
-def _unknown_model(request: Request) -> Response:
-    text = f"no model {request.path_params['repo']!r} is served here"
-    return JSONResponse({"error": text}, 404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": ascii(text)})
-
-
-def _missing(text: str) -> Response:
-    return JSONResponse({"error": text}, 404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": ascii(text)})
+def _missing(code: str, text: str) -> HTTPException:
+    return HTTPException(404, text, {"X-Error-Code": code, "X-Error-Message": ascii(text)})

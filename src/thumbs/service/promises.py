@@ -218,13 +218,11 @@ class Promises:
         return True
 
     def _write(self, request_id: str, outcome: Outcome) -> None:
-        self._store.finish_future(
-            request_id,
-            result=outcome.result,
-            content_type=outcome.content_type,
-            error=outcome.error,
-            category=outcome.category if outcome.error is not None else None,
-        )
+        if outcome.error is None:
+            ended = {"result": outcome.result, "content_type": outcome.content_type}
+        else:
+            ended = {"error": outcome.error, "category": outcome.category}
+        self._store.finish_future(request_id, **ended)
 
     async def close(self) -> None:
         """A last try to store what is only in memory; says in the log what is lost with it."""

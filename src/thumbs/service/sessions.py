@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
@@ -66,6 +66,10 @@ class _Cursor(Body):
     last_created_at: AwareDatetime
     last_session_id: str
 
+    def comes_before(self, session: SessionRecord) -> bool:
+        """Whether the session is older than the last one of the page before."""
+        return (session.created, session.id) < (self.last_created_at, self.last_session_id)
+
 
 class _Search(Body):
     session_id: str | None = None
@@ -88,7 +92,7 @@ class _Search(Body):
         known = self.user_metadata.items() <= session.user_metadata.items()
         projects = self.project_ids is None or session.project_id in self.project_ids
         states = self.statuses is None or any(_has(session, status) for status in self.statuses)
-        return known and projects and states and not (self.cursor and _place(session) >= _after(self.cursor))
+        return known and projects and states and (self.cursor is None or self.cursor.comes_before(session))
 
 
 class SessionRoutes(Routes):
@@ -167,13 +171,8 @@ class SessionRoutes(Routes):
         return answer(await self._record(self._page, body, owner))
 
     def _page(self, body: _Search, owner: str) -> dict[str, Any]:
-        found: list[SessionRecord] = []
-        if body.owner.type != "user" or owner in body.owner.owner_urns:
-            for session in self._newest(owner):
-                if body.fits(session):
-                    found.append(session)
-                if len(found) > body.limit:
-                    break
+        mine = body.owner.type != "user" or owner in body.owner.owner_urns
+        found = list(islice(filter(body.fits, self._newest(owner) if mine else ()), body.limit + 1))
         page = found[: body.limit]
         last = page[-1] if len(found) > body.limit else None
         cursor = last and {"last_created_at": last.created.isoformat(), "last_session_id": last.id}
@@ -230,11 +229,3 @@ def _status(session: SessionRecord) -> dict[str, Any] | None:
 def _has(session: SessionRecord, wanted: _Status) -> bool:
     status = _status(session) or {}
     return status.get("type") == wanted.type and (wanted.reasons is None or session.reason in wanted.reasons)
-
-
-def _place(session: SessionRecord) -> tuple[datetime, str]:
-    return session.created, session.id
-
-
-def _after(cursor: _Cursor) -> tuple[datetime, str]:
-    return cursor.last_created_at, cursor.last_session_id
