@@ -1,11 +1,13 @@
-"""The tables of the store and the records that their rows become. Times are UTC."""
+"""The records of the store and the tables whose rows they are. Times are UTC."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 from sqlalchemy import (
     JSON,
@@ -13,12 +15,10 @@ from sqlalchemy import (
     Boolean,
     Column,
     ForeignKey,
-    Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
-    Text,
     UniqueConstraint,
 )
 
@@ -27,93 +27,6 @@ from thumbs.storage import Schema, UtcTime
 
 METADATA = MetaData()
 SCHEMA = Schema(METADATA, "alembic_version")
-
-TOKENS = Table(
-    "tokens",
-    METADATA,
-    Column("id", String, primary_key=True),
-    Column("owner", String, nullable=False),
-    Column("digest", String, nullable=False, unique=True),
-    Column("created", UtcTime, nullable=False),
-)
-
-SESSIONS = Table(
-    "sessions",
-    METADATA,
-    Column("id", String, primary_key=True),
-    Column("owner", String, nullable=False, index=True),
-    Column("tags", JSON, nullable=False),
-    Column("user_metadata", JSON, nullable=False),
-    Column("project_id", String),
-    Column("display_name", String),
-    Column("sdk_version", String, nullable=False),
-    Column("created", UtcTime, nullable=False),
-    Column("last_seen", UtcTime, nullable=False),
-    Column("finished", UtcTime),
-    Column("reason", String),
-)
-
-RUNS = Table(
-    "runs",
-    METADATA,
-    Column("id", String, primary_key=True),
-    Column("session_id", ForeignKey("sessions.id"), nullable=False, index=True),
-    Column("owner", String, nullable=False, index=True),
-    Column("base_model", String, nullable=False),
-    Column("rank", Integer, nullable=False),
-    Column("seed", BigInteger),
-    Column("train_unembed", Boolean, nullable=False),
-    Column("train_mlp", Boolean, nullable=False),
-    Column("train_attn", Boolean, nullable=False),
-    Column("user_metadata", JSON, nullable=False),
-    Column("created", UtcTime, nullable=False),
-    Column("last_request", UtcTime, nullable=False),
-)
-
-SAMPLERS = Table(
-    "samplers",
-    METADATA,
-    Column("id", String, primary_key=True),
-    Column("session_id", ForeignKey("sessions.id"), nullable=False, index=True),
-    Column("owner", String, nullable=False),
-    Column("base_model", String, nullable=False),
-    Column("model_path", String),
-    Column("created", UtcTime, nullable=False),
-)
-
-CHECKPOINTS = Table(
-    "checkpoints",
-    METADATA,
-    Column("id", String, primary_key=True),  # the name of its folder
-    Column("run_id", ForeignKey("runs.id"), nullable=False),
-    Column("kind", String, nullable=False),
-    Column("name", String, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("public", Boolean, nullable=False),
-    Column("user_metadata", JSON, nullable=False),
-    Column("created", UtcTime, nullable=False),
-    Column("expires", UtcTime),
-    UniqueConstraint("run_id", "kind", "name", name="one_checkpoint_a_name"),
-)
-
-FUTURES = Table(
-    "futures",
-    METADATA,
-    Column("request_id", String, primary_key=True),
-    Column("owner", String, nullable=False),
-    Column("kind", String, nullable=False),
-    Column("session_id", ForeignKey("sessions.id"), index=True),
-    Column("scope", String),
-    Column("seq", BigInteger),
-    Column("body_hash", String, nullable=False),
-    Column("created", UtcTime, nullable=False),
-    Column("finished", UtcTime, index=True),
-    Column("result", LargeBinary),
-    Column("content_type", String, nullable=False),
-    Column("error", Text),
-    Column("category", String),
-    UniqueConstraint("scope", "seq", name="one_future_a_key"),
-)
 
 
 @dataclass(frozen=True)
@@ -179,7 +92,7 @@ class SamplerRecord:
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """A complete checkpoint; its owner and its base model are those of its run."""
+    """A complete checkpoint; its id is the name of its folder, its owner and base model are those of its run."""
 
     id: str
     run_id: str
@@ -217,3 +130,50 @@ class FutureRecord:
     content_type: str = ""
     error: str | None = None
     category: str | None = None
+
+
+_TYPES = {str: String, int: BigInteger, bool: Boolean, bytes: LargeBinary, datetime: UtcTime}
+_PARENTS = {"session_id": "sessions.id", "run_id": "runs.id"}
+
+
+def _table(
+    name: str, record: type, *constraints: UniqueConstraint, index: Sequence[str] = (), without: Sequence[str] = ()
+) -> Table:
+    """A column for each field, the first as primary key, lists and mappings as JSON; nullable is what may be None."""
+    columns: list[Column[Any]] = []
+    for field, hint in get_type_hints(record).items():
+        if field not in without:
+            kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+            parent = [ForeignKey(_PARENTS[field])] if field in _PARENTS else []
+            options: dict[str, Any] = {
+                "primary_key": not columns,
+                "nullable": NoneType in kinds,
+                "index": field in index,
+            }
+            columns.append(Column(field, _TYPES.get(kinds[0], JSON), *parent, **options))
+    return Table(name, METADATA, *columns, *constraints)
+
+
+TOKENS = Table(
+    "tokens",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("digest", String, nullable=False, unique=True),
+    Column("created", UtcTime, nullable=False),
+)
+SESSIONS = _table("sessions", SessionRecord, index=["owner"])
+RUNS = _table("runs", ModelRecord, index=["session_id", "owner"])
+SAMPLERS = _table("samplers", SamplerRecord, index=["session_id"])
+CHECKPOINTS = _table(
+    "checkpoints",
+    CheckpointRecord,
+    UniqueConstraint("run_id", "kind", "name", name="one_checkpoint_a_name"),
+    without=["owner", "base_model", "folder"],
+)
+FUTURES = _table(
+    "futures",
+    FutureRecord,
+    UniqueConstraint("scope", "seq", name="one_future_a_key"),
+    index=["session_id", "finished"],
+)
