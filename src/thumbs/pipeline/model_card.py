@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml
 
 from thumbs.config.pipeline import METHODS
 from thumbs.models.base_identity import BaseIdentity, identify
-from thumbs.pipeline.card_snippets import snippet
 from thumbs.tracking.files import plain, read_object, read_object_if_there
 
 _NUMBERS = (
@@ -30,7 +30,7 @@ _REWARD = (
     ("reward.length_correlation", "correlation of score and length"),
 )
 
-_UNMEASURED = "This run has no evaluation: nothing is known of its quality.\n"
+_TEMPLATE = Path(__file__).with_suffix(".md.jinja")
 
 
 def model_card(run: Path, stage: str, *, merged: bool, end: str = "") -> str:
@@ -39,33 +39,33 @@ def model_card(run: Path, stage: str, *, merged: bool, end: str = "") -> str:
     Only numbers that the run measured stand in it. Texts of the config are quoted as they are.
     end: the text of the token that ends a reply.
     """
-    config, versions = read_object(run / "config.json"), _read(run / "versions.json")
-    base, name = identify(config["model"]["name"]), stage.rpartition("/")[2]
+    config, versions = read_object(run / "config.json"), read_object_if_there(run / "versions.json")
+    base, name, system = identify(config["model"]["name"]), stage.rpartition("/")[2], config.get("system")
     sections = {key: config[key] for key in _stages_before(stage) if config.get(key) is not None}
     kept = {"model": config["model"]} | sections | ({"seed": config["seed"]} if "seed" in config else {})
-    python = snippet(base, merged=merged, scores=name == "reward_model", system=config.get("system"), end=end)
-    parts = [
-        f"---\n{yaml.safe_dump(plain(_front(base, name, sections, merged=merged)), sort_keys=False)}---\n",
-        f"# {run.resolve().name}: {stage}\n",
-        f"{_called(base, config)} after the stage `{stage}` of a run of thumbs {versions.get('thumbs', '?')}, "
-        f"begun {versions.get('created', 'at an unknown time')}.\n",
-        f"## How to load it\n\n```python\n{python}```\n",
-        *([_scale(run / stage)] if name == "reward_model" else []),
-        "## What was measured\n",
-        _table(_measured(_read(run / "summary.json"), stage)) or _UNMEASURED,
-        "## How it was made\n",
-        *([f"Method: {method}.\n"] if (method := _method(name, config)) else []),
-        *([f"Data:\n\n{data}"] if (data := "".join(f"* `{k}`: `{v}`\n" for k, v in _data(sections))) else []),
-        f"```yaml\n{yaml.safe_dump(plain(kept), sort_keys=False, allow_unicode=True)}```\n",
-        "## What to know\n",
-        _licence(base)
-        + "The data above, the base model and its licence decide what this model may be used for; this card does not. "
-        "Scores of a judge are not what people think. "
-        + ("" if merged else "The weights are a PEFT adapter: load the base model first.")
-        + (f"\n\nThe base: {base.warning}." if base.warning and not merged else "")
-        + "\n",
-    ]
-    return "\n".join(parts)
+    scores = name == "reward_model"
+    environment = jinja2.Environment(  # noqa: S701 - Markdown, not HTML
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        front=yaml.safe_dump(plain(_front(base, name, sections, merged=merged)), sort_keys=False),
+        run=run.resolve().name,
+        stage=stage,
+        called=_called(base, config),
+        versions={"thumbs": None, "created": None, **versions},
+        base=base,
+        merged=merged,
+        scores=scores,
+        task="SequenceClassification" if scores else "CausalLM",
+        labels=", num_labels=1, pad_token_id=tokenizer.pad_token_id" if scores else "",
+        system=f'{{"role": "system", "content": {system!r}}}, ' if system else "",
+        end=repr(end),
+        scale=dict(read_object_if_there(run / stage / "done.json")) if scores else {},
+        measured=_measured(read_object_if_there(run / "summary.json"), stage),
+        method=_method(name, config),
+        data=_data(sections),
+        settings=yaml.safe_dump(plain(kept), sort_keys=False, allow_unicode=True),
+    )
 
 
 def _front(base: BaseIdentity, stage: str, sections: Mapping[str, Any], *, merged: bool) -> dict[str, Any]:
@@ -90,24 +90,6 @@ def _called(base: BaseIdentity, config: Mapping[str, Any]) -> str:
     commit = f" at revision `{base.revision}`" if base.revision else ""
     where = {"folder": "The local folder ", "gguf": "The file "}.get(base.kind, "")
     return f"{where}`{base.name}`{commit}"
-
-
-def _licence(base: BaseIdentity) -> str:
-    if base.licence:
-        return f"The base model's licence: {base.licence}. "
-    return "" if base.kind == "bytes" else "The base model's licence is not known here. "
-
-
-def _scale(stage: Path) -> str:
-    """What a score means, and how the run itself scaled it."""
-    found = _read(stage / "done.json")
-    if "score_mean" not in found:
-        return "Scores order replies to one prompt; their differences are log-odds and their zero means nothing.\n"
-    return (
-        f"Scores order replies; their zero means nothing. Over the replies of its training data their mean is "
-        f"{found['score_mean']:.6g} and their deviation {found['score_std']:.6g}: the run's own PPO saw "
-        "(score - mean) / deviation.\n"
-    )
 
 
 def _method(stage: str, config: Mapping[str, Any]) -> str | None:
@@ -137,27 +119,17 @@ def _stages_before(stage: str) -> list[str]:
     return own.get(name, ["sft", "labels", "reward_model"]) + ([name] if name in METHODS else [])
 
 
-def _measured(summary: dict[str, Any], stage: str) -> list[tuple[str, Any, str]]:
-    if stage.endswith("reward_model"):
-        return [(name, summary[name], meaning) for name, meaning in _REWARD if summary.get(name) is not None]
-    rows = [(f"{stage}.{key}", _value(summary, stage, key), meaning) for key, meaning in _NUMBERS]
-    if stage != "sft":
-        before = "sft.gold" if "sft.gold" in summary else "base.gold"
-        rows.append((before, summary.get(before), "the same of the model that it started from"))
-    return [row for row in rows if row[1] is not None]
+def _measured(summary: Mapping[str, Any], stage: str) -> list[tuple[str, str, str]]:
+    """(name, value with its interval, meaning) of each number that the run measured of the model."""
+    rows = list(_REWARD)
+    if not stage.endswith("reward_model"):
+        rows = [(f"{stage}.{key}", meaning) for key, meaning in _NUMBERS]
+        if stage != "sft":
+            before = "sft.gold" if "sft.gold" in summary else "base.gold"
+            rows.append((before, "the same of the model that it started from"))
+    return [(name, _value(summary, name), meaning) for name, meaning in rows if summary.get(name) is not None]
 
 
-def _value(summary: dict[str, Any], stage: str, key: str) -> Any:
-    value, low, high = (summary.get(f"{stage}.{key}{end}") for end in ("", "_low", "_high"))
-    return value if low is None or high is None else f"{value:.3g} ({low:.3g} to {high:.3g})"
-
-
-def _table(rows: list[tuple[str, Any, str]]) -> str:
-    if not rows:
-        return ""
-    shown = [f"| `{name}` | {v if isinstance(v, str) else f'{v:.3g}'} | {meaning} |" for name, v, meaning in rows]
-    return "\n".join(["| number | value | meaning |", "|---|---|---|", *shown, ""])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_object_if_there(path)
+def _value(summary: Mapping[str, Any], name: str) -> str:
+    value, low, high = (summary.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    return f"{value:.3g}" + ("" if low is None or high is None else f" ({low:.3g} to {high:.3g})")
