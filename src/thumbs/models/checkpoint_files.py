@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def weight_files(folder: Path) -> dict[Path, list[str] | None]:
         )
     others = sorted(f.name for f in folder.glob("*.safetensors") if f not in files and f.name not in COMPANIONS)
     if others:
-        log.warning("%s: %s is not read; the weights are in %s", folder, ", ".join(others), _names(list(files)))
+        log.warning(
+            "%s: %s is not read; the weights are in %s", folder, ", ".join(others), some(file.name for file in files)
+        )
     return files
 
 
@@ -64,12 +67,14 @@ def _indexed(folder: Path) -> dict[Path, list[str]]:
         if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
             raise ModelError(f"{folder / INDEX}: {tensor} is in {name!r}; only files of the folder itself are read")
         names[name].append(tensor)
-    if missing := sorted(name for name in names if not (folder / name).is_file()):
-        raise ModelError(f"{folder}: {_names(missing)} is missing, which {INDEX} names; fetch or save the model again")
-    if wrong := sorted(name for name in names if not name.endswith(".safetensors")):
-        raise ModelError(f"{folder / INDEX} names {_names(wrong)}; only safetensors files are read")
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise ModelError(f"{folder}: {some(missing)} is missing, which {INDEX} names; fetch or save the model again")
+    if wrong := [name for name in names if not name.endswith(".safetensors")]:
+        raise ModelError(f"{folder / INDEX} names {some(wrong)}; only safetensors files are read")
     return {folder / name: tensors for name, tensors in names.items()}
 
 
-def _names(files: list[Path] | list[str]) -> str:
-    return ", ".join(Path(file).name for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+def some(names: Iterable[str]) -> str:
+    """The first of the names, by the alphabet if they are a set, and how many more there are."""
+    first, *more = sorted(names) if isinstance(names, Set) else names
+    return repr(first) + (f" and {len(more)} more" if more else "")

@@ -18,6 +18,7 @@ from thumbs.models.checkpoint_files import COMPANIONS, SCORED_AT, read_json_obje
 from thumbs.models.peft_folder import CONFIG as ADAPTER_CONFIG
 from thumbs.models.peft_folder import base_name, fold, read_peft_config
 from thumbs.models.precision import device, multiplies_bfloat16
+from thumbs.models.weights import require_fit
 from thumbs.records import Message
 
 if TYPE_CHECKING:
@@ -170,16 +171,8 @@ def _load(folder: Path, *, wanted: set[str], spare: set[str], **options: Any) ->
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"transformers cannot load a sequence classifier from {folder}: {error}") from error
     missing, unknown = set(found["missing_keys"]) - wanted, set(found["unexpected_keys"]) - spare
-    if missing or unknown or found["mismatched_keys"]:
-        told = {"missing": missing, "unknown": unknown, "of another shape": found["mismatched_keys"]}
-        wrong = "; ".join(f"{what}: {_first(names)}" for what, names in told.items() if names)
-        raise ModelError(f"{folder} does not hold exactly a {type(model).__name__} ({wrong})")
+    require_fit(missing, unknown, type(model).__name__, str(folder))
     return model.eval().requires_grad_(False).to(device())
-
-
-def _first(names: Any) -> str:
-    listed = sorted(map(str, names))
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def _refuse_other_files(folder: Path) -> None:

@@ -29,7 +29,7 @@ from thumbs.models.hf_lora import HfLora, Placed, Slots, plain_name
 from thumbs.models.prefixes import NEVER
 from thumbs.models.prepacked import logits
 from thumbs.models.quantised import check_plain
-from thumbs.models.weights import check_finite, read_tensors, some, without_harmless
+from thumbs.models.weights import check_finite, read_tensors, require_fit, without_harmless
 
 log = logging.getLogger(__name__)
 
@@ -295,13 +295,7 @@ def _filled(model_class: type[PreTrainedModel], config: Any, folder: Path, dtype
     if found["mismatched_keys"]:
         name, got, want = min(found["mismatched_keys"])
         raise ModelError(f"{folder}: {name} has shape {tuple(got)}, its config.json asks for {tuple(want)}")
-    if missing := sorted(found["missing_keys"]):
-        raise ModelError(f"{folder}: {some(missing)} is missing; the folder does not hold a complete model")
-    if left := sorted(found["unexpected_keys"]):
-        raise ModelError(
-            f"{folder}: {some(left)} would be left out, because {model_class.__name__} with this config.json has no "
-            "such tensor; the weights and the config.json belong to different models"
-        )
+    require_fit(found["missing_keys"], found["unexpected_keys"], model_class.__name__, str(folder))
     return model
 
 

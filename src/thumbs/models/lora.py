@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from thumbs.config.model import AdapterConfig
 from thumbs.errors import ConfigError, ModelError
+from thumbs.models.checkpoint_files import some
 from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.prepacked import linear, prepack
 
@@ -52,12 +53,14 @@ class Lora(nn.Module):
         self.first = shape.layers - min(config.layers or shape.layers, shape.layers)
         generator = torch.Generator().manual_seed(seed)
         self.down_maps, self.up_maps = nn.ParameterDict(), nn.ParameterDict()
+        self._stems: dict[str, str] = {}  # PEFT's name of each adapted projection
         for layer in range(self.first, shape.layers):
             for fused, (width_in, outs) in projections(shape).items():
                 for name, out in outs.items():
                     if name not in self.targets:
                         continue
                     key = f"{layer}_{fused}_{name}"
+                    self._stems[key] = f"base_model.model.model.layers.{layer}.{MODULE[fused]}.{name}"
                     # As PEFT: A uniform within 1/√in (Kaiming with a = √5); B zero, so training starts at the base.
                     bound = 1 / math.sqrt(width_in)
                     a = torch.rand(config.rank, width_in, generator=generator) * 2 * bound - bound
@@ -103,24 +106,21 @@ class Lora(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    def _by_peft_name(self) -> dict[str, nn.Parameter]:
+        maps = (("lora_A", self.down_maps), ("lora_B", self.up_maps))
+        return {f"{stem}.{kind}.weight": of[key] for key, stem in self._stems.items() for kind, of in maps}
+
     def peft_state(self) -> dict[str, Tensor]:
         """Tensors under PEFT's names."""
-        state = {}
-        for key, a in self.down_maps.items():
-            stem = _peft_stem(*_split(key))
-            state[f"{stem}.lora_A.weight"] = a.detach().contiguous()
-            state[f"{stem}.lora_B.weight"] = self.up_maps[key].detach().contiguous()
-        return state
+        return {name: weight.detach().contiguous() for name, weight in self._by_peft_name().items()}
 
     @torch.no_grad()
     def load_peft_state(self, state: Mapping[str, Tensor]) -> None:
         """Reads tensors under PEFT's names; raises ModelError and changes nothing unless `check_peft_state` passes."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.peft_state().items()}
         check_peft_state(shapes, self.targets, state)
-        for key in self.down_maps:
-            stem = _peft_stem(*_split(key))
-            self.down_maps[key].copy_(state[f"{stem}.lora_A.weight"])
-            self.up_maps[key].copy_(state[f"{stem}.lora_B.weight"])
+        for name, weight in self._by_peft_name().items():
+            weight.copy_(state[name])
 
     def peft_config(self, base: str | None) -> dict[str, Any]:
         """As the function; with the layers that have an adapter, if not all do."""
@@ -172,12 +172,10 @@ def check_peft_state(
     Names and shapes must be the same, so that nothing is left out and nothing broadcasts; numbers must be of a floating
     type of 16 bits or more, and finite in float32, in which they are held.
     """
-    if missing := sorted(wanted.keys() - state.keys()):
-        raise ModelError(f"the adapter lacks {_some(missing)}; its targets are {', '.join(targets)}")
-    if extra := sorted(state.keys() - wanted.keys()):
-        raise ModelError(
-            f"the adapter holds {_some(extra)}, which no adapter of this model on {', '.join(targets)} has"
-        )
+    if missing := wanted.keys() - state.keys():
+        raise ModelError(f"the adapter lacks {some(missing)}; its targets are {', '.join(targets)}")
+    if extra := state.keys() - wanted.keys():
+        raise ModelError(f"the adapter holds {some(extra)}, which no adapter of this model on {', '.join(targets)} has")
     for name, size in wanted.items():
         tensor = state[name]
         if tuple(tensor.shape) != size:
@@ -241,17 +239,3 @@ def _targets(shape: DecoderConfig, config: AdapterConfig) -> tuple[str, ...]:
         raise ConfigError(f"model.lora.targets: got {unknown}; allowed are {sorted(outs)}")
     chosen = (named & outs.keys()) | (whole.keys() if shape.fused else set())
     return tuple(sorted(chosen, key=[*config.targets, *outs].index))
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{names[0]!r}" + (f" and {len(names) - 1} more tensors" if len(names) > 1 else "")
-
-
-def _peft_stem(layer: str, fused: str, name: str) -> str:
-    return f"base_model.model.model.layers.{layer}.{MODULE[fused]}.{name}"
-
-
-def _split(key: str) -> tuple[str, str, str]:
-    layer, rest = key.split("_", 1)
-    fused = next(name for name in FUSED if rest.startswith(name + "_"))
-    return layer, fused, rest.removeprefix(fused + "_")

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from thumbs.errors import ModelError
-from thumbs.models.checkpoint_files import INDEX, read_json_object
+from thumbs.models.checkpoint_files import INDEX, read_json_object, some
 from thumbs.models.content import settings_files
 from thumbs.models.peft_settings import WAY_OUT, is_target, rank_of, scale_of, why_refused
 from thumbs.models.quantised import check_plain
 from thumbs.models.tensor_files import write_tensors
-from thumbs.models.weights import check_finite, read_tensors, some, without_harmless
+from thumbs.models.weights import check_finite, read_tensors, without_harmless
 from thumbs.tracking.files import write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -96,7 +96,7 @@ def fold(folder: Path, state: dict[str, Tensor], base: str) -> None:
         and ".experts." not in name
         and is_target(config, name.removesuffix(".weight"))
     ]
-    if lacking := sorted(set(missing) - {_place(module, state, folder, base) for module in check_complete}):
+    if lacking := set(missing) - {_place(module, state, folder, base) for module in check_complete}:
         raise ModelError(f"{folder}: {WEIGHTS} has no adapter of {some(lacking)}, which target_modules names")
 
 

@@ -19,11 +19,10 @@ from thumbs.models.base import Trunk
 from thumbs.models.byte_lm import build_byte_lm, byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM, load_decoder
-from thumbs.models.checkpoint_files import read_json_object
+from thumbs.models.checkpoint_files import read_json_object, some
 from thumbs.models.decoder_config import read_config, why_not_covered
 from thumbs.models.module_lm import ModuleLM
 from thumbs.models.precision import compute_dtype, device
-from thumbs.models.weights import some
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from thumbs.errors import ModelError
-from thumbs.models.checkpoint_files import INDEX, read_json_object, weight_files
+from thumbs.models.checkpoint_files import INDEX, read_json_object, some, weight_files
 from thumbs.models.decoder_config import DecoderConfig
 from thumbs.models.lora import MODULE, projections
 from thumbs.models.quantised import check_plain, dequantise, quantisation
@@ -49,7 +49,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for file, names in files.items():
         there = _read(file, names)
-        if names is not None and (extra := sorted(there.keys() - indexed)):
+        if names is not None and (extra := there.keys() - indexed):
             raise ModelError(f"{file} holds {some(extra)}, which {INDEX} does not name; save the model again")
         state |= {name: there[name] for name in names} if names is not None else there
     return state if how is None else dequantise(state, how, str(folder))
@@ -57,7 +57,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def without_harmless(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """The tensors apart from `HARMLESS`, which the log names."""
-    if ignored := sorted(name for name in state if HARMLESS.search(name)):
+    if ignored := [name for name in state if HARMLESS.search(name)]:
         log.info("%s: %s is not needed and ignored", source, some(ignored))
     return {name: tensor for name, tensor in state.items() if not HARMLESS.search(name)}
 
@@ -69,9 +69,18 @@ def check_finite(tensor: Tensor, what: str) -> None:
         raise ModelError(f"{what} holds NaN or infinity; the training that wrote it failed, take an earlier checkpoint")
 
 
-def some(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
-    return repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+def require_fit(missing: Collection[str], left: Collection[str], model: str, source: str) -> None:
+    """Raises ModelError, which names them, if tensors of a model are missing in a folder, or some would be left out."""
+    if missing:
+        raise ModelError(
+            f"{source}: {some(missing)} is missing; the folder does not hold a complete model under the names of "
+            f"{model}"
+        )
+    if left:
+        raise ModelError(
+            f"{source}: {some(left)} would be left out, because {model} with this config.json has no such tensor; the "
+            "weights and the config.json belong to different models"
+        )
 
 
 def checked(config: DecoderConfig, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -85,16 +94,9 @@ def checked(config: DecoderConfig, state: dict[str, Tensor], source: str) -> dic
     if config.tied:
         _drop_tied_head(state, source)
     wanted = tensor_shapes(config)
-    if missing := [name for name in wanted if name not in state]:
-        raise ModelError(
-            f"{source}: {some(missing)} is missing; the folder does not hold a complete model under the names of "
-            f"{config.architecture}"
-        )
-    if left := sorted(state.keys() - wanted.keys()):
-        raise ModelError(
-            f"{source}: {some(left)} would be left out, because {config.architecture} with this config.json has "
-            "no such tensor; the weights and the config.json belong to different models"
-        )
+    require_fit(
+        [name for name in wanted if name not in state], state.keys() - wanted.keys(), config.architecture, source
+    )
     for name, shape in wanted.items():
         if tuple(state[name].shape) != shape:
             raise ModelError(f"{source}: {name} has shape {tuple(state[name].shape)}, its config.json asks for {shape}")
@@ -136,7 +138,7 @@ def _read(file: Path, names: list[str] | None) -> dict[str, Tensor]:
     try:
         with safe_open(file, framework="pt") as handle:
             there = list(handle.keys())
-            if missing := sorted(set(names or ()) - set(there)):
+            if missing := set(names or ()) - set(there):
                 raise ModelError(f"{file} lacks {some(missing)}, which {INDEX} says it holds; fetch or save it again")
             return {name: handle.get_tensor(name) for name in there}
     except (SafetensorError, OSError) as error:

@@ -86,7 +86,7 @@ NORM = "model.norm.weight"
 REFUSED: dict[str, tuple[Callable[[Path, State, State], object], str]] = {
     "a shard is missing": (
         lambda f, new, old: (shards(f, new, 2), (f / "model-00002-of-00002.safetensors").unlink()),
-        "model-00002-of-00002.safetensors is missing, which model.safetensors.index.json names",
+        "model-00002-of-00002.safetensors' is missing, which model.safetensors.index.json names",
     ),
     "no index": (lambda f, new, old: shards(f, new, 2, index=False), "has no model.safetensors and no"),
     "another name": (lambda f, new, old: single(f, new, "weights.safetensors"), "but weights.safetensors"),
