@@ -52,7 +52,8 @@ class Items:
 
     def __init__(self, db: Database, audit: Audit, clock: Callable[[], datetime]) -> None:
         self._db, self._audit, self._clock = db, audit, clock
-        self._content = lru_cache(maxsize=4096)(self._read_content)
+        self.content = lru_cache(maxsize=4096)(self._read_content)
+        """content(item_id): the prompt and the replies of one item; raises NotFound."""
 
     def add(self, project_id: int, new: Iterable[NewItem], by: int | None = None) -> Added:
         """Adds items, a few hundred a transaction; what cannot be judged is refused by its place, and costs no other.
@@ -60,19 +61,13 @@ class Items:
         Refused: too few or too many replies for the question, empty or equal ones, an empty prompt, text that cannot
         be kept.
         """
-        rows = iter(enumerate(new))
-        parts = []
+        added, rows = Added(), iter(enumerate(new))
         while batch := list(islice(rows, _AT_ONCE)):
-            parts.append(self._add_batch(project_id, batch, by))
-        return Added(
-            sum(part.created for part in parts),
-            sum(part.existing for part in parts),
-            tuple(refused for part in parts for refused in part.refused),
-            tuple(item for part in parts for item in part.ids),
-        )
+            self._add_batch(project_id, batch, by, added)
+        return added
 
-    def _add_batch(self, project_id: int, batch: Sequence[tuple[int, NewItem]], by: int | None) -> Added:
-        created, existing, ids, refused = 0, 0, [], []
+    def _add_batch(self, project_id: int, batch: Sequence[tuple[int, NewItem]], by: int | None, added: Added) -> None:
+        created, refused = added.created, len(added.refused)
         with self._db.transaction(durable=True, turn=project_id) as db:
             row = db.execute(select(PROJECTS).where(PROJECTS.c.id == project_id)).first()
             if row is None:
@@ -80,14 +75,15 @@ class Items:
             settings, question_id, question = _rules(db, Project(**row._asdict()))
             for place, item in batch:
                 if why := _fault(item, question):
-                    refused.append((place, why))
+                    added.refused.append((place, why))
                     continue
                 item_id, is_new = self._add_one(db, project_id, question_id, settings, item)
-                ids.append(item_id)
-                created, existing = created + is_new, existing + (not is_new)
-            if created and all(item.conversation is None for _, item in batch):
-                self._audit.note(db, "items.add", by, project_id, {"created": created, "refused": len(refused)})
-        return Added(created, existing, tuple(refused), tuple(ids))
+                added.ids.append(item_id)
+                added.created += is_new
+                added.existing += not is_new
+            if added.created > created and all(item.conversation is None for _, item in batch):
+                told = {"created": added.created - created, "refused": len(added.refused) - refused}
+                self._audit.note(db, "items.add", by, project_id, told)
 
     def _add_one(
         self, db: Connection, project_id: int, question_id: int, settings: ProjectSettings, item: NewItem
@@ -106,10 +102,6 @@ class Items:
             "key": key,
             "priority": item.priority,
             "target": settings.overlap if item.target is None else item.target,
-            "n_live": 0,
-            "n_done": 0,
-            "n_skip": 0,
-            "state": "open",
             "role": item.role,
             "gold": None if item.gold is None else asdict(item.gold),
             "chosen_by": dict(item.chosen_by),
@@ -153,10 +145,6 @@ class Items:
         """The item with its counters; raises NotFound."""
         query = select(ITEMS).where(ITEMS.c.id == item_id)
         return self._db.the(ItemRecord, query, NotFound(f"there is no item {item_id}"))
-
-    def content(self, item_id: int) -> tuple[tuple[Message, ...], tuple[Reply, ...]]:
-        """The prompt and the replies of one item; raises NotFound."""
-        return self._content(item_id)
 
     def texts(self, item_ids: Sequence[int]) -> dict[int, Texts]:
         """What these items put before people; two queries, however many they are."""

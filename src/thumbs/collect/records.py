@@ -203,16 +203,16 @@ class NewItem:
     line: int = field(default=0, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Added:
     """What came of new items: how many are new, how many were there already, (place, why) of those refused, and of
     those accepted, new or not, the ids in their order.
     """
 
-    created: int
-    existing: int
-    refused: tuple[tuple[int, str], ...]
-    ids: tuple[int, ...]
+    created: int = 0
+    existing: int = 0
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

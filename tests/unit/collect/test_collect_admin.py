@@ -291,7 +291,7 @@ def test_the_pages_have_all_their_words_in_both_languages():
         known = words(lang)
         used = set(re.findall(r"""t\(["'](admin\.[a-z_.]+[a-z_]|results\.[a-z_.]+[a-z_])["'][,)]""", texts))
         assert used <= known.keys()
-        assert {f"admin.drop.{reason}" for reason in {**DROPS, **UNFIT}} <= known.keys()
+        assert {f"admin.drop.{reason}" for reason in (*DROPS, *UNFIT)} <= known.keys()
     assert {key for key in words("en") if key.startswith(("admin.", "results."))} <= words("zh").keys()
     places = {key: set(re.findall(r"{\w+}", text)) for key, text in words("en").items()}
     for key, text in words("zh").items():

@@ -260,7 +260,7 @@ def test_a_test_that_was_interrupted_goes_on(store: CollectStore, clock: Clock):
 def test_items_are_known_by_their_content(store: CollectStore):
     project = project_of_pairs(store, 2)
     again = store.items.add(project.id, [pair(0), pair(1), pair(2)])
-    assert (again.created, again.existing, again.refused) == (1, 2, ())
+    assert (again.created, again.existing, again.refused) == (1, 2, [])
     messages, replies = store.items.content(again.ids[0])
     assert messages == pair(0).messages
     assert replies == pair(0).replies  # with generator, checkpoint, sampling and seed

@@ -119,18 +119,11 @@ _TABLE: Mapping[str, ExportFormat] = {
 FORMATS: Mapping[str, str] = MappingProxyType({name: one.text for name, one in _TABLE.items()})
 """Every format and what it holds, in a line."""
 
-UNFIT: Mapping[str, str] = MappingProxyType(
-    {
-        "both_bad": "says that neither reply is good, which the format cannot hold",
-        "tied": f"gives one rank to more than {MOST_TIED} replies",
-        "unrated": "gives no number",
-        "undecided": "of an item on which nobody leads, or nothing was written",
-        "system": "of an item with a system message, which the format cannot hold",
-        "forged_turn": "of an item with text that would read as turns of its own",
-        "prompt": "of an item whose prompt does not end with a user's turn",
-    }
-)
-"""Why a format has no place for a judgement; counted after the filters."""
+UNFIT = (*_WITHOUT, "undecided", "system", "forged_turn", "prompt")
+"""Why a format has no place for a judgement, counted after DROPS; the last four are of its whole item: nobody leads or
+nothing was written, a system message, text that would read as turns of its own, a prompt without a user's turn at its
+end.
+"""
 
 
 def find_format(name: str, question: Question, filters: Filters) -> ExportFormat:

@@ -30,23 +30,11 @@ _AT_ONCE = 200
 """Items whose texts are in memory at a time."""
 _ALL = Counting()
 """Nothing is left out unseen: what the filters leave out is counted."""
-DROPS: Mapping[str, str] = {
-    "skip": "passed on with a reason instead of an answer",
-    "question_version": "answers another version of the question",
-    "late": "given after the lease had run out",
-    "person": "by somebody who is left out",
-    "fast": "given in less time than asked for",
-    "axis": "says nothing of that axis",
-    "strength": "a weaker preference than asked for",
-    "tie": "a tie",
-    "per_person": "beyond the share of one person, the earliest count",
-    "chosen_by": "of an item that was chosen in another way",
-    "leaks": "of an item in which a reply says who wrote it",
-    "judgements": "of an item with fewer judgements than asked for",
-    "agreement": "of an item with less agreement than asked for",
-    "aggregate": "put together into one opinion an item",
-}
-"""Why a judgement is not in an export, in the order in which it is asked; formats have reasons of their own after."""
+DROPS = (
+    *("skip", "question_version", "late", "person", "fast", "axis", "strength", "tie", "per_person"),
+    *("chosen_by", "leaks", "judgements", "agreement", "aggregate"),
+)
+"""Why a judgement is not in an export, in the order in which it is asked; the pages have a word for each."""
 
 
 class Filters(Counting):

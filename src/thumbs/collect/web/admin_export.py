@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from thumbs.collect.errors import CollectError
-from thumbs.collect.exports.formats import FORMATS, UNFIT
-from thumbs.collect.exports.select import DROPS, Filters
+from thumbs.collect.exports.formats import FORMATS
+from thumbs.collect.exports.select import Filters
 from thumbs.collect.exports.write import kept_exports, preview, record_export
 from thumbs.collect.overview_numbers import AT_ONCE
 from thumbs.collect.web.admin_forms import read_fields
@@ -81,20 +81,15 @@ def routes() -> list[Route]:
 
 def form_page(visit: Visit) -> Content:
     """The choices, what they would give, the exports of now and of before."""
-    name = visit.asked("format") if visit.asked("format") in FORMATS else "preferences"
+    name = visit.choice("format", FORMATS) or "preferences"
     content: Content = {
         "formats": FORMATS,
         "format": name,
         "question": visit.store.projects.question(visit.project.id)[1],
         "filters": Filters(),
-        "drops": {**DROPS, **UNFIT},
-        "rows": (),
         "counts": None,
-        "whole": True,
         "looked_through": _LOOKED_THROUGH,
-        "share_later": False,
         "refused": "",
-        "command": "",
         "jobs": [job for job in _jobs(visit).listed if job.project_id == visit.project.id],
         "earlier": kept_exports(visit.store, visit.project.id),
     }
