@@ -22,7 +22,6 @@ from export_world import (
     say,
     second,
 )
-from thumbs.collect.errors import CollectError
 from thumbs.collect.exports.select import Filters
 from thumbs.collect.exports.write import export, preview
 from thumbs.collect.question import Axis, Question
@@ -40,6 +39,7 @@ from thumbs.data.load import (
 )
 from thumbs.data.preferences import preferred
 from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.errors import RunError
 from thumbs.pipeline.run import run_pipeline
 from thumbs.records import Judgement, Message, Preference, RankJudgement, Reply
 
@@ -252,7 +252,7 @@ def test_a_dataset_opens_with_the_library(store: CollectStore, tmp_path: Path):
     assert loaded[1]["chosen"] == [{"role": "assistant", "content": "second reply 1"}]
     assert loaded["n_votes"][:] == [3, 3, 3, 1]
     assert made[0].sha256 == made[1].sha256
-    with pytest.raises(CollectError, match="there already"):
+    with pytest.raises(RunError, match="exists and is not empty"):
         export(store, project.id, "dataset", Filters(), tmp_path / "a")
 
 

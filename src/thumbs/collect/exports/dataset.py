@@ -17,12 +17,11 @@ _DATA = "data-00000-of-00001.arrow"
 @needs("data", "exporting a data set of `datasets`")
 def write_dataset(rows: Iterable[Mapping[str, Any]], folder: Path) -> str:
     """Writes the rows, whose columns and their types are those of the first, so that `datasets.load_from_disk` opens
-    the folder; returns the SHA-256 of a JSON object of its files' names and theirs.
+    the empty folder; returns the SHA-256 of a JSON object of its files' names and theirs.
     """
     import datasets
     from datasets.arrow_writer import ArrowWriter
 
-    folder.mkdir()
     writer, features = None, None
     for row in rows:
         if writer is None:

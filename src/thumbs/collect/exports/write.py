@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -27,7 +26,7 @@ from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import EXPORTS
 from thumbs.data.sources import canonical_json
 from thumbs.storage import inserted_id
-from thumbs.tracking.files import sync, write_json, writing
+from thumbs.tracking.files import new_folder, replacing, sync, write_json, writing
 
 LOOKED_THROUGH = 500
 """Items that a preview counts, unless it is told otherwise."""
@@ -132,7 +131,7 @@ def export(
     if watermark is not None and watermark > newest:
         raise CollectError(f"watermark {watermark} is of judgements to come; the newest has the number {newest}")
     filters = with_settings(store, project_id, filters)
-    manifest = _made(store, project_id, format, filters, out, newest if watermark is None else watermark)
+    manifest = _Making(store, project_id, format, filters, newest if watermark is None else watermark).write(out)
     _keep(store, manifest, project_id, by)
     return manifest
 
@@ -145,9 +144,9 @@ def record_export(
     `export_again` makes the file.
     """
     filters, watermark = with_settings(store, project_id, filters), store.votes.watermark(project_id)
+    made = _Making(store, project_id, format, filters, watermark)
     with tempfile.TemporaryDirectory(prefix="thumbs-export-") as folder:
-        out = _place(store, project_id, format, filters, Path(folder))
-        manifest = _made(store, project_id, format, filters, out, watermark)
+        manifest = made.write(Path(folder) / made.file)
     return kept_export(store, _keep(store, manifest, project_id, by), project_id)
 
 
@@ -173,11 +172,11 @@ def export_again(store: CollectStore, kept: Kept) -> Path:
     Raises CollectError if the bytes are not those of its manifest, because another version of thumbs made it.
     """
     filters = Filters.model_validate(dict(kept.filters), strict=False)
+    made = _Making(store, kept.project_id, kept.format, filters, kept.watermark)
     folder = Path(tempfile.mkdtemp(prefix="thumbs-export-"))
     try:
-        out = _place(store, kept.project_id, kept.format, filters, folder)
-        manifest = _made(store, kept.project_id, kept.format, filters, out, kept.watermark)
-        if manifest.sha256 != kept.manifest["sha256"]:
+        out = folder / made.file
+        if made.write(out).sha256 != kept.manifest["sha256"]:
             raise CollectError(
                 f"export {kept.id} was made by thumbs {kept.manifest['thumbs']}, and this one, {__version__}, writes "
                 "other bytes; make a new export"
@@ -227,11 +226,23 @@ class _Making(Selection):
         kept, verdicts = self.verdicts.total(), dict(sorted(self.verdicts.items()))
         return Counts(self.n_items, self.n_rows, kept + self.dropped.total(), kept, verdicts, dict(self.dropped))
 
-    def manifest(self, file: str, digest: str) -> Manifest:
-        return Manifest(
+    @property
+    def file(self) -> str:
+        """What the file is called if nobody says otherwise."""
+        return f"{self.project.slug}-{self.name}{self.form.suffix}"
+
+    def write(self, out: Path) -> Manifest:
+        """Writes the file or folder, whole or not at all, and its manifest next to it."""
+        is_file = bool(self.form.suffix)
+        with writing(out), replacing(out) if is_file else new_folder(out) as held:
+            digest = _write_lines(self, held) if is_file else write_dataset(self.rows(), held)
+            if not self.n_rows:
+                raise CollectError(_nothing(self.counts()))
+        sync(out.parent)
+        manifest = Manifest(
             project=self.project.slug,
             format=self.name,
-            file=file,
+            file=out.name,
             sha256=digest,
             counts=self.counts(),
             filters=self.filters.model_dump(mode="json"),
@@ -245,6 +256,8 @@ class _Making(Selection):
             ),
             thumbs=__version__,
         )
+        write_json(manifest_path(out), asdict(manifest))
+        return manifest
 
     def _versions(self, what: Literal["questions", "guidelines"]) -> tuple[dict[str, Any], ...]:
         return tuple(
@@ -252,37 +265,6 @@ class _Making(Selection):
             for version in self.store.projects.versions(what, self.project.id)
             if version.id in self.used[what]
         )
-
-
-def _made(store: CollectStore, project_id: int, format: str, filters: Filters, out: Path, watermark: int) -> Manifest:
-    made = _Making(store, project_id, format, filters, watermark)
-    manifest = made.manifest(out.name, _written(made, out))
-    write_json(manifest_path(out), asdict(manifest))
-    return manifest
-
-
-def _place(store: CollectStore, project_id: int, format: str, filters: Filters, folder: Path) -> Path:
-    form = find_format(format, store.projects.question(project_id)[1], filters)
-    return folder / f"{store.projects.get(project_id).slug}-{format}{form.suffix}"
-
-
-def _written(made: _Making, out: Path) -> str:
-    """Writes the rows under another name, then gives them theirs; the SHA-256 of what was written."""
-    if not made.form.suffix and out.exists():
-        raise CollectError(f"{out} is there already; delete it or choose another name")
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-        try:
-            made_of = folder / out.name
-            digest = _write_lines(made, made_of) if made.form.suffix else write_dataset(made.rows(), made_of)
-            if not made.n_rows:
-                raise CollectError(_nothing(made.counts()))
-            made_of.replace(out)
-            sync(out.parent)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    return digest
 
 
 def _write_lines(made: _Making, path: Path) -> str:
@@ -293,8 +275,6 @@ def _write_lines(made: _Making, path: Path) -> str:
             content = line.encode("utf-8", errors="replace")  # half a character may stand in what came with an item
             digest.update(content)
             file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     return digest.hexdigest()
 
 
