@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,13 +29,14 @@ CREWS_RANKS: dict[str, list[RemoteWorker]] = {}
 """The ranks of each kind of crew, which many engines use one after the other."""
 
 
-def on_crew(launcher: str) -> OpenEngine:
+def on_crew(launcher: str, shard: Literal["none", "full"] = "none") -> OpenEngine:
     """A cluster engine of two ranks with some work for both."""
-    ranks = CREWS_RANKS.get(launcher, [])
+    ranks = CREWS_RANKS.get(launcher + shard, [])
     if not ranks or not all(rank.alive() for rank in ranks):
-        config = EngineConfig(kind="cluster", workers=2)
-        ranks = CREWS_RANKS[launcher] = start_ranks(CREWS[launcher](None), config, "contract.writer:PatchedRank")
-    engine = ClusterEngine(ranks, patience_s=120)
+        config = EngineConfig(kind="cluster", workers=2, shard=shard, patience_s=120)
+        factory = "contract.writer:PatchedRank" if shard == "none" else "contract.writer:PatchedShardedRank"
+        ranks = CREWS_RANKS[launcher + shard] = start_ranks(CREWS[launcher](None), config, factory)
+    engine = ClusterEngine(ranks, patience_s=120, in_step=shard != "none")
     engine.token_budget = 40
     return engine
 
@@ -45,6 +46,7 @@ ENGINES: dict[str, Callable[[], OpenEngine]] = {
     "recorded": RecordingEngine,
     "crew": partial(on_crew, "pipes"),
     "ray": partial(on_crew, "ray"),
+    "sharded crew": partial(on_crew, "pipes", "full"),
 }
 KINDS: dict[str, AdapterConfig | None] = {
     "adapters": AdapterConfig(rank=4, alpha=8.0),

@@ -10,7 +10,7 @@ from contract.engine_cases import ADAM, LOSSES, PPO, SEQUENCES, assert_equal, pp
 from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import AdapterConfig
 from thumbs.engine.base import AdamStep
-from thumbs.engine.checkpoints import MANIFEST
+from thumbs.engine.checkpoints import MANIFEST, OPTIMIZER, SHARDS
 from thumbs.errors import CheckpointError, ConfigError, WorkerLost
 from thumbs.rollout.sampler import DecodingParams
 from tiny_models import LLAMA, save_random
@@ -136,16 +136,21 @@ def empty(file):
     file.write_bytes(b"")
 
 
-HEAD, OPTIMIZER = "scalar_head.safetensors", "optimizer.safetensors"
+def moments_file(path):
+    """One of the files with what an optimizer remembers; an engine may write several."""
+    return next((path / SHARDS).glob("*.safetensors"), path / OPTIMIZER)
+
+
+HEAD = "scalar_head.safetensors"
 DAMAGE = {
     "weights cut short": lambda path: cut(weights_file(path)),
     "weights gone": lambda path: weights_file(path).unlink(),
     "weights empty": lambda path: empty(weights_file(path)),
     "weights of something else": lambda path: copy(path / HEAD, weights_file(path)),
     "head gone": lambda path: (path / HEAD).unlink(),
-    "head of something else": lambda path: copy(path / OPTIMIZER, path / HEAD),
-    "optimizer cut short": lambda path: cut(path / OPTIMIZER),
-    "optimizer of something else": lambda path: copy(path / HEAD, path / OPTIMIZER),
+    "head of something else": lambda path: copy(moments_file(path), path / HEAD),
+    "optimizer cut short": lambda path: cut(moments_file(path)),
+    "optimizer of something else": lambda path: copy(path / HEAD, moments_file(path)),
     "manifest cut short": lambda path: cut(path / MANIFEST),
     "manifest of something else": lambda path: (path / MANIFEST).write_text(json.dumps({"model": {"nome": 1}})),
     "manifest no object": lambda path: (path / MANIFEST).write_text("[]"),

@@ -9,6 +9,7 @@ import pytest
 
 from thumbs.engine import checkpoints
 from thumbs.engine.rank import Rank
+from thumbs.engine.sharded_rank import ShardedRank
 
 PATCHES = pytest.MonkeyPatch()
 
@@ -41,8 +42,16 @@ def mend() -> None:
     PATCHES.undo()
 
 
-class PatchedRank(Rank):
-    """A rank in whose process the functions above can be called."""
+class Patched:
+    """Something in whose process the functions above can be called."""
 
     def patch(self, function: str, *args: Any) -> None:
         globals()[function](*args)
+
+
+class PatchedRank(Patched, Rank):
+    """A rank so."""
+
+
+class PatchedShardedRank(Patched, ShardedRank):
+    """A rank with a part of each weight."""

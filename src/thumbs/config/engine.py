@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
 
 from thumbs.config.base import Frozen
 
@@ -22,6 +24,17 @@ class EngineConfig(Frozen):
     launcher: str = "ray"
     """What starts the ranks. ray: a Ray cluster, of this machine if none is running; pipes: subprocesses; or a
     `module:name` of your own."""
+    shard: Literal["none", "full", "hybrid"] = "none"
+    """none: every rank has the whole base, and computes by itself. full: each has a part of every weight (FSDP2), for
+    models that do not fit one device, and for full weights. hybrid: so do groups of `shard_group` ranks, each group
+    with all of the weights (HSDP)."""
+    shard_group: PositiveInt | None = None
+    """hybrid: ranks that share one copy of the weights, as many as a machine has devices. It divides `workers`."""
+    offload: bool = False
+    """Sharded weights, and what the optimizer keeps of them, wait in the memory of the host."""
+    recompute: bool = False
+    """Blocks of sharded models keep only their inputs for the backward pass, and compute the rest again: less memory, a
+    third more time."""
     threads_per_worker: PositiveInt = 1
     """Threads that a rank computes with."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
@@ -30,6 +43,23 @@ class EngineConfig(Frozen):
     """Seconds that a rank may take for one micro-batch, or to read or write a model, before it counts as stuck."""
     logs: str | None = None
     """Folder for what ranks print; null: `logs` in the run folder."""
+
+    @model_validator(mode="after")
+    def _shards_fit(self) -> Self:
+        if self.shard != "none" and self.kind == "local":
+            raise ValueError(f"shard {self.shard!r} spreads weights over ranks; set kind to cluster")
+        if self.shard == "none" and (self.offload or self.recompute):
+            raise ValueError("offload and recompute are for sharded models; set shard to full or hybrid")
+        if (self.shard == "hybrid") != (self.shard_group is not None):
+            raise ValueError("shard_group says how many ranks share a copy of the weights with hybrid, and only there")
+        if self.workers % (self.shard_group or 1):
+            raise ValueError(f"shard_group {self.shard_group} does not divide the {self.workers} workers")
+        return self
+
+    @property
+    def ranks_per_copy(self) -> int:
+        """Ranks that share one copy of sharded weights."""
+        return self.shard_group or self.workers
 
 
 class RolloutConfig(Frozen):

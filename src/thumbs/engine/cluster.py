@@ -31,7 +31,7 @@ from thumbs.rollout.sampler import DecodeText, Sampler
 from thumbs.workers import CREWS
 from thumbs.workers.base import Crew, RemoteWorker, WorkerSpec, results
 
-RANK = "thumbs.engine.rank:Rank"
+RANK, SHARDED_RANK = "thumbs.engine.rank:Rank", "thumbs.engine.sharded_rank:ShardedRank"
 
 
 def open_cluster(config: EngineConfig, rollout: RolloutConfig, decode_text: DecodeText | None) -> OpenEngine:
@@ -45,14 +45,21 @@ def open_cluster(config: EngineConfig, rollout: RolloutConfig, decode_text: Deco
         optimizer=config.optimizer,
         sampler=SAMPLERS[rollout.kind](rollout, crew),
         patience_s=config.patience_s,
+        in_step=config.shard != "none",
     )
 
 
-def start_ranks(crew: Crew, config: EngineConfig, factory: str = RANK) -> list[RemoteWorker]:
-    """Workers that have met."""
+def start_ranks(crew: Crew, config: EngineConfig, factory: str | None = None) -> list[RemoteWorker]:
+    """Workers that have met. factory: what makes a rank, if not what the config says."""
+    factory = factory or (RANK if config.shard == "none" else SHARDED_RANK)
+    layout = () if config.shard == "none" else (config.ranks_per_copy, config.offload, config.recompute)
     specs = [
         WorkerSpec(
-            f"rank {number}", factory, (number, config.workers), config.threads_per_worker, config.gpus_per_worker
+            f"rank {number}",
+            factory,
+            (number, config.workers, *layout),
+            config.threads_per_worker,
+            config.gpus_per_worker,
         )
         for number in range(config.workers)
     ]
@@ -67,7 +74,7 @@ class ClusterEngine:
     """Models on ranks that have met. What samplers in this process need of a model is made here, of rank 0's weights.
 
     patience_s: seconds that a micro-batch, or any other verb, may take before its rank counts as stuck. After the loss
-    of a rank every call raises WorkerLost.
+    of a rank every call raises WorkerLost. in_step: the ranks share weights, so each turn is one of all of them.
     """
 
     token_budget = TOKEN_BUDGET
@@ -82,8 +89,10 @@ class ClusterEngine:
         optimizer: str = ADAMW,
         sampler: OpenSampler | None = None,
         patience_s: float | None = None,
+        in_step: bool = False,
     ) -> None:
         self.ranks, self.decode_text, self._patience_s = list(ranks), decode_text, patience_s
+        self._in_step = in_step
         self._here = LocalEngine(decode_text, device=None if device is None else torch.device(device), sampler=sampler)
         self._open_sampler = self._here.open_sampler
         self._specs: dict[int, ModelSpec] = {}
@@ -147,17 +156,18 @@ class ClusterEngine:
         """The results of all micro-batches, in the plan's order; by_turns: gives way after one on each rank."""
         self._spec(handle)
         groups = plan_batches(data, self.token_budget, self._worths[handle.id])
-        dealt = deal([sum(len(data[i]) for i in group) for group in groups], len(self.ranks))
+        dealt = deal([sum(len(data[i]) for i in group) for group in groups], len(self.ranks), in_step=self._in_step)
         objectives = {x.formula: OBJECTIVES.reference(x.formula) for x in losses or () if x.formula in OBJECTIVES}
         turns = max(map(len, dealt)) if by_turns else 1
         found: dict[int, BatchResult] = {}
         for turn in range(turns):
             own = [share[turn : turn + 1] if by_turns else share for share in dealt]
+            most = max(map(len, own))
             calls = [
                 rank.call(
                     "compute",
                     handle.id,
-                    [{i: data[i] for i in groups[group]} for group in share],
+                    [{i: data[i] for i in groups[group]} for group in share] + [{}] * (most - len(share)),
                     losses,
                     objectives,
                     patience_s=self._patience_s,
@@ -179,7 +189,7 @@ class ClusterEngine:
 
     def save(self, handle: Handle, path: Path, *, optimizer: bool = False) -> None:
         self._spec(handle)
-        self._first("save", handle.id, path, optimizer=optimizer)
+        self._all("save", handle.id, path, optimizer=optimizer)
 
     def load(self, handle: Handle, path: Path, *, optimizer: bool = True) -> None:
         self._spec(handle)
@@ -212,7 +222,7 @@ class ClusterEngine:
     def twin(self, handle: Handle, use: Callable[[Model], Any]) -> Any:
         """What `use` makes of a frozen model in this process that has the weights of a model on the ranks."""
         spec = replace(self._spec(handle), heads=("lm",), start=None, trainable=False)
-        weights = self._first("weights", handle.id)
+        weights = self._all("weights", handle.id)[0]
         twin = self._here.create(spec)
         try:
             model = self._here.model(twin)
@@ -227,7 +237,7 @@ class ClusterEngine:
 
     def write(self, handle: Handle, folder: Path) -> dict[str, str]:
         """Writes a folder to sample from; returns SHA-256 of each tensor."""
-        return self._first("publish", handle.id, folder)
+        return self._all("publish", handle.id, folder)[0]
 
     def _spec(self, handle: Handle) -> ModelSpec:
         """What the model is; raises KeyError for one that was closed."""

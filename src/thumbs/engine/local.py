@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from thumbs.engine.checkpoints import (
     OPTIMIZER,
     naming,
     read_manifest,
+    read_moments,
     read_tensors,
     write_checkpoint,
 )
@@ -150,7 +151,7 @@ class LocalEngine:
         if model.optimizer is None:
             model.optimizer = make_optimizer(self.optimizer, parameters)
         set_rates(self.optimizer, model.optimizer, adam)
-        norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), adam.max_grad_norm))
+        norm = self._clip(list(parameters.values()), adam.max_grad_norm)
         if not np.isfinite(norm):
             model.clear()
             raise NonFiniteError(f"{handle.name}: the gradient norm became {norm}")
@@ -172,12 +173,13 @@ class LocalEngine:
 
     def load(self, handle: Handle, path: Path, *, optimizer: bool = True) -> None:
         model = self._models[handle.id]
-        restored = None  # without a file there is no state: moments belong to the weights next to which they were saved
-        if optimizer and (path / OPTIMIZER).exists():
-            parameters = model.trained()
-            restored = make_optimizer(self.optimizer, parameters)
-            with naming(path / OPTIMIZER):
-                restore_optimizer(self.optimizer, restored, parameters, read_tensors(path / OPTIMIZER))
+        restored, parameters = None, model.trained()
+        # Without a file there is no state: moments belong to the weights next to which they were saved.
+        with naming(path / OPTIMIZER):
+            moments = self._moments(path, parameters) if optimizer else None
+            if moments is not None:
+                restored = make_optimizer(self.optimizer, parameters)
+                restore_optimizer(self.optimizer, restored, parameters, moments)
         steps = self._read(model, path)
         model.steps = steps if optimizer else 0
         model.clear()
@@ -227,18 +229,34 @@ class LocalEngine:
 
     def _trunk(self, spec: ModelSpec) -> Trunk:
         if spec.model.lora is None:
-            return open_trunk(spec.model, seed=spec.seed, trained=spec.trainable, on=self.device)
+            return self._open(spec.model, spec.seed, trained=spec.trainable)
         return self._base(spec.model, spec.seed)
 
     def _base(self, model: ModelConfig, seed: int) -> Trunk:
         key = _base_key(model, seed)
         if key not in self._bases:
-            self._bases[key] = open_trunk(model, seed=seed, on=self.device)
+            self._bases[key] = self._open(model, seed, trained=True)
         return self._bases[key]
 
     def _shared_states(self, trunk: Trunk, adapter: Adapter | None) -> SharedStates | None:
         layers = trunk.below(adapter)
         return None if layers is None else self._states.setdefault(id(layers), SharedStates(layers))
+
+    def _moments(self, path: Path, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, Tensor] | None:
+        """What an optimizer of these parameters remembered when the checkpoint was written."""
+        return read_moments(path)
+
+    def _put(self, model: Model, path: Path) -> None:
+        """The weights of a checkpoint, scalar head apart, into a model that is like it."""
+        model.put(read_tensors(path / (MODEL if model.adapter is None else ADAPTER)), str(path))
+
+    def _clip(self, parameters: Sequence[nn.Parameter], most: float) -> float:
+        """Scales the gradients down to that norm; returns what it was."""
+        return float(nn.utils.clip_grad_norm_(parameters, most))
+
+    def _open(self, model: ModelConfig, seed: int, *, trained: bool) -> Trunk:
+        """The base of a model; trained: it is to be trained itself, not by an adapter."""
+        return open_trunk(model, seed=seed, trained=trained, on=self.device)
 
     def _copy(self, theirs: Model, ours: Model) -> None:
         if ours.adapter is not None and theirs.adapter is not None:
@@ -260,7 +278,7 @@ class LocalEngine:
                     f"{path} was written for {written.name} with {written.lora}; this model is "
                     f"{model.spec.model.name} with {model.spec.model.lora}. Use the same model settings"
                 )
-            model.put(read_tensors(path / (MODEL if model.adapter is None else ADAPTER)), str(path))
+            self._put(model, path)
             if model.scalar is not None and "scalar" in manifest["heads"]:
                 model.scalar.load_state_dict(read_tensors(path / HEAD))
             return int(manifest["steps"])
@@ -285,17 +303,22 @@ class PublishedModel(Published):
 
 def checkpoint_of(model: Model, heads: Sequence[Head]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """What `write_checkpoint` writes of a model with those of its heads, optimizer apart: tensors, and JSON files."""
-    spec, tensors = model.spec, dict[str, dict[str, Tensor]]()
+    tensors, files = beside_weights(model, heads)
+    return {MODEL if model.adapter is None else ADAPTER: model.weights()} | tensors, files
+
+
+def beside_weights(model: Model, heads: Sequence[Head]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The same without the weights of the trunk or the adapter."""
+    spec = model.spec
     manifest = {"model": spec.model.model_dump(mode="json"), "heads": list(heads), "seed": spec.seed}
     files: dict[str, Any] = {MANIFEST: manifest | {"steps": model.steps}}
-    tensors[MODEL if model.adapter is None else ADAPTER] = model.weights()
     if model.adapter is not None:
         files["adapter_config.json"] = model.adapter.peft_config(public_name(spec.model.name))
     else:
         files |= model.trunk.files()
-    if model.scalar is not None and "scalar" in heads:
-        tensors[HEAD] = dict(model.scalar.state_dict())
-    return tensors, files
+    if model.scalar is None or "scalar" not in heads:
+        return {}, files
+    return {HEAD: dict(model.scalar.state_dict())}, files
 
 
 def _base_key(model: ModelConfig, seed: int) -> tuple[str, str, int]:

@@ -96,12 +96,16 @@ def _added_tokens(held: dict[bytes, np.ndarray], own: dict[bytes, np.ndarray], w
     return added
 
 
-def deal(costs: Sequence[float], ranks: int) -> list[list[int]]:
-    """Which micro-batches each rank computes, in the plan's order: the costliest first, each to who has least to do."""
+def deal(costs: Sequence[float], ranks: int, *, in_step: bool = False) -> list[list[int]]:
+    """Which micro-batches each rank computes, in the plan's order: the costliest first, each to who has least to do.
+
+    in_step: each takes a turn of all ranks, so none gets more of them than must be.
+    """
     dealt: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0.0] * ranks
+    most = -(-len(costs) // ranks) if in_step else len(costs)
     for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
-        rank = loads.index(min(loads))
+        rank = min((r for r in range(ranks) if len(dealt[r]) < most), key=loads.__getitem__)
         dealt[rank].append(place)
         loads[rank] += costs[place]
     return [sorted(own) for own in dealt]

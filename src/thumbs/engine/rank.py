@@ -55,7 +55,7 @@ class Rank:
         """Begins anew, without models; reference: what the optimizer's name stands for."""
         if optimizer not in OPTIMIZERS:
             OPTIMIZERS.register(optimizer, reference)
-        self.engine = LocalEngine(device=None if device is None else torch.device(device), optimizer=optimizer)
+        self.engine = self._new_engine(None if device is None else torch.device(device), optimizer)
         self._handles: dict[int, Handle] = {}
         self._sums: dict[int, ExactSums] = {}
         self._trials: dict[int, ExactSums] = {}
@@ -85,13 +85,12 @@ class Rank:
     ) -> list[BatchResult]:
         """What comes of each micro-batch; with `backward` its gradients are on trial until `keep` or `drop`.
 
-        objectives: what the names of registered ones stand for.
+        parts: an empty one is of a turn in which only other ranks have something to compute. objectives: what the
+        names of registered ones stand for.
         """
-        for name, reference in objectives.items():
-            if name not in OBJECTIVES:
-                OBJECTIVES.register(name, reference)
+        register(objectives)
         model, found = self._model(number), []
-        for place, data in enumerate(parts, 1):
+        for place, data in enumerate(filter(None, parts), 1):
             progress(f"micro-batch {place} of {len(parts)}, datum {min(data)}")
             batch = pack(data, list(data), model.device)
             with torch.set_grad_enabled(backward):
@@ -127,7 +126,8 @@ class Rank:
 
     def save(self, number: int, path: Path, *, optimizer: bool) -> None:
         """Writes a checkpoint; one rank does it for all."""
-        self.engine.save(self._handles[number], path, optimizer=optimizer)
+        if self.number == 0:
+            self.engine.save(self._handles[number], path, optimizer=optimizer)
 
     def load(self, number: int, path: Path, *, optimizer: bool) -> None:
         """Reads a checkpoint; every rank does."""
@@ -135,11 +135,13 @@ class Rank:
         self.engine.load(self._handles[number], path, optimizer=optimizer)
 
     def publish(self, number: int, path: Path) -> dict[str, str]:
-        """Writes a folder to sample from; returns SHA-256 of each tensor."""
-        return PublishedModel(self._model(number), None).write(path)
+        """Writes a folder to sample from; the rank that does it returns SHA-256 of each tensor."""
+        return PublishedModel(self._model(number), None).write(path) if self.number == 0 else {}
 
     def weights(self, number: int) -> dict[str, Tensor]:
-        """The adapter's or the whole model's tensors, under the names on disk."""
+        """The adapter's or the whole model's tensors, under the names on disk; from one rank for all."""
+        if self.number != 0:
+            return {}
         return {name: tensor.detach().cpu() for name, tensor in self._model(number).weights().items()}
 
     def steps(self, number: int) -> int:
@@ -157,5 +159,15 @@ class Rank:
             self._sums.pop(number, None)
             self.engine.close(self._handles.pop(number))
 
+    def _new_engine(self, device: torch.device | None, optimizer: str) -> LocalEngine:
+        return LocalEngine(device=device, optimizer=optimizer)
+
     def _model(self, number: int) -> Model:
         return self.engine.model(self._handles[number])
+
+
+def register(objectives: Mapping[str, str]) -> None:
+    """Makes the names stand for objectives of a program in this process too."""
+    for name, reference in objectives.items():
+        if name not in OBJECTIVES:
+            OBJECTIVES.register(name, reference)

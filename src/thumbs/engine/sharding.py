@@ -8,9 +8,9 @@ weight, ranks agree on what a backward pass reaches before any of them begins it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,14 +19,17 @@ from torch.autograd.graph import get_gradient_edge
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 from thumbs.config.losses import LossSpec
 from thumbs.engine.batch import Batch
-from thumbs.engine.compute import Computed, Model
+from thumbs.engine.compute import Computed, Model, check
 from thumbs.models.base import Trunk
 
+T = TypeVar("T")
 
-class OutOfStepError(RuntimeError):
+
+class OutOfStepError(Exception):
     """A rank failed where the others wait for it; nothing that it computes with them can go on."""
 
 
@@ -58,7 +61,7 @@ class Sharded(nn.Module):
         self._entered = False
         blocks = blocks_of(self.trunk, trunk.depth)
         precision = MixedPrecisionPolicy(trunk.dtype, torch.float32, cast_forward_inputs=False)
-        policy = CPUOffloadPolicy() if offload else OffloadPolicy()
+        policy = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy()
         for module in (*blocks, self):
             sharded = fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=policy)
             # Losses are sums, so their gradients are too.
@@ -79,7 +82,7 @@ class Sharded(nn.Module):
         """A pass of the model, backward too where gradients are enabled. A collective.
 
         batch: of this rank; None: it has nothing to compute, but the others need it. losses: None predicts.
-        Raises OutOfStepError when the ranks are no longer in step.
+        Raises OutOfStepError when it fails where the others wait for it, and what torch raises when another one does.
         """
         turn = PassOutcome()
         try:
@@ -89,6 +92,8 @@ class Sharded(nn.Module):
         except OutOfStepError:
             raise
         except Exception as error:
+            if _of_others(error):
+                raise
             raise OutOfStepError(f"{type(error).__name__}: {error}") from error
         finally:
             # Gives the root's weights back, and forgets the order of blocks that were passed forward only.
@@ -104,7 +109,7 @@ class Sharded(nn.Module):
 
         A plain tensor, in which FSDP2 sees where the backward pass begins. None: no rank goes backward.
         """
-        hidden = self._hidden(model, batch, turn)
+        hidden = self._hidden(model, batch, losses, turn)
         if batch is not None and turn.error is None:
             try:
                 turn.computed = model.of_hidden(hidden, batch, losses, **options)
@@ -126,13 +131,16 @@ class Sharded(nn.Module):
                 loss = loss + 0.0 * end.flatten()[0].float()
         return loss
 
-    def _hidden(self, model: Model, batch: Batch | None, turn: PassOutcome) -> Tensor:
+    def _hidden(
+        self, model: Model, batch: Batch | None, losses: Sequence[LossSpec] | None, turn: PassOutcome
+    ) -> Tensor:
         """Final hidden states of the batch, or of a token in its place."""
         token = _token(self.device)
         if batch is None:
             return model.hidden(token)
         self._entered = False
         try:
+            check(batch, losses or ())
             return model.hidden(batch)
         except Exception as error:
             if self._entered:
@@ -184,20 +192,65 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
     return norm
 
 
-def local_rows(parameter: Tensor) -> range:
-    """Which rows of the whole weight this rank keeps; all of those of a weight that is not sharded."""
-    if not isinstance(parameter, DTensor):
-        return range(len(parameter))
-    mesh = parameter.device_mesh
-    rank, ranks = mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
-    step = -(-len(parameter) // ranks)  # as torch.chunk
-    first = min(rank * step, len(parameter))
-    return range(first, first + len(parameter.to_local()))
+def together(work: Callable[[], T]) -> T:
+    """What `work`, in which no rank waits for another, returns; all ranks fail if it fails on one. A collective."""
+    value, own = None, None
+    try:
+        value = work()
+    except Exception as error:
+        own = error
+    if agree([own is not None])[0]:
+        raise own or OutOfStepError("another rank failed")
+    return cast(T, value)
 
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def local_rows(tensor: Tensor) -> range:
+    """Which rows of the whole tensor that part is."""
+    if not isinstance(tensor, DTensor):
+        return range(len(tensor) if tensor.ndim else 1)
+    mesh = tensor.device_mesh
+    rank, ranks = mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
+    first = min(rank * -(-len(tensor) // ranks), len(tensor))  # as torch.chunk
+    return range(first, first + len(tensor.to_local()))
+
+
+def like(part: Tensor, parameter: DTensor) -> DTensor:
+    """The tensor, spread as the parameter is, of which this rank has that part."""
+    return DTensor.from_local(
+        part.to(parameter.to_local().device),
+        parameter.device_mesh,
+        parameter.placements,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def recompute(trunk: Trunk) -> None:
+    """Makes the blocks keep only what enters them; what a backward pass needs beyond that, it computes again."""
+    for block in blocks_of(cast(nn.Module, trunk), trunk.depth):
+        block.forward = _recomputed(block.forward)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run
+
+
+def _of_others(error: BaseException) -> bool:
+    """Whether the error is of a collective, which another rank has left."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("torch.distributed.")
 
 
 def _squares(tensor: Tensor) -> Tensor:

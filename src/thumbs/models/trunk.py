@@ -20,9 +20,10 @@ from thumbs.models.byte_lm import build_byte_lm, byte_shape
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.models.causal_lm import CausalLM, load_decoder
 from thumbs.models.checkpoint_files import read_json_object, some
-from thumbs.models.decoder_config import read_config, why_not_covered
+from thumbs.models.decoder_config import DecoderConfig, read_config, why_not_covered
 from thumbs.models.module_lm import ModuleLM
 from thumbs.models.precision import compute_dtype, device
+from thumbs.models.quantised import quantisation
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,15 @@ def open_trunk(config: ModelConfig, *, seed: int, trained: bool = True, on: torc
     else:
         trunk = _open_folder(resolve(config.name), dtype, master=master)
     return trunk.to(on or device()).requires_grad_(master)
+
+
+def plain_decoder(config: ModelConfig) -> tuple[Path, DecoderConfig] | None:
+    """Folder and shape of a model that our decoder computes with its weights as they lie there, readable by rows."""
+    if config.name in MODULES or is_builtin_byte(config.name):
+        return None
+    folder = resolve(config.name)
+    raw = read_json_object(folder / "config.json")
+    return None if why_not_covered(raw) or quantisation(folder, raw) else (folder, read_config(raw))
 
 
 def empty_trunk(config: ModelConfig) -> Trunk:

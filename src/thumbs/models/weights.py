@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,8 @@ from thumbs.models.quantised import check_plain, dequantise, quantisation
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 HARMLESS = re.compile(r"(^|\.)rotary_emb\.inv_freq$|\.masked_bias$|^v_head\.")
 """Tensors that may be left over: rotary frequencies and the number in masked places, which old versions of transformers
 saved although config.json says them, and a value head of TRL's, which `compat.trl_ppo` reads and no policy needs.
@@ -31,7 +34,7 @@ def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     inner |= {"embedding": config.width, "head": config.width}
     return {
         name: (rows, *([inner[part]] if (part := ours.rpartition(".")[2]) in inner else []))
-        for ours, names in _layout(config).items()
+        for ours, names in parts_on_disk(config).items()
         for name, rows in names.items()
     }
 
@@ -55,7 +58,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return state if how is None else dequantise(state, how, str(folder))
 
 
-def without_harmless(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+def without_harmless(state: Mapping[str, T], source: str) -> dict[str, T]:
     """The tensors apart from `HARMLESS`, which the log names."""
     if ignored := [name for name in state if HARMLESS.search(name)]:
         log.info("%s: %s is not needed and ignored", source, some(ignored))
@@ -93,29 +96,35 @@ def checked(config: DecoderConfig, state: dict[str, Tensor], source: str) -> dic
     state = without_harmless(state, source)
     if config.tied:
         _drop_tied_head(state, source)
+    check_shapes(config, {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
+    for name, tensor in state.items():
+        check_finite(tensor, f"{source}: {name}")
+    return state
+
+
+def check_shapes(config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Raises ModelError that names the tensors missing, left over or of another shape than the decoder's."""
     wanted = tensor_shapes(config)
     require_fit(
-        [name for name in wanted if name not in state], state.keys() - wanted.keys(), config.architecture, source
+        [name for name in wanted if name not in shapes], shapes.keys() - wanted.keys(), config.architecture, source
     )
     for name, shape in wanted.items():
-        if tuple(state[name].shape) != shape:
-            raise ModelError(f"{source}: {name} has shape {tuple(state[name].shape)}, its config.json asks for {shape}")
-        check_finite(state[name], f"{source}: {name}")
-    return state
+        if shapes[name] != shape:
+            raise ModelError(f"{source}: {name} has shape {shapes[name]}, its config.json asks for {shape}")
 
 
 def fuse(config: DecoderConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under Hugging Face names as parameters of our decoder."""
     return {
         ours: torch.cat([state[name] for name in names]) if len(names) > 1 else state[next(iter(names))]
-        for ours, names in _layout(config).items()
+        for ours, names in parts_on_disk(config).items()
     }
 
 
 def separate(config: DecoderConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters of our decoder as tensors under Hugging Face names."""
     state: dict[str, Tensor] = {}
-    for ours, names in _layout(config).items():
+    for ours, names in parts_on_disk(config).items():
         pieces = parameters[ours].detach().split(list(names.values()))
         state |= {name: piece.contiguous() for name, piece in zip(names, pieces, strict=True)}
     return state
@@ -128,10 +137,15 @@ def _drop_tied_head(state: dict[str, Tensor], source: str) -> None:
     if embedding is None:
         state["model.embed_tokens.weight"] = head
     elif not torch.equal(head, embedding):
-        raise ModelError(
-            f"{source}: lm_head.weight differs from model.embed_tokens.weight, but config.json ties them; write "
-            "tie_word_embeddings: false into config.json if the model has an output embedding of its own"
-        )
+        raise untied(source)
+
+
+def untied(source: str) -> ModelError:
+    """What is said of a model whose output embedding is not the input embedding that it is tied to."""
+    return ModelError(
+        f"{source}: lm_head.weight differs from model.embed_tokens.weight, but config.json ties them; write "
+        "tie_word_embeddings: false into config.json if the model has an output embedding of its own"
+    )
 
 
 def _read(file: Path, names: list[str] | None) -> dict[str, Tensor]:
@@ -145,7 +159,7 @@ def _read(file: Path, names: list[str] | None) -> dict[str, Tensor]:
         raise ModelError(f"{file}: unreadable ({error}); fetch or save it again") from None
 
 
-def _layout(config: DecoderConfig) -> dict[str, dict[str, int]]:
+def parts_on_disk(config: DecoderConfig) -> dict[str, dict[str, int]]:
     """Each parameter of our decoder → the Hugging Face tensors that lie below each other in it, with their rows."""
     layout = {
         "embedding": {"model.embed_tokens.weight": config.vocab_size},

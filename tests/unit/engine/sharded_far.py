@@ -20,6 +20,7 @@ from thumbs.engine.base import ModelSpec
 from thumbs.engine.batch import Batch, micro_batches
 from thumbs.engine.compute import Model
 from thumbs.engine.local import LocalEngine
+from thumbs.engine.sharded_rank import ShardedRank
 from thumbs.engine.sharding import PassOutcome, Sharded, gradient_norm
 from thumbs.workers.base import WorkerSpec, results
 from thumbs.workers.pipes import PipeCrew
@@ -187,3 +188,13 @@ def broken(far: Far, folder: str) -> None:
     if far.number == 1:
         model.trunk.layers[1].forward = lambda *_: 1 / 0  # type: ignore[attr-defined]
     root.take_turn(model, micro_batches(data[:1], CPU)[0], losses)
+
+
+class FailingRank(ShardedRank):
+    """Of two, the second fails between blocks."""
+
+    def create(self, number: int, spec: ModelSpec, module: str | None) -> int:
+        found = super().create(number, spec, module)
+        if self.number == 1:
+            self._model(number).trunk.layers[1].forward = lambda *_: 1 / 0  # type: ignore[attr-defined]
+        return found
