@@ -211,9 +211,7 @@ def _identified(row: T, ids: dict[str, int]) -> T:
 def _examine(
     item: Row, form: Form[T], tokenizer: Tokenizer, system: str | None, max_tokens: int | None
 ) -> tuple[T, int]:
-    row = form.read(item.value)
-    if system is not None:
-        row = _with_system(row, system)
+    row = with_system(form.read(item.value), system)
     note_oddities(_messages(row), form.texts(row))
     length = form.measure(row, tokenizer)
     if max_tokens is not None and length > max_tokens:
@@ -278,9 +276,10 @@ def _messages(row: Any) -> Conversation:
     return getattr(row, _field(row)) if _field(row) else row
 
 
-def _with_system(row: T, system: str) -> T:
+def with_system(row: T, system: str | None) -> T:
+    """The row with a system message in front, unless it has one."""
     messages = _messages(row)
-    if messages[0].role == "system":
+    if system is None or messages[0].role == "system":
         return row
     messages = (Message("system", system), *messages)
     return replace(row, **{_field(row): messages}) if _field(row) else messages  # type: ignore[type-var,return-value]

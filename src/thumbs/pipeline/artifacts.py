@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import METHODS, PipelineConfig
 from thumbs.config.sampling import SamplingConfig
+from thumbs.data.load import with_system
 from thumbs.data.prompts import read_prompt
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine import open_engine
@@ -20,7 +21,7 @@ from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.exports import plan_export, write_export
 from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.pipeline.model_card import model_card
-from thumbs.records import Generator, Message, Prompt, Reply
+from thumbs.records import Generator, Reply
 from thumbs.rollout.rounds import collect, seed_of
 from thumbs.stages.milestones import milestones
 from thumbs.tracking.files import new_folder, write_text
@@ -115,10 +116,3 @@ def export(run: Path, stage: str, out: Path, merge: bool, dtype: str | None = No
     for note in plan.notes:
         log.warning("%s", note)
     return out
-
-
-def with_system(prompt: Prompt, system: str | None) -> Prompt:
-    """The prompt with the run's system message in front, as in training."""
-    if system is None or prompt.messages[0].role == "system":
-        return prompt
-    return replace(prompt, messages=(Message("system", system), *prompt.messages))

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +28,7 @@ from thumbs.models.trunk import open_trunk
 from thumbs.models.weights import read_tensors as read_weights
 from thumbs.tracking.files import read_json, write_json, write_text
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
-Kind = Literal["model", "adapter", "classifier", "classifier adapter"]
-
-"""Tensors of a whole model, and its other files: name → JSON."""
-
+DTYPES = ("float32", "bfloat16", "float16")
 GENERATION, PEFT_CONFIG = "generation_config.json", "adapter_config.json"
 _TOKENIZER_FILES = (
     "special_tokens_map.json",
@@ -49,73 +44,52 @@ _NOT_OURS = ("quantization_config", "auto_map", "torch_dtype", "_name_or_path", 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export is: its kind, its base, the number format of its weights, and what its user must know.
+    """What an export is. scores: a reward model; merged: it stands alone; dtype: of a whole model's weights."""
 
-    dtype: of a whole model; adapters are float32.
-    """
-
-    kind: Kind
+    scores: bool
+    merged: bool
     base: BaseIdentity
-    dtype: Dtype
+    dtype: str
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever loads it must know."""
         return () if self.merged or self.base.warning is None else (self.base.warning,)
 
-    @property
-    def scores(self) -> bool:
-        """Whether it is a reward model."""
-        return self.kind.startswith("classifier")
-
-    @property
-    def merged(self) -> bool:
-        """Whether it stands alone."""
-        return not self.kind.endswith("adapter")
-
-
-def kind_of(config: PipelineConfig, stage: str, merge: bool) -> Kind:
-    """What the model of a stage becomes; one without an adapter is whole either way."""
-    name = stage.rpartition("/")[2]
-    whole = merge or name == "base" or config.model.lora is None
-    if name == "reward_model":
-        return "classifier" if whole else "classifier adapter"
-    return "model" if whole else "adapter"
-
 
 def plan_export(run: Path, config: PipelineConfig, stage: str, *, merge: bool, dtype: str | None) -> Exported:
-    """What the export will be; raises RunError, which names the reason and the way out, if it cannot be."""
-    kind = kind_of(config, stage, merge)
+    """What the export will be; raises RunError, which names the reason and the way out, if it cannot be.
+
+    A model without an adapter is whole either way.
+    """
+    name = stage.rpartition("/")[2]
+    merged = merge or name == "base" or config.model.lora is None
     if dtype is not None and dtype not in DTYPES:
         raise RunError(f"--dtype {dtype}: allowed are {', '.join(DTYPES)}")
-    if dtype is not None and kind.endswith("adapter"):
+    if dtype is not None and not merged:
         raise RunError("--dtype belongs to --merge: an adapter is written in float32, as it was trained")
-    if kind.startswith("classifier"):
+    if name == "reward_model":
         _refuse_reward(run / stage, config)
-    base = identify(config.model.name)
-    return Exported(kind, base, read_dtype(dtype) or base_dtype(config.model.name))
+    dtype = dtype or base_dtype(config.model.name)
+    return Exported(name == "reward_model", merged, identify(config.model.name), dtype)
 
 
-def read_dtype(name: str | None) -> Dtype | None:
-    """The name as one of DTYPES, or None."""
-    return next((known for known in DTYPES if known == name), None)
-
-
-def base_dtype(name: str) -> Dtype:
+def base_dtype(name: str) -> str:
     """The format in which the base was published, float32 where its config.json does not tell."""
-    raw = base_config(name)
+    raw = base_json(name)
     told = raw.get("dtype") or raw.get("torch_dtype")
-    return read_dtype(told) or "float32"
+    return told if told in DTYPES else "float32"
 
 
-def base_config(name: str) -> dict[str, Any]:
-    """config.json of the base; empty for a byte model, which has none."""
-    return {} if is_builtin_byte(name) else read_json(resolve(name) / "config.json")
+def base_json(name: str, file: str = "config.json") -> dict[str, Any]:
+    """A file of the base; empty if it has none, as a byte model, which has no files."""
+    path = None if is_builtin_byte(name) else resolve(name) / file
+    return {} if path is None or not path.is_file() else read_json(path)
 
 
 def runs_elsewhere(name: str) -> str | None:
     """Why the base runs through transformers; None for what our decoder computes."""
-    return None if is_builtin_byte(name) else why_not_covered(base_config(name))
+    return None if is_builtin_byte(name) else why_not_covered(base_json(name))
 
 
 def write_export(
@@ -132,7 +106,7 @@ def write_export(
         if pad is not None and checkpoint is not None:
             tensors, keys = classifier(tensors, keys | {"pad_token_id": pad}, read_tensors(checkpoint / HEAD))
         else:
-            write_json(out / GENERATION, generation_config(name) | special_ids(name, tokenizer))
+            write_json(out / GENERATION, base_json(name, GENERATION) | special_ids(name, tokenizer))
         write_model(out, tensors, keys, plan.dtype)
     elif checkpoint is not None:
         write_adapter(out, checkpoint, plan)
@@ -143,7 +117,7 @@ def write_export(
 def scoring_pad(name: str, tokenizer: Tokenizer) -> int:
     """The token with which a classifier's batches are padded: ours, or the last special one, that ends no reply."""
     ends = ends_of(name, tokenizer)
-    added = [] if is_builtin_byte(name) else read_json(resolve(name) / "tokenizer.json").get("added_tokens") or []
+    added = base_json(name, "tokenizer.json").get("added_tokens") or []
     special = [token["id"] for token in added if token["special"] and token["id"] not in ends]
     return tokenizer.pad_id if tokenizer.pad_id not in ends or not special else max(special)
 
@@ -160,17 +134,17 @@ def whole_model(checkpoint: Path | None, config: PipelineConfig) -> tuple[dict[s
         adapter.load_peft_state(read_tensors(checkpoint / ADAPTER))
     elif checkpoint is not None:
         trunk.load_tensors(read_tensors(checkpoint / MODEL), str(checkpoint))
-    return trunk.tensors(adapter), base_config(name) | trunk.files()["config.json"]
+    return trunk.tensors(adapter), base_json(name) | trunk.files()["config.json"]
 
 
-def write_model(out: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], dtype: Dtype) -> None:
+def write_model(out: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], dtype: str) -> None:
     """Writes model.safetensors and config.json; raises RunError if a weight is not finite in that format."""
     write_tensors(out / MODEL, cast(tensors, dtype))
     kept = {key: value for key, value in config.items() if key not in _NOT_OURS}
     write_json(out / "config.json", kept | {"dtype": dtype})
 
 
-def cast(tensors: Mapping[str, Tensor], dtype: Dtype) -> dict[str, Tensor]:
+def cast(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     """The tensors in that format; raises RunError that names one which is not finite there."""
     found = {}
     for name, tensor in tensors.items():
@@ -239,7 +213,7 @@ def write_adapter(out: Path, checkpoint: Path, plan: Exported) -> None:
 
 def special_ids(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
     """eos_token_id with every token that ends a reply, here or in the base, and the base's pad_token_id, or ours."""
-    ends, pad = ends_of(name, tokenizer), (base_config(name) | generation_config(name)).get("pad_token_id")
+    ends, pad = ends_of(name, tokenizer), (base_json(name) | base_json(name, GENERATION)).get("pad_token_id")
     return {
         "eos_token_id": ends[0] if len(ends) == 1 else ends,
         "pad_token_id": tokenizer.pad_id if pad is None else pad,
@@ -248,13 +222,7 @@ def special_ids(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def ends_of(name: str, tokenizer: Tokenizer) -> list[int]:
     """Every token that ends a reply: by the tokenizer, the base's config.json and its generation_config.json."""
-    return list(dict.fromkeys([*tokenizer.stop_ids, *_ids(base_config(name)), *_ids(generation_config(name))]))
-
-
-def generation_config(name: str) -> dict[str, Any]:
-    """The base's sampling defaults; empty where it has none."""
-    file = None if is_builtin_byte(name) else resolve(name) / GENERATION
-    return {} if file is None or not file.is_file() else read_json(file)
+    return list(dict.fromkeys([*tokenizer.stop_ids, *_ids(base_json(name)), *_ids(base_json(name, GENERATION))]))
 
 
 def write_tokenizer(out: Path, name: str, tokenizer: Tokenizer, pad: int | None = None) -> None:
@@ -295,7 +263,7 @@ def _refuse_reward(folder: Path, config: PipelineConfig) -> None:
             f"{config.model.name} runs through transformers here ({reason}), and reward models of such bases are not "
             f"exported; use {folder} in `reward:`"
         )
-    raw = base_config(config.model.name)
+    raw = base_json(config.model.name)
     _ = classifier_name(raw.get("model_type", "llama"))
     if (folder / "model" / HEAD).is_file():
         _ = score_weight(read_tensors(folder / "model" / HEAD))

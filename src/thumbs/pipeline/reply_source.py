@@ -11,13 +11,14 @@ import numpy as np
 
 from thumbs.config.model import ModelConfig
 from thumbs.config.sampling import SamplingConfig
+from thumbs.data.load import with_system
 from thumbs.data.prompts import prompt_id
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine import open_engine
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
-from thumbs.pipeline.artifacts import open_run, with_system
+from thumbs.pipeline.artifacts import open_run
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rewards.build import open_reward_model
 from thumbs.rewards.trained import RawScorer, scorer_of
@@ -49,7 +50,7 @@ class PolicySource:
 
     def asked(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """What the model is given for these messages: the run's system message comes first."""
-        return with_system(Prompt("", tuple(messages)), self.system).messages
+        return with_system(tuple(messages), self.system)
 
     def write(self, messages: Sequence[Message], n: int, seed: int) -> list[Reply]:
         """n replies; draw i has the seed that (seed, the messages, i) give."""

@@ -28,6 +28,7 @@ from thumbs.data.load import (
     load_pairs,
     load_prompts,
     load_replies,
+    with_system,
 )
 from thumbs.data.pair_choice import Choice
 from thumbs.data.preferences import PreferenceStore
@@ -39,7 +40,7 @@ from thumbs.errors import ConfigError
 from thumbs.evaluation.heldout import Evaluation
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.reward_audit import audit
-from thumbs.pipeline.artifacts import OpenRun, with_system
+from thumbs.pipeline.artifacts import OpenRun
 from thumbs.pipeline.labels import checked_split, heldout_share, labels_until
 from thumbs.records import Example, Preference, Prompt, Reply
 from thumbs.rewards.base import EnvironmentReward, RewardSource

@@ -62,13 +62,11 @@ def copy_stage(source: Path, target: Path) -> None:
             shutil.rmtree(target, ignore_errors=True)
             scratch.rename(target)
         except shutil.Error as error:
-            shutil.rmtree(scratch, ignore_errors=True)
             raise RunError(
                 f"{source} could not be copied to {target}: {error}; check the disk and the rights"
             ) from None
-        except BaseException:
+        finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            raise
 
 
 def _link_or_copy(source: str, target: str) -> object:

@@ -12,9 +12,10 @@ import transformers
 from peft import PeftModel
 
 from thumbs.config.sampling import SamplingConfig
+from thumbs.data.load import with_system
 from thumbs.data.tokenizers import ByteTokenizer, load_tokenizer
 from thumbs.errors import RunError
-from thumbs.pipeline.artifacts import export, open_run, sample_text, with_system
+from thumbs.pipeline.artifacts import export, open_run, sample_text
 from thumbs.records import Example, Message, Prompt
 
 TOKENS = [257, 65, 110, 97, 258, 72, 105, 33, 259]

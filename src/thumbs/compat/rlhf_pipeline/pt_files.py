@@ -23,7 +23,7 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.checkpoints import HEAD, MANIFEST, MODEL, read_tensors, write_checkpoint
 from thumbs.errors import ConfigError, ModelError, RunError
 from thumbs.models.checkpoint_files import SCORED_AT
-from thumbs.pipeline.exports import DTYPES, classifier, read_dtype, write_model
+from thumbs.pipeline.exports import DTYPES, classifier, write_model
 from thumbs.stages.ppo_run import CRITIC
 from thumbs.tracking.files import new_folder, plain, read_json, replacing, write_json, writing
 
@@ -132,7 +132,7 @@ def export_pt(path: Path, out: Path, dtype: str | None = None) -> Path:
     content = read_pt(path)
     if content.config["architecture"] is None:
         raise ConfigError(f"{path} holds a torch module of a program's own, which transformers cannot open")
-    if dtype is not None and read_dtype(dtype) is None:
+    if dtype is not None and dtype not in DTYPES:
         raise RunError(f"--dtype {dtype}: allowed are {', '.join(DTYPES)}")
     tokenizer = content.tokenizer()
     special = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
@@ -143,6 +143,6 @@ def export_pt(path: Path, out: Path, dtype: str | None = None) -> Path:
             score = content.config["score"]
             architecture |= {"score_bias": 0.0, "score_mean": score["mean"], "score_std": score["std"]}
             write_json(scratch / SCORED_AT, {"scored_at": "end_token"})
-        write_model(scratch, tensors, architecture, read_dtype(dtype) or "float32")
+        write_model(scratch, tensors, architecture, dtype or "float32")
         write_tokenizer(content.config["tokenizer"], scratch)
     return out
