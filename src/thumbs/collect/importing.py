@@ -119,7 +119,7 @@ def read_items(
             continue
         try:
             with reading(judged=False) as notes:
-                item = replace(_noted(_sound(_item(row.value, question, source))), line=row.line)
+                item = replace(_noted(_item(row.value, question, source)), line=row.line)
             if ignored is not None:
                 ignored.update(notes.ignored)
             yield item
@@ -169,18 +169,6 @@ def _noted(item: NewItem) -> NewItem:
     if not (told := leaks(item.replies)):
         return item
     return replace(item, chosen_by={**item.chosen_by, "leaks": [list(leak) for leak in told]})
-
-
-def _sound(item: NewItem) -> NewItem:
-    """The item; raises RowError for what no database can keep of its names and seeds."""
-    for maker in (reply.generator for reply in item.replies):
-        if maker.seed is not None and (type(maker.seed) is not int or abs(maker.seed) >= 2**63):
-            raise RowError("bad_label", f"a generator's seed is a whole number of 64 bits, got {maker.seed!r}"[:200])
-        if "\0" in maker.name + maker.checkpoint:
-            raise RowError("bad_text", "a generator's name or checkpoint holds a NUL character")
-    if "\0" in item.name:
-        raise RowError("bad_text", "the name holds a NUL character")
-    return item
 
 
 def _rows_of(given: str | Path | Iterable[str | bytes], question: Question, source: str) -> Iterator[Row | Problem]:

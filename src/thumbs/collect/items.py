@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -316,21 +317,22 @@ def _fault(item: NewItem, question: Question) -> str:
     whole = [message.content for message in item.messages] + texts
     if any(len(text) > MOST_CHARACTERS for text in whole):
         return f"a text of more than {MOST_CHARACTERS} characters"
-    names = [
-        item.name,
-        *(part for reply in item.replies for part in (reply.generator.name, reply.generator.checkpoint)),
-    ]
-    if any("\0" in text or not _can_be_kept(text) for text in (*whole, *names)):
+    makers = [reply.generator for reply in item.replies]
+    names = [item.name, *(name for maker in makers for name in (maker.name, maker.checkpoint))]
+    if not all(can_be_kept(text) for text in (*whole, *names)):
         return "a text with a NUL or half a character, which a database cannot keep"
+    if not all(maker.seed is None or _is_64_bits(maker.seed) for maker in makers):
+        return "a generator's seed that is no whole number of 64 bits"
     return ""
 
 
-def _can_be_kept(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def can_be_kept(text: str) -> bool:
+    """Whether a database takes the text: no NUL in it, and no half of a character."""
+    return not re.search("[\0\ud800-\udfff]", text)
+
+
+def _is_64_bits(value: object) -> bool:
+    return type(value) is int and abs(value) < 2**63
 
 
 def _found_or_made(db: Connection, table: Table, row: dict[str, Any], **key: Any) -> int:

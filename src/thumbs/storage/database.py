@@ -71,11 +71,11 @@ class Database:
                 f"invalid database URL: {error}\nallowed: sqlite:///FILE, or "
                 "postgresql+psycopg://USER@HOST/NAME (pip install 'thumbs[postgres]')"
             ) from error
-        self._is_sqlite = self._engine.dialect.name == "sqlite"
-        if self._is_sqlite:
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        if self.is_sqlite:
             event.listen(self._engine, "connect", _set_up)
         self._turns: defaultdict[int | None, AbstractContextManager[Any]] = defaultdict(threading.Lock)
-        if not self._is_sqlite:
+        if not self.is_sqlite:
             self._turns[None] = contextlib.nullcontext()
         self._prepare(schema)
 
@@ -83,7 +83,7 @@ class Database:
         """Make the tables where there are none, all of them or nothing."""
         try:
             with self._engine.begin() as connection:
-                if self._is_sqlite:
+                if self.is_sqlite:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins none for a CREATE TABLE
                 schema.prepare(connection)
         except (SQLAlchemyError, ConfigError) as error:
@@ -105,8 +105,8 @@ class Database:
         """
         # SQLite lets waiting writers in by chance, and some wait for seconds; with PostgreSQL those that wait would
         # hold a connection each. A lock lets the threads of this process in one by one.
-        with self._turns[None if self._is_sqlite else turn], self._engine.begin() as connection:
-            if self._is_sqlite:
+        with self._turns[None if self.is_sqlite else turn], self._engine.begin() as connection:
+            if self.is_sqlite:
                 # FULL waits for the disk at each commit (milliseconds), NORMAL leaves that to the system.
                 connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 # Now, not at the first write: what is read before it would be out of date, and the write refused.
@@ -119,7 +119,7 @@ class Database:
     def reading(self) -> Iterator[Connection]:
         """A connection for queries, all of the same state of the database; nothing is written."""
         with self._engine.connect() as connection:
-            if self._is_sqlite:
+            if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
             else:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
@@ -129,7 +129,7 @@ class Database:
     def glance(self) -> Iterator[Connection]:
         """A connection for queries that need not agree with each other: no transaction, so fewer trips to a server."""
         engine = self._engine
-        if not self._is_sqlite:  # the driver of SQLite begins none for a query
+        if not self.is_sqlite:  # the driver of SQLite begins none for a query
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             yield connection
@@ -137,11 +137,6 @@ class Database:
     def keep_connection(self) -> Connection:
         """A connection for the caller to keep and close, which begins no transactions."""
         return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-
-    @property
-    def is_sqlite(self) -> bool:
-        """Whether it is a file of SQLite's."""
-        return self._is_sqlite
 
     def execute(self, statement: Update | Delete, *, durable: bool = False) -> int:
         """Update or delete; how many rows it touched."""

@@ -146,19 +146,13 @@ def test_a_fault_is_told_with_its_line(row: Any, question: Question, kind: str, 
     ("part", "says"),
     [
         ({"sampling": "warm"}, "wrong shape"),
-        ({"seed": 2**63}, "64 bits"),
-        ({"seed": "7"}, "64 bits"),
-        ({"seed": True}, "64 bits"),
-        ({"name": "a\0"}, "NUL"),
-        ({"checkpoint": "\0"}, "NUL"),
         ({"kind": "oracle"}, "model, human, file"),
         ({"name": None}, "has no 'name'"),
     ],
 )
-def test_a_generator_must_be_one_that_a_database_can_keep(part: dict[str, Any], says: str):
+def test_a_generator_must_be_one(part: dict[str, Any], says: str):
     replies = ["a", {"text": "b", "generator": {"kind": "model", "name": "m", **part}}]
     assert says in fault({"prompt": "Hi?", "replies": replies}).text
-    assert "NUL" in fault({"prompt": "Hi?", "replies": ["a", "b"], "name": "x\0"}).text
 
 
 def test_one_bad_line_hides_no_other(tmp_path: Path):

@@ -10,7 +10,7 @@ from thumbs.collect.question import AnswerError, Axis, Question
 from thumbs.collect.records import Answer, Effort, NewItem, Task
 from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.store import CollectStore
-from thumbs.records import Message, Reply
+from thumbs.records import Generator, Message, Reply
 
 TIE = {"verdict": "tie"}
 
@@ -274,6 +274,14 @@ UNFIT: list[tuple[NewItem, str]] = [
     (NewItem((), (Reply("a", model("m")), Reply("b", model("n")))), "an empty prompt"),
     (NewItem((Message("user", "q"),), (Reply("a\0", model("m")), Reply("b", model("n")))), "cannot keep"),
     (NewItem((Message("user", "q"),), (Reply("a", model("m\0")), Reply("b", model("n")))), "cannot keep"),
+    (
+        NewItem((Message("user", "q"),), (Reply("a", Generator("model", "m", "\0")), Reply("b", model("n")))),
+        "cannot keep",
+    ),
+    (NewItem((Message("user", "q"),), (Reply("a", model("m")), Reply("b", model("n"))), name="x\0"), "cannot keep"),
+    (NewItem((Message("user", "q"),), (Reply("a", model("m", 2**63)), Reply("b", model("n")))), "64 bits"),
+    (NewItem((Message("user", "q"),), (Reply("a", model("m", True)), Reply("b", model("n")))), "64 bits"),
+    (NewItem((Message("user", "q"),), (Reply("a", model("m", "7")), Reply("b", model("n")))), "64 bits"),  # type: ignore[arg-type]
     (NewItem((Message("user", "\ud83d"),), (Reply("a", model("m")), Reply("b", model("n")))), "cannot keep"),
     (NewItem((Message("user", "q"),), (Reply("a" * 1_000_001, model("m")), Reply("b", model("n")))), "1000000"),
 ]

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 
+from thumbs.collect.items import can_be_kept
 from thumbs.collect.records import Account, Role
 from thumbs.collect.web.site import root_of
 
@@ -80,7 +81,7 @@ async def form_body(request: Request, *known: str) -> FormData:
     given = form.get("csrf")
     _check_csrf(request, given if isinstance(given, str) else "")
     for name, value in form.multi_items():
-        if isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
+        if isinstance(value, str) and not can_be_kept(value):
             raise HTTPException(400, f"the field {name!r} holds a character that cannot be kept"[:200])
     _check_known(form.keys(), ("csrf", *known))
     return form
