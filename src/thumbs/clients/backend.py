@@ -244,10 +244,7 @@ class Backend:
         return self._submit(run_id, seq_id, work)
 
     def skip(self, run_id: str, seq_id: int, error: Exception) -> Future[Any]:
-        """Takes the number of a submission that could not be used; the future fails with `error` when its turn
-        comes.
-        """
-
+        """Takes the number of a submission that could not be used, which fails with `error` when its turn comes."""
         return self._submit(run_id, seq_id, lambda: _failing(error))
 
     def snapshot(self, run_id: str, seq_id: int | None, sampler_id: str) -> Future[str]:

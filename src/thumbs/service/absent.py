@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+
+from thumbs.service.state import Routes, route
 
 _WORDS = {
     "/create_custom_loss": "custom losses run in the client here: use forward_backward_custom",
@@ -17,22 +18,18 @@ _WORDS = {
     "/sessions/{session_id}/trace_export": "this server records no traces; GET /metrics tells how it does",
 }
 _UNTYPED = "/training_runs/{run_id}/checkpoints/{name}"
-_METHODS = ["GET", "POST", "PUT", "DELETE"]
+_METHODS = "GET|POST|PUT|DELETE"
 
 
-class AbsentRoutes:
+class AbsentRoutes(Routes):
     """Routes that refuse."""
 
-    def routes(self) -> list[Route]:
-        """The routes, below /api/v1."""
-        refused = [Route(path, self.refuse, methods=_METHODS) for path in _WORDS]
-        untyped = [Route(f"{_UNTYPED}{end}", self.untyped, methods=_METHODS) for end in ("", "/archive")]
-        return refused + untyped
-
+    @route(_METHODS, *_WORDS)
     async def refuse(self, request: Request) -> Response:
         """Raises HTTPException 404 with what there is instead."""
         raise HTTPException(404, _WORDS[request.scope["route"].path])
 
+    @route(_METHODS, _UNTYPED, f"{_UNTYPED}/archive")
     async def untyped(self, request: Request) -> Response:
         """Raises HTTPException 400: a run's checkpoints of two kinds may have one name."""
         name = request.path_params["name"]

@@ -128,7 +128,7 @@ def _routes(service: Service, meter: Meter) -> list[BaseRoute]:
         UploadRoutes(service),
         MintRoutes(service),
         downloads,
-        AbsentRoutes(),
+        AbsentRoutes(service),
     )
     api = [route for part in parts for route in part.routes()]
     keyed = [Mount(API, routes=api), *OpenAIRoutes(service).routes(), *status.routes()]
