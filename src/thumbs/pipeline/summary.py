@@ -34,7 +34,8 @@ def summarise(run: Path, peak_rss: int) -> dict[str, Any]:
         summary |= _evaluation(done["evaluation"])
     times = {f"time_s.{name}": results["time_s"] for name, results in done.items()}
     peak = max(peak_rss / 2**30, _previous_peak(run))
-    return summary | times | {"compute_s": sum(times.values()), "peak_rss_gib": peak}
+    card = {"peak_cuda_gib": cuda / 2**30} if (cuda := peak_cuda_bytes()) else {}
+    return summary | times | {"compute_s": sum(times.values()), "peak_rss_gib": peak} | card
 
 
 def _evaluation(results: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +61,12 @@ def peak_rss_bytes() -> int:
     """The most memory that this process has held, bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kibibytes everywhere but on macOS
+
+
+def peak_cuda_bytes() -> int:
+    """The most memory of a GPU that tensors of this process have held, bytes; 0 without a GPU, or before torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.max_memory_allocated() if torch is not None and torch.cuda.is_available() else 0
 
 
 def _previous_peak(run: Path) -> float:
