@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from thumbs.collect.records import Answer, Verdict
 from thumbs.config.base import Frozen
@@ -81,15 +81,10 @@ class Question(Frozen):
     rewrite: bool = False
     """Whether a pair may be answered with a better reply in addition to the verdict."""
 
-    @field_validator("axes")
-    @classmethod
-    def _different_keys(cls, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-        if len({axis.key for axis in axes}) < len(axes):
-            raise ValueError("two axes have one key")
-        return axes
-
     @model_validator(mode="after")
     def _can_be_answered(self) -> Question:
+        if len({axis.key for axis in self.axes}) < len(self.axes):
+            raise ValueError("two axes have one key")
         if self.kind == "rate" and not self.axes:
             raise ValueError("a rating needs `axes`")
         if any(axis.low >= axis.high for axis in self.axes):

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from thumbs.collect.quality.agreement import Sums, alpha_ordinal, counted, pooled_coincidences
 from thumbs.collect.quality.bias import fair_coin, shown_first
 from thumbs.collect.quality.estimate import Estimate, share
-from thumbs.collect.quality.judged import OVERALL, Comparisons, VoteTable
+from thumbs.collect.quality.judged import OVERALL, VoteTable
 
 SCAN_CHARS_PER_S = 60
 """Nobody takes in more: 60 characters per second are 600 words of six a minute, Carver's scanning for one word (1992,
@@ -129,12 +129,10 @@ def _medians(judged: VoteTable, which: np.ndarray, value: np.ndarray) -> list[fl
 def _agreement(judged: VoteTable) -> tuple[np.ndarray, np.ndarray]:
     """Sum of the shares of agreeing others, and the number of judgements that have others, [A] each."""
     accounts = len(judged.accounts)
-    found = judged.compared.get(OVERALL)
-    if found is None:
-        return np.zeros(accounts), np.zeros(accounts, dtype=np.int64)
+    found = judged.compared[OVERALL]
     decided = found.value != 0
     unit, vote, side = found.unit[decided], found.vote[decided], (found.value[decided] > 0).astype(np.int64)
-    sides = np.bincount(unit * 2 + side, minlength=2 * (int(found.unit.max()) + 1)).reshape(-1, 2)
+    sides = np.bincount(unit * 2 + side, minlength=2 * (int(found.unit.max(initial=-1)) + 1)).reshape(-1, 2)
     others = sides.sum(1)[unit] - 1
     met = others > 0
     shares = (sides[unit, side] - 1)[met] / others[met]
@@ -147,9 +145,7 @@ def _agreement(judged: VoteTable) -> tuple[np.ndarray, np.ndarray]:
 
 def _alpha_without(judged: VoteTable) -> list[float | None]:
     """Ordinal α of all the others, by account."""
-    found: Comparisons | None = judged.compared.get(OVERALL)
-    if found is None:
-        return [None] * len(judged.accounts)
+    found = judged.compared[OVERALL]
     categories = np.unique(found.value)
     counts, _ = counted(found, found.value, categories)
     whole, code = pooled_coincidences(counts), np.searchsorted(categories, found.value)
@@ -168,13 +164,9 @@ def _alpha_without(judged: VoteTable) -> list[float | None]:
 
 def _first(judged: VoteTable) -> tuple[np.ndarray, np.ndarray]:
     """How many judgements prefer the reply shown first, and how many the first or the last, [A] each."""
-    accounts = len(judged.accounts)
-    found = judged.compared.get(OVERALL)
-    if found is None:
-        return np.zeros(accounts, dtype=np.int64), np.zeros(accounts, dtype=np.int64)
-    first, preferred = shown_first(found)
-    hits, n = (np.bincount(found.account[which], minlength=accounts) for which in (first, preferred))
-    return hits, n
+    found = judged.compared[OVERALL]
+    first, preferred = (np.bincount(found.account[w], minlength=len(judged.accounts)) for w in shown_first(found))
+    return first, preferred
 
 
 def warnings(people: Sequence[Person]) -> list[Finding]:

@@ -51,13 +51,8 @@ class LengthBias:
 
 def position(judged: VoteTable) -> PositionBias:
     """Position bias of all people together; `annotators` has it for each."""
-    found = judged.compared.get(OVERALL)
-    if found is None:
-        return PositionBias(share(0, 0), None)
-    first, preferred = shown_first(found)
-    return PositionBias(
-        share(int(first.sum()), int(preferred.sum())), fair_coin(int(first.sum()), int(preferred.sum()))
-    )
+    first, preferred = (int(which.sum()) for which in shown_first(judged.compared[OVERALL]))
+    return PositionBias(share(first, preferred), fair_coin(first, preferred))
 
 
 def shown_first(compared: Comparisons) -> tuple[np.ndarray, np.ndarray]:
@@ -70,9 +65,7 @@ def shown_first(compared: Comparisons) -> tuple[np.ndarray, np.ndarray]:
 
 def length(judged: VoteTable) -> LengthBias:
     """Length bias of all people together."""
-    found = judged.compared.get(OVERALL)
-    if found is None:
-        return LengthBias(share(0, 0), None, share(0, 0))
+    found = judged.compared[OVERALL]
     lean = np.sign(found.value) * np.sign(found.longer)
     of_item = np.bincount(found.item, weights=lean)
     longer, shorter = int((of_item > 0).sum()), int((of_item < 0).sum())

@@ -34,14 +34,12 @@ def disputes(judged: VoteTable, most: int | None = None) -> list[Dispute]:
     why: dict[Why, np.ndarray] = {
         name: np.zeros(len(judged.items), dtype=bool) for name in ("opposite", "far", "both_bad", "ratings")
     }
-    found = judged.compared.get(OVERALL)
-    if found is not None:
-        low, high, _ = _spread(found)
-        units = _item_of_unit(found)
-        why["opposite"][units[(low < 0) & (high > 0)]] = True
-        why["far"][units[high - low >= FAR]] = True
-        some = {verdict: _items(judged, verdict) for verdict in ("prefer", "both_bad")}
-        why["both_bad"] = some["prefer"] & some["both_bad"]
+    found = judged.compared[OVERALL]
+    low, high, _ = _spread(found)
+    units = _item_of_unit(found)
+    why["opposite"][units[(low < 0) & (high > 0)]] = True
+    why["far"][units[high - low >= FAR]] = True
+    why["both_bad"] = _items(judged, "prefer") & _items(judged, "both_bad")
     for opinions in judged.rated.values():
         low, high, _ = _spread(opinions)
         far = 2 * (high - low) > np.ptp(opinions.value)
@@ -51,7 +49,7 @@ def disputes(judged: VoteTable, most: int | None = None) -> list[Dispute]:
 
 def deviations(judged: VoteTable) -> np.ndarray:
     """The `sd` of each item of VoteTable.items; NaN if no two people judged the same, [I]."""
-    found = [judged.compared[OVERALL]] if not judged.rated and OVERALL in judged.compared else []
+    found = [] if judged.rated else [judged.compared[OVERALL]]
     squares, freedom = np.zeros(len(judged.items)), np.zeros(len(judged.items))
     for opinions in [*found, *judged.rated.values()]:
         _, _, variance = _spread(opinions)
@@ -81,7 +79,7 @@ def _items(judged: VoteTable, verdict: str) -> np.ndarray:
 
 
 def _item_of_unit(opinions: Opinions) -> np.ndarray:
-    item = np.zeros(int(opinions.unit.max()) + 1, dtype=np.int64)
+    item = np.zeros(int(opinions.unit.max(initial=-1)) + 1, dtype=np.int64)
     item[opinions.unit] = opinions.item
     return item
 

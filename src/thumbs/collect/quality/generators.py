@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from thumbs.collect.quality.estimate import Estimate, share
-from thumbs.collect.quality.judged import OVERALL, Comparisons, VoteTable
+from thumbs.collect.quality.judged import OVERALL, VoteTable
 
 ELO_MEAN = 1000.0
 ELO_PER_NAT = 400 / math.log(10)
@@ -168,10 +168,7 @@ class _Games:
 
     @staticmethod
     def of(judged: VoteTable, axis: str) -> _Games:
-        found: Comparisons | None = judged.compared.get(axis)
-        if found is None:
-            nothing = np.zeros(0, dtype=np.int64)
-            return _Games(nothing, nothing, nothing, nothing, np.zeros(0))
+        found = judged.compared[axis]
         kept = np.flatnonzero(found.generators[:, 0] != found.generators[:, 1])
         kept = kept[np.argsort(judged.judgement[found.vote[kept]], kind="stable")]
         ids, players = np.unique(found.generators[kept], return_inverse=True)

@@ -64,8 +64,8 @@ class VoteTable:
     verdict (place in VoteTable.VERDICTS), active_ms, right (1 where the item's answer is known and this is it, 0 where
     it is not, -1 where nobody knows or it is a skip), work (whether the item is real work), lengths [V, 9] of the
     replies in characters.
-    compared: by axis, OVERALL first, the comparisons of real work; rated: by axis the ratings of single replies. Golds
-    and tests are chosen to be easy, so they count in neither.
+    compared: by axis, OVERALL always and first, the comparisons of real work; rated: by axis the ratings of single
+    replies. Golds and tests are chosen to be easy, so they count in neither.
     """
 
     VERDICTS = _VERDICTS
@@ -164,7 +164,7 @@ class _Reader:
             right=votes[:, 5],
             work=votes[:, 6] == 1,
             lengths=lengths[item],
-            compared=self.by_axis(self.compared, 6, comparisons),
+            compared={OVERALL: comparisons(_table(array("q"), 6)), **self.by_axis(self.compared, 6, comparisons)},
             rated=self.by_axis(self.rated, 5, opinions),
         )
 

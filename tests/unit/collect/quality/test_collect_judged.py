@@ -6,7 +6,7 @@ import pytest
 from judged_world import fact, of_answers, said, vote
 
 from thumbs.collect.errors import CollectError
-from thumbs.collect.quality.judged import VoteTable, compared
+from thumbs.collect.quality.judged import OVERALL, VoteTable, compared
 from thumbs.collect.records import Answer
 
 
@@ -76,4 +76,5 @@ def test_a_vote_on_an_unknown_item_is_refused() -> None:
 
 def test_no_votes_are_no_columns() -> None:
     judged = VoteTable.of([], [])
-    assert (len(judged.items), len(judged.accounts), dict(judged.compared)) == (0, 0, {})
+    assert (len(judged.items), len(judged.accounts), list(judged.compared)) == (0, 0, [OVERALL])
+    assert len(judged.compared[OVERALL].vote) == 0
