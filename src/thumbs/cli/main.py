@@ -8,6 +8,7 @@ import typer
 
 from thumbs import __version__
 from thumbs.cli import (
+    cluster,
     collect_serve,
     compare,
     evaluate,
@@ -70,4 +71,5 @@ for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 for _former, _name in FORMER_COMMANDS.items():
     app.command(_former, hidden=True)(_COMMANDS[_name])
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(collect_serve.app, name="collect")

@@ -35,6 +35,7 @@ COMMANDS = (
     "report",
     "export",
     "trace",
+    "cluster",
     "collect",
     "serve",
 )
