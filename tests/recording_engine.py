@@ -79,6 +79,9 @@ class RecordingEngine:
     def read_adapter(self, path: Path) -> FrozenAdapter:
         return self.inner.read_adapter(sent(path))
 
+    def stop(self) -> None:
+        self.inner.stop()
+
     def _ask(self, verb: str, *given: Any, **options: Any) -> Any:
         self.calls.append((verb, given))
         try:

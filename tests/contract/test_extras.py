@@ -38,6 +38,7 @@ WINGS = {
 
 GUARDED = {
     "cli.serve": ("serve",),
+    "workers.ray_actors": ("cluster",),
     "cli.collect": ("collect",),
     "cli.collect_serve": ("collect",),
     "cli.collect_team": ("collect",),

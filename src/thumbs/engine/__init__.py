@@ -14,7 +14,7 @@ __all__ = ["ENGINES", "OpenEngine", "open_engine"]
 MakeEngine = Callable[[EngineConfig, RolloutConfig, DecodeText | None], OpenEngine]
 
 ENGINES: Registry[MakeEngine] = Registry(
-    "engine.kind", {"local": "thumbs.engine.local:open_local", "cluster": "thumbs.engine.cluster:open_cluster"}
+    "engine.kind", {"local": "thumbs.engine.local:open_local", "cluster": "thumbs.engine.journal:open_cluster"}
 )
 """What opens an engine of each kind."""
 

@@ -168,3 +168,7 @@ class OpenEngine(Engine, SharedEngine, AdapterSource, Protocol):
     def size(self, handle: Handle) -> ModelSize:
         """How large a model is."""
         ...
+
+    def stop(self) -> None:
+        """Ends the processes that it started, and with them its models."""
+        ...

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from thumbs.config.engine import EngineConfig, RolloutConfig
+from thumbs.config.engine import EngineConfig
 from thumbs.config.losses import LossSpec
 from thumbs.config.model import ModelConfig
-from thumbs.engine.base import AdamStep, Handle, ModelSize, ModelSpec, OpenEngine, OptimReport
+from thumbs.engine.base import AdamStep, Handle, ModelSize, ModelSpec, OptimReport
 from thumbs.engine.compute import Model
 from thumbs.engine.local import LocalEngine, finish
 from thumbs.engine.objectives import OBJECTIVES
@@ -26,27 +26,11 @@ from thumbs.errors import ConfigError, NonFiniteError
 from thumbs.models.base import FrozenAdapter, Trunk
 from thumbs.models.trunk import MODULES
 from thumbs.records import Example, ForwardOutput, TrainOutput
-from thumbs.rollout.publish import SAMPLERS, OpenSampler, Published
+from thumbs.rollout.publish import OpenSampler, Published
 from thumbs.rollout.sampler import DecodeText, Sampler
-from thumbs.workers import CREWS
 from thumbs.workers.base import Crew, RemoteWorker, WorkerSpec, results
 
 RANK, SHARDED_RANK = "thumbs.engine.rank:Rank", "thumbs.engine.sharded_rank:ShardedRank"
-
-
-def open_cluster(config: EngineConfig, rollout: RolloutConfig, decode_text: DecodeText | None) -> OpenEngine:
-    """The cluster engine of a config, with its ranks started."""
-    crew = CREWS[config.launcher](None if config.logs is None else Path(config.logs))
-    ranks = start_ranks(crew, config)
-    return ClusterEngine(
-        ranks,
-        decode_text,
-        device=config.device,
-        optimizer=config.optimizer,
-        sampler=SAMPLERS[rollout.kind](rollout, crew),
-        patience_s=config.patience_s,
-        in_step=config.shard != "none",
-    )
 
 
 def start_ranks(crew: Crew, config: EngineConfig, factory: str | None = None) -> list[RemoteWorker]:
@@ -91,14 +75,21 @@ class ClusterEngine:
         patience_s: float | None = None,
         in_step: bool = False,
     ) -> None:
-        self.ranks, self.decode_text, self._patience_s = list(ranks), decode_text, patience_s
+        self.decode_text, self._patience_s = decode_text, patience_s
         self._in_step = in_step
         self._here = LocalEngine(decode_text, device=None if device is None else torch.device(device), sampler=sampler)
         self._open_sampler = self._here.open_sampler
         self._specs: dict[int, ModelSpec] = {}
         self._worths: dict[int, int] = {}
         self._next = 0
-        self._all("open", device, optimizer, OPTIMIZERS.reference(optimizer))
+        self._settings = (device, optimizer, OPTIMIZERS.reference(optimizer))
+        self.renew(ranks)
+
+    def renew(self, ranks: Sequence[RemoteWorker]) -> None:
+        """Goes on with other ranks, without models. What samples in this process stays as it is."""
+        self.ranks = list(ranks)
+        self._specs.clear()
+        self._all("open", *self._settings)
 
     def create(self, spec: ModelSpec) -> Handle:
         self._next += 1

@@ -227,6 +227,9 @@ class LocalEngine:
             trunk_bytes=sum(p.nbytes for p in trunk.parameters()),
         )
 
+    def stop(self) -> None:
+        """It started none."""
+
     def _trunk(self, spec: ModelSpec) -> Trunk:
         if spec.model.lora is None:
             return self._open(spec.model, spec.seed, trained=spec.trainable)

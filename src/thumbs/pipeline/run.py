@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from thumbs.config.base import Frozen
+from thumbs.config.engine import EngineConfig
 from thumbs.config.pipeline import LOOP, METHODS, STAGES, PipelineConfig, place
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine import open_engine
@@ -72,12 +73,20 @@ def run_pipeline(
         require_same(config, path, found)
         require_files(standing for standing in found if standing.place.rpartition("/")[2] in wanted)
         folder.record(config.model_dump(mode="json"))
-        engine = open_engine(config.engine, tokenizer.decode, config.rollout)
-        for name, iteration in places(config):
-            if name in wanted:
-                run_stage(Pipeline(config, folder, tokenizer, engine, iteration, people), name)
+        engine = open_engine(logging_to(path, config.engine), tokenizer.decode, config.rollout)
+        try:
+            for name, iteration in places(config):
+                if name in wanted:
+                    run_stage(Pipeline(config, folder, tokenizer, engine, iteration, people), name)
+        finally:
+            engine.stop()
         write_json(path / "summary.json", summarise(path, peak_rss_bytes()))
     return path
+
+
+def logging_to(run: Path, engine: EngineConfig) -> EngineConfig:
+    """The engine's section; its workers print into the run folder unless it says where."""
+    return engine.model_copy(update={"logs": engine.logs or str(run / "logs")})
 
 
 def check_data(config: PipelineConfig, wanted: Sequence[str], tokenizer: Tokenizer, *, fresh: bool) -> None:
@@ -148,8 +157,11 @@ def evaluate_run(run: Path) -> dict[str, Any]:
     check_names(config, ("evaluation",))
     with RunFolder(run).lock() as folder:
         folder.stage("evaluation").clear()
-        engine = open_engine(config.engine, opened.tokenizer.decode, config.rollout)
-        run_stage(Pipeline(config, folder, opened.tokenizer, engine, config.iterations), "evaluation")
+        engine = open_engine(logging_to(run, config.engine), opened.tokenizer.decode, config.rollout)
+        try:
+            run_stage(Pipeline(config, folder, opened.tokenizer, engine, config.iterations), "evaluation")
+        finally:
+            engine.stop()
         write_json(run / "summary.json", summarise(run, peak_rss_bytes()))
     return read_object(run / "summary.json")
 

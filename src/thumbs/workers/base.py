@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from thumbs.errors import WorkerError, WorkerLost
@@ -69,7 +70,9 @@ class RemoteWorker(Protocol):
 
 
 class Crew(Protocol):
-    """What starts workers."""
+    """What starts workers. logs: the folder for what they print."""
+
+    logs: Path
 
     def start(self, specs: Sequence[WorkerSpec]) -> list[RemoteWorker]:
         """The workers, each with its object made; an error of a factory is raised, and none is left running."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import pickle
 import sys
 import tempfile
 import threading
@@ -53,16 +54,26 @@ class Actor:
         """How often it has said where it is, and where it was last; it answers while a method runs."""
         return self._seen
 
-    def do(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
-        """The result, the error as it travels, where it was last. The first call names the factory of the object."""
+    def do(self, message: bytes) -> bytes:
+        """(result, error as it travels, where it was last) of (method, args, kwargs), the first of which names what
+        makes the object.
+
+        Pickled by ourselves, since arrays that Ray shares could not be written to.
+        """
         self._note(None)
+        method, args, kwargs = pickle.loads(message)  # noqa: S301 (the driver wrote it)
         try:
             if self._made is not None:
-                return getattr(self._made, method)(*args, **kwargs), None, self._seen[1]
-            self._made = load_callable(method)(*args, **kwargs)
-            return None, None, None
+                value = getattr(self._made, method)(*args, **kwargs)
+            else:
+                self._made, value = load_callable(method)(*args, **kwargs), None
+            return _pickled((value, None, self._seen[1]))
         except Exception as error:
-            return None, portable(error, traceback.format_exc()), self._seen[1]
+            trace = traceback.format_exc()
+            try:
+                return _pickled((None, portable(error, trace), self._seen[1]))
+            except (TypeError, AttributeError, pickle.PicklingError):
+                return _pickled((None, (f"{type(error).__name__}: {error}", trace), self._seen[1]))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -97,23 +108,24 @@ class RayWorker:
     def _ask(
         self, what: str, patience_s: float | None, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
+        message = _pickled((method, args, kwargs))
         number, future = self._calls.add(what, patience_s)
         if number:
-            asked = self._actor.do.remote(method, args, kwargs)
+            asked = self._actor.do.remote(message)
             asked.future().add_done_callback(lambda done: self._hear(number, done))
         return future
 
     def _hear(self, number: int, done: Future[Any]) -> None:
         error = done.exception()
         if error is None:
-            value, error, event = done.result()
+            value, error, event = pickle.loads(done.result())  # noqa: S301 (our own worker wrote it)
             self._calls.moved(event)
             self._calls.answer(number, value, error)
         elif isinstance(error, self._ray.exceptions.RayActorError):
             self._calls.finish(f"died ({str(error).strip().splitlines()[0]})")
             self._ended.set()  # the actor is not killed here: within a callback, Ray waits for itself
         else:
-            self._calls.answer(number, None, portable(getattr(error, "cause", error), str(error)))
+            self._calls.answer(number, None, portable(error, str(error)))
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self._calls.patience_s / 4)):
@@ -216,3 +228,7 @@ def _watched(ray: Any) -> type:
             return super().progress()
 
     return Watched
+
+
+def _pickled(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
