@@ -22,11 +22,6 @@ from thumbs.rewards.trained import TrainedReward, open_scores
 from thumbs.rewards.verifiers import verifier
 from thumbs.tracking.files import read_object_if_there
 
-_NONE = (
-    "no reward model at {path}; give a run's `reward_model` folder, the `model` folder in it, or the folder or hub "
-    "name of a sequence classifier with one label"
-)
-
 
 def build_rewards(parts: Sequence[RewardPart], engine: Engine, own: Callable[[], RewardSource]) -> Mix:
     """The weighted sum of the parts; `own` gives the run's reward model where a part asks for it."""
@@ -40,33 +35,36 @@ def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
     It reads text with its own tokenizer. Scores are normalised as its run measured them, where that is known; those of
     a classifier are its logits. Raises ConfigError if there is none.
     """
-    path = path.expanduser()
-    folder = path / "model" if exists(path / "model") else path
-    if not exists(folder) and is_classifier(str(path)):
-        return open_classifier_reward(str(path))
-    if not exists(folder):
-        raise ConfigError(_NONE.format(path=path))
+    folder = _own_folder(path.expanduser())
+    if folder is None:
+        return ClassifierReward(open_classifier(str(path.expanduser())))
     manifest = read_manifest(folder)
-    if "scalar" not in manifest.get("heads", ()):
-        raise ConfigError(f"{folder} holds a model without a scalar head, so it scores nothing")
     model = build_config(ModelConfig, manifest["model"], source=str(folder))
     spec = ModelSpec("reward", model, ("scalar",), folder, trainable=False, seed=manifest["seed"])
-    done = folder.parent / "done.json"
-    measured = read_object_if_there(done)
+    measured = read_object_if_there(folder.parent / "done.json")
     return open_scores(engine, spec, measured, open_tokenizer(model), reread=True)
 
 
 def check_reward_model(name: str) -> None:
     """Raises ConfigError or ModelError if `open_reward_model` would, as far as can be told without weights."""
     path = Path(name).expanduser()
-    folder = path / "model" if exists(path / "model") else path
-    if exists(folder):
-        if "scalar" not in read_manifest(folder).get("heads", ()):
-            raise ConfigError(f"{folder} holds a model without a scalar head, so it scores nothing")
-    elif is_classifier(str(path)):
+    if _own_folder(path) is None:
         check_classifier(str(path))
-    else:
-        raise ConfigError(_NONE.format(path=path))
+
+
+def _own_folder(path: Path) -> Path | None:
+    """The folder of a reward model of ours; None for a classifier. Raises ConfigError if it is neither."""
+    folder = path / "model" if exists(path / "model") else path
+    if not exists(folder):
+        if is_classifier(str(path)):
+            return None
+        raise ConfigError(
+            f"no reward model at {path}; give a run's `reward_model` folder, the `model` folder in it, or the folder "
+            "or hub name of a sequence classifier with one label"
+        )
+    if "scalar" not in read_manifest(folder).get("heads", ()):
+        raise ConfigError(f"{folder} holds a model without a scalar head, so it scores nothing")
+    return folder
 
 
 def is_classifier(name: str) -> bool:
@@ -75,11 +73,6 @@ def is_classifier(name: str) -> bool:
     if path.exists():
         return path.is_dir() and any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
     return name.count("/") == 1 and not name.startswith(("/", "."))
-
-
-def open_classifier_reward(name: str) -> ClassifierReward:
-    """The classifier of that name as a source; raises ModelError if it is none with one label."""
-    return ClassifierReward(open_classifier(name))
 
 
 def _source(part: RewardPart, engine: Engine, own: Callable[[], RewardSource]) -> RewardSource:
