@@ -1,3 +1,3 @@
 """Gold judges, comparisons at equal length and KL, intervals, audits of reward models."""
 
-__all__ = ["comparison", "heldout", "intervals", "judges", "reward_audit", "reward_probes", "text"]
+__all__ = ["heldout", "intervals", "judges", "reward_audit", "reward_probes", "text"]

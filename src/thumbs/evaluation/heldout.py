@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,7 @@ import numpy as np
 from thumbs.config.evaluation import EvaluationConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle
-from thumbs.evaluation.comparison import best_of_n_kl, win_rate
-from thumbs.evaluation.intervals import bootstrap_mean
+from thumbs.evaluation.intervals import best_of_n_kl, bootstrap_mean, win_rate
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.text import distinct_n
 from thumbs.records import Example, Prompt, Rollout
@@ -77,7 +76,7 @@ class Evaluation:
             "judge": self.config.judge,
             "systems": systems,
             "win_rates": {
-                name: asdict(win_rate(found.gold, answers[reference].gold, self.seed))
+                name: win_rate(found.gold, answers[reference].gold, self.seed)
                 for name, found in answers.items()
                 if name not in ("base", reference) and "@" not in name
             },

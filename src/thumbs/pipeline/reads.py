@@ -74,9 +74,15 @@ def reads(section: BaseModel, key: str) -> dict[str, Files]:
 
 def data_files(path: str) -> Files:
     """The file of a data source, of a folder all in it; none of a source that is not a file here."""
+    if path.startswith("hub:"):
+        return []
     if path.startswith("builtin:"):
-        return _builtin_file(path)
-    return _local_data(path) if is_local_file(path) else []
+        packaged = resources.files("thumbs.data") / "builtin" / f"{path.removeprefix('builtin:')}.jsonl"
+        with resources.as_file(packaged) as file:
+            return [{"name": file.name, "sha256": _digest(file)}]
+    given = Path(path)
+    files = sorted(file for file in given.rglob("*") if file.is_file()) if given.is_dir() else [given]
+    return [{"name": file.name, "sha256": _digest(file)} for file in files]
 
 
 def is_local_file(path: str) -> bool:
@@ -144,18 +150,6 @@ def _module_of(value: Any) -> ModuleType | None:
         return value
     name = getattr(value, "__module__", None)
     return sys.modules.get(name) if isinstance(name, str) else None
-
-
-def _local_data(path: str) -> Files:
-    file = Path(path)
-    files = sorted(item for item in file.rglob("*") if item.is_file()) if file.is_dir() else [file]
-    return [{"name": item.name, "sha256": _digest(item)} for item in files]
-
-
-def _builtin_file(path: str) -> Files:
-    file = resources.files("thumbs.data") / "builtin" / f"{path.removeprefix('builtin:')}.jsonl"
-    with resources.as_file(file) as found:
-        return [{"name": found.name, "sha256": _digest(found)}]
 
 
 def _digest(file: Path) -> str | None:

@@ -40,3 +40,10 @@ def alarms(first: Mapping[str, float], now: Mapping[str, float], stage: str = "p
     if abs(ratio - 1.0) > 0.01:
         found.append(f"the first ratio is {ratio:.4f}, not 1: old and new logprobs differ by more than rounding")
     return found
+
+
+def repetition(text: str, n: int = 3) -> float:
+    """Share of the word n-grams of `text` that occurred before in it, fraction; 0 for fewer than n words."""
+    words = text.lower().split()
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0

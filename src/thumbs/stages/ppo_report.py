@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thumbs.functional.masked import masked_mean, masked_var
 from thumbs.records import Rollout, Score
-from thumbs.safety.repetition import repetition
+from thumbs.safety.guards import repetition
 
 
 @dataclass(frozen=True, eq=False)

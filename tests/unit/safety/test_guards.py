@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from thumbs.safety.guards import KL_LIMIT, alarms
-from thumbs.safety.repetition import repetition
+from thumbs.safety.guards import KL_LIMIT, alarms, repetition
 
 HEALTHY = {
     "ppo/kl": 3.0,
