@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -28,7 +28,8 @@ Judged = Preference | Ranking | Rating | SteppedReply
 T = TypeVar("T")
 J = TypeVar("J", Preference, Ranking, Rating, SteppedReply)
 
-_SHOWN = 5
+_SHOWN = 30
+"""Runs of lines that a summary names of a kind of problem."""
 
 MOST_TIMES = 1000
 """A weight that needs the same rows more often is a mistake."""
@@ -54,20 +55,30 @@ class Loaded(Generic[T]):
     mixture: str = ""
     """How many rows of each source there are, where they were mixed by weight."""
 
-    def counts(self) -> Counter[str]:
-        """How often each kind of problem occurred."""
-        return Counter(problem.kind for problem in self.problems)
-
     def summary(self) -> str:
-        """Rows left of all, problems by kind, and the first of them with file and line."""
-        counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().most_common())
-        head = f"{self.source}: {len(self.rows)} of {self.total} rows usable" + (f" ({counts})" if counts else "")
-        # What costs a row is shown before what is merely worth a look.
-        ordered = sorted(self.problems, key=lambda problem: problem.kind in WARNINGS)
-        more = [f"  … and {len(ordered) - _SHOWN} more; `thumbs lint` counts them"] if len(ordered) > _SHOWN else []
-        keys = [f"  {line}" for line in ignored_text(self.ignored)]
-        mixed = [f"  {self.mixture}"] if self.mixture else []
-        return "\n".join([head, *mixed, *keys, *(f"  {problem}" for problem in ordered[:_SHOWN]), *more])
+        """Rows left of all, and every kind of problem, those that cost a row first: where, how many, and the first."""
+        by_kind: dict[str, list[Problem]] = {}
+        for problem in sorted(self.problems, key=lambda problem: problem.kind in WARNINGS):
+            by_kind.setdefault(problem.kind, []).append(problem)
+        lines = [self.mixture] if self.mixture else []
+        lines += ignored_text(self.ignored)
+        for kind, each in by_kind.items():
+            lines.append(f"{_places(each)}: {f'{len(each)} ' if len(each) > 1 else ''}{kind}: {each[0].text}")
+        return "\n  ".join([f"{self.source}: {len(self.rows)} of {self.total} rows usable", *lines])
+
+
+def _places(problems: Sequence[Problem]) -> str:
+    """`a.jsonl:2, 5-7, 9`; of many runs of lines the first, and how many lines are left."""
+    in_order = groupby(enumerate(problems), lambda at: (at[1].source, at[1].line - at[0]))
+    runs = [[problem for _, problem in run] for _, run in in_order]
+    shown, source = "", ""
+    for first, *rest in runs[:_SHOWN]:
+        place = f"{first.line}-{rest[-1].line}" if rest else str(first.line)
+        named = place if first.source == source else f"{first.source}:{place}"
+        shown += f"{', ' if shown else ''}{named.removesuffix(':0')}"  # line 0 stands for the whole
+        source = first.source
+    left = sum(map(len, runs[_SHOWN:]))
+    return f"{shown} and {left} more" if left else shown
 
 
 def ignored_text(ignored: Mapping[str, int]) -> list[str]:

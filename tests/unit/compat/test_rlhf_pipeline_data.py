@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Encoder
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from thumbs.compat.rlhf_pipeline import RLHFConfig, create_rlhf_pipeline, get_default_config
-from thumbs.compat.rlhf_pipeline.rows import line_numbers, load_conversations, load_pairs, load_prompts
+from thumbs.compat.rlhf_pipeline.rows import load_conversations, load_pairs, load_prompts
 from thumbs.compat.rlhf_pipeline.stages import (
     milestones,
     nearest_divisor,
@@ -56,7 +56,7 @@ def test_the_known_fields_are_there_and_have_defaults():
         ("freeze_reward_backbone", "maybe", "boolean"),
         ("device", "gpu", "auto, cpu, mps, cuda and cuda:N"),
         ("log_level", "LOUD", "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
-        ("max_length", 4, "greater than or equal to 8"),
+        ("max_length", 4, "greater than or equal to 10"),
         ("save_dir", None, "valid string"),
     ],
 )
@@ -155,15 +155,16 @@ def test_rows_without_a_user_and_an_assistant_turn_are_skipped_with_their_lines(
         good,
         {"messages": [{"role": "user", "content": "hi"}]},
     ]
-    assert len(load_conversations(write_lines(tmp_path / "a.jsonl", rows), BYTES, 64)) == 3
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    assert len(load_conversations(path, BYTES, 64)) == 3
     assert "3 of 8 rows usable" in caplog.text
     for line in (
-        "skipped 2 no_assistant_turn (lines 2, 9)",
-        "skipped 1 no_user_turn (lines 4)",
-        "skipped 1 bad_json (lines 5)",
-        "skipped 1 blank_line (lines 6)",
-        "skipped 1 too_long (lines 7)",
-        "kept 2 duplicate (lines 3, 8)",
+        f"{path}:2, 9: 2 no_assistant_turn: ",
+        f"{path}:4: no_user_turn: ",
+        f"{path}:5: bad_json: ",
+        f"{path}:6: blank_line: ",
+        f"{path}:7: too_long: ",
+        f"{path}:3, 8: 2 duplicate: ",
     ):
         assert line in caplog.text
 
@@ -172,13 +173,14 @@ def test_incomplete_pairs_are_skipped_with_their_lines(tmp_path: Path, caplog):
     good = {"prompt": "hi", "chosen": "hello", "rejected": "go"}
     rows = [good, *({k: v for k, v in good.items() if k != gone} for gone in good), {**good, "rejected": ""}]
     rows += [{**good, "rejected": None}, {**good, "rejected": "hello"}, 7, {**good, "chosen": "good morning"}]
-    pairs = load_pairs(write_lines(tmp_path / "a.jsonl", rows), BYTES, 64)
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    pairs = load_pairs(path, BYTES, 64)
     assert [pair.replies[0].text for pair in pairs] == ["hello", "good morning"]
     assert "2 of 9 rows usable" in caplog.text
-    assert "missing_field (lines 2-4, 6)" in caplog.text
-    assert "skipped 1 empty_reply (lines 5)" in caplog.text
-    assert "skipped 1 identical_replies (lines 7)" in caplog.text
-    assert "skipped 1 not_an_object (lines 8)" in caplog.text
+    assert f"{path}:2-4, 6: 4 missing_field: " in caplog.text
+    assert f"{path}:5: empty_reply: " in caplog.text
+    assert f"{path}:7: identical_replies: " in caplog.text
+    assert f"{path}:8: not_an_object: " in caplog.text
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "txt", "json", "prompts"])
@@ -194,7 +196,8 @@ def test_prompts_are_objects_json_strings_or_plain_lines(tmp_path: Path, caplog,
         '{"prompt": ',
         '"six" she said',
     ]
-    prompts, longest = load_prompts(write_lines(tmp_path / f"a.{suffix}", rows), BYTES, 64)
+    path = write_lines(tmp_path / f"a.{suffix}", rows)
+    prompts, longest = load_prompts(path, BYTES, 64)
     assert [prompt.messages[0].content for prompt in prompts] == [
         "one",
         "two",
@@ -203,9 +206,9 @@ def test_prompts_are_objects_json_strings_or_plain_lines(tmp_path: Path, caplog,
         '"six" she said',
     ]
     assert longest == len("three, plainly") + 2
-    assert "skipped 2 blank_line (lines 4, 6)" in caplog.text
-    assert "skipped 1 empty_prompt (lines 7)" in caplog.text
-    assert "skipped 1 bad_json (lines 8)" in caplog.text
+    assert f"{path}:4, 6: 2 blank_line: " in caplog.text
+    assert f"{path}:7: empty_prompt: " in caplog.text
+    assert f"{path}:8: bad_json: " in caplog.text
 
 
 def test_a_json_list_of_prompts_is_read_too(tmp_path: Path):
@@ -215,15 +218,10 @@ def test_a_json_list_of_prompts_is_read_too(tmp_path: Path):
 
 def test_no_usable_row_is_an_error_that_shows_them(tmp_path: Path):
     path = write_lines(tmp_path / "a.jsonl", [{"prompt": "hi", "response": "x" * 99}, {"text": 3}])
-    with pytest.raises(DataError, match=r"no usable row in .*a\.jsonl.*\n.*0 of 2 rows(.|\n)*too_long \(lines 1\)"):
+    with pytest.raises(DataError, match=r"0 usable rows.*\n.*0 of 2 rows(.|\n)*a\.jsonl:1: too_long"):
         load_conversations(path, BYTES, 64)
     with pytest.raises(DataError, match="no such file"):
         load_pairs(str(tmp_path / "none.jsonl"), BYTES, 64)
-
-
-def test_line_numbers_are_joined_and_cut():
-    assert line_numbers([2, 5, 6, 7, 9]) == "2, 5-7, 9"
-    assert line_numbers(range(1, 200, 2)).endswith(", 59 and 70 more")
 
 
 def test_sizes():

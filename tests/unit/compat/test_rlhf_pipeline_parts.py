@@ -125,7 +125,7 @@ def test_pairs_are_padded_batches_and_incomplete_rows_are_counted(tmp_path: Path
         path = write_lines(tmp_path / "p.jsonl", rows)
         loader = create_preference_dataloader(path, ByteTokenizer(), 2, 32, shuffle=False)
     (batch,) = loader
-    assert "skipped 1 missing_field (lines 3)" in caplog.text
+    assert f"{path}:3: missing_field: " in caplog.text
     head = [257, *b"hi", 258]
     for side, texts in (("chosen", ("hello you", "yes")), ("rejected", ("no", "go away"))):
         wanted = [[*head, *text.encode(), 259] for text in texts]

@@ -109,7 +109,7 @@ def test_of_several_turns_all_count_and_the_last_one_is_compared(run, sft, expor
 
 
 def test_test_data_that_does_not_fit_is_refused(run, sft, tmp_path):
-    with pytest.raises(DataError, match="no usable row"):
+    with pytest.raises(DataError, match="0 usable rows"):
         run.evaluate_model(sft, write_lines(tmp_path / "test.jsonl", [talk("hi", TEXT)]))
 
 

@@ -40,9 +40,20 @@ def test_faulty_rows_are_left_out_and_counted(tmp_path):
         (6, "duplicate"),
     ]
     lines = loaded.summary().splitlines()
-    assert lines[0].startswith(f"{path}: 3 of 6 rows usable (1 bad_json, ")
+    assert lines[0] == f"{path}: 3 of 6 rows usable"
     assert lines[1].startswith(f"  {path}:2: bad_json")
     assert lines[3] == f"  {path}:5: too_long: 107 tokens, more than max_tokens = 20"
+
+
+def test_a_summary_names_every_line_of_a_kind(tmp_path):
+    path = write(tmp_path, *["{" if line in (2, 5, 6, 7, 9) else pair("a", str(line)) for line in range(1, 10)])
+    (tmp_path / "b").mkdir()
+    again = write(tmp_path / "b", pair("a", "b"), "{")
+    loaded = load_conversations(DataConfig(path=[path, again], min_kept=0), BYTES)
+    assert f"\n  {path}:2, 5-7, 9, {again}:2: 6 bad_json: " in loaded.summary()
+    alternating = write(tmp_path, *[pair("a", "b"), "{"] * 40)
+    summary = load_conversations(DataConfig(path=alternating, min_kept=0), BYTES).summary()
+    assert ", 58, 60 and 10 more: 40 bad_json: " in summary
 
 
 @pytest.mark.parametrize("fault", ["no JSON", pair("a", "")])
@@ -71,7 +82,7 @@ def test_a_row_of_exactly_max_tokens_stays(tmp_path):
 def test_too_little_data_stops_a_run(tmp_path):
     path = write(tmp_path, pair("a", "b"), "{", "{", pair("c", "d"))
     assert len(load_conversations(DataConfig(path=path, min_kept=0.5), BYTES).rows) == 2
-    with pytest.raises(DataError, match=r"min_kept asks for 60%(.|\n)*rows\.jsonl:2: bad_json"):
+    with pytest.raises(DataError, match=r"min_kept asks for 60%(.|\n)*rows\.jsonl:2-3: 2 bad_json"):
         load_conversations(DataConfig(path=path, min_kept=0.6), BYTES)
     with pytest.raises(DataError, match="2 usable rows, min_rows asks for 3"):
         load_conversations(DataConfig(path=path, min_rows=3), BYTES)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any, TypeVar
 
+from thumbs.config.data import DataConfig
 from thumbs.data.conversations import read_conversation
-from thumbs.data.load import CONVERSATIONS, PREFERENCES, PROMPTS, Form, Loaded, ignored_text, read_all
+from thumbs.data.load import CONVERSATIONS, PREFERENCES, PROMPTS, Form, Loaded
 from thumbs.data.messages import Conversation
 from thumbs.data.prompts import read_prompt
-from thumbs.data.sources import WARNINGS, Problem, read_mixed_lines
+from thumbs.data.sources import read_mixed_lines
 from thumbs.data.tokenizers import Tokenizer
-from thumbs.errors import DataError
 from thumbs.pipeline.labels import split
 from thumbs.records import Preference, Prompt
 
@@ -27,8 +26,6 @@ HELD_OUT = 0.1
 
 FEWEST_HELD_OUT = 4
 """With fewer held-out rows than this they say nothing, and all rows are trained on."""
-
-_SHOWN = 30
 
 
 def load_conversations(path: str, tokenizer: Tokenizer, max_tokens: int) -> list[Conversation]:
@@ -55,36 +52,9 @@ def parts_of(rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _load(path: str, form: Form[T], tokenizer: Tokenizer, max_tokens: int) -> Loaded[T]:
-    loaded = read_all(path, form, tokenizer, None, max_tokens)
-    if any(problem.line == 0 for problem in loaded.problems):
-        raise DataError(f"the data cannot be read to its end\n{loaded.summary()}")
-    text = report(loaded, form.drop_duplicates)
-    log.log(logging.WARNING if loaded.problems else logging.INFO, "%s", text)
-    if not loaded.rows:
-        raise DataError(f"no usable row in {path}; a row may have at most {max_tokens} tokens\n{text}")
+    loaded = form.load(DataConfig(path=path, max_tokens=max_tokens, min_kept=0.0), tokenizer)
+    log.log(logging.WARNING if loaded.problems else logging.INFO, "%s", loaded.summary())
     return loaded
-
-
-def report(loaded: Loaded[Any], duplicates_left_out: bool) -> str:
-    """Rows left of all, and every kind of problem with its count, its lines and an example."""
-    by_kind: dict[str, list[Problem]] = {}
-    for problem in loaded.problems:
-        by_kind.setdefault(problem.kind, []).append(problem)
-    lines = [f"{loaded.source}: {len(loaded.rows)} of {loaded.total} rows usable"]
-    for kind, problems in by_kind.items():
-        kept = kind in WARNINGS and not (kind == "duplicate" and duplicates_left_out) and kind != "blank_line"
-        verb = "kept" if kept else "skipped"
-        where = line_numbers([problem.line for problem in problems])
-        lines.append(f"  {verb} {len(problems)} {kind} (lines {where}): {problems[0].text}")
-    return "\n".join([*lines, *(f"  {line}" for line in ignored_text(loaded.ignored))])
-
-
-def line_numbers(lines: Sequence[int]) -> str:
-    """`2, 5-7, 9`; after 30 such pieces, how many lines are left."""
-    runs = [[line for _, line in run] for _, run in groupby(enumerate(lines), lambda at: at[1] - at[0])]
-    shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs[:_SHOWN])
-    left = sum(map(len, runs[_SHOWN:]))
-    return f"{shown} and {left} more" if left else shown
 
 
 def _read_conversation(value: object) -> Conversation:

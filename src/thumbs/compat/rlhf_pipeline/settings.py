@@ -77,7 +77,7 @@ class RLHFConfig(CheckedSettings):
     """Rollouts an optimizer step; one that does not divide ppo_batch_size becomes the nearest that does."""
     ppo_epochs: Count = 4
     """Passes over the rollouts of a round."""
-    max_length: Annotated[int, Field(ge=8)] = 512
+    max_length: Annotated[int, Field(ge=10)] = 512
     """Longest sequence, tokens: longer rows are left out and counted, and rollouts end here."""
     save_dir: str = "rlhf_outputs"
     """Where everything is written."""
