@@ -177,3 +177,17 @@ def test_a_rank_that_fails_between_blocks_ends_and_says_why(crew, tiny_llama):
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         EngineConfig(**settings)
+
+
+def test_weights_in_float32_are_gathered_in_bfloat16(crew, tiny_llama, tmp_path):
+    """The same rounding as in one process, where each product casts its weight."""
+    found = []
+    for engine in (local(), sharded(crew, 2)):
+        model = ModelConfig(name=str(tiny_llama), lora=None, dtype="bfloat16")
+        handle = engine.create(ModelSpec("policy", model, ("lm", "scalar")))
+        losses = train(engine, handle, WITHOUT_NOISE)
+        found.append((losses, saved(engine, handle, tmp_path / type(engine).__name__)))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-2)
+    assert {tensor.dtype for tensor in found[1][1].values()} == {torch.float32}
+    for name, tensor in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], tensor, atol=2e-3, rtol=1e-2, msg=name)
