@@ -61,14 +61,12 @@ class VoteTable:
     """Votes, skips among them, and what they say.
 
     items, accounts int64: their ids, ascending. Of each vote: judgement (id), item and account (places in those),
-    verdict (place in VoteTable.VERDICTS), active_ms, right (1 where the item's answer is known and this is it, 0 where
+    verdict (place in Verdict), active_ms, right (1 where the item's answer is known and this is it, 0 where
     it is not, -1 where nobody knows or it is a skip), work (whether the item is real work), lengths [V, 9] of the
     replies in characters.
     compared: by axis, OVERALL always and first, the comparisons of real work; rated: by axis the ratings of single
     replies. Golds and tests are chosen to be easy, so they count in neither.
     """
-
-    VERDICTS = _VERDICTS
 
     items: np.ndarray
     accounts: np.ndarray
