@@ -56,6 +56,7 @@ MISSING = {
     "serve": ("import thumbs as tinker; tinker.ServiceClient()", "thumbs.ServiceClient"),
     "collect": ("from thumbs.cli.main import app; app(['collect', 'pairs.jsonl'])", "`thumbs collect`"),
     "cluster": ("from thumbs.workers.ray_actors import RayCrew; RayCrew()", "a cluster of Ray"),
+    "vllm": ("from thumbs.rollout.vllm_worker import vllm_parts; vllm_parts()", "rollout.kind vllm"),
     "cookbook": ("import thumbs; thumbs.recipe.supervised", "thumbs.recipe"),
 }
 """For each extra, what needs it and how the error begins."""

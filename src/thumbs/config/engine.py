@@ -66,7 +66,8 @@ class RolloutConfig(Frozen):
     """What draws replies from the models of a run."""
 
     kind: str = "native"
-    """native: our own decoder; `module:name`: what makes samplers of your own (docs/concepts.md)."""
+    """native: our own decoder; vllm: vLLM engines in workers; `module:name`: what makes samplers of your own
+    (docs/concepts.md)."""
     staleness: int = Field(default=0, ge=0)
     """ppo, group, online_dpo: a step trains on rollouts of weights this many steps older, drawn while steps train."""
     cut_after_s: float | None = Field(default=None, gt=0)
@@ -74,8 +75,26 @@ class RolloutConfig(Frozen):
     them, and stragglers.jsonl names them. null: it waits for all.
     """
     workers: int = Field(default=0, ge=0)
-    """Processes that sample, on this machine or over the cluster of the engine; 0: the process that trains."""
-    tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs over which a worker of kind vllm splits each product."""
+    """Processes that sample, on this machine or over the cluster of the engine; 0: the process that trains, or one
+    process of vLLM."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
     """GPUs that a worker has for itself; null: as many as tensor_parallel where there are any."""
+    python: str | None = None
+    """Interpreter of an environment that workers run in, for example one with vLLM; null: this one. It needs what
+    thumbs needs, while thumbs itself is lent to it."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """vllm: GPUs over which an engine splits each product."""
+    context: int | None = Field(default=None, ge=2)
+    """vllm: the longest prompt and reply together, tokens; null: as long as the model takes."""
+    cache_gib: float | None = Field(default=None, gt=0)
+    """vllm: GiB of keys and values that an engine keeps; null: 1 on a CPU, on a GPU what vLLM finds free."""
+
+    @model_validator(mode="after")
+    def _has_what_it_uses(self) -> RolloutConfig:
+        if self.kind == "native":
+            unused = [name for name in ("tensor_parallel", "context", "cache_gib") if name in self.model_fields_set]
+            if unused:
+                raise ValueError(f"{', '.join(unused)} is for kind: vllm; leave it out")
+        if self.python is not None and self.kind == "native" and not self.workers:
+            raise ValueError("python is for workers; set workers to 1 or more")
+        return self

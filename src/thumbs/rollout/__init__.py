@@ -15,4 +15,6 @@ __all__ = [
     "runner",
     "sampler",
     "scheduler",
+    "vllm",
+    "vllm_worker",
 ]

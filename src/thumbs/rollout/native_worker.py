@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -22,6 +21,7 @@ from thumbs.models.tensor_files import checksum
 from thumbs.models.trunk import MODULES, open_trunk
 from thumbs.rollout.native import DecodingLoop, NativeSampler
 from thumbs.rollout.orders import Drawn, Order, PublishedWeights, WorkerNews
+from thumbs.rollout.publish import receive_files
 from thumbs.rollout.sampler import SampleReply, Top
 
 SLICE_S = 0.05
@@ -106,10 +106,7 @@ class PublishedModels:
 
     def receive(self, key: int, files: dict[str, bytes]) -> None:
         """Writes the files of a folder that is on another machine."""
-        folder = Path(tempfile.mkdtemp(prefix="thumbs-received-"))
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-        self._received[key] = folder
+        self._received[key] = receive_files(files)
 
     def forget(self, key: int) -> None:
         """Removes received files."""

@@ -53,7 +53,8 @@ OpenSampler: TypeAlias = Callable[[Published], Sampler]
 """Makes a sampler of published weights; an engine has one of these for as long as it lives."""
 
 SAMPLERS: Registry[Callable[[RolloutConfig, Crew | None], OpenSampler]] = Registry(
-    "rollout.kind", {"native": "thumbs.rollout.native:native_samplers"}
+    "rollout.kind",
+    {"native": "thumbs.rollout.native:native_samplers", "vllm": "thumbs.rollout.vllm:vllm_samplers"},
 )
 """What draws from an engine's models. The crew is what starts workers (None: subprocesses of this machine)."""
 
@@ -95,6 +96,14 @@ class Shelf:
         for folder, lock in zip(self._folders, self._locks, strict=True):
             lock.release()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def receive_files(files: dict[str, bytes]) -> Path:
+    """A folder with the files of one that is on another machine."""
+    folder = Path(tempfile.mkdtemp(prefix="thumbs-received-"))
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def _sweep(root: Path) -> None:

@@ -60,7 +60,7 @@ class RemoteSampler(Sampler):
         """Raises as `check_requests`, and for what the workers' kind of sampler cannot do."""
         check_requests(requests, self._context, decodes=self.decode_text is not None)
         for request in requests:
-            self.pool.check(request)
+            self.pool.check(request, self._context)
         return self.pool.add([_Job(self, request) for request in requests])
 
 
@@ -175,14 +175,14 @@ class RemoteSamplers:
     """Opens samplers of published weights; the workers are started with the first one.
 
     specs: the workers. crew: what starts them (None: subprocesses of this machine). check: raises ConfigError for a
-    request that the workers cannot answer as it is meant.
+    request that the workers cannot answer as it is meant, given the model's context.
     """
 
     def __init__(
         self,
         specs: Sequence[WorkerSpec],
         crew: Crew | None = None,
-        check: Callable[[SampleRequest], None] = lambda request: None,
+        check: Callable[[SampleRequest, int], None] = lambda request, context: None,
     ) -> None:
         self.check = check
         self._specs, self._crew, self._shelf = specs, crew or PipeCrew(), Shelf()
@@ -360,12 +360,14 @@ class RemoteSamplers:
 
 
 def worker_specs(config: RolloutConfig, factory: str, *args: Any) -> list[WorkerSpec]:
-    """As many workers as the config asks for, which share the cores of a machine."""
-    threads = max((os.cpu_count() or 1) // config.workers, 1)
-    gpus = config.gpus_per_worker
+    """As many workers as the config asks for, one at least, which share the cores of a machine."""
+    count, gpus = max(config.workers, 1), config.gpus_per_worker
+    threads = max((os.cpu_count() or 1) // count, 1)
     if gpus is None:
         gpus = config.tensor_parallel if torch.cuda.is_available() else 0
-    return [WorkerSpec(f"sampler {number}", factory, args, threads, gpus) for number in range(config.workers)]
+    return [
+        WorkerSpec(f"sampler {number}", factory, args, threads, gpus, python=config.python) for number in range(count)
+    ]
 
 
 def _end(crew: Crew | None, shelf: Shelf, desks: list[_Desk]) -> None:

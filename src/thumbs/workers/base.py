@@ -23,7 +23,8 @@ class WorkerSpec:
     """A worker to start: `factory`, a `module:function`, makes its object of `args`, which must be picklable data.
 
     name: "rank 1", say; of its log file too. threads: of its computing. gpus: how many devices it has for itself.
-    env: further variables of its environment.
+    env: further variables of its environment. python: an interpreter of another environment, to which thumbs is lent;
+    None: this one.
     """
 
     name: str
@@ -32,6 +33,7 @@ class WorkerSpec:
     threads: int = 1
     gpus: float = 0
     env: Mapping[str, str] = field(default_factory=dict)
+    python: str | None = None
 
     @property
     def environment(self) -> dict[str, str]:

@@ -32,10 +32,11 @@ class PipeWorker:
         self.name = f"{spec.name} on {socket.gethostname()}"
         self._calls = Calls(self.name, log, patience_s)
         ours, theirs = socket.socketpair()
-        environment = {**os.environ, **spec.environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        modules = os.pathsep.join(filter(None, sys.path)) if spec.python is None else str(_lent(log.parent))
+        environment = {**os.environ, **spec.environment, "PYTHONPATH": modules}
         with log.open("ab") as output:
-            self.process = subprocess.Popen(  # noqa: S603 (this interpreter, a module of ours)
-                [sys.executable, "-m", "thumbs.workers.serve", str(theirs.fileno())],
+            self.process = subprocess.Popen(  # noqa: S603 (an interpreter, a module of ours)
+                [spec.python or sys.executable, "-m", "thumbs.workers.serve", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -134,3 +135,12 @@ class PipeCrew:
         for worker in self._workers:
             worker.close()
         self._workers = []
+
+
+def _lent(folder: Path) -> Path:
+    """A folder in which thumbs alone is found: what else is installed beside it is another environment's."""
+    place = folder / "lent"
+    place.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (place / "thumbs").symlink_to(Path(__file__).resolve().parents[1], target_is_directory=True)
+    return place
