@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thumbs.clients.backend import Backend
     from thumbs.clients.store import Store
     from thumbs.config.model import ModelConfig
+    from thumbs.engine import OpenEngine
     from thumbs.service.state import ServiceSettings
 
 Models = Annotated[
@@ -71,6 +72,9 @@ RootPath = Annotated[
 SessionTimeout = Annotated[
     float, typer.Option(min=30.0, help="A client that is silent for so long loses its models in memory, seconds.")
 ]
+Engine = Annotated[str, typer.Option(help="What computes: local, or cluster for many ranks (docs/guides/cluster.md).")]
+Workers = Annotated[int, typer.Option(min=1, help="Ranks of a cluster.")]
+Launcher = Annotated[str, typer.Option(help="What starts the ranks of a cluster: ray, or pipes for subprocesses.")]
 MaxModels = Annotated[int, typer.Option(min=1, help="Models in training that are kept in memory; others wait on disk.")]
 MaxQueued = Annotated[int, typer.Option(min=1, help="Requests for samples that may wait; further ones get a 429.")]
 
@@ -96,6 +100,9 @@ def serve(
     name: Names = None,
     allow_origin: Origins = None,
     root_path: RootPath = "",
+    engine: Engine = "local",
+    workers: Workers = 1,
+    launcher: Launcher = "ray",
     session_timeout: SessionTimeout = 600.0,
     max_models: MaxModels = 64,
     max_queued: MaxQueued = 4096,
@@ -112,7 +119,6 @@ def serve(
       thumbs serve --add-token alice
       thumbs serve --host 0.0.0.0 --port 8000
       thumbs serve --name models.example.org            behind a proxy on this machine
-      thumbs serve --allow-origin https://chat.example.org
     """
     from thumbs.clients.store import Store
 
@@ -130,7 +136,8 @@ def serve(
             )
         settings = _settings(host, session_timeout, name or [], allow_origin or [], root_path)
         with listen(host, port) as listener:
-            backend = _backend(store, _configs(models, alias or [], dtype, template or []), max_models, max_queued)
+            configs = _configs(models, alias or [], dtype, template or [])
+            backend = _backend(store, configs, _engine(engine, workers, launcher, folder), max_models, max_queued)
             try:
                 _run(backend, listener, host, folder, settings, needs_token)
             finally:
@@ -163,15 +170,26 @@ def _configs(models: list[str], aliases: list[str], dtype: str, template: Sequen
     }
 
 
-def _backend(store: Store, configs: dict[str, ModelConfig], max_models: int, max_queued: int) -> Backend:
+def _backend(
+    store: Store, configs: dict[str, ModelConfig], engine: OpenEngine, max_models: int, max_queued: int
+) -> Backend:
     from thumbs.clients.backend import Backend
 
-    backend = Backend(store, configs, max_models=max_models, max_queued_samples=max_queued)
+    backend = Backend(store, configs, max_models=max_models, max_queued_samples=max_queued, engine=engine)
     for name in backend.bases.names:
         backend.bases[name].check()  # what is wrong with a model is found now
     for model in backend.bases.supported():
         typer.echo(f"{model.model_name}: context of {model.max_context_length} tokens")
     return backend
+
+
+def _engine(kind: str, workers: int, launcher: str, folder: Path) -> OpenEngine:
+    from thumbs.config.base import build_config
+    from thumbs.config.engine import EngineConfig
+    from thumbs.engine import open_engine
+
+    chosen = {"kind": kind, "workers": workers, "launcher": launcher, "logs": str(folder / "logs")}
+    return open_engine(build_config(EngineConfig, chosen, source="serve"))
 
 
 def _settings(

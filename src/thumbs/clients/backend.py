@@ -287,8 +287,9 @@ class Backend:
             self.unload(run.id)
 
     def close(self) -> None:
-        """Ends the worker; what waits fails."""
+        """Ends the worker, and what the engine runs on; what waits fails."""
         self._worker.close()
+        self._engine.stop()
         self._spilled.cleanup()
 
     # on the threads of callers
