@@ -9,6 +9,7 @@ import typer
 
 from thumbs import api
 from thumbs.config.former_names import current_place
+from thumbs.tracking.run_folder import StageFolder
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a .pt of thumbs.compat.rlhf_pipeline.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
@@ -38,4 +39,7 @@ def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False, dtype
         typer.echo(str(export_pt(run, out, dtype)))
         return
     exported = api.open_run(run).export(out, stage=current_place(stage), merge=merge, dtype=dtype)
+    if alarms := StageFolder(run / current_place(stage)).alarms.read():
+        last = f"step {alarms[-1]['step']}: {alarms[-1]['alarm']}"
+        typer.echo(f"warning: {len(alarms)} alarms were raised while this policy was trained; {last}", err=True)
     typer.echo(str(exported))

@@ -13,6 +13,7 @@ from thumbs.cli import (
     compare,
     evaluate,
     export,
+    lab,
     lint,
     plan,
     report,
@@ -73,3 +74,4 @@ for _former, _name in FORMER_COMMANDS.items():
     app.command(_former, hidden=True)(_COMMANDS[_name])
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(collect_serve.app, name="collect")
+app.add_typer(lab.app, name="lab")

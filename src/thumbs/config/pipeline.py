@@ -19,6 +19,7 @@ from thumbs.config.ppo import PpoConfig
 from thumbs.config.rejection import RejectionConfig
 from thumbs.config.reward_model import RewardModelConfig
 from thumbs.config.sft import SftConfig
+from thumbs.config.watch import WatchConfig
 
 METHODS = ("direct", "ppo", "group", "rejection")
 """Stages that make a policy better than the one they start from: the SFT model, or the base model without one."""
@@ -67,6 +68,8 @@ class PipelineConfig(Frozen):
     """Reinforcement learning from the scores of several replies to a prompt."""
     rejection: RejectionConfig | None = None
     """Fine-tuning on the policy's own best replies."""
+    watch: WatchConfig | None = None
+    """A second opinion on the policy while a method trains it; null: none."""
     evaluation: EvaluationConfig | None = None
     """Held-out evaluation."""
     iterations: int = Field(default=1, ge=1)

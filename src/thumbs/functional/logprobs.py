@@ -91,12 +91,15 @@ class NarrowVocabulary(Vocabulary):
     """
 
     def factor(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """The weight [V, D] in the dtype of hidden."""
         return weight.to(hidden.dtype)
 
     def product(self, x: Tensor, factor: Tensor) -> Tensor:
+        """x [M, K] times a factor [K, N], in fp32."""
         return torch.mm(x.to(factor.dtype), factor, out_dtype=torch.float32)
 
     def logits(self, hidden: Tensor, factor: Tensor, temperature: float) -> Tensor:
+        """hidden · factorᵀ / temperature, [M, V]."""
         return self.product(hidden, factor.T).div_(temperature)
 
 

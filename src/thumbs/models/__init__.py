@@ -3,6 +3,6 @@
 __all__ = [
     "architectures", "base", "base_identity", "byte_lm", "catalog", "causal_lm", "checkpoint_files", "classifier",
     "content", "decoder_config", "decoding", "families", "gguf", "heads", "hf", "hf_lora", "invariant", "kernels",
-    "kv_cache", "lora", "module_lm", "operators", "peft_folder", "peft_settings", "precision", "prefixes",
-    "prepacked", "quantised", "rope", "rows", "tensor_files", "trunk", "weights",
+    "kv_cache", "lora", "module_lm", "operators", "packed_attention", "peft_folder", "peft_settings", "precision",
+    "prefixes", "prepacked", "quantised", "rope", "rows", "slices", "tensor_files", "trunk", "weights",
 ]  # fmt: skip

@@ -75,6 +75,8 @@ def identity_of(config: PipelineConfig, stage: str, iteration: int, built_on: Ma
     if _mixes_sft(config, stage):
         assert config.sft is not None  # noqa: S101
         read |= reads(config.sft.data, "sft.data")
+    if stage in METHODS and config.watch is not None:
+        read |= reads(config.watch, "watch")
     read = {key: files for key, files in read.items() if files}
     return Identity(settings_of(config, stage), read, dict(built_on), _at_default(config, stage))
 
@@ -97,6 +99,8 @@ def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
                 flat[f"{path}.sources"] = _without_places(part)
     if stage in ("ppo", "group", "evaluation"):
         flat["fixed_prompts"] = list(config.fixed_prompts)
+    if stage in METHODS and config.watch is not None:
+        flat |= flat_settings(config.watch.model_dump(mode="json"), "watch")
     if stage in METHODS and config.evaluation is not None:
         flat["evaluation.frontier"] = list(config.evaluation.frontier)
     if stage in METHODS and stage != "ppo" and config.ppo is not None and asks_own_reward(config, stage):
@@ -130,7 +134,8 @@ def parents(config: PipelineConfig, stage: str, iteration: int) -> list[str]:
         c = config.direct
         unpaired = c is not None and c.unpaired is not None
         return begin + ([] if unpaired else pairs) + (scorer if asks_own_reward(config, stage) else [])
-    return begin + (scorer if asks_own_reward(config, stage) else [])
+    trains_second = config.watch is not None and config.watch.second_proxy is None
+    return begin + (scorer if trains_second or asks_own_reward(config, stage) else [])
 
 
 def changes(there: Identity, now: Identity) -> list[str]:

@@ -13,6 +13,7 @@ import yaml
 from thumbs.config.pipeline import METHODS
 from thumbs.models.base_identity import BaseIdentity, identify
 from thumbs.tracking.files import plain, read_object, read_object_if_there
+from thumbs.tracking.run_folder import StageFolder
 
 _NUMBERS = (
     ("gold", "mean gold score of its replies to held-out prompts"),
@@ -62,6 +63,7 @@ def model_card(run: Path, stage: str, *, merged: bool, end: str = "") -> str:
         end=repr(end),
         scale=dict(read_object_if_there(run / stage / "done.json")) if scores else {},
         measured=_measured(read_object_if_there(run / "summary.json"), stage),
+        alarms=StageFolder(run / stage).alarms.read(),
         method=_method(name, config),
         data=_data(sections),
         settings=yaml.safe_dump(plain(kept), sort_keys=False, allow_unicode=True),

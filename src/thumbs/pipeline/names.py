@@ -25,7 +25,8 @@ def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
     Imports the modules of the functions that are named, and fetches models that are not on this machine yet.
     """
     _look_up("model.name", "model", config.model.name)
-    for stage in stages:
+    watched = ["watch"] if any(stage in METHODS for stage in stages) else []
+    for stage in [*stages, *watched]:
         section = getattr(config, stage)
         for key, part in sections(section, stage) if section is not None else ():
             if isinstance(part, RewardPart) and (misfit := part.misfit()):

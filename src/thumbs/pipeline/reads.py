@@ -18,6 +18,7 @@ from thumbs.config.evaluation import EvaluationConfig
 from thumbs.config.labels import LabelsConfig, PeopleConfig
 from thumbs.config.named import load_callable
 from thumbs.config.reward_parts import RUNS_OWN, RewardPart
+from thumbs.config.watch import WatchConfig
 from thumbs.models.catalog import cache_folder, is_builtin_byte, resolve
 from thumbs.tracking.digests import DigestCache, file_digest
 
@@ -31,6 +32,7 @@ _NAMES: Mapping[type[BaseModel], Mapping[str, Name]] = {
     EvaluationConfig: {"judge": "judge"},
     LabelsConfig: {"judge": "judge", "judge_model": "model"},
     PeopleConfig: {"reward_model": "reward model"},
+    WatchConfig: {"second_proxy": "reward model"},
 }
 """The fields of sections that hold names, and what each is the name of."""
 

@@ -51,6 +51,7 @@ def run_pipeline(
     wanted = [name for name in STAGES[: STAGES.index(until) + 1 if until else None] if getattr(config, name)]
     check_iterations(config)
     check_active_choice(config)
+    check_watch(config)
     for method in (config.ppo, config.group):
         if method is not None:
             check_rounds(method)  # before SFT has run for an hour, and before --fresh deletes anything
@@ -134,6 +135,23 @@ def check_active_choice(config: PipelineConfig) -> None:
         raise ConfigError(
             "labels.people.active=disagreement asks an ensemble; set reward_model.heads or reward_model.adapters to 2 "
             "or more, or take active=uncertain"
+        )
+
+
+def check_watch(config: PipelineConfig) -> None:
+    """Raises ConfigError if there is no policy to watch, or no second opinion to be had."""
+    if config.watch is None:
+        return
+    samples = config.direct is not None and config.direct.online is not None
+    if not samples and config.ppo is None and config.group is None and config.rejection is None:
+        raise ConfigError(
+            "watch: no method of this run samples from the policy that it trains; ppo, group, rejection and "
+            "direct.online can be watched"
+        )
+    if config.watch.second_proxy is None and (config.reward_model is None or config.reward_model.form != "pairs"):
+        raise ConfigError(
+            "watch: without watch.second_proxy a reward model is trained on the held-out pairs, so the run needs the "
+            "sections `labels` and `reward_model` with a loss of pairs; or name a reward model in watch.second_proxy"
         )
 
 

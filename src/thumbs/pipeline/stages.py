@@ -20,7 +20,9 @@ from thumbs.config.ppo import PpoConfig
 from thumbs.config.rejection import RejectionConfig
 from thumbs.config.reward_model import RewardModelConfig
 from thumbs.config.reward_parts import RewardPart
+from thumbs.config.sampling import SamplingConfig
 from thumbs.config.sft import SftConfig
+from thumbs.config.watch import WatchConfig
 from thumbs.data.annotators import Annotator, SimulatedAnnotator
 from thumbs.data.load import (
     load_conversations,
@@ -47,9 +49,9 @@ from thumbs.rewards.base import EnvironmentReward, RewardSource
 from thumbs.rewards.build import build_rewards, open_reward_model
 from thumbs.rewards.judge import open_judge
 from thumbs.rewards.trained import TrainedReward, open_scores, scorer_of
-from thumbs.rollout.episodes import open_episodes
+from thumbs.rollout.episodes import Episodes, open_episodes
 from thumbs.rollout.rounds import seed_of
-from thumbs.stages.context import Context
+from thumbs.stages.context import Context, Resume
 from thumbs.stages.direct import run_direct
 from thumbs.stages.group import run_group
 from thumbs.stages.kto import Row, judged_of_pairs, judged_of_rows, run_kto
@@ -61,8 +63,12 @@ from thumbs.stages.rejection import run_rejection
 from thumbs.stages.reward_items import Row as RewardRow
 from thumbs.stages.reward_model import run_reward_model
 from thumbs.stages.sft import run_sft
+from thumbs.stages.watch import OpenWatch, Watch, watch_set
 from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.run_folder import RunFolder, StageFolder
+
+SECOND = "second"
+"""Folder of the second reward model, in that of the first."""
 
 
 @dataclass(frozen=True)
@@ -145,38 +151,50 @@ class Pipeline:
         if c.online is not None:
             held = () if self.config.labels is None else self.pairs("direct")[1]
             reward, prompts = self.rewards(c.online.reward), self.prompts(c.online.prompts)
-            return run_online_dpo(context, c, reward, self.start(), prompts, held)
+            watch = self.watch(context, reward, prompts, c.online.sampling)
+            return run_online_dpo(context, c, reward, self.start(), prompts, held, watch=watch)
         if c.preset.data == "replies":
             return run_kto(context, c, self.start(), *self.judged_replies(c))
         return run_direct(context, c, self.start(), *self.pairs("direct"))
 
     def ppo(self, context: Context, c: PpoConfig) -> dict[str, Any]:
-        scorer = self.config.reward_model
+        scorer, reward, prompts = (
+            self.config.reward_model,
+            self.rewards(c.reward, c.environment),
+            self.prompts(c.prompts),
+        )
+        episodes = open_episodes(c.environment)
         return run_ppo(
             context,
             c,
-            self.rewards(c.reward, c.environment),
+            reward,
             self.start(),
-            self.prompts(c.prompts),
+            prompts,
             reward_checkpoint=self.checkpoint("reward_model") if scorer is not None and scorer.heads == 1 else None,
             fixed_prompts=self.fixed_prompts(),
             pretraining=self.pretraining() if c.ptx_coef else (),
-            episodes=open_episodes(c.environment),
+            episodes=episodes,
+            watch=self.watch(context, reward, prompts, c.sampling, episodes),
         )
 
     def group(self, context: Context, c: GroupConfig) -> dict[str, Any]:
+        reward, prompts = self.rewards(c.reward, c.environment), self.prompts(c.prompts)
+        episodes = open_episodes(c.environment)
         return run_group(
             context,
             c,
-            self.rewards(c.reward, c.environment),
+            reward,
             self.start(),
-            self.prompts(c.prompts),
+            prompts,
             fixed_prompts=self.fixed_prompts(),
-            episodes=open_episodes(c.environment),
+            episodes=episodes,
+            watch=self.watch(context, reward, prompts, c.sampling, episodes),
         )
 
     def rejection(self, context: Context, c: RejectionConfig) -> dict[str, Any]:
-        return run_rejection(context, c, self.rewards(c.reward), self.start(), self.prompts(c.prompts))
+        reward, prompts = self.rewards(c.reward), self.prompts(c.prompts)
+        watch = self.watch(context, reward, prompts, c.sampling)
+        return run_rejection(context, c, reward, self.start(), prompts, watch=watch)
 
     def evaluation(self, context: Context, c: EvaluationConfig) -> dict[str, Any]:
         prompts = self.prompts(c.prompts)
@@ -190,6 +208,48 @@ class Pipeline:
         results = evaluation.run(policies, reference, self.fixed_prompts())
         write_json(context.folder.path / "results.json", results)
         return {"systems": results["systems"], "win_rates": results["win_rates"]}
+
+    def watch(
+        self,
+        context: Context,
+        proxy: RewardSource,
+        prompts: Sequence[Prompt],
+        sampling: SamplingConfig,
+        episodes: Episodes | None = None,
+    ) -> OpenWatch | None:
+        """What looks at the policy of a method while it trains; None if the config asks for none."""
+        c = self.config.watch
+        if c is None:
+            return None
+        chosen = watch_set(prompts, c.prompts, self.config.seed)
+        return partial(
+            Watch,
+            config=c,
+            proxy=proxy,
+            second=self.second_proxy(c),
+            prompts=chosen,
+            sampling=sampling,
+            episodes=episodes,
+        )
+
+    def second_proxy(self, c: WatchConfig) -> RewardSource:
+        """The second opinion: a reward model of others, or one of the pairs that the run's own has not seen."""
+        if c.second_proxy is not None:
+            return open_reward_model(self.engine, Path(c.second_proxy))
+        own = self.config.reward_model
+        assert own is not None  # noqa: S101 (`check_watch` has refused it)
+        folder = StageFolder(self.folder_of("reward_model").path / SECOND)
+        if not folder.is_done():
+            say(f"{SECOND}: a reward model on the held-out pairs, for the watch")
+            context = replace(self.context("reward_model"), folder=folder)
+            alone = own.model_copy(update={"heads": 1, "adapters": 1})
+            seen, unseen = self.reward_rows(own)
+            folder.mark_done(run_reward_model(context, alone, self.sft_model(), unseen, seen))
+            Resume(context, {}).close(keep=False)
+        spec = ModelSpec(
+            SECOND, self.config.model, ("scalar",), folder.path / "model", trainable=False, seed=self.config.seed
+        )
+        return open_scores(self.engine, spec, folder.results(), self.tokenizer)
 
     def prompts(self, data: DataConfig) -> list[Prompt]:
         """The prompts of a section."""

@@ -1,3 +1,3 @@
 """Alarms while a policy games its reward."""
 
-__all__ = ["guards"]
+__all__ = ["guards", "second_opinion"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 KL_LIMIT = 25.0
 """Nats per sequence beyond which a reward model trained on SFT samples says little."""
@@ -44,6 +44,10 @@ def alarms(first: Mapping[str, float], now: Mapping[str, float], stage: str = "p
 
 def repetition(text: str, n: int = 3) -> float:
     """Share of the word n-grams of `text` that occurred before in it, fraction; 0 for fewer than n words."""
-    words = text.lower().split()
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return repeated(text.lower().split(), n)
+
+
+def repeated(items: Sequence[Hashable], n: int = 3) -> float:
+    """Share of the n-grams of the items (words, tokens) that occurred before, fraction; 0 for fewer than n items."""
+    grams = [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0

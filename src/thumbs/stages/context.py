@@ -77,6 +77,7 @@ class Resume:
         if not state:
             self.context.folder.stragglers.truncate_after(-1)  # otherwise they are cut again, for the same numbers
         self.context.folder.samples.truncate_after(logged)
+        self.context.folder.alarms.truncate_after(logged)
         return step, state
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from thumbs.config.direct import DirectConfig
 from thumbs.engine.base import Handle
 from thumbs.stages.context import Context
 from thumbs.stages.loop import Loop, Metrics, State
+from thumbs.stages.watch import Watch
 
 FALL = 2.0
 """Nats per reply that the mean logprob of chosen and of rejected replies may both fall before it is said.
@@ -46,6 +47,7 @@ def train_policy(
     shown: Mapping[str, str],
     *,
     before_save: Callable[[State], None] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains with the loop of this family, and closes the policy.
 
@@ -79,6 +81,7 @@ def train_policy(
         held_out=held_out,
         keep_last=config.keep == "last" or config.online is not None,
         before_save=before_save,
+        watch=watch,
     )
     at = loop.run(step, begin)
     context.engine.close(policy)

@@ -40,6 +40,7 @@ from thumbs.stages.milestones import keep_milestones
 from thumbs.stages.rollout_queue import BatchSpec, RolloutQueue
 from thumbs.stages.rollouts import check_rounds, keep_samples, minibatches, pad, rollout_data
 from thumbs.stages.sequences import normalised
+from thumbs.stages.watch import OpenWatch
 
 
 def run_group(
@@ -51,11 +52,13 @@ def run_group(
     *,
     fixed_prompts: Sequence[Prompt] = (),
     episodes: Episodes | None = None,
+    watch: OpenWatch | None = None,
 ) -> dict[str, Any]:
     """Optimises the policy in checkpoint `start` (None: the base model) against `reward`.
 
     Leaves the last policy in the stage's `model` folder; returns the last step's metrics. `fixed_prompts` are answered
-    every `sample_every` steps for the report; `episodes` makes rollouts conversations of several turns.
+    every `sample_every` steps for the report; `episodes` makes rollouts conversations of several turns;
+    `watch` looks at the policy meanwhile.
     """
     check_rounds(config)
     if not prompts:
@@ -74,6 +77,7 @@ def run_group(
         samples=partial(keep_samples, context, policy, reward, fixed_prompts, config.sampling, episodes),
         sample_every=config.sample_every,
         alarms=partial(alarms, stage="group"),
+        watch=None if watch is None else watch(context=context, policy=policy, reference=reference),
         before_save=group.queue.save,
     )
 

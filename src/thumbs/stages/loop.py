@@ -1,6 +1,6 @@
 """The loop around a step. Whatever a stage does besides its algorithm is here, once.
 
-    go on where an interrupted run stopped → step → held-out loss → log → alarms → samples → checkpoint → progress
+    go on where an interrupted run stopped → step → watch → held-out loss → log, alarms, samples → checkpoint → progress
 
 A stage gives a `Loop` its parts and calls `run` with a function that makes one step. That function gets the number of
 the step (from 0) and the state: plain data (numbers, text, lists and dicts of them) that it may change and that the
@@ -24,6 +24,7 @@ from thumbs.config.losses import LossSpec
 from thumbs.engine.base import AdamStep, Handle, OptimReport
 from thumbs.records import Example, TrainOutput
 from thumbs.stages.context import Context, Resume, saving_batch
+from thumbs.stages.watch import Watch
 from thumbs.tracking.progress import Progress
 
 Metrics = dict[str, float]
@@ -78,6 +79,7 @@ class Loop:
     samples: writes samples for the report, given the number of steps made: before the first step, each `sample_every`
     steps and after the last.
     alarms: what looks wrong in the numbers of a step next to those of the first.
+    watch: looks at the policy before the first step, every so many steps and after the last.
     is_spent: why the loop ends early after a step with these numbers; None to go on.
     logged: how many lines the log has after a step, from the state, for steps that write some of their own.
     before_save: puts into the state what a checkpoint is to keep and only a checkpoint needs.
@@ -96,6 +98,7 @@ class Loop:
     samples: Callable[[int], None] | None = None
     sample_every: int = 1
     alarms: Callable[[Metrics, Metrics], Sequence[str]] | None = None
+    watch: Watch | None = None
     is_spent: Callable[[Metrics], str | None] | None = None
     logged: Callable[[State], int] | None = None
     before_save: Callable[[State], None] | None = None
@@ -107,20 +110,21 @@ class Loop:
         at = Position.of(saved) if saved else Position()
         if not saved:
             at = replace(at, state=begin())
+            self._look(0, at.state, {})
             self._sample(0)
         with Progress(self.title, self.steps, self.shown) as bar:
             bar.advance(at.step)
             while at.step < self.steps and not self._reason(at):
                 metrics = step(at.step, at.state)
                 at = replace(at, step=at.step + 1, metrics=metrics, first=at.first or metrics)
+                alarms = self._look(at.step, at.state, metrics) + self._compare(at.first, metrics)
                 last = at.step == self.steps or self._reason(at) is not None
                 due = last or at.step % self.save_every == 0
                 if due and self.held_out is not None:
                     at = replace(at, best=self._evaluate(at, self.held_out))
                 line = at.step if self.logged is None else self.logged(at.state)
                 self.context.folder.metrics.log(line, metrics)
-                for alarm in () if self.alarms is None else self.alarms(at.first, metrics):
-                    _say(f"alarm at {self.title} step {at.step}: {alarm}")
+                self._raise(alarms, at.step, line)
                 if last or at.step % self.sample_every == 0:
                     self._sample(at.step)
                 if due:
@@ -130,6 +134,7 @@ class Loop:
                 bar.advance(**{label: metrics.get(name) for label, name in self.shown.items()})
         if reason := self._reason(at):
             _say(f"{self.title} ends at step {at.step} of {self.steps}: {reason}")
+        self._roll_back(at.state)
         if self.held_out is None:
             self._keep()
         return at
@@ -138,7 +143,29 @@ class Loop:
         """Why the loop ends before all steps are made; None if it does not."""
         if at.best.misses >= self.patience:
             return f"the held-out loss has not fallen in {at.best.misses} evaluations"
+        if self.watch is not None and (why := self.watch.why_ended(at.state)):
+            return why
         return self.is_spent(at.metrics) if self.is_spent is not None and at.step else None
+
+    def _compare(self, first: Metrics, metrics: Metrics) -> list[str]:
+        return [] if self.alarms is None else [*self.alarms(first, metrics)]
+
+    def _raise(self, alarms: Sequence[str], number: int, line: int) -> None:
+        for alarm in alarms:
+            self.context.folder.alarms.append(line, {"alarm": alarm})
+            _say(f"alarm at {self.title} step {number}: {alarm}")
+
+    def _roll_back(self, state: State) -> None:
+        if self.watch is not None and (best := self.watch.roll_back(state)) is not None:
+            _say(f"{self.title}: the policy is that of step {best} again")
+
+    def _look(self, number: int, state: State, metrics: Metrics) -> list[str]:
+        """Adds what the watch sees after so many steps to the numbers; returns its alarms."""
+        if self.watch is None or (number % self.watch.config.every and number < self.steps):
+            return []
+        found, alarms = self.watch.look(number, state)
+        metrics |= found
+        return alarms
 
     def _evaluate(self, at: Position, held_out: Callable[[int, State, Metrics], float | None]) -> Best:
         loss = held_out(at.step, at.state, at.metrics)

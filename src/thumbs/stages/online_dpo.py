@@ -37,6 +37,7 @@ from thumbs.stages.direct_watch import Baseline, train_policy
 from thumbs.stages.loop import Metrics, State
 from thumbs.stages.milestones import check_frontier, keep_milestones
 from thumbs.stages.rollout_queue import BatchSpec, RolloutQueue
+from thumbs.stages.watch import OpenWatch
 
 
 def run_online_dpo(
@@ -46,10 +47,13 @@ def run_online_dpo(
     start: Path | None,
     prompts: Sequence[Prompt],
     heldout: Sequence[Preference] = (),
+    *,
+    watch: OpenWatch | None = None,
 ) -> dict[str, Any]:
     """Optimises the policy in checkpoint `start` (None: the base model) on pairs that `reward` decides.
 
-    `heldout`: pairs that others judged, to measure on. The last weights stay. Returns as `run_direct` does.
+    `heldout`: pairs that others judged, to measure on; `watch` looks at the policy meanwhile. The last weights stay.
+    Returns as `run_direct` does.
     """
     if config.online is None or not prompts:
         raise ConfigError("online_dpo needs direct.online with prompts")
@@ -70,7 +74,17 @@ def run_online_dpo(
 
     shown = {"score": "preference/score", "length": "preference/length"}
     with online.queue.open():
-        results = train_policy(context, config, policy, steps, step, measure, shown, before_save=online.queue.save)
+        results = train_policy(
+            context,
+            config,
+            policy,
+            steps,
+            step,
+            measure,
+            shown,
+            before_save=online.queue.save,
+            watch=None if watch is None else watch(context=context, policy=policy, reference=reference),
+        )
     context.engine.close(reference)
     return {"method": config.method, "steps": steps, "heldout_pairs": len(held)} | results
 

@@ -18,6 +18,7 @@ from thumbs.stages.context import Context
 from thumbs.stages.loop import Loop, Metrics, State
 from thumbs.stages.ppo import Models, Ppo, why_spent
 from thumbs.stages.rollouts import check_rounds, keep_samples
+from thumbs.stages.watch import OpenWatch
 
 CRITIC = "critic"
 """Folder of the stage in which a critic with weights of its own is left."""
@@ -35,13 +36,14 @@ def run_ppo(
     fixed_prompts: Sequence[Prompt] = (),
     pretraining: Sequence[Example] = (),
     episodes: Episodes | None = None,
+    watch: OpenWatch | None = None,
 ) -> dict[str, Any]:
     """Optimises the policy in checkpoint `start` (None: the base model) against `reward`.
 
     Leaves the last policy in the stage's `model` folder, and a critic with weights of its own in `critic`; returns the
     last step's metrics. `critic_checkpoint`: what such a critic goes on from, in place of what the config says.
     `fixed_prompts` are answered every `sample_every` steps for the report; `episodes` makes rollouts conversations of
-    several turns.
+    several turns; `watch` looks at the policy meanwhile.
     """
     check_rounds(config)
     if not prompts:
@@ -60,6 +62,7 @@ def run_ppo(
         samples=partial(keep_samples, context, models.policy, reward, fixed_prompts, config.sampling, episodes),
         sample_every=config.sample_every,
         alarms=alarms,
+        watch=None if watch is None else watch(context=context, policy=models.policy, reference=models.reference),
         is_spent=partial(why_spent, config.kl),
         before_save=ppo.queue.save,
     )

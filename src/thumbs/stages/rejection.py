@@ -29,6 +29,7 @@ from thumbs.stages.loop import Loop, State, optimizer_step
 from thumbs.stages.milestones import check_frontier, keep_milestones
 from thumbs.stages.rollouts import roll_out
 from thumbs.stages.sequences import token_mean
+from thumbs.stages.watch import OpenWatch
 from thumbs.tracking.files import read_object, write_json
 
 
@@ -106,12 +107,18 @@ class Rejection:
 
 
 def run_rejection(
-    context: Context, config: RejectionConfig, reward: RewardSource, start: Path | None, prompts: Sequence[Prompt]
+    context: Context,
+    config: RejectionConfig,
+    reward: RewardSource,
+    start: Path | None,
+    prompts: Sequence[Prompt],
+    *,
+    watch: OpenWatch | None = None,
 ) -> dict[str, Any]:
     """Improves the policy in checkpoint `start` (None: the base model) by its own best replies.
 
     Leaves the last policy in the stage's `model` folder; returns the last metrics. Raises DataError if no reply
-    passes `above`.
+    passes `above`. `watch` looks at the policy after each round.
     """
     if misfit := config.misfit():
         raise ConfigError(misfit)
@@ -130,6 +137,7 @@ def run_rejection(
         keeps={context.best: policy},
         shown={"score": "rejection/score", "kept score": "rejection/kept_score", "loss": "rejection/loss"},
         save_every=1,
+        watch=None if watch is None else watch(context=context, policy=policy, reference=reference),
         logged=lambda state: state["logged"],
     )
     ended = loop.run(rejection.round, begin=lambda: {"logged": 0})

@@ -78,6 +78,19 @@ _PPO_ROLLOUT = (
     ),
     Metric("ppo/advantage_std", "score", "Standard deviation of the advantages before whitening."),
 )
+_WATCH = (
+    Metric("watch/proxy", "score", "Mean score of the watch set by what the policy is paid by."),
+    Metric("watch/second_proxy", "score", "Mean score of the watch set by the second opinion."),
+    Metric("watch/gap", "score", "What the proxy has gained since the start, less what the second opinion has."),
+    Metric("watch/value", "score", "Second opinion less watch.kl_price per nat; rollback returns to its maximum."),
+    Metric("watch/best_step", "steps", "Step whose policy has the highest value so far."),
+    Metric("watch/kl", "nats per sequence", "Mean log-ratio of policy to reference on the watch set (k1)."),
+    Metric("watch/kl_per_token", "nats per token", "The same over all tokens."),
+    Metric("watch/length", "tokens", "Mean reply length on the watch set."),
+    Metric("watch/repetition", "fraction", "Repeated 3-grams of tokens in the replies."),
+    Metric("watch/entropy", "nats per token", "Mean negative logprob of the tokens drawn."),
+    Metric("watch/ended", "fraction", "Replies that ended by themselves."),
+)
 _PPO_UPDATE = (
     Metric("ppo/policy_loss", "advantage", "Clipped surrogate, mean a token."),
     Metric("ppo/value_loss", "score²", "Half the squared error of the values, clipped variant, mean a token."),
@@ -207,7 +220,17 @@ _REJECTION = (
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
-    for metric in (*_SFT, *_PREFERENCES, *_REWARD, *_PPO_ROLLOUT, *_PPO_UPDATE, *_PREFERENCE, *_GROUP, *_REJECTION)
+    for metric in (
+        *_SFT,
+        *_PREFERENCES,
+        *_REWARD,
+        *_PPO_ROLLOUT,
+        *_PPO_UPDATE,
+        *_WATCH,
+        *_PREFERENCE,
+        *_GROUP,
+        *_REJECTION,
+    )
 }
 """Every metric a stage may log, by name; docs/metrics.md shows the same list. `*` stands for a name that users give."""
 

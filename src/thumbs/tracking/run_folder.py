@@ -33,7 +33,8 @@ from thumbs.tracking.metrics import MetricLog
 _SHOWN_DIFFERENCES = 5
 _LOCK = ".lock"
 _NO_PROGRESS = (
-    "identity.json", "spent_s.json", "metrics.jsonl", "samples.jsonl", "stragglers.jsonl", "at-kl", "reference.json",
+    "identity.json", "spent_s.json", "metrics.jsonl", "samples.jsonl", "stragglers.jsonl", "alarms.jsonl", "at-kl",
+    "watch", "reference.json",
 )  # fmt: skip
 """What a stage leaves before its first checkpoint, and writes again when it begins anew."""
 
@@ -58,6 +59,11 @@ class StageFolder:
     def stragglers(self) -> StepLog:
         """The prompts that were cut because their replies were late, stragglers.jsonl."""
         return StepLog(self.path / "stragglers.jsonl")
+
+    @cached_property
+    def alarms(self) -> StepLog:
+        """What looked wrong, and when, alarms.jsonl."""
+        return StepLog(self.path / "alarms.jsonl")
 
     def is_done(self) -> bool:
         """Whether the stage ran to its end."""

@@ -1,0 +1,168 @@
+"""The watch on a policy: what it sees, what it keeps, what its alarms do, and that a killed run sees the same."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from byte_world import byte_context, prompt
+from thumbs.config.data import DataConfig
+from thumbs.config.optim import AdamConfig
+from thumbs.config.ppo import KlConfig, PpoConfig
+from thumbs.config.sampling import SamplingConfig
+from thumbs.config.watch import WatchConfig
+from thumbs.engine.base import ModelSpec
+from thumbs.engine.checkpoints import read_tensors
+from thumbs.errors import ConfigError
+from thumbs.records import Example, Rollout
+from thumbs.rewards.base import CallableReward
+from thumbs.stages.context import Context
+from thumbs.stages.ppo_run import run_ppo
+from thumbs.stages.watch import Watch, sampled, watch_set
+
+PROMPTS = [prompt(letter) for letter in "abcdefghijkl"]
+SAMPLING = SamplingConfig(max_new_tokens=6)
+
+
+def share_of_e(rollout: Rollout) -> float:
+    return rollout.text.count("e") / 6
+
+
+class Fickle:
+    """A second opinion that likes a policy less at each look, after two."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def score(self, rollouts: Any) -> Any:
+        self.looks += 1
+        level = {1: 0.0, 2: 1.0, 3: 2.0}.get(self.looks, 2.0 - 3 * (self.looks - 3))
+        return CallableReward(lambda rollout: level + 0.01 * len(rollout.text)).score(rollouts)
+
+
+def watched(context: Context, act: str, second: Any, steps: int = 6, every: int = 1) -> dict[str, Any]:
+    config = PpoConfig(
+        prompts=DataConfig(path="unused"),
+        steps=steps,
+        batch_size=8,
+        minibatch_size=8,
+        optim=AdamConfig(learning_rate=1e-3, schedule="constant", warmup_fraction=0.0),
+        sampling=SAMPLING,
+        kl=KlConfig(coef=0.0, target=None),
+        save_every=2,
+    )
+    proxy = CallableReward(share_of_e)
+    settings = WatchConfig.model_validate({"act": act, "prompts": 8, "kl_price": 0.0, "every": every})
+    watch = partial(Watch, config=settings, proxy=proxy, second=second, prompts=PROMPTS, sampling=SAMPLING)
+    return run_ppo(context, config, proxy, None, PROMPTS, watch=watch)
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in read_tensors(folder / "model.safetensors").items()}
+
+
+def test_an_alarm_rolls_back_to_the_policy_of_the_best_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    context = byte_context(tmp_path)
+    result = watched(context, "rollback", Fickle())
+    assert result["steps"] == 3  # looks after 0, 1, 2 steps rise; the one after 3 falls below the start
+    rows = context.folder.metrics.read()
+    assert [row["watch/best_step"] for row in rows] == [1, 2, 2]
+    assert rows[1]["watch/gap"] == pytest.approx(
+        rows[1]["watch/proxy"] - rows[0]["watch/proxy"] + rows[0]["watch/gap"]
+        - (rows[1]["watch/second_proxy"] - rows[0]["watch/second_proxy"])
+    )  # fmt: skip
+    (alarm,) = context.folder.alarms.read()
+    assert alarm["step"] == 3
+    assert "is being gamed" in alarm["alarm"]
+    assert "is that of step 2 again" in capsys.readouterr().err
+
+    other = byte_context(tmp_path / "two")  # two steps of the same run are the same policy
+    watched(other, "log", Fickle(), steps=2)
+    for name, tensor in weights(other.best).items():
+        np.testing.assert_array_equal(weights(context.best)[name], tensor)
+
+
+@pytest.mark.parametrize(("act", "steps"), [("log", 6), ("stop", 3)])
+def test_log_goes_on_and_stop_leaves_the_policy_as_it_is(act: str, steps: int, tmp_path: Path):
+    context = byte_context(tmp_path)
+    assert watched(context, act, Fickle())["steps"] == steps
+    assert [row["step"] for row in context.folder.alarms.read()] == list(range(3, steps + 1))
+    unwatched = byte_context(tmp_path / "two")
+    watched(unwatched, "log", CallableReward(share_of_e), steps=steps)
+    for name, tensor in weights(unwatched.best).items():  # looking changes nothing
+        np.testing.assert_array_equal(weights(context.best)[name], tensor)
+
+
+def test_a_killed_run_sees_what_it_would_have_seen(tmp_path: Path):
+    class Killed(Fickle):
+        def score(self, rollouts: Any) -> Any:
+            if self.looks == 4:
+                raise KeyboardInterrupt
+            return super().score(rollouts)
+
+    whole, parts = byte_context(tmp_path / "whole"), byte_context(tmp_path / "parts")
+    watched(whole, "log", Fickle())
+    with pytest.raises(KeyboardInterrupt):
+        watched(parts, "log", Killed())
+    again = Fickle()
+    again.looks = 3  # the checkpoint is of step 2, after three looks
+    watched(byte_context(tmp_path / "parts"), "log", again)
+
+    def seen(context: Context) -> list[Any]:
+        rows = context.folder.metrics.read()
+        return [{name: value for name, value in row.items() if name.startswith("watch/")} for row in rows]
+
+    assert seen(whole) == seen(parts)
+    assert whole.folder.alarms.read() == parts.folder.alarms.read()
+
+
+def test_the_numbers_of_a_look_are_those_of_a_slow_loop(tmp_path: Path):
+    context = byte_context(tmp_path)
+    spec = ModelSpec("policy", context.model)
+    policy = context.engine.create(spec)
+    reference = context.engine.create(ModelSpec("other", context.model, seed=7, trainable=False))
+    watch = Watch(
+        context,
+        WatchConfig(kl_price=0.3),
+        policy,
+        reference,
+        CallableReward(share_of_e),
+        CallableReward(lambda rollout: float(len(rollout.text))),
+        PROMPTS,
+        SAMPLING,
+    )
+    state: dict[str, Any] = {}
+    metrics, alarms = watch.look(0, state)
+    assert alarms == []
+    values, ratios, tokens = [], [], 0
+    for rollout in watch.replies():
+        data = [Example.next_token(rollout.tokens)]
+        ours, theirs = (context.engine.forward(handle, data)[0].logprobs for handle in (policy, reference))
+        drawn = [i for i, m in enumerate(rollout.mask) if m]
+        ratios.append(sum(float(ours[i] - theirs[i]) for i in drawn))
+        values.append(len(rollout.text) - 0.3 * ratios[-1])
+        tokens += len(drawn)
+        assert sampled(rollout) == [int(rollout.tokens[i + 1]) for i in drawn]
+    assert metrics["watch/kl"] == pytest.approx(np.mean(ratios), abs=1e-4)
+    assert metrics["watch/kl_per_token"] == pytest.approx(sum(ratios) / tokens, abs=1e-5)
+    assert metrics["watch/value"] == pytest.approx(np.mean(values), abs=1e-4)
+    assert state["watch"]["start"] == pytest.approx(values, abs=1e-4)
+
+
+def test_sampling_that_falsifies_the_kl_is_refused(tmp_path: Path):
+    context = byte_context(tmp_path)
+    policy = context.engine.create(ModelSpec("policy", context.model))
+    reward = CallableReward(share_of_e)
+    with pytest.raises(ConfigError, match="top_p"):
+        Watch(context, WatchConfig(), policy, policy, reward, reward, PROMPTS, SamplingConfig(top_p=0.9))
+
+
+def test_the_watch_set_has_no_prompt_twice_and_does_not_depend_on_their_order_of_repetition():
+    chosen = watch_set([*PROMPTS, *PROMPTS], 8, seed=3)
+    assert len({p.id for p in chosen}) == 8
+    assert [p.id for p in chosen] == [p.id for p in watch_set(PROMPTS, 8, seed=3)]
+    assert {p.id for p in watch_set(PROMPTS, 100, seed=3)} == {p.id for p in PROMPTS}
