@@ -46,6 +46,12 @@ class EngineConfig(Frozen):
 
     @model_validator(mode="after")
     def _shards_fit(self) -> Self:
+        of_ranks = ("workers", "launcher", "threads_per_worker", "gpus_per_worker", "patience_s", "logs")
+        fields = type(self).model_fields
+        if self.kind == "local" and (unused := [n for n in of_ranks if getattr(self, n) != fields[n].default]):
+            raise ValueError(f"{', '.join(unused)} is for ranks; set kind to cluster, or leave it out")
+        if self.gpus_per_worker and self.launcher == "pipes":
+            raise ValueError("launcher pipes hands out no GPUs; take launcher ray, or gpus_per_worker 0")
         if self.shard != "none" and self.kind == "local":
             raise ValueError(f"shard {self.shard!r} spreads weights over ranks; set kind to cluster")
         if self.shard == "none" and (self.offload or self.recompute):

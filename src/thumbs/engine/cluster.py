@@ -47,10 +47,15 @@ def start_ranks(crew: Crew, config: EngineConfig, factory: str | None = None) ->
         )
         for number in range(config.workers)
     ]
-    ranks = crew.start(specs)
-    address = ranks[0].address
-    port = ranks[0].call("meeting_point", address, patience_s=config.patience_s).result()
-    results(rank.call("join", address, port, config.patience_s, patience_s=config.patience_s) for rank in ranks)
+    ranks, patience = crew.start(specs), config.patience_s
+    try:
+        address = ranks[0].address
+        port = ranks[0].call("meeting_point", address, patience_s=patience).result()
+        results(rank.call("join", address, port, patience, patience_s=patience) for rank in ranks)
+    except BaseException:
+        for rank in ranks:
+            rank.close()
+        raise
     return ranks
 
 

@@ -69,7 +69,7 @@ def open_cluster(config: EngineConfig, rollout: RolloutConfig, decode_text: Deco
     crew = CREWS[config.launcher](None if config.logs is None else Path(config.logs))
     start = partial(start_ranks, crew, config)
     engine = ClusterEngine(
-        start(),
+        started(start),
         decode_text,
         device=config.device,
         optimizer=config.optimizer,
@@ -78,6 +78,16 @@ def open_cluster(config: EngineConfig, rollout: RolloutConfig, decode_text: Deco
         in_step=config.shard != "none",
     )
     return JournalEngine(engine, start, crew.logs / "journal")
+
+
+def started(start: Callable[[], list[RemoteWorker]]) -> list[RemoteWorker]:
+    """The first ranks; some that are lost while they start are started again."""
+    for left in reversed(range(RESTARTS)):
+        try:
+            return start()
+        except WorkerLost as error:
+            log.warning("%s\nThe ranks are started again, up to %d times", error, left + 1)
+    return start()
 
 
 class JournalEngine:

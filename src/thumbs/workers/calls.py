@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import pickle
 import threading
 import time
 from concurrent.futures import Future
@@ -118,7 +120,11 @@ class Calls:
 
 def portable(error: BaseException, trace: str) -> BaseException | tuple[str, str]:
     """An error as it travels: a ThumbsError itself, of others (summary, traceback)."""
-    return error if isinstance(error, ThumbsError) else (f"{type(error).__name__}: {error}", trace)
+    if isinstance(error, ThumbsError):
+        with contextlib.suppress(Exception):  # one whose arguments are not its message does not come back from bytes
+            pickle.loads(pickle.dumps(error))  # noqa: S301 (written here)
+            return error
+    return f"{type(error).__name__}: {error}", trace
 
 
 def _at(event: Any) -> str:

@@ -167,6 +167,11 @@ class RayCrew:
         atexit.register(self.close)  # before Ray's own end, after which a question would start it again
 
     def start(self, specs: Sequence[WorkerSpec]) -> list[RemoteWorker]:
+        if others := [spec.python for spec in specs if spec.python is not None]:
+            raise ConfigError(
+                f"got the interpreter {others[0]}; actors of Ray run in the environment of Ray. Install what the "
+                "workers need there and leave rollout.python out, or take engine.launcher pipes"
+            )
         self.logs.mkdir(parents=True, exist_ok=True)
         options = self._places(specs)
         make = self._ray.remote(concurrency_groups={"watch": 1})(_watched(self._ray))

@@ -10,6 +10,13 @@ from thumbs.errors import DataError
 from thumbs.workers.base import progress
 
 
+class LineError(DataError):
+    """It has other arguments than its message, so pickle cannot make it again."""
+
+    def __init__(self, file: str, line: int) -> None:
+        super().__init__(f"{file}:{line}: no")
+
+
 class Counter:
     def __init__(self, start: int) -> None:
         self.count = start
@@ -21,6 +28,9 @@ class Counter:
     def where(self) -> tuple[int, str | None]:
         sys.stdout.write("counting here\n")
         return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+    def lack(self) -> None:
+        raise LineError("rows.jsonl", 3)
 
     def refuse(self) -> None:
         raise DataError("datum 3: no")

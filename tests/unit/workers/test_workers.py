@@ -65,6 +65,13 @@ def test_an_error_of_ours_is_raised_as_itself_and_the_worker_goes_on(crew):
     assert worker.call("add").result() == 5
 
 
+def test_an_error_of_ours_that_no_bytes_can_hold_says_what_it_was(crew):
+    (worker,) = start(crew, 4)
+    with pytest.raises(WorkerError, match=r"LineError: rows.jsonl:3: no"):
+        worker.call("lack").result(timeout=30)
+    assert worker.call("add").result() == 5
+
+
 def test_another_error_names_worker_method_place_and_traceback(crew):
     (worker,) = start(crew, 4)
     with pytest.raises(WorkerError) as caught:
