@@ -46,7 +46,7 @@ class Actor:
         """Name and address of its machine."""
         import socket
 
-        import ray
+        import ray  # pyright: ignore[reportMissingImports] (an extra)
 
         return socket.gethostname(), ray.util.get_node_ip_address()
 
@@ -83,7 +83,7 @@ class RayWorker:
     """An actor. A thread of its own asks every second whether it goes on."""
 
     def __init__(self, spec: WorkerSpec, actor: Any, log: Path, patience_s: float) -> None:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports] (an extra)
 
         self._ray, self._actor = ray, actor
         host, self.address = ray.get(actor.machine.remote(), timeout=STARTING_S)
@@ -153,7 +153,7 @@ class RayCrew:
 
     @needs("cluster", "a cluster of Ray")
     def __init__(self, logs: Path | None = None, *, patience_s: float = PATIENCE_S) -> None:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports] (an extra)
 
         self._ray, self._patience_s = ray, patience_s
         self.logs = (logs or Path(tempfile.mkdtemp(prefix="thumbs-logs-"))).resolve()
