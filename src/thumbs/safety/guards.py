@@ -7,6 +7,8 @@ from collections.abc import Hashable, Mapping, Sequence
 KL_LIMIT = 25.0
 """Nats per sequence beyond which a reward model trained on SFT samples says little."""
 
+OFF_LIMIT = 0.1
+"""Share of tokens on which trainer and sampler may disagree by a tenth; in bfloat16 it is a few percent."""
 
 _WATCHED = ("length", "truncated", "repetition")
 
@@ -37,6 +39,12 @@ def alarms(first: Mapping[str, float], now: Mapping[str, float], stage: str = "p
         found.append(f"{repetition:.0%} of the 3-grams repeat, {first_repetition:.0%} at first")
     if truncated > first_truncated + 0.3:
         found.append(f"{truncated:.0%} of the replies hit the length limit: set {length_knob}")
+    off = now.get(f"{stage}/sampler_off", 0.0)
+    if off > OFF_LIMIT and not now.get(f"{stage}/staleness"):
+        found.append(
+            f"{off:.0%} of the tokens have a ratio of trainer to sampler outside 0.9 to 1.1: compute in float32, or "
+            f"lower {stage}.importance_cap"
+        )
     if abs(ratio - 1.0) > 0.01:
         found.append(f"the first ratio is {ratio:.4f}, not 1: old and new logprobs differ by more than rounding")
     return found

@@ -136,7 +136,7 @@ class Group:
         rollouts, scores = batch.rollouts, batch.scores
         rollout_s = time.monotonic() - started
         mask, sampled = pad([r.mask for r in rollouts]), pad([r.logprobs for r in rollouts])
-        old = self.logprobs(self.policy, rollouts) if self.queue.staleness else sampled
+        old = self.logprobs(self.policy, rollouts) if self.queue.is_off_policy else sampled
         reference = self.logprobs(self.reference, rollouts) if self.reference and self.measures_kl(number) else None
 
         lengths = torch.tensor([float(rollout.last_reply_length) for rollout in rollouts])
@@ -160,6 +160,7 @@ class Group:
             reference_logprobs=reference,
             overlong=overlong,
             importance=importance,
+            measured=self.queue.is_off_policy,
         )
         metrics = lesson_metrics(lesson) | {"group/rollout_s": rollout_s}
         metrics |= {f"group/{name}": value for name, value in self.queue.metrics(number, batch).items()}

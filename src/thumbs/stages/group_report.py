@@ -10,13 +10,16 @@ from torch import Tensor
 
 from thumbs.functional.masked import masked_mean
 from thumbs.stages.group_supply import groups_of, has_signal
-from thumbs.stages.ppo_report import reply_metrics, sequence_kl
+from thumbs.stages.ppo_report import reply_metrics, sampler_metrics, sequence_kl
 from thumbs.stages.rollout_queue import ScoredBatch
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What a step learned from; tensors are [B, T] but overlong [B]; reference logprobs where they were asked for."""
+    """What a step learned from; tensors are [B, T] but overlong [B]; reference logprobs where they were asked for.
+
+    measured: whether the logprobs are the trainer's own, and not those that the sampler gave.
+    """
 
     number: int
     batch: ScoredBatch
@@ -26,6 +29,7 @@ class Lesson:
     reference_logprobs: Tensor | None
     overlong: Tensor
     importance: Tensor
+    measured: bool = False
 
 
 def lesson_metrics(lesson: Lesson) -> dict[str, float]:
@@ -42,6 +46,8 @@ def lesson_metrics(lesson: Lesson) -> dict[str, float]:
         "group/overlong": float(e.overlong.mean()),
         "group/entropy": float(masked_mean(-e.logprobs, e.mask)),
     }
+    if e.measured:
+        metrics |= sampler_metrics("group", batch.rollouts, e.logprobs)
     if e.reference_logprobs is not None:
         metrics["group/kl"] = sequence_kl(e.logprobs, e.reference_logprobs, e.mask)
     return metrics

@@ -116,8 +116,8 @@ class Ppo:
         return RolloutQueue(self.context, self.models.policy, self.reward, spec)
 
     def importance(self, rollouts: Sequence[Rollout], logprobs: Tensor) -> Tensor | None:
-        """What tokens of an older sampler are worth to the policy, [B, T]; None if it is the policy that sampled."""
-        if not self.queue.staleness:
+        """What tokens of another sampler are worth to the policy, [B, T]; None if it is the policy that sampled."""
+        if not self.queue.is_off_policy:
             return None
         return truncated_importance(logprobs, pad([r.logprobs for r in rollouts]), self.config.importance_cap)
 

@@ -12,6 +12,9 @@ from thumbs.functional.masked import masked_mean, masked_var
 from thumbs.records import Rollout, Score
 from thumbs.safety.guards import repetition
 
+SAME_RATIO = (0.9, 1.1)
+"""Ratios of trainer to sampler that pass for rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -44,23 +47,36 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
     e, mask, values = experience, experience.before.mask, experience.before.values
     logprobs = e.before.logprobs
     scores = np.array([score.parts.get("raw", score.value) for score in e.scores])
-    sampled = [rollout.logprobs[rollout.mask > 0] for rollout in e.rollouts]
-    trained = [logprobs[i, : len(r.mask)].numpy()[r.mask > 0] for i, r in enumerate(e.rollouts)]
     variance = float(masked_var(e.returns, mask))
     old = {} if e.importance is None else {"ppo/importance": float(masked_mean(e.importance, mask))}
     return (
         old
         | reply_metrics("ppo", e.rollouts, e.scores)
+        | sampler_metrics("ppo", e.rollouts, logprobs)
         | {
             "ppo/score_std": float(scores.std()),
             "ppo/reward": float((e.rewards * mask).sum(dim=1).mean()),
             "ppo/kl": sequence_kl(logprobs, e.before.reference_logprobs, mask),
-            "ppo/sampler_gap": float(np.abs(np.concatenate(sampled) - np.concatenate(trained)).mean()),
             "ppo/advantage_std": float(masked_var(e.advantages, mask)) ** 0.5,
             "ppo/value_error": float(masked_mean((e.returns - values).abs(), mask)),
             "ppo/explained_variance": 1.0 - float(masked_var(e.returns - values, mask)) / max(variance, 1e-8),
         }
     )
+
+
+def sampler_metrics(section: str, rollouts: Sequence[Rollout], logprobs: Tensor) -> dict[str, float]:
+    """How far the logprobs of the sampler are from those of the trainer [B, T]: mean and 95th percentile of their
+    distance (nats per token), and the share of tokens whose ratio lies outside SAME_RATIO.
+    """
+    sampled = np.concatenate([rollout.logprobs[rollout.mask > 0] for rollout in rollouts])
+    rows = logprobs.numpy()
+    trained = np.concatenate([rows[i, : len(r.mask)][r.mask > 0] for i, r in enumerate(rollouts)])
+    gap, (low, high) = trained - sampled, np.log(SAME_RATIO)
+    return {
+        f"{section}/sampler_gap": float(np.abs(gap).mean()),
+        f"{section}/sampler_gap_p95": float(np.quantile(np.abs(gap), 0.95)),
+        f"{section}/sampler_off": float(np.mean((gap < low) | (gap > high))),
+    }
 
 
 def sequence_kl(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> float:

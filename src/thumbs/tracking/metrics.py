@@ -76,6 +76,8 @@ _PPO_ROLLOUT = (
         "nats per token",
         "Mean absolute difference of sampling and training logprobs; almost 0.",
     ),
+    Metric("ppo/sampler_gap_p95", "nats per token", "Its 95th percentile over the tokens."),
+    Metric("ppo/sampler_off", "fraction", "Tokens whose ratio of trainer to sampler lies outside 0.9 to 1.1."),
     Metric("ppo/advantage_std", "score", "Standard deviation of the advantages before whitening."),
 )
 _WATCH = (
@@ -181,6 +183,9 @@ _PREFERENCE = (
 )
 _GROUP = (
     Metric("group/score", "score", "Mean score of the replies."),
+    Metric("group/sampler_gap", "nats per token", "As ppo/sampler_gap; if replies are old or another program's."),
+    Metric("group/sampler_gap_p95", "nats per token", "Its 95th percentile over the tokens."),
+    Metric("group/sampler_off", "fraction", "Tokens whose ratio of trainer to sampler lies outside 0.9 to 1.1."),
     Metric("group/score_std", "score", "Mean over the groups of the deviation inside one; 0 teaches nothing."),
     Metric("group/part/*", "score", "Mean of a part of the score before its weight, where the score is a mix."),
     Metric("group/without_signal", "fraction", "Groups of the step whose scores are all equal."),

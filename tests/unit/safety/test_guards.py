@@ -53,3 +53,10 @@ def test_each_sign_raises_its_alarm(name: str, value: float, said: str):
 )
 def test_repetition_is_the_share_of_grams_seen_before(text: str, share: float):
     assert repetition(text) == pytest.approx(share)
+
+
+def test_a_sampler_that_is_another_model_is_an_alarm_unless_it_is_only_older():
+    assert alarms(HEALTHY, HEALTHY | {"ppo/sampler_off": 0.1}) == []
+    (found,) = alarms(HEALTHY, HEALTHY | {"ppo/sampler_off": 0.11})
+    assert "11% of the tokens" in found
+    assert alarms(HEALTHY, HEALTHY | {"ppo/sampler_off": 0.9, "ppo/staleness": 1.0}) == []
