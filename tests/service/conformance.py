@@ -1,7 +1,7 @@
 """Runs the conformance cases with the real SDKs, each in an environment of its own, against a server of ours.
 
 python tests/service/conformance.py build    makes the environments under .sdks (`make test` does)
-python tests/service/conformance.py build vllm    the one with vLLM (`.ci/run` does)
+python tests/service/conformance.py build vllm    the one with vLLM (`.ci/extras` does)
 python tests/service/conformance.py table    runs all cases and writes the tables of docs/service.md
 """
 
