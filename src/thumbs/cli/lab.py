@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Experiments on this machine in which the truth is known.")
+app = typer.Typer(no_args_is_help=True)
 
 Seeds = Annotated[int, typer.Option(min=1, help="How many worlds, each with models and judges of its own.")]
 Clean = Annotated[
@@ -18,7 +18,12 @@ Out = Annotated[Path, typer.Option(help="Folder of the runs and of overopt.json;
 
 @app.callback()
 def lab() -> None:
-    """Experiments on this machine in which the truth is known."""
+    """Experiments on this machine in which the truth is known.
+
+    \b
+    Example:
+      thumbs lab overopt --seeds 5
+    """
 
 
 @app.command()

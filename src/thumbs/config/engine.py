@@ -28,7 +28,7 @@ class EngineConfig(Frozen):
     """none: every rank has the whole base, and computes by itself. full: each has a part of every weight (FSDP2), for
     models that do not fit one device, and for full weights. hybrid: so do groups of `shard_group` ranks, each group
     with all of the weights (HSDP)."""
-    shard_group: PositiveInt | None = None
+    shard_group: int | None = Field(default=None, ge=1)
     """hybrid: ranks that share one copy of the weights, as many as a machine has devices. It divides `workers`."""
     offload: bool = False
     """Sharded weights, and what the optimizer keeps of them, wait in the memory of the host."""
@@ -47,8 +47,7 @@ class EngineConfig(Frozen):
     @model_validator(mode="after")
     def _shards_fit(self) -> Self:
         of_ranks = ("workers", "launcher", "threads_per_worker", "gpus_per_worker", "patience_s", "logs")
-        fields = type(self).model_fields
-        if self.kind == "local" and (unused := [n for n in of_ranks if getattr(self, n) != fields[n].default]):
+        if self.kind == "local" and (unused := changed(self, *of_ranks)):
             raise ValueError(f"{', '.join(unused)} is for ranks; set kind to cluster, or leave it out")
         if self.gpus_per_worker and self.launcher == "pipes":
             raise ValueError("launcher pipes hands out no GPUs; take launcher ray, or gpus_per_worker 0")
@@ -66,6 +65,12 @@ class EngineConfig(Frozen):
     def ranks_per_copy(self) -> int:
         """Ranks that share one copy of sharded weights."""
         return self.shard_group or self.workers
+
+
+def changed(config: Frozen, *names: str) -> list[str]:
+    """Those of its settings that do not have their default value."""
+    fields = type(config).model_fields
+    return [name for name in names if getattr(config, name) != fields[name].default]
 
 
 class RolloutConfig(Frozen):
@@ -98,7 +103,7 @@ class RolloutConfig(Frozen):
     @model_validator(mode="after")
     def _has_what_it_uses(self) -> RolloutConfig:
         if self.kind == "native":
-            unused = [name for name in ("tensor_parallel", "context", "cache_gib") if name in self.model_fields_set]
+            unused = changed(self, "tensor_parallel", "context", "cache_gib")
             if unused:
                 raise ValueError(f"{', '.join(unused)} is for kind: vllm; leave it out")
         if self.python is not None and self.kind == "native" and not self.workers:

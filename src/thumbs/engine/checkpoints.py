@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ def exists(path: Path) -> bool:
     """Whether a complete checkpoint is at `path`; finishes a move that a crash interrupted."""
     old = path.with_name(path.name + ".old")
     if not path.exists() and old.exists():
-        old.rename(path)
+        with suppress(FileNotFoundError):  # another rank that reads it has been faster
+            old.rename(path)
     return (path / MANIFEST).exists()
 
 

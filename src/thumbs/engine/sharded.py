@@ -99,12 +99,12 @@ class ShardedEngine(LocalEngine):
 
     def gathered(self, model: Model) -> dict[str, Tensor]:
         """The whole weights of a model without adapters, on rank 0; elsewhere nothing."""
-        trunk, found = model.trunk, dict[str, Tensor]()
-        for name, tensor in trunk.named_parameters() if isinstance(trunk, CausalLM) else trunk.tensors().items():
+        trunk, layout, found = model.trunk, model.trunk.row_layout(), dict[str, Tensor]()
+        for name, tensor in trunk.tensors().items() if layout is None else trunk.named_parameters():
             whole = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
             if dist.get_rank() == 0:
                 found[name] = whole.cpu()
-        return separate(trunk.config, found) if isinstance(trunk, CausalLM) and found else found
+        return separate(layout, found) if layout is not None and found else found
 
     def _open(self, model: ModelConfig, seed: int, *, trained: bool) -> Trunk:
         return together(lambda: self._spread(model, seed, trained=trained))
@@ -147,9 +147,9 @@ class ShardedEngine(LocalEngine):
     def _put(self, model: Model, path: Path) -> None:
         if model.adapter is not None:
             together(lambda: super(ShardedEngine, self)._put(model, path))
-        elif isinstance(trunk := model.trunk, CausalLM):
-            decoder = together(lambda: SlicedDecoder(trunk.config, {path / MODEL: None}, str(path)))
-            together(lambda: put_rows(trunk, decoder.rows, check=True))
-            put_rows(trunk, decoder.rows)
+        elif (layout := model.trunk.row_layout()) is not None:
+            decoder = together(lambda: SlicedDecoder(layout, {path / MODEL: None}, str(path)))
+            together(lambda: put_rows(model.trunk, decoder.rows, check=True))
+            put_rows(model.trunk, decoder.rows)
         else:
             together(lambda: put_tensors(model.trunk, SlicedTensors({path / MODEL: None})))

@@ -21,7 +21,6 @@ from thumbs.engine.checkpoints import SHARDS, explaining, new_name, renewing
 from thumbs.engine.sharding import like, local, local_rows, together
 from thumbs.errors import CheckpointError
 from thumbs.models.base import Trunk
-from thumbs.models.causal_lm import CausalLM
 from thumbs.models.slices import SlicedTensors
 from thumbs.models.weights import parts_on_disk
 
@@ -47,8 +46,8 @@ def renewing_together(path: Path) -> Iterator[Path]:
 
 def pieces_of(trunk: Trunk) -> dict[str, Piece]:
     """What this rank writes of a trunk, under the names that transformers reads."""
-    if isinstance(trunk, CausalLM):
-        parts = parts_on_disk(trunk.config)
+    if (layout := trunk.row_layout()) is not None:
+        parts = parts_on_disk(layout)
         return {
             name: piece
             for parameter, tensor in trunk.named_parameters()

@@ -150,6 +150,12 @@ class Trunk(Weights, Protocol):
         """The weights under the names that transformers reads, with `adapter` merged into them in float32."""
         ...
 
+    def row_layout(self) -> Any:
+        """The shape of one of our decoders (`weights.parts_on_disk`), whose weights can be read and written by rows, so
+        that nobody holds them whole; None for a model that is read whole.
+        """
+        ...
+
     def files(self) -> dict[str, Any]:
         """What else a whole model consists of: file name → JSON."""
         ...

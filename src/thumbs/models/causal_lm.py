@@ -274,6 +274,10 @@ class CausalLM(nn.Module):
         model = self if adapter is None else merged_copy(self, adapter, torch.float32)
         return separate(self.config, dict(model.named_parameters()))
 
+    def row_layout(self) -> DecoderConfig:
+        """Its shape."""
+        return self.config
+
     def files(self) -> dict[str, Any]:
         """config.json."""
         return {"config.json": write_config(self.config)}

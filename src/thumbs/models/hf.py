@@ -204,6 +204,9 @@ class HfCausalLM(nn.Module):
         """Raises RuntimeError for tensors that are not the model's."""
         self.model.load_state_dict(tensors)
 
+    def row_layout(self) -> None:
+        """It is read whole."""
+
     def files(self) -> dict[str, Any]:
         """What else a checkpoint holds, so that `transformers` reads it: config.json."""
         raw = json.loads(self.model.config.to_json_string(use_diff=False))

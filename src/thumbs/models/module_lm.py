@@ -134,6 +134,9 @@ class ModuleLM(nn.Module):
         """The module's own state."""
         return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
+    def row_layout(self) -> None:
+        """It is read whole."""
+
     def files(self) -> dict[str, Any]:
         """Nothing, since the module's shape is in the program."""
         return {}

@@ -28,6 +28,7 @@ COMMANDS = (
     "group",
     "rejection",
     "plan",
+    "lab",
     "lint",
     "sample",
     "eval",

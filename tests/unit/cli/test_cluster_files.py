@@ -22,7 +22,7 @@ SETTINGS = {
     "system": 'Say $(touch pwned) and `id`; it\'s "fine"',
     "sft": {"data": {"path": "talks.jsonl"}},
     "engine": {"kind": "cluster", "workers": 12, "gpus_per_worker": 1},
-    "rollout": {"workers": 2, "tensor_parallel": 2},
+    "rollout": {"kind": "vllm", "workers": 2, "tensor_parallel": 2},
 }
 EVIL = "run=runs/$(touch pwned)'; rm -rf x \"&"
 
@@ -106,7 +106,7 @@ def test_the_job_for_kubernetes_carries_the_settings(config: Path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["engine.kind=local"], "computes in one process"),
+        (["engine.kind=local"], "is for ranks; set kind to cluster"),
         (["engine.workers=13"], "asks for 17 GPUs (engine.workers and rollout.workers), the cluster has 16"),
     ],
 )

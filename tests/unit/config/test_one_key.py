@@ -32,7 +32,16 @@ WHOLE: dict[str, Any] = {
 }
 """Every section once, each with what it requires and nothing else."""
 
+RANKS = {"engine.kind": "cluster"}
 COMPANIONS: dict[str, dict[str, Any]] = {
+    **{f"engine.{name}": RANKS for name in ("workers", "launcher", "threads_per_worker", "patience_s", "logs")},
+    "engine.gpus_per_worker": RANKS,
+    "engine.shard": RANKS,
+    "engine.shard_group": RANKS | {"engine.shard": "hybrid", "engine.shard_group": 2, "engine.workers": 6},
+    "engine.offload": RANKS | {"engine.shard": "full"},
+    "engine.recompute": RANKS | {"engine.shard": "full"},
+    **{f"rollout.{name}": {"rollout.kind": "vllm"} for name in ("tensor_parallel", "context", "cache_gib")},
+    "rollout.python": {"rollout.workers": 1},
     "labels.form": {"labels.people": None, "labels.prompts": None, "labels.data": PROMPTS},
     "labels.judge_model": {"labels.people": None},
     "direct.method": {"direct.method": "dpo", "direct.online": None},
