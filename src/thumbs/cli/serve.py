@@ -188,8 +188,9 @@ def _engine(kind: str, workers: int, launcher: str, folder: Path) -> OpenEngine:
     from thumbs.config.engine import EngineConfig
     from thumbs.engine import open_engine
 
-    chosen = {"kind": kind, "workers": workers, "launcher": launcher, "logs": str(folder / "logs")}
-    return open_engine(build_config(EngineConfig, chosen, source="serve"))
+    chosen = {"kind": kind, "workers": workers, "launcher": launcher}
+    config = build_config(EngineConfig, chosen, source="serve")  # refuses ranks of a local engine
+    return open_engine(config.model_copy(update={"logs": str(folder / "logs")}))
 
 
 def _settings(
