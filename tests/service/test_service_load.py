@@ -24,13 +24,13 @@ class GatedEngine(LocalEngine):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__()
-        self._backend, self._open = backend, False
+        self._backend, self._begun = backend, False
 
     def _passes(self, *args: Any, **how: Any) -> Generator[None, None, TrainOutput]:
         until = time.monotonic() + 60
-        while not self._open:
+        while not self._begun:
             time.sleep(0.05)
-            self._open = self._everything_waits() or time.monotonic() > until
+            self._begun = self._everything_waits() or time.monotonic() > until
         return (yield from super()._passes(*args, **how))
 
     def _everything_waits(self) -> bool:
