@@ -251,7 +251,7 @@ def test_tokens_are_told_once_although_a_worker_died_over_them():
 
 
 def test_a_worker_that_stands_still_is_ended_and_its_work_done_by_others():
-    pool = remote(2, patience_s=2.0)
+    pool = remote(2, patience_s=4.0)
     try:
         here, far = Both(pool, BYTES).snapshot()
         assert ask(far) == ask(here)

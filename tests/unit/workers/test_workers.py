@@ -19,7 +19,7 @@ from thumbs.workers.pipes import PipeCrew
 COUNTER = "unit.workers.far:Counter"
 
 
-PATIENCE_S = {"pipes": 2.0, "ray": 8.0}
+PATIENCE_S = {"pipes": 4.0, "ray": 8.0}
 """Without a sign of life; an actor of Ray is asked for one, which takes longer on a busy machine."""
 
 
