@@ -1,4 +1,4 @@
-"""One rank against more: tokens a second, the largest difference of weights, and PPO's metrics.
+"""One rank against more: tokens per second, the largest difference of weights, and PPO's metrics.
 
 .venv/bin/python benchmarks/scaleout.py --workers 1 2 --out FILE [--launcher pipes] [--steps 20]
 
@@ -42,7 +42,7 @@ def batch(generator: np.random.Generator, sequences: int, tokens: int) -> list[E
 
 
 def train(kind: str, workers: int, launcher: str, steps: int) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """Weights and moments at the end; tokens a second and the metrics of the last step of PPO."""
+    """Weights and moments at the end; tokens per second and the metrics of the last step of PPO."""
     lora, shard = KINDS[kind]
     settings = {"kind": "cluster", "workers": workers, "launcher": launcher, "shard": shard}
     engine = open_engine(EngineConfig.model_validate(settings))

@@ -55,6 +55,8 @@ STEPS, RATE = 45, 4e-4
 """PPO's learning rate rises from 0 to RATE over the steps, so that little distance is wasted at first, and every proxy
 breaks in the end.
 """
+WORKER = "thumbs.lab.overopt:Seeds"
+"""What computes the seeds, in processes of its own."""
 BEST_OF = (1, 2, 4, 8, 16, 32)
 
 
@@ -269,7 +271,7 @@ def run_seeds(folder: Path, seeds: int, clean: int) -> Iterator[Found | int]:
     """
     crew = PipeCrew(folder / "logs", patience_s=600.0)
     count = max(min(os.cpu_count() or 1, seeds), 1)
-    workers = crew.start([WorkerSpec(f"lab {number}", "thumbs.lab.overopt:Seeds") for number in range(count)])
+    workers = crew.start([WorkerSpec(f"lab {number}", WORKER) for number in range(count)])
     try:
         # A world belongs to one worker, so that its models are made once.
         found = [workers[seed % count].call("run_seed", folder, seed) for seed in range(seeds)]

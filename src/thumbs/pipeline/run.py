@@ -20,6 +20,7 @@ from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run
 from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.pipeline.identity import GROWING
+from thumbs.pipeline.labels import heldout_share
 from thumbs.pipeline.names import check_names, check_sections, require_files
 from thumbs.pipeline.stages import Pipeline, say
 from thumbs.pipeline.standing import Standing, known_digests, places, require_same, standing_of, standings
@@ -147,6 +148,11 @@ def check_watch(config: PipelineConfig) -> None:
         raise ConfigError(
             "watch: no method of this run samples from the policy that it trains; ppo, group, rejection and "
             "direct.online can be watched"
+        )
+    if config.watch.second_proxy is None and config.labels is not None and not heldout_share(config.labels):
+        raise ConfigError(
+            "watch: without watch.second_proxy a reward model is trained on the held-out pairs, and labels holds none "
+            "out; set `holdout` of labels.data or labels.prompts to a third or so, or name a reward model"
         )
     if config.watch.second_proxy is None and (config.reward_model is None or config.reward_model.form != "pairs"):
         raise ConfigError(

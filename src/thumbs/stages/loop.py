@@ -79,7 +79,8 @@ class Loop:
     samples: writes samples for the report, given the number of steps made: before the first step, each `sample_every`
     steps and after the last.
     alarms: what looks wrong in the numbers of a step next to those of the first.
-    watch: looks at the policy before the first step, every so many steps and after the last.
+    watch: looks at the policy before the first step, every so many steps and after number `steps`; the weights that it
+    goes back to are those that the stage leaves.
     is_spent: why the loop ends early after a step with these numbers; None to go on.
     logged: how many lines the log has after a step, from the state, for steps that write some of their own.
     before_save: puts into the state what a checkpoint is to keep and only a checkpoint needs.
@@ -134,8 +135,8 @@ class Loop:
                 bar.advance(**{label: metrics.get(name) for label, name in self.shown.items()})
         if reason := self._reason(at):
             _say(f"{self.title} ends at step {at.step} of {self.steps}: {reason}")
-        self._roll_back(at.state)
-        if self.held_out is None:
+        rolled_back = self._roll_back(at.state)
+        if rolled_back or self.held_out is None:
             self._keep()
         return at
 
@@ -155,9 +156,11 @@ class Loop:
             self.context.folder.alarms.append(line, {"alarm": alarm})
             _say(f"alarm at {self.title} step {number}: {alarm}")
 
-    def _roll_back(self, state: State) -> None:
-        if self.watch is not None and (best := self.watch.roll_back(state)) is not None:
+    def _roll_back(self, state: State) -> bool:
+        best = None if self.watch is None else self.watch.roll_back(state)
+        if best is not None:
             _say(f"{self.title}: the policy is that of step {best} again")
+        return best is not None
 
     def _look(self, number: int, state: State, metrics: Metrics) -> list[str]:
         """Adds what the watch sees after so many steps to the numbers; returns its alarms."""

@@ -37,7 +37,7 @@ class WorkerSpec:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that the worker is started with, beside those of the driver."""
+        """The variables that the worker is started with, in addition to those of the driver."""
         threads = str(self.threads)
         return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **self.env}
 

@@ -71,7 +71,7 @@ class PipeWorker:
             if number:
                 try:
                     message = pickle.dumps((number, method, args, kwargs), protocol=pickle.HIGHEST_PROTOCOL)
-                except BaseException as error:
+                except Exception as error:
                     self._calls.answer(number, None, error)
                     return future
                 with contextlib.suppress(OSError):  # the reader sees the same end, and tells all that wait
@@ -89,6 +89,9 @@ class PipeWorker:
                     calls.finish(reason, stuck=True)
         except (EOFError, OSError):
             pass
+        except Exception as error:  # an answer whose class is not to be had here; whoever waits must not wait for ever
+            self.process.kill()
+            calls.finish(f"sent what cannot be read here ({type(error).__name__}: {error})")
         try:
             code = self.process.wait(CLOSING_S)
         except subprocess.TimeoutExpired:
@@ -138,7 +141,7 @@ class PipeCrew:
 
 
 def _lent(folder: Path) -> Path:
-    """A folder in which thumbs alone is found: what else is installed beside it is another environment's."""
+    """A folder in which thumbs alone is found: what else is installed next to it is another environment's."""
     place = folder / "lent"
     place.mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError):

@@ -118,7 +118,10 @@ class RayWorker:
     def _hear(self, number: int, done: Future[Any]) -> None:
         error = done.exception()
         if error is None:
-            value, error, event = pickle.loads(done.result())  # noqa: S301 (our own worker wrote it)
+            try:
+                value, error, event = pickle.loads(done.result())  # noqa: S301 (our own worker wrote it)
+            except Exception as unreadable:  # an answer whose class is not to be had here
+                return self._calls.answer(number, None, portable(unreadable, traceback.format_exc()))
             self._calls.moved(event)
             self._calls.answer(number, value, error)
         elif isinstance(error, self._ray.exceptions.RayActorError):

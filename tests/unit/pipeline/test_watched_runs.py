@@ -54,12 +54,13 @@ def test_a_second_proxy_of_others_is_read_and_the_card_tells_of_alarms(tmp_path:
     [
         ({"ppo": None}, "no method of this run samples"),
         ({"reward_model": None, "labels": None}, "name a reward model in watch.second_proxy"),
+        ({"labels": {"data": {"path": "pairs.jsonl", "holdout": 0.0}}}, "labels holds none out"),
         ({"watch": {"prompts": 8, "second_proxy": "nowhere/at/all"}}, "nowhere/at/all"),
         ({"watch": {"act": "panic"}}, "rollback"),
     ],
 )
 def test_what_cannot_be_watched_is_refused_before_anything_runs(changes: dict[str, Any], said: str, tmp_path: Path):
-    if "labels" in changes:
+    if changes.get("reward_model", 1) is None:
         changes = changes | {"ppo": tiny_settings(tmp_path)["ppo"] | {"reward": [{"verifier": "exact"}]}}
     with pytest.raises(ConfigError, match=said):
         run_pipeline(config_of(tmp_path, **changes))

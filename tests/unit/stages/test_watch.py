@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from byte_world import byte_context, prompt
+from thumbs.config.base import build_config
 from thumbs.config.data import DataConfig
+from thumbs.config.direct import DirectConfig
+from thumbs.config.group import GroupConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import KlConfig, PpoConfig
+from thumbs.config.rejection import RejectionConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.watch import WatchConfig
 from thumbs.engine.base import ModelSpec
@@ -21,7 +25,10 @@ from thumbs.errors import ConfigError
 from thumbs.records import Example, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.stages.context import Context
+from thumbs.stages.group import run_group
+from thumbs.stages.online_dpo import run_online_dpo
 from thumbs.stages.ppo_run import run_ppo
+from thumbs.stages.rejection import run_rejection
 from thumbs.stages.watch import Watch, sampled, watch_set
 
 PROMPTS = [prompt(letter) for letter in "abcdefghijkl"]
@@ -151,6 +158,52 @@ def test_the_numbers_of_a_look_are_those_of_a_slow_loop(tmp_path: Path):
     assert metrics["watch/kl_per_token"] == pytest.approx(sum(ratios) / tokens, abs=1e-5)
     assert metrics["watch/value"] == pytest.approx(np.mean(values), abs=1e-4)
     assert state["watch"]["start"] == pytest.approx(values, abs=1e-4)
+
+
+def last_token(rollout: Rollout) -> float:
+    """Differs between replies of an untrained model."""
+    return float(rollout.tokens[-1] % 7)
+
+
+FAST = {"optim": {"learning_rate": 1e-3, "schedule": "constant"}}
+ROUNDS = {"prompts": {"path": "unused"}, "sampling": {"max_new_tokens": 6}}
+METHODS: dict[str, Any] = {
+    "group": lambda context, watch: run_group(
+        context,
+        build_config(GroupConfig, ROUNDS | {"steps": 6, "batch_size": 8, "minibatch_size": 8, "group_size": 4} | FAST),
+        CallableReward(last_token), None, PROMPTS, watch=watch,
+    ),
+    "rejection": lambda context, watch: run_rejection(
+        context,
+        build_config(RejectionConfig, ROUNDS | {"rounds": 6, "replies_per_prompt": 2, "batch_size": 8} | FAST),
+        CallableReward(last_token), None, PROMPTS, watch=watch,
+    ),
+    "online DPO": lambda context, watch: run_online_dpo(
+        context,
+        build_config(
+            DirectConfig,
+            {"method": "online_dpo", "batch_size": 4, "eval_every": 1, "online": ROUNDS | {"steps": 6}} | FAST,
+        ),
+        CallableReward(last_token), None, PROMPTS, watch=watch,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_leaves_the_policy_that_it_went_back_to(method: str, tmp_path: Path):
+    """Also one that keeps weights at each checkpoint, the gamed ones among them."""
+    context = byte_context(tmp_path)
+    settings = WatchConfig(act="rollback", prompts=8, kl_price=0.0)
+    proxy = CallableReward(last_token)
+    watch = partial(Watch, config=settings, proxy=proxy, second=Fickle(), prompts=PROMPTS, sampling=SAMPLING)
+    METHODS[method](context, watch)
+    assert context.folder.metrics.read()[-1]["watch/best_step"] == 2
+    assert len(context.folder.alarms.read()) == 1
+    best = weights(context.folder.path / "watch")
+    (last,) = (context.folder.path / "checkpoints").glob("step-*/policy")  # of the step after the best one
+    assert any((tensor != best[name]).any() for name, tensor in weights(last).items())
+    for name, tensor in weights(context.best).items():
+        np.testing.assert_array_equal(tensor, best[name])
 
 
 def test_sampling_that_falsifies_the_kl_is_refused(tmp_path: Path):

@@ -17,6 +17,17 @@ class LineError(DataError):
         super().__init__(f"{file}:{line}: no")
 
 
+def explode() -> None:
+    raise ImportError("it is only there")
+
+
+class Unreadable:
+    """It travels, and cannot be made at the other end."""
+
+    def __reduce__(self) -> tuple[object, tuple[()]]:
+        return explode, ()
+
+
 class Counter:
     def __init__(self, start: int) -> None:
         self.count = start
@@ -38,6 +49,9 @@ class Counter:
     def break_down(self) -> None:
         progress("micro-batch 2 of 5")
         raise KeyError("seven")
+
+    def unreadable(self) -> object:
+        return Unreadable()
 
     def unsendable(self) -> object:
         return threading.Lock()

@@ -72,6 +72,12 @@ def test_an_error_of_ours_that_no_bytes_can_hold_says_what_it_was(crew):
     assert worker.call("add").result() == 5
 
 
+def test_an_answer_that_cannot_be_read_here_fails_its_call(crew):
+    (worker,) = start(crew, 4)
+    with pytest.raises((WorkerError, WorkerLost), match="it is only there"):
+        worker.call("unreadable").result(timeout=30)
+
+
 def test_another_error_names_worker_method_place_and_traceback(crew):
     (worker,) = start(crew, 4)
     with pytest.raises(WorkerError) as caught:

@@ -1,0 +1,87 @@
+"""The language of the lab by hand, best-of-n against every subset, and one seed with its processes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from thumbs.cli.main import app
+from thumbs.lab import overopt, world
+from thumbs.lab.overopt import Found, expected_best
+from thumbs.lab.world import TOPICS, gold, judged_pairs, sentences
+from thumbs.records import Message, Rollout
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("lake kind tree warm.", 2),
+        ("kind kind lake.", 1 - 1),  # said again
+        ("kind rude lake.", 1 - 1),
+        ("kind warm.", 2 - 1),  # a word is missing
+        ("lake tree road ship song door rain hill moon coat.", -1),  # two too many
+        ("lake kynd tree.", -2),  # no such word
+        ("lake tree road", -2),  # no full stop
+        ("", -2 - 3),
+    ],
+)
+def test_gold_by_hand(text: str, score: float):
+    assert gold(text) == score
+
+
+def test_sentences_are_of_the_language_and_nothing_in_them_is_broken():
+    rows = sentences(200, 3)
+    texts = [row[-1].content for row in rows]
+    words = [text.removesuffix(".").split() for text in texts]
+    assert all(3 <= len(w) <= 8 and len(set(w)) == len(w) and set(w) <= world.WORDS for w in words)
+    assert sentences(200, 3) == rows != sentences(200, 4)
+    assert len({topic.id for topic in TOPICS}) == len(TOPICS) == 64
+
+
+def spoken(text: str) -> Rollout:
+    none = np.zeros(1, dtype=np.float32)
+    messages = (*TOPICS[0].messages, Message("assistant", text))
+    return Rollout(TOPICS[0].id, np.zeros(2, dtype=np.int64), 1, none, none, "stop", 0, text, messages)
+
+
+def test_judges_go_by_gold_and_err_as_often_as_they_are_told():
+    good, bad = spoken("kind warm lake."), spoken("rude vile lake.")
+    for noise, low, high in ((0.0, 0, 0), (1.0, 400, 400), (0.15, 40, 80)):
+        pairs = judged_pairs([good, bad] * 200, [bad, good] * 200, noise, 1)
+        wrong = sum(p.judgements[0].strength != (-1 if p.replies[0].text == good.text else 1) for p in pairs)
+        assert low <= wrong <= high
+    assert judged_pairs([good], [good], 0.0, 1) == []
+
+
+def test_best_of_n_is_the_mean_over_all_subsets():
+    random = np.random.default_rng(0)
+    scores, values = random.normal(size=(2, 3, 7))
+    for n in (1, 2, 5, 7):
+        subsets = [list(s) for s in itertools.combinations(range(7), n)]
+        slow = [np.mean([v[s][x[s].argmax()] for s in subsets]) for x, v in zip(scores, values, strict=True)]
+        np.testing.assert_allclose(expected_best(scores, values, n), slow)
+
+
+def test_what_was_won_lost_and_kept():
+    looks = [{"gold": g} for g in (-1.0, 1.0, 0.5, -2.0)]
+    found = Found(0, (0.7, 0.7), looks, 3, 1, 0.6, [])
+    assert (found.gain, found.lost, found.kept) == (2.0, 1.5, pytest.approx(0.8))
+
+
+@pytest.mark.timeout(300)
+def test_the_command_runs_seeds_and_clean_runs_in_processes_of_their_own(tmp_path: Path, monkeypatch):
+    """A stand-in for the worlds, which take a minute each; what it checks is the road to them and back."""
+    monkeypatch.setattr(overopt, "WORKER", "unit.lab.stand_in:Seeds")
+    result = CliRunner().invoke(app, ["lab", "overopt", "--seeds", "3", "--clean", "4", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "fell by half of its gain or more: 2 of 3" in result.output
+    assert "delivered three quarters of the gain or more: 3 of 3" in result.output
+    assert "clean runs with an alarm: 1 of 4" in result.output
+    kept = json.loads((tmp_path / "overopt.json").read_text(encoding="utf-8"))
+    assert [seed["seed"] for seed in kept["seeds"]] == [0, 1, 2]
+    assert kept["alarms_of_clean_runs"] == [0, 0, 0, 5]
