@@ -29,7 +29,7 @@ def is_over_optimised(start: np.ndarray, best: np.ndarray, now: np.ndarray) -> b
     """Whether all that training has won is lost again: values [P] that are certainly below the best ones so far, and
     not above those of the start.
 
-    A smaller fall is common in runs with nothing wrong (docs/log.md), so it is no alarm; the policy to return to is
-    the one with the best value all the same.
+    A smaller fall is common in runs with nothing wrong (docs/log.md), and so is such a fall for one step: an alarm
+    wants it at two looks in a row. The policy to return to is the one with the best value all the same.
     """
     return is_certain_fall(best, now) and float(np.mean(now)) <= float(np.mean(start))

@@ -69,14 +69,18 @@ class Watch:
             "watch/entropy": -float(sum(rollout.logprobs.sum() for rollout in rollouts)) / max(tokens, 1),
             "watch/ended": float(np.mean([rollout.stop_reason != "length" for rollout in rollouts])),
         }
-        seen = state.setdefault("watch", {"start": values.tolist(), "best": [], "best_step": step, "why": ""})
+        seen = state.setdefault(
+            "watch", {"start": values.tolist(), "best": [], "best_step": step, "lost": False, "why": ""}
+        )
         start = seen.setdefault("proxies", [metrics["watch/proxy"], metrics["watch/second_proxy"]])
         metrics["watch/gap"] = (metrics["watch/proxy"] - start[0]) - (metrics["watch/second_proxy"] - start[1])
         if not seen["best"] or values.mean() > np.mean(seen["best"]):
             seen |= {"best": values.tolist(), "best_step": step}
             self.context.engine.save(self.policy, self.kept)
         metrics["watch/best_step"] = float(seen["best_step"])
-        if not is_over_optimised(np.array(seen["start"]), np.array(seen["best"]), values):
+        before, lost = seen["lost"], is_over_optimised(np.array(seen["start"]), np.array(seen["best"]), values)
+        seen["lost"] = lost
+        if not (before and lost):  # one bad look is often a step of the optimizer that the next one takes back
             return metrics, []
         said = (
             f"the second opinion has fallen from {np.mean(seen['best']):.2f} at step {seen['best_step']} to "

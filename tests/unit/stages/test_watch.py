@@ -75,15 +75,15 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 def test_an_alarm_rolls_back_to_the_policy_of_the_best_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     context = byte_context(tmp_path)
     result = watched(context, "rollback", Fickle())
-    assert result["steps"] == 3  # looks after 0, 1, 2 steps rise; the one after 3 falls below the start
+    assert result["steps"] == 4  # looks after 0, 1, 2 steps rise; those after 3 and 4 are below the start
     rows = context.folder.metrics.read()
-    assert [row["watch/best_step"] for row in rows] == [1, 2, 2]
+    assert [row["watch/best_step"] for row in rows] == [1, 2, 2, 2]
     assert rows[1]["watch/gap"] == pytest.approx(
         rows[1]["watch/proxy"] - rows[0]["watch/proxy"] + rows[0]["watch/gap"]
         - (rows[1]["watch/second_proxy"] - rows[0]["watch/second_proxy"])
     )  # fmt: skip
     (alarm,) = context.folder.alarms.read()
-    assert alarm["step"] == 3
+    assert alarm["step"] == 4
     assert "is being gamed" in alarm["alarm"]
     assert "is that of step 2 again" in capsys.readouterr().err
 
@@ -93,15 +93,29 @@ def test_an_alarm_rolls_back_to_the_policy_of_the_best_look(tmp_path: Path, caps
         np.testing.assert_array_equal(weights(context.best)[name], tensor)
 
 
-@pytest.mark.parametrize(("act", "steps"), [("log", 6), ("stop", 3)])
+@pytest.mark.parametrize(("act", "steps"), [("log", 6), ("stop", 4)])
 def test_log_goes_on_and_stop_leaves_the_policy_as_it_is(act: str, steps: int, tmp_path: Path):
     context = byte_context(tmp_path)
     assert watched(context, act, Fickle())["steps"] == steps
-    assert [row["step"] for row in context.folder.alarms.read()] == list(range(3, steps + 1))
+    assert [row["step"] for row in context.folder.alarms.read()] == list(range(4, steps + 1))
     unwatched = byte_context(tmp_path / "two")
     watched(unwatched, "log", CallableReward(share_of_e), steps=steps)
     for name, tensor in weights(unwatched.best).items():  # looking changes nothing
         np.testing.assert_array_equal(weights(context.best)[name], tensor)
+
+
+def test_one_bad_look_is_no_alarm(tmp_path: Path):
+    class Stumbles:
+        looks = 0
+
+        def score(self, rollouts: Any) -> Any:
+            self.looks += 1
+            level = -5.0 if self.looks == 4 else float(self.looks)
+            return CallableReward(lambda rollout: level + 0.01 * len(rollout.text)).score(rollouts)
+
+    context = byte_context(tmp_path)
+    assert watched(context, "rollback", Stumbles())["steps"] == 6
+    assert context.folder.alarms.read() == []
 
 
 def test_a_killed_run_sees_what_it_would_have_seen(tmp_path: Path):
