@@ -16,5 +16,6 @@ __all__ = [
     "sampler",
     "scheduler",
     "vllm",
+    "vllm_extension",
     "vllm_worker",
 ]

@@ -64,7 +64,7 @@ class VllmWorker:
     """A `SamplingWorker`. The engine starts with the first weights, and serves their base from then on.
 
     Adapters have an id of their own each, since vLLM takes weights of an id it knows from memory, whatever lies in the
-    folder. A whole model of another version is another engine, started when no request of the one before runs.
+    folder. A whole model of another version is read into the place of the one before, when no request of that runs.
     """
 
     def __init__(self, settings: VllmSettings) -> None:
@@ -109,10 +109,7 @@ class VllmWorker:
             self._submit(self._forget(key)).result()
 
     def checksums(self, weights: PublishedWeights) -> dict[str, str]:
-        """SHA-256 of the bytes of each parameter of vLLM's model, by its name there, with these weights in it.
-
-        On a CPU vLLM repacks the linear layers, whose parameters are then empty. Adapters are not among them.
-        """
+        """SHA-256 of what vLLM multiplies by with these weights, see `WeightsInPlace.held_checksums`."""
         return self._submit(self._checksums(weights)).result()
 
     def _submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
@@ -199,17 +196,20 @@ class VllmWorker:
         return vllm_parts().adapter(f"weights {weights.key}", weights.key, str(self._folder(weights)))
 
     async def _reload(self, weights: PublishedWeights) -> None:
-        """A new engine: vLLM's `reload_weights` left a CPU's logits 1.6 nats off, those of a new engine are right."""
-        await asyncio.to_thread(self._engine.shutdown)
-        self._engine = None
-        await self._start(weights)
+        """Puts other weights into the engine, which forgets what it has read with those before."""
+        self._version = -1  # neither these nor those, should it fail
+        await self._engine.collective_rpc("read_folder", args=(str(self._folder(weights)),))
+        if not await self._engine.reset_prefix_cache():
+            raise WorkerError("vLLM keeps what it has read with other weights, although no request of them runs")
+        await self._engine.update_weight_version(str(weights.version))
+        self._version = weights.key
 
     async def _start(self, weights: PublishedWeights) -> None:
         """Starts the engine; raises ConfigError if it serves another base already."""
         model = weights.model
         base = model if model.lora is None else model.model_copy(update={"lora": None})
         if self._engine is not None:
-            if (self._base, model.lora is None) != (base, self._version > 0):
+            if (self._base, model.lora is None) != (base, self._version != 0):
                 raise ConfigError(
                     f"a vLLM worker serves one base in one way; it has {self._base}, and was asked for {model}. Use "
                     "rollout.kind native for runs that sample from several"
@@ -243,6 +243,7 @@ class VllmWorker:
             generation_config="vllm",  # no settings of the model's folder
             seed=0,
             disable_log_stats=True,
+            worker_extension_cls="thumbs.rollout.vllm_extension.WeightsInPlace",
             **adapters,
         )
         self._engine = await asyncio.to_thread(partial(vllm.engine.from_engine_args, arguments))
@@ -254,9 +255,11 @@ class VllmWorker:
             await self._engine.remove_lora(key)
 
     async def _checksums(self, weights: PublishedWeights) -> dict[str, str]:
-        async with self._holding(weights):
-            ranks = await self._engine.compute_weight_checksums()
-        return {name.rpartition(":")[2]: digest for rank in ranks for name, digest in rank.items()}
+        async with self._holding(weights) as adapter:
+            if adapter is not None:
+                await self._engine.add_lora(adapter)
+            number = None if adapter is None else weights.key
+            return (await self._engine.collective_rpc("held_checksums", args=(number,)))[0]
 
 
 class VllmParts(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine import open_engine
 from thumbs.engine.base import Handle, ModelSpec, OpenEngine
 from thumbs.errors import ConfigError
+from thumbs.models.tensor_files import checksum
 from thumbs.records import Example
 from thumbs.rollout.remote import RemoteSampler
 from thumbs.rollout.sampler import DecodingParams, PromptQuery, SampleRequest
@@ -106,14 +106,24 @@ def test_logprobs_are_the_trainers_in_every_version(opened):
     again = old.submit([request])[0].result()
     assert [s.tokens.tolist() for s in again.samples] == [s.tokens.tolist() for s in before.samples]
     assert (old.policy_version + 3, again.samples[0].policy_version) == (new.policy_version, old.policy_version)
-    if new.weights.model.lora is None:
-        (worker,) = new.pool.workers
-        held = worker.call("checksums", new.weights).result()
-        published = load_file(new.weights.folder / "model.safetensors")
-        plain = {name: hashlib.sha256(bytes(t.untyped_storage())).hexdigest() for name, t in published.items()}
-        same = [name for name in plain if name in held and held[name] == plain[name]]
-        # The norms: vLLM pads the vocabulary, and repacks linear layers on a CPU.
-        assert len([name for name in same if "norm" in name]) == 1 + 2 * 4
+
+
+def test_the_weights_that_are_sampled_from_are_those_that_were_published(opened):
+    engine, handle = opened
+    old = snapshot(engine, handle)
+    step(engine, handle, ppo_data(SEQUENCES), PPO)
+    for sampler in (snapshot(engine, handle), old):  # there and back again
+        (worker,) = sampler.pool.workers
+        held = worker.call("checksums", sampler.weights).result()
+        if sampler.weights.model.lora is None:
+            assert held.pop("lm_head.weight") == sampler.checksums["model.embed_tokens.weight"]  # they are tied
+            assert held == sampler.checksums
+        else:
+            published = load_file(sampler.weights.folder / "adapter_model.safetensors")
+            scaled = {name: t * 2 if "lora_B" in name else t for name, t in published.items()}  # alpha / rank
+            assert held == {name: checksum(t) for name, t in scaled.items()}
+            assert {n: c for n, c in held.items() if "lora_A" in n}.items() <= sampler.checksums.items()
+            assert any(t.count_nonzero() for name, t in published.items() if "lora_B" in name)
 
 
 def test_stop_strings_and_tokens_as_they_are_drawn(opened):
