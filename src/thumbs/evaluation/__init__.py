@@ -1,3 +1,5 @@
-"""Gold judges, comparisons at equal length and KL, intervals, audits of reward models."""
+"""Gold, replies that are kept, comparisons on the same prompts with intervals, audits of reward models."""
 
-__all__ = ["heldout", "intervals", "judges", "reward_audit", "reward_probes", "text"]
+__all__ = [
+    "heldout", "intervals", "judges", "replies", "results", "reward_audit", "reward_probes", "statistics", "text",
+]  # fmt: skip

@@ -1,6 +1,6 @@
-"""Gold and proxy score, KL, length and variety of several policies on the same held-out prompts.
+"""The replies of several policies to the same held-out prompts, each with its gold and proxy score and its log-ratio.
 
-The gold judge is known here and nowhere else but in the simulated annotators; the proxy is the trained reward model.
+The gold is known here and nowhere else but in the simulated annotators; the proxy is what methods are paid by.
 """
 
 from __future__ import annotations
@@ -15,22 +15,13 @@ import numpy as np
 from thumbs.config.evaluation import EvaluationConfig
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle
-from thumbs.evaluation.intervals import best_of_n_kl, bootstrap_mean, win_rate
 from thumbs.evaluation.judges import gold_judge
-from thumbs.evaluation.text import distinct_n
+from thumbs.evaluation.replies import EvaluatedReply
+from thumbs.evaluation.results import PROXY, Findings
 from thumbs.records import Example, Prompt, Rollout
 from thumbs.rewards.base import RewardSource, shown_scores
 from thumbs.rollout.rounds import collect, require_unwarped, seed_of
 from thumbs.tracking.progress import Progress
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """One policy's answers to all prompts with their gold and proxy scores."""
-
-    rollouts: list[Rollout]
-    gold: np.ndarray
-    proxy: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -50,105 +41,89 @@ class Evaluation:
     def __post_init__(self) -> None:
         require_unwarped(self.config.sampling, "evaluation")
 
-    def run(self, policies: Mapping[str, Handle], reference: str, fixed: Sequence[Prompt]) -> dict[str, Any]:
-        """Results by policy name, best-of-n from the reference, win rates against it, samples.
+    def run(
+        self, policies: Mapping[str, Handle], reference: str, fixed: Sequence[Prompt]
+    ) -> tuple[dict[str, Any], list[EvaluatedReply]]:
+        """The results as plain data, and every reply.
 
         The base model answers each prompt once, and so do policies on their way (ppo@2), the trained ones `best_of`
         times: their difference is what counts, and one answer to each of 100 prompts leaves a standard error of 0.04
-        in the mean of a score from -1 to 1. KL is the mean of log π(y) - log π_reference(y) over each policy's first
-        samples (k1, nats per sequence); that of best-of-n is its exact bound.
+        in the mean of a score from -1 to 1.
         """
         times = {name: 1 if name == "base" or "@" in name else self.config.best_of for name in policies}
-        draws: dict[str, list[Answers]] = {}
+        times[reference] = self.config.best_of
+        rows: list[EvaluatedReply] = []
         with Progress("evaluation", sum(times.values()), ("gold", "proxy")) as bar:
             for name, handle in policies.items():
-                draws[name] = self.answer(handle, self.prompts, times[name])
-                shown = {} if self.reward is None else {"proxy": draws[name][0].proxy.mean()}
-                bar.advance(len(draws[name]), gold=draws[name][0].gold.mean(), **shown)
-        answers = {name: found[0] for name, found in draws.items()}
-        systems = {
-            name: self.describe(found, self.kl(found[0], policies[reference]) if name != reference else 0.0)
-            for name, found in draws.items()
-        }
-        if self.reward is not None:
-            systems["best_of_n"] = self.describe([best_of(draws[reference])], best_of_n_kl(self.config.best_of))
-        return {
-            "judge": self.config.judge,
-            "systems": systems,
-            "win_rates": {
-                name: win_rate(found.gold, answers[reference].gold, self.seed)
-                for name, found in answers.items()
-                if name not in ("base", reference) and "@" not in name
-            },
-            "frontier": [
-                {"name": name, "kl": s["kl"], "gold": s["gold"], "proxy": s["proxy"]} for name, s in systems.items()
-            ],
-            "samples": self.side_by_side(policies, fixed),
-        }
+                found = self.answers(name, handle, times[name], None if name == reference else policies[reference])
+                shown = {"gold": _mean([row.gold for row in found])}
+                shown |= {} if self.reward is None else {"proxy": _mean([row.proxies[PROXY] for row in found])}
+                bar.advance(times[name], **shown)
+                rows += found
+        results = Findings(rows, reference, self.config.best_of, self.seed).summary()
+        samples = self.side_by_side(policies, fixed)
+        return {"judge": self.config.judge, "reference": reference, **results, "samples": samples}, rows
 
-    def answer(self, handle: Handle, prompts: Sequence[Prompt], draws: int, *, shown: bool = False) -> list[Answers]:
-        """That many answers to each prompt; all policies get the same random numbers.
+    def answers(self, name: str, policy: Handle, draws: int, reference: Handle | None) -> list[EvaluatedReply]:
+        """That many replies to each prompt, draw by draw; all policies get the same random numbers.
 
-        shown: they are for reading, so a proxy score that cannot be had is NaN and no error.
+        reference: what log-ratios are measured from; None for the reference itself, whose are 0.
         """
-        seeds = [seed_of(self.seed, "evaluation", draw, prompt.id) for draw in range(draws) for prompt in prompts]
-        sampler = self.engine.snapshot(handle)
-        rollouts = collect(sampler, [*prompts] * draws, self.tokenizer, self.config.sampling, seeds)
-        judge, n = gold_judge(self.config.judge), len(prompts)
-        gold = np.array([judge(p.messages, r.text) for p, r in zip([*prompts] * draws, rollouts, strict=True)])
-        proxy = np.array(self.proxy_scores(rollouts, shown=shown))
-        return [Answers(rollouts[i : i + n], gold[i : i + n], proxy[i : i + n]) for i in range(0, n * draws, n)]
+        prompts = [*self.prompts] * draws
+        seeds = [seed_of(self.seed, "evaluation", draw, prompt.id) for draw in range(draws) for prompt in self.prompts]
+        rollouts = collect(self.engine.snapshot(policy), prompts, self.tokenizer, self.config.sampling, seeds)
+        golds, proxies = self.golds(rollouts), self.proxies(rollouts, shown=False)
+        ratios = [0.0] * len(rollouts) if reference is None else self.log_ratios(rollouts, reference)
+        return [
+            EvaluatedReply(
+                system=name,
+                prompt=prompt.messages,
+                prompt_id=prompt.id,
+                draw=number // len(self.prompts),
+                text=rollout.text,
+                tokens=rollout.reply_length,
+                cut=rollout.stop_reason == "length",
+                gold=golds[number],
+                proxies=proxies[number],
+                log_ratio=ratios[number],
+            )
+            for number, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True))
+        ]
 
-    def proxy_scores(self, rollouts: Sequence[Rollout], *, shown: bool) -> Sequence[float]:
-        """What the reward says of each; NaN if there is no reward, or none for a reply that is only shown."""
+    def golds(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """The gold score of each reply."""
+        judge = gold_judge(self.config.judge)
+        return [judge(rollout.messages[:-1], rollout.text) for rollout in rollouts]
+
+    def proxies(self, rollouts: Sequence[Rollout], *, shown: bool) -> list[dict[str, float]]:
+        """What the rewards say of each by name. shown: they are for reading, so one that cannot be had is NaN."""
         if self.reward is None:
-            return [math.nan] * len(rollouts)
-        return shown_scores(self.reward, rollouts) if shown else [s.value for s in self.reward.score(rollouts)]
+            return [{} for _ in rollouts]
+        if shown:
+            return [{PROXY: value} for value in shown_scores(self.reward, rollouts)]
+        return [{PROXY: score.value} for score in self.reward.score(rollouts)]
 
-    def kl(self, answers: Answers, reference: Handle) -> float:
-        """Mean over sequences of the summed log-ratio (nats); the policy's side was kept when it sampled."""
-        data = [Example.next_token(r.tokens, weights=r.mask) for r in answers.rollouts]
+    def log_ratios(self, rollouts: Sequence[Rollout], reference: Handle) -> list[float]:
+        """log π(y) - log π_reference(y) of each reply (k1, nats); the policy's side was kept when it sampled."""
+        data = [Example.next_token(r.tokens, weights=r.mask) for r in rollouts]
         theirs = self.engine.forward(reference, data, temperature=self.config.sampling.temperature)
-        return float(np.mean([(r.logprobs - t.logprobs).sum() for r, t in zip(answers.rollouts, theirs, strict=True)]))
-
-    def describe(self, draws: Sequence[Answers], kl: float) -> dict[str, float]:
-        """Means over draws and prompts; the interval of the gold score is a bootstrap over prompts.
-
-        distinct-2 falls as a text grows, so it is the mean of that of each draw.
-        """
-        gold = np.stack([draw.gold for draw in draws])
-        rollouts = [r for draw in draws for r in draw.rollouts]
-        low, high = bootstrap_mean(gold.mean(axis=0), self.seed)
-        return {
-            "gold": float(gold.mean()),
-            "gold_low": low,
-            "gold_high": high,
-            "proxy": float(np.mean([draw.proxy for draw in draws])),
-            "kl": kl,
-            "length": float(np.mean([r.reply_length for r in rollouts])),
-            "distinct2": float(np.mean([distinct_n([r.text for r in draw.rollouts], 2) for draw in draws])),
-            "truncated": float(np.mean([r.stop_reason == "length" for r in rollouts])),
-            "n": gold.shape[1],
-            "draws": len(draws),
-        }
+        return [float((r.logprobs - t.logprobs).sum()) for r, t in zip(rollouts, theirs, strict=True)]
 
     def side_by_side(self, policies: Mapping[str, Handle], fixed: Sequence[Prompt]) -> list[dict[str, Any]]:
         """For each fixed prompt, every policy's reply with both scores."""
         rows: list[dict[str, Any]] = [{"prompt": prompt.messages[-1].content} for prompt in fixed]
+        seeds = [seed_of(self.seed, "evaluation", 0, prompt.id) for prompt in fixed]
         for name, handle in policies.items() if fixed else ():
             if "@" in name:
                 continue
-            (answers,) = self.answer(handle, fixed, 1, shown=True)
-            for row, rollout, gold, proxy in zip(rows, answers.rollouts, answers.gold, answers.proxy, strict=True):
-                row[name] = {"text": rollout.text, "gold": float(gold), "proxy": float(proxy)}
+            rollouts = collect(self.engine.snapshot(handle), fixed, self.tokenizer, self.config.sampling, seeds)
+            told = zip(rows, rollouts, self.golds(rollouts), self.proxies(rollouts, shown=True), strict=True)
+            for row, rollout, gold, proxies in told:
+                cut = rollout.stop_reason == "length"
+                row[name] = {"text": rollout.text, "gold": gold, "proxy": proxies.get(PROXY, math.nan), "cut": cut}
         return rows
 
 
-def best_of(draws: Sequence[Answers]) -> Answers:
-    """For each prompt the answer with the highest proxy score."""
-    winners = np.stack([draw.proxy for draw in draws]).argmax(axis=0)
-    return Answers(
-        [draws[w].rollouts[i] for i, w in enumerate(winners)],
-        np.array([draws[w].gold[i] for i, w in enumerate(winners)]),
-        np.array([draws[w].proxy[i] for i, w in enumerate(winners)]),
-    )
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else math.nan

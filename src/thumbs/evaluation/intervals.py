@@ -1,4 +1,4 @@
-"""Intervals for proportions and means, and how far one policy is ahead of another."""
+"""Intervals for proportions and means of independent values, and the KL of best-of-n."""
 
 from __future__ import annotations
 
@@ -29,18 +29,6 @@ def bootstrap_mean(
     means = array[rng.integers(0, len(array), (n, len(array)))].mean(axis=1)
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
-
-
-def win_rate(
-    scores_a: Sequence[float] | np.ndarray, scores_b: Sequence[float] | np.ndarray, seed: int
-) -> dict[str, float]:
-    """Share of prompts on which a is better than b, ties one half (rate), with its 95 % interval (low, high), a
-    bootstrap over the n prompts.
-    """
-    difference = np.asarray(scores_a) - np.asarray(scores_b)
-    wins = (difference > 0) + 0.5 * (difference == 0)
-    low, high = bootstrap_mean(wins, seed)
-    return {"rate": float(wins.mean()), "low": low, "high": high, "n": len(wins)}
 
 
 def best_of_n_kl(n: int) -> float:

@@ -39,6 +39,7 @@ from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.engine.base import ModelSpec, OpenEngine
 from thumbs.errors import ConfigError
+from thumbs.evaluation import replies
 from thumbs.evaluation.heldout import Evaluation
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.reward_audit import audit
@@ -197,7 +198,7 @@ class Pipeline:
         return run_rejection(context, c, reward, self.start(), prompts, watch=watch)
 
     def evaluation(self, context: Context, c: EvaluationConfig) -> dict[str, Any]:
-        prompts = self.prompts(c.prompts)
+        prompts = list({prompt.id: prompt for prompt in self.prompts(c.prompts)}.values())
         evaluation = Evaluation(self.engine, self.tokenizer, c, self.proxy(), prompts, self.config.seed)
         opened = OpenRun(self.folder.path, self.config, self.tokenizer, self.engine)
         methods = [name for name in METHODS if getattr(self.config, name) is not None]
@@ -205,7 +206,8 @@ class Pipeline:
         names += [place(name, i) for i in range(1, self.config.iterations + 1) for name in methods]
         reference = "base" if self.config.sft is None else "sft"
         policies = {name: opened.model(name) for name in names} | opened.milestones()
-        results = evaluation.run(policies, reference, self.fixed_prompts())
+        results, rows = evaluation.run(policies, reference, self.fixed_prompts())
+        replies.write(context.folder.path / replies.REPLIES, rows)
         write_json(context.folder.path / "results.json", results)
         return {"systems": results["systems"], "win_rates": results["win_rates"]}
 

@@ -361,13 +361,14 @@ def _evaluation(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     again = len(prompts.rows) * (policies - 1) * (c.best_of - 1)  # the base model answers once
     answers = len(prompts.rows) * policies + again + len(config.fixed_prompts) * policies
     reply, prompt = inputs.reply_length(c.sampling), mean(prompts.lengths)
-    compared = len(prompts.rows) * (policies - 1)  # KL: the reference's logprobs
+    compared = len(prompts.rows) * (1 + c.best_of * (policies - 2))  # KL: the reference's logprobs
     shared = again * prompt  # one policy's answers to a prompt are scored together
+    shared_kl = len(prompts.rows) * (policies - 2) * (c.best_of - 1) * prompt
     return StageWork(
         "evaluation",
         0,
         len(prompts.rows),
-        read=(answers + compared) * (prompt + reply) - shared,
+        read=(answers + compared) * (prompt + reply) - shared - shared_kl,
         new=answers * (prompt + reply) - shared,
         sampled=answers * reply,
         sampling_rows=min(len(prompts.rows), MAX_ROWS),

@@ -130,8 +130,8 @@ def test_evaluation(folder: Path):
     _, _, work = measure({"sft": sft(folder), "ppo": ppo, "evaluation": section, "fixed_prompts": ["a"]})
     # base once, sft and ppo three times; the fixed prompt for each of three policies
     assert work["evaluation"].sampled == (10 * 7 + 3) * 4
-    # KL of base and of ppo against sft: a pass of sft each; three draws of one policy share their prompt
-    assert work["evaluation"].read == (10 * 7 + 3 + 10 * 2) * 8 - 10 * 4 * 4
+    # KL of base and of all draws of ppo against sft: a pass of sft each; three draws of one policy share their prompt
+    assert work["evaluation"].read == (10 * 7 + 3 + 10 * 4) * 8 - 10 * 4 * 4 - 10 * 2 * 4
 
 
 def test_stages_come_in_their_order_and_only_those_that_are_asked_for(folder: Path):

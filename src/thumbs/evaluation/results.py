@@ -1,0 +1,223 @@
+"""What an evaluation found, from its replies alone: each system's means, differences on the same prompts, verdicts.
+
+Every interval is a bootstrap over prompts (`statistics.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from thumbs.evaluation import statistics
+from thumbs.evaluation.intervals import best_of_n_kl
+from thumbs.evaluation.replies import EvaluatedReply, column, table
+from thumbs.evaluation.statistics import Measured
+from thumbs.evaluation.text import distinct_n
+
+PROXY, SECOND = "proxy", "second_proxy"
+"""Names of the reward that methods are paid by, and of a reward model of the pairs that it has not seen."""
+BEST_OF_N = "best_of_n"
+NO_GOLD = (
+    "no gold was given: nothing here says what people would prefer. What replaces it is a reward model of the held-out "
+    "pairs, a second opinion by the same annotators"
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The replies of an evaluation and what can be said of them.
+
+    reference: the system that KL is measured from. n: of best-of-n, chosen from the reference's replies by the proxy.
+    """
+
+    rows: Sequence[EvaluatedReply]
+    reference: str
+    n: int
+    seed: int
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The systems in the order of the file."""
+        return list(dict.fromkeys(row.system for row in self.rows))
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The systems that a method left at its end, which are what all is about."""
+        return [name for name in self.names if name not in ("base", self.reference) and "@" not in name]
+
+    @cached_property
+    def tables(self) -> dict[str, list[list[EvaluatedReply]]]:
+        """The replies of each system, [P][D]."""
+        return {name: table(self.rows, name) for name in self.names}
+
+    @cached_property
+    def measure(self) -> str | None:
+        """What policies are judged by: the gold score; without one, the second proxy; None if there is neither."""
+        for name in ("gold", SECOND):
+            if np.isfinite(self.column(self.reference, name)).all():
+                return name
+        return None
+
+    @cached_property
+    def has_proxy(self) -> bool:
+        """Whether best-of-n has a score to choose by."""
+        return bool(np.isfinite(self.column(self.reference, PROXY)).all())
+
+    def column(self, system: str, name: str) -> np.ndarray:
+        """A number of each reply of a system, [P, D]."""
+        return column(self.tables[system], name)
+
+    def summary(self) -> dict[str, Any]:
+        """All of it as plain data, the comparison that decides first."""
+        systems = {name: self.system(name) for name in self.names}
+        if self.has_proxy:
+            systems[BEST_OF_N] = self.best_of_n_system(min(self.n, self.pool))
+        frontier = [{"name": k, **{key: s[key] for key in ("kl", "gold", "proxy")}} for k, s in systems.items()]
+        return {
+            "measure": self.measure,
+            "systems": systems,
+            "win_rates": {name: self.win_rate(name) for name in self.methods} if self.measure else {},
+            "comparisons": self.comparisons(systems),
+            "best_of_n": self.curve() if self.has_proxy and self.measure else [],
+            "milestones": [{"name": name, **systems[name]} for name in self.names if "@" in name],
+            "frontier": frontier,
+        }
+
+    def system(self, name: str) -> dict[str, Any]:
+        """Means over draws and prompts, with intervals; distinct-2 falls as a text grows, so it is by draw."""
+        replies = self.tables[name]
+        tokens, ratios = self.column(name, "tokens"), self.column(name, "log_ratio")
+        found: dict[str, Any] = {}
+        for key in ("gold", PROXY, SECOND):
+            if key != SECOND or np.isfinite(self.column(name, key)).any():
+                found |= _with_interval(key, statistics.mean(self.column(name, key), self.seed))
+        found |= _with_interval("kl", statistics.mean(ratios, self.seed))
+        per_token = statistics.ratio(ratios.sum(axis=1), tokens.sum(axis=1), self.seed)
+        return found | {
+            **_with_interval("kl_per_token", per_token),
+            "length": float(tokens.mean()),
+            "distinct2": float(
+                np.mean([distinct_n([draws[d].text for draws in replies], 2) for d in range(len(replies[0]))])
+            ),
+            "truncated": float(self.column(name, "cut").mean()),
+            "n": len(replies),
+            "draws": len(replies[0]),
+        }
+
+    @property
+    def pool(self) -> int:
+        """How many replies of the reference best-of-n can choose from."""
+        return len(self.tables[self.reference][0])
+
+    def best_of(self, n: int, name: str) -> np.ndarray:
+        """Mean of a number of the best of n of the reference's replies, by the proxy [P]."""
+        return statistics.best_of_n(self.column(self.reference, PROXY), self.column(self.reference, name), n)
+
+    def best_of_n_system(self, n: int) -> dict[str, Any]:
+        """What `system` gives, of best-of-n; its KL is a bound and has no interval. Its texts are of the first n."""
+        found: dict[str, Any] = {}
+        for key in ("gold", PROXY, SECOND):
+            if key != SECOND or np.isfinite(self.column(self.reference, key)).any():
+                found |= _with_interval(key, statistics.mean(self.best_of(n, key), self.seed))
+        winners = self.column(self.reference, PROXY)[:, :n].argmax(axis=1)
+        texts = [draws[w].text for draws, w in zip(self.tables[self.reference], winners, strict=True)]
+        return found | {
+            "kl": best_of_n_kl(n),
+            "length": float(self.best_of(n, "tokens").mean()),
+            "distinct2": distinct_n(texts, 2),
+            "truncated": float(self.best_of(n, "cut").mean()),
+            "n": len(texts),
+            "draws": 1,
+            "best_of": n,
+        }
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Best-of-n for 1, 2, 4 … and all of the pool, without bias, from one pool."""
+        ns = [2**power for power in range(self.pool.bit_length()) if 2**power < self.pool]
+        assert self.measure is not None  # noqa: S101
+        return [
+            {
+                "n": n,
+                "kl": best_of_n_kl(n),
+                **_with_interval("gold", statistics.mean(self.best_of(n, self.measure), self.seed), plain=True),
+                PROXY: float(self.best_of(n, PROXY).mean()),
+            }
+            for n in [*ns, self.pool]
+        ]
+
+    def win_rate(self, name: str) -> dict[str, Any]:
+        """Of a method against the reference: over all pairs of their replies to a prompt; also at equal length."""
+        assert self.measure is not None  # noqa: S101
+        ours, theirs = self.column(name, self.measure), self.column(self.reference, self.measure)
+        rate = statistics.mean(statistics.wins(ours, theirs), self.seed)
+        shape = (*ours.shape, theirs.shape[1])
+        gap = ours[:, :, None] - theirs[:, None, :]
+        longer = self.column(name, "tokens")[:, :, None] - self.column(self.reference, "tokens")[:, None, :]
+        prompts = np.broadcast_to(np.arange(shape[0])[:, None, None], shape)
+        won = ((gap > 0) + 0.5 * (gap == 0)).ravel()
+        even = statistics.length_controlled(won, longer.ravel(), prompts.ravel(), self.seed)
+        return {
+            "rate": rate.value,
+            "low": rate.low,
+            "high": rate.high,
+            "n": shape[0],
+            "length_controlled": even._asdict(),
+        }
+
+    def comparisons(self, systems: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Differences on the same prompts: each method less best-of-n at the nearest KL, then less the reference."""
+        if self.measure is None:
+            return []
+        found = []
+        for name in self.methods if self.has_proxy and self.pool > 1 else ():
+            n = min(range(2, self.pool + 1), key=lambda n: abs(best_of_n_kl(n) - systems[name]["kl"]))
+            gap = statistics.difference(self.column(name, self.measure), self.best_of(n, self.measure), self.seed)
+            found.append(self.comparison(name, BEST_OF_N, gap, (systems[name]["kl"], best_of_n_kl(n)), n))
+        for name in self.methods:
+            theirs = self.column(self.reference, self.measure)
+            gap = statistics.difference(self.column(name, self.measure), theirs, self.seed)
+            found.append(self.comparison(name, self.reference, gap, (systems[name]["kl"], 0.0)))
+        return found
+
+    def comparison(
+        self, left: str, right: str, gap: Measured, kl: tuple[float, float], best_of: int | None = None
+    ) -> dict[str, Any]:
+        """A difference with its verdict, as plain data."""
+        return {
+            "left": left,
+            "right": right,
+            "measure": self.measure,
+            "difference": gap.value,
+            "low": gap.low,
+            "high": gap.high,
+            "verdict": gap.verdict,
+            "left_kl": kl[0],
+            "right_kl": kl[1],
+            **({} if best_of is None else {"n": best_of}),
+        }
+
+
+def sentence(comparison: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """A comparison in words: `PPO minus best of 4, 1.84 against 0.64 nats: +0.01 [−0.07, +0.09]: not better`."""
+    left, right = (titles.get(comparison[side], comparison[side]) for side in ("left", "right"))
+    where = ""
+    if comparison["right"] == BEST_OF_N:
+        right = f"best of {comparison['n']}"
+        ours, theirs = comparison["left_kl"], comparison["right_kl"]
+        same = abs(ours - theirs) <= SAME_KL * max(ours, theirs)
+        where = " at the same KL" if same else f" ({ours:.2f} against {theirs:.2f} nats)"
+    numbers = [f"{comparison[key]:+.2f}".replace("-", "−") for key in ("difference", "low", "high")]
+    return f"{left} minus {right}{where}: {numbers[0]} [{numbers[1]}, {numbers[2]}]: {comparison['verdict']}"
+
+
+SAME_KL = 0.1
+"""KLs that differ by at most this share of the larger are called the same."""
+
+
+def _with_interval(name: str, found: Measured, *, plain: bool = False) -> dict[str, float]:
+    low, high = ("low", "high") if plain else (f"{name}_low", f"{name}_high")
+    return {name: found.value, low: found.low, high: found.high}
