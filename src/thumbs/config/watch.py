@@ -25,6 +25,10 @@ class WatchConfig(Frozen):
     kl_price: float = Field(default=0.1, ge=0)
     """What a nat of distance from the reference has to earn in the second opinion (deviations of its score per nat)."""
     act: Literal["log", "stop", "rollback"] = "log"
-    """What an alarm of the second opinion does: log writes it down, stop ends the stage with the policy as it is,
-    rollback ends it with the policy that the second opinion liked best.
+    """What an alarm about the value of the policy does: log writes it down, stop ends the stage with the policy as it
+    is, rollback ends it with the policy that had the highest value.
+    """
+    kl_after: float | None = Field(default=None, gt=0)
+    """With act=rollback in PPO: the first rollback does not end the stage, which goes on from that policy with this
+    ppo.kl.coef, and leaves the policy with the highest value in the end; null: it ends.
     """

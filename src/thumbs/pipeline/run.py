@@ -149,6 +149,7 @@ def check_watch(config: PipelineConfig) -> None:
             "watch: no method of this run samples from the policy that it trains; ppo, group, rejection and "
             "direct.online can be watched"
         )
+    check_kl_after(config, config.watch.kl_after, config.watch.act)
     if config.watch.second_proxy is None and config.labels is not None and not heldout_share(config.labels):
         raise ConfigError(
             "watch: without watch.second_proxy a reward model is trained on the held-out pairs, and labels holds none "
@@ -158,6 +159,27 @@ def check_watch(config: PipelineConfig) -> None:
         raise ConfigError(
             "watch: without watch.second_proxy a reward model is trained on the held-out pairs, so the run needs the "
             "sections `labels` and `reward_model` with a loss of pairs; or name a reward model in watch.second_proxy"
+        )
+
+
+def check_kl_after(config: PipelineConfig, price: float | None, act: str) -> None:
+    """Raises ConfigError if there is no rollback after which PPO could go on with a higher price of KL."""
+    if price is None:
+        return
+    if act != "rollback" or config.ppo is None:
+        raise ConfigError(
+            f"watch.kl_after={price} is the price of KL with which PPO goes on after a rollback; set "
+            "watch.act=rollback in a run of PPO, or leave it out"
+        )
+    if price <= config.ppo.kl.coef:
+        raise ConfigError(
+            f"watch.kl_after={price} is not above ppo.kl.coef={config.ppo.kl.coef}, with which the policy was lost; "
+            "give a higher price"
+        )
+    if config.rollout.staleness:
+        raise ConfigError(
+            f"watch.kl_after={price} with rollout.staleness={config.rollout.staleness}: batches on their way are those "
+            "of the policy that was given up; set rollout.staleness=0, or leave watch.kl_after out"
         )
 
 

@@ -19,34 +19,43 @@ KNOBS = {
 """Settings of a stage that hold the policy near its reference and punish cut replies."""
 
 
-def alarms(first: Mapping[str, float], now: Mapping[str, float], stage: str = "ppo") -> list[str]:
-    """What looks wrong in this step's metrics of a stage compared with those of the first step; empty when nothing
-    does.
+def alarms(
+    first: Mapping[str, float], now: Mapping[str, float], stage: str = "ppo", *, watched: bool = False
+) -> dict[str, str]:
+    """What looks wrong in this step's metrics of a stage compared with those of the first step, in words by the sign;
+    empty when nothing does.
 
-    A KL that the step did not measure is left out, and so is the first ratio of a step without an update.
+    A KL that the step did not measure is left out, and so is the first ratio of a step without an update. watched:
+    whether a watch (`looks.py`) judges replies to the same prompts at every look; then only what it cannot see is
+    judged here.
     """
-    found, (kl_knob, length_knob) = [], KNOBS[stage]
-    kl, ratio = now.get(f"{stage}/kl", 0.0), now.get(f"{stage}/ratio_first", 1.0)
-    length, truncated, repetition = (now[f"{stage}/{name}"] for name in _WATCHED)
-    first_length, first_truncated, first_repetition = (first[f"{stage}/{name}"] for name in _WATCHED)
-    if kl > KL_LIMIT:
-        found.append(f"KL {kl:.1f} nats per sequence (limit {KL_LIMIT:.0f}): raise {kl_knob}")
-    if kl < -1.0:
-        found.append(f"KL {kl:.1f} nats per sequence is negative: sampling and training distributions differ")
-    if length > 1.5 * first_length or length < 0.5 * first_length:
-        found.append(f"replies have {length:.0f} tokens, {first_length:.0f} at first: length is being gamed")
-    if repetition > first_repetition + 0.15:
-        found.append(f"{repetition:.0%} of the 3-grams repeat, {first_repetition:.0%} at first")
-    if truncated > first_truncated + 0.3:
-        found.append(f"{truncated:.0%} of the replies hit the length limit: set {length_knob}")
-    off = now.get(f"{stage}/sampler_off", 0.0)
+    found = {} if watched else _signs(first, now, stage)
+    ratio, off = now.get(f"{stage}/ratio_first", 1.0), now.get(f"{stage}/sampler_off", 0.0)
     if off > OFF_LIMIT and not now.get(f"{stage}/staleness"):
-        found.append(
+        found["mismatch"] = (
             f"{off:.0%} of the tokens have a ratio of trainer to sampler outside 0.9 to 1.1: compute in float32, or "
             f"lower {stage}.importance_cap"
         )
     if abs(ratio - 1.0) > 0.01:
-        found.append(f"the first ratio is {ratio:.4f}, not 1: old and new logprobs differ by more than rounding")
+        found["ratio"] = f"the first ratio is {ratio:.4f}, not 1: old and new logprobs differ by more than rounding"
+    return found
+
+
+def _signs(first: Mapping[str, float], now: Mapping[str, float], stage: str) -> dict[str, str]:
+    (kl_knob, length_knob), found = KNOBS[stage], {}
+    kl = now.get(f"{stage}/kl", 0.0)
+    length, truncated, repetition = (now[f"{stage}/{name}"] for name in _WATCHED)
+    first_length, first_truncated, first_repetition = (first[f"{stage}/{name}"] for name in _WATCHED)
+    if kl > KL_LIMIT:
+        found["kl"] = f"KL {kl:.1f} nats per sequence (limit {KL_LIMIT:.0f}): raise {kl_knob}"
+    if kl < -1.0:
+        found["negative"] = f"KL {kl:.1f} nats per sequence is negative: sampling and training distributions differ"
+    if length > 1.5 * first_length or length < 0.5 * first_length:
+        found["length"] = f"replies have {length:.0f} tokens, {first_length:.0f} at first: length is being gamed"
+    if repetition > first_repetition + 0.15:
+        found["repetition"] = f"{repetition:.0%} of the 3-grams repeat, {first_repetition:.0%} at first"
+    if truncated > first_truncated + 0.3:
+        found["ended"] = f"{truncated:.0%} of the replies hit the length limit: set {length_knob}"
     return found
 
 

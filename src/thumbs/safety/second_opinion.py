@@ -25,11 +25,12 @@ def is_certain_fall(before: np.ndarray, now: np.ndarray) -> bool:
     return bool(fall.mean() > SURE * error)
 
 
-def is_over_optimised(start: np.ndarray, best: np.ndarray, now: np.ndarray) -> bool:
-    """Whether all that training has won is lost again: values [P] that are certainly below the best ones so far, and
-    not above those of the start.
+def is_over_optimised(start: np.ndarray, best: np.ndarray, now: np.ndarray, *, left: float = 0.0) -> bool:
+    """Whether what training has won is lost again: values [P] that are certainly below the best ones so far, and of
+    whose gain over the start at most the share `left` is left.
 
     A smaller fall is common in runs with nothing wrong (docs/log.md), and so is such a fall for one step: an alarm
     wants it at two looks in a row. The policy to return to is the one with the best value all the same.
     """
-    return is_certain_fall(best, now) and float(np.mean(now)) <= float(np.mean(start))
+    bound = float(np.mean(start)) + left * float(np.mean(best) - np.mean(start))
+    return is_certain_fall(best, now) and float(np.mean(now)) <= bound

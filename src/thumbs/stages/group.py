@@ -76,7 +76,7 @@ def run_group(
         save_every=config.save_every,
         samples=partial(keep_samples, context, policy, reward, fixed_prompts, config.sampling, episodes),
         sample_every=config.sample_every,
-        alarms=partial(alarms, stage="group"),
+        alarms=partial(alarms, stage="group", watched=watch is not None),
         watch=None if watch is None else watch(context=context, policy=policy, reference=reference),
         before_save=group.queue.save,
     )

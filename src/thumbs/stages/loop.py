@@ -29,6 +29,8 @@ from thumbs.tracking.progress import Progress
 
 Metrics = dict[str, float]
 State = dict[str, Any]
+Alarms = dict[str, str]
+"""What is said of each sign."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Loop:
     loss. patience: evaluations in a row without a lower loss after which the loop ends.
     samples: writes samples for the report, given the number of steps made: before the first step, each `sample_every`
     steps and after the last.
-    alarms: what looks wrong in the numbers of a step next to those of the first.
+    alarms: what looks wrong in the numbers of a step next to those of the first, by the sign.
     watch: looks at the policy before the first step, every so many steps and after number `steps`; the weights that it
     goes back to are those that the stage leaves.
     is_spent: why the loop ends early after a step with these numbers; None to go on.
@@ -98,7 +100,7 @@ class Loop:
     patience: float = math.inf
     samples: Callable[[int], None] | None = None
     sample_every: int = 1
-    alarms: Callable[[Metrics, Metrics], Sequence[str]] | None = None
+    alarms: Callable[[Metrics, Metrics], Alarms] | None = None
     watch: Watch | None = None
     is_spent: Callable[[Metrics], str | None] | None = None
     logged: Callable[[State], int] | None = None
@@ -110,15 +112,17 @@ class Loop:
         _, saved = resume.load()
         at = Position.of(saved) if saved else Position()
         if not saved:
-            at = replace(at, state=begin())
-            self._look(0, at.state, {})
+            at, seen = replace(at, state=begin()), {}
+            self._raise(self._look(0, at.state, seen), 0, 0)
+            if seen:
+                self.context.folder.metrics.log(0, seen)
             self._sample(0)
         with Progress(self.title, self.steps, self.shown) as bar:
             bar.advance(at.step)
             while at.step < self.steps and not self._reason(at):
                 metrics = step(at.step, at.state)
                 at = replace(at, step=at.step + 1, metrics=metrics, first=at.first or metrics)
-                alarms = self._look(at.step, at.state, metrics) + self._compare(at.first, metrics)
+                alarms = self._look(at.step, at.state, metrics) | self._compare(at, metrics)
                 last = at.step == self.steps or self._reason(at) is not None
                 due = last or at.step % self.save_every == 0
                 if due and self.held_out is not None:
@@ -148,12 +152,17 @@ class Loop:
             return why
         return self.is_spent(at.metrics) if self.is_spent is not None and at.step else None
 
-    def _compare(self, first: Metrics, metrics: Metrics) -> list[str]:
-        return [] if self.alarms is None else [*self.alarms(first, metrics)]
+    def _compare(self, at: Position, metrics: Metrics) -> Alarms:
+        """What looks wrong in the numbers of a step, and did not in those of the step before."""
+        if self.alarms is None:
+            return {}
+        found = self.alarms(at.first, metrics)
+        before, at.state["signs"] = at.state.get("signs", []), [*found]
+        return {sign: text for sign, text in found.items() if sign not in before}
 
-    def _raise(self, alarms: Sequence[str], number: int, line: int) -> None:
-        for alarm in alarms:
-            self.context.folder.alarms.append(line, {"alarm": alarm})
+    def _raise(self, alarms: Alarms, number: int, line: int) -> None:
+        for sign, alarm in alarms.items():
+            self.context.folder.alarms.append(line, {"sign": sign, "alarm": alarm})
             _say(f"alarm at {self.title} step {number}: {alarm}")
 
     def _roll_back(self, state: State) -> bool:
@@ -162,10 +171,10 @@ class Loop:
             _say(f"{self.title}: the policy is that of step {best} again")
         return best is not None
 
-    def _look(self, number: int, state: State, metrics: Metrics) -> list[str]:
+    def _look(self, number: int, state: State, metrics: Metrics) -> Alarms:
         """Adds what the watch sees after so many steps to the numbers; returns its alarms."""
         if self.watch is None or (number % self.watch.config.every and number < self.steps):
-            return []
+            return {}
         found, alarms = self.watch.look(number, state)
         metrics |= found
         return alarms

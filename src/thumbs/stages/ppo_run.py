@@ -61,7 +61,7 @@ def run_ppo(
         save_every=config.save_every,
         samples=partial(keep_samples, context, models.policy, reward, fixed_prompts, config.sampling, episodes),
         sample_every=config.sample_every,
-        alarms=alarms,
+        alarms=partial(alarms, watched=watch is not None),
         watch=None if watch is None else watch(context=context, policy=models.policy, reference=models.reference),
         is_spent=partial(why_spent, config.kl),
         before_save=ppo.queue.save,

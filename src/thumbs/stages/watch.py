@@ -1,15 +1,15 @@
 """The watch on a policy: the same prompts at every look, a second opinion, alarms, and the policy to return to.
 
-What decides is in `safety/second_opinion.py`. The looks are part of the loop (`loop.py`), so every stage that moves a
-policy can be watched, and a run that was interrupted sees what it would have seen.
+What is measured and what decides is in `safety/looks.py`. The looks are part of the loop (`loop.py`), so every stage
+that moves a policy can be watched, and a run that was interrupted sees what it would have seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,20 +20,25 @@ from thumbs.records import Example, Prompt, Rollout
 from thumbs.rewards.base import RewardSource, shown_scores
 from thumbs.rollout.episodes import Episodes
 from thumbs.rollout.rounds import require_unwarped, seed_of
-from thumbs.safety.guards import repeated
-from thumbs.safety.second_opinion import is_over_optimised
+from thumbs.safety.looks import VALUE, Look, judge
 from thumbs.stages.context import Context
-from thumbs.stages.rollouts import answer
+from thumbs.stages.ppo_report import sampler_metrics
+from thumbs.stages.rollouts import answer, pad
 
 BEST = "watch"
 """Folder of a stage in which the policy with the best value is kept."""
+
+
+Gold: TypeAlias = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+"""Gold scores of replies to prompts."""
 
 
 @dataclass(frozen=True)
 class Watch:
     """What the looks at the policy of a stage have in common.
 
-    reference: what distance is measured from. proxy: what the policy is paid by. second: the other opinion.
+    reference: what distance is measured from. proxy: what the policy is paid by. second: the other opinion. gold: is
+    measured at each look; only with `by_gold` do values and alarms go by it.
     """
 
     context: Context
@@ -45,50 +50,50 @@ class Watch:
     prompts: Sequence[Prompt]
     sampling: SamplingConfig
     episodes: Episodes | None = None
+    gold: Gold | None = None
+    by_gold: bool = False
 
     def __post_init__(self) -> None:
         require_unwarped(self.sampling, "watch")
 
-    def look(self, step: int, state: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
-        """The numbers of the policy after so many steps, and alarms. The best policy so far is kept, and `state` has
-        under `watch` what looks are compared with.
+    def look(self, step: int, state: dict[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
+        """The numbers of the policy after so many steps, and alarms in words by their signs.
+
+        The best policy so far is kept. `state` has under `watch` what looks are compared with, and under `kl_coef` the
+        price at which a stage goes on after a rollback.
         """
-        rollouts = self.replies()
-        second = np.array([score.value for score in self.second.score(rollouts)])
-        ratios = self._log_ratios(rollouts)
-        values, tokens = second - self.config.kl_price * ratios, sum(rollout.reply_length for rollout in rollouts)
-        proxy = shown_scores(self.proxy, rollouts)
-        metrics = {
-            "watch/proxy": float(np.mean(proxy)),
-            "watch/second_proxy": float(second.mean()),
-            "watch/value": float(values.mean()),
-            "watch/kl": float(ratios.mean()),
-            "watch/kl_per_token": float(ratios.sum() / max(tokens, 1)),
-            "watch/length": tokens / len(rollouts),
-            "watch/repetition": float(np.mean([repeated(sampled(rollout)) for rollout in rollouts])),
-            "watch/entropy": -float(sum(rollout.logprobs.sum() for rollout in rollouts)) / max(tokens, 1),
-            "watch/ended": float(np.mean([rollout.stop_reason != "length" for rollout in rollouts])),
-        }
-        seen = state.setdefault(
-            "watch", {"start": values.tolist(), "best": [], "best_step": step, "lost": False, "why": ""}
-        )
-        start = seen.setdefault("proxies", [metrics["watch/proxy"], metrics["watch/second_proxy"]])
-        metrics["watch/gap"] = (metrics["watch/proxy"] - start[0]) - (metrics["watch/second_proxy"] - start[1])
-        if not seen["best"] or values.mean() > np.mean(seen["best"]):
-            seen |= {"best": values.tolist(), "best_step": step}
+        seen = state.setdefault("watch", {"why": "", "back": False})
+        judged = judge(self.measure(), step, seen, self.config.kl_price, by_gold=self.by_gold)
+        if judged.is_best:
             self.context.engine.save(self.policy, self.kept)
-        metrics["watch/best_step"] = float(seen["best_step"])
-        before, lost = seen["lost"], is_over_optimised(np.array(seen["start"]), np.array(seen["best"]), values)
-        seen["lost"] = lost
-        if not (before and lost):  # one bad look is often a step of the optimizer that the next one takes back
-            return metrics, []
-        said = (
-            f"the second opinion has fallen from {np.mean(seen['best']):.2f} at step {seen['best_step']} to "
-            f"{values.mean():.2f}, below the start: the reward is being gamed"
+        if VALUE in judged.alarms and self.config.act != "log":
+            if self.config.kl_after is None or seen["back"]:
+                seen["why"] = judged.alarms[VALUE]
+            else:
+                self.context.engine.load(self.policy, self.kept, optimizer=False)
+                seen |= {"back": True, "signs": {}}
+                state["kl_coef"] = self.config.kl_after
+                judged.alarms[VALUE] += f"; goes on from step {seen['best_step']} with a KL price of {state['kl_coef']}"
+        return judged.numbers, judged.alarms
+
+    def measure(self) -> Look:
+        """What is to be known of the policy's replies to the watch set."""
+        rollouts = self.replies()
+        data = [Example.next_token(rollout.tokens, weights=rollout.mask) for rollout in rollouts]
+        ours, theirs = (
+            [out.logprobs for out in self.context.engine.forward(handle, data, temperature=self.sampling.temperature)]
+            for handle in (self.policy, self.reference)
         )
-        if self.config.act != "log":
-            seen["why"] = said
-        return metrics, [said]
+        return Look(
+            proxy=np.array(shown_scores(self.proxy, rollouts)),
+            second=np.array([score.value for score in self.second.score(rollouts)]),
+            log_ratios=np.array([float((r.logprobs - t).sum()) for r, t in zip(rollouts, theirs, strict=True)]),
+            logprobs=np.array([float(r.logprobs.sum()) for r in rollouts]),
+            tokens=[sampled(rollout) for rollout in rollouts],
+            ended=np.array([rollout.stop_reason != "length" for rollout in rollouts]),
+            off=sampler_metrics("watch", rollouts, pad(ours))["watch/sampler_off"],
+            gold=None if self.gold is None else np.array(self.gold(self.prompts, [r.text for r in rollouts])),
+        )
 
     @property
     def kept(self) -> Path:
@@ -100,11 +105,13 @@ class Watch:
         return state.get("watch", {}).get("why") or None
 
     def roll_back(self, state: dict[str, Any]) -> int | None:
-        """After an alarm, with `act: rollback`, gives the policy the weights that the second opinion liked best.
+        """At the end of a stage in which an alarm was raised, with `act: rollback`, gives the policy the weights that
+        had the highest value.
 
         Returns the step that they are of; None if nothing was done.
         """
-        if self.config.act != "rollback" or self.why_ended(state) is None:
+        raised = self.why_ended(state) is not None or state.get("watch", {}).get("back", False)
+        if self.config.act != "rollback" or not raised:
             return None
         self.context.engine.load(self.policy, self.kept, optimizer=False)
         return int(state["watch"]["best_step"])
@@ -113,12 +120,6 @@ class Watch:
         """The policy's replies to the watch set, with the same random numbers at every look."""
         seeds = [seed_of(self.context.seed, "watch", row) for row in range(len(self.prompts))]
         return answer(self.context, self.policy, self.prompts, self.sampling, seeds, self.episodes)
-
-    def _log_ratios(self, rollouts: Sequence[Rollout]) -> np.ndarray:
-        """log π(y) / π_reference(y) of each reply (k1, nats)."""
-        data = [Example.next_token(rollout.tokens, weights=rollout.mask) for rollout in rollouts]
-        theirs = self.context.engine.forward(self.reference, data, temperature=self.sampling.temperature)
-        return np.array([float((r.logprobs - t.logprobs).sum()) for r, t in zip(rollouts, theirs, strict=True)])
 
 
 class OpenWatch(Protocol):

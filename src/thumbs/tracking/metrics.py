@@ -84,7 +84,8 @@ _WATCH = (
     Metric("watch/proxy", "score", "Mean score of the watch set by what the policy is paid by."),
     Metric("watch/second_proxy", "score", "Mean score of the watch set by the second opinion."),
     Metric("watch/gap", "score", "What the proxy has gained since the start, less what the second opinion has."),
-    Metric("watch/value", "score", "Second opinion less watch.kl_price per nat; rollback returns to its maximum."),
+    Metric("watch/value", "score", "Second opinion less watch.kl_price per nat, or gold; rollback is to its maximum."),
+    Metric("watch/gold", "score", "Mean score of the watch set by the judge of watch.gold."),
     Metric("watch/best_step", "steps", "Step whose policy has the highest value so far."),
     Metric("watch/kl", "nats per sequence", "Mean log-ratio of policy to reference on the watch set (k1)."),
     Metric("watch/kl_per_token", "nats per token", "The same over all tokens."),
@@ -92,6 +93,7 @@ _WATCH = (
     Metric("watch/repetition", "fraction", "Repeated 3-grams of tokens in the replies."),
     Metric("watch/entropy", "nats per token", "Mean negative logprob of the tokens drawn."),
     Metric("watch/ended", "fraction", "Replies that ended by themselves."),
+    Metric("watch/sampler_off", "fraction", "Tokens with a ratio of trainer to sampler outside 0.9 to 1.1."),
 )
 _PPO_UPDATE = (
     Metric("ppo/policy_loss", "advantage", "Clipped surrogate, mean a token."),

@@ -30,7 +30,8 @@ def test_a_watched_run_trains_a_second_reward_model_on_the_held_out_pairs_and_lo
     first, second = (read_json(path / "reward_model" / name) for name in ("done.json", "second/done.json"))
     assert (second["pairs"], second["heldout_pairs"]) == (first["heldout_pairs"], first["pairs"])
     rows = StageFolder(path / "ppo").metrics.read()
-    assert len(rows) == config.ppo.steps  # pyright: ignore[reportOptionalMemberAccess]
+    assert config.ppo is not None
+    assert len(rows) == config.ppo.steps + 1  # with that before the first step
     assert all("watch/value" in row and "watch/second_proxy" in row for row in rows)
     assert (path / "ppo" / "watch").is_dir()
     run_pipeline(config)  # done: nothing runs again
@@ -57,6 +58,12 @@ def test_a_second_proxy_of_others_is_read_and_the_card_tells_of_alarms(tmp_path:
         ({"labels": {"data": {"path": "pairs.jsonl", "holdout": 0.0}}}, "labels holds none out"),
         ({"watch": {"prompts": 8, "second_proxy": "nowhere/at/all"}}, "nowhere/at/all"),
         ({"watch": {"act": "panic"}}, "rollback"),
+        ({"watch": {"kl_after": 0.5}}, "set watch.act=rollback in a run of PPO"),
+        ({"watch": {"kl_after": 0.01, "act": "rollback"}}, "not above ppo.kl.coef"),
+        (
+            {"watch": {"kl_after": 0.5, "act": "rollback"}, "rollout": {"staleness": 1}},
+            "of the policy that was given up",
+        ),
     ],
 )
 def test_what_cannot_be_watched_is_refused_before_anything_runs(changes: dict[str, Any], said: str, tmp_path: Path):

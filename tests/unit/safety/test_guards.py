@@ -23,9 +23,9 @@ def test_a_healthy_step_raises_no_alarm():
         "ppo/truncated": 0.5,
         "ppo/ratio_first": 1.009,
     }
-    assert alarms(HEALTHY, HEALTHY) == []
-    assert alarms(HEALTHY, edge) == []
-    assert alarms(HEALTHY, HEALTHY | {"ppo/length": 10.0, "ppo/kl": -1.0}) == []
+    assert alarms(HEALTHY, HEALTHY) == {}
+    assert alarms(HEALTHY, edge) == {}
+    assert alarms(HEALTHY, HEALTHY | {"ppo/length": 10.0, "ppo/kl": -1.0}) == {}
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_a_healthy_step_raises_no_alarm():
 )
 def test_each_sign_raises_its_alarm(name: str, value: float, said: str):
     found = alarms(HEALTHY, HEALTHY | {name: value})
-    assert len(found) == 1
-    assert said in found[0]
+    (text,) = found.values()
+    assert said in text
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,15 @@ def test_repetition_is_the_share_of_grams_seen_before(text: str, share: float):
 
 
 def test_a_sampler_that_is_another_model_is_an_alarm_unless_it_is_only_older():
-    assert alarms(HEALTHY, HEALTHY | {"ppo/sampler_off": 0.1}) == []
-    (found,) = alarms(HEALTHY, HEALTHY | {"ppo/sampler_off": 0.11})
+    assert alarms(HEALTHY, HEALTHY | {"ppo/sampler_off": 0.1}) == {}
+    (found,) = alarms(HEALTHY, HEALTHY | {"ppo/sampler_off": 0.11}).values()
     assert "11% of the tokens" in found
-    assert alarms(HEALTHY, HEALTHY | {"ppo/sampler_off": 0.9, "ppo/staleness": 1.0}) == []
+    assert alarms(HEALTHY, HEALTHY | {"ppo/sampler_off": 0.9, "ppo/staleness": 1.0}) == {}
+
+
+def test_next_to_a_watch_only_what_it_cannot_see_is_judged_by_steps():
+    wrong = {"ppo/kl": 99.0, "ppo/length": 1.0, "ppo/repetition": 0.9, "ppo/truncated": 0.9}
+    assert [*alarms(HEALTHY, HEALTHY | wrong)] == ["kl", "length", "repetition", "ended"]
+    assert alarms(HEALTHY, HEALTHY | wrong, watched=True) == {}
+    faults = {"ppo/ratio_first": 1.1, "ppo/sampler_off": 0.2}
+    assert [*alarms(HEALTHY, HEALTHY | wrong | faults, watched=True)] == ["mismatch", "ratio"]

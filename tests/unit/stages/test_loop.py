@@ -95,12 +95,19 @@ def test_samples_come_before_the_first_step_now_and_then_and_at_the_end(tmp_path
     assert taken == [0, 2, 4, 5]
 
 
-def test_alarms_compare_with_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    def lower(first: Metrics, now: Metrics) -> list[str]:
-        return ["the loss fell"] if now["sft/loss"] < first["sft/loss"] else []
+def test_alarms_compare_with_the_first_step_and_are_raised_when_their_sign_appears(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def lower(first: Metrics, now: Metrics) -> dict[str, str]:
+        return {"loss": "the loss fell"} if now["sft/loss"] < first["sft/loss"] else {}
 
-    World(tmp_path, steps=3, alarms=lower).run()
-    assert capsys.readouterr().err == "alarm at toy step 2: the loss fell\nalarm at toy step 3: the loss fell\n"
+    World(tmp_path / "low", steps=3, alarms=lower).run()
+    assert capsys.readouterr().err == "alarm at toy step 2: the loss fell\n"  # and was still low at step 3
+    seen = iter([{}, {"loss": "up"}, {"loss": "up"}, {}, {"loss": "up"}, {"loss": "up", "other": "odd"}])
+    world = World(tmp_path / "again", steps=6, alarms=lambda first, now: next(seen))
+    world.run()
+    rows = [(row["step"], row["sign"]) for row in world.context.folder.alarms.read()]
+    assert rows == [(2, "loss"), (5, "loss"), (6, "other")]
 
 
 def test_a_loop_ends_early_and_is_done_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -51,7 +51,7 @@ class Fickle:
         return CallableReward(lambda rollout: level + 0.01 * len(rollout.text)).score(rollouts)
 
 
-def watched(context: Context, act: str, second: Any, steps: int = 6, every: int = 1) -> dict[str, Any]:
+def watched(context: Context, act: str, second: Any, steps: int = 6, every: int = 1, **more: Any) -> dict[str, Any]:
     config = PpoConfig(
         prompts=DataConfig(path="unused"),
         steps=steps,
@@ -62,8 +62,8 @@ def watched(context: Context, act: str, second: Any, steps: int = 6, every: int 
         kl=KlConfig(coef=0.0, target=None),
         save_every=2,
     )
-    proxy = CallableReward(share_of_e)
-    settings = WatchConfig.model_validate({"act": act, "prompts": 8, "kl_price": 0.0, "every": every})
+    proxy = CallableReward(last_token)
+    settings = WatchConfig.model_validate({"act": act, "prompts": 8, "kl_price": 0.0, "every": every} | more)
     watch = partial(Watch, config=settings, proxy=proxy, second=second, prompts=PROMPTS, sampling=SAMPLING)
     return run_ppo(context, config, proxy, None, PROMPTS, watch=watch)
 
@@ -77,11 +77,10 @@ def test_an_alarm_rolls_back_to_the_policy_of_the_best_look(tmp_path: Path, caps
     result = watched(context, "rollback", Fickle())
     assert result["steps"] == 4  # looks after 0, 1, 2 steps rise; those after 3 and 4 are below the start
     rows = context.folder.metrics.read()
-    assert [row["watch/best_step"] for row in rows] == [1, 2, 2, 2]
-    assert rows[1]["watch/gap"] == pytest.approx(
-        rows[1]["watch/proxy"] - rows[0]["watch/proxy"] + rows[0]["watch/gap"]
-        - (rows[1]["watch/second_proxy"] - rows[0]["watch/second_proxy"])
-    )  # fmt: skip
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["watch/best_step"] for row in rows] == [0, 1, 2, 2, 2]
+    gained = {name: rows[2][f"watch/{name}"] - rows[0][f"watch/{name}"] for name in ("proxy", "second_proxy")}
+    assert rows[2]["watch/gap"] == pytest.approx(gained["proxy"] - gained["second_proxy"])
     (alarm,) = context.folder.alarms.read()
     assert alarm["step"] == 4
     assert "is being gamed" in alarm["alarm"]
@@ -97,11 +96,28 @@ def test_an_alarm_rolls_back_to_the_policy_of_the_best_look(tmp_path: Path, caps
 def test_log_goes_on_and_stop_leaves_the_policy_as_it_is(act: str, steps: int, tmp_path: Path):
     context = byte_context(tmp_path)
     assert watched(context, act, Fickle())["steps"] == steps
-    assert [row["step"] for row in context.folder.alarms.read()] == list(range(4, steps + 1))
+    assert [(row["step"], row["sign"]) for row in context.folder.alarms.read()] == [(4, "value")]  # once
     unwatched = byte_context(tmp_path / "two")
     watched(unwatched, "log", CallableReward(share_of_e), steps=steps)
     for name, tensor in weights(unwatched.best).items():  # looking changes nothing
         np.testing.assert_array_equal(weights(context.best)[name], tensor)
+
+
+def test_a_rollback_may_go_on_at_a_higher_price_and_leaves_the_best_policy_in_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    context = byte_context(tmp_path)
+    assert watched(context, "rollback", Fickle(), steps=8, kl_after=0.7)["steps"] == 6  # and a second alarm ends it
+    rows = context.folder.metrics.read()
+    assert [row.get("ppo/kl_coef") for row in rows] == [None, 0.0, 0.0, 0.0, 0.0, 0.7, 0.7]
+    assert [row["step"] for row in context.folder.alarms.read() if row["sign"] == "value"] == [4, 6]
+    assert "goes on from step 2 with a KL price of 0.7" in capsys.readouterr().err
+    other = byte_context(tmp_path / "two")
+    watched(other, "log", Fickle(), steps=2)
+    for name, tensor in weights(other.best).items():
+        np.testing.assert_array_equal(weights(context.best)[name], tensor)
+
+    assert rows[5]["ppo/kl"] < rows[4]["ppo/kl"]  # of the policies after steps 2 and 3
 
 
 def test_one_bad_look_is_no_alarm(tmp_path: Path):
@@ -158,7 +174,7 @@ def test_the_numbers_of_a_look_are_those_of_a_slow_loop(tmp_path: Path):
     )
     state: dict[str, Any] = {}
     metrics, alarms = watch.look(0, state)
-    assert alarms == []
+    assert alarms == {}
     values, ratios, tokens = [], [], 0
     for rollout in watch.replies():
         data = [Example.next_token(rollout.tokens)]
