@@ -116,21 +116,31 @@ class Run:
 
         return tuple(stage for stage in STAGES if stage in self._record.finished)
 
+    @property
+    def policy(self) -> str:
+        """The stage whose policy is the result so far: the last method that left a model, else sft, else base."""
+        from thumbs.pipeline.artifacts import last_policy
+
+        return last_policy(self.path)
+
     def sample(
         self,
         prompts: str | Sequence[str],
         *,
-        stage: str = "ppo",
+        stage: str | None = None,
         n: int = 1,
         sampling: SamplingConfig | None = None,
         seed: int = 0,
     ) -> list[list[Reply]]:
-        """n replies to each prompt from the model that a stage left; `base` is what the run started from."""
+        """n replies to each prompt from the model that a stage left; None: the last method's that left one.
+
+        `base` is what the run started from.
+        """
         from thumbs.config.sampling import SamplingConfig
         from thumbs.pipeline.artifacts import sample_text
 
         asked = [prompts] if isinstance(prompts, str) else prompts
-        return sample_text(self.path, stage, asked, n, sampling or SamplingConfig(), seed)
+        return sample_text(self.path, stage or self.policy, asked, n, sampling or SamplingConfig(), seed)
 
     def evaluate(self) -> Mapping[str, Any]:
         """Measures the models on the held-out prompts of `evaluation` again; returns the new results."""
@@ -144,14 +154,18 @@ class Run:
 
         return audit_reward(self.path, halves=halves)
 
-    def export(self, out: str | Path, *, stage: str = "ppo", merge: bool = False, dtype: str | None = None) -> Path:
+    def export(
+        self, out: str | Path, *, stage: str | None = None, merge: bool = False, dtype: str | None = None
+    ) -> Path:
         """Writes the model of a stage for other tools: a PEFT adapter, or with `merge` a whole Hugging Face model.
+
+        stage: None: the last method's that left a model.
 
         dtype: of whole weights (float32, bfloat16, float16; None: that of the base).
         """
         from thumbs.pipeline.artifacts import export
 
-        return export(self.path, stage, Path(out), merge, dtype)
+        return export(self.path, stage or self.policy, Path(out), merge, dtype)
 
     def report(self) -> Path:
         """Writes report.html, one file that needs no network, and returns its path."""

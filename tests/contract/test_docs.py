@@ -27,7 +27,7 @@ from thumbs.config.sft import SftConfig
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "reference" / "config.md"
 GUIDES = (
-    "cluster.md",
+    "chat.md", "cluster.md",
     "direct.md", "evaluation.md", "group.md", "labels.md", "ppo.md", "python.md", "recipes.md", "rejection.md",
     "resume.md", "reward_model.md", "rlhf_pipeline.md", "sft.md", "trl_ppo.md", "watching.md",
 )  # fmt: skip

@@ -116,7 +116,7 @@ def slurm_script(config: Path, overrides: list[str], nodes: int, gpus: int, hour
         'RAY_AUTH_TOKEN="$(od -An -N32 -tx1 /dev/urandom | tr -d " \\n")"',
         "export RAY_AUTH_TOKEN",
         "export RAY_raylet_start_wait_time_s=240  # a busy node takes longer than Ray's default",
-        'head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
+        'head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)"',
         'address="$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk \'{print $1}\')"',
         'srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \\',
         '  ray symmetric-run --address "$address:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \\',
@@ -173,7 +173,7 @@ def skypilot_task(config: Path, overrides: list[str], nodes: int, gpus: int, gpu
     run = [
         "set -euo pipefail",
         "export RAY_AUTH_MODE=token RAY_raylet_start_wait_time_s=240",
-        'head="$(printf "%s\\n" "$SKYPILOT_NODE_IPS" | head -n 1)"',
+        'head="$(printf "%s\\n" "$SKYPILOT_NODE_IPS" | sed -n 1p)"',
         'ray symmetric-run --address "$head:6380" --min-nodes "$SKYPILOT_NUM_NODES" \\',
         f"  --num-gpus {gpus} --temp-dir /tmp/ray-thumbs -- \\",
         f'  env RAY_ADDRESS="$head:6380" {command(config, overrides)}',

@@ -13,7 +13,10 @@ from thumbs.tracking.run_folder import StageFolder
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a .pt of thumbs.compat.rlhf_pipeline.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
-Stage = Annotated[str, typer.Option(help="The stage whose model is exported.")]
+Stage = Annotated[
+    str | None,
+    typer.Option(help="The stage whose model is exported. [default: the last method's]", show_default=False),
+]
 Merge = Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights: a model that stands alone.")]
 Dtype = Annotated[
     str | None,
@@ -21,7 +24,7 @@ Dtype = Annotated[
 ]
 
 
-def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False, dtype: Dtype = None) -> None:
+def export(run: Run, out: Out, stage: Stage = None, merge: Merge = False, dtype: Dtype = None) -> None:
     """Write a trained model for other tools.
 
     A LoRA model is written as a PEFT adapter, or with --merge as a whole Hugging Face model; a model without adapters
@@ -38,8 +41,10 @@ def export(run: Run, out: Out, stage: Stage = "ppo", merge: Merge = False, dtype
 
         typer.echo(str(export_pt(run, out, dtype)))
         return
-    exported = api.open_run(run).export(out, stage=current_place(stage), merge=merge, dtype=dtype)
-    if alarms := StageFolder(run / current_place(stage)).alarms.read():
+    opened = api.open_run(run)
+    stage = current_place(stage) if stage else opened.policy
+    exported = opened.export(out, stage=stage, merge=merge, dtype=dtype)
+    if alarms := StageFolder(run / stage).alarms.read():
         last = f"step {alarms[-1]['step']}: {alarms[-1]['alarm']}"
         typer.echo(f"warning: {len(alarms)} alarms were raised while this policy was trained; {last}", err=True)
     typer.echo(str(exported))

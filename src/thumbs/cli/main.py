@@ -8,9 +8,11 @@ import typer
 
 from thumbs import __version__
 from thumbs.cli import (
+    chat,
     cluster,
     collect_serve,
     compare,
+    doctor,
     evaluate,
     export,
     lab,
@@ -19,6 +21,7 @@ from thumbs.cli import (
     report,
     run,
     sample,
+    schema,
     serve,
     trace,
 )
@@ -30,7 +33,6 @@ app = typer.Typer(
     cls=Shell,
     epilog=f"\b\nMethods (docs/methods.md has their papers):\n{help_lines()}",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -61,12 +63,15 @@ _COMMANDS = {
     "plan": plan.plan,
     "lint": lint.lint,
     "sample": sample.sample,
+    "chat": chat.chat,
     "eval": evaluate.evaluate,
     "compare": compare.compare,
     "report": report.report,
     "export": export.export,
     "trace": trace.trace,
     "serve": serve.serve,
+    "schema": schema.schema,
+    "doctor": doctor.doctor,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)

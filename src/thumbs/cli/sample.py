@@ -13,7 +13,10 @@ from thumbs.config.former_names import current_place
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to ask; each in quotes.")]
-Stage = Annotated[str, typer.Option(help="The stage whose model answers.")]
+Stage = Annotated[
+    str | None,
+    typer.Option(help="The stage whose model answers. [default: the last method's]", show_default=False),
+]
 Replies = Annotated[int, typer.Option("-n", min=1, help="Replies to each prompt.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="Logits are divided by it; 0 takes the likeliest token.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="A reply is cut here, tokens.")]
@@ -24,7 +27,7 @@ def sample(
     run: Run,
     prompts: Prompts,
     *,
-    stage: Stage = "ppo",
+    stage: Stage = None,
     n: Replies = 1,
     temperature: Temperature = 1.0,
     max_new_tokens: MaxNewTokens = 64,
@@ -39,7 +42,7 @@ def sample(
     from thumbs.config.sampling import SamplingConfig
 
     sampling = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
-    answers = api.open_run(run).sample(prompts, stage=current_place(stage), n=n, sampling=sampling, seed=seed)
+    answers = api.open_run(run).sample(prompts, stage=stage and current_place(stage), n=n, sampling=sampling, seed=seed)
     for prompt, replies in zip(prompts, answers, strict=True):
         if len(prompts) > 1:
             typer.echo(f"> {printable(prompt)}")

@@ -19,6 +19,17 @@ INTERRUPTED = 130
 class Shell(TyperGroup):
     """A command group that turns errors meant for users into a message and an exit code."""
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Every command with its first sentence, which click would cut to one line."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [
+            (name, (command.help or "").partition("\n\n")[0].strip())
+            for name, command in commands
+            if command is not None and not command.hidden
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
     def invoke(self, ctx: Any) -> Any:
         """What the command returns; exits with 2 on ConfigError, 1 on other ThumbsErrors, 130 on Ctrl-C."""
         try:

@@ -1,7 +1,7 @@
 """The stages in order: run, resume, plan, trace, export."""
 
 __all__ = [
-    "artifacts", "cluster_plan", "exports", "former_runs", "identity", "labels", "model_card", "names", "pitfalls",
-    "plan", "probe", "reads", "reply_source", "reward_audit", "run", "stages", "standing", "summary", "takeover",
-    "trace", "workload",
+    "artifacts", "chat", "cluster_plan", "doctor", "exports", "former_runs", "identity", "labels", "model_card",
+    "names", "pitfalls", "plan", "probe", "reads", "reply_source", "reward_audit", "run", "stages", "standing",
+    "summary", "takeover", "trace", "workload",
 ]  # fmt: skip

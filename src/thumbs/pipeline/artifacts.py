@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thumbs.config.base import build_config
-from thumbs.config.pipeline import METHODS, PipelineConfig
+from thumbs.config.pipeline import METHODS, PipelineConfig, place
 from thumbs.config.sampling import SamplingConfig
 from thumbs.data.load import with_system
 from thumbs.data.prompts import read_prompt
@@ -77,6 +77,13 @@ def open_run(run: Path) -> OpenRun:
     tokenizer = open_tokenizer(config.model)
     # Not the engine that the run names: a folder of somebody else's is data, and none of its names is called.
     return OpenRun(run, config, tokenizer, open_engine(decode_text=tokenizer.decode))
+
+
+def last_policy(run: Path) -> str:
+    """The stage whose policy is the run's result so far: the last method that left a model, else SFT, else `base`."""
+    config = build_config(PipelineConfig, RunFolder(run).settings(), source=str(run / "config.json"))
+    later = [place(method, i) for i in range(1, config.iterations + 1) for method in METHODS]
+    return next((stage for stage in reversed(["sft", *later]) if exists(run / stage / "model")), "base")
 
 
 def sample_text(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from thumbs.engine import open_engine
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
-from thumbs.pipeline.artifacts import open_run
+from thumbs.pipeline.artifacts import OpenRun, open_run
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rewards.build import open_reward_model
 from thumbs.rewards.trained import RawScorer, scorer_of
@@ -78,28 +78,50 @@ def open_stage(run: Path, stage: str, sampling: SamplingConfig | None = None) ->
 
     sampling: how it draws; None: as the run sampled its pairs. Raises RunError if there is no such model.
     """
+    _require_policy(stage)
     opened = open_run(run)
+    return replace(_policy(opened, stage, sampling), scores=_scores(opened))
+
+
+def open_stages(run: Path, stages: Sequence[str], sampling: SamplingConfig) -> list[PolicySource]:
+    """The models of several stages of a run on one copy of the base; raises RunError if one is not there."""
+    for stage in stages:
+        _require_policy(stage)
+    opened = open_run(run)
+    for stage in stages:
+        opened.require(stage)
+    return [_policy(opened, stage, sampling) for stage in stages]
+
+
+def _require_policy(stage: str) -> None:
     if stage.split("/")[-1] == "reward_model":
         raise RunError("the reward model cannot generate text; take base, sft or one of the methods")
+
+
+def _policy(opened: OpenRun, stage: str, sampling: SamplingConfig | None) -> PolicySource:
     config = opened.config
     own = SamplingConfig() if config.labels is None else config.labels.sampling
+    return PolicySource(
+        config.model.name,
+        "" if stage == "base" else str(opened.path / stage / "model"),  # several runs may share a database
+        opened.engine.snapshot(opened.model(stage)),
+        opened.tokenizer,
+        sampling or own,
+        config.system,
+    )
+
+
+def _scores(opened: OpenRun) -> RawScorer | None:
+    """What the last reward model of a run says, if it has one that scores whole replies."""
+    run, config = opened.path, opened.config
     rewards = [
         run / "reward_model",
         *(run / f"iteration-{i}" / "reward_model" for i in range(2, config.iterations + 1)),
     ]
     trained = [path for path in rewards if (path / "done.json").exists()]
-    scorer = None
-    if trained and config.reward_model is not None and config.reward_model.form != "steps":
-        scorer = scorer_of(open_reward_model(opened.engine, trained[-1]), opened.tokenizer)
-    return PolicySource(
-        config.model.name,
-        "" if stage == "base" else str(run / stage / "model"),  # several runs may share a database
-        opened.engine.snapshot(opened.model(stage)),
-        opened.tokenizer,
-        sampling or own,
-        config.system,
-        scorer,
-    )
+    if not trained or config.reward_model is None or config.reward_model.form == "steps":
+        return None
+    return scorer_of(open_reward_model(opened.engine, trained[-1]), opened.tokenizer)
 
 
 def open_model(name: str, sampling: SamplingConfig | None = None, seed: int = 0) -> PolicySource:
