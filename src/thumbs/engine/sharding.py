@@ -3,7 +3,8 @@
 Each rank keeps an even part of the rows of each weight. A block's weights are gathered for as long as it computes, and
 its gradients are summed over the ranks when it has been passed backward. All ranks must therefore go through the same
 blocks, forward and backward, the same number of times. `Sharded` sees to it: one without data computes a token of no
-weight, ranks agree on what a backward pass reaches before any of them begins it, and an error waits until all can stop.
+weight, ranks agree on what a backward pass reaches before any of them begins it (an expert may have tokens on one rank
+alone), and an error waits until all can stop.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ class OutOfStepError(Exception):
 class PassOutcome:
     """What one micro-batch came to on this rank. computed: None for a rank without data, and after an error.
 
-    error: this rank's own; failed: whether some rank has one, so that the turn counts on none.
+    error: this rank's own; failed: whether some rank has one, so that the turn counts on none. unreached: weights of
+    the trunk that no rank's loss depends on.
     """
 
     computed: Computed | None = None
     error: Exception | None = None
     failed: bool = False
+    unreached: frozenset[str] = frozenset()
 
 
 class Sharded(nn.Module):
@@ -59,6 +62,7 @@ class Sharded(nn.Module):
         self.trunk, self.mesh = cast(nn.Module, trunk), mesh
         self.device = torch.device(mesh.device_type)
         self._entered = False
+        self._whole: dict[str, nn.Parameter] = {}
         blocks = blocks_of(self.trunk, trunk.depth)
         precision = MixedPrecisionPolicy(trunk.dtype, torch.float32, cast_forward_inputs=False)
         policy = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy()
@@ -67,8 +71,10 @@ class Sharded(nn.Module):
             # Losses are sums, so their gradients are too.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
-        if blocks:
-            blocks[0].register_forward_pre_hook(self._enter)
+            sharded.set_reduce_scatter_unused_params(True)
+        for block in blocks:
+            block.register_forward_pre_hook(self._enter)
+        self._names = {module: name for name, module in self.named_modules() if module in blocks}
 
     def take_turn(
         self,
@@ -85,6 +91,7 @@ class Sharded(nn.Module):
         Raises OutOfStepError when it fails where the others wait for it, and what torch raises when another one does.
         """
         turn = PassOutcome()
+        without = {name for name, parameter in self.named_parameters() if parameter.grad is None}
         try:
             loss = self(model, batch, losses, turn, temperature=temperature, everywhere=everywhere)
             if loss is not None:
@@ -98,6 +105,9 @@ class Sharded(nn.Module):
         finally:
             # Gives the root's weights back, and forgets the order of blocks that were passed forward only.
             cast(FSDPModule, self).reset_iter_state()
+        zeros = turn.unreached & without
+        for parameter in (p for name, p in self.named_parameters() if name in zeros):
+            parameter.grad = None  # of zeros an optimizer would make a step
         if turn.computed is not None:
             turn.computed = turn.computed._replace(loss=turn.computed.loss.detach())
         return turn
@@ -116,9 +126,12 @@ class Sharded(nn.Module):
             except Exception as error:
                 turn.error = error
         loss = hidden.new_zeros((), dtype=torch.float32) if turn.computed is None else turn.computed.loss
-        ends = [hidden, *self._leaves()] if torch.is_grad_enabled() else []
-        own = _reached(loss, ends)
+        outside = self._leaves()
+        weights = self._whole | outside if torch.is_grad_enabled() else {}
+        ends = [hidden, *outside.values()] if torch.is_grad_enabled() else []
+        own = _reached(loss, [*ends, *weights.values()])
         turn.failed, *anywhere = agree([turn.error is not None, *own])
+        turn.unreached = frozenset(name for name, some in zip(weights, anywhere[len(ends) :], strict=True) if not some)
         if turn.failed:
             turn.computed = None
             return None
@@ -126,7 +139,7 @@ class Sharded(nn.Module):
             if loss.requires_grad:
                 loss.backward()  # into what every rank has whole
             return None
-        for end, here, somewhere in zip(ends, own, anywhere, strict=True):
+        for end, here, somewhere in zip(ends, own, anywhere, strict=False):
             if somewhere and not here:
                 loss = loss + 0.0 * end.flatten()[0].float()
         return loss
@@ -148,12 +161,15 @@ class Sharded(nn.Module):
             turn.error = error  # no other rank has noticed
         return model.hidden(token)
 
-    def _leaves(self) -> list[nn.Parameter]:
+    def _leaves(self) -> dict[str, nn.Parameter]:
         """The trained weights outside of blocks, whole while this module computes."""
-        return [p for p in self.parameters() if p.requires_grad and not p.is_meta and not isinstance(p, DTensor)]
+        return {name: p for name, p in self.named_parameters() if _is_trained(p) and not isinstance(p, DTensor)}
 
-    def _enter(self, *_: object) -> None:
+    def _enter(self, block: nn.Module, _: object) -> None:
+        """Notes a block's trained weights, whole while it computes, of which its graph is made."""
         self._entered = True
+        own = {name: p for name, p in block.named_parameters() if _is_trained(p)}
+        self._whole |= {f"{self._names[block]}.{name}": parameter for name, parameter in own.items()}
 
 
 def blocks_of(trunk: nn.Module, depth: int) -> list[nn.Module]:
@@ -257,18 +273,19 @@ def _squares(tensor: Tensor) -> Tensor:
     return tensor.detach().double().pow(2).sum().cpu()
 
 
+def _is_trained(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and not parameter.is_meta
+
+
 def _reached(loss: Tensor, ends: Sequence[Tensor]) -> list[bool]:
-    """Which of the tensors the gradient of the loss flows into; beyond them its graph is not followed."""
-    nodes = [get_gradient_edge(end).node if end.requires_grad else None for end in ends]
+    """Which of the tensors the gradient of the loss flows into."""
     found, todo = set(), [loss.grad_fn]
     while todo:
         node = todo.pop()
-        if node is None or node in found:
-            continue
-        found.add(node)
-        if node not in nodes:
+        if node is not None and node not in found:
+            found.add(node)
             todo += [following for following, _ in node.next_functions]
-    return [node in found for node in nodes]
+    return [end.requires_grad and get_gradient_edge(end).node in found for end in ends]
 
 
 def _token(device: torch.device) -> Batch:

@@ -8,14 +8,20 @@ kernels do not use. No gradient flows through a prepacked weight.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thumbs.errors import ModelError
 from thumbs.models import kernels
 
 
 def prepack(weight: Tensor) -> Tensor:
-    """The weight [out, in] in the layout in which `linear` is fastest for it, or the weight itself."""
+    """The weight [out, in] in the layout in which `linear` is fastest for it, or the weight itself.
+
+    Raises ModelError for a weight that is spread over ranks, of which only a part is here.
+    """
+    if type(weight) not in (Tensor, nn.Parameter):
+        raise ModelError(f"got a {type(weight).__name__} of {tuple(weight.shape)}; gather a weight before it is packed")
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return weight
     matrix_units = weight.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()

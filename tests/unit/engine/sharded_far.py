@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -21,7 +23,7 @@ from thumbs.engine.batch import Batch, micro_batches
 from thumbs.engine.compute import Model
 from thumbs.engine.local import LocalEngine
 from thumbs.engine.sharded_rank import ShardedRank
-from thumbs.engine.sharding import PassOutcome, Sharded, gradient_norm
+from thumbs.engine.sharding import PassOutcome, Sharded, gradient_norm, recompute
 from thumbs.workers.base import WorkerSpec, results
 from thumbs.workers.pipes import PipeCrew
 
@@ -112,6 +114,70 @@ def gradients(far: Far, folder: str, lora: AdapterConfig | None, kind: str, sett
     return losses_found, summed(model), kinds, norm
 
 
+EXPERTS = 12
+
+
+def with_experts(model: Model) -> Model:
+    """Each block ends in experts that are modules of their own, of which each token takes one.
+
+    Nobody takes the last.
+    """
+    generator = torch.Generator().manual_seed(6)
+    for layer in cast(Any, model.trunk).layers:
+        layer.experts = nn.ModuleList(nn.Linear(model.trunk.width, model.trunk.width) for _ in range(EXPERTS))
+        for parameter in layer.experts.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 20
+        layer.forward = partial(_to_experts, layer, layer.forward)
+    return model
+
+
+def _to_experts(layer: Any, forward: Callable[..., Tensor], *args: Any) -> Tensor:
+    hidden = forward(*args)
+    chosen, out = hidden[:, : EXPERTS - 1].argmax(1), hidden
+    for number in chosen.unique().tolist():
+        own = (chosen == number).nonzero().squeeze(1)
+        out = out.index_add(0, own, layer.experts[number](hidden[own]))
+    return out
+
+
+class ExpertModule(nn.Module):
+    """A module of a program's own, whose experts are modules too. Nobody takes the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(97, 16), nn.Linear(16, 97)
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(EXPERTS))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embed(tokens)
+        flat, chosen = hidden.flatten(0, 1), tokens.flatten() % (EXPERTS - 1)
+        out = flat
+        for number in chosen.unique().tolist():
+            own = (chosen == number).nonzero().squeeze(1)
+            out = out.index_add(0, own, self.experts[number](flat[own]).tanh())
+        return self.head(out.view_as(hidden))
+
+
+def expert_module() -> nn.Module:
+    torch.manual_seed(3)
+    return ExpertModule()
+
+
+def expert_gradients(far: Far, folder: str, recomputed: bool) -> Any:
+    """Which weights this rank's first turn reaches; the losses of all its turns; the gradients of all ranks."""
+    data, losses = LOSSES["ppo"]
+    batches = micro_batches(data, CPU, BUDGET)
+    alone = with_experts(fresh(folder, None))
+    alone(batches[far.number], losses).loss.backward()
+    own = {name for name, p in alone.trained().items() if p.grad is not None}
+    model = with_experts(fresh(folder, None))
+    if recomputed:
+        recompute(model.trunk)
+    root = Sharded(model.trunk, far.mesh)
+    done = [root.take_turn(model, batch, losses) for batch in turns(far, batches)]
+    return own, [None if turn.computed is None else float(turn.computed.loss) for turn in done], summed(model)
+
+
 def predictions(far: Far, folder: str, kind: str) -> Any:
     """The logprobs of this rank's turns, without gradients."""
     data, _ = LOSSES[kind]
@@ -124,6 +190,24 @@ def predictions(far: Far, folder: str, kind: str) -> Any:
             found.append(None if batch is None or computed is None else computed.logprobs)
     assert all(isinstance(p, DTensor) for p in model.trunk.parameters())
     return found
+
+
+def read_outside(far: Far, folder: str, what: str) -> Any:
+    """What comes of reading weights of which the rank has a part, outside of a pass."""
+    model = fresh(folder, LORA.model_copy(update={"layers": 1}))
+    Sharded(model.trunk, far.mesh)
+    cast(Any, model.trunk)._lowest.clear()  # packed by the engine that made it, when it was whole
+    read = {
+        "a frozen copy": lambda: model.trunk.frozen(),
+        "a merged copy": lambda: model.trunk.frozen(model.adapter),
+        "merged weights": lambda: model.trunk.tensors(model.adapter),
+        "layers below": lambda: model.trunk.below(model.adapter),
+    }
+    try:
+        read[what]()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 def weightless(far: Far, folder: str, lora: AdapterConfig | None, which: list[int]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import GPT2Config
+from transformers import GPT2Config, Qwen3MoeConfig
 
 from contract.engine_cases import PPO, SEQUENCES, ppo_data, text_data
 from thumbs.config.engine import EngineConfig
@@ -18,10 +18,13 @@ from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec, OpenEngine
 from thumbs.engine.checkpoints import read_moments
 from thumbs.engine.cluster import ClusterEngine, start_ranks
-from thumbs.engine.local import LocalEngine
+from thumbs.engine.local import LocalEngine, PublishedModel
 from thumbs.errors import WorkerLost
+from thumbs.models.trunk import named_module
+from thumbs.rollout.sampler import DecodingParams
 from thumbs.workers.pipes import PipeCrew
-from tiny_models import FAMILIES, save_random
+from tiny_models import FAMILIES, SHAPE, save_random
+from unit.engine.sharded_far import expert_module
 
 LORA = AdapterConfig(rank=4, alpha=8.0)
 ADAM = AdamStep(0.001, 0.003)
@@ -50,10 +53,12 @@ def local() -> LocalEngine:
     return engine
 
 
+def config_of(model: Path | str, lora: AdapterConfig | None) -> ModelConfig:
+    return ModelConfig(name=str(model), lora=lora, dtype="float32")
+
+
 def new(engine: OpenEngine, model: Path | str, lora: AdapterConfig | None = None) -> Handle:
-    return engine.create(
-        ModelSpec("policy", ModelConfig(name=str(model), lora=lora, dtype="float32"), ("lm", "scalar"))
-    )
+    return engine.create(ModelSpec("policy", config_of(model, lora), ("lm", "scalar")))
 
 
 def train(engine: OpenEngine, handle: Handle, adam: AdamStep = ADAM) -> list[float]:
@@ -131,19 +136,60 @@ def test_a_checkpoint_of_one_process_goes_on_with_two_ranks(crew, tiny_llama, tm
     assert train(other, again) == pytest.approx(wanted, rel=1e-6)
 
 
-@pytest.mark.parametrize("model", ["byte-tiny", "gpt2", "qwen3"])
+OTHERS = {
+    "gpt2": GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "qwen3": FAMILIES["qwen3, query and key norms"],
+    "experts": Qwen3MoeConfig(**SHAPE, head_dim=16, num_experts=8, num_experts_per_tok=1, moe_intermediate_size=16),
+}
+
+
+@pytest.mark.parametrize("model", ["byte-tiny", *OTHERS, "module of experts"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_models_are_spread_too(crew, tmp_path, kind, model):
-    configs = {"gpt2": GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64)}
-    configs["qwen3"] = FAMILIES["qwen3, query and key norms"]
-    name = save_random(configs[model], tmp_path / "base") if model in configs else model
+    if model == "module of experts" and kind == "adapters":
+        pytest.skip("modules take no adapters")
+    name = save_random(OTHERS[model], tmp_path / "base") if model in OTHERS else model
     found = []
-    for engine in (local(), sharded(crew, 2)):
-        handle = new(engine, name, KINDS[kind])
-        losses = train(engine, handle, WITHOUT_NOISE)
-        found.append((losses, saved(engine, handle, tmp_path / type(engine).__name__)))
+    with named_module("module of experts", expert_module):
+        for engine in (local(), sharded(crew, 2)):
+            handle = new(engine, name, KINDS[kind])
+            losses = train(engine, handle, WITHOUT_NOISE)
+            found.append((losses, saved(engine, handle, tmp_path / type(engine).__name__)))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-6, abs=1e-6)
     assert_close(found[1][1], found[0][1])
+
+
+@pytest.mark.parametrize("kind", ["full", "adapters", "adapters above"])
+def test_what_reads_weights_outside_of_a_pass_reads_all_of_them(crew, tiny_llama, tmp_path, kind):
+    """Samplers, published folders and frozen adapters, against a local engine with the same checkpoint."""
+    lora = None if kind == "full" else LORA.model_copy(update={"layers": 1 if kind == "adapters above" else None})
+    engine, other = sharded(crew, 2), local()
+    handle = new(engine, tiny_llama, lora)
+    for _ in range(2):  # also after a pass without gradients, which leaves the root gathered
+        train(engine, handle)
+        engine.forward(handle, text_data(SEQUENCES))
+    kept = saved(engine, handle, tmp_path / "saved")
+    trained = engine.size(handle).trained
+    assert sum(tensor.numel() for name, tensor in kept.items() if name.endswith(":exp_avg")) == trained
+    again = new(other, tiny_llama, lora)
+    other.load(again, tmp_path / "saved")
+    params = DecodingParams(8, stop_tokens=())
+    ours, theirs = (
+        [(s.tokens.tolist(), s.logprobs.tolist()) for s in each.snapshot(h).sample([[5, 6, 7], [8, 9]], params, [1, 2])]
+        for each, h in ((engine, handle), (other, again))
+    )
+    assert ours == theirs
+    published = PublishedModel(other.model(again), None).write(tmp_path / "local")
+    assert engine.write(handle, tmp_path / "published") == published
+    if lora is not None:
+        states = [
+            base.prefill([[5, 6, 7]], base.new_cache(1, 8), adapter)
+            for base, adapter in (
+                (each.frozen_base(config_of(tiny_llama, lora)), each.frozen_adapter(h))
+                for each, h in ((engine, handle), (other, again))
+            )
+        ]
+        assert torch.equal(*states)
 
 
 def test_two_groups_of_two_ranks_with_offload_and_recomputing(crew, tiny_llama, tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from contract.engine_cases import LOSSES
 from thumbs.engine.batch import micro_batches
-from unit.engine.sharded_far import BUDGET, CPU, LORA, fresh, ranks
+from unit.engine.sharded_far import BUDGET, CPU, LORA, fresh, ranks, with_experts
 
 KINDS = {"full": None, "adapters": LORA, "adapters above": LORA.model_copy(update={"layers": 1})}
 
@@ -61,6 +61,25 @@ def test_losses_and_gradients_are_those_of_one_process(both, tiny_llama, kind, d
         of_trunk = {name for name in gradients if name.startswith("trunk.")}
         assert sharded == (of_trunk if kind == "full" else set())
     assert max(float(g.abs().max()) for g in gradients.values() if g is not None) > 1e-3
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_an_expert_without_tokens_on_one_rank_keeps_step_and_one_without_any_gets_no_gradient(
+    both, tiny_llama, recomputed
+):
+    wanted, losses, gradients = with_experts(fresh(str(tiny_llama), None)), [], {}
+    for batch in micro_batches(LOSSES["ppo"][0], CPU, BUDGET):
+        loss = wanted(batch, LOSSES["ppo"][1]).loss
+        loss.backward()
+        losses.append(float(loss.detach()))
+    gradients = {name: parameter.grad for name, parameter in wanted.trained().items()}
+    assert [name for name, gradient in gradients.items() if gradient is None]
+    (first, *one), (second, *other) = both("expert_gradients", str(tiny_llama), recomputed)
+    assert first - second
+    assert second - first
+    assert in_order([one[0], other[0]]) == pytest.approx(losses, rel=1e-6)
+    for summed in (one[1], other[1]):
+        assert_same(summed, gradients)
 
 
 def test_the_norm_of_sharded_gradients_is_that_of_the_whole(both, tiny_llama):
@@ -124,3 +143,9 @@ def test_an_error_ends_the_turn_on_all_ranks_and_nothing_else(both, tiny_llama, 
 def test_an_error_between_blocks_says_that_ranks_are_out_of_step(tiny_llama, tmp_path):
     with ranks(tmp_path, 2) as call, pytest.raises(Exception, match="OutOfStepError: ZeroDivisionError"):
         call("broken", str(tiny_llama))
+
+
+@pytest.mark.parametrize("what", ["a frozen copy", "a merged copy", "merged weights", "layers below"])
+def test_reading_parts_of_weights_outside_of_a_pass_is_an_error(both, tiny_llama, what):
+    for error in both("read_outside", str(tiny_llama), what):
+        assert "DTensor" in error
