@@ -49,7 +49,7 @@ MISSING = {
     "data": ("from thumbs.data.sources import read_rows; list(read_rows('hub:some/data'))", "data sets of the hub"),
     "hf": ("from thumbs.pipeline.exports import classifier_name; classifier_name('llama')", "exporting a reward model"),
     "gguf": ("from thumbs.models.catalog import resolve; resolve('FILE')", "reading tiny.gguf"),
-    "report": ("from thumbs.report.charts import curve_chart; print(curve_chart([], 'nats', 'loss'))", "the chart"),
+    "report": ("from thumbs.report.charts import Plane, draw; print(draw(Plane('a', 'b', 'c'), []).svg)", "the chart"),
     "demo": ("from thumbs.evaluation.judges import vader; vader([], 'good')", "the judge of warmth"),
     "eval": ("from thumbs.evaluation.text import bleu; bleu(['a'], ['a'])", "BLEU"),
     "trackers": ("from thumbs.compat.trl_ppo.accelerator import _wandb; _wandb(None)", "log_with='wandb'"),

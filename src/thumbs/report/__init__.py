@@ -1,3 +1,3 @@
 """One HTML file from a run folder."""
 
-__all__ = ["build", "charts", "compare", "headline", "page", "record"]
+__all__ = ["build", "charts", "compare", "figures", "headline", "numbers", "page", "record"]

@@ -6,9 +6,10 @@ Every colour is drawn as a code that stands for nothing else and then replaced b
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,13 +17,15 @@ from markupsafe import Markup
 
 from thumbs.config.pipeline import METHODS
 from thumbs.errors import MissingExtra, needs
+from thumbs.report.numbers import number
+from thumbs.web.safe_text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = {
     name: f"#0101{i:02x}"
-    for i, name in enumerate(("ink", "muted", "grid", "page", "base", "sft", "best_of_n", *METHODS), start=1)
+    for i, name in enumerate(("ink", "muted", "grid", "page", "bad", "base", "sft", "best_of_n", *METHODS), start=1)
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -49,8 +52,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
 }
 _GUIDE: dict[str, Any] = {"color": COLOURS["muted"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
-_COMPARED = ("ppo", "sft", "best_of_n", "direct", "group", "rejection", "base")
-"""Colours of compared curves, in order; then again dashed, then dotted."""
+_ALARM: dict[str, Any] = {"color": COLOURS["bad"], "linewidth": 0.9, "alpha": 0.45}
 _MOST_POINTS = 400
 _SMALL, _WIDE = (3.1, 2.1), (4.3, 2.5)
 """Inches: a third and a half of the page, so that text has one size in both."""
@@ -58,119 +60,170 @@ _SMALL, _WIDE = (3.1, 2.1), (4.3, 2.5)
 
 @dataclass(frozen=True)
 class Line:
-    """A named series of a chart: a training curve, or the few points of a held-out measurement."""
+    """A named series of a chart; its points are (x, y), or (x, y, low, high) with the interval of y.
+
+    kind: `curve` is faint with a strong running mean, `markers` are joined, `band` is joined and has its intervals as
+    an area, `dots` stand alone, each with its interval as a bar. `labels` name the points, where they have names.
+    """
 
     name: str
     colour: str
-    points: Sequence[tuple[float, float]]
-    kind: Literal["curve", "markers"] = "curve"
+    points: Sequence[Sequence[float]]
+    kind: Literal["curve", "markers", "band", "dots"] = "curve"
+    labels: Sequence[str] = ()
+    dash: str = "-"
 
 
-def curve_chart(
-    lines: Iterable[Line],
-    unit: str,
-    about: str,
-    level: tuple[str, float] | None = None,
-    *,
-    wide: bool = False,
-) -> Markup:
-    """Series against the step: raw values faint, running mean strong; `level` is a named horizontal line."""
+@dataclass(frozen=True)
+class Alarm:
+    """What looked wrong at a place of the horizontal axis."""
 
-    def paint(axes: Axes) -> None:
-        for line in lines:
-            _paint_line(axes, line)
-        if level:
-            axes.axhline(level[1], **_GUIDE)
-            edge = axes.get_yaxis_transform()
-            axes.text(1.02, level[1], level[0], transform=edge, va="center", color=COLOURS["muted"])
-        axes.set_xlabel("step")
-        axes.set_ylabel(unit)
-        axes.margins(x=0.02, y=0.1)
-        axes.locator_params(axis="x", integer=True, nbins=5)
-        if len(axes.get_legend_handles_labels()[0]) > 1:
-            axes.legend(loc="best", handlelength=1.4)
-
-    return _draw(paint, about, _WIDE if wide else _SMALL)
+    x: float
+    text: str
 
 
-def calibration_chart(bins: Sequence[Mapping[str, Any]], about: str) -> Markup:
-    """Observed against predicted preference: a circle a bin, its area by the number of pairs."""
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with the values on it, and a table of them, a row each.
 
-    def paint(axes: Axes) -> None:
-        filled = [b for b in bins if b.get("n") and b.get("observed") is not None]
-        n = np.array([b["n"] for b in filled], dtype=float)
-        axes.plot([0, 1], [0, 1], **_GUIDE)
-        predicted, observed = [b["predicted"] for b in filled], [b["observed"] for b in filled]
-        axes.plot(predicted, observed, color=COLOURS["sft"], linewidth=1.2)
-        area = 18 + 160 * n / n.max() if len(n) else n
-        axes.scatter(predicted, observed, s=area, color=COLOURS["sft"], alpha=0.75, linewidths=0, zorder=3)
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        axes.set_xlabel("predicted P(first reply is better)")
-        axes.set_ylabel("observed fraction")
-
-    return _draw(paint, about, _WIDE)
-
-
-def frontier_chart(points: Sequence[Mapping[str, Any]], key: str, unit: str, about: str) -> Markup:
-    """`key` (gold or proxy score) against KL; policies of a method are joined in the order of their KL.
-
-    A point has name, label, family (a colour), kl and `key`, and may have an interval as low and high.
+    smoothed: it has faint values and a running mean of them.
     """
 
-    def paint(axes: Axes) -> None:
-        shown = [p for p in points if p.get("kl") is not None and p.get(key) is not None]
-        for family in METHODS:
-            path = sorted((p["kl"], p[key]) for p in shown if p["family"] == family)
-            if path:
-                axes.plot(*zip(*path, strict=True), color=COLOURS[family], linewidth=1.2, alpha=0.6)
-        for point in shown:
-            _paint_point(axes, point, point[key])
-        axes.margins(x=0.2, y=0.2)
-        axes.set_xlabel("KL from the SFT model, nats per sequence")
-        axes.set_ylabel(unit)
-
-    return _draw(paint, about, _WIDE)
+    svg: Markup
+    rows: Sequence[Mapping[str, Any]]
+    smoothed: bool = False
 
 
-def compared_chart(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], unit: str, level: float) -> Markup:
-    """Named curves of (KL, score) on one plane; `level` is the KL at which they are compared."""
+@dataclass(frozen=True)
+class Plane:
+    """The axes of a chart: their names, and what is drawn besides the values.
 
-    def paint(axes: Axes) -> None:
-        for i, (name, points) in enumerate(curves):
-            colour, dash = COLOURS[_COMPARED[i % len(_COMPARED)]], ("-", "--", ":")[i // len(_COMPARED) % 3]
-            axes.plot(*zip(*points, strict=True), color=colour, linestyle=dash, marker="o", markersize=4, label=name)
-        if level > 0:
-            axes.axvline(level, **_GUIDE)
-        axes.margins(x=0.05, y=0.12)
-        axes.set_xlabel("KL from the reference, nats per sequence")
-        axes.set_ylabel(unit)
-        axes.legend(loc="best", handlelength=2.0)
+    level, upright: named lines at a height and at a place of the horizontal axis. diagonal: where both are equal.
+    square_root: the horizontal axis is that of √x.
+    """
 
-    return _draw(paint, f"{unit} against KL", _WIDE)
+    x: str
+    y: str
+    about: str
+    level: tuple[str, float] | None = None
+    upright: tuple[str, float] | None = None
+    diagonal: bool = False
+    square_root: bool = False
+    wide: bool = False
+
+
+def draw(plane: Plane, lines: Sequence[Line], alarms: Sequence[Alarm] = ()) -> Chart:
+    """The chart of some series. Every value is in it twice more, in words to be shown on demand and as a row."""
+    lines = [_shown(line) for line in lines if len(line.points)]
+    alarms = [Alarm(alarm.x, _plain(alarm.text)) for alarm in alarms]
+    smoothed = any(_width(line) > 1 for line in lines)
+    rows = [row for line in lines for row in _rows(plane, line, bool(alarms))]
+    rows += [{**dict.fromkeys(rows[0], ""), "series": "alarm", plane.x: a.x, "alarm": a.text} for a in alarms if rows]
+    try:
+        with needs("report", "the chart"):
+            import matplotlib as mpl
+            from matplotlib.backends.backend_svg import FigureCanvasSVG
+            from matplotlib.figure import Figure
+    except MissingExtra as error:  # the numbers of the page are worth having without it
+        return Chart(Markup('<p class="note">{}</p>').format(error), rows)
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": plane.about}):
+        figure = Figure(figsize=_WIDE if plane.wide else _SMALL, dpi=72, layout="constrained")
+        axes = figure.add_subplot()
+        _paint(axes, plane, lines, alarms)
+        file = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
+        marks = _marks(axes, figure.get_figheight() * 72, plane, lines, alarms)
+    return Chart(_inline(file.getvalue(), plane.about, marks), rows, smoothed)
+
+
+def _shown(line: Line) -> Line:
+    """The series as it is drawn."""
+    labels = [_plain(label) for label in line.labels]
+    return replace(line, name=_plain(line.name), labels=labels, points=_thin(line.points))
+
+
+def _plain(text: str) -> str:
+    """A short text in which nothing is invisible, for places that cannot hold tags."""
+    return visible(text, 300).striptags()
+
+
+def _paint(axes: Axes, plane: Plane, lines: Sequence[Line], alarms: Sequence[Alarm]) -> None:
+    if plane.square_root:
+        axes.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: x * np.abs(x)))
+    for alarm in alarms:
+        axes.axvline(alarm.x, **_ALARM)
+        axes.plot(
+            [alarm.x], [1.0], "v", transform=axes.get_xaxis_transform(), color=COLOURS["bad"], ms=4, clip_on=False
+        )
+    for line in lines:
+        _paint_line(axes, line)
+    if plane.diagonal:
+        axes.axline((0.5, 0.5), (1, 1), **_GUIDE)
+    if plane.level:
+        axes.axhline(plane.level[1], **_GUIDE)
+        edge = axes.get_yaxis_transform()
+        axes.text(1.02, plane.level[1], plane.level[0], transform=edge, va="center", color=COLOURS["muted"])
+    if plane.upright:
+        axes.axvline(plane.upright[1], **_GUIDE)
+    axes.set_xlabel(plane.x)
+    axes.set_ylabel(plane.y)
+    axes.margins(x=0.02, y=0.1)
+    axes.locator_params(axis="x", integer=plane.x == "step", nbins=5)
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(loc="best", handlelength=1.8)
 
 
 def _paint_line(axes: Axes, line: Line) -> None:
-    steps, values = _thin(np.array(line.points, dtype=float).reshape(-1, 2)).T
-    colour = COLOURS[line.colour]
-    if line.kind == "markers":
-        axes.plot(steps, values, color=colour, linewidth=1.2, marker="o", markersize=3, label=line.name)
-        return
-    width = max(1, len(values) // 10)
-    if width > 1:
-        axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
-    axes.plot(steps, _running_mean(values, width), color=colour, linewidth=1.6, label=line.name)
+    points, colour = np.array(line.points), COLOURS[line.colour]
+    x, y = points[:, 0], points[:, 1]
+    strong: dict[str, Any] = {"color": colour, "linewidth": 1.6, "linestyle": line.dash, "label": line.name}
+    if line.kind == "curve":
+        if _width(line) > 1:
+            axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
+        axes.plot(x, _running_mean(y, _width(line)), **strong)
+    elif line.kind == "dots":
+        axes.scatter(x, y, s=30, color=colour, linewidths=0, zorder=3, label=line.name)
+    else:
+        axes.plot(x, y, marker="o", markersize=3, **strong)
+    if points.shape[1] > 2 and line.kind == "band":
+        axes.fill_between(x, points[:, 2], points[:, 3], color=colour, alpha=0.15, linewidth=0)
+    elif points.shape[1] > 2:
+        axes.vlines(x, points[:, 2], points[:, 3], color=colour, linewidth=1.2)
 
 
-def _paint_point(axes: Axes, point: Mapping[str, Any], value: float) -> None:
-    colour = COLOURS[point["family"]]
-    if point.get("low") is not None and point.get("high") is not None:
-        axes.plot([point["kl"]] * 2, [point["low"], point["high"]], color=colour, linewidth=1.2)
-    axes.scatter([point["kl"]], [value], s=30, color=colour, linewidths=0, zorder=3)
-    if point["label"]:
-        right = point["family"] in METHODS
-        place = {"xytext": (6 if right else -6, 4), "textcoords": "offset points"}
-        side = "left" if right else "right"
-        axes.annotate(point["label"], (point["kl"], value), color=colour, ha=side, **place)
+def _rows(plane: Plane, line: Line, alarms: bool) -> Iterator[dict[str, Any]]:
+    """A row for each point of a series; what was not finite is empty."""
+    for i, point in enumerate(line.points):
+        x, y, *interval = (value if math.isfinite(value) else "" for value in point)
+        named = {"name": line.labels[i]} if line.labels else {}
+        bounds = dict(zip(("low", "high"), interval, strict=False))
+        yield {"series": line.name, **named, plane.x: x, plane.y: y, **bounds, **({"alarm": ""} if alarms else {})}
+
+
+def _marks(axes: Axes, height: float, plane: Plane, lines: Sequence[Line], alarms: Sequence[Alarm]) -> Markup:
+    """Circles on the values, unseen until they are asked for, each with its words."""
+    places: list[tuple[Any, str]] = []
+    for line in lines:
+        for i, (x, y, *interval) in enumerate(line.points):
+            if math.isfinite(y):
+                name = line.labels[i] if line.labels else line.name
+                bounds = f" ({number(interval[0])} to {number(interval[1])})" if interval else ""
+                said = f"{name} · {plane.x} {_short(x)}: {number(float(y))}{bounds}"
+                places.append((axes.transData.transform((x, y)), said))
+    for alarm in alarms:
+        place = axes.get_xaxis_transform().transform((alarm.x, 1.0))
+        places.append((place, f"alarm at {plane.x} {_short(alarm.x)}: {alarm.text}"))
+    form = Markup('<circle class="mark" cx="{}" cy="{}" r="5"><title>{}</title></circle>')
+    return Markup("").join(form.format(f"{x:.1f}", f"{height - y:.1f}", said) for (x, y), said in places)
+
+
+def _short(x: float) -> str:
+    return number(int(x)) if float(x).is_integer() else number(float(x))
+
+
+def _width(line: Line) -> int:
+    """Of how many values the running mean is taken."""
+    return max(1, len(line.points) // 10) if line.kind == "curve" else 1
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
@@ -182,31 +235,16 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def _thin(points: np.ndarray) -> np.ndarray:
+def _thin(points: Sequence[Sequence[float]]) -> np.ndarray:
     """At most _MOST_POINTS points, means of neighbours: a long run stays a small file."""
-    if len(points) <= _MOST_POINTS:
-        return points
-    return np.array([part.mean(axis=0) for part in np.array_split(points, _MOST_POINTS)])
+    array = np.array(points, dtype=float)
+    if len(array) <= _MOST_POINTS:
+        return array
+    return np.array([part.mean(axis=0) for part in np.array_split(array, _MOST_POINTS)])
 
 
-def _draw(paint: Callable[[Axes], None], about: str, size: tuple[float, float]) -> Markup:
-    try:
-        with needs("report", "the chart"):
-            import matplotlib as mpl
-            from matplotlib.backends.backend_svg import FigureCanvasSVG
-            from matplotlib.figure import Figure
-    except MissingExtra as error:  # the numbers of the page are worth having without it
-        return Markup('<p class="note">{}</p>').format(error)
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": about}):
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure.add_subplot())
-        file = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
-    return _inline(file.getvalue(), about)
-
-
-def _inline(svg: str, about: str) -> Markup:
-    """The <svg> element alone, without size, in the page's colours."""
+def _inline(svg: str, about: str, marks: Markup) -> Markup:
+    """The <svg> element alone, without size, in the page's colours, with the marks on top."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
@@ -214,4 +252,5 @@ def _inline(svg: str, about: str) -> Markup:
     for name, code in COLOURS.items():
         svg = svg.replace(code, f"var(--{name})")
     start = Markup('<svg role="img" aria-label="{}" ').format(about)
-    return start + Markup(svg.removeprefix("<svg "))  # noqa: S704  matplotlib escapes the texts in it
+    svg = svg.strip().removeprefix("<svg ").removesuffix("</svg>")
+    return start + Markup(svg) + marks + Markup("</svg>")  # noqa: S704  matplotlib escapes the texts in it  # noqa: S704  matplotlib escapes the texts in it

@@ -2,12 +2,12 @@
 
 A method that moves farther from the reference earns more of whatever it is paid, so policies are compared where they
 are equally far away (Gao et al. 2022, arXiv:2210.10760). The curve of a method begins at the reference, passes the
-policies that it kept on its way (evaluation.frontier) and ends with its last one.
+policies that it kept on its way (evaluation.frontier) and ends with its last one. Every number is that of a policy
+whose replies were judged; there is none for what lies between.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +16,25 @@ from typing import Any
 
 from thumbs.config.pipeline import METHODS
 from thumbs.errors import RunError
-from thumbs.report.charts import compared_chart
+from thumbs.report.charts import Line, Plane, draw
+from thumbs.report.figures import Figure
 from thumbs.report.page import render
 from thumbs.report.record import RunRecord, read_run
 from thumbs.tracking import write_text
 
 MOVED = 0.1
 """Nats per sequence under which a policy is taken to be where it started."""
+_COLOURS = ("ppo", "sft", "best_of_n", "direct", "group", "rejection", "base")
+"""Colours of the curves, in order; then again dashed, then dotted."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One evaluated policy: KL (nats per sequence), gold score with its interval, proxy score (NaN: no reward
+    """One evaluated policy: its name, KL (nats per sequence), gold score with its interval, proxy score (NaN: no reward
     model).
     """
 
+    name: str
     kl: float
     gold: float
     low: float
@@ -45,21 +49,17 @@ class Curve:
     name: str
     places: tuple[Place, ...]
     win_rate: tuple[float, float, float] | None
+    trained: bool = True
 
     @property
     def reach(self) -> float:
         """The largest KL of its policies."""
         return max(place.kl for place in self.places)
 
-    def at(self, kl: float) -> Place | None:
-        """The policy at `kl` nats, between its neighbours on a straight line; None beyond `reach`."""
-        places = sorted(self.places, key=lambda place: place.kl)
-        for before, after in itertools.pairwise(places):
-            if before.kl <= kl <= after.kl:
-                share = (kl - before.kl) / (after.kl - before.kl) if after.kl > before.kl else 1.0
-                mixed = {k: (1 - share) * v + share * getattr(after, k) for k, v in vars(before).items()}
-                return Place(**mixed)
-        return None
+    def within(self, kl: float) -> Place | None:
+        """The policy that went farthest of those at most `kl` nats away; None if none was measured there."""
+        near = [place for place in self.places[1:] if place.kl <= kl]
+        return max(near, key=lambda place: place.kl, default=None)
 
 
 def compare(paths: Sequence[str | Path]) -> list[Curve]:
@@ -84,32 +84,48 @@ def compare(paths: Sequence[str | Path]) -> list[Curve]:
 
 
 def common_reach(curves: Sequence[Curve]) -> float:
-    """The largest KL that every method reached, those apart that hardly moved: there they can be compared (nats)."""
-    return min((curve.reach for curve in curves if curve.reach >= MOVED), default=0.0)
+    """The largest KL that every trained method reached, those apart that hardly moved (nats); best-of-n, which cannot
+    go far, counts if there is nothing else.
+    """
+    moved = [curve for curve in curves if curve.reach >= MOVED]
+    return min((curve.reach for curve in [c for c in moved if c.trained] or moved), default=0.0)
 
 
 def build_comparison(
     paths: Sequence[str | Path], out: Path, level: float | None = None
 ) -> list[tuple[Curve, Place | None]]:
-    """Writes the page that shows the runs' methods on one plane; each with its policy at `level` nats.
+    """Writes the page that shows the runs' methods on one plane; each with its measured policy that is
+    nearest to `level` nats and not beyond.
 
-    None is the largest KL that all reached. A method that did not reach the level has none there.
+    Without a level it is the largest KL that all reached. A method of which nothing was measured there has None.
     """
     curves = compare(paths)
     level = common_reach(curves) if level is None else level
-    charts = [
-        (title, compared_chart([(c.name, [(p.kl, getattr(p, key)) for p in c.places]) for c in curves], unit, level))
-        for title, key, unit in (("Gold", "gold", "gold score"), ("Proxy", "proxy", "reward-model score"))
-    ]
-    rows = [(curve, curve.places[-1], curve.at(level)) for curve in curves]
+    figures = [_figure(curves, level, *told) for told in (("Gold", "gold", "gold score"), ("Proxy", "proxy", "score"))]
+    rows = [(curve, curve.places[-1], curve.within(level)) for curve in curves]
     runs = [str(path) for path in paths]
-    write_text(out, render("compare.html.j2", {"rows": rows, "charts": charts, "level": level, "runs": runs}))
-    return [(curve, curve.at(level)) for curve in curves]
+    write_text(out, render("compare.html.j2", {"rows": rows, "figures": figures, "level": level, "runs": runs}))
+    return [(curve, curve.within(level)) for curve in curves]
+
+
+def _figure(curves: Sequence[Curve], level: float, title: str, key: str, unit: str) -> Figure:
+    lines = []
+    for i, curve in enumerate(curves):
+        colour, dash = _COLOURS[i % len(_COLOURS)], ("-", "--", ":")[i // len(_COLOURS) % 3]
+        bounds = [(p.low, p.high) if key == "gold" else () for p in curve.places]
+        points = [(max(p.kl, 0.0), getattr(p, key), *b) for p, b in zip(curve.places, bounds, strict=True)]
+        lines.append(Line(curve.name, colour, points, "band", dash=dash))
+    upright = ("compared", level) if level > 0 else None
+    plane = Plane(
+        "KL from the reference, nats per sequence", unit, f"{title} against KL", upright=upright, square_root=True,
+        wide=True,
+    )  # fmt: skip
+    return Figure(title, "The policies that were measured, joined in order.", draw(plane, lines))
 
 
 def _curves(run: RunRecord, *, named: bool) -> list[Curve]:
     systems: dict[str, Any] = run.evaluation.get("systems", {})
-    reference = _place({**systems["sft" if "sft" in systems else "base"], "kl": 0.0})
+    reference = _place("reference", {**systems["sft" if "sft" in systems else "base"], "kl": 0.0})
     wins = run.evaluation.get("win_rates", {})
     curves = []
     for method in METHODS:
@@ -118,18 +134,16 @@ def _curves(run: RunRecord, *, named: bool) -> list[Curve]:
         on_its_way = sorted(
             (k for k in systems if k.startswith(f"{method}@")), key=lambda k: float(k.partition("@")[2])
         )
-        places = (reference, *(_place(systems[key]) for key in (*on_its_way, method)))
+        places = (reference, *(_place(key, systems[key]) for key in (*on_its_way, method)))
         win = wins.get(method)
         name = f"{run.path.name} {method}" if named else method
         curves.append(Curve(name, places, (win["rate"], win["low"], win["high"]) if win else None))
     if "best_of_n" in systems:
         name = f"{run.path.name} best of n" if named else "best of n"
-        curves.append(Curve(name, (reference, _place(systems["best_of_n"])), None))
+        curves.append(Curve(name, (reference, _place("best of n", systems["best_of_n"])), None, trained=False))
     return curves
 
 
-def _place(system: dict[str, Any]) -> Place:
-    proxy = system["proxy"]
-    return Place(
-        system["kl"], system["gold"], system["gold_low"], system["gold_high"], math.nan if proxy is None else proxy
-    )
+def _place(name: str, system: dict[str, Any]) -> Place:
+    numbers = [system[key] for key in ("kl", "gold", "gold_low", "gold_high", "proxy")]
+    return Place(name, *(math.nan if value is None else value for value in numbers))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from thumbs.config.pipeline import METHODS
+from thumbs.report.numbers import number, percent
 from thumbs.report.record import RunRecord
 
 
@@ -151,36 +152,6 @@ def _method_sentence(run: RunRecord, method: str) -> str:
     interval = f"95 % interval {percent(win.get('low'))} to {percent(win.get('high'))}, n = {win.get('n', '?')}"
     rate = percent(win.get("rate"))
     return f"{text}. The gold judge prefers its reply to SFT's on {rate} of them ({interval})."
-
-
-def number(value: Any) -> str:
-    """A number for people: three significant digits, thousands apart, a real minus; a dash for none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
-    if value == 0:
-        return "0"
-    if abs(value) < 0.001:
-        return f"{value:.1e}".replace("-", "−")
-    digits = sum(abs(value) < bound for bound in (100, 10, 1))
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    """A fraction as a whole percentage; a dash for none."""
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 20 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _gold_limit(run: RunRecord) -> dict[str, tuple[float, float]]:

@@ -21,7 +21,8 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder in memory; `done` and `metrics` by stage, empty where the stage left nothing.
+    """A run folder in memory; `done` by stage, `metrics` and `alarms` by place (`ppo`, `iteration-2/ppo`), empty where
+    the stage left nothing.
 
     labels: what the stage `labels` left in each iteration, where people judged: labels, pairs, by {name: labels};
     audit: that of the reward model which learned from them.
@@ -34,16 +35,29 @@ class RunRecord:
     done: Mapping[str, Mapping[str, Any]]
     finished: frozenset[str]
     metrics: Mapping[str, Records]
+    alarms: Mapping[str, Records]
     samples: Records
     evaluation: Mapping[str, Any]
     reward_audit: Mapping[str, Any]
     labels: Records
 
     def seconds(self) -> dict[str, float]:
-        """Computing time by stage, from the summary or, while the run goes on, from the metric logs."""
+        """Computing time by place in the order of the run, from the summary or, meanwhile, from the metric logs."""
         told = {k.removeprefix("time_s."): v for k, v in self.summary.items() if k.startswith("time_s.")}
-        logged = {stage: records[-1].get("wall_s", 0.0) for stage, records in self.metrics.items() if records}
-        return told or logged
+        logged = {place: records[-1].get("wall_s", 0.0) for place, records in self.metrics.items() if records}
+        found, order = told or logged, list(self.metrics)
+        return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+    def places(self, stage: str) -> list[str]:
+        """Where a stage left its log, an iteration each."""
+        return [place for place, records in self.metrics.items() if place.rpartition("/")[2] == stage and records]
+
+    def alarms_by_step(self, place: str) -> list[tuple[int, str]]:
+        """(step, what looked wrong) of each step with alarms, in order."""
+        found: dict[int, list[str]] = {}
+        for row in self.alarms[place]:
+            found.setdefault(row["step"], []).append(str(row.get("alarm", "")))
+        return [(step, "; ".join(texts)) for step, texts in sorted(found.items())]
 
     def setting(self, dotted: str) -> Any:
         """A value of the config, None if it is not set."""
@@ -57,20 +71,28 @@ def read_run(path: str | Path) -> RunRecord:
     """The run folder at `path`; raises RunError if there is none, CheckpointError for a garbled file."""
     path = Path(path)
     bring_up_to_date(path)
-    folders = {stage: StageFolder(path / stage) for stage in STAGES}
+    config = _config(path)
+    folders = {where: StageFolder(path / where) for where in _places(config)}
     return RunRecord(
         path=path,
-        config=_config(path),
+        config=config,
         versions=_read(path / "versions.json"),
         summary=_read(path / "summary.json"),
         done={stage: _read(path / stage / "done.json") for stage in STAGES},
-        finished=frozenset(stage for stage, folder in folders.items() if folder.is_done()),
-        metrics={stage: folder.metrics.read() for stage, folder in folders.items()},
+        finished=frozenset(where for where, folder in folders.items() if folder.is_done()),
+        metrics={where: folder.metrics.read() for where, folder in folders.items()},
+        alarms={where: folder.alarms.read() for where, folder in folders.items()},
         samples=next((found for method in METHODS if (found := folders[method].samples.read())), []),
         evaluation=_read(path / "evaluation" / "results.json"),
         reward_audit=_read(path / "reward_model" / "audit.json"),
         labels=_labels(path),
     )
+
+
+def _places(config: Mapping[str, Any]) -> list[str]:
+    """The folders of all stages in the order of the run."""
+    iterations = range(1, int(config.get("iterations", 1)) + 1)
+    return [STAGES[0], *(place(stage, i) for i in iterations for stage in STAGES[1:-1]), STAGES[-1]]
 
 
 def _config(run: Path) -> Mapping[str, Any]:

@@ -80,6 +80,7 @@ def keep_samples(
     rollouts = answer(context, policy, prompts, sampling, seeds, episodes)
     for prompt, rollout, score in zip(prompts, rollouts, shown_scores(reward, rollouts), strict=True):
         record = {"prompt": prompt.messages[-1].content, "text": rollout.text, "score": score}
+        record["cut"] = rollout.stop_reason == "length"
         context.folder.samples.append(step, record)
 
 

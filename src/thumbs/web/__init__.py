@@ -1,3 +1,3 @@
-"""What our web applications share."""
+"""What our web pages share."""
 
-__all__ = ["guards", "listening", "proxies", "safe_text", "signing"]
+__all__ = ["guards", "listening", "proxies", "safe_text", "signing", "tables"]

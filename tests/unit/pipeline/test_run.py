@@ -13,7 +13,7 @@ from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError
 from thumbs.pipeline.run import run_pipeline
 from thumbs.report.build import build_report
-from thumbs.report.headline import number
+from thumbs.report.numbers import number
 from thumbs.tracking.files import read_json
 
 
@@ -43,4 +43,4 @@ def test_the_report_of_a_run_shows_the_audit_of_its_reward_model(tiny_run: Path,
     assert rows["Accuracy, ties apart"] == number(audit["accuracy"])
     assert rows["Pairs"] == str(audit["n"])
     assert rows["Loss"] == number(audit["loss"])
-    assert "observed against predicted preference" in section
+    assert "how often it was right against how sure it was" in section

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from thumbs.cli.main import app
 from thumbs.errors import RunError
 from thumbs.report.compare import build_comparison, common_reach, compare
+from thumbs.report.numbers import number
 from thumbs.tracking import write_json
 
 
@@ -28,17 +29,21 @@ def run(path: Path, systems: dict[str, Any], judge: str = "vader") -> Path:
     return path
 
 
+SYSTEMS = {
+    "base": system(9.0, -1.0, -3.0),
+    "sft": system(0.0, 0.2, 0.0),
+    "ppo": system(8.0, 0.4, 3.0),
+    "ppo@2": system(2.0, 0.5, 1.0),
+    "ppo@4": system(4.0, 0.6, 2.0),
+    "best_of_n": system(0.6, 0.3, 0.8),
+    "group": system(3.0, 0.5, 1.5),
+}
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
-    first = {
-        "base": system(9.0, -1.0, -3.0),
-        "sft": system(0.0, 0.2, 0.0),
-        "ppo": system(8.0, 0.4, 3.0),
-        "ppo@2": system(2.0, 0.5, 1.0),
-        "ppo@4": system(4.0, 0.6, 2.0),
-        "best_of_n": system(0.6, 0.3, 0.8),
-    }
-    second = {"sft": system(0.0, 0.2, 0.0), "group": system(3.0, 0.5, 1.5)}
+    second = {name: SYSTEMS[name] for name in ("sft", "group")}
+    first = {name: numbers for name, numbers in SYSTEMS.items() if name != "group"}
     return [run(tmp_path / "a<b>", first), run(tmp_path / "second", second)]
 
 
@@ -51,30 +56,30 @@ def test_curves_begin_at_the_reference_and_go_outwards(runs: list[Path]):
     assert curves["second group"].win_rate is None
 
 
-def test_at_equal_kl_by_hand(runs: list[Path]):
+def test_only_policies_that_were_measured_are_compared(runs: list[Path]):
     ppo, best_of_n, group = compare(runs)
-    assert common_reach([ppo, best_of_n, group]) == 0.6
-    assert common_reach([ppo, group]) == 3.0
-    there = ppo.at(3.0)  # half of the way from ppo@2 to ppo@4
-    assert there is not None
-    assert (there.gold, there.proxy, there.low) == pytest.approx((0.55, 1.5, 0.45))
-    farther, edge = ppo.at(7.0), group.at(3.0)
-    assert farther is not None
-    assert (farther.gold, farther.proxy) == pytest.approx((0.45, 2.75))  # over-optimised: gold falls, the proxy rises
+    assert common_reach([ppo, best_of_n, group]) == 3.0  # best of n, which cannot go far, does not hold the others back
+    assert common_reach([best_of_n]) == 0.6
+    near, far, edge = ppo.within(3.0), ppo.within(7.9), group.within(3.0)
+    assert near is not None
+    assert far is not None
     assert edge is not None
-    assert edge.gold == 0.5
-    assert group.at(3.5) is None
+    assert (near.name, near.kl, near.gold, near.low, near.proxy) == ("ppo@2", 2.0, 0.5, 0.4, 1.0)
+    assert (far.name, far.kl, far.gold) == ("ppo@4", 4.0, 0.6)
+    assert (edge.name, edge.kl, edge.gold) == ("group", 3.0, 0.5)
+    assert group.within(2.9) is None  # the reference is no policy of the method
+    assert best_of_n.within(0.5) is None
 
 
 def test_a_method_that_hardly_moved_does_not_say_where_all_are_compared(runs: list[Path], tmp_path: Path):
     still = run(tmp_path / "still", {"sft": system(0.0, 0.2, 0.0), "group": system(-0.01, 0.2, 0.0)})
     curves = compare([*runs, still])
-    assert common_reach(curves) == 0.6
+    assert common_reach(curves) == 3.0
     assert common_reach(compare([still])) == 0.0
     found = dict(build_comparison([*runs, still], tmp_path / "page.html", 2.0))
-    assert {curve.name: place and place.gold for curve, place in found.items()} == pytest.approx(
-        {"a<b> ppo": 0.5, "a<b> best of n": None, "second group": 0.4, "still group": None}
-    )
+    assert {curve.name: place and place.gold for curve, place in found.items()} == {
+        **{"a<b> ppo": 0.5, "a<b> best of n": 0.3, "second group": None, "still group": 0.2}
+    }
 
 
 def test_the_command_prints_a_table_and_writes_a_page(runs: list[Path], tmp_path: Path):
@@ -82,15 +87,20 @@ def test_the_command_prints_a_table_and_writes_a_page(runs: list[Path], tmp_path
     result = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(out)])
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert lines[1] == ["a<b>", "ppo", "8.00", "0.400", "3.00", "75", "%", "0.290", "0.300"]
+    last = ["8.00", "0.400", "0.300", "to", "0.500", "3.00", "75", "%"]
+    assert lines[1] == ["a<b>", "ppo", *last, "ppo@2", "2.00", "0.500", "0.400", "to", "0.600"]
     page = out.read_text(encoding="utf-8")
     assert page.count("<svg") == 2
     assert "a&lt;b&gt; ppo" in page
     assert "<b> ppo" not in page
     farther = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(out), "--at", "2"])
-    assert "gold at 2.00 nats" in farther.stdout
-    assert farther.stdout.splitlines()[2].split()[-2:] == ["–", "–"]  # best of n did not go so far
-    assert not re.search(r"<script|@import|https?://(?!www.w3.org)", page)
+    assert "within 2.00 nats" in farther.stdout
+    assert farther.stdout.splitlines()[3].split()[-4:] == ["–"] * 4  # nothing was measured there
+    printed = re.findall(r"\d\.\d+", farther.stdout + result.stdout)
+    measured = {number(float(v)) for s in SYSTEMS.values() for v in s.values()} | {"2.00", "3.00"}
+    assert set(printed) <= measured
+    assert page.count("<script>") == 1
+    assert not re.search(r"@import|https?://(?!www.w3.org)", page)
 
 
 def test_runs_that_were_not_judged_alike_are_refused(runs: list[Path], tmp_path: Path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from thumbs.report.headline import duration, number, percent
+from thumbs.report.numbers import duration, number, percent
 
 
 @pytest.mark.parametrize(

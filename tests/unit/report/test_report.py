@@ -1,10 +1,15 @@
 """The report of a made-up run: complete, self-contained, and deaf to what hostile text wants."""
 
+import base64
+import csv
+import hashlib
+import io
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from report_fixture import HOSTILE, write_made_up_run
@@ -53,17 +58,20 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     return build_report(run).read_text(encoding="utf-8")
 
 
-def test_the_page_runs_and_loads_nothing(html: str) -> None:
+def test_the_page_runs_one_script_and_loads_nothing(html: str) -> None:
     page = Page(html)
     assert page.nesting == []
-    assert not {"script", "img", "iframe", "object", "embed", "link", "base", "form", "image"} & set(page.tags)
+    assert page.tags.count("script") == 1
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert not {"img", "iframe", "object", "embed", "link", "base", "form", "image"} & set(page.tags)
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), (tag, name, value)
         if name in ("href", "src", "xlink:href", "action", "srcset"):
-            assert value.startswith("#"), (tag, name, value)
+            assert value.startswith(("#", "data:text/csv;")), (tag, name, value)
     assert not re.search(r"@import|url\((?!#)", html)
     policy = [v for t, n, v in page.attributes if t == "meta" and v.startswith("default-src")]
-    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    assert policy == [f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"]
     assert len(html) < 1_500_000
 
 
@@ -97,6 +105,65 @@ def test_every_section_has_its_numbers(html: str) -> None:
         "learning_rate: 0.0001",
     ):
         assert expected in re.sub(r"\s+", " ", page.text), expected
+
+
+def tables(html: str) -> dict[str, list[list[list[str]]]]:
+    """The CSV files in a page by name, each as its rows."""
+    found: dict[str, list[list[list[str]]]] = {}
+    for href, name in re.findall(r'href="data:text/csv;charset=utf-8,([^"]*)" download="([^"]*)"', html):
+        text = unquote(href).removeprefix("\ufeff")
+        found.setdefault(name, []).append(list(csv.reader(io.StringIO(text))))
+    return found
+
+
+def test_the_values_of_each_figure_are_in_the_page_as_csv(html: str, tmp_path: Path) -> None:
+    page = Page(html)
+    assert len(re.findall('download="', html)) == page.tags.count("svg") == page.tags.count("figure")
+    with RunFolder(tmp_path).open({"seed": 0}) as run:
+        run.stage("sft").metrics.log(1, {"sft/loss": 2.5, "sft/heldout_loss": 2.25})
+        run.stage("sft").metrics.log(2, {"sft/loss": float("inf")})
+        run.stage("sft").metrics.log(3, {"sft/loss": -1.125})
+    (loss,) = tables(build_report(tmp_path).read_text(encoding="utf-8"))["loss.csv"]
+    assert loss == [
+        ["series", "step", "nats per token"],
+        ["training", "1.0", "2.5"],
+        ["training", "2.0", ""],
+        ["training", "3.0", "-1.125"],
+        ["held out", "1.0", "2.25"],
+    ]
+
+
+def test_alarms_are_on_every_curve_of_their_stage_and_nowhere_else(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).open({"seed": 0, "iterations": 2, "ppo": {}}) as run:
+        run.stage("sft").metrics.log(1, {"sft/loss": 2.5})
+        for i in range(1, 4):
+            run.stage("ppo").metrics.log(i, {"ppo/kl": i, "ppo/score": 0.5, "watch/gap": 0.0})
+            (run.path / "iteration-2").mkdir(exist_ok=True)
+            run.stage("iteration-2/ppo").metrics.log(i, {"ppo/kl": i + 10.0})
+        run.stage("ppo").alarms.append(2, {"alarm": HOSTILE[0]})
+        run.stage("ppo").alarms.append(2, {"alarm": "=HYPERLINK(1)"})
+        run.stage("iteration-2/ppo").alarms.append(3, {"alarm": "the other"})
+    html = build_report(tmp_path).read_text(encoding="utf-8")
+    charts = re.findall(r'<svg role="img" aria-label="([^"]*)".*?</svg>', html, re.DOTALL)
+    marked = re.findall(r'aria-label="([^"]*)" (?:(?!</svg>).)*?<title>alarm at step 2: &lt;script', html, re.DOTALL)
+    assert len(charts) == 4
+    assert sorted(marked) == sorted(name for name in charts if name.startswith("ppo"))
+    assert html.count("<title>alarm at step 3: the other, iteration 2</title>") == 3
+    (kl,) = tables(html)["kl-from-the-reference.csv"]
+    assert ["training, iteration 2", "3.0", "13.0", ""] in kl
+    assert all(not cell.startswith("=") for row in kl for cell in row)
+    assert "1 step with an alarm</b>" in html
+    assert "1 step with an alarm, iteration-2/ppo</b>" in html
+
+
+def test_stages_stand_in_the_order_of_the_pipeline(html: str, tmp_path: Path) -> None:
+    names = re.findall(r"<tr><td>([^<]*)</td><td class=\"n\">[^<]*</td><td class=\"bar-cell\">", html)
+    assert names == ["SFT", "Labels", "Reward model", "PPO", "Evaluation"]
+    RunFolder(tmp_path).open({"seed": 0, "iterations": 2}).close()
+    told = ("evaluation", "iteration-2/ppo", "iteration-2/labels", "ppo", "labels", "sft", "reward_model")
+    write_json(tmp_path / "summary.json", {f"time_s.{name}": 1.0 for name in told})
+    order = ["sft", "labels", "reward_model", "ppo", "iteration-2/labels", "iteration-2/ppo", "evaluation"]
+    assert list(read_run(tmp_path).seconds()) == order
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -146,3 +213,15 @@ def test_settings_of_another_version_are_named(tmp_path: Path, caplog: pytest.Lo
     assert read_run(tmp_path).setting("ppo.clip") == 1
     (record,) = caplog.records
     assert "config.json: unknown key 'ppo.clip'" in record.message
+
+
+def test_replies_that_the_length_limit_cut_are_marked(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).open({"seed": 0, "ppo": {}}) as run:
+        run.stage("ppo").samples.append(1, {"prompt": "p", "text": "cut sho", "score": 0.1, "cut": True})
+        run.stage("ppo").samples.append(2, {"prompt": "p", "text": "whole", "score": 0.1, "cut": False})
+        reply = {"text": "also cut", "gold": None, "proxy": 0.1, "cut": True}
+        systems = {"prompt": "q", "sft": reply, "ppo": {**reply, "text": "not cut", "cut": False}}
+        write_json(run.stage("evaluation").path / "results.json", {"samples": [systems]})
+    html = build_report(tmp_path).read_text(encoding="utf-8")
+    marked = re.findall(r'<div class="text " dir="auto">([^<]*)</div><p class="cut">✂', html)
+    assert sorted(marked) == ["also cut", "cut sho"]

@@ -21,12 +21,12 @@ from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.exports.dataset import write_dataset
 from thumbs.collect.exports.formats import ExportFormat, find_format, fitted
 from thumbs.collect.exports.select import Filters, Selection, with_settings
-from thumbs.collect.exports.table import table_lines
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import EXPORTS
 from thumbs.data.sources import canonical_json
 from thumbs.storage import inserted_id
 from thumbs.tracking.files import new_folder, replacing, sync, write_json, writing
+from thumbs.web.tables import table_lines
 
 LOOKED_THROUGH = 500
 """Items that a preview counts, unless it is told otherwise."""

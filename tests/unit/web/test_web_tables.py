@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thumbs.collect.exports.table import MOST_CELL, plain, read_table, safe, table_lines
+from thumbs.web.tables import MOST_CELL, plain, read_table, safe, table_lines
 
 DANGEROUS = [
     "=1+1",
