@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from byte_world import byte_context, prompt
 from thumbs.config.data import DataConfig
+from thumbs.config.engine import RolloutConfig
 from thumbs.config.model import AdapterConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
@@ -287,6 +288,32 @@ def test_whitened_advantages_have_mean_0_and_deviation_1_over_sampled_tokens(tmp
     values = np.concatenate([d.columns["advantages"][d.columns["weights"] > 0] for d in data])
     assert values.mean() == pytest.approx(0.0, abs=1e-5)
     assert values.std() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("importance", ["truncate", "mask_tokens", "mask_replies"])
+def test_what_an_older_sampler_drew_counts_as_the_correction_says(tmp_path: Path, importance: str):
+    cap, settings = 1.002, {"importance": importance, "importance_cap": 1.002, "whiten_advantages": False}
+    ppo, recording = a_run(tmp_path, changed(CONFIG, minibatch_size=8, epochs=1, **settings))
+    ppo = replace(ppo, context=replace(ppo.context, rollout=RolloutConfig(staleness=1)))
+    engine, policy = ppo.context.engine, ppo.models.policy
+    step(ppo)
+    before = engine.create(ModelSpec("same", ppo.context.model, ("lm", "scalar"), start=policy))
+    report = step(ppo, 1)
+    now = engine.forward(before, [Example.next_token(r.tokens, weights=r.mask) for r in report.rollouts])
+    weighted = []
+    for rollout, output in zip(report.rollouts, now, strict=True):
+        gap = (output.logprobs - rollout.logprobs)[rollout.mask > 0].astype(float)
+        far = abs(gap if importance == "mask_tokens" else np.full(len(gap), gap.mean())) > np.log(cap)
+        weight = np.minimum(np.exp(gap), cap) if importance == "truncate" else np.where(far, 0, np.exp(gap))
+        weighted.append(weight)
+    shares = np.concatenate(weighted)
+    assert report.metrics["ppo/importance"] == pytest.approx(shares.mean(), abs=1e-4)
+    assert report.metrics["ppo/importance_masked"] == pytest.approx((shares == 0).mean(), abs=1e-6)
+    for datum in recording.seen[-1][1]:
+        rows = (i for i, r in enumerate(report.rollouts) if np.array_equal(r.tokens[:-1], datum.inputs))
+        advantages = datum.columns["advantages"][datum.columns["weights"] > 0]
+        assert any(np.array_equal(advantages == 0, weighted[i] == 0) for i in rows)
+    assert (importance == "truncate") == (0 not in shares)
 
 
 def test_models_of_their_own_are_told_apart():

@@ -100,6 +100,11 @@ class RolloutConfig(Frozen):
     cache_gib: float | None = Field(default=None, gt=0)
     """vllm: GiB of keys and values that an engine keeps; null: 1 on a CPU, on a GPU what vLLM finds free."""
 
+    @property
+    def is_off_policy(self) -> bool:
+        """Whether replies may come from other numbers than the policy's: from older weights, or another program."""
+        return self.staleness > 0 or self.kind != "native"
+
     @model_validator(mode="after")
     def _has_what_it_uses(self) -> RolloutConfig:
         if self.kind == "native":

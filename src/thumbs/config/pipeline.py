@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from thumbs.config.base import Frozen
 from thumbs.config.direct import DirectConfig
@@ -76,3 +76,13 @@ class PipelineConfig(Frozen):
     """Rounds of sampling pairs, labelling and training; each starts from the policy that the one before left."""
     fixed_prompts: tuple[str, ...] = ()
     """Prompts whose replies are kept over time and shown side by side in the report."""
+
+    @model_validator(mode="after")
+    def _corrects_what_is_off(self) -> Self:
+        for section in (self.ppo, self.group):
+            if section is not None and not self.rollout.is_off_policy and section.importance != "truncate":
+                raise ValueError(
+                    f"{section.section}.importance {section.importance} is for replies of older weights or of another "
+                    "program; set rollout.staleness or rollout.kind, or leave it out"
+                )
+        return self

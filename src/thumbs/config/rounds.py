@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.reward_parts import RewardPart, reward_misfit
 from thumbs.config.sampling import SamplingConfig
+
+Importance: TypeAlias = Literal["truncate", "mask_tokens", "mask_replies"]
+"""What is done about samplers whose numbers are not the policy's."""
 
 
 class RoundsConfig(Frozen):
@@ -45,8 +48,13 @@ class RoundsConfig(Frozen):
     """Steps between checkpoints."""
     sample_every: int = Field(default=10, ge=1)
     """Steps between samples for the fixed prompts, and between measurements of a KL that the method does not read."""
+    importance: Importance = "truncate"
+    """How tokens of an older sampler (rollout.staleness), or of another program (rollout.kind), are weighted. truncate:
+    by min(π/π_sampler, importance_cap). mask_tokens: by π/π_sampler, and by 0 if that lies outside 1/importance_cap to
+    importance_cap. mask_replies: the same, but of all tokens of a reply at once, by the geometric mean of their
+    ratios, where 1.01 to 1.1 is a usual cap."""
     importance_cap: float = Field(default=2.0, gt=0)
-    """Largest weight π/π_sampler of a token from an older sampler (rollout.staleness)."""
+    """The bound of `importance`."""
 
     def misfit(self) -> str | None:
         """What is wrong with the settings together; None if they fit."""
@@ -58,6 +66,9 @@ class RoundsConfig(Frozen):
             yield f"{self.section}.environment: {wrong}"
         if wrong := reward_misfit(self.section, self.reward, has_environment=self.environment is not None):
             yield wrong
+        if self.importance != "truncate" and self.importance_cap <= 1:
+            cap = f"{self.section}.importance_cap={self.importance_cap:g}"
+            yield f"{cap} would mask everything; {self.section}.importance {self.importance} needs more than 1"
         for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", self.family)):
             a, b = getattr(self, whole), getattr(self, part)
             if a % b:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -74,3 +76,33 @@ def truncated_importance(logprobs: Tensor, sampler_logprobs: Tensor, cap: float)
     Espeholt et al. 2018, arXiv:1802.01561, eq. 1 (the truncated weights of V-trace), for each token by itself.
     """
     return (logprobs - sampler_logprobs).exp().clamp(max=cap)
+
+
+def masked_importance(logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
+    """π(token) / π_sampler(token) where it lies in [1 / cap, cap], 0 elsewhere; same shape.
+
+    The token mask of IcePop (Ling Team 2025, arXiv:2510.18855, which takes 0.5 to 5): a token on which the two are far
+    apart is not learned from, where truncation would still move it.
+    """
+    ratio = (logprobs - sampler_logprobs).exp()
+    return ratio.where((ratio >= 1 / cap) & (ratio <= cap), 0.0)
+
+
+def reply_masked_importance(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """π(token) / π_sampler(token) in rows whose geometric mean of it over the mask lies in [1 / cap, cap], 0 in others;
+    all [B, T].
+
+    The sequence mask by geometric means, which does not grow with the length (Liu et al. 2025, "When Speed Kills
+    Stability", richardli.xyz/rl-collapse).
+    """
+    gap = (logprobs - sampler_logprobs).where(mask != 0, 0.0)
+    mean = gap.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
+    return gap.exp().where(mean.abs() <= math.log(cap), 0.0)
+
+
+def importance_weights(name: str, logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """What tokens of another sampler are worth to the policy π, [B, T], by a correction that has a name."""
+    if name == "mask_replies":
+        return reply_masked_importance(logprobs, sampler_logprobs, mask, cap)
+    formula = {"truncate": truncated_importance, "mask_tokens": masked_importance}[name]
+    return formula(logprobs, sampler_logprobs, cap)

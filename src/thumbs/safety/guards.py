@@ -34,7 +34,7 @@ def alarms(
     if off > OFF_LIMIT and not now.get(f"{stage}/staleness"):
         found["mismatch"] = (
             f"{off:.0%} of the tokens have a ratio of trainer to sampler outside 0.9 to 1.1: compute in float32, or "
-            f"lower {stage}.importance_cap"
+            f"lower {stage}.importance_cap, or mask them with {stage}.importance"
         )
     if abs(ratio - 1.0) > 0.01:
         found["ratio"] = f"the first ratio is {ratio:.4f}, not 1: old and new logprobs differ by more than rounding"

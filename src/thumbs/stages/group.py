@@ -24,7 +24,7 @@ from thumbs.config.group_methods import Advantage
 from thumbs.config.losses import TokenLoss
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.errors import ConfigError
-from thumbs.functional.advantages import group_advantages, leave_one_out, returns_to_go, truncated_importance
+from thumbs.functional.advantages import group_advantages, importance_weights, leave_one_out, returns_to_go
 from thumbs.functional.kl import kl_estimate
 from thumbs.functional.masked import whiten
 from thumbs.records import Example, Prompt, Rollout
@@ -136,7 +136,7 @@ class Group:
         rollouts, scores = batch.rollouts, batch.scores
         rollout_s = time.monotonic() - started
         mask, sampled = pad([r.mask for r in rollouts]), pad([r.logprobs for r in rollouts])
-        old = self.logprobs(self.policy, rollouts) if self.queue.is_off_policy else sampled
+        old = self.logprobs(self.policy, rollouts) if self.context.rollout.is_off_policy else sampled
         reference = self.logprobs(self.reference, rollouts) if self.reference and self.measures_kl(number) else None
 
         lengths = torch.tensor([float(rollout.last_reply_length) for rollout in rollouts])
@@ -147,7 +147,7 @@ class Group:
         kl = torch.zeros_like(old) if reference is None else kl_estimate(old, reference, method.kl_estimator)
         rewards = token_rewards(shaped, kl, mask, method.kl_coef if method.kl == "reward" else 0.0, scores)
         advantages = ADVANTAGES[method.advantage](rewards, mask, c.group_size)
-        importance = truncated_importance(old, sampled, c.importance_cap)
+        importance = importance_weights(c.importance, old, sampled, mask, c.importance_cap)
 
         columns = {"weights": mask, "logprobs": old, "advantages": advantages * importance, "ratio_mask": mask}
         columns |= {"reference_logprobs": reference} if method.kl == "loss" and reference is not None else {}
@@ -160,7 +160,7 @@ class Group:
             reference_logprobs=reference,
             overlong=overlong,
             importance=importance,
-            measured=self.queue.is_off_policy,
+            measured=self.context.rollout.is_off_policy,
         )
         metrics = lesson_metrics(lesson) | {"group/rollout_s": rollout_s}
         metrics |= {f"group/{name}": value for name, value in self.queue.metrics(number, batch).items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thumbs.functional.masked import masked_mean
 from thumbs.stages.group_supply import groups_of, has_signal
-from thumbs.stages.ppo_report import reply_metrics, sampler_metrics, sequence_kl
+from thumbs.stages.ppo_report import importance_metrics, reply_metrics, sampler_metrics, sequence_kl
 from thumbs.stages.rollout_queue import ScoredBatch
 
 
@@ -42,10 +42,10 @@ def lesson_metrics(lesson: Lesson) -> dict[str, float]:
         "group/redraws": float(batch.redraws),
         "group/dropped": float(batch.dropped),
         "group/staleness": float(e.number - batch.step),
-        "group/importance": float(masked_mean(e.importance, e.mask)),
         "group/overlong": float(e.overlong.mean()),
         "group/entropy": float(masked_mean(-e.logprobs, e.mask)),
     }
+    metrics |= importance_metrics("group", e.importance, e.mask)
     if e.measured:
         metrics |= sampler_metrics("group", batch.rollouts, e.logprobs)
     if e.reference_logprobs is not None:

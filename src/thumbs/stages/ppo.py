@@ -18,7 +18,7 @@ from torch import Tensor
 from thumbs.config.losses import CROSS_ENTROPY, TokenLoss
 from thumbs.config.ppo import KlConfig, PpoConfig
 from thumbs.engine.base import AdamStep, Handle
-from thumbs.functional.advantages import gae, truncated_importance
+from thumbs.functional.advantages import gae, importance_weights
 from thumbs.functional.kl import adapt_coefficient, kl_estimate
 from thumbs.functional.masked import whiten
 from thumbs.records import Example, Prompt, Rollout, TrainOutput
@@ -92,7 +92,7 @@ class Ppo:
             rewards=rewards,
             advantages=advantages,
             returns=returns,
-            importance=self.importance(rollouts, before.logprobs),
+            importance=self.importance(rollouts, before),
         )
 
         metrics = experience_metrics(experience) | {"ppo/kl_coef": kl_coef, "ppo/rollout_s": rollout_s}
@@ -115,11 +115,12 @@ class Ppo:
         spec = BatchSpec(self.prompts, size, c.replies_per_prompt, c.sampling, "ppo", self.episodes)
         return RolloutQueue(self.context, self.models.policy, self.reward, spec)
 
-    def importance(self, rollouts: Sequence[Rollout], logprobs: Tensor) -> Tensor | None:
+    def importance(self, rollouts: Sequence[Rollout], before: Predictions) -> Tensor | None:
         """What tokens of another sampler are worth to the policy, [B, T]; None if it is the policy that sampled."""
-        if not self.queue.is_off_policy:
+        if not self.context.rollout.is_off_policy:
             return None
-        return truncated_importance(logprobs, pad([r.logprobs for r in rollouts]), self.config.importance_cap)
+        c, sampled = self.config, pad([r.logprobs for r in rollouts])
+        return importance_weights(c.importance, before.logprobs, sampled, before.mask, c.importance_cap)
 
     def predict(self, rollouts: Sequence[Rollout]) -> Predictions:
         """What policy, critic and reference say of the rollouts before the update."""

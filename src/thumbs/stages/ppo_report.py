@@ -30,7 +30,7 @@ class Predictions:
 class Experience:
     """What a step of PPO learns from; rewards, advantages and returns are as the predictions, [B, T] (score units).
 
-    importance: truncated weights π/π_sampler [B, T]; None if the policy itself sampled the rollouts.
+    importance: corrected weights π/π_sampler [B, T]; None if the policy itself sampled the rollouts.
     """
 
     rollouts: Sequence[Rollout]
@@ -48,7 +48,7 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
     logprobs = e.before.logprobs
     scores = np.array([score.parts.get("raw", score.value) for score in e.scores])
     variance = float(masked_var(e.returns, mask))
-    old = {} if e.importance is None else {"ppo/importance": float(masked_mean(e.importance, mask))}
+    old = {} if e.importance is None else importance_metrics("ppo", e.importance, mask)
     return (
         old
         | reply_metrics("ppo", e.rollouts, e.scores)
@@ -62,6 +62,12 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
             "ppo/explained_variance": 1.0 - float(masked_var(e.returns - values, mask)) / max(variance, 1e-8),
         }
     )
+
+
+def importance_metrics(stage: str, importance: Tensor, mask: Tensor) -> dict[str, float]:
+    """Mean weight of the tokens that another sampler drew, and the share of them that is masked."""
+    masked = float(masked_mean((importance == 0).to(mask.dtype), mask))
+    return {f"{stage}/importance": float(masked_mean(importance, mask)), f"{stage}/importance_masked": masked}
 
 
 def sampler_metrics(section: str, rollouts: Sequence[Rollout], logprobs: Tensor) -> dict[str, float]:

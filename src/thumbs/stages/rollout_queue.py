@@ -94,11 +94,6 @@ class RolloutQueue:
         """How many steps batches are drawn ahead."""
         return self.context.rollout.staleness
 
-    @property
-    def is_off_policy(self) -> bool:
-        """Whether replies may come from other numbers than the policy's: from older weights, or another program."""
-        return self.staleness > 0 or self.context.rollout.kind != "native"
-
     def take(self, number: int) -> ScoredBatch:
         """The batch of step `number`, after the one that is `staleness` steps ahead has been asked for."""
         ahead = range(number, number + self.staleness + 1)

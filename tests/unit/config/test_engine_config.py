@@ -31,3 +31,15 @@ def test_a_setting_that_would_do_nothing_is_refused(engine: dict[str, Any], said
 def test_what_ranks_take_is_taken():
     engine = {"kind": "cluster", "workers": 4, "shard": "hybrid", "shard_group": 2, "gpus_per_worker": 1}
     assert build_config(PipelineConfig, {"engine": engine}).engine.ranks_per_copy == 2
+
+
+@pytest.mark.parametrize("section", ["ppo", "group"])
+def test_a_correction_is_refused_where_nothing_is_off(section: str):
+    part = {"prompts": {"path": "prompts.jsonl"}, "importance": "mask_tokens"}
+    with pytest.raises(ConfigError, match=f"{section}.importance mask_tokens is for replies of older weights"):
+        build_config(PipelineConfig, {section: part})
+    for rollout in ({"staleness": 1}, {"kind": "vllm"}):
+        config = PipelineConfig.model_validate({section: part, "rollout": rollout})
+        assert getattr(config, section).misfit() is None
+        config = PipelineConfig.model_validate({section: {**part, "importance_cap": 1.0}, "rollout": rollout})
+        assert "would mask everything" in str(getattr(config, section).misfit())

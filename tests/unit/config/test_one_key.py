@@ -42,6 +42,8 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "engine.recompute": RANKS | {"engine.shard": "full"},
     **{f"rollout.{name}": {"rollout.kind": "vllm"} for name in ("tensor_parallel", "context", "cache_gib")},
     "rollout.python": {"rollout.workers": 1},
+    "ppo.importance": {"rollout.staleness": 1},
+    "group.importance": {"rollout.staleness": 1},
     "labels.form": {"labels.people": None, "labels.prompts": None, "labels.data": PROMPTS},
     "labels.judge_model": {"labels.people": None},
     "direct.method": {"direct.method": "dpo", "direct.online": None},

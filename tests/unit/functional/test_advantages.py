@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from thumbs.config.group_methods import Advantage
 from thumbs.functional.advantages import (
     gae,
     group_advantages,
+    importance_weights,
     leave_one_out,
     returns_to_go,
     truncated_importance,
@@ -100,6 +103,39 @@ def test_importance_is_cut_above_only() -> None:
     new, old = torch.tensor([-1.0, -2.0, -1.0]), torch.tensor([-1.5, -1.0, -3.0])
     found = truncated_importance(new, old, 2.0)
     assert found.tolist() == pytest.approx([1.6487213, 0.3678794, 2.0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("cap", [1.05, 1.5, 3.0])
+def test_masks_of_tokens_and_of_replies_against_a_loop(seed: int, cap: float) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    new, old = -torch.rand(2, 6, 8, generator=rng, dtype=torch.float64) * 4
+    old[:3] = new[:3] + (old[:3] - new[:3]) / 20  # near the policy
+    mask = (torch.rand(6, 8, generator=rng) < 0.7).double()
+    mask[5] = 0.0
+    tokens, replies = ([[0.0] * 8 for _ in range(6)] for _ in range(2))
+    for b in range(6):
+        places = [t for t in range(8) if mask[b, t]]
+        product = 1.0
+        for t in places:
+            ratio = math.exp(float(new[b, t])) / math.exp(float(old[b, t]))
+            product *= ratio
+            tokens[b][t] = ratio if 1 / cap <= ratio <= cap else 0.0
+            replies[b][t] = ratio
+        if places and not 1 / cap <= product ** (1 / len(places)) <= cap:
+            replies[b] = [0.0] * 8
+    for name, expected in (("mask_tokens", tokens), ("mask_replies", replies)):
+        found = importance_weights(name, new, old, mask, cap) * mask
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    counted = [sum(w == 0 and m == 1 for w, m in zip(row, at, strict=True))
+               for row, at in zip([*tokens, *replies], [*mask.tolist()] * 2, strict=True)]  # fmt: skip
+    assert sum(counted) > 0
+
+
+def test_what_stands_outside_the_mask_masks_no_reply() -> None:
+    new, mask = torch.tensor([[50.0, -1.0, -1.0, float("nan")]]), torch.tensor([[0.0, 1.0, 1.0, 0.0]])
+    found = importance_weights("mask_replies", new, torch.tensor([[0.0, -1.02, -0.99, 0.0]]), mask, 1.01)
+    assert found[0, 1:3].tolist() == pytest.approx([math.exp(0.02), math.exp(-0.01)])
 
 
 EQUAL = (-1e30, -12345.678, -0.1, 0.0, 1e-30, 0.1, 100.1, 1000.1, 12345.678, 1e6, 3e37)

@@ -184,6 +184,29 @@ def test_an_older_sampler_is_corrected_for(tmp_path: Path):
     assert report.rollouts[0].policy_version == 0
 
 
+@pytest.mark.parametrize(("importance", "cap"), [("mask_tokens", 1.003), ("mask_replies", 1.01)])
+def test_what_an_older_sampler_is_far_off_in_is_masked(tmp_path: Path, importance: str, cap: float):
+    settings = config(method="dr_grpo", importance=importance, importance_cap=cap)
+    group, recording = a_group(tmp_path, settings, staleness=1)
+    group.step(0)
+    policy = group.context.engine.create(ModelSpec("same", group.context.model, start=group.policy))
+    report = group.step(1)
+    now = group.context.engine.forward(policy, [Example.next_token(r.tokens, weights=r.mask) for r in report.rollouts])
+    scores = [odd(rollout) for rollout in report.rollouts]
+    plain = [a for i in range(0, 12, 3) for a in oracles.groups.centred(scores[i : i + 3])]
+    masked = tokens = 0
+    for datum in recording.seen[1][0]:
+        i = next(i for i, r in enumerate(report.rollouts) if same(r, datum))
+        rollout = report.rollouts[i]
+        gaps = np.array(sampled(rollout, now[i].logprobs)) - np.array(sampled(rollout, rollout.logprobs))
+        off = np.abs(gaps if importance == "mask_tokens" else np.full(len(gaps), gaps.mean())) > np.log(cap)
+        expected = np.where(off, 0.0, plain[i] * np.exp(gaps))
+        np.testing.assert_allclose(sampled(rollout, datum.columns["advantages"]), expected, rtol=1e-3, atol=1e-4)
+        masked, tokens = masked + int(off.sum()), tokens + len(off)
+    assert 0 < masked < tokens
+    assert report.metrics["group/importance_masked"] == pytest.approx(masked / tokens)
+
+
 def a_batch(step: int, *groups: Sequence[float]) -> ScoredBatch:
     tokens = np.array([1, 2, 3])
     scores = [score for group in groups for score in group]

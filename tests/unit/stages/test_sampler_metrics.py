@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from byte_world import byte_context
 from thumbs.config.engine import RolloutConfig
-from thumbs.config.sampling import SamplingConfig
-from thumbs.engine.base import ModelSpec
 from thumbs.records import Rollout
-from thumbs.rewards.base import CallableReward
 from thumbs.stages.ppo_report import sampler_metrics
-from thumbs.stages.rollout_queue import BatchSpec, RolloutQueue
 
 
 def rollout(*sampled: float) -> Rollout:
@@ -53,10 +46,5 @@ def test_the_share_of_tokens_that_are_off_and_the_distances():
     ("config", "off"),
     [(RolloutConfig(), False), (RolloutConfig(staleness=1), True), (RolloutConfig(kind="vllm"), True)],
 )
-def test_replies_of_older_weights_or_of_another_program_are_off_policy(
-    config: RolloutConfig, off: bool, tmp_path: Path
-):
-    context = replace(byte_context(tmp_path), rollout=config)
-    policy = context.engine.create(ModelSpec("policy", context.model))
-    spec = BatchSpec([], 1, 1, SamplingConfig(), "ppo")
-    assert RolloutQueue(context, policy, CallableReward(lambda _: 0.0), spec).is_off_policy is off
+def test_replies_of_older_weights_or_of_another_program_are_off_policy(config: RolloutConfig, off: bool):
+    assert config.is_off_policy is off
