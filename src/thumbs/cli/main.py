@@ -15,6 +15,7 @@ from thumbs.cli import (
     doctor,
     evaluate,
     export,
+    init,
     lab,
     lint,
     plan,
@@ -59,6 +60,8 @@ def thumbs(
 
 
 _COMMANDS = {
+    "init": init.init,
+    "demo": init.demo,
     **run.COMMANDS,
     "plan": plan.plan,
     "lint": lint.lint,

@@ -21,6 +21,8 @@ from thumbs.errors import CheckpointError, ConfigError, DataError, RunError
 from thumbs.records import Generator, Reply
 
 COMMANDS = (
+    "init",
+    "demo",
     "run",
     "sft",
     "reward-model",
