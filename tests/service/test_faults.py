@@ -45,8 +45,7 @@ class FaultyBackend(Backend):
     """Breaks where the text that it trains on or samples from says so."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._engine = self.samplers._adapters = FaultyEngine()
+        super().__init__(*args, engine=FaultyEngine(), **options)
         self._sample, self.samplers.sample = self.samplers.sample, self._sample_or_crash
 
     def _sample_or_crash(self, sampler_id: str, call: SampleCall, on_token: OnToken | None = None) -> Future[Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from thumbs.clients.backend import Backend
     from thumbs.clients.store import Store
     from thumbs.config.model import ModelConfig
-    from thumbs.engine import OpenEngine
+    from thumbs.config.serving import ServingConfig
     from thumbs.service.state import ServiceSettings
 
 Models = Annotated[
@@ -75,6 +75,20 @@ SessionTimeout = Annotated[
 Engine = Annotated[str, typer.Option(help="What computes: local, or cluster for many ranks (docs/guides/cluster.md).")]
 Workers = Annotated[int, typer.Option(min=1, help="Ranks of a cluster.")]
 Launcher = Annotated[str, typer.Option(help="What starts the ranks of a cluster: ray, or pipes for subprocesses.")]
+Shard = Annotated[str, typer.Option(help="Of a cluster: none, every rank has the whole base; full, each has a part.")]
+GpusPerWorker = Annotated[int, typer.Option(min=0, max=1, help="GPUs of each rank of a cluster.")]
+Rollout = Annotated[str, typer.Option(help="What draws samples: native, or vllm for workers with vLLM.")]
+SamplerWorkers = Annotated[
+    int, typer.Option("--samplers", min=0, help="Processes that sample; 0: this one, or one process of vLLM.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other setting of a run's sections engine and rollout: rollout.python=/env/bin/python.",
+    ),
+]
 MaxModels = Annotated[int, typer.Option(min=1, help="Models in training that are kept in memory; others wait on disk.")]
 MaxQueued = Annotated[int, typer.Option(min=1, help="Requests for samples that may wait; further ones get a 429.")]
 
@@ -103,6 +117,11 @@ def serve(
     engine: Engine = "local",
     workers: Workers = 1,
     launcher: Launcher = "ray",
+    shard: Shard = "none",
+    gpus_per_worker: GpusPerWorker = 0,
+    rollout: Rollout = "native",
+    samplers: SamplerWorkers = 0,
+    set_: Settings = None,
     session_timeout: SessionTimeout = 600.0,
     max_models: MaxModels = 64,
     max_queued: MaxQueued = 4096,
@@ -119,6 +138,7 @@ def serve(
       thumbs serve --add-token alice
       thumbs serve --host 0.0.0.0 --port 8000
       thumbs serve --name models.example.org            behind a proxy on this machine
+      thumbs serve --engine cluster --workers 8 --shard full --gpus-per-worker 1 --rollout vllm --samplers 2
     """
     from thumbs.clients.store import Store
 
@@ -127,21 +147,14 @@ def serve(
         if add_token is not None or tokens or revoke is not None:
             _manage(store, add_token, revoke)
             return
-        store.claim.take()
-        needs_token = store.has_tokens()
-        if not needs_token and not is_loopback(host):
-            raise ConfigError(
-                f"--host {host} lets other machines in, and there is no key yet; make one with "
-                f"`thumbs serve --add-token NAME --folder {folder}`, or listen on 127.0.0.1"
-            )
+        needs_token = _claim(store, host, folder)
         settings = _settings(host, session_timeout, name or [], allow_origin or [], root_path)
+        ranks = {"workers": workers, "launcher": launcher, "shard": shard, "gpus_per_worker": gpus_per_worker}
         with listen(host, port) as listener:
             configs = _configs(models, alias or [], dtype, template or [])
-            backend = _backend(store, configs, _engine(engine, workers, launcher, folder), max_models, max_queued)
-            try:
-                _run(backend, listener, host, folder, settings, needs_token)
-            finally:
-                backend.close()
+            serving = _serving({"kind": engine} | ranks, {"kind": rollout, "workers": samplers}, set_ or [], folder)
+            backend = _backend(store, configs, serving, max_models, max_queued)
+            _run(backend, listener, host, folder, settings, needs_token)
     finally:
         store.close()
 
@@ -158,6 +171,18 @@ def _manage(store: Store, owner: str | None, revoked: str | None) -> None:
         typer.echo(f"{token.id}  {token.created:%Y-%m-%d}  {printable(token.owner)}", err=owner is not None)
 
 
+def _claim(store: Store, host: str, folder: Path) -> bool:
+    """Takes the folder for this server; returns whether callers need a key. Raises ConfigError where they should."""
+    store.claim.take()
+    needs_token = store.has_tokens()
+    if not needs_token and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host} lets other machines in, and there is no key yet; make one with "
+            f"`thumbs serve --add-token NAME --folder {folder}`, or listen on 127.0.0.1"
+        )
+    return needs_token
+
+
 def _configs(models: list[str], aliases: list[str], dtype: str, template: Sequence[str] = ()) -> dict[str, ModelConfig]:
     from thumbs.clients.bases import parse_aliases
     from thumbs.config.base import apply_overrides, build_config
@@ -170,27 +195,39 @@ def _configs(models: list[str], aliases: list[str], dtype: str, template: Sequen
     }
 
 
+def _serving(
+    engine: dict[str, str | int], rollout: dict[str, str | int], others: Sequence[str], folder: Path
+) -> ServingConfig:
+    from thumbs.config.base import apply_overrides, build_config
+    from thumbs.config.serving import ServingConfig
+
+    given = apply_overrides({"engine": engine, "rollout": rollout}, others)
+    config = build_config(ServingConfig, given, source="serve")
+    logs = config.engine.logs or str(folder / "logs")
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"logs": logs})})
+
+
 def _backend(
-    store: Store, configs: dict[str, ModelConfig], engine: OpenEngine, max_models: int, max_queued: int
+    store: Store, configs: dict[str, ModelConfig], serving: ServingConfig, max_models: int, max_queued: int
 ) -> Backend:
     from thumbs.clients.backend import Backend
+    from thumbs.engine import open_engine
 
-    backend = Backend(store, configs, max_models=max_models, max_queued_samples=max_queued, engine=engine)
+    if serving.rollout.kind == "vllm" and len({config.name for config in configs.values()}) > 1:
+        raise ConfigError(
+            f"--rollout vllm: a worker with vLLM holds one base model, got {', '.join(configs)}. Serve one, under as "
+            "many names as you like (--alias), or sample with --rollout native"
+        )
+    engine = open_engine(serving.engine, None, serving.rollout)
+    elsewhere = None if serving.rollout.here else engine.open_sampler
+    backend = Backend(
+        store, configs, max_models=max_models, max_queued_samples=max_queued, engine=engine, elsewhere=elsewhere
+    )
     for name in backend.bases.names:
         backend.bases[name].check()  # what is wrong with a model is found now
     for model in backend.bases.supported():
         typer.echo(f"{model.model_name}: context of {model.max_context_length} tokens")
     return backend
-
-
-def _engine(kind: str, workers: int, launcher: str, folder: Path) -> OpenEngine:
-    from thumbs.config.base import build_config
-    from thumbs.config.engine import EngineConfig
-    from thumbs.engine import open_engine
-
-    chosen = {"kind": kind, "workers": workers, "launcher": launcher}
-    config = build_config(EngineConfig, chosen, source="serve")  # refuses ranks of a local engine
-    return open_engine(config.model_copy(update={"logs": str(folder / "logs")}))
 
 
 def _settings(
@@ -249,11 +286,14 @@ def _run(
     from thumbs.service.app import create_app
     from thumbs.web.signing import load_key
 
-    app = create_app(backend, load_key(folder / _KEY_FILE), needs_token=needs_token, settings=settings)
-    # The SDKs keep connections for long; one that closes under a request costs them a retry.
-    server = server_of(app, timeout_keep_alive=120, timeout_graceful_shutdown=3)
-    typer.echo(_advice(f"{url_of(listener, host)}{settings.root_path}", folder, needs_token))
-    server.run(sockets=[listener])
+    try:
+        app = create_app(backend, load_key(folder / _KEY_FILE), needs_token=needs_token, settings=settings)
+        # The SDKs keep connections for long; one that closes under a request costs them a retry.
+        server = server_of(app, timeout_keep_alive=120, timeout_graceful_shutdown=3)
+        typer.echo(_advice(f"{url_of(listener, host)}{settings.root_path}", folder, needs_token))
+        server.run(sockets=[listener])
+    finally:
+        backend.close()
 
 
 def _advice(url: str, folder: Path, needs_token: bool) -> str:

@@ -22,9 +22,11 @@ from thumbs.clients.bases import Base, Bases
 from thumbs.clients.checkpoint_folders import readable, writable
 from thumbs.clients.checkpoint_store import SaveOptions
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
+from thumbs.clients.drawing import DrawingElsewhere, DrawingHere
 from thumbs.clients.lanes import Work, patiently
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
-from thumbs.clients.sampling import Quota, Samplers, ServedWeights
+from thumbs.clients.sampling import Quota, Samplers
+from thumbs.clients.served_weights import ServedWeights
 from thumbs.clients.store import Store
 from thumbs.clients.worker import Worker
 from thumbs.config.losses import CROSS_ENTROPY, LossSpec
@@ -33,6 +35,7 @@ from thumbs.engine import open_engine
 from thumbs.engine.base import Handle, ModelSpec, OpenEngine
 from thumbs.errors import DataError, ThumbsError
 from thumbs.records import Example
+from thumbs.rollout.publish import OpenSampler
 
 ALPHA = 32.0
 """Numerator of the scale of every adapter: the protocol does not carry it."""
@@ -57,6 +60,8 @@ class Backend:
     """See the module. models: the bases by the names that clients use; closed: no others can be asked for.
 
     Adapters beyond `max_models` under training, and as many samplers, wait on disk until they are used again.
+    elsewhere: what makes samplers whose replies are drawn apart from the thread that trains, such as the engine's
+    `open_sampler` where `rollout` asks for workers; None: this process samples.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Backend:
         max_queued_samples: int = 4096,
         gap_grace_s: float = 30.0,
         engine: OpenEngine | None = None,
+        elsewhere: OpenSampler | None = None,
     ) -> None:
         bases, worker = Bases(models, closed=closed), Worker(gap_grace_s)
         self._engine = engine or open_engine()
@@ -76,8 +82,9 @@ class Backend:
         self.max_models = max_models
         self._worker, self._lock = worker, threading.Lock()
         self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-")
+        drawing = DrawingHere(worker, self._engine) if elsewhere is None else DrawingElsewhere(elsewhere)
         scratch = Path(self._spilled.name)
-        self.samplers = Samplers(store, bases, self._engine, worker, scratch, max_models, max_queued_samples)
+        self.samplers = Samplers(store, bases, drawing, scratch, max_models, max_queued_samples)
         self._quota = Quota(MAX_QUEUED_TOKENS, "passes")
         self._models: OrderedDict[str, _Model] = OrderedDict()
 
@@ -87,10 +94,10 @@ class Backend:
             models = list(self._models.values())
         return {
             "operations": self._worker.waiting(),
-            "samples": self._worker.samples,
+            "samples": self.samplers.drawing.waiting,
             "models": sum(model.handle is not None for model in models),
             "samplers": self.samplers.loaded,
-            "sampled_tokens": self._worker.sampled_tokens,
+            "sampled_tokens": self.samplers.drawing.sampled_tokens,
         }
 
     # training
@@ -256,9 +263,7 @@ class Backend:
             folder = self.samplers.folder(sampler_id)
             with writable(sampler_id, folder):
                 self._engine.save(handle, folder)  # from where it comes back after others have taken its place
-            client = run_id.partition(":train:")[0]
-            adapter = self._engine.frozen_adapter(handle)
-            self.samplers.add(sampler_id, ServedWeights(model.base, client, folder, adapter))
+            self.samplers.add(sampler_id, ServedWeights(model.base, run_id.partition(":train:")[0], folder))
             return sampler_id
 
         return self._submit(run_id, seq_id, work)
@@ -289,6 +294,7 @@ class Backend:
     def close(self) -> None:
         """Ends the worker, and what the engine runs on; what waits fails."""
         self._worker.close()
+        self.samplers.drawing.end()
         self._engine.stop()
         self._spilled.cleanup()
 

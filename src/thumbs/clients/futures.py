@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, ParamSpec, TypeVar
+
+from thumbs.errors import ThumbsError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -121,3 +127,53 @@ class Ready:
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.result_async().__await__()
+
+
+class Unanswered:
+    """Futures of requests until they are set, each once. Methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._futures: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def new(self) -> Future[Any]:
+        """A further one."""
+        future: Future[Any] = Future()
+        with self._lock:
+            self._futures.add(future)
+        return future
+
+    def ask(self, future: Future[Any], begin: Callable[[], Future[T]], answer: Callable[[T], Any]) -> None:
+        """Sets the future to what `answer` makes of the result of `begin()`; to cancel it cancels that one."""
+        try:
+            reply = begin()
+        except Exception as error:  # it belongs to the caller
+            self._set(future, functools.partial(_raise, error))
+            return
+        reply.add_done_callback(lambda done: self._set(future, lambda: answer(done.result())))
+        future.add_done_callback(lambda _: reply.cancel())
+
+    def fail(self, error: Exception) -> None:
+        """Sets all of them to the error."""
+        for future in list(self._futures):
+            self._set(future, functools.partial(_raise, error))
+
+    def _set(self, future: Future[Any], make: Callable[[], Any]) -> None:
+        with self._lock:
+            if future not in self._futures:
+                return
+            self._futures.discard(future)
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(make())
+            except Exception as error:  # it belongs to the caller
+                if not isinstance(error, ThumbsError):
+                    log.exception("a request for samples failed")
+                future.set_exception(error)
+
+
+def _raise(error: Exception) -> None:
+    raise error

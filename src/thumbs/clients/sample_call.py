@@ -83,6 +83,7 @@ class SampleCall:
                 tokens_np=sample.tokens.astype(np.int32),
                 logprobs_np=sample.logprobs,
                 topk_logprobs_np=_top(rows, request.top) if request.top else None,
+                policy_version=sample.policy_version,
             )
             for sample, rows in zip(reply.samples, reply.top, strict=True)
         ]

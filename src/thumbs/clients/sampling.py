@@ -1,4 +1,4 @@
-"""The samplers of a backend: frozen adapters on shared bases, all of one base in one decoding loop."""
+"""The samplers of a backend: frozen adapters on shared bases."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from thumbs.clients import types
-from thumbs.clients.bases import Base, Bases
+from thumbs.clients.bases import Bases
 from thumbs.clients.checkpoint_folders import readable
+from thumbs.clients.drawing import Drawing
 from thumbs.clients.sample_call import SampleCall
+from thumbs.clients.served_weights import ServedWeights
 from thumbs.clients.store import Store
-from thumbs.clients.worker import Worker
-from thumbs.engine.base import AdapterSource
 from thumbs.engine.checkpoints import OPTIMIZER
 from thumbs.errors import DataError, ThumbsError
-from thumbs.models.base import FrozenAdapter
-from thumbs.rollout.native import DecodingLoop, NativeSampler
-from thumbs.rollout.sampler import OnToken
+from thumbs.rollout.sampler import OnToken, Sampler
 from thumbs.storage import MissingError
 
 MAX_WAITING_TOKENS = 2**25
@@ -60,16 +57,6 @@ class Quota:
             self._tokens -= tokens
 
 
-@dataclass(eq=False)
-class ServedWeights:
-    """Weights to sample from. client: with whom others take turns; folder: of its adapter, None for the bare base."""
-
-    base: Base
-    client: str
-    folder: Path | None = None
-    adapter: FrozenAdapter | None = None
-
-
 class Samplers:
     """Samplers by id; of those with adapters the `max_samplers` that were used last are in memory, all in `scratch`."""
 
@@ -77,16 +64,14 @@ class Samplers:
         self,
         store: Store,
         bases: Bases,
-        engine: AdapterSource,
-        worker: Worker,
+        drawing: Drawing[Any],
         scratch: Path,
         max_samplers: int,
         max_queued: int,
     ) -> None:
         self.store, self.bases, self.max_samplers, self.max_queued = store, bases, max_samplers, max_queued
-        self._adapters, self._worker, self._scratch = engine, worker, scratch
+        self.drawing, self._scratch = drawing, scratch
         self._opened: OrderedDict[str, ServedWeights] = OrderedDict()
-        self._loops: dict[int, DecodingLoop] = {}
         self._lock = threading.Lock()
         self.quota = Quota(MAX_WAITING_TOKENS, "samples")
 
@@ -113,18 +98,18 @@ class Samplers:
     ) -> Future[types.SampleResponse]:
         """Samples. The same seed gives the same samples, which differ from each other; cancelling ends them.
 
-        `on_token` is called on the worker's thread.
+        `on_token` is called on the thread that draws, or hears from those who do.
         Raises FullError if too much waits already, DataError for a prompt or settings that cannot be.
         """
         sampler = self._opened.get(sampler_id) or self._reopened(sampler_id)
         shape, stop_ids = sampler.base.shape, sampler.base.tokenizer.stop_ids
         request = call.request(shape.vocab_size, shape.context, stop_ids, on_token)
-        if self._worker.samples >= self.max_queued:
-            raise FullError(f"{self._worker.samples} requests for samples wait already")
+        if self.drawing.waiting >= self.max_queued:
+            raise FullError(f"{self.drawing.waiting} requests for samples wait already")
         find = partial(self._in_memory, sampler_id, sampler)
         return self.quota.hold(
             len(request.prompt) + call.num_samples * request.params.max_new_tokens,
-            lambda: self._worker.sample(find, request, partial(call.response, request)),
+            lambda: self.drawing.sample(find, request, partial(call.response, request)),
         )
 
     def close(self, sampler_id: str) -> None:
@@ -137,7 +122,7 @@ class Samplers:
     def loaded(self) -> int:
         """Adapters in memory."""
         with self._lock:
-            return sum(each.adapter is not None for each in self._opened.values())
+            return len(self._loaded())
 
     def folder(self, sampler_id: str) -> Path:
         """Where the adapter of a sampler is kept."""
@@ -168,22 +153,19 @@ class Samplers:
 
     def _make_room(self) -> None:
         """Lets go of the adapters that were not used for longest; the lock is held."""
-        loaded = [each for each in self._opened.values() if each.adapter is not None]
+        loaded = self._loaded()
         for each in loaded[: max(len(loaded) - self.max_samplers, 0)]:
-            each.adapter = None
+            each.sampler = None
 
-    def _in_memory(self, sampler_id: str, sampler: ServedWeights) -> NativeSampler:
-        """The sampler in the loop of its base, with its adapter loaded; on the worker's thread."""
-        base = sampler.base
-        if sampler.folder is not None and sampler.adapter is None:
-            with readable(sampler_id):
-                sampler.adapter = self._adapters.read_adapter(sampler.folder)
-        adapter = sampler.adapter
+    def _loaded(self) -> list[ServedWeights]:
+        return [each for each in self._opened.values() if each.folder is not None and each.sampler is not None]
+
+    def _in_memory(self, sampler_id: str, served: ServedWeights) -> Sampler:
+        """The sampler, with its adapter loaded."""
+        with readable(sampler_id):
+            sampler = served.opened(self.drawing.open)
         with self._lock:
             if sampler_id in self._opened:  # not closed meanwhile
                 self._opened.move_to_end(sampler_id)
                 self._make_room()
-        model = self._adapters.frozen_base(base.config)
-        if id(model) not in self._loops:  # one for all names of a base
-            self._loops[id(model)] = DecodingLoop(model, lambda tokens: base.tokenizer.decode(tokens, False))
-        return NativeSampler(self._loops[id(model)], 0, adapter, sampler.client)
+        return sampler

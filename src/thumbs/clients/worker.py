@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from thumbs.clients.futures import Unanswered
 from thumbs.clients.lanes import Lane, LaneOperation, Work
 from thumbs.errors import ThumbsError
 from thumbs.rollout.native import DecodingLoop, NativeSampler
@@ -32,7 +33,7 @@ class Worker:
         self._lanes: dict[str, Lane] = {}
         self._loops: list[DecodingLoop] = []
         self._incoming: deque[Callable[[], None]] = deque()
-        self._unanswered: set[Future[Any]] = set()
+        self._unanswered = Unanswered()
         self._wakeup = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="thumbs-worker", daemon=True)
@@ -56,11 +57,10 @@ class Worker:
 
         Both are called by the worker's thread. Cancelling the future ends the request.
         """
-        future: Future[Any] = Future()
         with self._wakeup:
             if self._closed:
                 raise ClosedError("the service is closed")
-            self._unanswered.add(future)
+            future = self._unanswered.new()
             self._incoming.append(partial(self._begin, find, request, answer, future))
             self._wakeup.notify()
         return future
@@ -117,29 +117,14 @@ class Worker:
         answer: Callable[[SampleReply], Any],
         future: Future[Any],
     ) -> None:
-        try:
+        def begin() -> Future[SampleReply]:
             sampler = find()
             (reply,) = sampler.submit([request])
-        except Exception as error:  # it belongs to the caller
-            self._settle(future, partial(_raise, error))
-            return
-        if sampler.loop not in self._loops:
-            self._loops.append(sampler.loop)
-        reply.add_done_callback(lambda done: self._settle(future, lambda: answer(done.result())))
-        future.add_done_callback(lambda _: reply.cancel())
+            if sampler.loop not in self._loops:
+                self._loops.append(sampler.loop)
+            return reply
 
-    def _settle(self, future: Future[Any], make: Callable[[], Any]) -> None:
-        """Sets a future to what `make` gives or raises, once."""
-        if future not in self._unanswered:
-            return
-        self._unanswered.discard(future)
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(make())
-            except Exception as error:  # it belongs to the caller
-                if not isinstance(error, ThumbsError):
-                    log.exception("a request for samples failed")
-                future.set_exception(error)
+        self._unanswered.ask(future, begin, answer)
 
     def _quiet(self) -> bool:
         return not self._incoming and all(loop.idle for loop in self._loops)
@@ -188,9 +173,4 @@ class Worker:
             for operation in [*([lane.running] if lane.running else []), *lane.drain()]:
                 if operation.future.running() or operation.future.set_running_or_notify_cancel():
                     operation.future.set_exception(error)
-        for future in list(self._unanswered):
-            self._settle(future, partial(_raise, error))
-
-
-def _raise(error: Exception) -> None:
-    raise error
+        self._unanswered.fail(error)

@@ -105,6 +105,11 @@ class RolloutConfig(Frozen):
         """Whether replies may come from other numbers than the policy's: from older weights, or another program."""
         return self.staleness > 0 or self.kind != "native"
 
+    @property
+    def here(self) -> bool:
+        """Whether the process that trains draws."""
+        return self.kind == "native" and not self.workers
+
     @model_validator(mode="after")
     def _has_what_it_uses(self) -> RolloutConfig:
         if self.kind == "native":

@@ -18,6 +18,7 @@ from thumbs.rollout.sampler import Sampler
 
 if TYPE_CHECKING:
     from thumbs.models.base import FrozenAdapter, Trunk
+    from thumbs.rollout.publish import OpenSampler
 
 Head = Literal["lm", "scalar"]
 
@@ -163,7 +164,9 @@ class AdapterSource(Protocol):
 
 
 class OpenEngine(Engine, SharedEngine, AdapterSource, Protocol):
-    """What `open_engine` gives."""
+    """What `open_engine` gives. open_sampler: what makes its samplers, in this process or in others."""
+
+    open_sampler: OpenSampler
 
     def size(self, handle: Handle) -> ModelSize:
         """How large a model is."""

@@ -17,6 +17,7 @@ from thumbs.config.engine import EngineConfig
 from thumbs.config.losses import LossSpec
 from thumbs.config.model import ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSize, ModelSpec, OptimReport
+from thumbs.engine.checkpoints import ADAPTER, naming, read_manifest, read_tensors
 from thumbs.engine.compute import Model
 from thumbs.engine.local import LocalEngine, finish
 from thumbs.engine.objectives import OBJECTIVES
@@ -24,6 +25,7 @@ from thumbs.engine.optimizers import ADAMW, OPTIMIZERS
 from thumbs.engine.plan import TOKEN_BUDGET, BatchResult, deal, join_outputs, join_results, plan_batches
 from thumbs.errors import ConfigError, NonFiniteError
 from thumbs.models.base import FrozenAdapter, Trunk
+from thumbs.models.sampled_bases import SampledBases
 from thumbs.models.trunk import MODULES
 from thumbs.records import Example, ForwardOutput, TrainOutput
 from thumbs.rollout.publish import OpenSampler, Published
@@ -82,8 +84,9 @@ class ClusterEngine:
     ) -> None:
         self.decode_text, self._patience_s = decode_text, patience_s
         self._in_step = in_step
-        self._here = LocalEngine(decode_text, device=None if device is None else torch.device(device), sampler=sampler)
-        self._open_sampler = self._here.open_sampler
+        here = None if device is None else torch.device(device)
+        self._here, self._sampled = LocalEngine(decode_text, device=here, sampler=sampler), SampledBases(here)
+        self.open_sampler = self._here.open_sampler
         self._specs: dict[int, ModelSpec] = {}
         self._worths: dict[int, int] = {}
         self._next = 0
@@ -181,7 +184,7 @@ class ClusterEngine:
         return self._all("optim_step", handle.id, adam)[0]
 
     def snapshot(self, handle: Handle) -> Sampler:
-        return self._open_sampler(PublishedByRanks(self, handle))
+        return self.open_sampler(PublishedByRanks(self, handle))
 
     def save(self, handle: Handle, path: Path, *, optimizer: bool = False) -> None:
         self._spec(handle)
@@ -196,15 +199,20 @@ class ClusterEngine:
         self._all("close", handle.id)
 
     def frozen_base(self, model: ModelConfig) -> Trunk:
-        return self._here.frozen_base(model)
+        return self._sampled.base(model)
 
     def frozen_adapter(self, handle: Handle) -> FrozenAdapter:
-        if self._spec(handle).model.lora is None:
+        model = self._spec(handle).model
+        if model.lora is None:
             raise ConfigError(f"{handle.name} has no adapter; take a snapshot of it")
-        return self.twin(handle, lambda twin: twin.trunk.freeze(twin.adapter))
+        return self._sampled.adapter(model, self._all("weights", handle.id)[0])
 
     def read_adapter(self, path: Path) -> FrozenAdapter:
-        return self._here.read_adapter(path)
+        with naming(path):
+            model = ModelConfig.model_validate(read_manifest(path)["model"])
+            if model.lora is None:
+                raise ConfigError(f"{path} holds a whole model, no adapter")
+            return self._sampled.adapter(model, read_tensors(path / ADAPTER))
 
     def size(self, handle: Handle) -> ModelSize:
         self._spec(handle)

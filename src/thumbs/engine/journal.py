@@ -97,6 +97,7 @@ class JournalEngine:
         self.inner, self._start, self._folder = inner, start, folder
         self._models: dict[int, _History] = {}
         self._next = 0
+        self.open_sampler = inner.open_sampler
         shutil.rmtree(folder, ignore_errors=True)
 
     def create(self, spec: ModelSpec) -> Handle:

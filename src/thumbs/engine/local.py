@@ -36,6 +36,7 @@ from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
 from thumbs.models.base import Adapter, FrozenAdapter, Trunk
 from thumbs.models.base_identity import public_name
 from thumbs.models.heads import ScalarHead
+from thumbs.models.sampled_bases import to_sample_from
 from thumbs.models.tensor_files import checksum
 from thumbs.models.trunk import open_trunk
 from thumbs.records import Example, ForwardOutput, TrainOutput
@@ -194,9 +195,7 @@ class LocalEngine:
     def frozen_base(self, model: ModelConfig) -> Trunk:
         key = _base_key(model, 0)
         if key not in self._frozen:
-            base = self._base(model, 0)
-            # On a card a copy would take as much memory again; nobody trains this base.
-            self._frozen[key] = base if base.head_weight().is_cuda else base.frozen()
+            self._frozen[key] = to_sample_from(self._base(model, 0))
         return self._frozen[key]
 
     def frozen_adapter(self, handle: Handle) -> FrozenAdapter:

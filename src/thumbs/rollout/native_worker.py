@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from thumbs.errors import ThumbsError, WorkerError
-from thumbs.models.base import Adapter, Trunk
+from thumbs.models.base import Adapter, FrozenAdapter, Trunk
 from thumbs.models.peft_folder import WEIGHTS
+from thumbs.models.sampled_bases import SampledBases
 from thumbs.models.tensor_files import checksum
 from thumbs.models.trunk import MODULES, open_trunk
 from thumbs.rollout.native import DecodingLoop, NativeSampler
@@ -31,10 +32,10 @@ MODEL = "model.safetensors"
 
 
 class NativeWorker:
-    """A `SamplingWorker` with a decoding loop for each version of the weights that is in use."""
+    """A `SamplingWorker` with a decoding loop for each version of the weights, or each base that they share."""
 
     def __init__(self) -> None:
-        self._models, self._loops = PublishedModels(), dict[int, DecodingLoop]()
+        self._models, self._samplers = PublishedModels(), dict[int, NativeSampler]()
         self._futures: dict[int, Future[SampleReply]] = {}
         self._drawn: list[Drawn] = []
 
@@ -61,23 +62,33 @@ class NativeWorker:
 
     def forget(self, keys: Sequence[int]) -> None:
         for key in keys:
-            self._loops.pop(key, None)
+            self._samplers.pop(key, None)
             self._models.forget(key)
 
     def checksums(self, weights: PublishedWeights) -> dict[str, str]:
         return {name: checksum(tensor) for name, tensor in self._models.tensors(weights).items()}
 
     def _begin(self, order: Order) -> None:
-        weights = order.weights
-        if weights.key not in self._loops:
-            self._loops[weights.key] = DecodingLoop(self._models.frozen(weights))
-        sampler = NativeSampler(self._loops[weights.key], weights.version)
+        key = order.weights.key
+        if key not in self._samplers:
+            self._samplers[key] = self._opened(order.weights)
         hear = partial(self._hear, order.number) if order.hears else None
-        (self._futures[order.number],) = sampler.submit([replace(order.request, on_token=hear)])
+        (self._futures[order.number],) = self._samplers[key].submit([replace(order.request, on_token=hear)])
+
+    def _opened(self, weights: PublishedWeights) -> NativeSampler:
+        if not weights.shared:
+            return NativeSampler(DecodingLoop(self._models.frozen(weights)), weights.version)
+        base, adapter = self._models.on_base(weights)
+        loop = next((loop for loop in self._loops if loop.model is base), None) or DecodingLoop(base)
+        return NativeSampler(loop, weights.version, adapter, weights.client)
+
+    @property
+    def _loops(self) -> list[DecodingLoop]:
+        return list({id(sampler.loop): sampler.loop for sampler in self._samplers.values()}.values())
 
     def _decode(self) -> None:
-        until = time.monotonic() + SLICE_S
-        while busy := [loop for loop in self._loops.values() if not loop.idle]:
+        until, loops = time.monotonic() + SLICE_S, self._loops
+        while busy := [loop for loop in loops if not loop.idle]:
             for loop in busy:
                 loop.step()
             if time.monotonic() >= until:
@@ -92,12 +103,19 @@ class PublishedModels:
 
     def __init__(self) -> None:
         self._trunks: dict[tuple[str, bool, bool, int], Trunk] = {}
+        self._sampled = SampledBases()
         self._received: dict[int, Path] = {}
 
     def frozen(self, weights: PublishedWeights) -> Trunk:
         """The model, frozen as its engine would freeze it. Raises FileNotFoundError if its files are not here."""
         trunk, adapter = self._filled(weights)
         return trunk.frozen(adapter)
+
+    def on_base(self, weights: PublishedWeights) -> tuple[Trunk, FrozenAdapter | None]:
+        """The base that shared adapters have in common, and the adapter. Raises as `frozen`."""
+        model, folder = weights.model, self._folder(weights)
+        state = {} if model.lora is None else load_file(folder / WEIGHTS)
+        return self._sampled.base(model, weights.seed), self._sampled.adapter(model, state, weights.seed)
 
     def tensors(self, weights: PublishedWeights) -> dict[str, Tensor]:
         """The published tensors, as the model holds them."""
@@ -114,7 +132,7 @@ class PublishedModels:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _filled(self, weights: PublishedWeights) -> tuple[Trunk, Adapter | None]:
-        lora, folder = weights.model.lora, self._received.get(weights.key, weights.folder)
+        lora, folder = weights.model.lora, self._folder(weights)
         state = load_file(folder / (MODEL if lora is None else WEIGHTS))
         trunk = self._trunk(weights, state)
         if lora is None:
@@ -123,6 +141,9 @@ class PublishedModels:
         adapter = trunk.new_adapter(lora, 0)
         adapter.load_peft_state(state)
         return trunk, adapter
+
+    def _folder(self, weights: PublishedWeights) -> Path:
+        return self._received.get(weights.key, weights.folder)
 
     def _trunk(self, weights: PublishedWeights, state: dict[str, Tensor]) -> Trunk:
         """What the tensors go into. One that trains all its weights computes as wide as they were published."""

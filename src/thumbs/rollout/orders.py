@@ -17,6 +17,7 @@ class PublishedWeights:
 
     key: a number of their own. seed: of the base of a byte model. version: optimizer steps.
     module: `module:name` of the function that makes a model which a program registered under the model's name.
+    shared, client: see `Published`.
     """
 
     key: int
@@ -25,6 +26,8 @@ class PublishedWeights:
     seed: int
     version: int
     module: str | None = None
+    shared: bool = False
+    client: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,8 @@ class Published(Protocol):
 
     seed: of the base, which a byte model is made of. version: optimizer steps that the weights took.
     context: the longest sequence, tokens. decode_text: text of tokens, which stop strings need; None if nothing
-    decodes.
+    decodes. shared: one of many adapters on a base that is held once for all of them, or without `model.lora` this base
+    itself, of which nothing is written. client: with whom others take turns.
     """
 
     model: ModelConfig
@@ -39,6 +40,8 @@ class Published(Protocol):
     version: int
     context: int
     decode_text: DecodeText | None
+    shared: bool = False
+    client: str = ""
 
     def trunk(self) -> Trunk:
         """A frozen copy in this process, adapter included."""

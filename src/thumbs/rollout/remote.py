@@ -202,7 +202,16 @@ class RemoteSamplers:
         folder, checksums = self._shelf.put(key, published)
         name = published.model.name
         module = MODULES.reference(name) if name in MODULES else None
-        weights = PublishedWeights(key, folder, published.model, published.seed, published.version, module)
+        weights = PublishedWeights(
+            key,
+            folder,
+            published.model,
+            published.seed,
+            published.version,
+            module,
+            published.shared,
+            published.client,
+        )
         sampler = RemoteSampler(self, weights, published, checksums)
         weakref.finalize(sampler, self._gone.append, key)
         return sampler

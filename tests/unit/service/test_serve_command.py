@@ -12,9 +12,10 @@ import typer
 from typer.testing import CliRunner
 
 from service.tiny_chat_model import save_tiny_chat_model
-from thumbs.cli.serve import _configs, serve
+from thumbs.cli.serve import _configs, _serving, serve
 from thumbs.cli.shell import Shell
 from thumbs.clients.store import Store
+from thumbs.config.engine import EngineConfig, RolloutConfig
 from thumbs.errors import ConfigError
 
 app = typer.Typer(cls=Shell)
@@ -102,3 +103,36 @@ def test_settings_of_templates_reach_every_model() -> None:
         assert str(config.template.date) == "2031-05-09"
     with pytest.raises(ConfigError, match="template"):
         _configs(["a"], [], "auto", ["variable=1"])
+
+
+def test_engine_and_rollout_are_the_sections_of_a_run(tmp_path: Path) -> None:
+    engine = {"kind": "cluster", "workers": 4, "launcher": "pipes", "shard": "hybrid", "gpus_per_worker": 0}
+    others = ["engine.shard_group=2", "engine.recompute=true", "rollout.python=/env/python", "rollout.cache_gib=0.5"]
+    serving = _serving(engine, {"kind": "vllm", "workers": 2}, others, tmp_path)
+    chosen = {"shard_group": 2, "recompute": True, "logs": str(tmp_path / "logs")}
+    assert serving.engine == EngineConfig(**engine, **chosen)  # type: ignore[arg-type]
+    assert serving.rollout == RolloutConfig(kind="vllm", workers=2, python="/env/python", cache_gib=0.5)
+    assert _serving({}, {}, ["engine.kind=cluster", "engine.logs=elsewhere"], tmp_path).engine.logs == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--shard", "full"], "shard 'full' spreads weights over ranks; set kind to cluster"),
+        (["--workers", "2"], "workers is for ranks; set kind to cluster"),
+        (["--engine", "clutser"], "engine.kind"),
+        (["--engine", "cluster", "--shard", "half"], "'none', 'full' or 'hybrid' (got 'half')"),
+        (["--engine", "cluster", "--launcher", "pipes", "--gpus-per-worker", "1"], "launcher pipes hands out no GPUs"),
+        (["--rollout", "sglang"], "rollout.kind"),
+        (["--set", "rollout.tensor_parallel=2"], "tensor_parallel is for kind: vllm"),
+        (["--set", "rollout.staleness=1"], "rollout.staleness: a client says how far its samples may be behind"),
+        (["--set", "rollout.cut_after_s=3"], "rollout.cut_after_s: a client says"),
+        (["--set", "rollout.samplers=2"], "samplers"),
+        (["--set", "ppo.steps=2"], "ppo"),
+        (["--rollout", "vllm", "--alias", "other=byte-small"], "a worker with vLLM holds one base model"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path, arguments: list[str], told: str) -> None:
+    code, output = _run(tmp_path, "--port", "0", *arguments)
+    assert code == 2, output
+    assert told in " ".join(output.split())

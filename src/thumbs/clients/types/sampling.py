@@ -62,6 +62,7 @@ class TopkLogprobs(Owner):
 class SampledSequence(Owner):
     """One sampled sequence, the stop token included.
 
+    policy_version: optimizer steps that the sampler's weights took; clients of this process alone are told.
     tokens_np int32 [N]; logprobs_np float32 [N] (nats, at the sampling temperature). The properties without `_np` are
     the same as Python lists.
     """
@@ -71,6 +72,7 @@ class SampledSequence(Owner):
     tokens_np: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32), repr=False)
     logprobs_np: np.ndarray | None = field(default=None, repr=False)
     topk_logprobs_np: TopkLogprobs | None = field(default=None, repr=False)
+    policy_version: int = 0
 
     @cached_property
     def tokens(self) -> list[int]:
