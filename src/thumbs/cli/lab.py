@@ -60,3 +60,43 @@ def overopt(seeds: Seeds = 5, clean: Clean = 0, out: Out = Path("runs/lab")) -> 
     if clean:
         typer.echo(f"clean runs with an alarm: {sum(count > 0 for count in alarms)} of {clean}")
     typer.echo(f"numbers: {path}")
+
+
+@app.command()
+def constraint(
+    seeds: Seeds = 5,
+    out: Annotated[Path, typer.Option(help="Folder of the runs; what is there is not made again.")] = Path(
+        "runs/lab-constraint"
+    ),
+) -> None:
+    """Train under a limit on cost, where the best policy under it is known in closed form; exit code 1 if it is missed.
+
+    Each seed trains by PPO and by RLOO with score - λ · cost, and by PPO with that divided by 1 + λ for comparison.
+
+    \b
+    Example:
+      thumbs lab constraint --seeds 5
+    """
+    from thumbs.lab.constraint import LIMIT, NEAR, SLACK, Constrained, run_seeds, write_findings
+
+    found: list[Constrained] = []
+    typer.echo("seed  method  rule         cost: start  unlimited    end    λ (best)       distance to the best policy")
+    for one in run_seeds(out, seeds):
+        found.append(one)
+        typer.echo(
+            f"{one.seed:>4}  {one.method:<7} {one.rule:<12} {one.start_cost:>10.3f} {one.free_cost:>10.3f} "
+            f"{one.cost:>6.4f} {one.multiplier:>6.2f} ({one.best_multiplier:.2f}) {one.distance:>14.3f}  "
+            f"{'met' if one.met else 'not met'}"
+        )
+    asked = [one for one in found if one.rule == "lagrangian"]
+    for method in ("ppo", "group"):
+        met = sum(one.met for one in asked if one.method == method)
+        typer.echo(
+            f"{method}.constraint: cost at most {SLACK * LIMIT:.3f} and distance at most {NEAR:g}: {met} of {seeds} "
+            f"({'met' if met == seeds else 'not met'})"
+        )
+    divided = [one.met for one in found if one.rule == "safe_rlhf"]
+    typer.echo(f"divided by 1 + λ, of which nothing is asked: {sum(divided)} of {len(divided)}")
+    typer.echo(f"numbers: {write_findings(out, found)}")
+    if not all(one.met for one in asked):
+        raise typer.Exit(1)

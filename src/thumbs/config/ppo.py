@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -92,3 +93,8 @@ class PpoConfig(RoundsConfig):
     """Weight of an entropy bonus (per nat)."""
     ptx_coef: float = Field(default=0.0, ge=0)
     """Weight of the SFT loss mixed into each policy step (InstructGPT's PPO-ptx)."""
+
+    def _misfits(self) -> Iterator[str]:
+        if self.constraint is not None and not self.whiten_advantages:
+            yield "ppo.constraint needs ppo.whiten_advantages, since λ grows and the advantages would grow with it"
+        yield from super()._misfits()

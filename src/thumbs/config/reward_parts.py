@@ -12,6 +12,12 @@ from thumbs.config.former_names import REWARD_MODELS
 RUNS_OWN = "reward_model"
 """The name of the run's own reward model."""
 
+OWN_COST = "cost_model"
+"""The name of the run's own cost model."""
+
+COST = "cost"
+"""The part of a score that a constraint limits."""
+
 KINDS = ("model", "function", "verifier", "judge", "environment")
 
 

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from thumbs.config.base import Frozen
+from thumbs.config.constraint import ConstraintConfig
 from thumbs.config.data import DataConfig
 from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.optim import AdamConfig
-from thumbs.config.reward_parts import RewardPart, reward_misfit
+from thumbs.config.reward_parts import COST, RewardPart, reward_misfit
 from thumbs.config.sampling import SamplingConfig
 
 Importance: TypeAlias = Literal["truncate", "mask_tokens", "mask_replies"]
@@ -30,6 +31,8 @@ class RoundsConfig(Frozen):
     """Prompts to roll out on; a row may have an `answer`, which verifiers compare with."""
     reward: tuple[RewardPart, ...] = ()
     """Parts of a reply's score, added up; none: the run's reward model, or with an environment its rewards."""
+    constraint: ConstraintConfig | None = None
+    """A limit on what replies cost; null: none."""
     environment: EnvironmentConfig | None = None
     """Conversations of several turns, with tools; null: one reply to each prompt."""
     steps: int = Field(default=40, ge=1)
@@ -69,6 +72,10 @@ class RoundsConfig(Frozen):
         if self.importance != "truncate" and self.importance_cap <= 1:
             cap = f"{self.section}.importance_cap={self.importance_cap:g}"
             yield f"{cap} would mask everything; {self.section}.importance {self.importance} needs more than 1"
+        if self.constraint is not None:
+            yield from self.constraint.misfits(self.section)
+            if COST in [part.title for part in self.reward]:
+                yield f"{self.section}.reward: `{COST}` is what the constraint limits; give that part another `name`"
         for whole, part in (("batch_size", "minibatch_size"), ("minibatch_size", self.family)):
             a, b = getattr(self, whole), getattr(self, part)
             if a % b:

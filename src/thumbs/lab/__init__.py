@@ -1,3 +1,3 @@
-"""Experiments in which the truth is known: over-optimisation of a reward model, and what brakes it."""
+"""Experiments in which the truth is known: over-optimisation of a reward model, what brakes it, and a limit on cost."""
 
-__all__ = ["overopt", "world"]
+__all__ = ["constraint", "overopt", "world"]

@@ -226,12 +226,14 @@ def _mixes_sft(config: PipelineConfig, stage: str) -> bool:
 
 
 def asks_own_reward(config: PipelineConfig, stage: str) -> bool:
-    """Whether a method is rewarded by the run's reward model, or takes its critic from it."""
+    """Whether a method is rewarded by the run's reward model, takes its critic from it, or limits its score."""
     method: Any = getattr(config, stage)
     if stage == "direct":
         method = None if method is None else method.online
     if method is None:
         return False
     critic = stage == "ppo" and method.critic.init == "reward"
+    constraint = getattr(method, "constraint", None)
+    critic = critic or (constraint is not None and constraint.source.model == RUNS_OWN)
     own = not method.reward and getattr(method, "environment", None) is None
     return critic or own or any(part.model == RUNS_OWN for part in method.reward)

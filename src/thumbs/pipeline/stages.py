@@ -20,6 +20,7 @@ from thumbs.config.ppo import PpoConfig
 from thumbs.config.rejection import RejectionConfig
 from thumbs.config.reward_model import RewardModelConfig
 from thumbs.config.reward_parts import RewardPart
+from thumbs.config.rounds import RoundsConfig
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.sft import SftConfig
 from thumbs.config.watch import WatchConfig
@@ -47,7 +48,7 @@ from thumbs.pipeline.artifacts import OpenRun
 from thumbs.pipeline.labels import checked_split, heldout_share, labels_until
 from thumbs.records import Example, Preference, Prompt, Reply
 from thumbs.rewards.base import EnvironmentReward, RewardSource
-from thumbs.rewards.build import build_rewards, open_reward_model
+from thumbs.rewards.build import build_rewards, open_part, open_reward_model
 from thumbs.rewards.judge import open_judge
 from thumbs.rewards.trained import TrainedReward, open_scores, scorer_of
 from thumbs.rollout.episodes import Episodes, open_episodes
@@ -176,6 +177,7 @@ class Pipeline:
             pretraining=self.pretraining() if c.ptx_coef else (),
             episodes=episodes,
             watch=self.watch(context, reward, prompts, c.sampling, episodes),
+            cost=self.cost(c),
         )
 
     def group(self, context: Context, c: GroupConfig) -> dict[str, Any]:
@@ -190,6 +192,7 @@ class Pipeline:
             fixed_prompts=self.fixed_prompts(),
             episodes=episodes,
             watch=self.watch(context, reward, prompts, c.sampling, episodes),
+            cost=self.cost(c),
         )
 
     def rejection(self, context: Context, c: RejectionConfig) -> dict[str, Any]:
@@ -301,6 +304,10 @@ class Pipeline:
         if parts:
             return build_rewards(parts, self.engine, self.reward_source)
         return self.reward_source() if environment is None else EnvironmentReward()
+
+    def cost(self, c: RoundsConfig) -> RewardSource | None:
+        """What a reply costs, where the method has a limit on that."""
+        return None if c.constraint is None else open_part(c.constraint.source, self.engine, self.reward_source)
 
     def proxy(self) -> RewardSource | None:
         """What the evaluation compares with the gold judge: the run's reward model, or a method's mix, or nothing.

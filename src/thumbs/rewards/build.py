@@ -8,7 +8,7 @@ from pathlib import Path
 from thumbs.config.base import build_config
 from thumbs.config.model import ModelConfig
 from thumbs.config.named import load_callable
-from thumbs.config.reward_parts import RUNS_OWN, RewardPart
+from thumbs.config.reward_parts import OWN_COST, RUNS_OWN, RewardPart
 from thumbs.engine.base import Engine, ModelSpec
 from thumbs.engine.checkpoints import exists, read_manifest
 from thumbs.errors import ConfigError
@@ -22,10 +22,15 @@ from thumbs.rewards.trained import TrainedReward, open_scores
 from thumbs.rewards.verifiers import verifier
 from thumbs.tracking.files import read_object_if_there
 
+OpenOwn = Callable[[], RewardSource]
+"""Opens a model of the run."""
 
-def build_rewards(parts: Sequence[RewardPart], engine: Engine, own: Callable[[], RewardSource]) -> Mix:
-    """The weighted sum of the parts; `own` gives the run's reward model where a part asks for it."""
-    return Mix([Part(part.title, _source(part, engine, own), part.weight) for part in parts])
+
+def build_rewards(parts: Sequence[RewardPart], engine: Engine, own: OpenOwn, own_cost: OpenOwn | None = None) -> Mix:
+    """The weighted sum of the parts; `own` gives the run's reward model where a part asks for it, `own_cost` its cost
+    model.
+    """
+    return Mix([Part(part.title, open_part(part, engine, own, own_cost), part.weight) for part in parts])
 
 
 def open_reward_model(engine: Engine, path: Path) -> TrainedReward:
@@ -75,7 +80,10 @@ def is_classifier(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith(("/", "."))
 
 
-def _source(part: RewardPart, engine: Engine, own: Callable[[], RewardSource]) -> RewardSource:
+def open_part(part: RewardPart, engine: Engine, own: OpenOwn, own_cost: OpenOwn | None = None) -> RewardSource:
+    """One part, without its weight."""
+    if part.model == OWN_COST and own_cost is not None:
+        return own_cost()
     if part.model is not None:
         return own() if part.model == RUNS_OWN else open_reward_model(engine, Path(part.model))
     if part.function is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thumbs.config.reward_parts import COST
 from thumbs.errors import RewardError
 from thumbs.records import Rollout, Score
 from thumbs.rewards.base import CallableReward, RewardSource, require_finite
@@ -61,6 +62,12 @@ class Mix:
         value = sum(part.weight * score.value for part, score in given)
         named = {part.name: score.value for part, score in given}
         return Score(value, named, tuple(tokens.tolist()) if spread else None)
+
+
+def with_cost(reward: RewardSource, cost: RewardSource) -> Mix:
+    """The same scores, next to which the part COST says what a reply costs."""
+    parts = reward.parts if isinstance(reward, Mix) else [Part("reward", reward)]
+    return Mix([*parts, Part(COST, cost, 0.0)])
 
 
 def start_scoring(reward: RewardSource, rollouts: Sequence[Rollout]) -> Callable[[], list[Score]]:

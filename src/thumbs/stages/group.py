@@ -32,6 +32,7 @@ from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import overlong_penalties, token_rewards
 from thumbs.rollout.episodes import Episodes
 from thumbs.safety.guards import alarms
+from thumbs.stages.constraint import and_infeasible, costed, price
 from thumbs.stages.context import Context, adam_at
 from thumbs.stages.group_report import Lesson, lesson_metrics, update_metrics
 from thumbs.stages.group_supply import with_signal
@@ -53,19 +54,20 @@ def run_group(
     fixed_prompts: Sequence[Prompt] = (),
     episodes: Episodes | None = None,
     watch: OpenWatch | None = None,
+    cost: RewardSource | None = None,
 ) -> dict[str, Any]:
     """Optimises the policy in checkpoint `start` (None: the base model) against `reward`.
 
     Leaves the last policy in the stage's `model` folder; returns the last step's metrics. `fixed_prompts` are answered
     every `sample_every` steps for the report; `episodes` makes rollouts conversations of several turns;
-    `watch` looks at the policy meanwhile.
+    `watch` looks at the policy meanwhile; `cost`: what a reply costs, for config.constraint.
     """
     check_rounds(config)
     if not prompts:
         raise ConfigError("group got no prompts")
     engine, spec = context.engine, ModelSpec("policy", context.model, ("lm",), start, seed=context.seed)
     policy, reference = engine.create(spec), engine.create(replace(spec, name="reference", trainable=False))
-    group = Group(context, config, policy, reward, prompts, reference, episodes)
+    group = Group(context, config, policy, reward, prompts, reference, episodes, cost)
     loop = Loop(
         context,
         title="group",
@@ -76,14 +78,16 @@ def run_group(
         save_every=config.save_every,
         samples=partial(keep_samples, context, policy, reward, fixed_prompts, config.sampling, episodes),
         sample_every=config.sample_every,
-        alarms=partial(alarms, stage="group", watched=watch is not None),
+        alarms=and_infeasible(config, partial(alarms, stage="group", watched=watch is not None)),
         watch=None if watch is None else watch(context=context, policy=policy, reference=reference),
         before_save=group.queue.save,
     )
 
     def step(number: int, state: State) -> Metrics:
         group.queue.restore(state)
-        return group.step(number).metrics
+        report = group.step(number, state.get("lambda"))
+        state["lambda"] = report.multiplier
+        return report.metrics
 
     with group.queue.open():
         ended = loop.run(step)
@@ -94,17 +98,18 @@ def run_group(
 
 @dataclass(frozen=True, eq=False)
 class GroupReport:
-    """The step's metrics and rollouts."""
+    """The step's metrics and rollouts, and the next λ of a constraint (else 0)."""
 
     metrics: dict[str, float]
     rollouts: Sequence[Rollout]
+    multiplier: float = 0.0
 
 
 @dataclass(frozen=True)
 class Group:
     """One run's fixed parts; raises ConfigError for settings that do not fit each other.
 
-    reference: may be left out if KL is neither priced nor measured.
+    reference: may be left out if KL is neither priced nor measured. cost: what a reply costs, for config.constraint.
     """
 
     context: Context
@@ -114,6 +119,7 @@ class Group:
     prompts: Sequence[Prompt]
     reference: Handle | None = None
     episodes: Episodes | None = None
+    cost: RewardSource | None = None
 
     def __post_init__(self) -> None:
         check_rounds(self.config)
@@ -127,10 +133,14 @@ class Group:
         refine = partial(with_signal, size=c.group_size, more=more) if more else None
         size = c.batch_size // c.group_size
         spec = BatchSpec(self.prompts, size, c.group_size, c.sampling, "group", self.episodes, refine)
-        return RolloutQueue(self.context, self.policy, self.reward, spec)
+        return RolloutQueue(self.context, self.policy, costed(c, self.reward, self.cost), spec)
 
-    def step(self, number: int) -> GroupReport:
-        """One round of rollout and update; depends only on its number, the weights and the batches in the queue."""
+    def step(self, number: int, multiplier: float | None = None) -> GroupReport:
+        """One round of rollout and update; depends only on its arguments, the weights and the batches in the queue.
+
+        multiplier: λ of the constraint; None: where it starts. With one, the advantages are whitened over the step,
+        since λ grows and they would grow with it.
+        """
         c, method, started = self.config, self.config.chosen(), time.monotonic()
         batch = self.queue.take(number)
         rollouts, scores = batch.rollouts, batch.scores
@@ -145,8 +155,10 @@ class Group:
         )
         shaped = torch.tensor([score.value for score in scores]) - overlong
         kl = torch.zeros_like(old) if reference is None else kl_estimate(old, reference, method.kl_estimator)
-        rewards = token_rewards(shaped, kl, mask, method.kl_coef if method.kl == "reward" else 0.0, scores)
+        priced = price(c, shaped, scores, multiplier)
+        rewards = token_rewards(priced.scores, kl, mask, method.kl_coef if method.kl == "reward" else 0.0, scores)
         advantages = ADVANTAGES[method.advantage](rewards, mask, c.group_size)
+        advantages = advantages if c.constraint is None else whiten(advantages, mask)
         importance = importance_weights(c.importance, old, sampled, mask, c.importance_cap)
 
         columns = {"weights": mask, "logprobs": old, "advantages": advantages * importance, "ratio_mask": mask}
@@ -162,12 +174,12 @@ class Group:
             importance=importance,
             measured=self.context.rollout.is_off_policy,
         )
-        metrics = lesson_metrics(lesson) | {"group/rollout_s": rollout_s}
+        metrics = lesson_metrics(lesson) | {"group/rollout_s": rollout_s} | priced.metrics
         metrics |= {f"group/{name}": value for name, value in self.queue.metrics(number, batch).items()}
         keep_milestones(self.context, self.policy, metrics.get("group/kl", 0.0))
         metrics |= self.update(number, rollout_data(rollouts, columns))
         metrics["group/update_s"] = time.monotonic() - started - rollout_s
-        return GroupReport(metrics, rollouts)
+        return GroupReport(metrics, rollouts, priced.multiplier)
 
     def measures_kl(self, number: int) -> bool:
         """Whether this step asks the reference: always if KL is priced or kept as a milestone, else at times."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from thumbs.config.reward_parts import COST
 from thumbs.records import Score
 from thumbs.stages.rollout_queue import Redraw, ScoredBatch
 
 
 def has_signal(scores: Sequence[Score]) -> bool:
-    """Whether some reply of a group is better than another."""
-    return len({score.value for score in scores}) > 1
+    """Whether some reply of a group is better than another, or cheaper."""
+    return len({(score.value, score.parts.get(COST)) for score in scores}) > 1
 
 
 def groups_of(batch: ScoredBatch, size: int) -> list[slice]:

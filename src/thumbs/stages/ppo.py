@@ -25,6 +25,7 @@ from thumbs.records import Example, Prompt, Rollout, TrainOutput
 from thumbs.rewards.base import RewardSource
 from thumbs.rewards.shaping import shape_scores, token_rewards
 from thumbs.rollout.episodes import Episodes
+from thumbs.stages.constraint import costed, price
 from thumbs.stages.context import Context, adam_at, batch_at, saving_batch
 from thumbs.stages.milestones import keep_milestones
 from thumbs.stages.ppo_report import Experience, Predictions, experience_metrics, update_metrics
@@ -48,17 +49,18 @@ class Models:
 
 @dataclass(frozen=True, eq=False)
 class StepReport:
-    """The step's metrics and rollouts, and the next KL coefficient."""
+    """The step's metrics and rollouts, the next KL coefficient, and the next λ of a constraint (else 0)."""
 
     metrics: dict[str, float]
     rollouts: Sequence[Rollout]
     kl_coef: float
+    multiplier: float = 0.0
 
 
 @dataclass(frozen=True)
 class Ppo:
     """One PPO run's fixed parts. `pretraining` is the SFT data that ptx_coef mixes in; `episodes` how conversations of
-    several turns are held.
+    several turns are held; `cost` what a reply costs, where config.constraint limits that.
     """
 
     context: Context
@@ -68,11 +70,13 @@ class Ppo:
     prompts: Sequence[Prompt]
     pretraining: Sequence[Example] = ()
     episodes: Episodes | None = None
+    cost: RewardSource | None = None
 
-    def step(self, number: int, kl_coef: float) -> StepReport:
+    def step(self, number: int, kl_coef: float, multiplier: float | None = None) -> StepReport:
         """One round of rollout and update; depends only on its arguments, the weights and the batches in the queue.
 
-        A policy that is past kl.budget is not updated: the one that was measured is the one that stays.
+        multiplier: λ of the constraint; None: where it starts. A policy that is past kl.budget is not updated: the one
+        that was measured is the one that stays.
         """
         c, policy, started = self.config, self.models.policy, time.monotonic()
         batch = self.queue.take(number)
@@ -81,7 +85,8 @@ class Ppo:
 
         before = self.predict(rollouts)
         kl = kl_estimate(before.logprobs, before.reference_logprobs, c.kl.estimator)
-        rewards = token_rewards(shape_scores(scores, rollouts, c), kl, before.mask, kl_coef, scores)
+        priced = price(c, shape_scores(scores, rollouts, c), scores, multiplier)
+        rewards = token_rewards(priced.scores, kl, before.mask, kl_coef, scores)
         if c.whiten_rewards:
             rewards = whiten(rewards, before.mask, shift_mean=False)
         advantages, returns = gae(rewards, before.values, before.mask, c.gamma, c.lam)
@@ -96,6 +101,7 @@ class Ppo:
         )
 
         metrics = experience_metrics(experience) | {"ppo/kl_coef": kl_coef, "ppo/rollout_s": rollout_s}
+        metrics |= priced.metrics
         metrics |= {f"ppo/{name}": value for name, value in self.queue.metrics(number, batch).items()}
         keep_milestones(self.context, policy, metrics["ppo/kl"])
         if why_spent(c.kl, metrics) is None:
@@ -105,7 +111,7 @@ class Ppo:
         metrics["ppo/update_s"] = elapsed - rollout_s
         if c.kl.target is not None:
             kl_coef = adapt_coefficient(kl_coef, metrics["ppo/kl"], c.kl.target, c.kl.horizon, len(rollouts))
-        return StepReport(metrics, rollouts, kl_coef)
+        return StepReport(metrics, rollouts, kl_coef, priced.multiplier)
 
     @cached_property
     def queue(self) -> RolloutQueue:
@@ -113,7 +119,7 @@ class Ppo:
         c = self.config
         size = c.batch_size // c.replies_per_prompt
         spec = BatchSpec(self.prompts, size, c.replies_per_prompt, c.sampling, "ppo", self.episodes)
-        return RolloutQueue(self.context, self.models.policy, self.reward, spec)
+        return RolloutQueue(self.context, self.models.policy, costed(c, self.reward, self.cost), spec)
 
     def importance(self, rollouts: Sequence[Rollout], before: Predictions) -> Tensor | None:
         """What tokens of another sampler are worth to the policy, [B, T]; None if it is the policy that sampled."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from thumbs.config.reward_parts import COST
 from thumbs.functional.masked import masked_mean, masked_var
 from thumbs.records import Rollout, Score
 from thumbs.safety.guards import repetition
@@ -93,9 +94,9 @@ def sequence_kl(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> f
 def reply_metrics(section: str, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> dict[str, float]:
     """What every stage of rollouts logs: scores and their parts, lengths, replies cut off, repetition.
 
-    The raw score of a lone reward model is not a part.
+    The raw score of a lone reward model is not a part, and a cost is not of the score.
     """
-    names = [name for name in dict.fromkeys(n for score in scores for n in score.parts) if name != "raw"]
+    names = [n for n in dict.fromkeys(n for score in scores for n in score.parts) if n not in ("raw", COST)]
     parts = {name: [score.parts[name] for score in scores if name in score.parts] for name in names}
     means = {f"part/{name}": float(np.mean(values)) for name, values in parts.items()} | {
         "score": float(np.mean([score.value for score in scores])),

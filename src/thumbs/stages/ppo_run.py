@@ -14,6 +14,7 @@ from thumbs.records import Example, Prompt
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.episodes import Episodes
 from thumbs.safety.guards import alarms
+from thumbs.stages.constraint import and_infeasible
 from thumbs.stages.context import Context
 from thumbs.stages.loop import Loop, Metrics, State
 from thumbs.stages.ppo import Models, Ppo, why_spent
@@ -37,19 +38,20 @@ def run_ppo(
     pretraining: Sequence[Example] = (),
     episodes: Episodes | None = None,
     watch: OpenWatch | None = None,
+    cost: RewardSource | None = None,
 ) -> dict[str, Any]:
     """Optimises the policy in checkpoint `start` (None: the base model) against `reward`.
 
     Leaves the last policy in the stage's `model` folder, and a critic with weights of its own in `critic`; returns the
     last step's metrics. `critic_checkpoint`: what such a critic goes on from, in place of what the config says.
     `fixed_prompts` are answered every `sample_every` steps for the report; `episodes` makes rollouts conversations of
-    several turns; `watch` looks at the policy meanwhile.
+    several turns; `watch` looks at the policy meanwhile; `cost`: what a reply costs, for config.constraint.
     """
     check_rounds(config)
     if not prompts:
         raise ConfigError("PPO got no prompts")
     models = create_models(context, config, start, reward_checkpoint, critic_checkpoint)
-    ppo = Ppo(context, config, models, reward, prompts, pretraining, episodes)
+    ppo = Ppo(context, config, models, reward, prompts, pretraining, episodes, cost)
     own_critic = not models.shared_critic
     loop = Loop(
         context,
@@ -61,7 +63,7 @@ def run_ppo(
         save_every=config.save_every,
         samples=partial(keep_samples, context, models.policy, reward, fixed_prompts, config.sampling, episodes),
         sample_every=config.sample_every,
-        alarms=partial(alarms, watched=watch is not None),
+        alarms=and_infeasible(config, partial(alarms, watched=watch is not None)),
         watch=None if watch is None else watch(context=context, policy=models.policy, reference=models.reference),
         is_spent=partial(why_spent, config.kl),
         before_save=ppo.queue.save,
@@ -69,8 +71,8 @@ def run_ppo(
 
     def step(number: int, state: State) -> Metrics:
         ppo.queue.restore(state)
-        report = ppo.step(number, state["kl_coef"])
-        state["kl_coef"] = report.kl_coef
+        report = ppo.step(number, state["kl_coef"], state.get("lambda"))
+        state |= {"kl_coef": report.kl_coef, "lambda": report.multiplier}
         return report.metrics
 
     with ppo.queue.open():

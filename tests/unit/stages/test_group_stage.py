@@ -276,10 +276,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
     whole = train("whole")
     step = Group.step
 
-    def stopping(self: Group, number: int) -> GroupReport:
+    def stopping(self: Group, number: int, *rest: Any) -> GroupReport:
         if number == 3:
             raise KilledError
-        return step(self, number)
+        return step(self, number, *rest)
 
     monkeypatch.setattr(spine.Group, "step", stopping)
     with pytest.raises(KilledError):
