@@ -1,6 +1,6 @@
 """The command line: one file per command; torch is imported inside the commands that need it."""
 
 __all__ = [
-    "chat", "cluster", "collect", "collect_serve", "collect_team", "compare", "doctor", "evaluate", "export", "init",
-    "lab", "lint", "main", "plan", "report", "run", "sample", "schema", "serve", "shell", "trace",
+    "benchmarks", "chat", "cluster", "collect", "collect_serve", "collect_team", "compare", "doctor", "evaluate",
+    "export", "init", "lab", "lint", "main", "plan", "report", "run", "sample", "schema", "serve", "shell", "trace",
 ]  # fmt: skip

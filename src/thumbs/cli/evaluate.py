@@ -34,9 +34,26 @@ Halves = Annotated[
         "--halves", help="With reward-model: train two more models, each on half of the data, and compare them."
     ),
 ]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TASK,…",
+        help="Benchmarks of the run's policy: tasks of lm-evaluation-harness (arc_easy, folder/task.yaml) and of "
+        "inspect-ai (tasks.py, tasks.py@name, package/name).",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="With --tasks: at most so many samples a task.")]
+TaskStage = Annotated[str | None, typer.Option("--stage", help="With --tasks: whose model. [default: the last method]")]
 
 
-def evaluate(asked: Asked, halves: Halves = False, pairs: Pairs = None) -> None:
+def evaluate(
+    asked: Asked,
+    halves: Halves = False,
+    pairs: Pairs = None,
+    tasks: Tasks = None,
+    limit: Limit = None,
+    stage: TaskStage = None,
+) -> None:
     """Measure a run on its held-out prompts, or audit its reward model.
 
     Prints the numbers as JSON. An audit prints a table and keeps its numbers in RUN/reward_model/audit.json and in the
@@ -47,6 +64,7 @@ def evaluate(asked: Asked, halves: Halves = False, pairs: Pairs = None) -> None:
       thumbs eval runs/demo
       thumbs eval reward-model runs/demo --halves
       thumbs eval reward-model org/reward-model --pairs pairs.jsonl
+      thumbs eval runs/demo --tasks arc_easy,tasks.py
     """
     of_model = len(asked) == 2 and current_key(asked[0]) in ("reward_model", "reward-model")
     if of_model and pairs is not None:
@@ -64,6 +82,14 @@ def evaluate(asked: Asked, halves: Halves = False, pairs: Pairs = None) -> None:
         raise ConfigError(f"`thumbs eval {' '.join(asked)}`: write `thumbs eval RUN` or `thumbs eval reward-model RUN`")
     if halves or pairs is not None:
         raise ConfigError(f"{'--halves' if halves else '--pairs'} belongs to `thumbs eval reward-model RUN`")
+    if tasks is not None:
+        from thumbs.cli.benchmarks import run_benchmarks
+
+        names = [name.strip() for each in tasks for name in each.split(",") if name.strip()]
+        run_benchmarks(Path(asked[0]), names, stage, limit)
+        return
+    if limit is not None or stage is not None:
+        raise ConfigError(f"{'--limit' if limit is not None else '--stage'} belongs to --tasks")
 
     typer.echo(json.dumps(api.open_run(asked[0]).evaluate(), indent=2))
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from thumbs.evaluation.benchmarks import FOLDER, read_scores
 from thumbs.tracking.files import read_object
 
 
@@ -32,6 +33,7 @@ def summarise(run: Path, peak_rss: int) -> dict[str, Any]:
         }
     if "evaluation" in done:
         summary |= _evaluation(done["evaluation"])
+    summary |= {f"{s.system}.{s.task}.{s.metric}": s.value for s in read_scores(run / FOLDER)}
     times = {f"time_s.{name}": results["time_s"] for name, results in done.items()}
     peak = max(peak_rss / 2**30, _previous_peak(run))
     card = {"peak_cuda_gib": cuda / 2**30} if (cuda := peak_cuda_bytes()) else {}
