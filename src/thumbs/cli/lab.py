@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from thumbs.lab.overopt import Found
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -27,39 +31,35 @@ def lab() -> None:
 
 
 @app.command()
-def overopt(seeds: Seeds = 5, clean: Clean = 0, out: Out = Path("runs/lab")) -> None:
-    """Over-optimise a reward model on purpose, and see what a watch with `act: rollback` delivers.
+def overopt(seeds: Seeds = 5, clean: Clean = 20, out: Out = Path("runs/lab")) -> None:
+    """Over-optimise a reward model on purpose, and see what brakes it and what a watch delivers.
 
-    Each seed trains a byte model, two reward models on 300 noisy pairs each, and PPO without a price for KL.
+    Each seed trains a byte model and two reward models on 300 noisy pairs each, draws best-of-n, and runs PPO without
+    and with a price for KL, paid by both reward models, and with `act: rollback`. Says what of the required results is
+    met; ends with status 1 if one is not.
 
     \b
     Example:
-      thumbs lab overopt --seeds 5
-      thumbs lab overopt --seeds 5 --clean 20
+      thumbs lab overopt
+      thumbs lab overopt --seeds 1 --clean 0
     """
-    from thumbs.lab.overopt import Found, run_seeds, write_findings
+    from thumbs.lab.overopt import Found, run_seeds
+    from thumbs.lab.verdicts import requirements, write_findings
 
     found: list[Found] = []
-    alarms: list[int] = []
-    typer.echo("seed  accuracy     gold: start   peak    end   lost   alarm  back to  kept  best-of-32")
+    alarms: list[list[str]] = []
     for one in run_seeds(out, seeds, clean):
-        if not isinstance(one, Found):
+        if isinstance(one, Found):
+            found.append(one)
+            for line in seed_lines(one):
+                typer.echo(line)
+        else:
             alarms.append(one)
-            continue
-        found.append(one)
-        (first, second), gold = one.accuracies, one.gold
-        alarm = "–" if one.alarm is None else str(one.alarm)
-        typer.echo(
-            f"{one.seed:>4}  {first:.2f}, {second:.2f}  {gold[0]:>11.2f} {max(gold):>6.2f} {gold[-1]:>6.2f} "
-            f"{one.lost:>6.0%} {alarm:>7} {one.best:>8} {one.kept:>5.0%} {one.best_of_n[-1][1]:>11.2f}"
-        )
-    path = write_findings(out, found, alarms)
-    typer.echo(f"gold rose, then fell by half of its gain or more: {sum(one.lost >= 0.5 for one in found)} of {seeds}")
-    kept = sum(one.kept >= 0.75 for one in found)
-    typer.echo(f"the watched run delivered three quarters of the gain or more: {kept} of {seeds}")
-    if clean:
-        typer.echo(f"clean runs with an alarm: {sum(count > 0 for count in alarms)} of {clean}")
-    typer.echo(f"numbers: {path}")
+            typer.echo(f"clean run {len(alarms)} of {clean}: {', '.join(one) or 'no alarm'}")
+    path, required = write_findings(out, found, alarms), requirements(found, alarms)
+    typer.echo("\n".join(["", *map(str, required), f"numbers: {path}"]))
+    if any(requirement.met is False for requirement in required):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -100,3 +100,22 @@ def constraint(
     typer.echo(f"numbers: {write_findings(out, found)}")
     if not all(one.met for one in asked):
         raise typer.Exit(1)
+
+
+def seed_lines(found: Found) -> Iterator[str]:
+    """What one seed gave, for a terminal: an arm a line."""
+    from thumbs.lab.overopt import ARMS
+
+    first, second = found.accuracies
+    yield f"seed {found.seed}: accuracy of the proxies {first:.2f} and {second:.2f}; {sum(found.spent.values()):.0f} s"
+    yield f"  {'gold':<34} {'start':>6} {'peak':>6} {'end':>6}  alarm  back to  delivered  of the gain"
+    for name, arm in ARMS.items():
+        ended = found.arms[name]
+        alarm = next((str(step) for step, sign in ended.alarms if sign == "value"), "–")
+        back = str(ended.best) if arm.watch else "–"
+        yield (
+            f"  {arm.title:<34} {ended.gold[0]:>6.2f} {max(ended.gold):>6.2f} {ended.gold[-1]:>6.2f} {alarm:>6} "
+            f"{back:>8} {ended.delivered:>10.2f} {found.kept(name):>12.0%}"
+        )
+    best = found.best_of_n[-1]
+    yield f"  best of {best['n']:.0f} by the proxy, at most {best['kl']:.1f} nats {best['gold']:>40.2f}"

@@ -1,18 +1,20 @@
 """Over-optimisation on purpose (Gao et al. 2022, arXiv:2210.10760), and what is delivered with and without a watch.
 
-    sentences → SFT → noisy pairs → a proxy, and a second one of other pairs → PPO without a price for KL
+    sentences → SFT → noisy pairs → a proxy, and a second one of other pairs → best of n, and the arms of PPO
 
-PPO runs twice from the same start. The first run goes on to its end, and gold rises and falls while the proxy rises.
-The second is watched with `act: rollback`. Both see gold only in what is printed. A clean run is PPO with gold itself
-as its reward and the default price for KL; no alarm may be raised in it.
+Every arm starts from the same model with the same random numbers, and is watched; ARMS says how they differ. They see
+gold only in what is printed. A clean run is PPO with gold itself as its reward and the default price for KL; no alarm
+should be raised in it. What is required of all this is in `verdicts.py`.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from thumbs.engine import open_engine
 from thumbs.engine.base import ModelSpec
 from thumbs.evaluation.intervals import best_of_n_kl
 from thumbs.lab.world import TOPICS, gold, judged_pairs, sentences
-from thumbs.records import Preference, Prompt, Rollout
+from thumbs.records import Preference, Prompt, Rollout, Score
 from thumbs.rewards.base import CallableReward, RewardSource
 from thumbs.rewards.trained import open_scores
 from thumbs.rollout.rounds import collect, seed_of
@@ -42,7 +44,7 @@ from thumbs.stages.ppo_run import run_ppo
 from thumbs.stages.reward_model import run_reward_model
 from thumbs.stages.sft import run_sft
 from thumbs.stages.watch import Watch
-from thumbs.tracking.files import write_json
+from thumbs.tracking.files import read_json, write_json
 from thumbs.tracking.run_folder import StageFolder
 from thumbs.workers.base import WorkerSpec
 from thumbs.workers.pipes import PipeCrew
@@ -61,27 +63,42 @@ BEST_OF = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one seed gave.
-
-    accuracies: of the two proxies. looks: the numbers of each look of the run that goes on to its end, with `gold`.
-    alarm: the step of its first alarm, if there was one. best: the step whose policy the watched run delivers.
-    delivered: gold of that policy, on the replies of the watch set. best_of_n: for each n the bound of its KL, nats,
-    and the gold of the replies that the proxy chose.
+class Arm:
+    """A run of PPO. price: of KL, score units per nat. both: it is paid by the two proxies, their mean less their
+    deviation, and not by the first. watch: what is not as usual in its watch.
     """
 
-    seed: int
-    accuracies: tuple[float, float]
+    title: str
+    price: float = 0.0
+    both: bool = False
+    watch: dict[str, Any] = field(default_factory=dict)
+
+
+ARMS = {
+    "free": Arm("PPO, KL costs nothing"),
+    "priced": Arm("PPO, 0.1 a nat", price=KlConfig().coef),
+    "ensemble": Arm("PPO, paid by both proxies", both=True),
+    "rollback": Arm("PPO with rollback", watch={"act": "rollback"}),
+    "onward": Arm("PPO with rollback, then 0.2 a nat", watch={"act": "rollback", "kl_after": 0.2}),
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an arm went. looks: the numbers of each look, from before the first step on. alarms: step and sign of each.
+    best: the step of the policy with the highest value. delivered: gold of the policy that the arm leaves, on the
+    replies of the watch set.
+    """
+
     looks: list[dict[str, float]]
-    alarm: int | None
+    alarms: list[tuple[int, str]]
     best: int
     delivered: float
-    best_of_n: list[tuple[float, float]]
 
     @property
     def gold(self) -> list[float]:
         """Mean gold of the watch set at each look."""
-        return [look["gold"] for look in self.looks]
+        return [look["watch/gold"] for look in self.looks]
 
     @property
     def gain(self) -> float:
@@ -90,13 +107,32 @@ class Found:
 
     @property
     def lost(self) -> float:
-        """Share of the gain that the run that goes on has lost at its end."""
-        return (max(self.gold) - self.gold[-1]) / self.gain
+        """Share of the gain that is lost at the end; 0 if there was none."""
+        return (max(self.gold) - self.gold[-1]) / self.gain if self.gain > 0 else 0.0
 
     @property
-    def kept(self) -> float:
-        """Share of the gain that the watched run delivers."""
-        return (self.delivered - self.gold[0]) / self.gain
+    def proxy_rose(self) -> bool:
+        """Whether the proxy is higher at the end than where gold is highest."""
+        return self.looks[-1]["watch/proxy"] > self.looks[int(np.argmax(self.gold))]["watch/proxy"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one seed gave. accuracies: of the two proxies. arms: by the names of ARMS. best_of_n: for each n the bound
+    of its KL, nats, and gold, proxy and second proxy of the replies that the proxy chose. spent: processor time of
+    each part, seconds: of `models`, among them best-of-n, and of each arm.
+    """
+
+    seed: int
+    accuracies: tuple[float, float]
+    arms: dict[str, Ended]
+    best_of_n: list[dict[str, float]]
+    spent: dict[str, float]
+
+    def kept(self, arm: str) -> float:
+        """Share of the gain of the arm without brakes that an arm delivers."""
+        free = self.arms["free"]
+        return (self.arms[arm].delivered - free.gold[0]) / free.gain if free.gain > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -119,6 +155,13 @@ class Lab:
         folder = self.path / name
         folder.mkdir(parents=True, exist_ok=True)
         return Context(self.engine, self.tokenizer, StageFolder(folder), MODEL, self.seed)
+
+    def spent(self, part: str, begun: float) -> float:
+        """Processor time of a part since `begun` and in earlier processes, seconds; what is found is kept."""
+        path = self.path / f"spent-{part}.json"
+        spent = time.process_time() - begun + (float(read_json(path)) if path.exists() else 0.0)
+        write_json(path, spent)
+        return spent
 
     @cached_property
     def start(self) -> Path:
@@ -161,11 +204,10 @@ class Lab:
         right = ((held["scores_a"] - held["scores_b"]) * sides > 0)[sides != 0]
         return open_scores(self.engine, spec, results, self.tokenizer), float(right.mean())
 
-    def ppo(
-        self, name: str, proxy: RewardSource, second: RewardSource, price: float, act: str, draw: int = 0
-    ) -> Context:
-        """A watched PPO run to its end; price: of KL, score units per nat; draw: which random numbers it has."""
+    def ppo(self, name: str, arm: Arm, paid: RewardSource, second: RewardSource, draw: int = 0) -> Ended:
+        """A watched PPO run to its end; draw: which random numbers it has."""
         context = replace(self.context(name), seed=seed_of(self.seed, draw) if draw else self.seed)
+        prompts = [*TOPICS, *TOPICS]
         if not context.folder.is_done():
             config = PpoConfig(
                 prompts=NOWHERE,
@@ -174,32 +216,40 @@ class Lab:
                 minibatch_size=32,
                 optim=AdamConfig(learning_rate=RATE, schedule="constant", warmup_fraction=0.99),
                 sampling=SAMPLING,
-                kl=KlConfig(coef=price, target=None, stop_above=None),
+                kl=KlConfig(coef=arm.price, target=None, stop_above=None),
                 score_clip=None,
                 save_every=STEPS,
             )
             watch = partial(
-                GoldWatch,
-                config=WatchConfig.model_validate({"act": act}),
-                proxy=proxy,
+                Watch,
+                config=WatchConfig.model_validate(arm.watch),
+                proxy=paid,
                 second=second,
-                prompts=[*TOPICS, *TOPICS],
+                prompts=prompts,
                 sampling=SAMPLING,
+                gold=lambda _, replies: [gold(reply) for reply in replies],
             )
-            context.folder.mark_done(run_ppo(context, config, proxy, self.start, TOPICS, watch=watch))
-        return context
+            context.folder.mark_done(run_ppo(context, config, paid, self.start, TOPICS, watch=watch))
+        looks = context.folder.metrics.read()
+        return Ended(
+            [{name: row[name] for name in row if name.startswith("watch/")} for row in looks],
+            [(row["step"], row["sign"]) for row in context.folder.alarms.read()],
+            int(looks[-1]["watch/best_step"]),
+            float(np.mean([gold(rollout.text) for rollout in self.replies(context.best, prompts, "watch")])),
+        )
 
-    def looks(self, context: Context) -> list[dict[str, float]]:
-        """What the watch of a run saw, from the start on."""
-        return [row for row in context.folder.samples.read() if "gold" in row]
-
-    def best_of_n(self, proxy: RewardSource) -> list[tuple[float, float]]:
+    def best_of_n(self, proxy: RewardSource, second: RewardSource) -> list[dict[str, float]]:
         """Best-of-n by the proxy: every subset of a topic's replies counts, so no draw is wasted (unbiased)."""
         most = max(BEST_OF)
         rollouts = self.replies(self.start, [topic for topic in TOPICS[:16] for _ in range(2 * most)], "best of n")
-        scores = np.array([score.value for score in proxy.score(rollouts)]).reshape(16, -1)
-        golds = np.array([gold(rollout.text) for rollout in rollouts]).reshape(16, -1)
-        return [(best_of_n_kl(n), float(expected_best(scores, golds, n).mean())) for n in BEST_OF]
+        scores, others = ([score.value for score in source.score(rollouts)] for source in (proxy, second))
+        columns = {"gold": [gold(r.text) for r in rollouts], "proxy": scores, "second_proxy": others}
+        pools = {name: np.array(column).reshape(16, -1) for name, column in columns.items()}
+        return [
+            {"n": float(n), "kl": best_of_n_kl(n)}
+            | {name: float(expected_best(pools["proxy"], pool, n).mean()) for name, pool in pools.items()}
+            for n in BEST_OF
+        ]
 
 
 def expected_best(scores: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
@@ -211,38 +261,38 @@ def expected_best(scores: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
     return np.take_along_axis(values, order, axis=1) @ wins
 
 
-@dataclass(frozen=True)
-class GoldWatch(Watch):
-    """A watch next to which gold is written down, for the curve alone: nothing is decided by it."""
+class Both:
+    """Pays what two proxies agree on: their mean less their deviation (as `mean_minus_std` of an ensemble)."""
 
-    def look(self, step: int, state: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
-        metrics, alarms = super().look(step, state)
-        golds = [gold(rollout.text) for rollout in self.replies()]
-        self.context.folder.samples.append(step, {"gold": float(np.mean(golds)), **metrics})
-        return metrics, alarms
+    def __init__(self, first: RewardSource, second: RewardSource) -> None:
+        self.members = first, second
 
-
-def run_seed(folder: Path, seed: int) -> Found:
-    """All of one seed; what the folder holds already is read."""
-    lab = Lab(folder / f"seed-{seed}", seed)
-    (proxy, accuracy), (second, other) = lab.proxy("proxy"), lab.proxy("second")
-    free = lab.ppo("ppo", proxy, second, 0.0, "log")
-    watched = lab.ppo("ppo-watched", proxy, second, 0.0, "rollback")
-    delivered = lab.replies(watched.best, [*TOPICS, *TOPICS], "watch")
-    alarms = free.folder.alarms.read()
-    return Found(
-        seed,
-        (accuracy, other),
-        lab.looks(free),
-        alarms[0]["step"] if alarms else None,
-        int(lab.looks(watched)[-1]["watch/best_step"]),
-        float(np.mean([gold(rollout.text) for rollout in delivered])),
-        lab.best_of_n(proxy),
-    )
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        each = np.array([[score.value for score in member.score(rollouts)] for member in self.members])
+        return [Score(value) for value in (each.mean(axis=0) - each.std(axis=0)).tolist()]
 
 
-def clean_alarms(folder: Path, seed: int, draw: int) -> int:
-    """Alarms of a run that is paid by gold itself at the default price for KL, in which there is nothing to find.
+def make_models(folder: Path, seed: int) -> tuple[tuple[float, float], list[dict[str, float]], float]:
+    """The models of a seed, of which what is there already is not made again.
+
+    Returns the accuracies of the proxies, best-of-n, and the processor time that it took, seconds.
+    """
+    lab, begun = Lab(folder / f"seed-{seed}", seed), time.process_time()
+    (proxy, first), (second, other) = lab.proxy("proxy"), lab.proxy("second")
+    return (first, other), lab.best_of_n(proxy, second), lab.spent("models", begun)
+
+
+def run_arm(folder: Path, seed: int, name: str) -> tuple[Ended, float]:
+    """An arm in the world of a seed, whose models are there, and its processor time, seconds."""
+    lab, begun, arm = Lab(folder / f"seed-{seed}", seed), time.process_time(), ARMS[name]
+    (proxy, _), (second, _) = lab.proxy("proxy"), lab.proxy("second")
+    ended = lab.ppo(f"ppo-{name}", arm, Both(proxy, second) if arm.both else proxy, second)
+    return ended, lab.spent(name, begun)
+
+
+def clean_alarms(folder: Path, seed: int, draw: int) -> list[str]:
+    """The signs of the alarms of a run that is paid by gold itself at the default price for KL, in which there is
+    nothing to find.
 
     draw: which of the runs in the world of a seed.
     """
@@ -250,42 +300,38 @@ def clean_alarms(folder: Path, seed: int, draw: int) -> int:
     second, _ = lab.proxy("second")
     spread = float(np.std([gold(rollout.text) for rollout in lab.replies(lab.start, TOPICS, "spread")]))
     truth = CallableReward(lambda rollout: gold(rollout.text) / spread)
-    context = lab.ppo(f"ppo-clean-{draw}", truth, second, KlConfig().coef, "log", draw)
-    return len(context.folder.alarms.read())
+    ended = lab.ppo(f"ppo-clean-{draw}", Arm("clean", KlConfig().coef), truth, second, draw)
+    return [sign for _, sign in ended.alarms]
 
 
 class Seeds:
     """What a worker process does of the lab."""
 
-    def run_seed(self, folder: Path, seed: int) -> Found:
-        return run_seed(folder, seed)
-
-    def clean_alarms(self, folder: Path, seed: int, draw: int) -> int:
-        return clean_alarms(folder, seed, draw)
+    make_models = staticmethod(make_models)
+    run_arm = staticmethod(run_arm)
+    clean_alarms = staticmethod(clean_alarms)
 
 
-def run_seeds(folder: Path, seeds: int, clean: int) -> Iterator[Found | int]:
-    """What each seed gave, in order, then the alarms of each clean run; as many at once as there are processors.
+def run_seeds(folder: Path, seeds: int, clean: int) -> Iterator[Found | list[str]]:
+    """What each seed gave, in order, then the signs of the alarms of each clean run; as many parts at once as there are
+    processors.
 
     Clean runs are spread over the worlds of the seeds, whose models they use.
     """
     crew = PipeCrew(folder / "logs", patience_s=600.0)
-    count = max(min(os.cpu_count() or 1, seeds), 1)
-    workers = crew.start([WorkerSpec(f"lab {number}", WORKER) for number in range(count)])
+    workers = crew.start([WorkerSpec(f"lab {number}", WORKER) for number in range(os.cpu_count() or 1)])
+    turns = itertools.cycle(workers)
     try:
-        # A world belongs to one worker, so that its models are made once.
-        found = [workers[seed % count].call("run_seed", folder, seed) for seed in range(seeds)]
-        for number in range(clean):
-            seed, draw = number % seeds, 1 + number // seeds
-            found.append(workers[seed % count].call("clean_alarms", folder, seed, draw))
-        for future in found:
-            yield future.result()
+        models = [next(turns).call("make_models", folder, seed) for seed in range(seeds)]
+        made = [each.result() for each in models]  # before arms, which another process may run, ask for them
+        turns = itertools.cycle(workers)
+        arms = [{name: next(turns).call("run_arm", folder, seed, name) for name in ARMS} for seed in range(seeds)]
+        runs = [next(turns).call("clean_alarms", folder, n % seeds, 1 + n // seeds) for n in range(clean)]
+        for seed, ((accuracies, best_of_n, spent), ended) in enumerate(zip(made, arms, strict=True)):
+            found = {name: each.result() for name, each in ended.items()}
+            times = {"models": spent} | {name: seconds for name, (_, seconds) in found.items()}
+            yield Found(seed, accuracies, {name: arm for name, (arm, _) in found.items()}, best_of_n, times)
+        for run in runs:
+            yield run.result()
     finally:
         crew.close()
-
-
-def write_findings(folder: Path, found: Sequence[Found], alarms: Sequence[int]) -> Path:
-    """Writes all numbers of the seeds, and the alarms of each clean run, to overopt.json."""
-    path = folder / "overopt.json"
-    write_json(path, {"seeds": [asdict(one) for one in found], "alarms_of_clean_runs": list(alarms)})
-    return path

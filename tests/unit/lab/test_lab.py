@@ -12,9 +12,12 @@ from typer.testing import CliRunner
 
 from thumbs.cli.main import app
 from thumbs.lab import overopt, world
-from thumbs.lab.overopt import Found, expected_best
+from thumbs.lab.overopt import ARMS, Both, Found, expected_best
+from thumbs.lab.verdicts import requirements, time_on_two
 from thumbs.lab.world import TOPICS, gold, judged_pairs, sentences
 from thumbs.records import Message, Rollout
+from thumbs.rewards.base import CallableReward
+from unit.lab.stand_in import ended
 
 
 @pytest.mark.parametrize(
@@ -67,21 +70,56 @@ def test_best_of_n_is_the_mean_over_all_subsets():
         np.testing.assert_allclose(expected_best(scores, values, n), slow)
 
 
+def found(seed: int, *gold: float, delivered: float = 0.9, models: float = 50.0, arm: float = 10.0) -> Found:
+    arms = {name: ended(*gold, delivered=delivered) for name in ARMS}
+    return Found(seed, (0.7, 0.6), arms, [], {"models": models} | dict.fromkeys(ARMS, arm))
+
+
 def test_what_was_won_lost_and_kept():
-    looks = [{"gold": g} for g in (-1.0, 1.0, 0.5, -2.0)]
-    found = Found(0, (0.7, 0.7), looks, 3, 1, 0.6, [])
-    assert (found.gain, found.lost, found.kept) == (2.0, 1.5, pytest.approx(0.8))
+    one = found(0, -1.0, 1.0, 0.5, -2.0, delivered=0.6)
+    free = one.arms["free"]
+    assert (free.gain, free.lost, free.proxy_rose) == (2.0, 1.5, True)
+    assert one.kept("rollback") == pytest.approx(0.8)
+    assert not ended(-1.0, -2.0, 3.0).proxy_rose  # gold is highest at the end
+    assert (ended(-1.0, -2.0).lost, found(0, -1.0, -2.0).kept("free")) == (0.0, 0.0)
+
+
+def test_each_requirement_at_its_edge():
+    good = [found(seed, -1.0, 1.0, 0.0, delivered=0.5) for seed in range(5)]  # loses half, keeps three quarters
+    assert [one.met for one in requirements(good, [[]] * 19 + [["kl"]])] == [True, True, True, True]
+    assert requirements(good, [])[2].met is None
+    assert requirements(good, [[]] * 18 + [["kl"]] * 2)[2].met is False
+    assert requirements([*good[1:], found(0, -1.0, 1.0, 0.1)], [])[0].met is False
+    assert requirements([*good[1:], found(0, -1.0, 1.0, 0.0, delivered=0.4)], [])[1].met is False
+    # Three of the models on one processor, thirteen of the arms: 3 · 70 + 13 · 30 = 600 s.
+    slow = [found(seed, -1.0, 1.0, 0.0, models=70.0, arm=30.0) for seed in range(5)]
+    assert (time_on_two(slow), requirements(slow, [])[3].met) == (600.0, True)
+    assert requirements([*slow[1:], found(0, -1.0, 1.0, 0.0, models=70.0, arm=31.0)], [])[3].met is False
+
+
+def test_what_both_proxies_pay_is_their_mean_less_their_deviation():
+    texts = [spoken("kind"), spoken("kind warm")]
+    first = CallableReward(lambda rollout: float(len(rollout.text)))
+    second = CallableReward(lambda rollout: 1.0)
+    assert [score.value for score in Both(first, second).score(texts)] == [(4 + 1) / 2 - 1.5, (9 + 1) / 2 - 4.0]
 
 
 @pytest.mark.timeout(300)
 def test_the_command_runs_seeds_and_clean_runs_in_processes_of_their_own(tmp_path: Path, monkeypatch):
-    """A stand-in for the worlds, which take a minute each; what it checks is the road to them and back."""
+    """A stand-in for the worlds, which take minutes each; what it checks is the road to them and back."""
     monkeypatch.setattr(overopt, "WORKER", "unit.lab.stand_in:Seeds")
     result = CliRunner().invoke(app, ["lab", "overopt", "--seeds", "3", "--clean", "4", "--out", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    assert "fell by half of its gain or more: 2 of 3" in result.output
-    assert "delivered three quarters of the gain or more: 3 of 3" in result.output
-    assert "clean runs with an alarm: 1 of 4" in result.output
+    assert result.exit_code == 1, result.output
+    lines = [line for line in result.output.splitlines() if ": " in line]
+    assert (
+        "NOT MET       gold rises, then loses half of its gain or more while the proxy rises: in 2 of 3 seeds" in lines
+    )
+    assert any(
+        "met           with act: rollback" in line and "in 3 of 3 seeds (95%, 95%, 95%)" in line for line in lines
+    )
+    assert any(line.startswith("not measured") and "1 of 4 runs; length, kl" in line for line in lines)
+    assert sum("no alarm" in line for line in lines) == 3
     kept = json.loads((tmp_path / "overopt.json").read_text(encoding="utf-8"))
     assert [seed["seed"] for seed in kept["seeds"]] == [0, 1, 2]
-    assert kept["alarms_of_clean_runs"] == [0, 0, 0, 5]
+    assert kept["alarms_of_clean_runs"] == [[], [], [], ["length", "kl"]]
+    assert [one["met"] for one in kept["requirements"]] == [False, True, None, True]
