@@ -18,6 +18,7 @@ from thumbs.config.model import ModelConfig
 from thumbs.config.ppo import PpoConfig
 from thumbs.config.rejection import RejectionConfig
 from thumbs.config.reward_model import RewardModelConfig
+from thumbs.config.safety import SafetyConfig
 from thumbs.config.sft import SftConfig
 from thumbs.config.watch import WatchConfig
 
@@ -70,6 +71,8 @@ class PipelineConfig(Frozen):
     """Fine-tuning on the policy's own best replies."""
     watch: WatchConfig | None = None
     """A second opinion on the policy while a method trains it; null: none."""
+    safety: SafetyConfig | None = None
+    """Filters of what rollouts read and say, and the gate before an export; null: neither."""
     evaluation: EvaluationConfig | None = None
     """Held-out evaluation."""
     iterations: int = Field(default=1, ge=1)

@@ -15,7 +15,7 @@ from thumbs.config.data import DataConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.pipeline import METHODS, PipelineConfig, place
 from thumbs.config.reward_parts import RUNS_OWN
-from thumbs.pipeline.reads import Files, is_local_file, model_files, reads, sections
+from thumbs.pipeline.reads import Files, data_files, is_local_file, model_files, reads, sections
 from thumbs.stages.context import adam_at
 from thumbs.tracking.digests import text_digest
 from thumbs.tracking.files import read_object, read_object_if_there, write_json
@@ -77,6 +77,9 @@ def identity_of(config: PipelineConfig, stage: str, iteration: int, built_on: Ma
         read |= reads(config.sft.data, "sft.data")
     if stage in METHODS and config.watch is not None:
         read |= reads(config.watch, "watch")
+    if stage in METHODS and config.safety is not None:
+        lists = ((place, each.path) for place, each in enumerate(config.safety.filters) if each.path)
+        read |= {f"safety.filters.{place}.path": data_files(path) for place, path in lists}
     read = {key: files for key, files in read.items() if files}
     return Identity(settings_of(config, stage), read, dict(built_on), _at_default(config, stage))
 
@@ -91,6 +94,7 @@ def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
     if stage in ("sft", "reward_model", *METHODS):
         flat["engine.optimizer"] = config.engine.optimizer
     flat |= {f"rollout.{name}": getattr(config.rollout, name) for name in SAMPLING.get(stage, ())}
+    flat |= _filters(config, stage)
     for key, section in own.items():
         flat |= flat_settings(section.model_dump(mode="json"), key)
         for path, part in sections(section, key):
@@ -219,6 +223,16 @@ def _changed_files(old: Files, new: Files) -> str:
     names += [str(name) for name in before if name not in {file["name"] for file in new}]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{shown or 'the order of its files'} has changed since it was read"
+
+
+def _filters(config: PipelineConfig, stage: str) -> dict[str, Any]:
+    """What a method's rollouts are filtered by; a word list counts by its content, and a guard where it is asked."""
+    c = config.safety
+    if c is None or stage not in METHODS or not c.filters:
+        return {}
+    chosen = [each.model_dump(mode="json", exclude={"path"}) for each in c.filters]
+    guard = c.guard.model_dump(mode="json") if c.guard and any(each.name == "guard" for each in c.filters) else {}
+    return {"safety.filters": chosen} | (flat_settings(guard, "safety.guard") if guard else {})
 
 
 def _mixes_sft(config: PipelineConfig, stage: str) -> bool:

@@ -17,6 +17,7 @@ from thumbs.pipeline.standing import Standing
 from thumbs.rewards.build import check_reward_model
 from thumbs.rewards.signatures import batch_arguments
 from thumbs.rewards.verifiers import verifier
+from thumbs.safety.filters import open_filters
 
 
 def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
@@ -25,6 +26,10 @@ def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
     Imports the modules of the functions that are named, and fetches models that are not on this machine yet.
     """
     _look_up("model.name", "model", config.model.name)
+    if config.safety is not None:
+        _ = open_filters(config.safety, ask=list)
+        if config.safety.guard is not None and config.safety.guard.endpoint is None:
+            _look_up("safety.guard.model", "model", config.safety.guard.model)
     watched = ["watch"] if any(stage in METHODS for stage in stages) else []
     for stage in [*stages, *watched]:
         section = getattr(config, stage)

@@ -53,8 +53,11 @@ from thumbs.rewards.judge import open_judge
 from thumbs.rewards.trained import TrainedReward, open_scores, scorer_of
 from thumbs.rollout.episodes import Episodes, open_episodes
 from thumbs.rollout.rounds import seed_of
+from thumbs.safety.filters import FilterSet, open_filters
+from thumbs.safety.guard_model import ask_model
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.direct import run_direct
+from thumbs.stages.filtering import usable_prompts
 from thumbs.stages.group import run_group
 from thumbs.stages.kto import Row, judged_of_pairs, judged_of_rows, run_kto
 from thumbs.stages.labels import sample_labels, store_path
@@ -91,7 +94,13 @@ class Pipeline:
         """What a stage is given."""
         c = self.config
         frontier = () if c.evaluation is None else c.evaluation.frontier
-        return Context(self.engine, self.tokenizer, self.folder_of(name), c.model, c.seed, frontier, c.rollout)
+        filters = self.filters() if name in METHODS else None
+        return Context(self.engine, self.tokenizer, self.folder_of(name), c.model, c.seed, frontier, c.rollout, filters)
+
+    def filters(self) -> FilterSet | None:
+        """What prompts and replies are not trained on."""
+        guard = None if self.config.safety is None else self.config.safety.guard
+        return open_filters(self.config.safety, None if guard is None else ask_model(self.engine, guard.model))
 
     def folder_of(self, name: str) -> StageFolder:
         """The folder of a stage in this iteration."""
@@ -152,7 +161,7 @@ class Pipeline:
     def direct(self, context: Context, c: DirectConfig) -> dict[str, Any]:
         if c.online is not None:
             held = () if self.config.labels is None else self.pairs("direct")[1]
-            reward, prompts = self.rewards(c.online.reward), self.prompts(c.online.prompts)
+            reward, prompts = self.rewards(c.online.reward), usable_prompts(context, self.prompts(c.online.prompts))
             watch = self.watch(context, reward, prompts, c.online.sampling)
             return run_online_dpo(context, c, reward, self.start(), prompts, held, watch=watch)
         if c.preset.data == "replies":
@@ -163,7 +172,7 @@ class Pipeline:
         scorer, reward, prompts = (
             self.config.reward_model,
             self.rewards(c.reward, c.environment),
-            self.prompts(c.prompts),
+            usable_prompts(context, self.prompts(c.prompts)),
         )
         episodes = open_episodes(c.environment)
         return run_ppo(
@@ -181,7 +190,7 @@ class Pipeline:
         )
 
     def group(self, context: Context, c: GroupConfig) -> dict[str, Any]:
-        reward, prompts = self.rewards(c.reward, c.environment), self.prompts(c.prompts)
+        reward, prompts = self.rewards(c.reward, c.environment), usable_prompts(context, self.prompts(c.prompts))
         episodes = open_episodes(c.environment)
         return run_group(
             context,
@@ -196,7 +205,7 @@ class Pipeline:
         )
 
     def rejection(self, context: Context, c: RejectionConfig) -> dict[str, Any]:
-        reward, prompts = self.rewards(c.reward), self.prompts(c.prompts)
+        reward, prompts = self.rewards(c.reward), usable_prompts(context, self.prompts(c.prompts))
         watch = self.watch(context, reward, prompts, c.sampling)
         return run_rejection(context, c, reward, self.start(), prompts, watch=watch)
 

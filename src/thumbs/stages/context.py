@@ -20,6 +20,7 @@ from thumbs.engine.base import AdamStep, Engine, Handle
 from thumbs.errors import CheckpointError, NonFiniteError
 from thumbs.records import Example
 from thumbs.rollout.rounds import seed_of
+from thumbs.safety.filters import FilterSet
 from thumbs.tracking.files import read_object, write_json
 from thumbs.tracking.run_folder import StageFolder
 
@@ -31,7 +32,7 @@ class Context:
     """The engine, the tokenizer, the stage's folder, the model settings and the seed of the run.
 
     frontier: KL levels (nats per sequence) at which a method keeps its policy, to be judged along with the last one.
-    rollout: how far ahead of training rollouts are drawn.
+    rollout: how far ahead of training rollouts are drawn. filters: what prompts and replies are not trained on.
     """
 
     engine: Engine
@@ -41,6 +42,7 @@ class Context:
     seed: int
     frontier: tuple[float, ...] = ()
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    filters: FilterSet | None = None
 
     @property
     def best(self) -> Path:
@@ -78,6 +80,7 @@ class Resume:
             self.context.folder.stragglers.truncate_after(-1)  # otherwise they are cut again, for the same numbers
         self.context.folder.samples.truncate_after(logged)
         self.context.folder.alarms.truncate_after(logged)
+        self.context.folder.filtered.truncate_after(max(logged, 0))  # those of step 0 are prompts
         return step, state
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from thumbs.records import Example, Prompt, Rollout
 from thumbs.rewards.base import RewardSource
 from thumbs.rollout.rounds import is_warped
 from thumbs.stages.context import Context, adam_at, batch_at
+from thumbs.stages.filtering import filtered
 from thumbs.stages.loop import Loop, State, optimizer_step
 from thumbs.stages.milestones import check_frontier, keep_milestones
 from thumbs.stages.rollouts import roll_out
@@ -49,7 +50,10 @@ class Rejection:
         c, n, started = self.config, self.config.replies_per_prompt, time.monotonic()
         rollouts = roll_out(self.context, self.policy, self.prompts, n, c.sampling, "rejection", number)
         scores = np.array([score.value for score in self.reward.score(rollouts)]).reshape(-1, n)
-        places = [row * n + place for row, place in best(scores, c.keep, c.above)]
+        left, filtered_rows = filtered(self.context.filters, rollouts, 1)
+        is_left = np.isin(np.arange(scores.size), left).reshape(scores.shape)
+        ranked = best(np.where(is_left, scores, -np.inf), c.keep, c.above)
+        places = [row * n + place for row, place in ranked if is_left[row, place]]
         kept = [rollouts[i] for i in places]
         if not kept:
             raise DataError(
@@ -64,10 +68,12 @@ class Rejection:
             "rejection/kept_length": float(np.mean([rollout.reply_length for rollout in kept])),
             "rejection/rollout_s": time.monotonic() - started,
         }
+        if self.context.filters is not None:
+            metrics["rejection/filtered"] = float(len(filtered_rows))
         if not is_warped(c.sampling):
             metrics["rejection/kl"] = self.kl(rollouts)
         rows = [{"tokens": r.tokens.tolist(), "prompt_length": r.prompt_length, "text": r.text} for r in kept]
-        return {"metrics": metrics, "kept": rows}
+        return {"metrics": metrics, "kept": rows, "filtered": filtered_rows}
 
     def kl(self, rollouts: Sequence[Rollout]) -> float:
         """Mean of log π(y) - log π_start(y), nats per sequence (k1)."""
@@ -84,6 +90,8 @@ class Rejection:
         c, found = self.config, _once(self.context.folder.path / f"round-{number + 1}.json", self, number)
         data = [_datum(row) for row in found["kept"]]
         steps, metrics = math.ceil(len(data) / c.batch_size) * c.epochs, dict(found["metrics"])
+        for row in found.get("filtered", ()):
+            self.context.folder.filtered.append(state["logged"] + 1, row)
         keep_milestones(self.context, self.policy, metrics.get("rejection/kl", 0.0))
         for i in range(steps):
             batch = batch_at(data, i, c.batch_size, self.context.seed, "rejection-order", number)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ from thumbs.rollout.pending import PendingRollouts
 from thumbs.rollout.rounds import reply, sampling_params, seed_of
 from thumbs.rollout.sampler import Sampler
 from thumbs.stages.context import Context, batch_at
+from thumbs.stages.filtering import filtered
 from thumbs.tracking.files import plain
 
 SAVED = "rollouts"
@@ -37,7 +38,7 @@ class ScoredBatch:
     """Rollouts with their scores, those to one prompt side by side; step: the one whose weights sampled them.
 
     cut: prompts that are missing because their replies were late. redraws, dropped: batches drawn in place of groups
-    without signal, and groups of them that were not needed.
+    without signal, and groups of them that were not needed. filtered: rows of the replies that filters took out.
     """
 
     step: int
@@ -46,6 +47,7 @@ class ScoredBatch:
     cut: int = 0
     redraws: int = 0
     dropped: int = 0
+    filtered: tuple[dict[str, str], ...] = ()
 
 
 Redraw: TypeAlias = Callable[[int], ScoredBatch]
@@ -102,7 +104,10 @@ class RolloutQueue:
             for batch in new:
                 self._pending[batch] = self._begin(batch, number, sampler)
         self._end(number)
-        return self._ready.pop(number)
+        taken = self._ready.pop(number)
+        for row in taken.filtered:
+            self.context.folder.filtered.append(number + 1, row)
+        return taken
 
     def save(self, state: dict[str, Any]) -> None:
         """Waits for all batches that were asked for, and puts them into the state of the stage."""
@@ -118,6 +123,7 @@ class RolloutQueue:
     def metrics(self, number: int, batch: ScoredBatch) -> dict[str, float]:
         """What is to be known of a batch that may be old or cut, without the name of the section; else nothing."""
         late = {"cut": float(batch.cut)} if self.context.rollout.cut_after_s is not None else {}
+        late |= {"filtered": float(len(batch.filtered))} if self.context.filters is not None else {}
         return late | ({"staleness": float(number - batch.step)} if self.staleness else {})
 
     @contextmanager
@@ -190,18 +196,24 @@ class RolloutQueue:
             self.context.folder.stragglers.append(batch, record)
         scored = self._scored(pending, pending.cut + len(late))
         if self.spec.refine is not None:
-            scored = self.spec.refine(scored, lambda n: self._redraw(pending, batch, n))
+            rows = list(scored.filtered)
+            scored = self.spec.refine(scored, lambda n: self._redraw(pending, batch, n, rows))
+            scored = replace(scored, filtered=tuple(rows))
         self._ready[batch] = scored
 
-    def _redraw(self, pending: _Pending, batch: int, number: int) -> ScoredBatch:
+    def _redraw(self, pending: _Pending, batch: int, number: int, filtered: list[dict[str, str]]) -> ScoredBatch:
         prompts = self._prompts(batch, "redraw", number)
         rollouts = self._ask(pending.sampler, prompts, (), batch, "redraw", number)
         rollouts.wait(self.spec.each, None)
-        return self._scored(_Pending(pending.step, pending.sampler, rollouts, 0), 0)
+        drawn = self._scored(_Pending(pending.step, pending.sampler, rollouts, 0), 0)
+        filtered += drawn.filtered
+        return drawn
 
     def _scored(self, pending: _Pending, cut: int) -> ScoredBatch:
         rollouts, scores = pending.rollouts.scored()
-        return ScoredBatch(pending.step, tuple(rollouts), tuple(scores), cut)
+        kept, rows = filtered(self.context.filters, rollouts, self.spec.each)
+        stay, of_them = (rollouts[i] for i in kept), (scores[i] for i in kept)
+        return ScoredBatch(pending.step, tuple(stay), tuple(of_them), cut, filtered=tuple(rows))
 
 
 def batch_as_json(batch: ScoredBatch) -> dict[str, Any]:
@@ -212,6 +224,7 @@ def batch_as_json(batch: ScoredBatch) -> dict[str, Any]:
 def batch_from_json(raw: Mapping[str, Any]) -> ScoredBatch:
     """What `batch_as_json` wrote."""
     scores = (Score(**{**each, "tokens": each["tokens"] and tuple(each["tokens"])}) for each in raw["scores"])
+    raw = {**raw, "filtered": tuple(raw.get("filtered", ()))}  # which states of older versions lack
     return ScoredBatch(**{**raw, "rollouts": tuple(map(_rollout, raw["rollouts"])), "scores": tuple(scores)})
 
 

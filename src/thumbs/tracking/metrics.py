@@ -117,6 +117,9 @@ _PPO_UPDATE = (
     Metric("ppo/importance", "ratio", "Mean weight π/π_sampler of the tokens of another sampler."),
     Metric("ppo/importance_masked", "fraction", "Tokens of another sampler that count nothing (ppo.importance)."),
     Metric("ppo/cut", "prompts", "Prompts left out because their replies were late (rollout.cut_after_s)."),
+    Metric(
+        "ppo/filtered", "replies", "Replies that a filter found something in; with those to the same prompt dropped."
+    ),
     Metric("ppo/rollout_s", "seconds", "Time that the step waited for its rollouts and their scores."),
     Metric("ppo/update_s", "seconds", "Time for the epochs of policy and critic."),
 )
@@ -176,6 +179,11 @@ _PREFERENCE = (
     Metric("preference/truncated", "fraction", "Online: replies that the length limit cut."),
     Metric("preference/staleness", "steps", "Online: age of the replies, steps since the weights that sampled them."),
     Metric("preference/cut", "prompts", "Online: prompts left out because their replies were late."),
+    Metric(
+        "preference/filtered",
+        "replies",
+        "Online: replies that a filter found something in; with those to the same prompt dropped.",
+    ),
     Metric("preference/rollout_s", "seconds", "Online: time that the step waited for its replies and their scores."),
     Metric("preference/update_s", "seconds", "Online: time for reference and update."),
     Metric("preference/grad_norm", "L2 norm", "Gradient before clipping."),
@@ -200,6 +208,9 @@ _GROUP = (
     Metric("group/dropped", "groups", "Groups with a signal that were drawn in place of others and not needed."),
     Metric("group/staleness", "steps", "Age of the rollouts: steps since the weights that sampled them."),
     Metric("group/cut", "prompts", "Prompts left out because their replies were late (rollout.cut_after_s)."),
+    Metric(
+        "group/filtered", "replies", "Replies that a filter found something in; with those to the same prompt dropped."
+    ),
     Metric("group/importance", "ratio", "Mean weight π/π_sampler of the tokens; 1 without staleness."),
     Metric("group/importance_masked", "fraction", "Tokens of another sampler that count nothing (group.importance)."),
     Metric("group/length", "tokens", "Mean reply length, EOS included."),
@@ -221,6 +232,7 @@ _REJECTION = (
     Metric("rejection/score", "score", "Mean score of all replies of the round."),
     Metric("rejection/kept_score", "score", "Mean score of the kept ones, which the round trains on."),
     Metric("rejection/kept", "replies", "How many were kept."),
+    Metric("rejection/filtered", "replies", "Replies that a filter found something in; not kept."),
     Metric("rejection/kl", "nats per sequence", "Mean log-ratio of policy to its start over the round's replies."),
     Metric("rejection/length", "tokens", "Mean reply length, EOS included."),
     Metric("rejection/kept_length", "tokens", "The same of the kept ones; longer than all: length is paid."),

@@ -33,8 +33,8 @@ from thumbs.tracking.metrics import MetricLog
 _SHOWN_DIFFERENCES = 5
 _LOCK = ".lock"
 _NO_PROGRESS = (
-    "identity.json", "spent_s.json", "metrics.jsonl", "samples.jsonl", "stragglers.jsonl", "alarms.jsonl", "at-kl",
-    "watch", "reference.json",
+    "identity.json", "spent_s.json", "metrics.jsonl", "samples.jsonl", "stragglers.jsonl", "alarms.jsonl",
+    "filtered.jsonl", "at-kl", "watch", "reference.json",
 )  # fmt: skip
 """What a stage leaves before its first checkpoint, and writes again when it begins anew."""
 
@@ -64,6 +64,11 @@ class StageFolder:
     def alarms(self) -> StepLog:
         """What looked wrong, and when, alarms.jsonl."""
         return StepLog(self.path / "alarms.jsonl")
+
+    @cached_property
+    def filtered(self) -> StepLog:
+        """Prompts (step 0) and replies that a filter found something in, filtered.jsonl."""
+        return StepLog(self.path / "filtered.jsonl")
 
     def is_done(self) -> bool:
         """Whether the stage ran to its end."""

@@ -28,6 +28,7 @@ WHOLE: dict[str, Any] = {
     "ppo": {"prompts": PROMPTS, "environment": {"tools": ["a:b"]}},
     "group": {"prompts": PROMPTS, "environment": {"tools": ["a:b"]}},
     "rejection": {"prompts": PROMPTS},
+    "safety": {"guard": {"model": "guard"}},
     "evaluation": {"prompts": PROMPTS},
 }
 """Every section once, each with what it requires and nothing else."""
@@ -85,7 +86,7 @@ def others(field: FieldInfo, value: Any) -> Iterator[Any]:
         number = value or 0
         yield from (number + 1, number / 2, 0.3, 1, number * 2, 97)
     yield from ("other", ["other"], [0.7], {"path": "other.jsonl"}, [{"function": "a:b"}])
-    yield from ("ipo", "dr_grpo", "token_bradley_terry", "2025-02-03")
+    yield from ("http://other", "ipo", "dr_grpo", "token_bradley_terry", "2025-02-03")
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
