@@ -1,3 +1,6 @@
 """One HTML file from a run folder."""
 
-__all__ = ["build", "charts", "compare", "figures", "headline", "numbers", "page", "record"]
+__all__ = [
+    "build", "charts", "compare", "evidence", "figures", "frontier", "headline", "live", "numbers", "page", "record",
+    "systems",
+]  # fmt: skip

@@ -9,22 +9,17 @@ from typing import Any
 import yaml
 
 from thumbs.config.pipeline import STAGES
-from thumbs.report.figures import PLOTS, Figure, calibration_figure, frontier_figures, training_figures
-from thumbs.report.headline import headline_rows, headline_sentence, labels_sentence, methods_of
+from thumbs.evaluation.results import BEST_OF_N
+from thumbs.report.evidence import not_shown, shown
+from thumbs.report.figures import PLOTS, calibration_figure, training_figures
+from thumbs.report.frontier import frontier_figures
+from thumbs.report.headline import decides, headline_rows, judged_by, labels_sentence, methods_of
 from thumbs.report.page import render
 from thumbs.report.record import RunRecord, read_run
+from thumbs.report.systems import SYSTEMS, family, ordered_systems, system_title
 from thumbs.tracking import write_text
 from thumbs.tracking.files import plain
 
-SYSTEMS = {
-    "base": "Base",
-    "sft": "SFT",
-    "best_of_n": "Best of n",
-    "direct": "Direct alignment",
-    "ppo": "PPO",
-    "group": "Group",
-    "rejection": "Rejection sampling",
-}
 _STAGE_TITLES = {**SYSTEMS, "labels": "Labels", "reward_model": "Reward model", "evaluation": "Evaluation"}
 _MOST_SAMPLES = 24
 _MOST_MOMENTS = 12
@@ -37,10 +32,14 @@ def build_report(run: str | Path) -> Path:
     models and users wrote is escaped, its direction isolated and its invisible characters shown. Raises RunError if
     `run` is not a run folder, CheckpointError for a garbled file in it.
     """
-    record = read_run(run)
-    path = record.path / "report.html"
-    write_text(path, render("report.html.j2", _content(record)))
+    path = Path(run) / "report.html"
+    write_text(path, build_page(run))
     return path
+
+
+def build_page(run: str | Path, *, live: bool = False) -> str:
+    """The report as HTML; a live one asks its server for a newer one again and again."""
+    return render("report.html.j2", {**_content(read_run(run)), "live": live})
 
 
 def _content(run: RunRecord) -> dict[str, Any]:
@@ -49,7 +48,12 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "name": run.path.resolve().name,
         "created": run.versions.get("created", ""),
         "labels": labels_sentence(run),
-        "sentence": headline_sentence(run),
+        "decides": decides(run),
+        "judged_by": judged_by(run),
+        "shown": shown(run),
+        "not_shown": not_shown(run),
+        "comparisons": _comparisons(run),
+        "win_rates": [(system_title(run, k), plain(win)) for k, win in run.evaluation.get("win_rates", {}).items()],
         "rows": headline_rows(run),
         "stages": [(_STAGE_TITLES[s], _state(run, s)) for s in STAGES if run.setting(s) is not None or run.metrics[s]],
         "alarms": {place: found for place in run.alarms if (found := run.alarms_by_step(place))},
@@ -58,9 +62,9 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "audit": run.done["reward_model"].get("audit"),
         "probes": run.reward_audit,
         "calibration": calibration_figure(run.done["reward_model"].get("audit", {}).get("bins", ())),
-        "frontier": _frontier(run),
-        "judge": run.evaluation.get("judge", "gold"),
-        "systems": _systems(run),
+        "frontier": frontier_figures(run),
+        "systems": ordered_systems(run),
+        "evaluates": run.setting("evaluation") is not None or bool(run.evaluation),
         "samples": _samples(run),
         "timeline": _timeline(run),
         "times": [(_place_title(k), v, v / max(seconds.values())) for k, v in seconds.items() if v > 0],
@@ -77,49 +81,20 @@ def _state(run: RunRecord, stage: str) -> str:
     return f"at step {records[-1]['step']}" if records else "not run yet"
 
 
-def _frontier(run: RunRecord) -> list[Figure]:
-    systems = run.evaluation.get("systems", {})
-    points = [
-        {
-            "family": _family(name),
-            "line": _system_title(run, _family(name)),
-            "title": _system_title(run, name),
-            "kl": s.get("kl"),
-            "gold": s.get("gold"),
-        }
-        | {"proxy": s.get("proxy"), "low": s.get("gold_low"), "high": s.get("gold_high")}
-        for name, s in systems.items()
-        if name != "base"  # so far away that the others would be one spot
-    ]
-    return frontier_figures(points) if points else []
-
-
 def _place_title(place: str) -> str:
     iteration, _, stage = place.rpartition("/")
     title = _STAGE_TITLES.get(stage, stage)
     return f"{title}, {iteration.replace('-', ' ')}" if iteration else title
 
 
-def _family(system: str) -> str:
-    """What gives a system its colour: `ppo` for itself, for `ppo@2` on its way and for `iteration-2/ppo`."""
-    name = system.rpartition("/")[2].partition("@")[0]
-    return name if name in SYSTEMS else "ink"
+def _comparisons(run: RunRecord) -> list[dict[str, Any]]:
+    """The paired differences, the deciding one first."""
+    found = run.evaluation.get("comparisons", ())
+    return [{**row, "left": system_title(run, row["left"]), "right": _right(run, row)} for row in found]
 
 
-def _systems(run: RunRecord) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """(colour, title, numbers) of the evaluated systems in the order of the pipeline."""
-    systems = run.evaluation.get("systems", {})
-    keys = [key for key in SYSTEMS if key in systems] + [key for key in systems if "/" in key and "@" not in key]
-    return [(_family(key), _system_title(run, key), systems[key]) for key in keys]
-
-
-def _system_title(run: RunRecord, key: str) -> str:
-    n = run.setting("evaluation.best_of")
-    iteration, _, name = key.rpartition("/")
-    name, _, level = name.partition("@")
-    title = f"Best of {n}" if name == "best_of_n" and n else SYSTEMS.get(name, name)
-    title += f" at {level} nats" if level else ""
-    return f"{title}, {iteration.replace('-', ' ')}" if iteration else title
+def _right(run: RunRecord, row: Mapping[str, Any]) -> str:
+    return f"Best of {row['n']}" if row["right"] == BEST_OF_N else system_title(run, row["right"])
 
 
 def _samples(run: RunRecord) -> list[dict[str, Any]]:
@@ -128,7 +103,7 @@ def _samples(run: RunRecord) -> list[dict[str, Any]]:
     return [
         {
             "prompt": row["prompt"],
-            "replies": [(_family(key), _system_title(run, key), row[key]) for key in row if key != "prompt"],
+            "replies": [(family(key), system_title(run, key), row[key]) for key in row if key != "prompt"],
         }
         for row in rows[:_MOST_SAMPLES]
     ]

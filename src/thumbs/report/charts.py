@@ -54,8 +54,8 @@ _STYLE: dict[Any, Any] = {
 _GUIDE: dict[str, Any] = {"color": COLOURS["muted"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
 _ALARM: dict[str, Any] = {"color": COLOURS["bad"], "linewidth": 0.9, "alpha": 0.45}
 _MOST_POINTS = 400
-_SMALL, _WIDE = (3.1, 2.1), (4.3, 2.5)
-"""Inches: a third and a half of the page, so that text has one size in both."""
+_SIZES = {"small": (3.1, 2.1), "wide": (4.3, 2.5), "full": (8.9, 3.4)}
+"""Inches: a third and a half of the page and all of it, so that text has one size in all."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,21 @@ class Alarm:
 class Chart:
     """A drawing with the values on it, and a table of them, a row each.
 
-    smoothed: it has faint values and a running mean of them.
+    smoothed: it has faint values and a running mean of them. size: that of its plane.
     """
 
     svg: Markup
     rows: Sequence[Mapping[str, Any]]
     smoothed: bool = False
+    size: str = "small"
 
 
 @dataclass(frozen=True)
 class Plane:
     """The axes of a chart: their names, and what is drawn besides the values.
 
-    level, upright: named lines at a height and at a place of the horizontal axis. diagonal: where both are equal.
-    square_root: the horizontal axis is that of √x.
+    level, upright: named lines at a height and at a place of the horizontal axis. square_root: the horizontal axis is
+    that of √x.
     """
 
     x: str
@@ -107,9 +108,8 @@ class Plane:
     about: str
     level: tuple[str, float] | None = None
     upright: tuple[str, float] | None = None
-    diagonal: bool = False
     square_root: bool = False
-    wide: bool = False
+    size: Literal["small", "wide", "full"] = "small"
 
 
 def draw(plane: Plane, lines: Sequence[Line], alarms: Sequence[Alarm] = ()) -> Chart:
@@ -117,8 +117,10 @@ def draw(plane: Plane, lines: Sequence[Line], alarms: Sequence[Alarm] = ()) -> C
     lines = [_shown(line) for line in lines if len(line.points)]
     alarms = [Alarm(alarm.x, _plain(alarm.text)) for alarm in alarms]
     smoothed = any(_width(line) > 1 for line in lines)
-    rows = [row for line in lines for row in _rows(plane, line, bool(alarms))]
-    rows += [{**dict.fromkeys(rows[0], ""), "series": "alarm", plane.x: a.x, "alarm": a.text} for a in alarms if rows]
+    rows = [row for line in lines for row in _rows(plane, line)]
+    rows += [{"series": "alarm", plane.x: alarm.x, "alarm": alarm.text} for alarm in alarms if lines]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    rows = [{name: row.get(name, "") for name in columns} for row in rows]
     try:
         with needs("report", "the chart"):
             import matplotlib as mpl
@@ -127,13 +129,13 @@ def draw(plane: Plane, lines: Sequence[Line], alarms: Sequence[Alarm] = ()) -> C
     except MissingExtra as error:  # the numbers of the page are worth having without it
         return Chart(Markup('<p class="note">{}</p>').format(error), rows)
     with mpl.rc_context({**_STYLE, "svg.hashsalt": plane.about}):
-        figure = Figure(figsize=_WIDE if plane.wide else _SMALL, dpi=72, layout="constrained")
+        figure = Figure(figsize=_SIZES[plane.size], dpi=72, layout="constrained")
         axes = figure.add_subplot()
         _paint(axes, plane, lines, alarms)
         file = io.StringIO()
         FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
         marks = _marks(axes, figure.get_figheight() * 72, plane, lines, alarms)
-    return Chart(_inline(file.getvalue(), plane.about, marks), rows, smoothed)
+    return Chart(_inline(file.getvalue(), plane.about, marks), rows, smoothed, plane.size)
 
 
 def _shown(line: Line) -> Line:
@@ -157,8 +159,6 @@ def _paint(axes: Axes, plane: Plane, lines: Sequence[Line], alarms: Sequence[Ala
         )
     for line in lines:
         _paint_line(axes, line)
-    if plane.diagonal:
-        axes.axline((0.5, 0.5), (1, 1), **_GUIDE)
     if plane.level:
         axes.axhline(plane.level[1], **_GUIDE)
         edge = axes.get_yaxis_transform()
@@ -191,13 +191,13 @@ def _paint_line(axes: Axes, line: Line) -> None:
         axes.vlines(x, points[:, 2], points[:, 3], color=colour, linewidth=1.2)
 
 
-def _rows(plane: Plane, line: Line, alarms: bool) -> Iterator[dict[str, Any]]:
+def _rows(plane: Plane, line: Line) -> Iterator[dict[str, Any]]:
     """A row for each point of a series; what was not finite is empty."""
     for i, point in enumerate(line.points):
         x, y, *interval = (value if math.isfinite(value) else "" for value in point)
         named = {"name": line.labels[i]} if line.labels else {}
         bounds = dict(zip(("low", "high"), interval, strict=False))
-        yield {"series": line.name, **named, plane.x: x, plane.y: y, **bounds, **({"alarm": ""} if alarms else {})}
+        yield {"series": line.name, **named, plane.x: x, plane.y: y, **bounds}
 
 
 def _marks(axes: Axes, height: float, plane: Plane, lines: Sequence[Line], alarms: Sequence[Alarm]) -> Markup:

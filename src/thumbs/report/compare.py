@@ -118,7 +118,7 @@ def _figure(curves: Sequence[Curve], level: float, title: str, key: str, unit: s
     upright = ("compared", level) if level > 0 else None
     plane = Plane(
         "KL from the reference, nats per sequence", unit, f"{title} against KL", upright=upright, square_root=True,
-        wide=True,
+        size="wide",
     )  # fmt: skip
     return Figure(title, "The policies that were measured, joined in order.", draw(plane, lines))
 

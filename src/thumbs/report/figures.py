@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import numpy as np
+
 from thumbs.config.pipeline import METHODS
 from thumbs.report.charts import Alarm, Chart, Line, Plane, draw
+from thumbs.report.numbers import number
 from thumbs.report.record import RunRecord
 from thumbs.tracking import METRICS
 from thumbs.web.tables import table_lines
@@ -45,6 +48,7 @@ class Plot(NamedTuple):
 
 _WATCH = (
     Plot("Proxy and second opinion", "watch/proxy", "watch/second_proxy", ("proxy", "second opinion")),
+    Plot("Gold on the watch set", "watch/gold"),
     Plot("Gap of the two", "watch/gap"),
     Plot("Value for the second opinion", "watch/value"),
     Plot("KL of a token on the watch set", "watch/kl_per_token"),
@@ -97,7 +101,6 @@ PLOTS = {
     ),
 }
 """The figures of each stage that trains, in the order of the pipeline."""
-_KL = "KL from the SFT model, nats per sequence"
 
 
 def training_figures(run: RunRecord, stage: str) -> list[Figure]:
@@ -123,7 +126,7 @@ def _training_figure(run: RunRecord, stage: str, plot: Plot) -> Figure | None:
     about = f"{stage.replace('_', ' ')}: {plot.title.lower()} by step, in {metric.unit}"
     level = {"reward/accuracy": ("chance", 0.5), "ppo/kl": ("target", run.setting("ppo.kl.target"))}.get(plot.metric)
     level = level if level and level[1] is not None else None
-    plane = Plane("step", metric.unit, about, level, wide=len(PLOTS[stage]) < 3)
+    plane = Plane("step", metric.unit, about, level, size="wide" if len(PLOTS[stage]) < 3 else "small")
     return Figure(plot.title, metric.meaning, draw(plane, lines, alarms))
 
 
@@ -133,48 +136,29 @@ def _points(run: RunRecord, place: str, name: str) -> list[tuple[float, float]]:
 
 
 def calibration_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """How often the reward model's winner was the labelled one against how sure it was; None without pairs."""
+    """How often the reward model's winner was the labelled one against how sure it was, and where chance alone would
+    put a model that is calibrated; None without pairs.
+    """
     bins = [b for b in bins if b.get("n") and b.get("observed") is not None]
     if not bins:
         return None
-    points = [(b["predicted"], b["observed"]) for b in bins]
-    labels = [f"{b['n']} pairs" for b in bins]
+    n, sure, right = (np.array([b[key] for b in bins], dtype=float) for key in ("n", "predicted", "observed"))
+    # What the numbers of pairs allow: bins of a calibrated model, drawn again and again.
+    drawn = np.random.default_rng(0).binomial(n.astype(int), np.clip(sure, 0, 1), (4000, len(bins))) / n
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    errors = (np.abs(drawn - sure) * n).sum(axis=1) / n.sum()
+    ours, usual = float((np.abs(right - sure) * n).sum() / n.sum()), np.quantile(errors, 0.95)
+    labels = [f"{int(count)} pairs" for count in n]
+    lines = [
+        Line("calibrated, by chance", "muted", np.stack([sure, sure, low, high], axis=1).tolist(), "band", labels, ":"),
+        Line("reward model", "sft", np.stack([sure, right], axis=1).tolist(), "markers", labels),
+    ]
     plane = Plane(
         "confidence in the winner", "fraction right", "Reward model: how often it was right against how sure it was",
-        ("a coin", 0.5), diagonal=True, wide=True,
+        ("a coin", 0.5), size="wide",
     )  # fmt: skip
     caption = (
-        "On the diagonal, pairs of which the model is 80 % certain are ordered right 80 % of the time; below it the "
-        "model is overconfident."
+        "Dotted, with the range of 95 %: where a calibrated model would be with so few pairs. Expected calibration "
+        f"error {number(ours)}; a calibrated model would stay under {number(float(usual))} in 95 % of such samples."
     )
-    return Figure("Calibration", caption, draw(plane, [Line("bins", "sft", points, "markers", labels)]))
-
-
-def frontier_figures(points: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """Gold and proxy against KL. A point has family (a colour), line, title, kl, gold, proxy, low and high."""
-    shown = [p for p in points if p.get("kl") is not None]
-    return [
-        Figure(
-            title,
-            caption,
-            draw(
-                Plane(_KL, unit, f"{title} against KL from the SFT model", square_root=True, wide=True),
-                [line for f in dict.fromkeys(p["family"] for p in shown) if (line := _frontier_line(shown, f, key))],
-            ),
-        )
-        for title, key, unit, caption in (
-            ("Gold", "gold", "gold score", "Mean gold score with its 95 % interval."),
-            ("Proxy", "proxy", "reward-model score", "Mean score of the reward model, which is what training sees."),
-        )
-    ]
-
-
-def _frontier_line(points: Sequence[Mapping[str, Any]], family: str, key: str) -> Line | None:
-    mine = sorted((p for p in points if p["family"] == family and p.get(key) is not None), key=lambda p: p["kl"])
-    if not mine:
-        return None
-    bounds = [(p["low"], p["high"]) if key == "gold" and p.get("low") is not None else () for p in mine]
-    whole = all(bounds)
-    rows = [(max(p["kl"], 0.0), p[key], *(b if whole else ())) for p, b in zip(mine, bounds, strict=True)]
-    kind = "band" if family in METHODS and len(rows) > 1 else "dots"
-    return Line(mine[-1]["line"], family, rows, kind, [p["title"] for p in mine])
+    return Figure("Calibration", caption, draw(plane, lines))

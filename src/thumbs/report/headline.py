@@ -1,37 +1,37 @@
-"""The summary's numbers in words: what each means, what is wanted of it, and whether it is met."""
+"""The run's numbers in words: what decides, what each means, what the demonstration wants, and whether it is met."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from thumbs.config.pipeline import METHODS
+from thumbs.evaluation import statistics
+from thumbs.evaluation.replies import column, table
+from thumbs.evaluation.results import BEST_OF_N, NO_GOLD, sentence
 from thumbs.report.numbers import number, percent
 from thumbs.report.record import RunRecord
+from thumbs.report.systems import reference_of, system_title
 
 
 class HeadlineRow(NamedTuple):
-    """A line of the headline table; `met` is None if nothing is wanted or nothing is known."""
+    """A line of the headline table. low, high: the 95 % interval, where one is known.
+
+    wanted: what the demonstration promises. met: whether the whole interval is there or the whole of it is not; None
+    if neither, if there is no interval, or if nothing is wanted.
+    """
 
     name: str
+    title: str
     value: float | None
+    low: float | None
+    high: float | None
     unit: str
     meaning: str
     wanted: str = ""
     met: bool | None = None
 
-
-TITLES = {
-    "direct": "training on the pairs",
-    "ppo": "PPO",
-    "group": "the group method",
-    "rejection": "rejection sampling",
-}
-"""What the methods are called in a sentence."""
-
-_FEW_PAIRS = 50
-"""With so many an accuracy of 0.8 is known to 11 points."""
 
 _LIMITS = {
     "reward.heldout_accuracy": (0.80, math.inf),
@@ -39,6 +39,7 @@ _LIMITS = {
     "length_ratio": (0.7, 1.3),
     "distinct2_ratio": (0.8, math.inf),
 }
+"""What docs/demo.md promises of the demonstration, and of nothing else."""
 
 
 def methods_of(run: RunRecord) -> list[str]:
@@ -46,26 +47,43 @@ def methods_of(run: RunRecord) -> list[str]:
     return [method for method in METHODS if run.setting(method) is not None]
 
 
+def decides(run: RunRecord) -> str:
+    """The comparison that decides, in one sentence; before that, or without it, why there is none."""
+    if not run.evaluation:
+        return "" if run.setting("evaluation") is None else "The evaluation was not run yet, so nothing is decided."
+    comparisons = run.evaluation.get("comparisons")
+    if comparisons is None:
+        return "Nothing was compared on the same prompts, since no replies were kept; `thumbs eval` measures again."
+    return f"{in_words(run, comparisons[0])}." if comparisons else "There is nothing to compare."
+
+
+def in_words(run: RunRecord, comparison: Mapping[str, Any]) -> str:
+    """`PPO minus best of 4 at the same KL: +0.01 [−0.07, +0.09]: not better`."""
+    return sentence(comparison, {comparison[side]: system_title(run, comparison[side]) for side in ("left", "right")})
+
+
+def judged_by(run: RunRecord) -> str:
+    """Who judged, on how many prompts; the words on a gold that was not given."""
+    systems = run.evaluation.get("systems", {})
+    if not systems:
+        return "" if run.setting("evaluation") else f"{NO_GOLD.partition(':')[0].capitalize()}; nothing was evaluated."
+    n = next(iter(systems.values())).get("n")
+    if run.evaluation.get("measure", "gold") != "gold":
+        return f"{NO_GOLD.capitalize()}. {number(n)} prompts, the same for all."
+    judge = run.evaluation.get("judge", "gold")
+    return f"Gold is “{judge}”. {number(n)} held-out prompts, the same for all; intervals by a bootstrap over prompts."
+
+
 def headline_rows(run: RunRecord) -> list[HeadlineRow]:
-    """The rows of the headline table, None for numbers that are not there yet."""
-    limits = _LIMITS | _gold_limit(run)
-    methods = methods_of(run)
-    meanings = [
-        ("reward.heldout_accuracy", "fraction", _accuracy_meaning(run)),
-        ("sft.gold", "gold score", "Mean gold score of the SFT model's replies to held-out prompts."),
-        (
-            "best_of_n.gold",
-            "gold score",
-            "The SFT model's best replies by the reward model: a baseline without training.",
-        ),
-        *(row for method in methods for row in _method_meanings(method)),
-        ("peak_rss_gib", "GiB", "Most memory that the process held."),
-    ]
-    rows = [
-        HeadlineRow(name, run.summary.get(name), unit, meaning, *_verdict(run.summary.get(name), _limit(limits, name)))
-        for name, unit, meaning in meanings
-    ]
-    return [_on_few_pairs(run, row) if row.name == "reward.heldout_accuracy" else row for row in rows]
+    """The rows of the headline table, without a value for numbers that are not there yet."""
+    limits = _LIMITS | _gold_limit(run) if _is_demonstration(run) else {}
+    rows = []
+    for name, title, unit, meaning in _meanings(run):
+        value, (low, high) = run.summary.get(name), _interval(run, name)
+        rows.append(
+            HeadlineRow(name, title, value, low, high, unit, meaning, *_verdict(low, high, _limit(limits, name)))
+        )
+    return rows
 
 
 def labels_sentence(run: RunRecord) -> str:
@@ -86,72 +104,53 @@ def labels_sentence(run: RunRecord) -> str:
     )
 
 
-def _accuracy_meaning(run: RunRecord) -> str:
-    text = "Held-out pairs, ties apart, that the reward model orders as labelled"
-    low, high, n = (run.summary.get(f"reward.heldout_{key}") for key in ("accuracy_low", "accuracy_high", "pairs"))
-    return f"{text}." if low is None else f"{text}; 95 % interval {number(low)} to {number(high)}, {n} pairs."
+def _meanings(run: RunRecord) -> Iterator[tuple[str, str, str, str]]:
+    """(key of summary.json, title, unit, meaning) of what this run measures."""
+    if run.setting("reward_model") is not None or "reward.heldout_accuracy" in run.summary:
+        n = run.summary.get("reward.heldout_pairs")
+        told = f"Held-out pairs, ties apart, that it orders as labelled{f'; {n} pairs' if n else ''}."
+        yield "reward.heldout_accuracy", "Accuracy of the reward model", "fraction", told
+    if run.setting("evaluation") is not None or run.evaluation:
+        before, title = reference_of(run), system_title(run, reference_of(run))
+        told = "Mean gold score of its replies to held-out prompts."
+        yield f"{before}.gold", f"Gold, {title}", "gold score", told
+        told = f"The best of several replies of {title} by the reward model: a baseline without training."
+        yield f"{BEST_OF_N}.gold", f"Gold, {system_title(run, BEST_OF_N).lower()}", "gold score", told
+        for method in methods_of(run):
+            yield from _method_meanings(method, system_title(run, method), title)
+    yield "peak_rss_gib", "Memory", "GiB", "Most memory that the process held."
 
 
-def _on_few_pairs(run: RunRecord, row: HeadlineRow) -> HeadlineRow:
-    """With few pairs, the whole interval must lie on one side of the target before it counts as met or missed."""
-    low, high, n = (run.summary.get(f"reward.heldout_{key}") for key in ("accuracy_low", "accuracy_high", "pairs"))
-    if n is None or n >= _FEW_PAIRS or low is None or high is None:
-        return row
-    wanted = _LIMITS["reward.heldout_accuracy"][0]
-    if low >= wanted or high < wanted:
-        return row._replace(met=low >= wanted)
-    return row._replace(met=None, wanted=f"{row.wanted}; {n} pairs cannot tell")
+def _method_meanings(method: str, title: str, before: str) -> Iterator[tuple[str, str, str, str]]:
+    told = "What all this was for. Training sees labels or the reward model, never this."
+    yield f"{method}.gold", f"Gold, {title}", "gold score", told
+    told = f"How often its reply is judged better than {before}'s to the same prompt; a tie is half."
+    yield f"{method}.win_rate", f"Win rate of {title}", "fraction", told
+    told = "What the reward model says of its replies. If it rises and gold does not, it was fooled."
+    yield f"{method}.proxy", f"Proxy, {title}", "score", told
+    yield f"{method}.kl", f"KL of {title}", "nats per sequence", f"How far it moved from {before}."
+    told = f"Mean reply length over {before}'s. Far above 1, length alone may have won."
+    yield f"{method}.length_ratio", f"Length, {title}", "ratio", told
+    told = f"Distinct word pairs over {before}'s. Far below 1, replies repeat each other."
+    yield f"{method}.distinct2_ratio", f"Variety, {title}", "ratio", told
 
 
-def _method_meanings(method: str) -> list[tuple[str, str, str]]:
-    title = TITLES[method]
-    return [
-        (
-            f"{method}.gold",
-            "gold score",
-            f"The same after {title}: what all this was for. Training sees labels or the reward model, never this.",
-        ),
-        (
-            f"{method}.win_rate",
-            "fraction",
-            "Held-out prompts where the gold judge prefers its reply to SFT's; a tie is half.",
-        ),
-        (
-            f"{method}.proxy",
-            "score",
-            "What the reward model says of its replies. If it rises and gold does not, it was fooled.",
-        ),
-        (f"{method}.kl", "nats per sequence", f"How far {title} moved from the SFT model."),
-        (f"{method}.length_ratio", "ratio", "Mean reply length over SFT's. Far above 1, length alone may have won."),
-        (
-            f"{method}.distinct2_ratio",
-            "ratio",
-            "Distinct word pairs over SFT's. Far below 1, replies repeat each other.",
-        ),
-    ]
+def _interval(run: RunRecord, name: str) -> tuple[float | None, float | None]:
+    """The 95 % interval of a number of the summary, from wherever it is kept."""
+    system, _, key = name.rpartition(".")
+    if f"{name}_low" in run.summary:
+        return run.summary[f"{name}_low"], run.summary[f"{name}_high"]
+    if key == "length_ratio" and run.replies:
+        ours, theirs = (column(table(run.replies, s), "tokens").mean(axis=1) for s in (system, reference_of(run)))
+        return statistics.ratio(ours, theirs, run.seed)[1:] if len(ours) == len(theirs) else (None, None)
+    numbers = run.evaluation.get("systems", {}).get(system, {})
+    return numbers.get(f"{key}_low"), numbers.get(f"{key}_high")
 
 
-def headline_sentence(run: RunRecord) -> str:
-    """What came out, in one or two sentences per method; empty before the evaluation."""
-    return " ".join(filter(None, (_method_sentence(run, method) for method in methods_of(run))))
-
-
-def _method_sentence(run: RunRecord, method: str) -> str:
-    systems: Mapping[str, Any] = run.evaluation.get("systems", {})
-    before, after = systems.get("sft", {}).get("gold"), systems.get(method, {}).get("gold")
-    if before is None or after is None:
-        return ""
-    moved = "raised" if after > before else "lowered" if after < before else "left"
-    change = f"from {number(before)} to {number(after)}" if before != after else f"at {number(after)}"
-    title = TITLES[method][0].upper() + TITLES[method][1:]
-    text = f"{title} {moved} the mean gold score on held-out prompts {change}"
-    if (kl := systems[method].get("kl")) is not None:
-        text += f", {number(kl)} nats per sequence from the SFT model"
-    if not (win := run.evaluation.get("win_rates", {}).get(method)):
-        return f"{text}."
-    interval = f"95 % interval {percent(win.get('low'))} to {percent(win.get('high'))}, n = {win.get('n', '?')}"
-    rate = percent(win.get("rate"))
-    return f"{text}. The gold judge prefers its reply to SFT's on {rate} of them ({interval})."
+def _is_demonstration(run: RunRecord) -> bool:
+    """Whether the run is that of docs/demo.md, small or not: it learns from and is measured on packaged data."""
+    sources = [run.setting(f"{key}.path") for key in ("sft.data", "labels.prompts", "evaluation.prompts")]
+    return all(str(source).startswith("builtin:") for source in sources)
 
 
 def _gold_limit(run: RunRecord) -> dict[str, tuple[float, float]]:
@@ -170,14 +169,16 @@ def _limit(limits: Mapping[str, tuple[float, float]], name: str) -> tuple[float,
     return limits.get(name) or (limits.get(key) if stage in METHODS else None)
 
 
-def _verdict(value: float | None, limits: tuple[float, float] | None) -> tuple[str, bool | None]:
+def _verdict(low: float | None, high: float | None, limits: tuple[float, float] | None) -> tuple[str, bool | None]:
     if limits is None:
         return "", None
-    low, high = limits
-    if math.isinf(high):
-        wanted = f"at least {number(low)}"
-    elif math.isinf(low):
-        wanted = f"at most {number(high)}"
+    least, most = limits
+    if math.isinf(most):
+        wanted = f"at least {number(least)}"
     else:
-        wanted = f"{number(low)} to {number(high)}"
-    return wanted, None if value is None else low <= value <= high
+        wanted = f"at most {number(most)}" if math.isinf(least) else f"{number(least)} to {number(most)}"
+    if low is None or high is None:
+        return wanted, None
+    if high < least or low > most:
+        return wanted, False
+    return wanted, True if least <= low and high <= most else None

@@ -22,6 +22,11 @@ def number(value: Any) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
+def signed(value: float | None) -> str:
+    """A difference: the number with its sign."""
+    return f"+{number(value)}" if value is not None and value > 0 else number(value)
+
+
 def percent(value: float | None) -> str:
     """A fraction as a whole percentage; a dash for none."""
     return "–" if value is None else f"{100 * value:.0f} %"

@@ -38,4 +38,27 @@ function follow(svg) {
     show(to);
   });
 }
+// While the run goes on: what has changed on the page is put in the place of what was there.
+const parts = (page) => [...page.querySelectorAll("header, nav, section")];
+const name = (part) => part.id || part.tagName;
+function watch(seen, tag) {
+  setTimeout(async () => {
+    const answer = await fetch(location.href, { headers: tag ? { "If-None-Match": tag } : {} }).catch(() => null);
+    if (!answer || answer.status !== 200) return watch(seen, tag);
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const now = new Map(parts(page).map((part) => [name(part), part.outerHTML]));
+    const all = [...now.keys()].join() !== [...seen.keys()].join();
+    const old = all ? [document.body] : parts(document).filter((part) => now.get(name(part)) !== seen.get(name(part)));
+    for (const part of old) {
+      const next = all ? page.body : parts(page).find((other) => name(other) === name(part));
+      const open = [...part.querySelectorAll("details")].map((details) => details.open);
+      next.querySelectorAll("details").forEach((details, i) => (details.open = open[i] ?? details.open));
+      part.replaceWith(next);
+      next.querySelectorAll("figure svg").forEach(follow);
+    }
+    if ("live" in page.documentElement.dataset) watch(now, answer.headers.get("ETag"));
+  }, 2000);
+}
+const first = new Map(parts(document).map((part) => [name(part), part.outerHTML]));
 document.querySelectorAll("figure svg").forEach(follow);
+if ("live" in document.documentElement.dataset) watch(first);

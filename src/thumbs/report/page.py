@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from thumbs.report.numbers import duration, number, percent
+from thumbs.report.numbers import duration, number, percent, signed
 from thumbs.web.safe_text import visible
 
 
@@ -20,7 +20,8 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "percent": percent, "duration": duration, "visible": visible}
+    environment.filters |= {"number": number, "percent": percent, "duration": duration}
+    environment.filters |= {"signed": signed, "visible": visible}
     style, script = Markup(_beside("page.css")), Markup(_beside("page.js"))  # noqa: S704 - files of ours
     ours = {"style": style, "script": script, "digest": digest(script)}
     return environment.from_string(_beside(template)).render({**content, **ours})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig, place
 from thumbs.errors import ConfigError
+from thumbs.evaluation.replies import REPLIES, EvaluatedReply, read
 from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.tracking import RunFolder, StageFolder, read_object_if_there
 
@@ -47,6 +49,17 @@ class RunRecord:
         logged = {place: records[-1].get("wall_s", 0.0) for place, records in self.metrics.items() if records}
         found, order = told or logged, list(self.metrics)
         return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.config.get("seed", 0))
+
+    @cached_property
+    def replies(self) -> Sequence[EvaluatedReply]:
+        """Every reply of the evaluation; empty for one that kept none."""
+        path = self.path / "evaluation" / REPLIES
+        return read(path) if path.exists() else ()
 
     def places(self, stage: str) -> list[str]:
         """Where a stage left its log, an iteration each."""

@@ -135,6 +135,23 @@ class RunFolder:
             self._take_lock()
         return self
 
+    def is_worked_on(self) -> bool:
+        """Whether a process of this machine has the folder and has not come to the end of the run.
+
+        Nothing is locked to find out, so that a run which begins at this moment is not refused.
+        """
+        try:
+            os.kill(int((self.path / _LOCK).read_text(encoding="utf-8")), 0)
+        except PermissionError:  # somebody else's process
+            pass
+        except (OSError, ValueError):
+            return False
+        summary, config = self.path / "summary.json", self.path / "config.json"
+        try:
+            return summary.stat().st_mtime_ns < config.stat().st_mtime_ns
+        except FileNotFoundError:
+            return True
+
     def lock_to_read(self) -> RunFolder:
         """Locks as `lock` does; a folder that cannot be written to, in which nobody can work, is read unlocked."""
         return self.lock() if os.access(self.path, os.W_OK) else self

@@ -16,8 +16,11 @@ CONFIG = {
     "run": "runs/made-up",
     "seed": 0,
     "model": {"name": "smollm2-135m", "lora": {"rank": 16}},
+    "sft": {"data": {"path": "builtin:demonstrations"}},
+    "labels": {"prompts": {"path": "builtin:prompts_train"}},
+    "reward_model": {},
     "ppo": {"kl": {"coef": 0.1, "target": 6.0}, "optim": {"learning_rate": 1e-4}},
-    "evaluation": {"best_of": 4},
+    "evaluation": {"prompts": {"path": "builtin:prompts_heldout"}, "best_of": 16},
 }
 _ANSWERS = {
     "base": "A cover letter is a document. It is a document that you send with a document.",
@@ -37,6 +40,12 @@ def write_made_up_run(path: Path) -> None:
         write_json(path / "summary.json", _SUMMARY)
 
 
+COMPARISONS = [
+    {"left": "ppo", "right": "best_of_n", "measure": "gold", "difference": 0.02, "low": -0.05, "high": 0.09}
+    | {"verdict": "not better", "left_kl": 5.4, "right_kl": 1.84, "n": 16},
+    {"left": "ppo", "right": "sft", "measure": "gold", "difference": 0.33, "low": 0.26, "high": 0.4}
+    | {"verdict": "better", "left_kl": 5.4, "right_kl": 0.0},
+]
 _SUMMARY = {
     "reward.heldout_accuracy": 0.846,
     "sft.gold": 0.312,
@@ -133,11 +142,6 @@ def _write_evaluation(stage: StageFolder) -> None:
         | {"length": length, "distinct2": d, "truncated": 0.04, "n": 100}
         for name, (g, p, kl, length, d) in numbers.items()
     }
-    frontier = [{"name": name, "kl": s["kl"], "gold": s["gold"], "proxy": s["proxy"]} for name, s in systems.items()]
-    frontier[3:3] = [
-        {"name": f"ppo@{i}", "kl": kl, "gold": g, "proxy": p}
-        for i, kl, g, p in ((10, 1.6, 0.47, 1.2), (20, 3.4, 0.58, 1.8), (30, 4.6, 0.645, 2.2))
-    ]
     prompts = ("How do I write a cover letter?", *HOSTILE)
     samples = [
         {"prompt": prompt}
@@ -152,7 +156,27 @@ def _write_evaluation(stage: StageFolder) -> None:
         }
         for i, prompt in enumerate(prompts)
     ]
-    results = {"systems": systems, "frontier": frontier, "samples": samples, "judge": "vader"}
-    win_rate = {"rate": 0.78, "low": 0.69, "high": 0.85, "n": 100}
+    for name, (_, proxy, kl, _, _) in numbers.items():
+        systems[name] |= {"proxy_low": proxy - 0.2, "proxy_high": proxy + 0.2}
+        systems[name] |= {"kl_low": 0.9 * kl, "kl_high": 1.1 * kl, "draws": 16}
+    systems |= {
+        f"ppo@{i}": {**systems["ppo"], "kl": kl, "gold": g, "gold_low": g - 0.06, "gold_high": g + 0.06, "proxy": p}
+        | {"proxy_low": p - 0.2, "proxy_high": p + 0.2}
+        for i, kl, g, p in ((10, 1.6, 0.47, 1.2), (20, 3.4, 0.58, 1.8), (30, 4.6, 0.645, 2.2))
+    }
+    curve = [
+        {"n": n, "kl": kl, "gold": g, "low": g - 0.05, "high": g + 0.05, "proxy": p}
+        for n, kl, g, p in ((1, 0.0, 0.312, 0.35), (2, 0.19, 0.4, 0.8), (4, 0.64, 0.498, 1.22), (16, 1.84, 0.62, 1.7))
+    ]
+    results = {
+        "systems": systems,
+        "best_of_n": curve,
+        "comparisons": COMPARISONS,
+        "reference": "sft",
+        "samples": samples,
+        "judge": "vader",
+    }
+    even = {"value": 0.74, "low": 0.64, "high": 0.82}
+    win_rate = {"rate": 0.78, "low": 0.69, "high": 0.85, "n": 100, "length_controlled": even}
     write_json(stage.path / "results.json", results | {"win_rates": {"ppo": win_rate}})
     stage.mark_done({})

@@ -15,7 +15,11 @@ import pytest
 from report_fixture import HOSTILE, write_made_up_run
 
 from thumbs.errors import CheckpointError, RunError
+from thumbs.evaluation.replies import EvaluatedReply, write
+from thumbs.records import Message
 from thumbs.report.build import build_report
+from thumbs.report.figures import calibration_figure
+from thumbs.report.numbers import number
 from thumbs.report.record import read_run
 from thumbs.tracking import RunFolder, write_json
 
@@ -95,11 +99,12 @@ def test_every_section_has_its_numbers(html: str) -> None:
     assert "not run yet" not in page.text
     assert page.tags.count("svg") == 2 + 3 + 9 + 1 + 2
     for expected in (
-        "PPO raised the mean gold score on held-out prompts from 0.312 to 0.640, 5.40 nats per sequence",
-        "prefers its reply to SFT's on 78 % of them (95 % interval 69 % to 85 %, n = 100)",
+        "PPO minus best of 16 (5.40 against 1.84 nats): +0.02 [−0.05, +0.09]: not better.",
+        "Gold is “vader”. 100 held-out prompts, the same for all",
+        "PPO78 %69 % to 85 %74 %64 % to 82 %",
         "at least 0.562 ✓ met",
-        "0.700 to 1.30 ✗ not met",
-        "Best of 4",
+        "0.700 to 1.30 no interval, no verdict",
+        "Best of 16",
         "nats per sequence",
         "7 min 10 s",
         "learning_rate: 0.0001",
@@ -176,7 +181,9 @@ def test_a_run_that_just_started_says_what_is_missing(tmp_path: Path) -> None:
     before = sorted(p.name for p in tmp_path.iterdir())
     page = Page(build_report(tmp_path).read_text(encoding="utf-8"))
     assert page.text.count("SFT: not run yet") == 1
-    assert page.text.count("Evaluation: not run yet") == 3
+    assert "Nothing yet." in page.text
+    assert "no gold was given" in page.text
+    assert "this is one run, with seed 0" in page.text
     assert "svg" not in page.tags
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*before, "report.html"])
 
@@ -225,3 +232,69 @@ def test_replies_that_the_length_limit_cut_are_marked(tmp_path: Path) -> None:
     html = build_report(tmp_path).read_text(encoding="utf-8")
     marked = re.findall(r'<div class="text " dir="auto">([^<]*)</div><p class="cut">✂', html)
     assert sorted(marked) == ["also cut", "cut sho"]
+
+
+def test_gold_and_proxies_are_drawn_in_deviations_of_the_reference(tmp_path: Path) -> None:
+    """Two prompts, two replies each; by hand: gold of the reference has mean 1 and deviation 1."""
+    scores = {"sft": ((0.0, 2.0), (0.0, 2.0)), "ppo": ((2.0, 2.0), (4.0, 4.0)), "ppo@1": ((1.0, 1.0), (1.0, 1.0))}
+    rows = [
+        EvaluatedReply(system, (Message("user", f"p{p}"),), f"p{p}", draw, "text", 3, False, gold, {"proxy": 10 * gold})
+        for system, prompts in scores.items()
+        for p, draws in enumerate(prompts)
+        for draw, gold in enumerate(draws)
+    ]
+    RunFolder(tmp_path).open({"seed": 0, "evaluation": {"best_of": 2}}).close()
+    write(tmp_path / "evaluation" / "replies.jsonl", rows)
+    systems = {
+        name: {"kl": kl, "gold": 0.0, "proxy": 0.0, "n": 2} for name, kl in (("sft", 0), ("ppo@1", 1), ("ppo", 4))
+    }
+    curve = [{"n": n, "kl": kl, "gold": 0.0, "low": 0.0, "high": 0.0, "proxy": 0.0} for n, kl in ((1, 0.0), (2, 0.19))]
+    write_json(tmp_path / "evaluation" / "results.json", {"systems": systems, "reference": "sft", "best_of_n": curve})
+    (found,) = tables(build_report(tmp_path).read_text(encoding="utf-8"))["gold-and-proxies-against-kl.csv"]
+    kl, gain = "KL from the reference, nats per sequence", "gain, deviations of the reference"
+    assert found[0] == ["series", "name", kl, gain, "low", "high"]
+    by_hand = {
+        ("PPO, gold", "SFT, gold"): ("0.0", "0.0"),
+        ("PPO, gold", "PPO at 1 nats, gold"): ("1.0", "0.0"),
+        ("PPO, gold", "PPO, gold"): ("4.0", "2.0"),
+        ("PPO, proxy", "PPO, proxy"): ("4.0", "2.0"),
+    }
+    told = {(row[0], row[1]): (row[2], str(round(float(row[3]), 9))) for row in found[1:]}
+    assert {key: told[key] for key in by_hand} == by_hand
+    best = [(row[2], str(round(float(row[3]), 9))) for row in found if row[0] == "Best of n, gold"]
+    assert best == [("0.0", "0.0"), ("0.19", "1.0")]  # the better of the two, 2, is one deviation above 1
+
+
+def test_calibration_is_shown_next_to_what_chance_does(tmp_path: Path) -> None:
+    bins = [{"low": 0.5, "high": 0.75, "predicted": 0.6, "observed": 0.8, "n": 10}]
+    bins.append({"low": 0.75, "high": 1.0, "predicted": 0.9, "observed": 0.9, "n": 1000})
+    figure = calibration_figure(bins)
+    assert figure is not None
+    rows = {(row["series"], row["confidence in the winner"]): row for row in figure.chart.rows}
+    wide, narrow = rows["calibrated, by chance", 0.6], rows["calibrated, by chance", 0.9]
+    # 95 % of binomials: 3 to 9 of 10 at 0.6; 881 to 918 of 1000 at 0.9
+    assert (wide["low"], wide["high"]) == (0.3, 0.9)
+    assert narrow["low"] == pytest.approx(0.881, abs=0.002)
+    assert narrow["high"] == pytest.approx(0.918, abs=0.002)
+    assert rows["reward model", 0.6]["fraction right"] == 0.8
+    assert f"Expected calibration error {number(0.2 * 10 / 1010)};" in figure.caption
+    assert calibration_figure([]) is None
+
+
+def test_the_comparison_that_decides_comes_first_and_what_is_unsure_is_not_called_shown(html: str) -> None:
+    text = re.sub(r"\s+", " ", Page(html).text)
+    decides = "PPO minus best of 16 (5.40 against 1.84 nats): +0.02 [−0.05, +0.09]: not better."
+    assert text.index(decides) < text.index("What this shows")
+    shown, not_shown = text.index("ShownPPO minus SFT"), text.index("Not shownPPO minus best of 16")
+    assert shown < not_shown
+    assert "PPO raised" not in text
+    assert "no watch with a second opinion was kept" in text[not_shown:]
+
+
+def test_a_run_without_gold_says_so(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open({"seed": 3, "ppo": {}}).close()
+    text = re.sub(r"\s+", " ", Page(build_report(tmp_path).read_text(encoding="utf-8")).text)
+    assert "No gold was given; nothing was evaluated." in text
+    assert "Systems on held-out prompts" not in text
+    assert "No evaluation was asked for" in text
+    assert "met" not in re.findall(r"[a-z]+", text.partition("Numbers")[2].partition("Reward model")[0])
