@@ -4,5 +4,5 @@ __all__ = [
     "base", "constraint", "data", "direct", "direct_methods", "engine", "environment", "evaluation", "families",
     "former_names", "group", "group_methods", "labels", "losses", "methods", "model", "named", "optim", "pipeline",
     "ppo", "rejection", "reward_model", "reward_parts", "rounds", "safety", "sampling", "schema", "serving", "sft",
-    "watch",
+    "tracking", "watch",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from thumbs.config.rejection import RejectionConfig
 from thumbs.config.reward_model import RewardModelConfig
 from thumbs.config.safety import SafetyConfig
 from thumbs.config.sft import SftConfig
+from thumbs.config.tracking import TrackerConfig
 from thumbs.config.watch import WatchConfig
 
 METHODS = ("direct", "ppo", "group", "rejection")
@@ -77,6 +78,8 @@ class PipelineConfig(Frozen):
     """Held-out evaluation."""
     iterations: int = Field(default=1, ge=1)
     """Rounds of sampling pairs, labelling and training; each starts from the policy that the one before left."""
+    tracking: tuple[TrackerConfig, ...] = ()
+    """Programs that show the run's numbers while it trains, next to the run folder, which has them all."""
     fixed_prompts: tuple[str, ...] = ()
     """Prompts whose replies are kept over time and shown side by side in the report."""
 

@@ -10,15 +10,15 @@ from thumbs.config.pipeline import PipelineConfig
 def config_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of what `load_config` accepts: every key with its meaning, default and bounds.
 
-    It differs from the classes in two points, as the reader of configs does: null stands for any absent setting, and a
-    path, or a list of paths, is short for data with that path.
+    It differs from the classes in two points, as the reader of configs does: null stands for any absent setting, and
+    some sections have a short form: a path, or a list of paths, for data, a kind for a tracker.
     """
     found = PipelineConfig.model_json_schema()
     for definition in [found, *found["$defs"].values()]:
         properties = definition.get("properties", {})
         definition["properties"] = {key: _or_null(schema) for key, schema in properties.items()}
-    for name in ("DataConfig", "DataSource"):
-        found["$defs"][name] = _or_path(found["$defs"][name], several=name == "DataConfig")
+    for name in ("DataConfig", "DataSource", "TrackerConfig"):
+        found["$defs"][name] = _or_word(found["$defs"][name], several=name == "DataConfig")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "Settings of a thumbs run"}
 
 
@@ -29,6 +29,6 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {**described, "anyOf": [{key: schema[key] for key in schema if key not in described}, {"type": "null"}]}
 
 
-def _or_path(schema: dict[str, Any], *, several: bool) -> dict[str, Any]:
+def _or_word(schema: dict[str, Any], *, several: bool) -> dict[str, Any]:
     paths = [{"type": "array", "items": {"$ref": "#/$defs/DataSource"}, "minItems": 1}] if several else []
     return {"description": schema.get("description", ""), "anyOf": [schema, {"type": "string", "minLength": 1}, *paths]}

@@ -14,7 +14,9 @@ class ServingConfig(Frozen):
     """The sections `engine` and `rollout` of a service."""
 
     engine: EngineConfig = EngineConfig()
+    """What computes."""
     rollout: RolloutConfig = RolloutConfig()
+    """What samples."""
 
     @model_validator(mode="after")
     def _leaves_the_rest_to_clients(self) -> Self:

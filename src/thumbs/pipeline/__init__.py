@@ -3,5 +3,5 @@
 __all__ = [
     "artifacts", "chat", "cluster_plan", "doctor", "exports", "former_runs", "identity", "labels", "model_card",
     "names", "pitfalls", "plan", "probe", "reads", "reply_source", "reward_audit", "run", "stages", "standing",
-    "summary", "takeover", "trace", "workload",
+    "summary", "takeover", "trace", "tracker_kinds", "trackers", "workload",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from thumbs.pipeline.stages import Pipeline, say
 from thumbs.pipeline.standing import Standing, known_digests, places, require_same, standing_of, standings
 from thumbs.pipeline.summary import peak_rss_bytes, summarise
 from thumbs.pipeline.takeover import take_over
+from thumbs.pipeline.trackers import tracked
 from thumbs.pipeline.workload import check_splits, read_inputs
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.people import LabelSource
@@ -75,13 +76,14 @@ def run_pipeline(
         require_same(config, path, found)
         require_files(standing for standing in found if standing.place.rpartition("/")[2] in wanted)
         folder.record(config.model_dump(mode="json"))
-        engine = open_engine(logging_to(path, config.engine), tokenizer.decode, config.rollout)
-        try:
-            for name, iteration in places(config):
-                if name in wanted:
-                    run_stage(Pipeline(config, folder, tokenizer, engine, iteration, people), name)
-        finally:
-            engine.stop()
+        with tracked(config, path):
+            engine = open_engine(logging_to(path, config.engine), tokenizer.decode, config.rollout)
+            try:
+                for name, iteration in places(config):
+                    if name in wanted:
+                        run_stage(Pipeline(config, folder, tokenizer, engine, iteration, people), name)
+            finally:
+                engine.stop()
         write_json(path / "summary.json", summarise(path, peak_rss_bytes()))
     return path
 
