@@ -1,6 +1,10 @@
-"""Kills ranks and samplers of a run at random moments, and compares its final files with those of a run left alone.
+"""Kills what a run consists of at random moments, and compares its final files with those of a run left alone.
 
-.venv/bin/python tests/e2e/kill_rank.py [--seed 0] [--kills 3] [--launcher pipes]
+.venv/bin/python tests/e2e/kill_rank.py [--seed 0] [--kills 3] [--launcher pipes|ray] [--victim KIND] [key=value ...]
+
+KIND is worker (a rank or a sampler, the default), rank, sampler, driver (which is then started again) or node: one of
+two nodes of Ray, with all that runs on it, which is then replaced. No process may outlive its driver. Pairs key=value
+are settings of the run, such as rollout.staleness=1 or engine.shard=full.
 """
 
 from __future__ import annotations
@@ -13,48 +17,145 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+ENDING_S = 60.0
+"""Seconds that what a killed driver has started may take to end."""
 
 
-def command(folder: Path, launcher: str) -> list[str]:
+def command(folder: Path, launcher: str, more: list[str]) -> list[str]:
     """`thumbs run` on two ranks and two samplers, a shorter one than the demonstration."""
     config = str(ROOT / "configs" / "cluster" / "tiny.yaml")
     program = "from thumbs.cli.main import app; app()"
     settings = [f"run={folder}", f"engine.launcher={launcher}", "evaluation=null", "ppo.steps=10", "sft.epochs=8"]
-    return [sys.executable, "-c", program, "run", config, *settings]
+    return [sys.executable, "-c", program, "run", config, *settings, *more]
 
 
-def workers_of(driver: int) -> dict[int, str]:
-    """Processes of ranks and samplers among the driver's descendants, by what they are."""
-    listed = subprocess.run(["/bin/ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    family, found = {driver}, {}
-    for _ in range(8):
-        family |= {int(pid) for pid, parent, _ in rows if int(parent) in family}
-    for pid, _, args in rows:
-        if int(pid) in family and ("thumbs.workers.serve" in args or args.startswith("ray::Watched")):
-            found[int(pid)] = args
+def workers_of(folder: Path) -> dict[int, str]:
+    """The processes that print into the logs of a run, by what they are: "rank-0", say."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            log = (process / "fd" / "1").readlink()
+            if log.parent == folder / "logs":
+                found[int(process.name)] = log.stem
     return found
 
 
-def run(folder: Path, launcher: str, kills: int, chance: random.Random) -> None:
-    """Runs it, with so many workers killed on the way."""
-    log = folder.with_suffix(".log")
-    with log.open("w") as output:
-        driver = subprocess.Popen(command(folder, launcher), stdout=output, stderr=output, cwd=folder.parent)
+def family_of(process: int) -> set[int]:
+    """A process and its descendants."""
+    listed = subprocess.run(["/bin/ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    rows = [[int(number) for number in line.split()] for line in listed.splitlines()[1:]]
+    family: set[int] = {process}
+    while new := {pid for pid, parent in rows if parent in family} - family:
+        family |= new
+    return family
+
+
+def living(processes: set[int]) -> dict[int, str]:
+    """Those that have not ended, with their command lines."""
+    found = {}
+    for process in processes:
+        with suppress(OSError):
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found[process] = Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")[:200]
+    return found
+
+
+def kill(processes: set[int]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+class Nodes:
+    """Two nodes of Ray on this machine. The driver is on the first, the second may be lost."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        self._second: Any = self._cluster.add_node(num_cpus=2)
+        self.address: str = self._cluster.address
+
+    def lose(self) -> str:
+        """Kills all processes of the second node, and adds another."""
+        lost = {pid for (each, *_) in self._second.all_processes.values() for pid in family_of(each.process.pid)}
+        kill(lost)
+        self._cluster.remove_node(self._second, allow_graceful=False)
+        self._second = self._cluster.add_node(num_cpus=2)
+        return f"a node of {len(lost)} processes"
+
+    def end(self) -> None:
+        self._cluster.shutdown()
+
+
+@contextmanager
+def driver_of(folder: Path, launcher: str, more: list[str], address: str | None) -> Iterator[subprocess.Popen[bytes]]:
+    """The run, started or started again."""
+    environment = os.environ | ({} if address is None else {"RAY_ADDRESS": address})
+    with folder.with_suffix(".log").open("a") as output:
+        asked = command(folder, launcher, more)
+        driver = subprocess.Popen(asked, stdout=output, stderr=output, cwd=folder.parent, env=environment)
+        try:
+            yield driver
+        finally:
+            if driver.poll() is None:
+                kill(family_of(driver.pid))
+
+
+def strike(victim: str, folder: Path, driver: int, nodes: Nodes | None, chance: random.Random) -> str | None:
+    """Kills one; returns what it was, or None if there was none to kill."""
+    if nodes is not None:
+        return nodes.lose() if workers_of(folder) else None
+    if victim == "driver":
+        kill({driver})
+        return f"the driver {driver}"
+    there = {pid: name for pid, name in workers_of(folder).items() if victim == "worker" or name.startswith(victim)}
+    if not there:
+        return None
+    process = chance.choice(sorted(there))
+    kill({process})
+    return f"{there[process]}, process {process}"
+
+
+def await_end(folder: Path, family: set[int]) -> None:
+    """Raises SystemExit if something that belonged to a driver outlives it."""
+    until = time.monotonic() + ENDING_S
+    while left := living(family | set(workers_of(folder))):
+        if time.monotonic() > until:
+            raise SystemExit(f"the driver has ended, and others have not: {left}")
+        time.sleep(0.2)
+
+
+def run(folder: Path, asked: argparse.Namespace, kills: int, chance: random.Random) -> None:
+    """Runs it, with so many victims on the way."""
+    nodes = Nodes() if asked.victim == "node" else None
+    try:
         killed = 0
-        while driver.poll() is None:
-            time.sleep(chance.uniform(4, 12))
-            there = sorted(workers_of(driver.pid))  # ranks and samplers, also while they start
-            if killed < kills and there and driver.poll() is None:
-                victim = chance.choice(there)
-                os.kill(victim, signal.SIGKILL)
-                killed += 1
-                sys.stdout.write(f"killed {victim}, one of {len(there)} workers\n")
+        while True:
+            with driver_of(folder, asked.launcher, asked.settings, nodes and nodes.address) as driver:
+                seen = family_of(driver.pid)
+                while driver.poll() is None:
+                    time.sleep(chance.uniform(4, 12))
+                    seen |= family_of(driver.pid) if driver.poll() is None else set()
+                    if killed < kills and driver.poll() is None:
+                        struck = strike(asked.victim, folder, driver.pid, nodes, chance)
+                        killed += struck is not None
+                        sys.stdout.write(f"killed {struck}\n" if struck else "")
+                        sys.stdout.flush()
+            await_end(folder, seen)
+            if asked.victim != "driver" or driver.returncode != -signal.SIGKILL:
+                break
+    finally:
+        if nodes is not None:
+            nodes.end()
     if driver.returncode:
-        raise SystemExit(f"the run ended with {driver.returncode}:\n{log.read_text()[-4000:]}")
+        raise SystemExit(f"the run ended with {driver.returncode}:\n{folder.with_suffix('.log').read_text()[-4000:]}")
     if killed < kills:
         raise SystemExit(f"the run was over after {killed} of {kills} kills")
 
@@ -65,11 +166,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--launcher", default="pipes")
+    parser.add_argument("--victim", default="worker", choices=["worker", "rank", "sampler", "driver", "node"])
+    parser.add_argument("settings", nargs="*")
     asked = parser.parse_args()
+    if asked.victim == "node" and asked.launcher != "ray":
+        parser.error("nodes are Ray's; add --launcher ray")
     with tempfile.TemporaryDirectory() as name:
-        folder, chance = Path(name), random.Random(asked.seed)
-        run(folder / "alone", asked.launcher, 0, chance)
-        run(folder / "killed", asked.launcher, asked.kills, chance)
+        folder, chance = Path(name).resolve(), random.Random(asked.seed)
+        run(folder / "alone", asked, 0, chance)
+        run(folder / "killed", asked, asked.kills, chance)
         files = sorted(f.relative_to(folder / "alone") for f in (folder / "alone").glob("*/model/*.safetensors"))
         apart = [str(f) for f in files if (folder / "alone" / f).read_bytes() != (folder / "killed" / f).read_bytes()]
         sys.stdout.write(f"{len(files) - len(apart)} of {len(files)} final files have the same bytes\n")

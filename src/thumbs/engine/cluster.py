@@ -254,9 +254,9 @@ class ClusterEngine:
         return results([rank.call(method, *args, patience_s=self._patience_s, **options) for rank in self.ranks])
 
     def _tell(self, method: str, *args: Any) -> None:
-        """Calls a method on all ranks when an error is on its way already, which another one must not hide."""
-        for future in [rank.call(method, *args, patience_s=self._patience_s) for rank in self.ranks]:
-            future.exception()
+        """Calls a method on all ranks when an error is on its way already, which does not wait for those at work."""
+        for rank in self.ranks:
+            rank.call(method, *args, patience_s=self._patience_s)
 
 
 class PublishedByRanks(Published):

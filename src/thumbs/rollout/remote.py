@@ -250,7 +250,7 @@ class RemoteSamplers:
             self._shelf.drop(key)
         if gone:
             for worker in self.workers:
-                worker.call("forget", gone)
+                worker.call("forget", gone, patience_s=PATIENCE_S)
 
     def _deal(self) -> None:
         """Hands out what waits, each part to the worker that has least to do, and talks to those that have news."""
@@ -313,7 +313,7 @@ class RemoteSamplers:
             desk.orders = [part.order(number) for number, part in again.items()] + desk.orders
         for weights in {(of := part.job.sampler.weights).key: of for part in again.values()}.values():
             files = {file.name: file.read_bytes() for file in weights.folder.iterdir()}
-            desk.worker.call("receive", weights.key, files)
+            desk.worker.call("receive", weights.key, files, patience_s=PATIENCE_S)
 
     def _lost(self, desk: _Desk, error: WorkerLost) -> None:
         """Gives what a dead worker had to the others, and replaces it."""

@@ -17,6 +17,12 @@ from thumbs.errors import WorkerError, WorkerLost
 PATIENCE_S = 30.0
 """Seconds without any sign of life after which a worker counts as stuck."""
 
+TOGETHER_S = 1.5
+"""Seconds in which workers fail that do so for one reason."""
+
+STARTING_S = 600.0
+"""Seconds that its factory may take without `progress`."""
+
 
 @dataclass(frozen=True)
 class WorkerSpec:
@@ -86,17 +92,21 @@ class Crew(Protocol):
 
 
 def results(futures: Iterable[Future[Any]]) -> list[Any]:
-    """All results in order. Raises as soon as one of them fails; a lost worker goes before what its loss did to others.
+    """All results in order. Raises as soon as one of them fails; a lost worker goes before what its loss did to others,
+    and workers that are lost together are all named.
 
     The other futures go on.
     """
     waiting = list(futures)
     done, _ = wait(waiting, return_when="FIRST_EXCEPTION")
-    if failed := [future for future in waiting if future in done and future.exception() is not None]:
-        # A peer that waited for a lost one fails in the same moment, with an error that names no cause.
-        wait(waiting, timeout=1.0)
+    if any(future.exception() is not None for future in done):
+        # Peers that wait for each other fail in the same moment, and only one of their errors names the cause.
+        wait(waiting, timeout=TOGETHER_S)
         errors = [error for future in waiting if future.done() and (error := future.exception()) is not None]
-        raise min(errors, key=lambda error: _rank(error)) if errors else failed[0].result()
+        lost = [error for error in errors if isinstance(error, WorkerLost)]
+        if len(lost) > 1:
+            raise type(lost[0])("\n".join(map(str, lost))) from lost[0]
+        raise min(errors, key=_rank)
     return [future.result() for future in waiting]
 
 

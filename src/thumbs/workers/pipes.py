@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from thumbs.workers.base import PATIENCE_S, RemoteWorker, WorkerSpec, results
+from thumbs.workers.base import PATIENCE_S, STARTING_S, RemoteWorker, WorkerSpec, results
 from thumbs.workers.calls import Calls
 
 CLOSING_S = 5.0
@@ -24,7 +24,10 @@ CLOSING_S = 5.0
 
 
 class PipeWorker:
-    """A subprocess. A thread of its own reads what it sends; the end of the pipe is the end of the worker."""
+    """A subprocess. One thread reads what it sends, and another sees to it that nobody waits too long.
+
+    The end of the pipe is the end of the worker.
+    """
 
     address = "127.0.0.1"
 
@@ -45,10 +48,11 @@ class PipeWorker:
             )
         theirs.close()
         self._end_of_ours, self._pipe = ours, Connection(os.dup(ours.fileno()))
-        self._sending = threading.Lock()
+        self._sending, self._ended = threading.Lock(), threading.Event()
         self._reader = threading.Thread(target=self._listen, name=f"replies of {self.name}", daemon=True)
         self._reader.start()
-        self.made = self._ask("its factory", None, spec.factory, spec.args, {})
+        threading.Thread(target=self._watch, name=f"progress of {self.name}", daemon=True).start()
+        self.made = self._ask("its factory", STARTING_S, spec.factory, spec.args, {})
 
     def call(self, method: str, *args: Any, patience_s: float | None = None, **kwargs: Any) -> Future[Any]:
         return self._ask(method, patience_s, method, args, kwargs)
@@ -81,17 +85,14 @@ class PipeWorker:
     def _listen(self) -> None:
         calls = self._calls
         try:
-            while calls.end is None:
-                if self._pipe.poll(min(1.0, calls.patience_s / 4)):
-                    self._hear(*pickle.loads(self._pipe.recv_bytes()))  # noqa: S301 (our own child wrote it)
-                elif reason := calls.overdue():
-                    self.process.kill()
-                    calls.finish(reason, stuck=True)
+            while True:
+                self._hear(*pickle.loads(self._pipe.recv_bytes()))  # noqa: S301 (our own child wrote it)
         except (EOFError, OSError):
             pass
         except Exception as error:  # an answer whose class is not to be had here; whoever waits must not wait for ever
             self.process.kill()
             calls.finish(f"sent what cannot be read here ({type(error).__name__}: {error})")
+        self._ended.set()
         try:
             code = self.process.wait(CLOSING_S)
         except subprocess.TimeoutExpired:
@@ -99,6 +100,13 @@ class PipeWorker:
             code = self.process.wait()
         calls.finish(f"ended with {f'signal {-code}' if code < 0 else f'exit status {code}'}")
         self._pipe.close()
+
+    def _watch(self) -> None:
+        """Ends a worker that is overdue, also one that stands still in the middle of an answer."""
+        while not self._ended.wait(min(1.0, self._calls.patience_s / 4)):
+            if reason := self._calls.overdue():
+                self._calls.finish(reason, stuck=True)
+                self.process.kill()
 
     def _hear(self, kind: str, number: int, value: Any) -> None:
         if kind == "beat":

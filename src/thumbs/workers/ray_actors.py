@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from thumbs.config.named import load_callable
-from thumbs.errors import ConfigError, needs
-from thumbs.workers.base import PATIENCE_S, RemoteWorker, WorkerSpec, listen, results
+from thumbs.errors import ConfigError, WorkerLost, needs
+from thumbs.workers.base import PATIENCE_S, STARTING_S, RemoteWorker, WorkerSpec, listen, results
 from thumbs.workers.calls import Calls, portable
 
 STARTED = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 (where `ray start` notes it)
-STARTING_S, PLACING_S = 240, 60.0
+OPENING_S, PLACING_S = 240, 60.0
 """Seconds that Ray may take to start on a busy machine, and to find room for the workers."""
 
 
@@ -86,13 +86,16 @@ class RayWorker:
         import ray  # pyright: ignore[reportMissingImports] (an extra)
 
         self._ray, self._actor = ray, actor
-        host, self.address = ray.get(actor.machine.remote(), timeout=STARTING_S)
+        try:
+            host, self.address = ray.get(actor.machine.remote(), timeout=OPENING_S)
+        except self._ray.exceptions.RayError as error:  # its node has gone, or has no room; the next one may have
+            raise WorkerLost(f"{spec.name} was not started: {_first_line(error)}") from error
         self.name = f"{spec.name} on {host}"
         self._calls, self._count = Calls(self.name, log, patience_s), 0
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name=f"progress of {self.name}", daemon=True)
         self._watcher.start()
-        self.made = self._ask("its factory", None, spec.factory, spec.args, {})
+        self.made = self._ask("its factory", STARTING_S, spec.factory, spec.args, {})
 
     def call(self, method: str, *args: Any, patience_s: float | None = None, **kwargs: Any) -> Future[Any]:
         return self._ask(method, patience_s, method, args, kwargs)
@@ -125,7 +128,7 @@ class RayWorker:
             self._calls.moved(event)
             self._calls.answer(number, value, error)
         elif isinstance(error, self._ray.exceptions.RayActorError):
-            self._calls.finish(f"died ({str(error).strip().splitlines()[0]})")
+            self._calls.finish(f"died ({_first_line(error)})")
             self._ended.set()  # the actor is not killed here: within a callback, Ray waits for itself
         else:
             self._calls.answer(number, None, portable(error, str(error)))
@@ -163,7 +166,7 @@ class RayCrew:
         self._workers: list[RayWorker] = []
         self._groups: list[Any] = []
         if not ray.is_initialized():
-            os.environ.setdefault("RAY_raylet_start_wait_time_s", str(STARTING_S))
+            os.environ.setdefault("RAY_raylet_start_wait_time_s", str(OPENING_S))
             here: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
             running = "RAY_ADDRESS" in os.environ or STARTED.exists()
             ray.init(log_to_driver=False, **({} if running else here))
@@ -236,6 +239,10 @@ def _watched(ray: Any) -> type:
             return super().progress()
 
     return Watched
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _pickled(value: Any) -> bytes:

@@ -19,6 +19,7 @@ from thumbs.workers.pipes import PipeCrew
 COUNTER = "unit.workers.far:Counter"
 
 
+CREW_MODULES = {"PipeCrew": "pipes", "RayCrew": "ray_actors"}
 PATIENCE_S = {"pipes": 4.0, "ray": 8.0}
 """Without a sign of life; an actor of Ray is asked for one, which takes longer on a busy machine."""
 
@@ -162,3 +163,17 @@ def test_a_cancelled_call_harms_no_other(crew):
     futures: list[Future[int]] = [worker.call("add") for _ in range(3)]
     futures[1].cancel()
     assert (futures[0].result(), futures[2].result()) == (1, 3)
+
+
+def test_a_process_that_stops_in_the_middle_of_an_answer_is_stuck(tmp_path):
+    crew = PipeCrew(tmp_path / "logs", patience_s=PATIENCE_S["pipes"])
+    (worker,) = start(crew, 0)
+    with pytest.raises(WorkerStuck, match=r"rank 0 on .* gave no sign of life for .*, during stop_within_answer"):
+        worker.call("stop_within_answer").result(timeout=60)
+    crew.close()
+
+
+def test_a_factory_that_stands_still_is_ended(crew, monkeypatch):
+    monkeypatch.setattr(f"thumbs.workers.{CREW_MODULES[type(crew).__name__]}.STARTING_S", 3.0)
+    with pytest.raises(WorkerStuck, match=r"rank 0 on .* made no progress for .*, during its factory at the gate"):
+        crew.start([WorkerSpec("rank 0", "unit.workers.far:never")])
