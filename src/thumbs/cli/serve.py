@@ -153,7 +153,7 @@ def serve(
         with listen(host, port) as listener:
             configs = _configs(models, alias or [], dtype, template or [])
             serving = _serving({"kind": engine} | ranks, {"kind": rollout, "workers": samplers}, set_ or [], folder)
-            backend = _backend(store, configs, serving, max_models, max_queued)
+            backend = _backend(store, configs, serving, folder, max_models, max_queued)
             _run(backend, listener, host, folder, settings, needs_token)
     finally:
         store.close()
@@ -198,17 +198,26 @@ def _configs(models: list[str], aliases: list[str], dtype: str, template: Sequen
 def _serving(
     engine: dict[str, str | int], rollout: dict[str, str | int], others: Sequence[str], folder: Path
 ) -> ServingConfig:
-    from thumbs.config.base import apply_overrides, build_config
+    from thumbs.config.base import Frozen, apply_overrides, build_config
     from thumbs.config.serving import ServingConfig
 
     given = apply_overrides({"engine": engine, "rollout": rollout}, others)
     config = build_config(ServingConfig, given, source="serve")
-    logs = config.engine.logs or str(folder / "logs")
-    return config.model_copy(update={"engine": config.engine.model_copy(update={"logs": logs})})
+    changes: dict[str, Frozen] = {
+        "engine": config.engine.model_copy(update={"logs": config.engine.logs or str(folder / "logs")})
+    }
+    if config.rollout.kind == "vllm":
+        changes["rollout"] = config.rollout.model_copy(update={"adapters": config.rollout.adapters or 8})
+    return config.model_copy(update=changes)
 
 
 def _backend(
-    store: Store, configs: dict[str, ModelConfig], serving: ServingConfig, max_models: int, max_queued: int
+    store: Store,
+    configs: dict[str, ModelConfig],
+    serving: ServingConfig,
+    folder: Path,
+    max_models: int,
+    max_queued: int,
 ) -> Backend:
     from thumbs.clients.backend import Backend
     from thumbs.engine import open_engine
@@ -219,9 +228,14 @@ def _backend(
             "many names as you like (--alias), or sample with --rollout native"
         )
     engine = open_engine(serving.engine, None, serving.rollout)
-    elsewhere = None if serving.rollout.here else engine.open_sampler
     backend = Backend(
-        store, configs, max_models=max_models, max_queued_samples=max_queued, engine=engine, elsewhere=elsewhere
+        store,
+        configs,
+        max_models=max_models,
+        max_queued_samples=max_queued,
+        engine=engine,
+        elsewhere=None if serving.rollout.here else engine.open_sampler,
+        scratch=None if serving.engine.kind == "local" else folder / "scratch",
     )
     for name in backend.bases.names:
         backend.bases[name].check()  # what is wrong with a model is found now

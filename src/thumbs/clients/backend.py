@@ -24,6 +24,7 @@ from thumbs.clients.checkpoint_store import SaveOptions
 from thumbs.clients.custom_loss import CustomLoss, custom_loss_pass
 from thumbs.clients.drawing import DrawingElsewhere, DrawingHere
 from thumbs.clients.lanes import Work, patiently
+from thumbs.clients.prompt_scoring import PromptScoring
 from thumbs.clients.reverse_kl import ReverseKlDatum, ReverseKlOutput, completions, reverse_kl_pass
 from thumbs.clients.sampling import Quota, Samplers
 from thumbs.clients.served_weights import ServedWeights
@@ -61,7 +62,8 @@ class Backend:
 
     Adapters beyond `max_models` under training, and as many samplers, wait on disk until they are used again.
     elsewhere: what makes samplers whose replies are drawn apart from the thread that trains, such as the engine's
-    `open_sampler` where `rollout` asks for workers; None: this process samples.
+    `open_sampler` where `rollout` asks for workers; None: this process samples. scratch: a folder for what waits on
+    disk, which is emptied first, and which an engine's ranks on other machines must see; None: a temporary one.
     """
 
     def __init__(
@@ -75,16 +77,23 @@ class Backend:
         gap_grace_s: float = 30.0,
         engine: OpenEngine | None = None,
         elsewhere: OpenSampler | None = None,
+        scratch: Path | None = None,
     ) -> None:
         bases, worker = Bases(models, closed=closed), Worker(gap_grace_s)
         self._engine = engine or open_engine()
         self.store, self.bases = store, bases
         self.max_models = max_models
         self._worker, self._lock = worker, threading.Lock()
-        self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-")
-        drawing = DrawingHere(worker, self._engine) if elsewhere is None else DrawingElsewhere(elsewhere)
-        scratch = Path(self._spilled.name)
-        self.samplers = Samplers(store, bases, drawing, scratch, max_models, max_queued_samples)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+        self._spilled = tempfile.TemporaryDirectory(prefix="thumbs-", dir=scratch)
+        drawing = (
+            DrawingHere(worker, self._engine)
+            if elsewhere is None
+            else DrawingElsewhere(elsewhere, PromptScoring(self._engine, worker))
+        )
+        self.samplers = Samplers(store, bases, drawing, Path(self._spilled.name), max_models, max_queued_samples)
         self._quota = Quota(MAX_QUEUED_TOKENS, "passes")
         self._models: OrderedDict[str, _Model] = OrderedDict()
 

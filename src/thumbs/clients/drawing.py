@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from thumbs.clients.futures import Unanswered
-from thumbs.clients.served_weights import ServedAdapter
+from thumbs.clients.futures import Unanswered, after
+from thumbs.clients.served_weights import ServedAdapter, ServedWeights
 from thumbs.clients.worker import ClosedError, Worker
 from thumbs.engine.base import AdapterSource
 from thumbs.rollout.native import DecodingLoop, NativeSampler
 from thumbs.rollout.publish import OpenSampler
-from thumbs.rollout.sampler import Sampler, SampleReply, SampleRequest
+from thumbs.rollout.sampler import PromptAnswer, Sampler, SampleReply, SampleRequest
 
 S = TypeVar("S", bound=Sampler)
 Answer = Callable[[SampleReply], Any]
+Score = Callable[[ServedWeights, SampleRequest], Future[PromptAnswer]]
 
 
 class Drawing(Protocol[S]):
@@ -25,7 +27,9 @@ class Drawing(Protocol[S]):
         """A sampler of the weights; `sample` calls it, by way of `find`."""
         ...
 
-    def sample(self, find: Callable[[], S], request: SampleRequest, answer: Answer) -> Future[Any]:
+    def sample(
+        self, weights: ServedWeights, find: Callable[[], S], request: SampleRequest, answer: Answer
+    ) -> Future[Any]:
         """What `answer` makes of the reply of the sampler that `find` gives; cancelling the future ends the request."""
         ...
 
@@ -58,7 +62,9 @@ class DrawingHere:
             self._loops[id(base)] = DecodingLoop(base, weights.decode_text)
         return NativeSampler(self._loops[id(base)], weights.version, adapter, weights.client)
 
-    def sample(self, find: Callable[[], NativeSampler], request: SampleRequest, answer: Answer) -> Future[Any]:
+    def sample(
+        self, weights: ServedWeights, find: Callable[[], NativeSampler], request: SampleRequest, answer: Answer
+    ) -> Future[Any]:
         return self._worker.sample(find, request, answer)
 
     @property
@@ -80,23 +86,37 @@ class DrawingElsewhere:
     while.
     """
 
-    def __init__(self, open_sampler: OpenSampler) -> None:
-        self._open, self._tokens = open_sampler, 0
+    def __init__(self, open_sampler: OpenSampler, score: Score) -> None:
+        """score: answers what is asked about a prompt, for samplers that do not read any."""
+        self._open, self._score, self._tokens = open_sampler, score, 0
         self._unanswered = Unanswered()
         self._thread = ThreadPoolExecutor(1, "thumbs-samples")
 
     def open(self, weights: ServedAdapter) -> Sampler:
         return self._open(weights)
 
-    def sample(self, find: Callable[[], Sampler], request: SampleRequest, answer: Answer) -> Future[Any]:
-        future = self._unanswered.new()
+    def sample(
+        self, weights: ServedWeights, find: Callable[[], Sampler], request: SampleRequest, answer: Answer
+    ) -> Future[Any]:
+        scored: list[Future[PromptAnswer]] = []
 
-        def counted(reply: SampleReply) -> Any:
+        def begin() -> Future[SampleReply]:
+            sampler, about = find(), request.about_prompt
+            if about is None or not about.asks or sampler.reads_prompts:
+                (reply,) = sampler.submit([request])
+                if isinstance(sampler, NativeSampler):
+                    self._thread.submit(reply.exception)  # to wait for it is to compute it
+                return reply
+            scored.append(self._score(weights, request))
+            return after(scored[0], lambda: sampler.submit([replace(request, about_prompt=None)])[0])
+
+        def told(reply: SampleReply) -> Any:
             self._tokens += sum(len(sample.tokens) for sample in reply.samples)
-            return answer(reply)
+            return answer(replace(reply, prompt=scored[0].result()) if scored else reply)
 
+        future = self._unanswered.new()
         try:
-            self._thread.submit(self._unanswered.ask, future, lambda: find().submit([request])[0], counted)
+            self._thread.submit(self._unanswered.ask, future, begin, told)
         except RuntimeError:
             raise ClosedError("the service is closed") from None
         return future

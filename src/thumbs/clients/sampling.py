@@ -109,7 +109,7 @@ class Samplers:
         find = partial(self._in_memory, sampler_id, sampler)
         return self.quota.hold(
             len(request.prompt) + call.num_samples * request.params.max_new_tokens,
-            lambda: self.drawing.sample(find, request, partial(call.response, request)),
+            lambda: self.drawing.sample(sampler, find, request, partial(call.response, request)),
         )
 
     def close(self, sampler_id: str) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thumbs.clients.bases import Base
-from thumbs.config.model import ModelConfig
-from thumbs.engine.checkpoints import ADAPTER, OPTIMIZER, read_manifest, read_tensors
+from thumbs.engine.checkpoints import ADAPTER, OPTIMIZER, lora_of, read_manifest, read_tensors
 from thumbs.models.base import Trunk
 from thumbs.models.tensor_files import checksum
 from thumbs.models.trunk import open_trunk
@@ -46,8 +45,7 @@ class ServedAdapter(Published):
         self.base, self.client, self.folder = base, client, folder
         self.version, lora = 0, None
         if folder is not None:
-            manifest = read_manifest(folder)
-            self.version, lora = int(manifest["steps"]), ModelConfig.model_validate(manifest["model"]).lora
+            self.version, lora = int(read_manifest(folder)["steps"]), lora_of(folder)
         self.model = base.config.model_copy(update={"lora": lora})
         self.context = base.shape.context
 

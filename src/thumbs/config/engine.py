@@ -99,6 +99,8 @@ class RolloutConfig(Frozen):
     """vllm: the longest prompt and reply together, tokens; null: as long as the model takes."""
     cache_gib: float | None = Field(default=None, gt=0)
     """vllm: GiB of keys and values that an engine keeps; null: 1 on a CPU, on a GPU what vLLM finds free."""
+    adapters: int | None = Field(default=None, ge=1)
+    """vllm: adapters that an engine draws from at a time; null: staleness + 1, and 8 for `thumbs serve`."""
 
     @property
     def is_off_policy(self) -> bool:
@@ -113,7 +115,7 @@ class RolloutConfig(Frozen):
     @model_validator(mode="after")
     def _has_what_it_uses(self) -> RolloutConfig:
         if self.kind == "native":
-            unused = changed(self, "tensor_parallel", "context", "cache_gib")
+            unused = changed(self, "tensor_parallel", "context", "cache_gib", "adapters")
             if unused:
                 raise ValueError(f"{', '.join(unused)} is for kind: vllm; leave it out")
         if self.python is not None and self.kind == "native" and not self.workers:

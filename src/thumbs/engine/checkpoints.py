@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.errors import CheckpointError
 from thumbs.models.slices import SlicedTensors
 from thumbs.models.tensor_files import write_tensors
@@ -111,6 +112,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
         return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path / MANIFEST} is unreadable: {error}; {MEND}") from None
+
+
+def lora_of(path: Path) -> AdapterConfig | None:
+    """What a checkpoint's adapter is, None for a whole model."""
+    with naming(path):
+        return ModelConfig.model_validate(read_manifest(path)["model"]).lora
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

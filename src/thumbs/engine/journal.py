@@ -142,16 +142,30 @@ class JournalEngine:
         def work(at: Handle) -> Generator[None, None, TrainOutput]:
             return self.inner.in_parts(at, data, losses, backward=backward)
 
-        left, output = RESTARTS, None
-        while output is None:
-            try:
-                output = yield from work(model.handle)
-            except WorkerLost as error:
-                self._recover(error, left)
-                left -= 1
+        output = yield from self._parts(model, work)
         if backward:
             self._note(model, lambda at: finish(work(at)), data)
         return output
+
+    def _parts(
+        self, model: _History, work: Callable[[Handle], Generator[None, None, TrainOutput]]
+    ) -> Generator[None, None, TrainOutput]:
+        """What `work` gives, begun again when the ranks are new, whoever it was that noticed the loss."""
+        left = RESTARTS
+        while True:
+            handle = model.handle
+            parts = work(handle)
+            try:
+                while model.handle == handle:
+                    next(parts)
+                    yield
+            except StopIteration as done:
+                return done.value
+            except WorkerLost as error:
+                self._recover(error, left)
+                left -= 1
+            finally:
+                parts.close()
 
     def optim_step(self, handle: Handle, adam: AdamStep) -> OptimReport:
         model = self._models[handle.id]

@@ -29,6 +29,11 @@ class PublishedWeights:
     shared: bool = False
     client: str = ""
 
+    @property
+    def whole(self) -> bool:
+        """Whether they are a model of their own, and no adapter or base of adapters."""
+        return self.model.lora is None and not self.shared
+
 
 @dataclass(frozen=True, eq=False)
 class Order:

@@ -54,6 +54,7 @@ class RemoteSampler(Sampler):
         self, pool: RemoteSamplers, weights: PublishedWeights, published: Published, checksums: dict[str, str]
     ) -> None:
         self.pool, self.weights, self.policy_version = pool, weights, weights.version
+        self.reads_prompts = pool.reads_prompts
         self.checksums, self.decode_text, self._context = checksums, published.decode_text, published.context
 
     def submit(self, requests: Sequence[SampleRequest]) -> list[Future[SampleReply]]:
@@ -175,7 +176,7 @@ class RemoteSamplers:
     """Opens samplers of published weights; the workers are started with the first one.
 
     specs: the workers. crew: what starts them (None: subprocesses of this machine). check: raises ConfigError for a
-    request that the workers cannot answer as it is meant, given the model's context.
+    request that the workers cannot answer as it is meant, given the model's context. reads_prompts: see `Sampler`.
     """
 
     def __init__(
@@ -183,8 +184,10 @@ class RemoteSamplers:
         specs: Sequence[WorkerSpec],
         crew: Crew | None = None,
         check: Callable[[SampleRequest, int], None] = lambda request, context: None,
+        *,
+        reads_prompts: bool = True,
     ) -> None:
-        self.check = check
+        self.check, self.reads_prompts = check, reads_prompts
         self._specs, self._crew, self._shelf = specs, crew or PipeCrew(), Shelf()
         self._desks: list[_Desk] = []
         self._waiting: deque[_Part] = deque()

@@ -90,10 +90,11 @@ class SampleReply:
 class Sampler(Protocol):
     """A frozen set of weights to draw from, stamped with the optimizer steps that they took; replies carry the stamp.
 
-    A sampler of a stage comes only from `engine.snapshot`.
+    A sampler of a stage comes only from `engine.snapshot`. reads_prompts: whether it answers a `PromptQuery`.
     """
 
     policy_version: int
+    reads_prompts: bool = True
 
     def submit(self, requests: Sequence[SampleRequest]) -> list[Future[SampleReply]]:
         """A future reply per request, which may be cancelled; raises ThumbsError for a request that cannot be."""

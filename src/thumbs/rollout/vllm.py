@@ -15,14 +15,15 @@ LEAST_TEMPERATURE = 0.01
 
 
 def vllm_samplers(config: RolloutConfig, crew: Crew | None = None) -> OpenSampler:
-    """Samplers in vLLM engines. An engine serves one base model, of which it holds staleness + 1 adapters at a time."""
+    """Samplers in vLLM engines, each of which serves one base model."""
     settings = VllmSettings(
-        versions=config.staleness + 1,
+        versions=config.adapters or config.staleness + 1,
         tensor_parallel=config.tensor_parallel,
         context=config.context,
         cache_gib=config.cache_gib,
     )
-    return RemoteSamplers(worker_specs(config, "thumbs.rollout.vllm_worker:VllmWorker", settings), crew, check)
+    specs = worker_specs(config, "thumbs.rollout.vllm_worker:VllmWorker", settings)
+    return RemoteSamplers(specs, crew, check, reads_prompts=False)
 
 
 def check(request: SampleRequest, context: int) -> None:

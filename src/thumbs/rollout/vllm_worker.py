@@ -39,6 +39,9 @@ SLICE_S = 0.05
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM makes room for."""
 
+FIRST_RANK = 32
+"""For which there is room where the base itself is drawn from first: the rank that clients take who name none."""
+
 
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -64,7 +67,8 @@ class VllmWorker:
     """A `SamplingWorker`. The engine starts with the first weights, and serves their base from then on.
 
     Adapters have an id of their own each, since vLLM takes weights of an id it knows from memory, whatever lies in the
-    folder. A whole model of another version is read into the place of the one before, when no request of that runs.
+    folder. One of a larger rank than there is room for starts the engine again, and a whole model of another version is
+    read into the place of the one before, each when no request runs.
     """
 
     def __init__(self, settings: VllmSettings) -> None:
@@ -74,7 +78,7 @@ class VllmWorker:
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
         self._engine: Any = None
         self._base: ModelConfig | None = None
-        self._version = self._running = 0
+        self._version = self._running = self._rank = 0
         self._turn, self._idle = asyncio.Lock(), asyncio.Event()
         self._idle.set()
         self._received: dict[int, Path] = {}
@@ -178,7 +182,7 @@ class VllmWorker:
         """
         async with self._turn:
             await self._start(weights)
-            if weights.model.lora is None and self._version != weights.key:
+            if weights.whole and self._version != weights.key:
                 await self._idle.wait()
                 await self._reload(weights)
             self._running += 1
@@ -208,24 +212,30 @@ class VllmWorker:
         """Starts the engine; raises ConfigError if it serves another base already."""
         model = weights.model
         base = model if model.lora is None else model.model_copy(update={"lora": None})
+        rank = 0 if model.lora is None else model.lora.rank
+        if rank > RANKS[-1]:
+            raise ConfigError(f"model.lora.rank is {rank}; vLLM takes up to {RANKS[-1]}")
+        if self._engine is not None and not self._version and rank > self._rank:
+            await self._idle.wait()
+            await asyncio.to_thread(self._engine.shutdown)
+            self._engine = None
         if self._engine is not None:
-            if (self._base, model.lora is None) != (base, self._version != 0):
+            if (self._base, weights.whole) != (base, self._version != 0):
                 raise ConfigError(
                     f"a vLLM worker serves one base in one way; it has {self._base}, and was asked for {model}. Use "
                     "rollout.kind native for runs that sample from several"
                 )
             return
         progress(f"starting vLLM for {model.name}")
-        folder = self._folder(weights) if model.lora is None else base_folder(model, weights.seed)
+        folder = self._folder(weights) if weights.whole else base_folder(model, weights.seed)
         vllm = vllm_parts()
         settings, adapters = self._settings, dict[str, Any]()
         cache_gib = settings.cache_gib or (1.0 if vllm.platform.is_cpu() else None)
-        if model.lora is not None:
-            if model.lora.rank > RANKS[-1]:
-                raise ConfigError(f"model.lora.rank is {model.lora.rank}; vLLM takes up to {RANKS[-1]}")
+        if not weights.whole:
+            self._rank = next(room for room in RANKS if room >= (rank or FIRST_RANK))
             adapters = {
                 "enable_lora": True,
-                "max_lora_rank": next(rank for rank in RANKS if rank >= model.lora.rank),
+                "max_lora_rank": self._rank,
                 "max_loras": settings.versions,
                 "max_cpu_loras": settings.versions + 1,
             }

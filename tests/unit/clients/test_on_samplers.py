@@ -21,6 +21,7 @@ from thumbs.config.engine import EngineConfig, RolloutConfig
 from thumbs.config.model import ModelConfig
 from thumbs.engine import open_engine
 from thumbs.models import kernels
+from thumbs.rollout.native import native_samplers
 from unit.clients.test_in_process import ADAM, datum
 
 PROMPT = types.ModelInput.from_ints([7, 8, 9])
@@ -140,6 +141,25 @@ def test_adapters_of_ranks_are_drawn_without_their_base_in_the_services_process(
     inner: Any = backend._engine.inner
     assert not inner._here._bases
     assert not inner._sampled._bases
+
+
+def test_a_sampler_of_ones_own_gets_the_model_with_its_adapter(models, tmp_path):
+    """What `rollout.kind: module:name` may make of published weights: here a model with the adapter merged in."""
+    found = []
+    for elsewhere in (None, native_samplers(RolloutConfig())):
+        backend = Backend(Store(tmp_path / f"{elsewhere}"[:6]), models, elsewhere=elsewhere)
+        with ServiceClient(backend=backend) as service:
+            client = service.create_lora_training_client("tiny", rank=4, seed=3)
+            client.forward_backward([datum(1)], "cross_entropy")
+            client.optim_step(ADAM)
+            samplers = [
+                client.save_weights_and_get_sampling_client(),
+                service.create_sampling_client(base_model="tiny"),
+            ]
+            found.append([sampler.compute_logprobs(PROMPT).result(60)[1:] for sampler in samplers])
+        backend.close()
+    np.testing.assert_allclose(found[1], found[0], atol=1e-4)
+    assert np.abs(np.subtract(*found[0])).max() > 1e-2
 
 
 def test_what_is_not_drawn_from_any_more_leaves_shared_memory(backends):

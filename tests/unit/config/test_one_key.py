@@ -41,7 +41,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "engine.shard_group": RANKS | {"engine.shard": "hybrid", "engine.shard_group": 2, "engine.workers": 6},
     "engine.offload": RANKS | {"engine.shard": "full"},
     "engine.recompute": RANKS | {"engine.shard": "full"},
-    **{f"rollout.{name}": {"rollout.kind": "vllm"} for name in ("tensor_parallel", "context", "cache_gib")},
+    **{f"rollout.{name}": {"rollout.kind": "vllm"} for name in ("tensor_parallel", "context", "cache_gib", "adapters")},
     "rollout.python": {"rollout.workers": 1},
     "ppo.importance": {"rollout.staleness": 1},
     "group.importance": {"rollout.staleness": 1},

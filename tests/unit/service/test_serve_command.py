@@ -111,7 +111,7 @@ def test_engine_and_rollout_are_the_sections_of_a_run(tmp_path: Path) -> None:
     serving = _serving(engine, {"kind": "vllm", "workers": 2}, others, tmp_path)
     chosen = {"shard_group": 2, "recompute": True, "logs": str(tmp_path / "logs")}
     assert serving.engine == EngineConfig(**engine, **chosen)  # type: ignore[arg-type]
-    assert serving.rollout == RolloutConfig(kind="vllm", workers=2, python="/env/python", cache_gib=0.5)
+    assert serving.rollout == RolloutConfig(kind="vllm", workers=2, python="/env/python", cache_gib=0.5, adapters=8)
     assert _serving({}, {}, ["engine.kind=cluster", "engine.logs=elsewhere"], tmp_path).engine.logs == "elsewhere"
 
 
