@@ -142,11 +142,21 @@ class Run:
         asked = [prompts] if isinstance(prompts, str) else prompts
         return sample_text(self.path, stage or self.policy, asked, n, sampling or SamplingConfig(), seed)
 
-    def evaluate(self) -> Mapping[str, Any]:
-        """Measures the models on the held-out prompts of `evaluation` again; returns the new results."""
-        from thumbs.pipeline.run import evaluate_run
+    def evaluate(
+        self, *, prompts: str | Path | None = None, gold: Any = None, people: LabelSource | None = None
+    ) -> Mapping[str, Any]:
+        """Measures the models on held-out prompts again, or for the first time; returns the new numbers.
 
-        return evaluate_run(self.path)
+        prompts: a file, in place of those of the config. gold: what is trusted: a word or settings, as
+        `evaluation.gold` has them. people: who asks people, if they are the gold.
+        """
+        from thumbs.config.base import build_config
+        from thumbs.config.evaluation import GoldConfig, gold_settings
+        from thumbs.pipeline.evaluate import evaluate_run
+
+        given = gold_settings(gold) if isinstance(gold, str) else gold
+        trusted = given if given is None or isinstance(given, GoldConfig) else build_config(GoldConfig, given)
+        return evaluate_run(self.path, prompts=None if prompts is None else str(prompts), gold=trusted, people=people)
 
     def audit(self, *, halves: bool = False) -> Mapping[str, Any]:
         """Audits the reward model on held-out pairs; with `halves`, also compares models of two halves of the data."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,20 +12,21 @@ import typer
 from thumbs import api
 from thumbs.cli.shell import printable
 from thumbs.config.former_names import current_key
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, needs
 
 Asked = Annotated[
     list[str],
     typer.Argument(
-        metavar="[reward-model] RUN", help="The run folder; `reward-model` before it audits its reward model."
+        metavar="[reward-model|judge] RUN",
+        help="The run folder; `reward-model` before it audits its reward model, `judge MODEL` audits a judge.",
     ),
 ]
 Pairs = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="With reward-model, and in place of RUN a reward model: a run's `reward_model` folder, or the folder or "
-        "hub name of a sequence classifier; FILE holds the pairs on which it is audited.",
+        help="With reward-model or judge: the pairs on which it is audited. In place of RUN then stands the reward "
+        "model (a run's `reward_model` folder, the folder or hub name of a sequence classifier) or the judge.",
     ),
 ]
 Halves = Annotated[
@@ -45,53 +46,144 @@ Tasks = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="With --tasks: at most so many samples a task.")]
 TaskStage = Annotated[str | None, typer.Option("--stage", help="With --tasks: whose model. [default: the last method]")]
 
+Prompts = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Prompts that no stage trained on, in place of the config's.")
+]
+GoldOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gold",
+        metavar="GOLD",
+        help="What is trusted: a rule (vader), module:function, the folder of a reward model, people; or settings of "
+        "`evaluation.gold`, one each time: --gold judge=NAME --gold endpoint=http://localhost:8000/v1.",
+    ),
+]
+
 
 def evaluate(
     asked: Asked,
     halves: Halves = False,
     pairs: Pairs = None,
+    prompts: Prompts = None,
+    gold: GoldOption = None,
     tasks: Tasks = None,
     limit: Limit = None,
     stage: TaskStage = None,
 ) -> None:
-    """Measure a run on its held-out prompts, or audit its reward model.
+    """Measure a run on held-out prompts, audit its reward model, or audit a judge.
 
-    Prints the numbers as JSON. An audit prints a table and keeps its numbers in RUN/reward_model/audit.json and in the
-    report.
+    Prints the numbers as JSON, and what they decide on the other stream; writes RUN/evaluation and the report. An audit
+    prints a table; that of a run's reward model is kept in RUN/reward_model/audit.json and in the report.
 
     \b
     Example:
       thumbs eval runs/demo
+      thumbs eval runs/mine --prompts heldout.jsonl --gold my_gold:score
       thumbs eval reward-model runs/demo --halves
       thumbs eval reward-model org/reward-model --pairs pairs.jsonl
       thumbs eval runs/demo --tasks arc_easy,tasks.py
+      thumbs eval judge qwen3-8b --gold endpoint=http://localhost:8000/v1 --pairs labelled.jsonl
     """
-    of_model = len(asked) == 2 and current_key(asked[0]) in ("reward_model", "reward-model")
-    if of_model and pairs is not None:
-        if halves:
-            raise ConfigError("--halves trains models of a run; leave it out or leave out --pairs")
+    kind = {"reward_model": "reward-model"}.get(current_key(asked[0]), asked[0]) if len(asked) == 2 else "run"
+    measured = {"--halves": halves, "--pairs": pairs, "--prompts": prompts, "--gold": gold}
+    _refuse_options(kind, asked, measured | {"--tasks": tasks, "--limit": limit, "--stage": stage})
+    if kind == "judge":
+        _audit_judge(asked[1], str(pairs), gold or [])
+    elif kind == "reward-model" and pairs is not None:
         from thumbs.pipeline.reward_audit import audit_model
 
         _show(audit_model(asked[1], pairs))
-        return
-    if of_model:
+    elif kind == "reward-model":
         _refuse_models(asked[1])
         _audit(Path(asked[1]), halves)
-        return
-    if len(asked) != 1:
-        raise ConfigError(f"`thumbs eval {' '.join(asked)}`: write `thumbs eval RUN` or `thumbs eval reward-model RUN`")
-    if halves or pairs is not None:
-        raise ConfigError(f"{'--halves' if halves else '--pairs'} belongs to `thumbs eval reward-model RUN`")
-    if tasks is not None:
+    elif tasks is not None:
         from thumbs.cli.benchmarks import run_benchmarks
 
         names = [name.strip() for each in tasks for name in each.split(",") if name.strip()]
         run_benchmarks(Path(asked[0]), names, stage, limit)
-        return
-    if limit is not None or stage is not None:
-        raise ConfigError(f"{'--limit' if limit is not None else '--stage'} belongs to --tasks")
+    else:
+        run, trusted = api.open_run(asked[0]), _gold(gold or [])
+        found = run.evaluate(prompts=prompts, gold=trusted, people=_people(run, trusted))
+        run.report()
+        typer.echo(json.dumps(found, indent=2))
 
-    typer.echo(json.dumps(api.open_run(asked[0]).evaluate(), indent=2))
+
+_OPTIONS = {
+    "run": ("--prompts", "--gold", "--tasks", "--limit", "--stage"),
+    "reward-model": ("--halves", "--pairs"),
+    "judge": ("--pairs", "--gold"),
+}
+"""The options of each thing that can be measured."""
+
+
+def _refuse_options(kind: str, asked: Sequence[str], given: Mapping[str, Any]) -> None:
+    if kind not in _OPTIONS or (kind == "run" and len(asked) != 1):
+        raise ConfigError(
+            f"`thumbs eval {' '.join(asked)}`: write `thumbs eval RUN`, `thumbs eval reward-model RUN` or `thumbs eval "
+            "judge MODEL --pairs FILE`"
+        )
+    for option, value in given.items():
+        if value and option not in _OPTIONS[kind]:
+            homes = " or ".join(f"`thumbs eval {k} …`" for k, options in _OPTIONS.items() if option in options)
+            raise ConfigError(f"{option} belongs to {homes.replace('eval run', 'eval RUN')}")
+    if kind == "reward-model" and given["--halves"] and given["--pairs"] is not None:
+        raise ConfigError("--halves trains models of a run; leave it out or leave out --pairs")
+    if given["--tasks"] is None and (stray := [name for name in ("--limit", "--stage") if given[name] is not None]):
+        raise ConfigError(f"{stray[0]} belongs to --tasks")
+    if given["--tasks"] is not None and (stray := [name for name in ("--prompts", "--gold") if given[name]]):
+        raise ConfigError(f"{stray[0]} measures the run on prompts, --tasks on benchmarks; give one of them")
+    if kind == "judge" and given["--pairs"] is None:
+        raise ConfigError("`thumbs eval judge MODEL` needs --pairs FILE, pairs that people have judged")
+
+
+def _gold(given: Sequence[str]) -> str | dict[str, Any] | None:
+    """A gold in short, or its settings; raises ConfigError for a mixture."""
+    from thumbs.config.base import apply_overrides
+
+    if not given or (len(given) == 1 and "=" not in given[0]):
+        return given[0] if given else None
+    if bare := [item for item in given if "=" not in item]:
+        raise ConfigError(f"--gold {bare[0]}: write one gold in short, or settings alone, such as --gold judge=NAME")
+    return apply_overrides({}, given)
+
+
+def _people(run: api.Run, gold: str | dict[str, Any] | None) -> Any:
+    """Who asks people, where they are the gold."""
+    own = None if run.config.evaluation is None else run.config.evaluation.gold
+    asked = gold == "people" or (isinstance(gold, dict) and "people" in gold)
+    if not asked and (gold is not None or own is None or own.people is None):
+        return None
+    with needs("collect", "asking people"):
+        from thumbs.collect.desk import Desk, open_page
+
+    return Desk(tell=lambda text: typer.echo(text, err=True), show=open_page)
+
+
+def _audit_judge(name: str, pairs: str, settings: Sequence[str]) -> None:
+    from thumbs.config.base import apply_overrides, build_config
+    from thumbs.config.evaluation import GoldConfig
+    from thumbs.pipeline.reward_audit import audit_pair_judge
+
+    given = apply_overrides({}, [f"judge={name}", *settings])
+    found = audit_pair_judge(build_config(GoldConfig, given), pairs)
+    for line in judge_lines(found):
+        typer.echo(printable(line))
+
+
+def judge_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The audit of a judge for a terminal."""
+    rows = (
+        ("consistency", "consistency", "one winner in both orders"),
+        ("prefers what is shown first", "position", "0.5 is no taste for a place"),
+        ("prefers the longer reply", "longer", ""),
+        ("  people prefer it", "longer_labels", "on the same pairs"),
+        ("  difference", "length_bias", "0 is no more taste for length than people's"),
+        ("agreement with people", "agreement", f"{found['untied']} untied pairs of {found['pairs']}"),
+        ("  always the longer reply", "null_longer", "null baseline"),
+        ("  always the first of the file", "null_first", "null baseline"),
+    )
+    for title, key, note in rows:
+        yield _row(title, found[key]["value"], found[key]["low"], found[key]["high"], note)
 
 
 def _audit(run: Path, halves: bool) -> None:

@@ -90,7 +90,8 @@ def in_section(stage: str | None, overrides: list[str]) -> list[str]:
 
 def _people(config: PipelineConfig) -> LabelSource | None:
     """Who asks people, where the config says that people judge."""
-    if config.labels is None or config.labels.people is None:
+    gold = None if config.evaluation is None else config.evaluation.gold
+    if (config.labels is None or config.labels.people is None) and (gold is None or gold.people is None):
         return None
     with needs("collect", "asking people"):
         from thumbs.collect.desk import Desk, open_page

@@ -16,6 +16,7 @@ RUN_SETTINGS = {
     "rejection.rewards": "rejection.reward",
     "direct.online.rewards": "direct.online.reward",
     "group.staleness": "rollout.staleness",
+    "evaluation.judge": "evaluation.gold",
 }
 """Dotted keys of a run's config, old to new. They apply in this order: sections first, then what is in them."""
 

@@ -11,13 +11,14 @@ def config_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of what `load_config` accepts: every key with its meaning, default and bounds.
 
     It differs from the classes in two points, as the reader of configs does: null stands for any absent setting, and
-    some sections have a short form: a path, or a list of paths, for data, a kind for a tracker.
+    some sections have a short form: a path, or a list of paths, for data, a kind for a tracker, a
+    word for a gold.
     """
     found = PipelineConfig.model_json_schema()
     for definition in [found, *found["$defs"].values()]:
         properties = definition.get("properties", {})
         definition["properties"] = {key: _or_null(schema) for key, schema in properties.items()}
-    for name in ("DataConfig", "DataSource", "TrackerConfig"):
+    for name in ("DataConfig", "DataSource", "TrackerConfig", "GoldConfig"):
         found["$defs"][name] = _or_word(found["$defs"][name], several=name == "DataConfig")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "Settings of a thumbs run"}
 

@@ -19,7 +19,10 @@ def gold_judge(name: str) -> GoldJudge:
     """The judge of that name; raises ConfigError that lists the names."""
     judges: dict[str, GoldJudge] = {"vader": vader, "tiny-mood": tiny_mood}
     if name not in judges:
-        raise ConfigError(f"no judge {name!r}; there are {', '.join(judges)}")
+        raise ConfigError(
+            f"no judge {name!r}; there are {', '.join(judges)} (a gold may also be module:function, the folder of a "
+            "reward model, or a section, see docs/guides/evaluation.md)"
+        )
     return judges[name]
 
 

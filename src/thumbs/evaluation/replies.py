@@ -28,7 +28,7 @@ class EvaluatedReply:
     sampled; cut: whether the limit of length ended it. gold: the gold score, None if the gold does not score single
     replies or none was given; proxies: scores of the rewards by name; log_ratio: log π(y) - log π_reference(y), nats.
     judged: for each system that a judge compared it with, P(this one is better) with this reply shown first, and with
-    it shown second.
+    it shown second; None in an order that was not asked.
     """
 
     system: str
@@ -41,7 +41,7 @@ class EvaluatedReply:
     gold: float | None = None
     proxies: Mapping[str, float | None] = field(default_factory=dict)
     log_ratio: float | None = None
-    judged: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    judged: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
 def write(path: str | Path, rows: Sequence[EvaluatedReply]) -> None:
@@ -81,6 +81,12 @@ def column(replies: Sequence[Sequence[EvaluatedReply]], name: str) -> np.ndarray
     own = {item.name for item in fields(EvaluatedReply)}
     values = [[getattr(row, name) if name in own else row.proxies.get(name) for row in draws] for draws in replies]
     return np.array([[np.nan if value is None else float(value) for value in draws] for draws in values])
+
+
+def judged_share(replies: Sequence[Sequence[EvaluatedReply]], other: str) -> np.ndarray:
+    """P(better than `other`) of each reply, the mean of the orders that were asked, [P, D]; NaN for none."""
+    told = [[[p for p in row.judged.get(other, ()) if p is not None] for row in draws] for draws in replies]
+    return np.array([[sum(orders) / len(orders) if orders else np.nan for orders in draws] for draws in told])
 
 
 def _as_json(row: EvaluatedReply) -> dict[str, object]:

@@ -14,16 +14,28 @@ import numpy as np
 
 from thumbs.evaluation import statistics
 from thumbs.evaluation.intervals import best_of_n_kl
-from thumbs.evaluation.replies import EvaluatedReply, column, table
+from thumbs.evaluation.replies import EvaluatedReply, column, judged_share, table
 from thumbs.evaluation.statistics import Measured
 from thumbs.evaluation.text import distinct_n
 
-PROXY, SECOND = "proxy", "second_proxy"
-"""Names of the reward that methods are paid by, and of a reward model of the pairs that it has not seen."""
+PROXY, SECOND, JUDGED = "proxy", "second_proxy", "judge"
+"""The reward that methods are paid by, a reward model of the pairs that it has not seen, and verdicts on pairs."""
+SAME_KL = 0.1
+"""KLs that differ by at most this share of the larger are called the same."""
+FEW = 8
+"""Replies on which two scores may agree by chance."""
 BEST_OF_N = "best_of_n"
+TITLES = {
+    "base": "the base model",
+    "sft": "SFT",
+    "ppo": "PPO",
+    "direct": "the direct method",
+    "group": "the group method",
+}
+"""What systems are called in a sentence."""
 NO_GOLD = (
-    "no gold was given: nothing here says what people would prefer. What replaces it is a reward model of the held-out "
-    "pairs, a second opinion by the same annotators"
+    "no gold was given: nothing here says what people would prefer. In its place stands a second opinion, a reward "
+    "model of the held-out pairs, where there are any"
 )
 
 
@@ -56,7 +68,11 @@ class Findings:
 
     @cached_property
     def measure(self) -> str | None:
-        """What policies are judged by: the gold score; without one, the second proxy; None if there is neither."""
+        """What policies are compared by: the gold score, or what a judge says of pairs; without a gold, the second
+        proxy; None if there is neither.
+        """
+        if any(row.judged for row in self.rows):
+            return JUDGED
         for name in ("gold", SECOND):
             if np.isfinite(self.column(self.reference, name)).all():
                 return name
@@ -66,6 +82,20 @@ class Findings:
     def has_proxy(self) -> bool:
         """Whether best-of-n has a score to choose by."""
         return bool(np.isfinite(self.column(self.reference, PROXY)).all())
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is a best of several to compare methods with."""
+        return self.has_proxy and self.pool > 1
+
+    def nearest_n(self, name: str) -> int:
+        """The n of best-of-n whose KL is nearest to that of a system."""
+        kl = float(self.column(name, "log_ratio").mean())
+        return min(range(2, self.pool + 1), key=lambda n: abs(best_of_n_kl(n) - kl))
+
+    def winners(self, n: int) -> list[int]:
+        """The draw that is the best of the reference's first n by the proxy, for each prompt."""
+        return self.column(self.reference, PROXY)[:, :n].argmax(axis=1).tolist()
 
     def column(self, system: str, name: str) -> np.ndarray:
         """A number of each reply of a system, [P, D]."""
@@ -82,7 +112,8 @@ class Findings:
             "systems": systems,
             "win_rates": {name: self.win_rate(name) for name in self.methods} if self.measure else {},
             "comparisons": self.comparisons(systems),
-            "best_of_n": self.curve() if self.has_proxy and self.measure else [],
+            "best_of_n": self.curve() if self.has_proxy and self.measure in ("gold", SECOND) else [],
+            "warnings": self.leaks(),
             "milestones": [{"name": name, **systems[name]} for name in self.names if "@" in name],
             "frontier": frontier,
         }
@@ -123,8 +154,7 @@ class Findings:
         for key in ("gold", PROXY, SECOND):
             if key != SECOND or np.isfinite(self.column(self.reference, key)).any():
                 found |= _with_interval(key, statistics.mean(self.best_of(n, key), self.seed))
-        winners = self.column(self.reference, PROXY)[:, :n].argmax(axis=1)
-        texts = [draws[w].text for draws, w in zip(self.tables[self.reference], winners, strict=True)]
+        texts = [draws[w].text for draws, w in zip(self.tables[self.reference], self.winners(n), strict=True)]
         return found | {
             "kl": best_of_n_kl(n),
             "length": float(self.best_of(n, "tokens").mean()),
@@ -150,37 +180,79 @@ class Findings:
         ]
 
     def win_rate(self, name: str) -> dict[str, Any]:
-        """Of a method against the reference: over all pairs of their replies to a prompt; also at equal length."""
-        assert self.measure is not None  # noqa: S101
-        ours, theirs = self.column(name, self.measure), self.column(self.reference, self.measure)
-        rate = statistics.mean(statistics.wins(ours, theirs), self.seed)
-        shape = (*ours.shape, theirs.shape[1])
-        gap = ours[:, :, None] - theirs[:, None, :]
-        longer = self.column(name, "tokens")[:, :, None] - self.column(self.reference, "tokens")[:, None, :]
-        prompts = np.broadcast_to(np.arange(shape[0])[:, None, None], shape)
-        won = ((gap > 0) + 0.5 * (gap == 0)).ravel()
-        even = statistics.length_controlled(won, longer.ravel(), prompts.ravel(), self.seed)
-        return {
-            "rate": rate.value,
-            "low": rate.low,
-            "high": rate.high,
-            "n": shape[0],
-            "length_controlled": even._asdict(),
-        }
+        """Of a method against the reference; also at equal length, and of a judge how consistent it is.
+
+        By scores, over all pairs of their replies to a prompt; by a judge, over the pairs that it was shown.
+        """
+        replies, others = self.tables[name], self.tables[self.reference]
+        if self.measure == JUDGED:
+            won, pairs = judged_share(replies, self.reference), np.arange(len(replies[0])) % len(others[0])
+            longer = self.column(name, "tokens") - self.column(self.reference, "tokens")[:, pairs]
+        else:
+            ours, theirs = self.column(name, str(self.measure)), self.column(self.reference, str(self.measure))
+            gap = (ours[:, :, None] - theirs[:, None, :]).reshape(len(ours), -1)
+            won = (gap > 0) + 0.5 * (gap == 0)
+            tokens = self.column(name, "tokens")[:, :, None] - self.column(self.reference, "tokens")[:, None, :]
+            longer = tokens.reshape(len(ours), -1)
+        known = np.isfinite(won)
+        prompts = np.broadcast_to(np.arange(len(won))[:, None], won.shape)[known]
+        rate = statistics.clustered(won[known], prompts.tolist(), self.seed)
+        place = np.unique(prompts, return_inverse=True)[1]
+        even = statistics.length_controlled(won[known], longer[known], place, self.seed)
+        found = {**_with_interval("rate", rate, plain=True), "n": len(np.unique(prompts))}
+        found["length_controlled"] = even._asdict()
+        if self.measure == JUDGED:
+            found["consistency"] = self.consistency(name)
+        return found
+
+    def consistency(self, name: str) -> dict[str, float] | None:
+        """Share of a method's pairs in which the judge prefers the same reply in both orders."""
+        told = [(row.prompt_id, row.judged[self.reference]) for d in self.tables[name] for row in d if row.judged]
+        both = [(prompt, first, second) for prompt, (first, second) in told if None not in (first, second)]
+        if not both:
+            return None
+        prompts, first, second = zip(*both, strict=True)
+        return statistics.agreement_of_orders(np.array(first), np.array(second), prompts, self.seed)._asdict()
 
     def comparisons(self, systems: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Differences on the same prompts: each method less best-of-n at the nearest KL, then less the reference."""
+        """Differences on the same prompts: each method less best-of-n at the nearest KL, then less the reference.
+
+        By a judge: the win rate over one half.
+        """
         if self.measure is None:
             return []
         found = []
-        for name in self.methods if self.has_proxy and self.pool > 1 else ():
-            n = min(range(2, self.pool + 1), key=lambda n: abs(best_of_n_kl(n) - systems[name]["kl"]))
-            gap = statistics.difference(self.column(name, self.measure), self.best_of(n, self.measure), self.seed)
+        for name in self.methods if self.chooses else ():
+            n = self.nearest_n(name)
+            gap = self.difference(name, BEST_OF_N, n)
             found.append(self.comparison(name, BEST_OF_N, gap, (systems[name]["kl"], best_of_n_kl(n)), n))
         for name in self.methods:
-            theirs = self.column(self.reference, self.measure)
-            gap = statistics.difference(self.column(name, self.measure), theirs, self.seed)
+            gap = self.difference(name, self.reference)
             found.append(self.comparison(name, self.reference, gap, (systems[name]["kl"], 0.0)))
+        return found
+
+    def difference(self, name: str, other: str, n: int = 1) -> Measured:
+        """A method less the reference or best-of-n, on the same prompts."""
+        if self.measure == JUDGED:
+            return statistics.mean(_known_mean(judged_share(self.tables[name], other)) - 0.5, self.seed)
+        measure = str(self.measure)
+        theirs = self.best_of(n, measure) if other == BEST_OF_N else self.column(other, measure)
+        return statistics.difference(self.column(name, measure), theirs, self.seed)
+
+    def leaks(self) -> list[str]:
+        """Sentences on rewards that are the gold in other words: a straight line of it on every reply."""
+        gold = np.array([np.nan if row.gold is None else row.gold for row in self.rows])
+        if len(gold) < FEW or not np.isfinite(gold).all() or np.ptp(gold) == 0:
+            return []
+        found = []
+        for name in dict.fromkeys(name for row in self.rows for name in row.proxies):
+            values = np.array([np.nan if (p := row.proxies.get(name)) is None else p for row in self.rows])
+            if np.isfinite(values).all() and np.ptp(values) > 0 and np.corrcoef(gold, values)[0, 1] > 1 - 1e-6:
+                found.append(
+                    f"the gold and the reward ({name}) say the same of all {len(gold)} replies: methods were paid by "
+                    "the gold itself, so this evaluation cannot show that the reward was gamed"
+                )
+                break
         return found
 
     def comparison(
@@ -210,12 +282,25 @@ def sentence(comparison: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         ours, theirs = comparison["left_kl"], comparison["right_kl"]
         same = abs(ours - theirs) <= SAME_KL * max(ours, theirs)
         where = " at the same KL" if same else f" ({ours:.2f} against {theirs:.2f} nats)"
+    if comparison["measure"] == JUDGED:
+        rate, low, high = (f"{100 * (0.5 + comparison[key]):.0f}" for key in ("difference", "low", "high"))
+        return f"{left} wins against {right}{where} on {rate} % [{low}, {high}]: {comparison['verdict']}"
     numbers = [f"{comparison[key]:+.2f}".replace("-", "−") for key in ("difference", "low", "high")]
     return f"{left} minus {right}{where}: {numbers[0]} [{numbers[1]}, {numbers[2]}]: {comparison['verdict']}"
 
 
-SAME_KL = 0.1
-"""KLs that differ by at most this share of the larger are called the same."""
+def verdicts(results: Mapping[str, Any], titles: Mapping[str, str] = TITLES) -> list[str]:
+    """What an evaluation decides, in sentences, the deciding one first; without a gold, that there was none."""
+    found = [] if results["judge"] else [NO_GOLD]
+    return found + [sentence(comparison, titles) for comparison in results["comparisons"]]
+
+
+def _known_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over draws of what is known, [P]; NaN for none."""
+    known = np.isfinite(values)
+    return np.where(
+        known.any(axis=1), np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan
+    )
 
 
 def _with_interval(name: str, found: Measured, *, plain: bool = False) -> dict[str, float]:

@@ -63,6 +63,13 @@ class OpenRun:
             for level, path in milestones(self.path / stage)
         }
 
+    def policies(self) -> dict[str, Handle]:
+        """All that can be sampled from, in the order of the run: base, SFT, what methods left, and their milestones."""
+        methods = [name for name in METHODS if getattr(self.config, name) is not None]
+        names = ["base", *(["sft"] if self.config.sft is not None else [])]
+        names += [place(name, i) for i in range(1, self.config.iterations + 1) for name in methods]
+        return {name: self.model(name) for name in names} | self.milestones()
+
     def _open(self, name: str, start: Path | None, heads: tuple[Head, ...] = ("lm",)) -> Handle:
         scores = self.config.reward_model.heads if "scalar" in heads and self.config.reward_model is not None else 1
         return self.engine.create(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from thumbs.config.evaluation import GoldConfig
 from thumbs.config.labels import LabelsConfig
 from thumbs.config.named import load_callable
 from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig
 from thumbs.config.reward_parts import RewardPart
 from thumbs.errors import CheckpointError, ConfigError, DataError, ModelError
+from thumbs.evaluation.gold import read_rubric
 from thumbs.evaluation.judges import gold_judge
 from thumbs.models.catalog import is_builtin_byte, resolve
 from thumbs.pipeline.identity import asks_own_reward
@@ -36,11 +38,20 @@ def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
         for key, part in sections(section, stage) if section is not None else ():
             if isinstance(part, RewardPart) and (misfit := part.misfit()):
                 raise ConfigError(f"{key}: {misfit}")
-            if isinstance(part, RewardPart) and part.verifier is not None:
+            if isinstance(part, RewardPart | GoldConfig) and part.verifier is not None:
                 verifier(part.verifier, part.pattern)
+            if isinstance(part, GoldConfig):
+                _check_judge(key, part)
             for field, kind, name in names(part):
                 if kind != "judge" or not isinstance(part, LabelsConfig) or part.simulated:
                     _look_up(f"{key}.{field}", kind, name)
+
+
+def _check_judge(key: str, gold: GoldConfig) -> None:
+    if gold.rubric is not None:
+        read_rubric(gold.rubric)
+    if gold.judge is not None and gold.endpoint is None:
+        _look_up(f"{key}.judge", "model", gold.judge)
 
 
 def _look_up(key: str, kind: Name, name: str) -> None:

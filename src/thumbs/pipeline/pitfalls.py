@@ -12,6 +12,7 @@ from thumbs.data.load import Loaded
 from thumbs.errors import ConfigError
 from thumbs.evaluation.intervals import wilson
 from thumbs.pipeline.names import lacking
+from thumbs.pipeline.overlap import flattering
 from thumbs.pipeline.standing import problems, standings
 from thumbs.pipeline.workload import Inputs, split_pairs
 from thumbs.rollout.rounds import require_unwarped
@@ -55,7 +56,7 @@ def pitfalls(config: PipelineConfig, inputs: Inputs, context: int) -> tuple[str,
         _rollouts(config),
         _lengths(config, inputs, context),
         _labels(config, inputs),
-        _overlap(inputs),
+        flattering(config, inputs),
         _kl(config),
         _preference(config, inputs),
         _rates(config),
@@ -115,10 +116,10 @@ def _lengths(config: PipelineConfig, inputs: Inputs, context: int) -> Iterator[s
     for section, (prompts, sampling) in samplings.items():
         if prompts is None or sampling is None:
             continue
-        longest = max(prompts.lengths) + sampling.max_new_tokens
+        longest = max(prompts.lengths, default=0) + sampling.max_new_tokens
         if longest > context:
             yield (
-                f"{section}: the longest prompt ({max(prompts.lengths)} tokens) and max_new_tokens="
+                f"{section}: the longest prompt ({max(prompts.lengths, default=0)} tokens) and max_new_tokens="
                 f"{sampling.max_new_tokens} make {longest}, the model's context is {context}; the run will stop there. "
                 f"Lower {section}.sampling.max_new_tokens or {section}.prompts.max_tokens"
             )
@@ -156,20 +157,6 @@ def _few(n: int, what: str, number: str) -> Iterator[str]:
     elif n < FEW:
         low, high = wilson(0.8 * n, n)
         yield f"{n} {what}: {number} is known to ±{100 * (high - low) / 2:.0f} points only (95 % interval at 80 %)"
-
-
-def _overlap(inputs: Inputs) -> Iterator[str]:
-    if inputs.evaluation_prompts is None:
-        return
-    evaluated = {prompt.id for prompt in inputs.evaluation_prompts.rows}
-    trained = (("ppo", inputs.prompts), ("group", inputs.group_prompts), ("labels", inputs.pair_prompts))
-    for section, prompts in trained:
-        shared = evaluated & {prompt.id for prompt in prompts.rows} if prompts else set()
-        if shared:
-            yield (
-                f"{len(shared)} of {len(evaluated)} evaluation prompts are also {section} prompts: "
-                "the evaluation would measure memory"
-            )
 
 
 def _kl(config: PipelineConfig) -> Iterator[str]:

@@ -30,6 +30,7 @@ from thumbs.pipeline.cluster_plan import (
     train_time,
 )
 from thumbs.pipeline.names import check_names
+from thumbs.pipeline.overlap import with_prompts
 from thumbs.pipeline.pitfalls import pitfalls
 from thumbs.pipeline.probe import Probe, duration, run_probe
 from thumbs.pipeline.workload import Inputs, StageWork, check_splits, mean, read_inputs, told_of, work_of
@@ -118,7 +119,7 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     """
     check_names(config)
     tokenizer = open_tokenizer(config.model)
-    inputs = read_inputs(config, tokenizer)
+    inputs = with_prompts(config, read_inputs(config, tokenizer), tokenizer)
     check_splits(config, inputs)
     work = tuple(work_of(config, inputs))
     engine = open_engine(config.engine, tokenizer.decode, config.rollout)

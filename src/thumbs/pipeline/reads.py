@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from thumbs.config.data import DataConfig
 from thumbs.config.environment import EnvironmentConfig
-from thumbs.config.evaluation import EvaluationConfig
+from thumbs.config.evaluation import GoldConfig
 from thumbs.config.labels import LabelsConfig, PeopleConfig
 from thumbs.config.named import load_callable
 from thumbs.config.reward_parts import RUNS_OWN, RewardPart
@@ -29,7 +29,7 @@ Name = Literal["function", "reward function", "judge", "model", "reward model"]
 _NAMES: Mapping[type[BaseModel], Mapping[str, Name]] = {
     RewardPart: {"function": "reward function", "judge": "model", "model": "reward model"},
     EnvironmentConfig: {"tools": "function", "factory": "function"},
-    EvaluationConfig: {"judge": "judge"},
+    GoldConfig: {"rule": "judge", "function": "reward function", "model": "reward model"},
     LabelsConfig: {"judge": "judge", "judge_model": "model"},
     PeopleConfig: {"reward_model": "reward model"},
     WatchConfig: {"second_proxy": "reward model"},

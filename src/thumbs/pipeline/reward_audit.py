@@ -1,4 +1,4 @@
-"""`thumbs eval reward-model`: the reward model of a run on the pairs that it has not seen."""
+"""`thumbs eval reward-model` and `thumbs eval judge`: what scores replies, on pairs that it has not seen."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 
 from thumbs.config.data import DataConfig
+from thumbs.config.evaluation import GoldConfig
+from thumbs.config.model import ModelConfig
 from thumbs.config.reward_model import RewardModelConfig
 from thumbs.data.load import load_pairs
 from thumbs.data.preferences import preferred
 from thumbs.data.tokenizers import Tokenizer, reply_tokens
 from thumbs.engine import open_engine
 from thumbs.errors import ConfigError, DataError
+from thumbs.evaluation.gold import open_pair_judge
+from thumbs.evaluation.judge_audit import audit_judge
 from thumbs.evaluation.reward_probes import Answer, agreement, audit_scorer
+from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run
 from thumbs.pipeline.stages import Pipeline
 from thumbs.records import Preference
@@ -29,6 +34,8 @@ from thumbs.tracking.files import write_json
 from thumbs.tracking.run_folder import RunFolder
 
 AUDIT = "audit.json"
+MOST_BYTES = 1_000_000
+"""Longest pair that a judge is asked about, bytes: what it can read is known to its service alone."""
 
 
 def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
@@ -71,6 +78,16 @@ def audit_model(name: str, pairs: str) -> dict[str, Any]:
     return audit_scorer(
         lambda answers: scores(answers).mean(axis=1), clear_pairs(pairs, rows), reply_length(source.tokenizer)
     )
+
+
+def audit_pair_judge(settings: GoldConfig, pairs: str, kept: Path | None = None) -> dict[str, Any]:
+    """Audits a judge, on this machine or at an endpoint, on all pairs of a file (or hub:NAME) that people judged.
+
+    kept: the file of its answers, which are asked for once.
+    """
+    reader = open_tokenizer(ModelConfig(name="byte-tiny"))
+    rows = load_pairs(DataConfig(path=pairs, max_tokens=MOST_BYTES), "pairs", reader).rows
+    return audit_judge(open_pair_judge(settings, open_engine(), kept), rows, 0)
 
 
 def reply_length(tokenizer: Tokenizer) -> Callable[[Answer], int]:

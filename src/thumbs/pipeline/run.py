@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine import open_engine
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
-from thumbs.pipeline.artifacts import open_run
 from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.pipeline.identity import GROWING
 from thumbs.pipeline.labels import heldout_share
 from thumbs.pipeline.names import check_names, check_sections, require_files
+from thumbs.pipeline.overlap import flattering, with_prompts
 from thumbs.pipeline.stages import Pipeline, say
-from thumbs.pipeline.standing import Standing, known_digests, places, require_same, standing_of, standings
+from thumbs.pipeline.standing import ASKED, Standing, known_digests, places, require_same, standing_of, standings
 from thumbs.pipeline.summary import peak_rss_bytes, summarise
 from thumbs.pipeline.takeover import take_over
 from thumbs.pipeline.trackers import tracked
@@ -31,8 +32,8 @@ from thumbs.pipeline.workload import check_splits, read_inputs
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.people import LabelSource
 from thumbs.stages.rollouts import check_rounds
-from thumbs.tracking.files import read_object, write_json
-from thumbs.tracking.run_folder import RunFolder
+from thumbs.tracking.files import read_object, replaced_folder, restore_folder, write_json
+from thumbs.tracking.run_folder import RunFolder, StageFolder
 
 
 def run_pipeline(
@@ -57,7 +58,7 @@ def run_pipeline(
     for method in (config.ppo, config.group):
         if method is not None:
             check_rounds(method)  # before SFT has run for an hour, and before --fresh deletes anything
-    if people is None and "labels" in wanted:
+    if people is None and {"labels", "evaluation"} & {*wanted}:
         require_label_source(config, path, fresh=fresh)
     check_sections(config, wanted)
     check_names(config)
@@ -72,6 +73,7 @@ def run_pipeline(
             with RunFolder(source).lock_to_read():
                 take_over(config, path, source, say)
             check_data(config, wanted, tokenizer, fresh=False)
+        restore_folder(path / "evaluation")
         found = standings(config, path)
         require_same(config, path, found)
         require_files(standing for standing in found if standing.place.rpartition("/")[2] in wanted)
@@ -98,7 +100,10 @@ def check_data(config: PipelineConfig, wanted: Sequence[str], tokenizer: Tokeniz
     last = {name: place(name, config.iterations if name in LOOP else 1) for name in STAGES}
     done = [name for name in STAGES if not fresh and (Path(config.run) / last[name] / "done.json").exists()]
     left = config.model_copy(update={name: None for name in STAGES if name not in wanted or name in done})
-    check_splits(left, read_inputs(left, tokenizer))
+    inputs = with_prompts(left, read_inputs(left, tokenizer), tokenizer)
+    check_splits(left, inputs)
+    for warning in flattering(left, inputs):
+        say(f"evaluation: {warning}")
 
 
 def check_source(path: Path, source: Path | None) -> None:
@@ -188,30 +193,15 @@ def check_kl_after(config: PipelineConfig, price: float | None, act: str) -> Non
 def require_label_source(config: PipelineConfig, run: Path, *, fresh: bool) -> None:
     """Raises ConfigError if people still have to label pairs; for a caller who gave no label source."""
     asked = config.labels is not None and config.labels.people is not None
+    gold = None if config.evaluation is None else config.evaluation.gold
+    if gold is not None and gold.people is not None and (fresh or not (run / "evaluation" / "done.json").exists()):
+        raise ConfigError("evaluation.gold.people needs somebody who asks them; `thumbs run` and `thumbs eval` do")
     places = [run / place("labels", i) / "done.json" for i in range(1, config.iterations + 1)]
     if asked and (fresh or not all(done.exists() for done in places)):
         raise ConfigError(
             "labels.people needs somebody who asks them: `thumbs run` serves the page itself; from Python call "
             "thumbs.run(config, people=thumbs.collect.desk.Desk())"
         )
-
-
-def evaluate_run(run: Path) -> dict[str, Any]:
-    """Evaluates the models of a run again; returns the new summary."""
-    opened = open_run(run)
-    config = opened.config.model_copy(update={"run": str(run)})
-    if config.evaluation is None:
-        raise ConfigError(f"{run} was made without an `evaluation` section; there are no held-out prompts to use")
-    check_names(config, ("evaluation",))
-    with RunFolder(run).lock() as folder:
-        folder.stage("evaluation").clear()
-        engine = open_engine(logging_to(run, config.engine), opened.tokenizer.decode, config.rollout)
-        try:
-            run_stage(Pipeline(config, folder, opened.tokenizer, engine, config.iterations), "evaluation")
-        finally:
-            engine.stop()
-        write_json(run / "summary.json", summarise(run, peak_rss_bytes()))
-    return read_object(run / "summary.json")
 
 
 def run_stage(pipeline: Pipeline, name: str) -> None:
@@ -224,6 +214,9 @@ def run_stage(pipeline: Pipeline, name: str) -> None:
     if standing.done and not (standing.grows or standing.again):
         say(f"{standing.place}: done already" + ("" if standing.there else ", before runs recorded what they read"))
         return
+    if name == "evaluation":
+        measure(pipeline, asked=False)
+        return
     make_ready(config, context, standing, name)
     work: Callable[[Context, Frozen], dict[str, Any]] = getattr(pipeline, name)
     with SpentTime(context.folder.path / "spent_s.json") as spent:
@@ -233,13 +226,33 @@ def run_stage(pipeline: Pipeline, name: str) -> None:
     say(f"{standing.place}: {spent.total:.0f} s")
 
 
+def measure(pipeline: Pipeline, *, asked: bool) -> None:
+    """Evaluates into a new folder, which takes the place of the earlier evaluation when it is whole.
+
+    asked: with settings that were given for this once, so that the run's config does not speak against them.
+    """
+    config, run = pipeline.config, pipeline.folder.path
+    standing = standing_of(config, run, "evaluation", pipeline.iteration, known_digests(config, run))
+    require_files([replace(standing, done=False)])
+    assert config.evaluation is not None  # noqa: S101
+    if standing.again:
+        what = "models" if standing.there is None or standing.there.built_on != standing.now.built_on else "settings"
+        say(f"{standing.place}: measured again, since its {what} are others now")
+    with replaced_folder(run / standing.place) as scratch:
+        context = replace(pipeline.context("evaluation"), folder=StageFolder(scratch))
+        with SpentTime(scratch / "spent_s.json") as spent:
+            results = pipeline.evaluation(context, config.evaluation)
+        standing.now.write(scratch)
+        if asked:
+            write_json(scratch / ASKED, config.evaluation.model_dump(mode="json"))
+        context.folder.mark_done({**results, "time_s": spent.total})
+    say(f"{standing.place}: {spent.total:.0f} s")
+
+
 def make_ready(config: PipelineConfig, context: Context, standing: Standing, name: str) -> None:
     """Prepares the folder of a stage that is about to run, and says in it what the stage is made of."""
     folder = context.folder
-    if standing.again:
-        say(f"{standing.place}: measured again, since its models are others now")
-        folder.clear()
-    elif not standing.begun and standing.there != standing.now:
+    if not standing.begun and standing.there != standing.now:
         folder.clear()  # what settings of before left behind, such as policies kept at a KL
     elif standing.grows and standing.there is not None:
         steps = standing.there.settings[GROWING[name]]

@@ -34,7 +34,7 @@ from thumbs.data.load import (
     with_system,
 )
 from thumbs.data.pair_choice import Choice
-from thumbs.data.preferences import PreferenceStore
+from thumbs.data.preferences import PreferenceStore, preferred
 from thumbs.data.prompts import read_prompt
 from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import Tokenizer, training_sequences
@@ -43,9 +43,12 @@ from thumbs.errors import ConfigError
 from thumbs.evaluation import replies
 from thumbs.evaluation.heldout import Evaluation
 from thumbs.evaluation.judges import gold_judge
+from thumbs.evaluation.results import verdicts
 from thumbs.evaluation.reward_audit import audit
 from thumbs.pipeline.artifacts import OpenRun
 from thumbs.pipeline.labels import checked_split, heldout_share, labels_until
+from thumbs.pipeline.overlap import asked_prompts
+from thumbs.pipeline.people_gold import PeopleJudge, gold_of
 from thumbs.records import Example, Preference, Prompt, Reply
 from thumbs.rewards.base import EnvironmentReward, RewardSource
 from thumbs.rewards.build import build_rewards, open_part, open_reward_model
@@ -66,6 +69,7 @@ from thumbs.stages.people import LabelSource, ask_people, choose_first, choose_i
 from thumbs.stages.ppo_run import run_ppo
 from thumbs.stages.rejection import run_rejection
 from thumbs.stages.reward_items import Row as RewardRow
+from thumbs.stages.reward_items import judged_pairs
 from thumbs.stages.reward_model import run_reward_model
 from thumbs.stages.sft import run_sft
 from thumbs.stages.watch import OpenWatch, Watch, watch_set
@@ -210,18 +214,20 @@ class Pipeline:
         return run_rejection(context, c, reward, self.start(), prompts, watch=watch)
 
     def evaluation(self, context: Context, c: EvaluationConfig) -> dict[str, Any]:
-        prompts = list({prompt.id: prompt for prompt in self.prompts(c.prompts)}.values())
-        evaluation = Evaluation(self.engine, self.tokenizer, c, self.proxy(), prompts, self.config.seed)
-        opened = OpenRun(self.folder.path, self.config, self.tokenizer, self.engine)
-        methods = [name for name in METHODS if getattr(self.config, name) is not None]
-        names = ["base", *(["sft"] if self.config.sft is not None else [])]
-        names += [place(name, i) for i in range(1, self.config.iterations + 1) for name in methods]
-        reference = "base" if self.config.sft is None else "sft"
-        policies = {name: opened.model(name) for name in names} | opened.milestones()
-        results, rows = evaluation.run(policies, reference, self.fixed_prompts())
+        prompts, warnings = asked_prompts(self.config, self.tokenizer)
+        second = self.held_out_reward() if c.gold is None else None
+        gold = gold_of(c, self.engine, self.folder.path, self.people, self.iteration, self.config.seed)
+        draws = 1 if isinstance(gold, PeopleJudge) else None
+        seed, fixed = self.config.seed, self.fixed_prompts()
+        evaluation = Evaluation(self.engine, self.tokenizer, c, self.proxy(), prompts, seed, gold, second, draws)
+        policies = OpenRun(self.folder.path, self.config, self.tokenizer, self.engine).policies()
+        results, rows = evaluation.run(policies, "base" if self.config.sft is None else "sft", fixed)
+        results["warnings"] = [*warnings, *results["warnings"]]
+        for text in (*results["warnings"], *verdicts(results)):
+            say(f"evaluation: {text}")
         replies.write(context.folder.path / replies.REPLIES, rows)
         write_json(context.folder.path / "results.json", results)
-        return {"systems": results["systems"], "win_rates": results["win_rates"]}
+        return {name: results[name] for name in ("systems", "win_rates", "comparisons", "warnings")}
 
     def watch(
         self,
@@ -250,14 +256,25 @@ class Pipeline:
         """The second opinion: a reward model of others, or one of the pairs that the run's own has not seen."""
         if c.second_proxy is not None:
             return open_reward_model(self.engine, Path(c.second_proxy))
+        found = self.held_out_reward()
+        assert found is not None  # noqa: S101 (`check_watch` has refused it)
+        return found
+
+    def held_out_reward(self) -> RewardSource | None:
+        """A reward model of the held-out pairs, which the run's own has not seen; None if there are none."""
         own = self.config.reward_model
-        assert own is not None  # noqa: S101 (`check_watch` has refused it)
-        folder = StageFolder(self.folder_of("reward_model").path / SECOND)
+        if self.config.labels is None and (own is None or own.form != "pairs"):
+            return None
+        of_pairs = own if own is not None and own.form == "pairs" else RewardModelConfig()
+        seen, unseen = self.reward_rows(of_pairs)
+        if all(preferred(pair) in (None, 0.5) for pair in judged_pairs(unseen)):
+            return None
+        home = self.folder_of("reward_model").path if own is not None else self.folder.path
+        folder = StageFolder(home / SECOND)
         if not folder.is_done():
-            say(f"{SECOND}: a reward model on the held-out pairs, for the watch")
+            say(f"{SECOND}: a reward model on the held-out pairs, for a second opinion")
             context = replace(self.context("reward_model"), folder=folder)
-            alone = own.model_copy(update={"heads": 1, "adapters": 1})
-            seen, unseen = self.reward_rows(own)
+            alone = of_pairs.model_copy(update={"heads": 1, "adapters": 1})
             folder.mark_done(run_reward_model(context, alone, self.sft_model(), unseen, seen))
             Resume(context, {}).close(keep=False)
         spec = ModelSpec(

@@ -21,6 +21,8 @@ from thumbs.pipeline.identity import (
 )
 from thumbs.tracking.run_folder import StageFolder, listed
 
+ASKED = "asked.json"
+"""In the folder of an evaluation that was asked for with settings of its own, those settings."""
 WITHOUT_MODEL = ("labels", "evaluation")
 """Stages that leave no model."""
 
@@ -30,7 +32,7 @@ class Standing:
     """A stage in a run folder. now: what the config makes it; there: what it says that it is, if it says so.
 
     problems: why what is there cannot be taken for what the config asks. grows: it goes on to more steps, maybe after
-    it was done. again: an evaluation of models that are others by now, which is measured anew.
+    it was done. again: an evaluation of models or settings that are others by now, which is measured anew.
     """
 
     place: str
@@ -70,8 +72,9 @@ def standing_of(config: PipelineConfig, run: Path, stage: str, iteration: int, d
     found = changes(there, now)
     if not found:
         return Standing(name, now, there, begun, done, _lost_model(folder, stage, done=done))
-    if stage == "evaluation" and not changes(there, Identity(now.settings, now.read, there.built_on, now.defaults)):
-        return Standing(name, now, there, begun, done, again=True)
+    if stage == "evaluation":
+        stays = (folder.path / ASKED).exists() and there.built_on == now.built_on
+        return Standing(name, now, there, begun, done, again=not stays)
     why_not = growth(config, stage, folder.path, there, now)
     if why_not == "":
         return Standing(name, now, there, begun, done, grows=True)
@@ -131,7 +134,7 @@ def require_same(config: PipelineConfig, run: Path, found: list[Standing]) -> No
 
 
 def _stages_there(run: Path) -> list[str]:
-    folders = [(stage, run / stage) for stage in STAGES]
+    folders = [(stage, run / stage) for stage in STAGES if not (run / stage / ASKED).exists()]
     for path in sorted(run.glob("iteration-*/*")):
         if path.name in LOOP:
             folders.append((f"{path.parent.name}/{path.name}", path))

@@ -45,7 +45,8 @@ def _evaluation(results: dict[str, Any]) -> dict[str, Any]:
     summary = {
         f"{name}.{key}": systems[name][key]
         for name in systems
-        for key in ("gold", "proxy", "kl", "length", "distinct2", "truncated")
+        for key in ("gold", "proxy", "second_proxy", "kl", "kl_per_token", "length", "distinct2", "truncated")
+        if systems[name].get(key) is not None
     }
     for name, win in results["win_rates"].items():
         method, sft = systems[name], systems["sft"] if "sft" in systems else systems["base"]

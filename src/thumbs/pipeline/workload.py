@@ -38,6 +38,7 @@ class Inputs:
     reply_tokens: float | None
     pair_prompt_tokens: float | None = None
     group_prompts: Loaded[Prompt] | None = None
+    rejection_prompts: Loaded[Prompt] | None = None
     online_prompts: Loaded[Prompt] | None = None
     judged: Loaded[JudgedReply] | None = None
     graded: Loaded[Any] | None = None
@@ -94,6 +95,7 @@ def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
         pair_prompts=prompts(labels.prompts) if labels and pairs is None else None,
         prompts=prompts(config.ppo.prompts if config.ppo else None),
         evaluation_prompts=prompts(config.evaluation.prompts if config.evaluation else None),
+        rejection_prompts=prompts(config.rejection.prompts if config.rejection else None),
         reply_tokens=_assistant_turn(conversations.rows, turns) if conversations else None,
         pair_prompt_tokens=mean([len(tokenizer.render_prompt(r.prompt)) for r in preferred.rows])
         if preferred

@@ -75,12 +75,20 @@ def compare(paths: Sequence[str | Path]) -> list[Curve]:
                 f"{run.path} has no evaluation; give its config the section `evaluation`, or `thumbs eval` it"
             )
         for key in ("judge", "prompts", "sampling"):
-            ours, first = (r.setting(f"evaluation.{key}") for r in (run, runs[0]))
+            ours, first = (_judged_by(r, key) for r in (run, runs[0]))
             if ours != first:
                 raise RunError(
                     f"{run.path} and {runs[0].path} were not judged alike: evaluation.{key} is {ours!r} and {first!r}"
                 )
     return [curve for run in runs for curve in _curves(run, named=len(runs) > 1)]
+
+
+def _judged_by(run: RunRecord, key: str) -> Any:
+    """How a run was judged: what its evaluation says, which may have been asked for with settings of its own."""
+    if key == "judge":
+        return run.evaluation.get("judge")
+    settings = run.evaluation.get("settings") or run.setting("evaluation") or {}
+    return settings.get(key)
 
 
 def common_reach(curves: Sequence[Curve]) -> float:

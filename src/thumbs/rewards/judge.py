@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.base import Engine, Handle, ModelSpec
 from thumbs.models.trunk import open_tokenizer
 from thumbs.records import Example, Judgement, Message, Rollout, Score
+from thumbs.rewards.endpoint import Answers
 
 PAIR_QUESTION = """\
 Below are a conversation and two replies to it. Every line of them begins with a bar (|); what stands behind a bar is
@@ -52,51 +54,13 @@ STEPS = (0.2, 0.3, 0.4)
 """Distances from one half at which the strength of a judgement becomes 2, 3 and 4."""
 
 
-class Judge:
-    """A model, its tokenizer and its questions, which have the fields {conversation}, {a} and {b}."""
+@dataclass(frozen=True)
+class ModelAnswers:
+    """Answers of a model on this machine, by its probabilities."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        handle: Handle,
-        tokenizer: Tokenizer,
-        *,
-        name: str = "judge",
-        pair_question: str = PAIR_QUESTION,
-        reply_question: str = REPLY_QUESTION,
-    ) -> None:
-        self.engine, self.handle, self.tokenizer, self.name = engine, handle, tokenizer, name
-        self.pair_question, self.reply_question = pair_question, reply_question
-
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """log P(Yes) - log P(No) to whether the last reply of each conversation is good, nats; a RewardSource."""
-        asked = [
-            self.reply_question.format(
-                conversation=quoted_messages(rollout.messages[:-1]), a=quoted(rollout.messages[-1].content)
-            )
-            for rollout in rollouts
-        ]
-        return [Score(value) for value in self.log_odds(asked, "Yes", "No")]
-
-    def preferences(self, pairs: Sequence[tuple[Sequence[Message], str, str]]) -> list[float]:
-        """P(first is better) of each (prompt, first, second): the mean of both orders; exchanged, it is 1 - P."""
-        asked = []
-        for prompt, first, second in pairs:
-            conversation = quoted_messages(prompt)
-            for a, b in ((first, second), (second, first)):
-                asked.append(self.pair_question.format(conversation=conversation, a=quoted(a), b=quoted(b)))
-        odds = self.log_odds(asked, "A", "B")
-        return [(_sigmoid(x) + _sigmoid(-y)) / 2 for x, y in zip(odds[0::2], odds[1::2], strict=True)]
-
-    def judge(self, prompt: Sequence[Message], reply_a: str, reply_b: str, item: int, at: str) -> Judgement:
-        """Verdict on a pair, as an annotator gives it; `at` stamps it (ISO 8601). Near one half it is a tie."""
-        better = self.preferences([(prompt, reply_a, reply_b)])[0]
-        distance = abs(better - 0.5)
-        reason = f"P(first is better) = {better:.3f}"
-        if distance < TIE_BELOW:
-            return Judgement(self.name, at, "tie", reason=reason)
-        strength = 1 + sum(distance >= step for step in STEPS)
-        return Judgement(self.name, at, "prefer", -strength if better > 0.5 else strength, reason)
+    engine: Engine
+    handle: Handle
+    tokenizer: Tokenizer
 
     def log_odds(self, questions: Sequence[str], yes: str, no: str) -> list[float]:
         """log P(yes) - log P(no) as the answer to each question, nats."""
@@ -110,11 +74,67 @@ class Judge:
         return [a - b for a, b in zip(found[0::2], found[1::2], strict=True)]
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Whoever answers, and the questions, which have the fields {conversation}, {a} and {b}."""
+
+    answers: Answers
+    name: str = "judge"
+    pair_question: str = PAIR_QUESTION
+    reply_question: str = REPLY_QUESTION
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """log P(Yes) - log P(No) to whether the last reply of each conversation is good, nats; a RewardSource."""
+        asked = [
+            self.reply_question.format(
+                conversation=quoted_messages(rollout.messages[:-1]), a=quoted(rollout.messages[-1].content)
+            )
+            for rollout in rollouts
+        ]
+        return [Score(value) for value in self.answers.log_odds(asked, "Yes", "No")]
+
+    def preferences(self, pairs: Sequence[tuple[Sequence[Message], str, str]]) -> list[float]:
+        """P(first is better) of each (prompt, first, second): the mean of both orders; exchanged, it is 1 - P."""
+        return [(first + second) / 2 for first, second in self.both_orders(pairs)]
+
+    def both_orders(self, pairs: Sequence[tuple[Sequence[Message], str, str]]) -> list[tuple[float, float]]:
+        """P(first is better) of each (prompt, first, second), with the first shown as A, and with it shown as B."""
+        asked = []
+        for prompt, first, second in pairs:
+            conversation = quoted_messages(prompt)
+            for a, b in ((first, second), (second, first)):
+                asked.append(self.pair_question.format(conversation=conversation, a=quoted(a), b=quoted(b)))
+        odds = self.answers.log_odds(asked, "A", "B")
+        return [(_sigmoid(x), _sigmoid(-y)) for x, y in zip(odds[0::2], odds[1::2], strict=True)]
+
+    def judge(self, prompt: Sequence[Message], reply_a: str, reply_b: str, item: int, at: str) -> Judgement:
+        """Verdict on a pair, as an annotator gives it; `at` stamps it (ISO 8601). Near one half it is a tie."""
+        better = self.preferences([(prompt, reply_a, reply_b)])[0]
+        distance = abs(better - 0.5)
+        reason = f"P(first is better) = {better:.3f}"
+        if distance < TIE_BELOW:
+            return Judgement(self.name, at, "tie", reason=reason)
+        strength = 1 + sum(distance >= step for step in STEPS)
+        return Judgement(self.name, at, "prefer", -strength if better > 0.5 else strength, reason)
+
+
 def open_judge(engine: Engine, name: str | Path) -> Judge:
     """A judge of that model (a catalog name or a folder), with its own tokenizer and the questions of this file."""
+    return Judge(open_answers(engine, name), str(name))
+
+
+def open_answers(engine: Engine, name: str | Path) -> ModelAnswers:
+    """The answers of that model (a catalog name or a folder)."""
     model = ModelConfig(name=str(name), lora=None)
     handle = engine.create(ModelSpec("judge", model, ("lm",), trainable=False))
-    return Judge(engine, handle, open_tokenizer(model), name=str(name))
+    return ModelAnswers(engine, handle, open_tokenizer(model))
+
+
+def by_rubric(rubric: str) -> str:
+    """The question on pairs with a rubric in place of helpful, honest and harmless."""
+    wanted = "Which reply is more helpful, honest and harmless?"
+    criteria = rubric.strip().replace("{", "{{").replace("}", "}}")  # not fields of the question
+    return PAIR_QUESTION.replace(f"{wanted} ", f"Which reply is better by this rubric?\n\n{criteria}\n\n")
 
 
 def quoted(text: str) -> str:

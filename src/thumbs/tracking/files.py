@@ -99,6 +99,39 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `path` when the block ends well and is gone when it fails.
+
+    What was at `path` is deleted only when the new folder stands there. Only for the process that has the run folder.
+    """
+    restore_folder(path)
+    name = secrets.token_hex(6)
+    scratch, old = (path.with_name(f".{path.name}.{name}.{end}") for end in ("part", "old"))
+    with writing(path):
+        try:
+            scratch.mkdir(parents=True)
+            yield scratch
+            for file in scratch.iterdir():
+                sync(file)
+            if path.exists():
+                path.replace(old)
+            scratch.replace(path)
+            sync(path.parent)
+        finally:
+            restore_folder(path)
+
+
+def restore_folder(path: Path) -> None:
+    """Puts back what `replaced_folder` had set aside when it was stopped between two moves, and clears what it left."""
+    for old in path.parent.glob(f".{path.name}.*.old"):
+        if not path.exists():
+            old.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError of the block, which writes `path`, into a RunError that says what to do."""
     try:

@@ -270,9 +270,51 @@ def test_a_number_out_of_range_is_a_usage_error(fake: Fake):
     assert typed("sample", "runs/mine", "Hello?", "--temperature", "-1").exit_code == 2
 
 
-def test_eval_prints_json(fake: Fake):
-    fake("thumbs.pipeline.run", evaluate_run=lambda run: {"run": str(run), "ppo.gold": 0.5})
+def test_eval_prints_json(fake: Fake, monkeypatch: pytest.MonkeyPatch):
+    calls: list[Any] = []
+
+    def evaluate_run(run: Path, **asked: Any) -> dict[str, Any]:
+        calls.append((asked["prompts"], None if asked["gold"] is None else asked["gold"].title))
+        return {"run": str(run), "ppo.gold": 0.5}
+
+    fake("thumbs.pipeline.evaluate", evaluate_run=evaluate_run)
+    fake("thumbs.report.build", build_report=lambda run: run / "report.html")
+    monkeypatch.setattr("thumbs.cli.evaluate._people", lambda run, gold: None)
     assert json.loads(typed("eval", "runs/mine").stdout) == {"run": "runs/mine", "ppo.gold": 0.5}
+    settings = ("--gold", "judge=j", "--gold", "endpoint=http://localhost:1/v1")
+    assert typed("eval", "runs/mine", "--prompts", "p.jsonl", *settings).exit_code == 0
+    assert typed("eval", "runs/mine", "--gold", "vader").exit_code == 0
+    assert calls == [(None, None), ("p.jsonl", "j"), (None, "vader")]
+    mixed = typed("eval", "runs/mine", "--gold", "vader", "--gold", "judge=j")
+    assert (mixed.exit_code, "write one gold in short, or settings alone" in mixed.stderr) == (2, True)
+    two = typed("eval", "runs/mine", "--gold", "judge=j", "--gold", "function=a:b")
+    assert "a gold is one of" in two.stderr
+
+
+def test_eval_judge_prints_a_table(fake: Fake):
+    def audit_pair_judge(settings: Any, pairs: str) -> dict[str, Any]:
+        assert (settings.judge, settings.endpoint, pairs) == ("j", "http://h/v1", "p.jsonl")
+        names = ("consistency", "position", "longer", "longer_labels", "length_bias", "agreement", "null_longer")
+        number = {"value": 0.75, "low": 0.5, "high": 0.875}
+        return {"pairs": 9, "untied": 8, **dict.fromkeys((*names, "null_first"), number)}
+
+    fake("thumbs.pipeline.reward_audit", audit_pair_judge=audit_pair_judge)
+    result = typed("eval", "judge", "j", "--gold", "endpoint=http://h/v1", "--pairs", "p.jsonl")
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("agreement")]
+    assert row.split() == [
+        "agreement",
+        "with",
+        "people",
+        "0.750",
+        "0.500",
+        "to",
+        "0.875",
+        "8",
+        "untied",
+        "pairs",
+        "of",
+        "9",
+    ]
 
 
 def test_eval_reward_audits_and_names_the_report(fake: Fake, monkeypatch: pytest.MonkeyPatch):
@@ -290,12 +332,21 @@ def test_eval_reward_audits_and_names_the_report(fake: Fake, monkeypatch: pytest
     assert calls == [(Path("runs/mine"), True)]
 
 
-@pytest.mark.parametrize("arguments", [("a", "b"), ("reward-model", "a", "b"), ("runs/mine", "--halves")])
-def test_eval_says_how_it_is_written(arguments: tuple[str, ...], fake: Fake):
-    fake("thumbs.pipeline.run", evaluate_run=raising(AssertionError("must not be called")))
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("a", "b"), "thumbs eval reward-model RUN"),
+        (("reward-model", "a", "b"), "thumbs eval reward-model RUN"),
+        (("runs/mine", "--halves"), "--halves belongs to `thumbs eval reward-model …`"),
+        (("judge", "j"), "needs --pairs FILE"),
+        (("reward-model", "a", "--gold", "vader"), "--gold belongs to `thumbs eval RUN …` or `thumbs eval judge …`"),
+    ],
+)
+def test_eval_says_how_it_is_written(arguments: tuple[str, ...], words: str, fake: Fake):
+    fake("thumbs.pipeline.evaluate", evaluate_run=raising(AssertionError("must not be called")))
     result = typed("eval", *arguments)
     assert result.exit_code == 2
-    assert "thumbs eval reward-model RUN" in result.stderr
+    assert words in " ".join(result.stderr.split())
 
 
 def test_report_prints_where_it_is(fake: Fake):

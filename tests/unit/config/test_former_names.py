@@ -26,6 +26,7 @@ OLD: dict[str, Any] = {
     "ppo": {"prompts": PROMPTS, "rewards": RULE},
     "group": {"prompts": PROMPTS, "rewards": RULE, "staleness": 2},
     "rejection": {"prompts": PROMPTS, "rewards": RULE},
+    "evaluation": {"prompts": PROMPTS, "judge": "vader"},
 }
 PARTS = [{"verifier": "exact"}, {"model": "reward_model", "weight": 0.5}]
 NEW: dict[str, Any] = {
@@ -37,6 +38,7 @@ NEW: dict[str, Any] = {
     "group": {"prompts": PROMPTS, "reward": PARTS},
     "rejection": {"prompts": PROMPTS, "reward": PARTS},
     "rollout": {"staleness": 2},
+    "evaluation": {"prompts": PROMPTS, "gold": {"rule": "vader"}},
 }
 
 

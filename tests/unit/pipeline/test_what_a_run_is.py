@@ -18,10 +18,11 @@ from tiny_run_settings import NAMES, write_rows
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError, DataError, RunError
+from thumbs.pipeline.evaluate import evaluate_run
 from thumbs.pipeline.identity import Identity, changes
 from thumbs.pipeline.plan import plan
 from thumbs.pipeline.reads import model_files
-from thumbs.pipeline.run import evaluate_run, run_pipeline
+from thumbs.pipeline.run import run_pipeline
 from thumbs.tracking import digests
 from thumbs.tracking.files import read_json, write_json
 from thumbs.tracking.run_folder import RunFolder
@@ -134,10 +135,10 @@ def test_a_judge_can_be_mended_after_the_training(tmp_path: Path):
     heldout = {"prompts": write_rows(tmp_path / "held.jsonl", [{"prompt": "Ida"}]), "best_of": 1}
     heldout["sampling"] = {"max_new_tokens": 4}
     config = settings(tmp_path)
-    wrong = config | {"evaluation": heldout | {"judge": "my_rewards:polite"}}
-    with pytest.raises(ConfigError, match=r"evaluation\.judge: no judge 'my_rewards:polite'; there are vader"):
+    wrong = config | {"evaluation": heldout | {"judge": "nobody"}}
+    with pytest.raises(ConfigError, match=r"evaluation\.gold\.rule: no judge 'nobody'; there are vader"):
         plan(build_config(PipelineConfig, wrong), probe=False)
-    with pytest.raises(ConfigError, match=r"evaluation\.judge: no judge"):
+    with pytest.raises(ConfigError, match=r"evaluation\.gold\.rule: no judge"):
         go(wrong)
     assert not (tmp_path / "run").exists()
     go(config)

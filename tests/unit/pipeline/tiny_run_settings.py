@@ -42,6 +42,6 @@ def tiny_settings(folder: Path) -> dict[str, Any]:
             "epochs": 1,
             "sampling": {"max_new_tokens": 6},
         },
-        "evaluation": {"prompts": {"path": heldout}, "sampling": {"max_new_tokens": 6}, "best_of": 2},
+        "evaluation": {"prompts": {"path": heldout}, "gold": "vader", "sampling": {"max_new_tokens": 6}, "best_of": 2},
         "fixed_prompts": ["Ana"],
     }

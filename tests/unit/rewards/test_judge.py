@@ -15,7 +15,7 @@ from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.base import Handle, ModelSpec
 from thumbs.records import Example, ForwardOutput, Message, Rollout
 from thumbs.rewards.build import build_rewards
-from thumbs.rewards.judge import Judge, open_judge, quoted
+from thumbs.rewards.judge import Judge, ModelAnswers, by_rubric, open_judge, quoted
 
 
 class Liking:
@@ -39,7 +39,7 @@ class Liking:
 def judge(logprob: Any) -> tuple[Judge, Liking]:
     engine = Liking(logprob)
     fake: Any = engine
-    return Judge(fake, Handle(0, "judge"), ByteTokenizer(), name="jane"), engine
+    return Judge(ModelAnswers(fake, Handle(0, "judge"), ByteTokenizer()), name="jane"), engine
 
 
 def likes(word: str, first_bonus: float = 0.0) -> Any:
@@ -124,11 +124,25 @@ def test_what_a_model_wrote_cannot_leave_its_quotes():
     assert engine.seen[0][0].count("\nReply B:") == 1
 
 
+def test_a_rubric_stands_where_the_criterion_stood():
+    fair, engine = judge(likes("kind"))
+    strict = Judge(fair.answers, pair_question=by_rubric("Shorter is {better}.\n"))
+    strict.preferences([(user("q"), "kind", "other")])
+    assert "by this rubric?\n\nShorter is {better}.\n\nAnswer with the letter A or B alone." in engine.seen[0][0]
+    assert "harmless" not in engine.seen[0][0]
+
+
+def test_both_orders_are_told_apart():
+    biased, _ = judge(likes("kind", first_bonus=3.0))
+    ((first, second),) = biased.both_orders([(user("q"), "same", "same")])
+    assert (first, second) == pytest.approx((1 / (1 + math.exp(-3)), 1 / (1 + math.exp(3))))
+
+
 def test_a_real_model_answers_with_its_logprobs(tmp_path: Path):
     """log P(A) - log P(B) of a byte model, against each answer read alone."""
     context = byte_context(tmp_path)
     handle = context.engine.create(ModelSpec("j", context.model))
-    asked = Judge(context.engine, handle, context.tokenizer)
+    asked = ModelAnswers(context.engine, handle, context.tokenizer)
     odds = asked.log_odds(["Which?"], "A", "B")[0]
     head = context.tokenizer.render_prompt(user("Which?"))
     alone = [
@@ -140,5 +154,5 @@ def test_a_real_model_answers_with_its_logprobs(tmp_path: Path):
         for x in "AB"
     ]
     assert odds == pytest.approx(alone[0] - alone[1], abs=1e-5)
-    other = open_judge(context.engine, "byte-tiny").log_odds(["Which?"], "A", "B")[0]
+    other = open_judge(context.engine, "byte-tiny").answers.log_odds(["Which?"], "A", "B")[0]
     assert other == pytest.approx(odds, abs=0.2)  # the same weights, perhaps in bfloat16
