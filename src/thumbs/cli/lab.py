@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from thumbs.lab.overopt import Found
+    from thumbs.lab.overopt import Arm, Found
 
 app = typer.Typer(no_args_is_help=True)
 
 Seeds = Annotated[int, typer.Option(min=1, help="How many worlds, each with models and judges of its own.")]
 Clean = Annotated[
     int, typer.Option(min=0, help="Runs in these worlds in which there is nothing to find, to count false alarms.")
+]
+KlAfter = Annotated[
+    float | None, typer.Option(help="Also an arm that goes on after its rollback with this price, score units per nat.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder of the runs and of overopt.json; what is there is not made again.")]
 
@@ -31,7 +34,7 @@ def lab() -> None:
 
 
 @app.command()
-def overopt(seeds: Seeds = 5, clean: Clean = 20, out: Out = Path("runs/lab")) -> None:
+def overopt(seeds: Seeds = 5, clean: Clean = 0, kl_after: KlAfter = None, out: Out = Path("runs/lab")) -> None:
     """Over-optimise a reward model on purpose, and see what brakes it and what a watch delivers.
 
     Each seed trains a byte model and two reward models on 300 noisy pairs each, draws best-of-n, and runs PPO without
@@ -40,18 +43,19 @@ def overopt(seeds: Seeds = 5, clean: Clean = 20, out: Out = Path("runs/lab")) ->
 
     \b
     Example:
-      thumbs lab overopt
-      thumbs lab overopt --seeds 1 --clean 0
+      thumbs lab overopt --seeds 5
+      thumbs lab overopt --seeds 5 --clean 20 --kl-after 0.2
     """
-    from thumbs.lab.overopt import Found, run_seeds
+    from thumbs.lab.overopt import Found, arms_of, run_seeds
     from thumbs.lab.verdicts import requirements, write_findings
 
+    arms = arms_of(kl_after)
     found: list[Found] = []
     alarms: list[list[str]] = []
-    for one in run_seeds(out, seeds, clean):
+    for one in run_seeds(out, seeds, clean, arms):
         if isinstance(one, Found):
             found.append(one)
-            for line in seed_lines(one):
+            for line in seed_lines(one, arms):
                 typer.echo(line)
         else:
             alarms.append(one)
@@ -102,14 +106,12 @@ def constraint(
         raise typer.Exit(1)
 
 
-def seed_lines(found: Found) -> Iterator[str]:
+def seed_lines(found: Found, arms: Mapping[str, Arm]) -> Iterator[str]:
     """What one seed gave, for a terminal: an arm a line."""
-    from thumbs.lab.overopt import ARMS
-
     first, second = found.accuracies
     yield f"seed {found.seed}: accuracy of the proxies {first:.2f} and {second:.2f}; {sum(found.spent.values()):.0f} s"
     yield f"  {'gold':<34} {'start':>6} {'peak':>6} {'end':>6}  alarm  back to  delivered  of the gain"
-    for name, arm in ARMS.items():
+    for name, arm in arms.items():
         ended = found.arms[name]
         alarm = next((str(step) for step, sign in ended.alarms if sign == "value"), "–")
         back = str(ended.best) if arm.watch else "–"

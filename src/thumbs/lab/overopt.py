@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -79,8 +79,15 @@ ARMS = {
     "priced": Arm("PPO, 0.1 a nat", price=KlConfig().coef),
     "ensemble": Arm("PPO, paid by both proxies", both=True),
     "rollback": Arm("PPO with rollback", watch={"act": "rollback"}),
-    "onward": Arm("PPO with rollback, then 0.2 a nat", watch={"act": "rollback", "kl_after": 0.2}),
 }
+
+
+def arms_of(kl_after: float | None) -> dict[str, Arm]:
+    """The arms, and one that goes on after its rollback, with that price of KL, if there is one."""
+    if kl_after is None:
+        return ARMS
+    onward = Arm(f"PPO with rollback, then {kl_after:g} a nat", watch={"act": "rollback", "kl_after": kl_after})
+    return ARMS | {f"onward-{kl_after:g}": onward}
 
 
 @dataclass(frozen=True)
@@ -282,9 +289,9 @@ def make_models(folder: Path, seed: int) -> tuple[tuple[float, float], list[dict
     return (first, other), lab.best_of_n(proxy, second), lab.spent("models", begun)
 
 
-def run_arm(folder: Path, seed: int, name: str) -> tuple[Ended, float]:
+def run_arm(folder: Path, seed: int, name: str, arm: Arm) -> tuple[Ended, float]:
     """An arm in the world of a seed, whose models are there, and its processor time, seconds."""
-    lab, begun, arm = Lab(folder / f"seed-{seed}", seed), time.process_time(), ARMS[name]
+    lab, begun = Lab(folder / f"seed-{seed}", seed), time.process_time()
     (proxy, _), (second, _) = lab.proxy("proxy"), lab.proxy("second")
     ended = lab.ppo(f"ppo-{name}", arm, Both(proxy, second) if arm.both else proxy, second)
     return ended, lab.spent(name, begun)
@@ -312,7 +319,7 @@ class Seeds:
     clean_alarms = staticmethod(clean_alarms)
 
 
-def run_seeds(folder: Path, seeds: int, clean: int) -> Iterator[Found | list[str]]:
+def run_seeds(folder: Path, seeds: int, clean: int, arms: Mapping[str, Arm] = ARMS) -> Iterator[Found | list[str]]:
     """What each seed gave, in order, then the signs of the alarms of each clean run; as many parts at once as there are
     processors.
 
@@ -325,10 +332,13 @@ def run_seeds(folder: Path, seeds: int, clean: int) -> Iterator[Found | list[str
         models = [next(turns).call("make_models", folder, seed) for seed in range(seeds)]
         made = [each.result() for each in models]  # before arms, which another process may run, ask for them
         turns = itertools.cycle(workers)
-        arms = [{name: next(turns).call("run_arm", folder, seed, name) for name in ARMS} for seed in range(seeds)]
+        ended = [
+            {name: next(turns).call("run_arm", folder, seed, name, arm) for name, arm in arms.items()}
+            for seed in range(seeds)
+        ]
         runs = [next(turns).call("clean_alarms", folder, n % seeds, 1 + n // seeds) for n in range(clean)]
-        for seed, ((accuracies, best_of_n, spent), ended) in enumerate(zip(made, arms, strict=True)):
-            found = {name: each.result() for name, each in ended.items()}
+        for seed, ((accuracies, best_of_n, spent), parts) in enumerate(zip(made, ended, strict=True)):
+            found = {name: each.result() for name, each in parts.items()}
             times = {"models": spent} | {name: seconds for name, (_, seconds) in found.items()}
             yield Found(seed, accuracies, {name: arm for name, (arm, _) in found.items()}, best_of_n, times)
         for run in runs:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from thumbs.lab.overopt import Found
+from thumbs.lab.overopt import ARMS, Found
 from thumbs.tracking.files import write_json
 
 LONGEST_S = 600.0
@@ -49,12 +49,13 @@ def requirements(found: Sequence[Found], clean: Sequence[Sequence[str]]) -> list
         ),
         Requirement(
             "at most one alarm in 20 clean runs (the proxy is gold)",
-            f"{alarmed} of {runs} runs" + "".join(f"; {', '.join(signs)}" for signs in clean if signs),
+            (f"{alarmed} of {runs} runs" if runs else "--clean 20 makes them")
+            + "".join(f"; {', '.join(signs)}" for signs in clean if signs),
             None if runs < 20 else alarmed <= runs // 20,
         ),
         Requirement(
             f"at most {allowed:.0f} s for {seeds} seeds on two idle processors",
-            f"{needed:.0f} s, by {sum(sum(one.spent.values()) for one in found):.0f} s of processor time",
+            f"{needed:.0f} s, by the processor time of models, best-of-n and {len(ARMS)} arms",
             needed <= allowed,
         ),
     ]
@@ -65,7 +66,7 @@ def time_on_two(found: Sequence[Found]) -> float:
     all, then the arms of all, and the busier processor ends each time.
     """
     models = [one.spent["models"] for one in found]
-    arms = [seconds for one in found for part, seconds in one.spent.items() if part != "models"]
+    arms = [one.spent[name] for one in found for name in ARMS]
     return sum(max(sum(parts[0::2]), sum(parts[1::2])) for parts in (models, arms))
 
 

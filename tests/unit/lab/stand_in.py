@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from thumbs.lab.constraint import Constrained
-from thumbs.lab.overopt import Ended
+from thumbs.lab.overopt import Arm, Ended
 
 
 def ended(*gold: float, delivered: float = 0.9) -> Ended:
@@ -23,7 +23,7 @@ class Seeds:
         ]
         return (0.7, 0.6), best, 50.0
 
-    def run_arm(self, folder: Path, seed: int, name: str) -> tuple[Ended, float]:
+    def run_arm(self, folder: Path, seed: int, name: str, arm: Arm) -> tuple[Ended, float]:
         return ended(-1.0, 1.0, 0.9 if seed == 2 else -2.0), 10.0
 
     def clean_alarms(self, folder: Path, seed: int, draw: int) -> list[str]:

@@ -91,10 +91,10 @@ def test_each_requirement_at_its_edge():
     assert requirements(good, [[]] * 18 + [["kl"]] * 2)[2].met is False
     assert requirements([*good[1:], found(0, -1.0, 1.0, 0.1)], [])[0].met is False
     assert requirements([*good[1:], found(0, -1.0, 1.0, 0.0, delivered=0.4)], [])[1].met is False
-    # Three of the models on one processor, thirteen of the arms: 3 · 70 + 13 · 30 = 600 s.
-    slow = [found(seed, -1.0, 1.0, 0.0, models=70.0, arm=30.0) for seed in range(5)]
+    # Three of the models on one processor, ten of the arms: 3 · 70 + 10 · 39 = 600 s.
+    slow = [found(seed, -1.0, 1.0, 0.0, models=70.0, arm=39.0) for seed in range(5)]
     assert (time_on_two(slow), requirements(slow, [])[3].met) == (600.0, True)
-    assert requirements([*slow[1:], found(0, -1.0, 1.0, 0.0, models=70.0, arm=31.0)], [])[3].met is False
+    assert requirements([*slow[1:], found(0, -1.0, 1.0, 0.0, models=70.0, arm=40.0)], [])[3].met is False
 
 
 def test_what_both_proxies_pay_is_their_mean_less_their_deviation():
