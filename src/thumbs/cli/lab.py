@@ -46,6 +46,7 @@ def overopt(seeds: Seeds = 5, clean: Clean = 0, kl_after: KlAfter = None, out: O
       thumbs lab overopt --seeds 5
       thumbs lab overopt --seeds 5 --clean 20 --kl-after 0.2
     """
+    from thumbs.lab.figures import write_page
     from thumbs.lab.overopt import Found, arms_of, run_seeds
     from thumbs.lab.verdicts import requirements, write_findings
 
@@ -61,7 +62,8 @@ def overopt(seeds: Seeds = 5, clean: Clean = 0, kl_after: KlAfter = None, out: O
             alarms.append(one)
             typer.echo(f"clean run {len(alarms)} of {clean}: {', '.join(one) or 'no alarm'}")
     path, required = write_findings(out, found, alarms), requirements(found, alarms)
-    typer.echo("\n".join(["", *map(str, required), f"numbers: {path}"]))
+    page = write_page(out, found, required, arms)
+    typer.echo("\n".join(["", *map(str, required), f"numbers: {path}", f"figure: {page}"]))
     if any(requirement.met is False for requirement in required):
         raise typer.Exit(1)
 

@@ -234,7 +234,7 @@ class Lab:
                 second=second,
                 prompts=prompts,
                 sampling=SAMPLING,
-                gold=lambda _, replies: [gold(reply) for reply in replies],
+                gold=CallableReward(lambda rollout: gold(rollout.text)),
             )
             context.folder.mark_done(run_ppo(context, config, paid, self.start, TOPICS, watch=watch))
         looks = context.folder.metrics.read()

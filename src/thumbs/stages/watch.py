@@ -6,17 +6,17 @@ that moves a policy can be watched, and a run that was interrupted sees what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from thumbs.config.sampling import SamplingConfig
 from thumbs.config.watch import WatchConfig
 from thumbs.engine.base import Handle
-from thumbs.records import Example, Prompt, Rollout
+from thumbs.records import Example, Message, Prompt, Rollout
 from thumbs.rewards.base import RewardSource, shown_scores
 from thumbs.rollout.episodes import Episodes
 from thumbs.rollout.rounds import require_unwarped, seed_of
@@ -31,8 +31,14 @@ _COMPARED = 16
 """Replies on which trainer and sampler are compared: some hundreds of tokens tell a tenth of them from none."""
 
 
-Gold: TypeAlias = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
-"""Gold scores of replies to prompts."""
+class Compares(Protocol):
+    """A judge that compares two replies, shown in both orders (`evaluation.gold.PairJudge`)."""
+
+    def both_orders(
+        self, pairs: Sequence[tuple[Sequence[Message], str, str]]
+    ) -> Sequence[tuple[float | None, float | None]]:
+        """P(first is better) of each (prompt, first, second), with the first shown first, and shown second."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class Watch:
     """What the looks at the policy of a stage have in common.
 
     reference: what distance is measured from. proxy: what the policy is paid by. second: the other opinion. gold: is
-    measured at each look; only with `by_gold` do values and alarms go by it.
+    measured at each look, by a judge of pairs as the share that beats the reply of the first look; only with `by_gold`
+    do values and alarms go by it.
     """
 
     context: Context
@@ -52,7 +59,7 @@ class Watch:
     prompts: Sequence[Prompt]
     sampling: SamplingConfig
     episodes: Episodes | None = None
-    gold: Gold | None = None
+    gold: RewardSource | Compares | None = None
     by_gold: bool = False
 
     def __post_init__(self) -> None:
@@ -65,7 +72,7 @@ class Watch:
         price at which a stage goes on after a rollback.
         """
         seen = state.setdefault("watch", {"why": "", "back": False})
-        judged = judge(self.measure(), step, seen, self.config.kl_price, by_gold=self.by_gold)
+        judged = judge(self.measure(seen), step, seen, self.config.kl_price, by_gold=self.by_gold)
         if judged.is_best:
             self.context.engine.save(self.policy, self.kept)
         if VALUE in judged.alarms and self.config.act != "log":
@@ -78,8 +85,8 @@ class Watch:
                 judged.alarms[VALUE] += f"; goes on from step {seen['best_step']} with a KL price of {state['kl_coef']}"
         return judged.numbers, judged.alarms
 
-    def measure(self) -> Look:
-        """What is to be known of the policy's replies to the watch set."""
+    def measure(self, seen: dict[str, Any]) -> Look:
+        """What is to be known of the policy's replies to the watch set; `seen` keeps those of the first look."""
         rollouts = self.replies()
         data = [Example.next_token(rollout.tokens, weights=rollout.mask) for rollout in rollouts]
         ours, theirs = (
@@ -94,8 +101,21 @@ class Watch:
             tokens=[sampled(rollout) for rollout in rollouts],
             ended=np.array([rollout.stop_reason != "length" for rollout in rollouts]),
             off=sampler_metrics("watch", rollouts[:_COMPARED], pad(ours))["watch/sampler_off"],
-            gold=None if self.gold is None else np.array(self.gold(self.prompts, [r.text for r in rollouts])),
+            gold=self._golds(rollouts, seen),
         )
+
+    def _golds(self, rollouts: Sequence[Rollout], seen: dict[str, Any]) -> np.ndarray | None:
+        if self.gold is None:
+            return None
+        if not hasattr(self.gold, "both_orders"):
+            return np.array([score.value for score in cast(RewardSource, self.gold).score(rollouts)])
+        texts = [rollout.text for rollout in rollouts]
+        pairs = [
+            (r.messages[:-1], r.text, was) for r, was in zip(rollouts, seen.setdefault("texts", texts), strict=True)
+        ]
+        told = cast(Compares, self.gold).both_orders(pairs)
+        known = [[share for share in orders if share is not None] for orders in told]
+        return np.array([np.mean(shares) if shares else 0.5 for shares in known])
 
     @property
     def kept(self) -> Path:

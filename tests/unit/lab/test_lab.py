@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from thumbs.cli.main import app
 from thumbs.lab import overopt, world
+from thumbs.lab.figures import points, write_page
 from thumbs.lab.overopt import ARMS, Both, Found, expected_best
 from thumbs.lab.verdicts import requirements, time_on_two
 from thumbs.lab.world import TOPICS, gold, judged_pairs, sentences
@@ -95,6 +97,26 @@ def test_each_requirement_at_its_edge():
     slow = [found(seed, -1.0, 1.0, 0.0, models=70.0, arm=39.0) for seed in range(5)]
     assert (time_on_two(slow), requirements(slow, [])[3].met) == (600.0, True)
     assert requirements([*slow[1:], found(0, -1.0, 1.0, 0.0, models=70.0, arm=40.0)], [])[3].met is False
+
+
+def test_points_are_the_looks_at_about_the_same_distance():
+    looks = [
+        {"watch/kl": kl, "watch/gold": g} for kl, g in ((0.0, 1.0), (-0.1, 3.0), (0.05, 5.0), (1.0, 7.0), (4.1, 9.0))
+    ]
+    near, one, far = points(looks, "watch/gold")
+    assert near == pytest.approx((0.05 / 3, 3.0, 1.0, 5.0))
+    assert (one, far) == ((1.0, 7.0, 7.0, 7.0), (4.1, 9.0, 9.0, 9.0))
+
+
+def test_the_page_has_a_figure_for_each_arm_and_says_what_is_not_met(tmp_path: Path):
+    seeds = [found(0, -1.0, 1.0, -2.0), found(1, -1.0, 1.0, 0.9, delivered=0.0)]
+    best = [{"n": 1.0, "kl": 0.0, "gold": -1.0, "proxy": 0.0, "second_proxy": 0.0}]
+    seeds = [replace(seed, best_of_n=best) for seed in seeds]
+    page = write_page(tmp_path, seeds, requirements(seeds, [])).read_text(encoding="utf-8")
+    assert page.count("<figure") == page.count("<svg") == 1 + len(ARMS)
+    assert all(arm.title in page for arm in ARMS.values())
+    assert page.count("✗ not met") == 2
+    assert "2 value" in page
 
 
 def test_what_both_proxies_pay_is_their_mean_less_their_deviation():

@@ -190,6 +190,34 @@ def test_the_numbers_of_a_look_are_those_of_a_slow_loop(tmp_path: Path):
     assert state["watch"]["start"] == pytest.approx(values, abs=1e-4)
 
 
+def test_a_judge_of_pairs_compares_with_the_replies_of_the_first_look_and_alarms_go_by_it(tmp_path: Path):
+    class Judge:
+        """Likes a reply by how many looks there were, in one order only, and says nothing in the other."""
+
+        def __init__(self) -> None:
+            self.asked: list[Any] = []
+            self.levels = iter([0.5, 0.9, 0.0, 0.0])
+
+        def both_orders(self, pairs: Any) -> Any:
+            self.asked.append(list(pairs))
+            level = next(self.levels)
+            return [(level + 0.001 * (i % 2), None) for i in range(len(pairs))]
+
+    context, judge = byte_context(tmp_path), Judge()
+    policy = context.engine.create(ModelSpec("policy", context.model))
+    reward = CallableReward(last_token)
+    settings = WatchConfig(act="rollback")
+    watch = Watch(context, settings, policy, policy, reward, reward, PROMPTS, SAMPLING, gold=judge, by_gold=True)
+    state: dict[str, Any] = {}
+    looks = [watch.look(step, state) for step in range(4)]
+    first = watch.replies()
+    assert judge.asked[2] == [(r.messages[:-1], r.text, r.text) for r in first]
+    assert [round(numbers["watch/gold"], 2) for numbers, _ in looks] == [0.5, 0.9, 0.0, 0.0]
+    assert [[*alarms] for _, alarms in looks] == [[], [], [], ["value"]]
+    assert "gold has fallen from 0.90 at step 1" in (watch.why_ended(state) or "")
+    assert watch.roll_back(state) == 1
+
+
 def last_token(rollout: Rollout) -> float:
     """Differs between replies of an untrained model."""
     return float(rollout.tokens[-1] % 7)
