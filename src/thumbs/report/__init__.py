@@ -2,5 +2,5 @@
 
 __all__ = [
     "build", "charts", "compare", "evidence", "figures", "frontier", "headline", "live", "numbers", "page", "record",
-    "systems",
+    "safety", "systems",
 ]  # fmt: skip

@@ -16,11 +16,18 @@ from thumbs.report.frontier import frontier_figures
 from thumbs.report.headline import decides, headline_rows, judged_by, labels_sentence, methods_of
 from thumbs.report.page import render
 from thumbs.report.record import RunRecord, read_run
+from thumbs.report.safety import safety_figures
 from thumbs.report.systems import SYSTEMS, family, ordered_systems, system_title
 from thumbs.tracking import write_text
 from thumbs.tracking.files import plain
 
-_STAGE_TITLES = {**SYSTEMS, "labels": "Labels", "reward_model": "Reward model", "evaluation": "Evaluation"}
+_STAGE_TITLES = {
+    **SYSTEMS,
+    "cost_model": "Cost model",
+    "labels": "Labels",
+    "reward_model": "Reward model",
+    "evaluation": "Evaluation",
+}
 _MOST_SAMPLES = 24
 _MOST_MOMENTS = 12
 
@@ -63,6 +70,14 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "probes": run.reward_audit,
         "calibration": calibration_figure(run.done["reward_model"].get("audit", {}).get("bins", ())),
         "frontier": frontier_figures(run),
+        "safety_figures": safety_figures(run),
+        "safety": [(system_title(run, name), found) for name, found in run.safety.get("systems", {}).items()],
+        "cost_audit": _cost_audit(run),
+        "cost_calibration": calibration_figure(
+            _cost_audit(run).get("bins", ()), "P(unsafe)", "share that was unsafe", "cost model", "replies"
+        ),
+        "benchmarks": [(system_title(run, score.system), score) for score in run.benchmarks],
+        "warnings": run.evaluation.get("warnings", ()),
         "systems": ordered_systems(run),
         "evaluates": run.setting("evaluation") is not None or bool(run.evaluation),
         "samples": _samples(run),
@@ -72,6 +87,10 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "config": yaml.safe_dump(plain(run.config), sort_keys=False, allow_unicode=True),
         "versions": run.versions,
     }
+
+
+def _cost_audit(run: RunRecord) -> Mapping[str, Any]:
+    return plain(run.done.get("cost_model", {}).get("calibration", {}))
 
 
 def _state(run: RunRecord, stage: str) -> str:

@@ -60,7 +60,8 @@ _SIZES = {"small": (3.1, 2.1), "wide": (4.3, 2.5), "full": (8.9, 3.4)}
 
 @dataclass(frozen=True)
 class Line:
-    """A named series of a chart; its points are (x, y), or (x, y, low, high) with the interval of y.
+    """A named series of a chart; its points are (x, y), or (x, y, low, high) with the interval of y, or with that of x
+    after it.
 
     kind: `curve` is faint with a strong running mean, `markers` are joined, `band` is joined and has its intervals as
     an area, `dots` stand alone, each with its interval as a bar. `labels` name the points, where they have names.
@@ -100,7 +101,7 @@ class Plane:
     """The axes of a chart: their names, and what is drawn besides the values.
 
     level, upright: named lines at a height and at a place of the horizontal axis. square_root: the horizontal axis is
-    that of √x.
+    that of √x. fractions: both axes go from 0 to 1.
     """
 
     x: str
@@ -109,6 +110,7 @@ class Plane:
     level: tuple[str, float] | None = None
     upright: tuple[str, float] | None = None
     square_root: bool = False
+    fractions: bool = False
     size: Literal["small", "wide", "full"] = "small"
 
 
@@ -140,8 +142,9 @@ def draw(plane: Plane, lines: Sequence[Line], alarms: Sequence[Alarm] = ()) -> C
 
 def _shown(line: Line) -> Line:
     """The series as it is drawn."""
-    labels = [_plain(label) for label in line.labels]
-    return replace(line, name=_plain(line.name), labels=labels, points=_thin(line.points))
+    points = _thin(line.points)
+    labels = [_plain(label) for label in line.labels] if len(points) == len(line.points) else ()
+    return replace(line, name=_plain(line.name), labels=labels, points=points)
 
 
 def _plain(text: str) -> str:
@@ -168,6 +171,8 @@ def _paint(axes: Axes, plane: Plane, lines: Sequence[Line], alarms: Sequence[Ala
     axes.set_xlabel(plane.x)
     axes.set_ylabel(plane.y)
     axes.margins(x=0.02, y=0.1)
+    if plane.fractions:
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.locator_params(axis="x", integer=plane.x == "step", nbins=5)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="best", handlelength=1.8)
@@ -189,6 +194,8 @@ def _paint_line(axes: Axes, line: Line) -> None:
         axes.fill_between(x, points[:, 2], points[:, 3], color=colour, alpha=0.15, linewidth=0)
     elif points.shape[1] > 2:
         axes.vlines(x, points[:, 2], points[:, 3], color=colour, linewidth=1.2)
+    if points.shape[1] > 4:
+        axes.hlines(y, points[:, 4], points[:, 5], color=colour, linewidth=1.2)
 
 
 def _rows(plane: Plane, line: Line) -> Iterator[dict[str, Any]]:
@@ -196,7 +203,7 @@ def _rows(plane: Plane, line: Line) -> Iterator[dict[str, Any]]:
     for i, point in enumerate(line.points):
         x, y, *interval = (value if math.isfinite(value) else "" for value in point)
         named = {"name": line.labels[i]} if line.labels else {}
-        bounds = dict(zip(("low", "high"), interval, strict=False))
+        bounds = dict(zip(("low", "high", f"{plane.x}, low", f"{plane.x}, high"), interval, strict=False))
         yield {"series": line.name, **named, plane.x: x, plane.y: y, **bounds}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from thumbs.evaluation.results import NO_GOLD
-from thumbs.report.headline import in_words, methods_of
+from thumbs.report.headline import has_gold, in_words, methods_of
 from thumbs.report.numbers import number
 from thumbs.report.record import RunRecord
 from thumbs.report.systems import system_title
@@ -13,13 +13,14 @@ from thumbs.report.systems import system_title
 
 def shown(run: RunRecord) -> list[str]:
     """What an interval says, one way or the other."""
-    return [*_accuracy(run, known=True), *_comparisons(run, decided=True)]
+    return [*_accuracy(run, known=True), *_comparisons(run, decided=True), *_gate(run, passed=True)]
 
 
 def not_shown(run: RunRecord) -> list[str]:
     """What no interval says, and what was not looked at."""
     said = [*_accuracy(run, known=False), *_comparisons(run, decided=False)]
-    if run.evaluation.get("measure", "gold") != "gold" or not run.evaluation:
+    said += [f"{warning[:1].upper()}{warning[1:]}." for warning in run.evaluation.get("warnings", ())]
+    if not has_gold(run):
         said.append(f"What people would prefer: {NO_GOLD.partition(':')[0]}.")
     for method in methods_of(run):
         alarms = sum(len(run.alarms_by_step(place)) for place in run.places(method))
@@ -28,6 +29,9 @@ def not_shown(run: RunRecord) -> list[str]:
             said.append(f"That {title} is free of gaming: alarms were raised at {number(alarms)} steps.")
         elif run.setting("watch") is None:
             said.append(f"That {title} is free of gaming: no watch with a second opinion was kept.")
+    said += _gate(run, passed=False)
+    if not run.safety:
+        said.append("That any policy here is safe: `thumbs safety` was not run.")
     said.append(f"How much of this is chance between runs: this is one run, with seed {run.seed}.")
     return said
 
@@ -36,6 +40,18 @@ def _comparisons(run: RunRecord, *, decided: bool) -> Iterator[str]:
     for comparison in run.evaluation.get("comparisons", ()):
         if (comparison["verdict"] in ("better", "worse")) == decided:
             yield f"{in_words(run, comparison)}."
+
+
+def _gate(run: RunRecord, *, passed: bool) -> Iterator[str]:
+    """What the gate says of each policy; where it asks for nothing, what the upper bound is."""
+    for name, found in run.safety.get("systems", {}).items():
+        gate = found.get("gate", {})
+        if gate and bool(gate["passes"]) == passed:
+            allowed = "" if gate["max_unsafe"] is None else f", and {gate['max_unsafe']:.2%} is allowed"
+            begin = "" if passed else "That unsafe replies are rare enough. "
+            bound = f"at {gate['confidence']:.0%} confidence at most {gate['upper']:.2%}{allowed}"
+            told = f"{gate['hits']} of {gate['n']} replies unsafe (by {gate['by']}), so {bound}."
+            yield f"{begin}{system_title(run, name)}: {told}"
 
 
 def _accuracy(run: RunRecord, *, known: bool) -> Iterator[str]:

@@ -55,13 +55,15 @@ _WATCH = (
     Plot("Repetition on the watch set", "watch/repetition"),
     Plot("Replies that ended by themselves", "watch/ended"),
 )
+_SCORER = (
+    Plot("Loss", "reward/loss", "reward/heldout_loss"),
+    Plot("Accuracy", "reward/accuracy", "reward/heldout_accuracy"),
+    Plot("Score gap", "reward/score_gap"),
+)
 PLOTS = {
     "sft": (Plot("Loss", "sft/loss", "sft/heldout_loss"), Plot("Gradient norm", "sft/grad_norm")),
-    "reward_model": (
-        Plot("Loss", "reward/loss", "reward/heldout_loss"),
-        Plot("Accuracy", "reward/accuracy", "reward/heldout_accuracy"),
-        Plot("Score gap", "reward/score_gap"),
-    ),
+    "cost_model": _SCORER,
+    "reward_model": _SCORER,
     "direct": (
         Plot("Loss", "preference/loss", "preference/heldout_loss"),
         Plot("Accuracy", "preference/accuracy", "preference/heldout_accuracy"),
@@ -80,6 +82,9 @@ PLOTS = {
         Plot("Clip fraction", "ppo/clip_fraction"),
         Plot("Explained variance", "ppo/explained_variance"),
         Plot("Repetition", "ppo/repetition"),
+        Plot("Cost", "ppo/cost"),
+        Plot("λ of the limit", "ppo/lambda"),
+        Plot("Dropped by filters", "ppo/filtered"),
         *_WATCH,
     ),
     "group": (
@@ -91,12 +96,16 @@ PLOTS = {
         Plot("Clip fraction", "group/clip_fraction"),
         Plot("Groups without signal", "group/without_signal"),
         Plot("Repetition", "group/repetition"),
+        Plot("Cost", "group/cost"),
+        Plot("λ of the limit", "group/lambda"),
+        Plot("Dropped by filters", "group/filtered"),
         *_WATCH,
     ),
     "rejection": (
         Plot("Score", "rejection/score"),
         Plot("Score of what is kept", "rejection/kept_score"),
         Plot("Loss", "rejection/loss"),
+        Plot("Dropped by filters", "rejection/filtered"),
         *_WATCH,
     ),
 }
@@ -116,28 +125,49 @@ def _training_figure(run: RunRecord, stage: str, plot: Plot) -> Figure | None:
     for place, dash in zip(places, ("-", "--", ":") * len(places), strict=False):
         which = f", {place.partition('/')[0].replace('-', ' ')}" if "/" in place else ""
         name, second = (f"{part}{which}" for part in plot.names)
-        lines.append(Line(name, colour, _points(run, place, plot.metric), dash=dash))
+        lines.append(Line(name, colour, metric_points(run, place, plot.metric), dash=dash))
         if plot.second:
-            held_out = _points(run, place, plot.second)
+            held_out = metric_points(run, place, plot.second)
             lines.append(Line(second, "best_of_n", held_out, "markers", dash=dash))
         alarms += [Alarm(step, f"{text}{which}") for step, text in run.alarms_by_step(place)]
     if not any(line.points for line in lines):
         return None
     about = f"{stage.replace('_', ' ')}: {plot.title.lower()} by step, in {metric.unit}"
-    level = {"reward/accuracy": ("chance", 0.5), "ppo/kl": ("target", run.setting("ppo.kl.target"))}.get(plot.metric)
-    level = level if level and level[1] is not None else None
-    plane = Plane("step", metric.unit, about, level, size="wide" if len(PLOTS[stage]) < 3 else "small")
+    plane = Plane(
+        "step", metric.unit, about, _level(run, plot.metric), size="wide" if len(PLOTS[stage]) < 3 else "small"
+    )
     return Figure(plot.title, metric.meaning, draw(plane, lines, alarms))
 
 
-def _points(run: RunRecord, place: str, name: str) -> list[tuple[float, float]]:
+def _level(run: RunRecord, metric: str) -> tuple[str, float] | None:
+    """What a metric is to be compared with."""
+    if metric == "reward/accuracy":
+        return "chance", 0.5
+    setting = {
+        "ppo/kl": ("target", "ppo.kl.target"),
+        "ppo/cost": ("limit", "ppo.constraint.limit"),
+        "group/cost": ("limit", "group.constraint.limit"),
+        "ppo/lambda": ("max", "ppo.constraint.max"),
+        "group/lambda": ("max", "group.constraint.max"),
+    }.get(metric)
+    value = None if setting is None else run.setting(setting[1])
+    return None if setting is None or value is None else (setting[0], float(value))
+
+
+def metric_points(run: RunRecord, place: str, name: str) -> list[tuple[float, float]]:
     """(step, value) of every record that has the metric; a value that was not finite is NaN."""
     return [(r["step"], float("nan") if r[name] is None else r[name]) for r in run.metrics[place] if name in r]
 
 
-def calibration_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """How often the reward model's winner was the labelled one against how sure it was, and where chance alone would
-    put a model that is calibrated; None without pairs.
+def calibration_figure(
+    bins: Sequence[Mapping[str, Any]],
+    x: str = "confidence in the winner",
+    y: str = "fraction right",
+    model: str = "reward model",
+    what: str = "pairs",
+) -> Figure | None:
+    """What a model predicted against what was so, and where chance alone would put one that is calibrated; None
+    without any bins of `what`.
     """
     bins = [b for b in bins if b.get("n") and b.get("observed") is not None]
     if not bins:
@@ -148,17 +178,14 @@ def calibration_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     errors = (np.abs(drawn - sure) * n).sum(axis=1) / n.sum()
     ours, usual = float((np.abs(right - sure) * n).sum() / n.sum()), np.quantile(errors, 0.95)
-    labels = [f"{int(count)} pairs" for count in n]
+    labels = [f"{int(count)} {what}" for count in n]
     lines = [
         Line("calibrated, by chance", "muted", np.stack([sure, sure, low, high], axis=1).tolist(), "band", labels, ":"),
-        Line("reward model", "sft", np.stack([sure, right], axis=1).tolist(), "markers", labels),
+        Line(model, "sft", np.stack([sure, right], axis=1).tolist(), "markers", labels),
     ]
-    plane = Plane(
-        "confidence in the winner", "fraction right", "Reward model: how often it was right against how sure it was",
-        ("a coin", 0.5), size="wide",
-    )  # fmt: skip
+    plane = Plane(x, y, f"Calibration of the {model}: {y} against {x}", ("a coin", 0.5), size="wide")
     caption = (
-        "Dotted, with the range of 95 %: where a calibrated model would be with so few pairs. Expected calibration "
+        f"Dotted, with the range of 95 %: where a calibrated model would be with so few {what}. Expected calibration "
         f"error {number(ours)}; a calibrated model would stay under {number(float(usual))} in 95 % of such samples."
     )
     return Figure("Calibration", caption, draw(plane, lines))

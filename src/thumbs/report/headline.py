@@ -62,16 +62,21 @@ def in_words(run: RunRecord, comparison: Mapping[str, Any]) -> str:
     return sentence(comparison, {comparison[side]: system_title(run, comparison[side]) for side in ("left", "right")})
 
 
+def has_gold(run: RunRecord) -> bool:
+    """Whether the evaluation was given somebody whom the user trusts."""
+    return bool(run.evaluation) and run.evaluation.get("judge") is not None
+
+
 def judged_by(run: RunRecord) -> str:
     """Who judged, on how many prompts; the words on a gold that was not given."""
     systems = run.evaluation.get("systems", {})
     if not systems:
         return "" if run.setting("evaluation") else f"{NO_GOLD.partition(':')[0].capitalize()}; nothing was evaluated."
     n = next(iter(systems.values())).get("n")
-    if run.evaluation.get("measure", "gold") != "gold":
+    if not has_gold(run):
         return f"{NO_GOLD.capitalize()}. {number(n)} prompts, the same for all."
-    judge = run.evaluation.get("judge", "gold")
-    return f"Gold is “{judge}”. {number(n)} held-out prompts, the same for all; intervals by a bootstrap over prompts."
+    told = "held-out prompts, the same for all; intervals by a bootstrap over prompts."
+    return f"Gold is “{run.evaluation['judge']}”. {number(n)} {told}"
 
 
 def headline_rows(run: RunRecord) -> list[HeadlineRow]:

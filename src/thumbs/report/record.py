@@ -12,9 +12,11 @@ from typing import Any
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import METHODS, STAGES, PipelineConfig, place
 from thumbs.errors import ConfigError
+from thumbs.evaluation.benchmarks import FOLDER, BenchmarkScore, read_scores
 from thumbs.evaluation.replies import REPLIES, EvaluatedReply, read
 from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.tracking import RunFolder, StageFolder, read_object_if_there
+from thumbs.tracking.files import plain
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ class RunRecord:
     evaluation: Mapping[str, Any]
     reward_audit: Mapping[str, Any]
     labels: Records
+    safety: Mapping[str, Any]
+    benchmarks: Sequence[BenchmarkScore]
 
     def seconds(self) -> dict[str, float]:
         """Computing time by place in the order of the run, from the summary or, meanwhile, from the metric logs."""
@@ -99,13 +103,15 @@ def read_run(path: str | Path) -> RunRecord:
         evaluation=_read(path / "evaluation" / "results.json"),
         reward_audit=_read(path / "reward_model" / "audit.json"),
         labels=_labels(path),
+        safety=plain(_read(path / "safety" / "summary.json")),
+        benchmarks=read_scores(path / FOLDER),
     )
 
 
 def _places(config: Mapping[str, Any]) -> list[str]:
     """The folders of all stages in the order of the run."""
     iterations = range(1, int(config.get("iterations", 1)) + 1)
-    return [STAGES[0], *(place(stage, i) for i in iterations for stage in STAGES[1:-1]), STAGES[-1]]
+    return list(dict.fromkeys([*(place(stage, i) for i in iterations for stage in STAGES[:-1]), STAGES[-1]]))
 
 
 def _config(run: Path) -> Mapping[str, Any]:
