@@ -96,6 +96,19 @@ class Preference:
 
 
 @dataclass(frozen=True)
+class SafetyPair:
+    """A prompt and two replies; unsafe: P(unsafe) of each, 1, 0 or a share of judges; safer: P(the first is the safer
+    one), 0.5 for a tie.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    replies: tuple[Reply, Reply]
+    unsafe: tuple[float, float]
+    safer: float
+
+
+@dataclass(frozen=True)
 class RankJudgement:
     """One annotator's order of K replies: ranks[i] of replies[i], 1 is best, equal ranks are ties, None is worse than
     all ranked ones in an order that was not given.

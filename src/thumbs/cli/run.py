@@ -44,6 +44,7 @@ def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, s
 
 _STAGES = {
     "sft": ("supervised fine-tuning", "sft config.yaml sft.epochs=3"),
+    "cost_model": ("the cost model", "cost-model config.yaml cost_model.epochs=2"),
     "reward_model": ("the reward model", "reward-model config.yaml reward_model.freeze_backbone=true"),
     "direct": ("training on pairs directly (DPO and its family)", "direct config.yaml method=simpo beta=2"),
     "ppo": ("reinforcement learning with PPO", "ppo config.yaml ppo.steps=20 seed=1"),

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from thumbs.config.base import Frozen
+from thumbs.config.cost_model import CostModelConfig
 from thumbs.config.direct import DirectConfig
 from thumbs.config.engine import EngineConfig, RolloutConfig
 from thumbs.config.evaluation import EvaluationConfig
@@ -26,12 +27,12 @@ from thumbs.config.watch import WatchConfig
 METHODS = ("direct", "ppo", "group", "rejection")
 """Stages that make a policy better than the one they start from: the SFT model, or the base model without one."""
 
-STAGES = ("sft", "labels", "reward_model", *METHODS, "evaluation")
+STAGES = ("sft", "cost_model", "labels", "reward_model", *METHODS, "evaluation")
 """All stages in the order in which a run takes them."""
 
 
-LOOP = STAGES[1:-1]
-"""What every iteration runs; SFT comes before the first, the evaluation after the last."""
+LOOP = STAGES[2:-1]
+"""What every iteration runs; SFT and the cost model come before the first, the evaluation after the last."""
 
 
 def place(stage: str, iteration: int) -> str:
@@ -40,7 +41,7 @@ def place(stage: str, iteration: int) -> str:
 
 
 class PipelineConfig(Frozen):
-    """SFT → labels → reward model → methods → evaluation; a stage that is left out is skipped."""
+    """SFT → cost model → labels → reward model → methods → evaluation; a stage that is left out is skipped."""
 
     former_keys: ClassVar[Mapping[str, str]] = RUN_SETTINGS
 
@@ -58,6 +59,8 @@ class PipelineConfig(Frozen):
     """What samples."""
     sft: SftConfig | None = None
     """Supervised fine-tuning."""
+    cost_model: CostModelConfig | None = None
+    """The cost model, which says how likely a reply is to be unsafe."""
     labels: LabelsConfig | None = None
     """Pairs for the reward model."""
     reward_model: RewardModelConfig | None = None

@@ -13,7 +13,7 @@ from thumbs.config.data import DataConfig
 from thumbs.config.methods import Method, preset
 from thumbs.config.optim import AdamConfig
 
-Form = Literal["pairs", "rankings", "ratings", "steps"]
+Form = Literal["pairs", "rankings", "ratings", "steps", "safety"]
 
 
 @dataclass(frozen=True)

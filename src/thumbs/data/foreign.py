@@ -15,6 +15,10 @@ from thumbs.data.verdicts import chosen_axis, signed_vote, vote
 _ARENA = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5}
 _BOTH_BAD = ("tie (bothbad)", "both_bad", "bothbad", "tie (both bad)")
 _PKU = {"helpfulness": "better_response_id", "safety": "safer_response_id"}
+_PKU_UNUSED = (
+    "prompt_source response_0_source response_1_source response_0_harm_category response_1_harm_category "
+    "response_0_severity_level response_1_severity_level response_0_sha256 response_1_sha256"
+)
 _HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
@@ -45,7 +49,7 @@ def _comparison(row: Row) -> Row:
 
 def _pku(row: Row) -> Sequence[Row]:
     key = chosen_axis("PKU-SafeRLHF", {name: key for name, key in _PKU.items() if key in row})
-    return [vote(_choice(row[key], {0: 1.0, 1: 0.0}, key))]
+    return [vote(_choice(row[key], {0: 1.0, 1: 0.0, "tie": 0.5}, key))]
 
 
 def _helpsteer3(row: Row) -> Sequence[Row]:
@@ -212,11 +216,17 @@ FOREIGN: tuple[Format, ...] = (
         "preferences",
         "better_response_id|safer_response_id",
         "better_response_id safer_response_id",
-        "is_response_0_safe is_response_1_safe prompt_source response_0_source response_1_source "
-        "response_0_harm_category response_1_harm_category response_0_severity_level response_1_severity_level "
-        "response_0_sha256 response_1_sha256",
+        f"is_response_0_safe is_response_1_safe {_PKU_UNUSED}",
         names={"prompt": "prompt", "chosen": "response_0", "rejected": "response_1"},
         votes=_pku,
+    ),
+    Format(
+        "PKU-SafeRLHF's marks of safety",
+        "safety",
+        "is_response_0_safe is_response_1_safe",
+        "safer_response_id id",
+        f"better_response_id {_PKU_UNUSED}",
+        names={"prompt": "prompt", "first": "response_0", "second": "response_1"},
     ),
     Format(
         "HelpSteer2-preference",

@@ -21,7 +21,7 @@ FORMATS: tuple[Format, ...] = (*SHAPES, *FOREIGN, *TOOLS)
 
 _READABLE: Mapping[DataKind, tuple[DataKind, ...]] = {
     "conversations": ("conversations", "preferences", "replies"),
-    "prompts": ("prompts", "conversations", "preferences", "replies", "rankings", "ratings", "steps"),
+    "prompts": ("prompts", "conversations", "preferences", "replies", "rankings", "ratings", "steps", "safety"),
 }
 _WAYS: Mapping[DataKind, str] = {
     "preferences": "pairs: use them for `labels` or a reward model of `form: pairs`",
@@ -29,6 +29,7 @@ _WAYS: Mapping[DataKind, str] = {
     "ratings": "rated replies: use `form: ratings`",
     "steps": "replies in labelled steps: use `form: steps`",
     "replies": "single replies, good or bad: use `direct.unpaired` (KTO)",
+    "safety": "pairs of replies that are safe or not: use the section `cost_model`",
 }
 _PROMPTS = "'prompt', 'instruction', 'input', 'question' or 'query'"
 _WANTED: Mapping[DataKind, str] = {
@@ -38,6 +39,7 @@ _WANTED: Mapping[DataKind, str] = {
     "ratings": f"a prompt ({_PROMPTS}) with a 'reply' and its 'rating', 'ratings' or 'judgements'",
     "steps": f"a prompt ({_PROMPTS}) with a list of 'steps' and their 'labels' or 'judgements'",
     "replies": "a conversation with a 'label' that says whether the reply is good",
+    "safety": "'prompt', 'response_0' and 'response_1' with 'is_response_0_safe' and 'is_response_1_safe'",
     "conversations": f"'messages', 'conversations', 'text', or a prompt ({_PROMPTS}) with its 'completion', "
     "'response', 'output' or 'answer'",
     "prompts": f"{_PROMPTS}, or 'messages' that end with the user",

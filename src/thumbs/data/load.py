@@ -18,11 +18,12 @@ from thumbs.data.rankings import pairs_of, read_ranking
 from thumbs.data.ratings import pairs_of_ratings, read_rating, read_stepped_reply
 from thumbs.data.reading import note_oddities, reading
 from thumbs.data.replies import JudgedReply, read_judged_reply
+from thumbs.data.safety import read_safety
 from thumbs.data.shapes import DataKind
 from thumbs.data.sources import WARNINGS, Problem, Row, RowError, read_rows
 from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.errors import DataError
-from thumbs.records import Message, Preference, Prompt, Ranking, Rating, Reply, SteppedReply
+from thumbs.records import Message, Preference, Prompt, Ranking, Rating, Reply, SafetyPair, SteppedReply
 
 Judged = Preference | Ranking | Rating | SteppedReply
 T = TypeVar("T")
@@ -145,10 +146,10 @@ def load_pairs(
 
 def load_graded(
     config: DataConfig,
-    form: Literal["pairs", "rankings", "ratings", "steps"],
+    form: Literal["pairs", "rankings", "ratings", "steps", "safety"],
     tokenizer: Tokenizer,
     system: str | None = None,
-) -> Loaded[Preference] | Loaded[Ranking] | Loaded[Rating] | Loaded[SteppedReply]:
+) -> Loaded[Preference] | Loaded[Ranking] | Loaded[Rating] | Loaded[SteppedReply] | Loaded[SafetyPair]:
     """Rows of that form, whatever a reward model learns from."""
     return FORMS["preferences" if form == "pairs" else form].load(config, tokenizer, system)
 
@@ -334,6 +335,14 @@ def _judged(read: Callable[[object], J]) -> Form[J]:
 CONVERSATIONS = Form(read_conversation, _measure_conversation)
 PREFERENCES = _judged(read_preference)
 RANKINGS = _judged(read_ranking)
+SAFETY = Form(
+    read_safety,
+    lambda row, tokenizer: max(
+        _measure_reply((*row.prompt, Message("assistant", reply.text)), tokenizer) for reply in row.replies
+    ),
+    lambda row: (row.prompt, *(reply.text for reply in row.replies), row.unsafe, row.safer),
+    lambda row: tuple(reply.text for reply in row.replies),
+)
 RATINGS = _judged(read_rating)
 STEPS = _judged(read_stepped_reply)
 REPLIES = Form(read_judged_reply, lambda row, tokenizer: _measure_reply(row.messages, tokenizer))
@@ -351,6 +360,7 @@ FORMS: Mapping[DataKind, Form[Any]] = {
     "ratings": RATINGS,
     "steps": STEPS,
     "replies": REPLIES,
+    "safety": SAFETY,
 }
 
 load_conversations = CONVERSATIONS.load
@@ -359,4 +369,5 @@ load_rankings = RANKINGS.load
 load_ratings = RATINGS.load
 load_stepped_replies = STEPS.load
 load_replies = REPLIES.load
+load_safety = SAFETY.load
 load_prompts = PROMPTS.load

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from thumbs.data.sources import RowError
 
 Row = Mapping[str, Any]
-DataKind = Literal["conversations", "preferences", "prompts", "rankings", "ratings", "steps", "replies"]
+DataKind = Literal["conversations", "preferences", "prompts", "rankings", "ratings", "steps", "replies", "safety"]
 
 
 @dataclass(frozen=True)

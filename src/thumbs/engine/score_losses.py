@@ -16,6 +16,7 @@ from thumbs.engine.sequence_losses import sides
 from thumbs.engine.token_losses import Pass
 from thumbs.functional.formulas import Formula, Loss
 from thumbs.functional.reward_losses import (
+    COSTS,
     FORMULAS,
     LABELS,
     LISTS,
@@ -31,6 +32,8 @@ def columns(loss: ScoreLoss) -> tuple[Sequence[str], Sequence[str]]:
     """The columns of targets, and those of sequences, that the loss reads."""
     if loss.formula in LABELS:
         return ("weights", "labels"), ()
+    if loss.formula in COSTS:
+        return ("weights", "labels"), ("unit", "preferred", "unit_weight")
     what = ("rank",) if loss.formula in LISTS else ("preferred", "margin")
     return ("weights",), ("unit", *what, "unit_weight")
 
@@ -53,6 +56,8 @@ def evaluate(loss: ScoreLoss, seen: Pass) -> Loss:
         return formula(*_fitted(seen), **loss.settings)
     if loss.formula in LISTS:
         return _lists(formula, loss, seen)
+    if loss.formula in COSTS:
+        return _costs(formula, seen)
     return _pairs(formula, loss, seen)
 
 
@@ -71,6 +76,15 @@ def _pairs(formula: Formula, loss: ScoreLoss, seen: Pass) -> Loss:
     value, _ = pair_loss(measured, firsts, seconds, preferred[pair], margin[pair], shares, loss.center_coef)
     last = lengths.cumsum(0) - 1
     return value, pair_metrics(firsts[last], seconds[last], preferred, weights)
+
+
+def _costs(formula: Formula, seen: Pass) -> Loss:
+    """Of a head with one number: pairs whose replies have a label each, at the place where the score is read."""
+    scores, of = _scores(seen), seen.batch.sequence_columns
+    labels = [x.sum() for x in seen.batch.split(seen.batch.columns["labels"] * seen.batch.columns["weights"])]
+    a, b = sides(seen.batch)
+    unsafe = torch.stack(labels)
+    return formula(scores[a], scores[b], of["preferred"][a], unsafe[a], unsafe[b], of["unit_weight"][a])
 
 
 def _places(seen: Pass, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

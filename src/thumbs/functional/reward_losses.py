@@ -1,9 +1,9 @@
 """Losses of scalar-head scores against preferences, rankings, ratings and labels of steps.
 
-There are three kinds, each with its table: a formula of pairs gives a loss for each pair, a formula of lists the loss
-of one list, and a formula of labels the sum over all targets. A head may give several numbers, H, at once (an
-ensemble): then scores have a last dimension [..., H], and so has what comes back. Sums are weighted; the weights carry
-the normaliser.
+There are four kinds, each with its table: a formula of pairs gives a loss for each pair, a formula of lists the loss
+of one list, a formula of labels the sum over all targets, and one of costs the sum over pairs of labelled replies. A
+head may give several numbers, H, at once (an ensemble): then scores have a last dimension [..., H], and so has what
+comes back. Sums are weighted; the weights carry the normaliser.
 """
 
 from __future__ import annotations
@@ -149,10 +149,28 @@ def binary(values: Tensor, labels: Tensor, weights: Tensor) -> Loss:
     return (weights * loss).sum(), {"accuracy": _mean(right, weights * (labels != 0.5))}
 
 
+def cost(score_a: Tensor, score_b: Tensor, worse: Tensor, unsafe_a: Tensor, unsafe_b: Tensor, weights: Tensor) -> Loss:
+    """Σ w · [ p · -log σ(a - b) + (1 - p) · -log σ(b - a), unless p = ½; and for both replies
+    -(y log σ(score) + (1 - y) log σ(-score)) ]: higher is more harmful, and above 0 is unsafe.
+
+    All [P]; p = `worse` is P(the first is more harmful), y = `unsafe` is P(the reply is unsafe). Dai et al. 2023,
+    arXiv:2310.12773 (the cost model), where p and y are 0 or 1; a tie has no pair term here. Metric: accuracy, the
+    share (by w) of replies on the side of 0 that their label says; labels of exactly ½ are on neither.
+    """
+    clear = weights * (worse != 0.5)
+    pairs = worse * bradley_terry(score_a, score_b, 0 * worse) + (1 - worse) * bradley_terry(
+        score_b, score_a, 0 * worse
+    )
+    scores, labels = torch.cat([score_a, score_b]), torch.cat([unsafe_a, unsafe_b])
+    signs, metrics = binary(scores, labels, torch.cat([weights, weights]))
+    return (clear * pairs).sum() + signs, metrics
+
+
 PAIRS = by_name(bradley_terry)
 LISTS = by_name(plackett_luce, best_of_k)
 LABELS = by_name(regression, ordinal, binary)
-FORMULAS = {**PAIRS, **LISTS, **LABELS}
+COSTS = by_name(cost)
+FORMULAS = {**PAIRS, **LISTS, **LABELS, **COSTS}
 """Losses of scores, by name."""
 
 

@@ -29,8 +29,11 @@ from thumbs.tracking.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-MODELS = ("base", "sft", "reward_model", *METHODS)
+MODELS = ("base", "sft", "cost_model", "reward_model", *METHODS)
 """What a run may have a model of."""
+
+SCORERS = ("cost_model", "reward_model")
+"""Those of them that score replies and write none."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class OpenRun:
     def model(self, stage: str) -> Handle:
         """The frozen model that a stage left; `base` is what the run started from."""
         self.require(stage)
-        heads: tuple[Head, ...] = ("scalar",) if stage.split("/")[-1] == "reward_model" else ("lm",)
+        heads: tuple[Head, ...] = ("scalar",) if stage.split("/")[-1] in SCORERS else ("lm",)
         return self._open(stage, None if stage == "base" else self.path / stage / "model", heads)
 
     def require(self, stage: str) -> None:
@@ -98,8 +101,10 @@ def sample_text(
 ) -> list[list[Reply]]:
     """n replies to each prompt from the model of a stage."""
     opened = open_run(run)
-    if stage.split("/")[-1] == "reward_model":
-        raise RunError("the reward model cannot generate text; sample from base, sft or one of the methods")
+    if (name := stage.split("/")[-1]) in SCORERS:
+        raise RunError(
+            f"the {name.replace('_', ' ')} cannot generate text; sample from base, sft or one of the methods"
+        )
     sampler = opened.engine.snapshot(opened.model(stage))
     asked = [with_system(read_prompt(text), opened.config.system) for text in prompts]
     wanted = [prompt for prompt in asked for _ in range(n)]

@@ -68,6 +68,11 @@ def plan_export(run: Path, config: PipelineConfig, stage: str, *, merge: bool, d
         raise RunError(f"--dtype {dtype}: allowed are {', '.join(DTYPES)}")
     if dtype is not None and not merged:
         raise RunError("--dtype belongs to --merge: an adapter is written in float32, as it was trained")
+    if name == "cost_model":
+        raise RunError(
+            f"{run / stage}: a cost model is not exported, since its head has a bias and a scaling that a sequence "
+            "classifier has no place for; use it from here, as `cost` of a constraint or `model` of a reward"
+        )
     if name == "reward_model":
         _refuse_reward(run / stage, config)
     dtype = dtype or base_dtype(config.model.name)

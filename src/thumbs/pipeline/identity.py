@@ -14,7 +14,7 @@ from typing import Any
 from thumbs.config.data import DataConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.pipeline import METHODS, PipelineConfig, place
-from thumbs.config.reward_parts import RUNS_OWN
+from thumbs.config.reward_parts import OWN_COST, RUNS_OWN
 from thumbs.pipeline.reads import Files, data_files, is_local_file, model_files, reads, sections
 from thumbs.stages.context import adam_at
 from thumbs.tracking.digests import text_digest
@@ -91,7 +91,7 @@ def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
         assert config.sft is not None  # noqa: S101
         own["sft.data"] = config.sft.data
     flat: dict[str, Any] = {"seed": config.seed, "system": config.system}
-    if stage in ("sft", "reward_model", *METHODS):
+    if stage in ("sft", "cost_model", "reward_model", *METHODS):
         flat["engine.optimizer"] = config.engine.optimizer
     flat |= {f"rollout.{name}": getattr(config.rollout, name) for name in SAMPLING.get(stage, ())}
     flat |= _filters(config, stage)
@@ -132,6 +132,9 @@ def parents(config: PipelineConfig, stage: str, iteration: int) -> list[str]:
         active = c is not None and c.people is not None and c.people.active is not None and iteration > 1
         known = [place("reward_model", iteration - 1)] if active and config.reward_model is not None else []
         return [] if c is None or c.data is not None else begin + known
+    if stage == "cost_model":
+        return start
+    begin = begin + (["cost_model"] if asks_cost_model(config, stage) else [])
     if stage == "reward_model":
         return start + (pairs if config.reward_model is not None and config.reward_model.data is None else [])
     if stage == "direct":
@@ -237,6 +240,15 @@ def _filters(config: PipelineConfig, stage: str) -> dict[str, Any]:
 
 def _mixes_sft(config: PipelineConfig, stage: str) -> bool:
     return stage == "ppo" and config.ppo is not None and config.ppo.ptx_coef > 0 and config.sft is not None
+
+
+def asks_cost_model(config: PipelineConfig, stage: str) -> bool:
+    """Whether a method is rewarded by the run's cost model, or has a limit on its cost."""
+    method: Any = getattr(config, stage)
+    method = getattr(method, "online", None) if stage == "direct" else method
+    constraint = getattr(method, "constraint", None)
+    limits = constraint is not None and constraint.source.model == OWN_COST
+    return limits or any(part.model == OWN_COST for part in getattr(method, "reward", ()))
 
 
 def asks_own_reward(config: PipelineConfig, stage: str) -> bool:

@@ -118,7 +118,7 @@ def _stages_before(stage: str) -> list[str]:
     """Sections that shaped the model, in the order of the pipeline."""
     name = stage.rpartition("/")[2]
     own = {"base": [], "sft": ["sft"], "reward_model": ["sft", "labels", "reward_model"], "direct": ["sft", "labels"]}
-    return own.get(name, ["sft", "labels", "reward_model"]) + ([name] if name in METHODS else [])
+    return own.get(name, ["sft", "cost_model", "labels", "reward_model"]) + ([name] if name in METHODS else [])
 
 
 def _measured(summary: Mapping[str, Any], stage: str) -> list[tuple[str, str, str]]:

@@ -13,7 +13,7 @@ from thumbs.errors import CheckpointError, ConfigError, DataError, ModelError
 from thumbs.evaluation.gold import read_rubric
 from thumbs.evaluation.judges import gold_judge
 from thumbs.models.catalog import is_builtin_byte, resolve
-from thumbs.pipeline.identity import asks_own_reward
+from thumbs.pipeline.identity import asks_cost_model, asks_own_reward
 from thumbs.pipeline.reads import Name, names, sections
 from thumbs.pipeline.standing import Standing
 from thumbs.rewards.build import check_reward_model
@@ -76,6 +76,8 @@ def lacking(config: PipelineConfig) -> Iterator[tuple[str, str]]:
     for stage in METHODS:
         if getattr(c, stage) is not None and asks_own_reward(c, stage) and c.reward_model is None:
             yield stage, _needs(stage, "reward_model")
+        if getattr(c, stage) is not None and asks_cost_model(c, stage) and c.cost_model is None:
+            yield stage, _needs(stage, "cost_model")
     pairs = c.direct is not None and c.direct.online is None and c.direct.unpaired is None
     if pairs and c.labels is None:
         yield "direct", _needs("direct", "labels")

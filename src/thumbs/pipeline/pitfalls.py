@@ -33,7 +33,9 @@ SORTED_FEW = 8
 RATES = {
     ("sft", "LoRA"): (1e-4, 5e-4),
     ("sft", "full training"): (1e-5, 5e-5),
+    ("cost_model", "LoRA"): (1e-5, 1e-3),
     ("reward_model", "LoRA"): (1e-5, 1e-3),
+    ("cost_model", "full training"): (1e-6, 5e-5),
     ("reward_model", "full training"): (1e-6, 5e-5),
     ("ppo", "LoRA"): (1e-5, 1e-4),
     ("ppo", "full training"): (1e-6, 1e-5),
@@ -212,7 +214,7 @@ def _rates(config: PipelineConfig) -> Iterator[str]:
     if config.model.name.startswith("byte-"):
         return  # from scratch: the usual rates of pretrained models do not apply
     way = "full training" if config.model.lora is None else "LoRA"
-    for section in ("sft", "reward_model", *METHODS):
+    for section in ("sft", "cost_model", "reward_model", *METHODS):
         settings = getattr(config, section)
         low, high = RATES[section, way]
         if settings is None or low <= settings.optim.learning_rate <= high:

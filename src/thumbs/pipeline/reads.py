@@ -17,7 +17,7 @@ from thumbs.config.environment import EnvironmentConfig
 from thumbs.config.evaluation import GoldConfig
 from thumbs.config.labels import LabelsConfig, PeopleConfig
 from thumbs.config.named import load_callable
-from thumbs.config.reward_parts import RUNS_OWN, RewardPart
+from thumbs.config.reward_parts import OWN_COST, RUNS_OWN, RewardPart
 from thumbs.config.watch import WatchConfig
 from thumbs.models.catalog import cache_folder, is_builtin_byte, resolve
 from thumbs.tracking.digests import DigestCache, file_digest
@@ -54,7 +54,7 @@ def names(part: BaseModel) -> Iterator[tuple[str, Name, str]]:
     for field, kind in _NAMES.get(type(part), {}).items():
         value = getattr(part, field)
         for place, name in enumerate(value) if isinstance(value, tuple) else ((None, value),):
-            if name is not None and (kind, name) != ("reward model", RUNS_OWN):
+            if name is not None and not (kind == "reward model" and name in (RUNS_OWN, OWN_COST)):
                 yield field if place is None else f"{field}.{place}", kind, name
 
 

@@ -18,7 +18,7 @@ from thumbs.engine import open_engine
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
-from thumbs.pipeline.artifacts import OpenRun, open_run
+from thumbs.pipeline.artifacts import SCORERS, OpenRun, open_run
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rewards.build import open_reward_model
 from thumbs.rewards.trained import RawScorer, scorer_of
@@ -94,8 +94,8 @@ def open_stages(run: Path, stages: Sequence[str], sampling: SamplingConfig) -> l
 
 
 def _require_policy(stage: str) -> None:
-    if stage.split("/")[-1] == "reward_model":
-        raise RunError("the reward model cannot generate text; take base, sft or one of the methods")
+    if (name := stage.split("/")[-1]) in SCORERS:
+        raise RunError(f"the {name.replace('_', ' ')} cannot generate text; take base, sft or one of the methods")
 
 
 def _policy(opened: OpenRun, stage: str, sampling: SamplingConfig | None) -> PolicySource:

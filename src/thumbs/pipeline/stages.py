@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from thumbs.config.cost_model import CostModelConfig
 from thumbs.config.data import DataConfig
 from thumbs.config.direct import DirectConfig
 from thumbs.config.environment import EnvironmentConfig
@@ -31,6 +32,7 @@ from thumbs.data.load import (
     load_pairs,
     load_prompts,
     load_replies,
+    load_safety,
     with_system,
 )
 from thumbs.data.pair_choice import Choice
@@ -59,6 +61,7 @@ from thumbs.rollout.rounds import seed_of
 from thumbs.safety.filters import FilterSet, open_filters
 from thumbs.safety.guard_model import ask_model
 from thumbs.stages.context import Context, Resume
+from thumbs.stages.cost_model import run_cost_model, told
 from thumbs.stages.direct import run_direct
 from thumbs.stages.filtering import usable_prompts
 from thumbs.stages.group import run_group
@@ -114,6 +117,14 @@ class Pipeline:
         loaded = load_conversations(c.data, self.tokenizer, self.config.system)
         say(loaded.summary())
         return run_sft(context, c, *checked_split(loaded.rows, lambda row: row, c.data.holdout, "sft.data"))
+
+    def cost_model(self, context: Context, c: CostModelConfig) -> dict[str, Any]:
+        loaded = load_safety(c.data, self.tokenizer, self.config.system)
+        say(loaded.summary())
+        rows = checked_split(loaded.rows, lambda row: row.prompt, c.data.holdout, "cost_model.data")
+        results = run_cost_model(context, c, self.sft_model(), *rows)
+        say(told(results["calibration"]))
+        return results
 
     def labels(self, context: Context, c: LabelsConfig) -> dict[str, Any]:
         if c.data is not None:
@@ -173,11 +184,8 @@ class Pipeline:
         return run_direct(context, c, self.start(), *self.pairs("direct"))
 
     def ppo(self, context: Context, c: PpoConfig) -> dict[str, Any]:
-        scorer, reward, prompts = (
-            self.config.reward_model,
-            self.rewards(c.reward, c.environment),
-            usable_prompts(context, self.prompts(c.prompts)),
-        )
+        scorer, reward = self.config.reward_model, self.rewards(c.reward, c.environment)
+        prompts = usable_prompts(context, self.prompts(c.prompts))
         episodes = open_episodes(c.environment)
         return run_ppo(
             context,
@@ -328,12 +336,14 @@ class Pipeline:
     def rewards(self, parts: Sequence[RewardPart], environment: EnvironmentConfig | None = None) -> RewardSource:
         """What a method is rewarded by: its own mix, its environment, or the run's reward model."""
         if parts:
-            return build_rewards(parts, self.engine, self.reward_source)
+            return build_rewards(parts, self.engine, self.reward_source, self.cost_source)
         return self.reward_source() if environment is None else EnvironmentReward()
 
     def cost(self, c: RoundsConfig) -> RewardSource | None:
         """What a reply costs, where the method has a limit on that."""
-        return None if c.constraint is None else open_part(c.constraint.source, self.engine, self.reward_source)
+        if c.constraint is None:
+            return None
+        return open_part(c.constraint.source, self.engine, self.reward_source, self.cost_source)
 
     def proxy(self) -> RewardSource | None:
         """What the evaluation compares with the gold judge: the run's reward model, or a method's mix, or nothing.
@@ -346,24 +356,25 @@ class Pipeline:
         for method in (self.config.ppo, self.config.group, self.config.rejection, online):
             parts = [] if method is None else [part for part in method.reward if not part.environment]
             if parts:
-                return build_rewards(parts, self.engine, self.reward_source)
+                return build_rewards(parts, self.engine, self.reward_source, self.cost_source)
         return None
 
     def reward_source(self) -> TrainedReward:
         """The trained reward model, its scores normalised as the config asks."""
-        if self.config.reward_model is None:
-            raise ConfigError("this run has no reward model; give it the sections `labels` and `reward_model`")
-        results = self.folder_of("reward_model").results()
-        spec = ModelSpec(
-            "reward_model",
-            self.config.model,
-            ("scalar",),
-            self.checkpoint("reward_model"),
-            trainable=False,
-            seed=self.config.seed,
-        )
         scaled = self.config.ppo is None or self.config.ppo.score_scale
-        return open_scores(self.engine, spec, results, self.tokenizer, scaled=scaled)
+        return self.scorer("reward_model", "`labels` and `reward_model`", scaled=scaled)
+
+    def cost_source(self) -> TrainedReward:
+        """The run's cost model."""
+        return self.scorer("cost_model", "`cost_model`")
+
+    def scorer(self, stage: str, needed: str, *, scaled: bool = True) -> TrainedReward:
+        """The model of a stage that scores; raises ConfigError, which names the sections that it needs."""
+        c = self.config
+        if getattr(c, stage) is None:
+            raise ConfigError(f"this run has no {stage.replace('_', ' ')}; give it the sections {needed}")
+        spec = ModelSpec(stage, c.model, ("scalar",), self.checkpoint(stage), trainable=False, seed=c.seed)
+        return open_scores(self.engine, spec, self.folder_of(stage).results(), self.tokenizer, scaled=scaled)
 
     def checkpoint(self, stage: str) -> Path:
         """Where a stage left its model."""

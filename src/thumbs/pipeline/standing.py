@@ -52,7 +52,7 @@ class Standing:
 
 def places(config: PipelineConfig) -> list[tuple[str, int]]:
     """(stage, iteration) of all that a config runs, in order."""
-    found = [("sft", 1)]
+    found = [("sft", 1), ("cost_model", 1)]
     found += [(stage, i) for i in range(1, config.iterations + 1) for stage in LOOP]
     found += [("evaluation", config.iterations)]
     return [(stage, i) for stage, i in found if getattr(config, stage) is not None]

@@ -13,13 +13,21 @@ from thumbs.config.data import DataConfig
 from thumbs.config.direct import DirectConfig, OnlineConfig
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.data.load import Loaded, load_conversations, load_graded, load_pairs, load_prompts, load_replies
+from thumbs.data.load import (
+    Loaded,
+    load_conversations,
+    load_graded,
+    load_pairs,
+    load_prompts,
+    load_replies,
+    load_safety,
+)
 from thumbs.data.messages import Conversation
 from thumbs.data.replies import JudgedReply
 from thumbs.data.splits import is_heldout, split_fault
 from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.errors import DataError
-from thumbs.records import Message, Preference, Prompt, Ranking
+from thumbs.records import Message, Preference, Prompt, Ranking, SafetyPair
 from thumbs.rollout.scheduler import MAX_ROWS
 
 
@@ -42,6 +50,7 @@ class Inputs:
     online_prompts: Loaded[Prompt] | None = None
     judged: Loaded[JudgedReply] | None = None
     graded: Loaded[Any] | None = None
+    marked: Loaded[SafetyPair] | None = None
     sequences: Sequence[int] = ()
     """How many sequences SFT makes of each conversation."""
 
@@ -103,6 +112,7 @@ def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
         group_prompts=prompts(config.group.prompts if config.group else None),
         online_prompts=prompts(method.online.prompts if method and method.online else None),
         graded=load_graded(scorer.data, scorer.form, tokenizer, config.system) if scorer and scorer.data else None,
+        marked=load_safety(config.cost_model.data, tokenizer, config.system) if config.cost_model else None,
         judged=load_replies(method.unpaired, tokenizer, config.system) if method and method.unpaired else None,
     )
 
@@ -128,6 +138,9 @@ def check_splits(config: PipelineConfig, inputs: Inputs) -> None:
     if c.reward_model is not None and c.reward_model.data is not None and inputs.graded is not None:
         prompts = [row.prompt for row in inputs.graded.rows]
         splits.append(("reward_model.data", *_sides(prompts, c.reward_model.data.holdout), c.reward_model.data.holdout))
+    if c.cost_model is not None and inputs.marked is not None:
+        held = c.cost_model.data.holdout
+        splits.append(("cost_model.data", *_sides([row.prompt for row in inputs.marked.rows], held), held))
     if c.direct is not None and c.direct.unpaired is not None and inputs.judged is not None:
         held = c.direct.unpaired.holdout
         splits.append(("direct.unpaired", *_sides([row.messages for row in inputs.judged.rows], held), held))

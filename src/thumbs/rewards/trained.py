@@ -14,11 +14,12 @@ from thumbs.engine.base import Engine, ModelSpec
 from thumbs.errors import ConfigError
 from thumbs.records import Message, Reply
 from thumbs.rewards.classifier import ClassifierReward
+from thumbs.rewards.cost import CostModel
 from thumbs.rewards.ensemble import RewardEnsemble, member_paths
 from thumbs.rewards.model import RewardModel, member_scores
 from thumbs.rewards.steps import StepReward
 
-TrainedReward = RewardModel | RewardEnsemble | StepReward | ClassifierReward
+TrainedReward = CostModel | RewardModel | RewardEnsemble | StepReward | ClassifierReward
 RawScorer = Callable[[Sequence[tuple[Sequence[Message], Reply]]], np.ndarray]
 """Raw scores [B, members] of replies to prompts (score units)."""
 
@@ -35,12 +36,16 @@ def open_scores(
     """The reward model at `spec.start`, alone or as the ensemble that it is part of.
 
     measured: what its stage found (done.json): score_mean, score_std, of an ensemble its members' scales, of a process
-    reward model its loss. scaled: False leaves out the division by the deviation. tokenizer: the model's own; with
-    `reread` it reads the text of a rollout anew, otherwise the policy's tokens are taken as they are.
+    reward model its loss, of a cost model its scaling. scaled: False leaves out the division by the deviation.
+    tokenizer: the model's own; with `reread` it reads the text of a rollout anew, otherwise the policy's tokens are
+    taken as they are.
     """
     reader = tokenizer if reread else None
     if "process" in measured:
         return StepReward(engine, engine.create(spec), tokenizer, measured["process"], reread=reread)
+    if "cost" in measured:
+        scale, shift = (measured["cost"][name] for name in ("scale", "shift"))
+        return CostModel(engine, engine.create(spec), scale, shift, tokenizer, reader)
     if "ensemble" not in measured:
         std = measured.get("score_std", 1.0) if scaled else 1.0
         return RewardModel(engine, engine.create(spec), measured.get("score_mean", 0.0), std, reader)

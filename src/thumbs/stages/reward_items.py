@@ -19,19 +19,19 @@ from thumbs.errors import DataError
 from thumbs.functional.formulas import settings_of
 from thumbs.functional.reward_losses import FORMULAS, PAIRS
 from thumbs.models.prefixes import shared_length
-from thumbs.records import Example, Message, Preference, Ranking, Rating, SteppedReply
+from thumbs.records import Example, Message, Preference, Ranking, Rating, SafetyPair, SteppedReply
 from thumbs.rewards.steps import step_ends
 from thumbs.rollout.rounds import seed_of
 from thumbs.stages.sequences import pair_tokens
 
-Row = Preference | Ranking | Rating | SteppedReply
+Row = Preference | Ranking | Rating | SteppedReply | SafetyPair
 Columns = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
     """Sequences that are compared with each other (or one alone), the columns of each, and what the term weighs in its
-    row. Columns that hold `labels` make a sum over targets; others are those of a unit.
+    row. Columns that hold `labels` make a sum over targets; others, and those of a cost, are those of a unit.
     """
 
     sequences: tuple[np.ndarray, ...]
@@ -108,6 +108,7 @@ def check_informative(rows: Sequence[Row], config: RewardModelConfig) -> None:
             )
         return
     said = {j.value for row in rows if isinstance(row, Rating) for j in row.judgements}
+    said |= {label > 0.5 for row in rows if isinstance(row, SafetyPair) for label in row.unsafe}
     said |= {label for row in rows if isinstance(row, SteppedReply) for j in row.judgements for label in j.labels} - {
         None
     }
@@ -134,7 +135,7 @@ def item_data(items: Sequence[Item], draws: np.ndarray | None = None) -> list[Ex
             elif draws is not None:
                 extra = {HEAD_WEIGHTS: draws[place] / draws.shape[1]}
             for tokens, columns in zip(term.sequences, term.columns, strict=True):
-                if "labels" in columns:
+                if "labels" in columns and "preferred" not in columns:
                     own = {**columns, "weights": columns["weights"] * share}
                 else:
                     own = {"unit": unit, **columns, "unit_weight": share}
@@ -230,9 +231,19 @@ def _step_terms(tokenizer: Tokenizer, row: Any, config: RewardModelConfig, scale
     return terms
 
 
+def _safety_terms(tokenizer: Tokenizer, row: Any, config: RewardModelConfig, scale: Scale) -> list[Term]:
+    sequences = tuple(reply_tokens(tokenizer, row.prompt, reply) for reply in row.replies)
+    columns = tuple(
+        {"weights": at_end(tokens), "preferred": 1 - row.safer, "labels": np.full(len(tokens), y, dtype=np.float32)}
+        for tokens, y in zip(sequences, row.unsafe, strict=True)
+    )
+    return [Term(sequences, columns)]
+
+
 _READERS: Mapping[Form, Callable[[Tokenizer, Any, RewardModelConfig, Scale], list[Term]]] = {
     "pairs": _pair_terms,
     "rankings": _ranking_terms,
     "ratings": _rating_terms,
     "steps": _step_terms,
+    "safety": _safety_terms,
 }

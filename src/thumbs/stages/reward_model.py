@@ -86,7 +86,7 @@ def run_reward_model(
     )
     best = loop.run(step).best
     for model, path in zip(models, paths, strict=True):
-        if config.form != "steps":
+        if config.form not in ("steps", "safety"):
             drop_bias(path / HEAD)
         context.engine.load(model, path)
     results = measure(context, config, models, items, held) | {"best_step": best.step}
@@ -148,7 +148,8 @@ def drop_bias(head: Path) -> None:
     """Sets the bias of a saved head to zero.
 
     It shifts all scores alike, and everything downstream uses them less their mean, so nothing depends on it; without
-    it the model is exactly a sequence classifier of `transformers`. Scores of steps are log-odds and keep theirs.
+    it the model is exactly a sequence classifier of `transformers`. Scores of steps and costs are log-odds and keep
+    theirs.
     """
     tensors = read_tensors(head)
     write_tensors(head, tensors | {"bias": torch.zeros_like(tensors["bias"])})

@@ -25,6 +25,7 @@ COMMANDS = (
     "demo",
     "run",
     "sft",
+    "cost-model",
     "reward-model",
     "direct",
     "ppo",
