@@ -73,9 +73,6 @@ class RecordingEngine:
     def frozen_base(self, model: ModelConfig) -> Trunk:
         return self.inner.frozen_base(sent(model))
 
-    def frozen_adapter(self, handle: Handle) -> FrozenAdapter:
-        return self.inner.frozen_adapter(sent(handle))
-
     def read_adapter(self, path: Path) -> FrozenAdapter:
         return self.inner.read_adapter(sent(path))
 

@@ -154,10 +154,6 @@ class AdapterSource(Protocol):
         """The base that adapters share, to sample from; the same one at every call."""
         ...
 
-    def frozen_adapter(self, handle: Handle) -> FrozenAdapter:
-        """The model's adapter as it is now, to sample from on `frozen_base`."""
-        ...
-
     def read_adapter(self, path: Path) -> FrozenAdapter:
         """The adapter of a checkpoint, to sample from on the `frozen_base` of its model."""
         ...

@@ -201,12 +201,6 @@ class ClusterEngine:
     def frozen_base(self, model: ModelConfig) -> Trunk:
         return self._sampled.base(model)
 
-    def frozen_adapter(self, handle: Handle) -> FrozenAdapter:
-        model = self._spec(handle).model
-        if model.lora is None:
-            raise ConfigError(f"{handle.name} has no adapter; take a snapshot of it")
-        return self._sampled.adapter(model, self._all("weights", handle.id)[0])
-
     def read_adapter(self, path: Path) -> FrozenAdapter:
         with naming(path):
             model = ModelConfig.model_validate(read_manifest(path)["model"])

@@ -205,10 +205,6 @@ class JournalEngine:
     def frozen_base(self, model: ModelConfig) -> Trunk:
         return self.inner.frozen_base(model)
 
-    def frozen_adapter(self, handle: Handle) -> FrozenAdapter:
-        model = self._models[handle.id]
-        return self._do(lambda: self.inner.frozen_adapter(model.handle))
-
     def read_adapter(self, path: Path) -> FrozenAdapter:
         return self.inner.read_adapter(path)
 

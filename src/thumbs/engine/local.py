@@ -198,12 +198,6 @@ class LocalEngine:
             self._frozen[key] = to_sample_from(self._base(model, 0))
         return self._frozen[key]
 
-    def frozen_adapter(self, handle: Handle) -> FrozenAdapter:
-        model = self._models[handle.id]
-        if model.adapter is None:
-            raise ConfigError(f"{handle.name} has no adapter; take a snapshot of it")
-        return model.trunk.freeze(model.adapter)
-
     def read_adapter(self, path: Path) -> FrozenAdapter:
         with naming(path):
             model = ModelConfig.model_validate(read_manifest(path)["model"])

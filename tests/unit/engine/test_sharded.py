@@ -185,8 +185,8 @@ def test_what_reads_weights_outside_of_a_pass_reads_all_of_them(crew, tiny_llama
         states = [
             base.prefill([[5, 6, 7]], base.new_cache(1, 8), adapter)
             for base, adapter in (
-                (each.frozen_base(config_of(tiny_llama, lora)), each.frozen_adapter(h))
-                for each, h in ((engine, handle), (other, again))
+                (each.frozen_base(config_of(tiny_llama, lora)), each.read_adapter(tmp_path / "saved"))
+                for each in (engine, other)
             )
         ]
         assert torch.equal(*states)

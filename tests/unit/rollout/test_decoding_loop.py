@@ -12,6 +12,7 @@ from thumbs.config.losses import CROSS_ENTROPY
 from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
+from thumbs.models.base import FrozenAdapter
 from thumbs.records import Example
 from thumbs.rollout import batch, runner, scheduler
 from thumbs.rollout.native import DecodingLoop, NativeSampler
@@ -35,6 +36,12 @@ def adapted(engine: LocalEngine, model: ModelConfig, seed: int, steps: int = 3) 
     return handle
 
 
+def frozen(engine: LocalEngine, handle: Handle) -> FrozenAdapter:
+    """Its adapter as it is now."""
+    model = engine.model(handle)
+    return model.trunk.freeze(model.adapter)
+
+
 def drive(loop: DecodingLoop) -> None:
     while not loop.idle:
         loop.step()
@@ -51,7 +58,7 @@ def test_each_client_gets_what_it_would_get_alone(engine, tiny_llama, lora):
     handles = [adapted(engine, model, seed) for seed in (1, 2, 3)]
     bare = engine.create(ModelSpec("base", model))
     base = engine.frozen_base(model)
-    adapters = [engine.frozen_adapter(handle) for handle in handles]
+    adapters = [frozen(engine, handle) for handle in handles]
     loop = DecodingLoop(base)
     samplers = [NativeSampler(loop, 3, adapter, who) for who, adapter in enumerate([*adapters, None])]
     rng, asked = np.random.default_rng(0), []
@@ -79,7 +86,7 @@ def test_the_base_and_one_adapter_decode_side_by_side(engine, tiny_llama, base_f
     model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     handle, bare = adapted(engine, model, 1), engine.create(ModelSpec("base", model))
     loop = DecodingLoop(engine.frozen_base(model))
-    clients = [(bare, None), (handle, engine.frozen_adapter(handle))][:: 1 if base_first else -1]
+    clients = [(bare, None), (handle, frozen(engine, handle))][:: 1 if base_first else -1]
     request = SampleRequest([7, 8, 9], PARAMS, [3])
     replies = [NativeSampler(loop, 0, adapter, who).submit([request])[0] for who, (_, adapter) in enumerate(clients)]
     drive(loop)
@@ -91,7 +98,7 @@ def test_the_base_and_one_adapter_decode_side_by_side(engine, tiny_llama, base_f
 def test_a_sampler_stays_as_it_was_when_its_client_trains_on(engine, tiny_llama):
     model = ModelConfig(name=str(tiny_llama), lora=AdapterConfig(rank=4), dtype="float32")
     handle = adapted(engine, model, 1)
-    adapter, base = engine.frozen_adapter(handle), engine.frozen_base(model)
+    adapter, base = frozen(engine, handle), engine.frozen_base(model)
     found = []
     for _ in range(2):
         found.append(NativeSampler(DecodingLoop(base), 0, adapter).sample([[7, 8, 9]], PARAMS, [3])[0].tokens.tolist())
@@ -114,7 +121,7 @@ def test_settings_differ_by_request(engine, tiny_llama):
         PARAMS,
     ]
     loop = DecodingLoop(engine.frozen_base(model), alone.loop.decode_text)
-    sampler = NativeSampler(loop, 0, engine.frozen_adapter(handle))
+    sampler = NativeSampler(loop, 0, frozen(engine, handle))
     replies = sampler.submit([SampleRequest([7, 8], each, [4]) for each in settings])
     drive(loop)
     for reply, each in zip(replies, settings, strict=True):
@@ -129,7 +136,7 @@ def test_prompt_logprobs_are_those_of_training(engine, tiny_llama):
     handle = adapted(engine, model, 1)
     prompt = np.random.default_rng(1).integers(6, 90, 40).tolist()
     query = PromptQuery(logprobs=True, top=3)
-    sampler = NativeSampler(DecodingLoop(engine.frozen_base(model)), 0, engine.frozen_adapter(handle))
+    sampler = NativeSampler(DecodingLoop(engine.frozen_base(model)), 0, frozen(engine, handle))
     reply = sampler.submit([SampleRequest(prompt, PARAMS, [0], top=2, about_prompt=query)])[0].result()
     about = reply.prompt
     expected = engine.forward(handle, [Example.next_token(prompt)])[0].logprobs
