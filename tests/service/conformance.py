@@ -222,7 +222,7 @@ def main() -> None:
         return
     sys.path.insert(0, str(HERE.parent))
     if sys.argv[1:2] == ["ranks"]:
-        raise SystemExit(failed_on_ranks(*sys.argv[2:]))
+        raise SystemExit(failed_on_ranks(*sys.argv[2:]) or 0)
     if sys.argv[1:] != ["table"]:
         raise SystemExit(__doc__)
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as url:
