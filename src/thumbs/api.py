@@ -165,17 +165,26 @@ class Run:
         return audit_reward(self.path, halves=halves)
 
     def export(
-        self, out: str | Path, *, stage: str | None = None, merge: bool = False, dtype: str | None = None
+        self,
+        out: str | Path,
+        *,
+        stage: str | None = None,
+        format: str | None = None,
+        merge: bool = False,
+        dtype: str | None = None,
     ) -> Path:
-        """Writes the model of a stage for other tools: a PEFT adapter, or with `merge` a whole Hugging Face model.
+        """Writes the model of a stage for other tools.
 
-        stage: None: the last method's that left a model.
+        stage: None: the last method's that left a model. format: `peft`, an adapter; `hf`, a whole Hugging Face model;
+        `gguf`, one file for llama.cpp and Ollama; None: an adapter if there is one. merge: short for format `hf`.
 
         dtype: of whole weights (float32, bfloat16, float16; None: that of the base).
         """
         from thumbs.pipeline.artifacts import export
 
-        return export(self.path, stage or self.policy, Path(out), merge, dtype)
+        if merge and format not in (None, "hf"):
+            raise ConfigError(f"merge=True is short for format='hf', and format={format!r} was given; leave one out")
+        return export(self.path, stage or self.policy, Path(out), "hf" if merge else format, dtype)
 
     def report(self) -> Path:
         """Writes report.html, one file that needs no network, and returns its path."""

@@ -62,7 +62,7 @@ def policy_server(run: Path, stage: str) -> Iterator[Served]:
         folder, opened = Path(scratch), open_run(run)
         opened.require(stage)
         (folder / "model").mkdir()
-        plan = plan_export(run, opened.config, stage, merge=True, dtype="float32")
+        plan = plan_export(run, opened.config, stage, form="hf", dtype="float32")
         checkpoint = None if stage == "base" else run / stage / "model"
         write_export(folder / "model", checkpoint, opened.config, opened.tokenizer, plan)
         store = Store(folder / "records", None)

@@ -27,8 +27,10 @@ from thumbs.models.tensor_files import write_tensors
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
-_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_BLOCK = {
+TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+"""Tensors outside of the layers: their names in GGUF and in a Hugging Face folder."""
+
+BLOCK = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -41,6 +43,7 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+"""Tensors of a layer, likewise."""
 
 _KEYS = {
     "context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size", "rope.freq_base",
@@ -60,6 +63,8 @@ _CUT = (
 _GPT2 = {"gpt-2", "default"}
 _DIGITS_THEN_GPT2 = {"smollm", "starcoder"}
 _REGEX = {"llama-bpe": _CUT % "{1,3}", "qwen2": _CUT % ""}
+PRE_TOKENIZERS = ("gpt-2", "smollm", *_REGEX)
+"""Names of the ways to cut text that differ; a file may use others for the same."""
 
 
 @dataclass(frozen=True)
@@ -204,10 +209,10 @@ def _dequantised(tensor: ReaderTensor, path: Path) -> np.ndarray:
 
 def _hugging_face_name(name: str, path: Path) -> str:
     match name.split("."):
-        case [top, "weight"] if top in _TOP:
-            return f"{_TOP[top]}.weight"
-        case ["blk", index, part, "weight" | "bias" as kind] if part in _BLOCK:
-            return f"model.layers.{index}.{_BLOCK[part]}.{kind}"
+        case [top, "weight"] if top in TOP:
+            return f"{TOP[top]}.weight"
+        case ["blk", index, part, "weight" | "bias" as kind] if part in BLOCK:
+            return f"model.layers.{index}.{BLOCK[part]}.{kind}"
     raise ModelError(f"{path} has a tensor {name!r} that no Llama, Qwen2 or Qwen3 decoder has")
 
 
@@ -222,7 +227,7 @@ def read_tokenizer(header: _Header) -> tuple[Tokenizer, dict[str, Any]]:
     merges = [tuple(merge.split(" ")) for merge in header.require("tokenizer.ggml.merges")]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     pre = header.find("tokenizer.ggml.pre", "default")
-    tokenizer.pre_tokenizer = _pre_tokenizer(pre, header.path)
+    tokenizer.pre_tokenizer = pre_tokenizer(pre, header.path)
     tokenizer.decoder = decoders.ByteLevel()
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
@@ -232,7 +237,8 @@ def read_tokenizer(header: _Header) -> tuple[Tokenizer, dict[str, Any]]:
     return tokenizer, _tokenizer_config(header, tokens)
 
 
-def _pre_tokenizer(name: str, path: Path) -> pre_tokenizers.PreTokenizer:
+def pre_tokenizer(name: str, path: Path) -> pre_tokenizers.PreTokenizer:
+    """The way to cut text that llama.cpp calls `name`; raises ModelError, which names the file, for an unknown one."""
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name not in _REGEX)
     if name in _GPT2:
         return byte_level

@@ -118,20 +118,21 @@ def sample_text(
     return [replies[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 
-def export(run: Path, stage: str, out: Path, merge: bool, dtype: str | None = None) -> Path:
+def export(run: Path, stage: str, out: Path, form: str | None = None, dtype: str | None = None) -> Path:
     """Writes a model of a run and its card for other tools, in a folder that is there whole or not at all.
 
-    An adapter becomes a PEFT adapter, or with `merge` a whole model, in `dtype` (None: that of the base); a reward
-    model becomes a sequence classifier, whole or as an adapter. Raises RunError for what cannot be exported.
+    form: peft, an adapter; hf, a whole model for transformers; gguf, one file for llama.cpp and Ollama; None: an
+    adapter if there is one. dtype: of a whole model (None: that of the base). A reward model becomes a sequence
+    classifier, whole or as an adapter. Raises RunError for what cannot be exported.
     """
     opened = open_run(run)
     opened.require(stage)
-    plan = plan_export(run, opened.config, stage, merge=merge, dtype=dtype)
+    plan = plan_export(run, opened.config, stage, form=form, dtype=dtype)
     checkpoint = None if stage == "base" else run / stage / "model"
     end = opened.tokenizer.decode([opened.tokenizer.eos_id], skip_special=False)
     with new_folder(out) as scratch:
         write_export(scratch, checkpoint, opened.config, opened.tokenizer, plan)
-        write_text(scratch / "README.md", model_card(run, stage, merged=plan.merged, end=end))
+        write_text(scratch / "README.md", model_card(run, stage, form=plan.form, end=end))
     for note in plan.notes:
         log.warning("%s", note)
     return out

@@ -6,8 +6,9 @@ Everything that can be refused is refused before a file is written.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ from thumbs.models.trunk import open_trunk
 from thumbs.models.weights import read_tensors as read_weights
 from thumbs.tracking.files import read_json, write_json, write_text
 
+FORMATS = ("peft", "hf", "gguf")
+"""An adapter, a whole model for transformers, a whole model in one file for llama.cpp and Ollama."""
 DTYPES = ("float32", "bfloat16", "float16")
+GGUF = "model.gguf"
 GENERATION, PEFT_CONFIG = "generation_config.json", "adapter_config.json"
 _TOKENIZER_FILES = (
     "special_tokens_map.json",
@@ -44,12 +48,17 @@ _NOT_OURS = ("quantization_config", "auto_map", "torch_dtype", "_name_or_path", 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export is. scores: a reward model; merged: it stands alone; dtype: of a whole model's weights."""
+    """What an export is. scores: a reward model; form: one of FORMATS; dtype: of a whole model's weights."""
 
     scores: bool
-    merged: bool
+    form: str
     base: BaseIdentity
     dtype: str
+
+    @property
+    def merged(self) -> bool:
+        """Whether it stands alone."""
+        return self.form != "peft"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -57,26 +66,40 @@ class Exported:
         return () if self.merged or self.base.warning is None else (self.base.warning,)
 
 
-def plan_export(run: Path, config: PipelineConfig, stage: str, *, merge: bool, dtype: str | None) -> Exported:
+def plan_export(run: Path, config: PipelineConfig, stage: str, *, form: str | None, dtype: str | None) -> Exported:
     """What the export will be; raises RunError, which names the reason and the way out, if it cannot be.
 
-    A model without an adapter is whole either way.
+    form: one of FORMATS; None: an adapter if there is one, else a whole model for transformers.
     """
     name = stage.rpartition("/")[2]
-    merged = merge or name == "base" or config.model.lora is None
-    if dtype is not None and dtype not in DTYPES:
-        raise RunError(f"--dtype {dtype}: allowed are {', '.join(DTYPES)}")
-    if dtype is not None and not merged:
-        raise RunError("--dtype belongs to --merge: an adapter is written in float32, as it was trained")
     if name == "cost_model":
         raise RunError(
             f"{run / stage}: a cost model is not exported, since its head has a bias and a scaling that a sequence "
             "classifier has no place for; use it from here, as `cost` of a constraint or `model` of a reward"
         )
+    whole = name == "base" or config.model.lora is None
+    if form is not None and form not in FORMATS:
+        raise RunError(f"--format {form}: allowed are {', '.join(FORMATS)}")
+    if form == "peft" and whole:
+        raise RunError(f"--format peft: {stage} of this run has no adapter; use --format hf, or leave it out")
+    form = form or ("hf" if whole else "peft")
+    allowed = _gguf_types() if form == "gguf" else DTYPES
+    if dtype is not None and dtype not in allowed:
+        raise RunError(f"--dtype {dtype}: allowed are {', '.join(allowed)}")
+    if dtype is not None and form == "peft":
+        raise RunError("--dtype belongs to --format hf and gguf: an adapter is written in float32, as it was trained")
     if name == "reward_model":
+        if form == "gguf":
+            raise RunError("--format gguf: a reward model gives a score, which a GGUF file has no place for; use hf")
         _refuse_reward(run / stage, config)
     dtype = dtype or base_dtype(config.model.name)
-    return Exported(name == "reward_model", merged, identify(config.model.name), dtype)
+    return Exported(name == "reward_model", form, identify(config.model.name), dtype)
+
+
+def _gguf_types() -> tuple[str, ...]:
+    with needs("gguf", "writing a GGUF file"):
+        from thumbs.models.gguf_writer import TYPES
+    return tuple(TYPES)
 
 
 def base_dtype(name: str) -> str:
@@ -101,6 +124,14 @@ def write_export(
     out: Path, checkpoint: Path | None, config: PipelineConfig, tokenizer: Tokenizer, plan: Exported
 ) -> None:
     """Writes everything but the card. checkpoint: of the stage; None: the base itself."""
+    if plan.form == "gguf":
+        with needs("gguf", "writing a GGUF file"):
+            from thumbs.models.gguf_writer import write_gguf
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as whole:
+            write_export(Path(whole), checkpoint, config, tokenizer, replace(plan, form="hf", dtype="float32"))
+            write_gguf(Path(whole), out / GGUF, plan.dtype, plan.base.name)
+        write_text(out / "Modelfile", modelfile(config.system))
+        return
     name = config.model.name
     # A classifier reads its score at the last token that does not pad, so no end of a reply may pad.
     pad = scoring_pad(name, tokenizer) if plan.scores else None
@@ -117,6 +148,17 @@ def write_export(
         write_adapter(out, checkpoint, plan)
     if plan.scores:
         write_json(out / SCORED_AT, {"scored_at": "end_token"})
+
+
+def modelfile(system: str | None) -> str:
+    """What `ollama create NAME -f Modelfile` reads; the chat template is in the model's file.
+
+    Raises RunError for a system message that a Modelfile cannot quote.
+    """
+    if system is not None and '"""' in system:
+        raise RunError('the system message has """ in it, which a Modelfile cannot quote; change `system` of the run')
+    quoted = "" if system is None else f'SYSTEM """{system}"""\n'
+    return f"# ollama create NAME -f Modelfile\nFROM ./{GGUF}\n{quoted}"
 
 
 def scoring_pad(name: str, tokenizer: Tokenizer) -> int:

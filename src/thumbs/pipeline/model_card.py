@@ -34,28 +34,29 @@ _REWARD = (
 _TEMPLATE = Path(__file__).with_suffix(".md.jinja")
 
 
-def model_card(run: Path, stage: str, *, merged: bool, end: str = "") -> str:
+def model_card(run: Path, stage: str, *, form: str, end: str = "") -> str:
     """README.md for the folder of an exported model, with the front matter of the Hugging Face hub.
 
     Only numbers that the run measured stand in it. Texts of the config are quoted as they are.
-    end: the text of the token that ends a reply.
+    form: peft, hf or gguf, as it was exported. end: the text of the token that ends a reply.
     """
     config, versions = read_object(run / "config.json"), read_object_if_there(run / "versions.json")
     base, name, system = identify(config["model"]["name"]), stage.rpartition("/")[2], config.get("system")
     sections = {key: config[key] for key in _stages_before(stage) if config.get(key) is not None}
     kept = {"model": config["model"]} | sections | ({"seed": config["seed"]} if "seed" in config else {})
-    scores = name == "reward_model"
+    scores, merged = name == "reward_model", form != "peft"
     environment = jinja2.Environment(  # noqa: S701 - Markdown, not HTML
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        front=yaml.safe_dump(plain(_front(base, name, sections, merged=merged)), sort_keys=False),
+        front=yaml.safe_dump(plain(_front(base, name, sections, form)), sort_keys=False),
         run=run.resolve().name,
         stage=stage,
         called=_called(base, config),
         versions={"thumbs": None, "created": None, **versions},
         base=base,
         merged=merged,
+        gguf=form == "gguf",
         scores=scores,
         task="SequenceClassification" if scores else "CausalLM",
         labels=", num_labels=1, pad_token_id=tokenizer.pad_token_id" if scores else "",
@@ -70,17 +71,17 @@ def model_card(run: Path, stage: str, *, merged: bool, end: str = "") -> str:
     )
 
 
-def _front(base: BaseIdentity, stage: str, sections: Mapping[str, Any], *, merged: bool) -> dict[str, Any]:
+def _front(base: BaseIdentity, stage: str, sections: Mapping[str, Any], form: str) -> dict[str, Any]:
     """What the hub reads: only names that it knows."""
     front: dict[str, Any] = {}
     if base.kind == "hub":
-        front |= {"base_model": base.name, "base_model_relation": "finetune" if merged else "adapter"}
+        front |= {"base_model": base.name, "base_model_relation": "adapter" if form == "peft" else "finetune"}
     if base.licence:
         front["license"] = base.licence
     hub = [re.split("[:@]", where[4:])[0] for _, where in _data(sections) if where.startswith("hub:")]
     if hub:
         front["datasets"] = list(dict.fromkeys(hub))
-    front["library_name"] = "transformers" if merged else "peft"
+    front["library_name"] = {"peft": "peft", "hf": "transformers", "gguf": "llama.cpp"}[form]
     front["pipeline_tag"] = "text-classification" if stage == "reward_model" else "text-generation"
     return front | {"tags": ["rlhf", "thumbs", stage]}
 

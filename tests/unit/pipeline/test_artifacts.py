@@ -36,7 +36,7 @@ def logprobs_in_run(run: Path, stage: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("stage", ["base", "sft", "ppo"])
 def test_a_merged_export_computes_the_same_in_transformers(stage: str, tiny_run: Path, tmp_path: Path):
-    out = export(tiny_run, stage, tmp_path / "out", merge=True)
+    out = export(tiny_run, stage, tmp_path / "out", form="hf")
     model = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     torch.testing.assert_close(logprobs_of(model), logprobs_in_run(tiny_run, stage), atol=1e-4, rtol=0)
     assert isinstance(load_tokenizer(out), ByteTokenizer)
@@ -58,9 +58,9 @@ def test_training_changed_the_model(tiny_run: Path):
 
 def test_an_adapter_export_is_read_by_peft(tiny_run: Path, tmp_path: Path):
     base = transformers.AutoModelForCausalLM.from_pretrained(
-        export(tiny_run, "base", tmp_path / "base", merge=True), dtype=torch.float32
+        export(tiny_run, "base", tmp_path / "base", form="hf"), dtype=torch.float32
     )
-    out = export(tiny_run, "ppo", tmp_path / "adapter", merge=False)
+    out = export(tiny_run, "ppo", tmp_path / "adapter")
     model = PeftModel.from_pretrained(base, str(out))
     torch.testing.assert_close(logprobs_of(model), logprobs_in_run(tiny_run, "ppo"), atol=1e-4, rtol=0)
 
@@ -71,14 +71,14 @@ def test_an_ensemble_is_no_single_model(tiny_run: Path, tmp_path: Path):
     config["reward_model"]["adapters"] = 3
     (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(RunError, match="an ensemble of 3 adapters"):
-        export(run, "reward_model", tmp_path / "out", merge=False)
+        export(run, "reward_model", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_export_never_overwrites(tiny_run: Path, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
     with pytest.raises(RunError, match="not empty"):
-        export(tiny_run, "ppo", tmp_path, merge=True)
+        export(tiny_run, "ppo", tmp_path, form="hf")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

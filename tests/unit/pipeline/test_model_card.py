@@ -13,7 +13,7 @@ from thumbs.tracking import write_json
 
 
 def test_the_card_has_front_matter_settings_and_what_was_measured(tiny_run: Path, tmp_path: Path):
-    card = (export(tiny_run, "ppo", tmp_path / "out", merge=True) / "README.md").read_text(encoding="utf-8")
+    card = (export(tiny_run, "ppo", tmp_path / "out", form="hf") / "README.md").read_text(encoding="utf-8")
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front) == {
         "library_name": "transformers",
@@ -42,7 +42,7 @@ def test_numbers_are_those_of_the_stage(run: Path):
     numbers = {"group.gold": 0.51234, "group.win_rate": 0.7, "sft.gold": 0.25, "ppo.gold": 0.9}
     intervals = {"group.win_rate_low": 0.61, "group.win_rate_high": 0.79}
     write_json(run / "summary.json", numbers | intervals)
-    card = model_card(run, "group", merged=False)
+    card = model_card(run, "group", form="peft")
     assert "| `group.gold` | 0.512 |" in card
     assert "| `group.win_rate` | 0.7 (0.61 to 0.79) |" in card
     assert "| `sft.gold` | 0.25 |" in card
@@ -51,13 +51,13 @@ def test_numbers_are_those_of_the_stage(run: Path):
 
 
 def test_without_an_evaluation_the_card_says_so(run: Path):
-    assert "nothing is known of its quality" in model_card(run, "sft", merged=True)
-    assert "steps: 3" not in model_card(run, "sft", merged=True)  # what came later did not shape it
+    assert "nothing is known of its quality" in model_card(run, "sft", form="hf")
+    assert "steps: 3" not in model_card(run, "sft", form="hf")  # what came later did not shape it
 
 
 def test_a_reward_model_has_numbers_of_its_own(run: Path):
     write_json(run / "summary.json", {"reward.heldout_accuracy": 0.81, "reward.ece": 0.04, "sft.gold": 0.3})
-    card = model_card(run, "reward_model", merged=False)
+    card = model_card(run, "reward_model", form="peft")
     assert "| `reward.heldout_accuracy` | 0.81 |" in card
     assert "sft.gold" not in card
 
@@ -69,7 +69,7 @@ def test_the_base_is_named_as_the_hub_names_it(
     monkeypatch.setenv("THUMBS_CACHE", str(tmp_path / "cache"))
     data = {"path": [{"path": "hub:org/rows@main:train"}, "mine.jsonl"]}
     write_json(run / "config.json", {"model": {"name": "smollm2-135m"}, "seed": 3, "sft": {"data": data}})
-    card = model_card(run, "sft", merged=merged)
+    card = model_card(run, "sft", form="hf" if merged else "peft")
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert front["base_model_relation"] == ("finetune" if merged else "adapter")

@@ -43,9 +43,9 @@ def test_a_second_proxy_of_others_is_read_and_the_card_tells_of_alarms(tmp_path:
     watch = {"prompts": 8, "second_proxy": str(other / "reward_model")}
     path = run_pipeline(config_of(tmp_path / "two", watch=watch), until="ppo")
     assert not (path / "reward_model" / "second").exists()
-    assert "## Alarms" not in model_card(path, "ppo", merged=True)
+    assert "## Alarms" not in model_card(path, "ppo", form="hf")
     StageFolder(path / "ppo").alarms.append(2, {"alarm": "the reward is being gamed"})
-    card = model_card(path, "ppo", merged=True)
+    card = model_card(path, "ppo", form="hf")
     assert "1 alarm was raised; the first at step 2" in card
     assert "- step 2: the reward is being gamed" in card
 

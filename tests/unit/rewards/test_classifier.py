@@ -104,7 +104,7 @@ def test_what_thumbs_exported_scores_as_in_its_run(merge: bool, tmp_path: Path):
     base = published(tmp_path / "base")
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, pad_token_id=END)).save_pretrained(base)
     run = made_run(tmp_path / "run", base=base)
-    out = export(run, "reward_model", tmp_path / "out", merge=merge)
+    out = export(run, "reward_model", tmp_path / "out", form="hf" if merge else None)
     rollouts = [rollout(CHATS[0]), rollout(CHATS[1], "length"), rollout(CHATS[2])]
     expected = open_reward_model(LocalEngine(), run / "reward_model").score(rollouts)
     found = open_reward_model(LocalEngine(), out).score(rollouts)
@@ -157,7 +157,7 @@ def test_every_tensor_and_file_of_the_folder_is_used_or_named(tmp_path: Path):
 
 def test_an_adapter_that_is_no_reward_models_is_refused(tmp_path: Path):
     run = made_run(tmp_path / "run", "sft", chat_model(tmp_path / "base"))
-    policy = export(run, "sft", tmp_path / "policy", merge=False)
+    policy = export(run, "sft", tmp_path / "policy")
     with pytest.raises(ModelError, match="an adapter for CAUSAL_LM, which gives no score"):
         open_reward_model(LocalEngine(), policy)
     spoil_adapter = json.loads((policy / "adapter_config.json").read_text()) | {"task_type": "SEQ_CLS"}
