@@ -1,15 +1,18 @@
-"""Kills what a run consists of at random moments, and compares its final files with those of a run left alone.
+"""Kills what a run consists of at random moments; compares its final files and metrics with those of one left alone.
 
-.venv/bin/python tests/e2e/kill_rank.py [--seed 0] [--kills 3] [--launcher pipes|ray] [--victim KIND] [key=value ...]
+.venv/bin/python tests/e2e/kill_rank.py [--seed 0] [--kills 3] [--launcher pipes|ray] [--victim KIND] [--simulated]
+    [key=value ...]
 
 KIND is worker (a rank or a sampler, the default), rank, sampler, driver (which is then started again) or node: one of
 two nodes of Ray, with all that runs on it, which is then replaced. No process may outlive its driver. Pairs key=value
-are settings of the run, such as rollout.staleness=1 or engine.shard=full.
+are settings of the run, such as rollout.staleness=1 or engine.shard=full. --simulated: the run that is left alone
+samples in its own process, when it waits for rollouts.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -23,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+CLOCKS = ("_s", "tokens_per_s")
+"""How the names of metrics end that are measured by a clock."""
+
 ENDING_S = 60.0
 """Seconds that what a killed driver has started may take to end."""
 
@@ -82,13 +88,17 @@ class Nodes:
         self._second: Any = self._cluster.add_node(num_cpus=2)
         self.address: str = self._cluster.address
 
-    def lose(self) -> str:
-        """Kills all processes of the second node, and adds another."""
-        lost = {pid for (each, *_) in self._second.all_processes.values() for pid in family_of(each.process.pid)}
+    def lose(self, workers: dict[int, str]) -> str | None:
+        """Kills all processes of the second node, and adds another; None if there was no worker on it."""
+        processes = [each.process.pid for kind in self._second.all_processes.values() for each in kind]
+        lost = {pid for process in processes for pid in family_of(process)}
+        names = [name for pid, name in workers.items() if pid in lost]
+        if not names:
+            return None
         kill(lost)
         self._cluster.remove_node(self._second, allow_graceful=False)
         self._second = self._cluster.add_node(num_cpus=2)
-        return f"a node of {len(lost)} processes"
+        return f"a node with {' and '.join(names)}"
 
     def end(self) -> None:
         self._cluster.shutdown()
@@ -111,7 +121,7 @@ def driver_of(folder: Path, launcher: str, more: list[str], address: str | None)
 def strike(victim: str, folder: Path, driver: int, nodes: Nodes | None, chance: random.Random) -> str | None:
     """Kills one; returns what it was, or None if there was none to kill."""
     if nodes is not None:
-        return nodes.lose() if workers_of(folder) else None
+        return nodes.lose(workers_of(folder))
     if victim == "driver":
         kill({driver})
         return f"the driver {driver}"
@@ -132,13 +142,13 @@ def await_end(folder: Path, family: set[int]) -> None:
         time.sleep(0.2)
 
 
-def run(folder: Path, asked: argparse.Namespace, kills: int, chance: random.Random) -> None:
+def run(folder: Path, asked: argparse.Namespace, settings: list[str], kills: int, chance: random.Random) -> None:
     """Runs it, with so many victims on the way."""
     nodes = Nodes() if asked.victim == "node" else None
     try:
         killed = 0
         while True:
-            with driver_of(folder, asked.launcher, asked.settings, nodes and nodes.address) as driver:
+            with driver_of(folder, asked.launcher, settings, nodes and nodes.address) as driver:
                 seen = family_of(driver.pid)
                 while driver.poll() is None:
                     time.sleep(chance.uniform(4, 12))
@@ -167,19 +177,31 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--launcher", default="pipes")
     parser.add_argument("--victim", default="worker", choices=["worker", "rank", "sampler", "driver", "node"])
+    parser.add_argument("--simulated", action="store_true")
     parser.add_argument("settings", nargs="*")
     asked = parser.parse_args()
     if asked.victim == "node" and asked.launcher != "ray":
         parser.error("nodes are Ray's; add --launcher ray")
     with tempfile.TemporaryDirectory() as name:
         folder, chance = Path(name).resolve(), random.Random(asked.seed)
-        run(folder / "alone", asked, 0, chance)
-        run(folder / "killed", asked, asked.kills, chance)
+        os.environ["RAY_TMPDIR"] = name  # where Ray notes a cluster, which no other program is to find
+        alone = [*asked.settings, *(["rollout.workers=0"] if asked.simulated else [])]
+        run(folder / "alone", asked, alone, 0, chance)
+        run(folder / "killed", asked, asked.settings, asked.kills, chance)
         files = sorted(f.relative_to(folder / "alone") for f in (folder / "alone").glob("*/model/*.safetensors"))
+        logs = sorted(f.relative_to(folder / "alone") for f in (folder / "alone").glob("*/metrics.jsonl"))
         apart = [str(f) for f in files if (folder / "alone" / f).read_bytes() != (folder / "killed" / f).read_bytes()]
         sys.stdout.write(f"{len(files) - len(apart)} of {len(files)} final files have the same bytes\n")
-        if apart or not files:
-            raise SystemExit(f"different: {apart}")
+        other = [str(f) for f in logs if numbers(folder / "alone" / f) != numbers(folder / "killed" / f)]
+        sys.stdout.write(f"{len(logs) - len(other)} of {len(logs)} stages logged the same numbers\n")
+        if apart or other or not files:
+            raise SystemExit(f"different: {apart + other}")
+
+
+def numbers(log: Path) -> list[dict[str, Any]]:
+    """What a stage logged, without its clocks."""
+    rows = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    return [{name: value for name, value in row.items() if not name.endswith(CLOCKS)} for row in rows]
 
 
 if __name__ == "__main__":

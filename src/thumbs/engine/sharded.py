@@ -152,4 +152,4 @@ class ShardedEngine(LocalEngine):
             together(lambda: put_rows(model.trunk, decoder.rows, check=True))
             put_rows(model.trunk, decoder.rows)
         else:
-            together(lambda: put_tensors(model.trunk, SlicedTensors({path / MODEL: None})))
+            together(lambda: put_tensors(model.trunk, SlicedTensors({path / MODEL: None}), str(path)))

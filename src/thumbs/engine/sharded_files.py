@@ -144,12 +144,12 @@ def put_rows(trunk: Trunk, read: Callable[[str, range], Tensor], *, check: bool 
                 local(parameter).copy_(found)
 
 
-def put_tensors(trunk: Trunk, tensors: SlicedTensors) -> None:
+def put_tensors(trunk: Trunk, tensors: SlicedTensors, source: str) -> None:
     """The same from tensors under the names of `trunk.tensors()`. Raises CheckpointError for others than its own."""
     own = trunk.tensors()
     if own.keys() != tensors.shapes.keys() or any(tuple(t.shape) != tensors.shapes[n] for n, t in own.items()):
         wrong = sorted({*own} ^ {*tensors.shapes}) or [n for n, t in own.items() if tuple(t.shape) != tensors.shapes[n]]
-        raise CheckpointError(f"these are not the tensors of this model: {wrong[:3]} are missing, left over or misfit")
+        raise CheckpointError(f"{source}: not the tensors of this model: {wrong[:3]} are missing, left over or misfit")
     with torch.no_grad():
         for name, tensor in cast(nn.Module, trunk).model.state_dict().items():  # type: ignore[union-attr]
             if rows := local_rows(tensor):

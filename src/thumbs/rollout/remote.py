@@ -38,7 +38,7 @@ AHEAD = 256
 """Samples that a worker has at a time: enough to fill its batch, few enough that slow ones leave the rest to others."""
 
 LOSSES = 3
-"""Workers that a request may lose before it is taken for the cause."""
+"""Workers that a request may lose before it is taken for the cause, and that may be lost as they start."""
 
 PATIENCE_S = 600.0
 """Seconds that a worker may take to read weights, or for one step, before it counts as stuck."""
@@ -340,11 +340,15 @@ class RemoteSamplers:
 
     def _replace(self, spec: WorkerSpec) -> None:
         worker, failed = None, None
-        try:
-            (worker,) = self._crew.start([spec])
-        except Exception as error:  # whoever waits gets it, unless others live
-            log.warning("%s could not be started again: %s", spec.name, error)
-            failed = error
+        for _ in range(LOSSES):
+            try:
+                (worker,) = self._crew.start([spec])
+                break
+            except Exception as error:  # whoever waits gets it, unless others live
+                log.warning("%s could not be started again: %s", spec.name, error)
+                failed = error
+                if not isinstance(error, WorkerLost) or not self._end.alive:
+                    break
         left: list[_Part] = []
         with self._lock:
             self._replacing -= 1

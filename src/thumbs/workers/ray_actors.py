@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import os
 import pickle
+import socket
 import sys
 import tempfile
 import threading
@@ -23,9 +24,29 @@ from thumbs.errors import ConfigError, WorkerLost, needs
 from thumbs.workers.base import PATIENCE_S, STARTING_S, RemoteWorker, WorkerSpec, listen, results
 from thumbs.workers.calls import Calls, portable
 
-STARTED = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 (where `ray start` notes it)
-OPENING_S, PLACING_S = 240, 60.0
-"""Seconds that Ray may take to start on a busy machine, and to find room for the workers."""
+OPENING_S, PLACING_S, ANSWERING_S = 240, 60.0, 10.0
+"""Seconds that Ray may take to start on a busy machine, to find room for the workers, and to answer."""
+
+
+def noted_cluster() -> str | None:
+    """The address of the cluster that `ray start` has noted on this machine."""
+    folders = [os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")]
+    note = Path(next(filter(None, folders), "/tmp"), "ray", "ray_current_cluster")  # noqa: S108 (where Ray looks)
+    return note.read_text(encoding="utf-8").strip() if note.exists() else None
+
+
+def _require_answer(address: str) -> None:
+    """Raises ConfigError if nobody listens there; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWERING_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}: {error}. Start one with `ray start --head`; `ray stop` clears what "
+            "is left of one that has gone"
+        ) from error
 
 
 class Actor:
@@ -44,8 +65,6 @@ class Actor:
 
     def machine(self) -> tuple[str, str]:
         """Name and address of its machine."""
-        import socket
-
         import ray  # pyright: ignore[reportMissingImports] (an extra)
 
         return socket.gethostname(), ray.util.get_node_ip_address()
@@ -168,7 +187,9 @@ class RayCrew:
         if not ray.is_initialized():
             os.environ.setdefault("RAY_raylet_start_wait_time_s", str(OPENING_S))
             here: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            running = "RAY_ADDRESS" in os.environ or STARTED.exists()
+            running = os.environ.get("RAY_ADDRESS") or noted_cluster()
+            if running:
+                _require_answer(running)
             ray.init(log_to_driver=False, **({} if running else here))
         atexit.register(self.close)  # before Ray's own end, after which a question would start it again
 

@@ -386,3 +386,25 @@ def test_what_a_killed_process_left_in_shared_memory_is_swept_away(tmp_path, mon
     one.close()
     other.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_is_lost_while_it_starts_is_started_once_more(monkeypatch):
+    pool = remote(1)
+    try:
+        here, far = Both(pool, BYTES).snapshot()
+        assert ask(far) == ask(here)
+        crew, tries = pool._crew, list[int]()
+        plain = crew.start
+
+        def start(specs):
+            tries.append(1)
+            if len(tries) == 1:
+                raise WorkerLost("sampler 0 was not started: its node has gone")
+            return plain(specs)
+
+        monkeypatch.setattr(crew, "start", start)
+        os.kill(pool.workers[0].process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        assert ask(far) == ask(here)
+        assert len(tries) == 2
+    finally:
+        pool.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,6 +17,7 @@ from thumbs.errors import ConfigError, DataError, WorkerError, WorkerLost, Worke
 from thumbs.workers import CREWS
 from thumbs.workers.base import Crew, RemoteWorker, WorkerSpec, results
 from thumbs.workers.pipes import PipeCrew
+from thumbs.workers.ray_actors import noted_cluster
 
 COUNTER = "unit.workers.far:Counter"
 
@@ -177,3 +180,29 @@ def test_a_factory_that_stands_still_is_ended(crew, monkeypatch):
     monkeypatch.setattr(f"thumbs.workers.{CREW_MODULES[type(crew).__name__]}.STARTING_S", 3.0)
     with pytest.raises(WorkerStuck, match=r"rank 0 on .* made no progress for .*, during its factory at the gate"):
         crew.start([WorkerSpec("rank 0", "unit.workers.far:never")])
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR", None])
+def test_the_cluster_that_ray_start_has_noted_is_found_where_ray_looks_for_it(tmp_path, monkeypatch, name):
+    pytest.importorskip("ray", reason="Ray is not installed; pip install 'thumbs[cluster]'")
+    from ray._common.utils import get_ray_address_file
+
+    for other in ("RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(other, raising=False)
+    if name is not None:
+        monkeypatch.setenv(name, str(tmp_path))
+        assert noted_cluster() is None
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.7:6379\n")
+    note = Path(get_ray_address_file(None))
+    assert noted_cluster() == (note.read_text().strip() if note.exists() else None)
+    assert name is None or noted_cluster() == "10.0.0.7:6379"
+
+
+def test_a_cluster_that_does_not_answer_is_an_error_that_says_what_to_do(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed; pip install 'thumbs[cluster]'")
+    program = "from thumbs.workers.ray_actors import RayCrew; RayCrew()"
+    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert "ConfigError: no Ray cluster answers at 127.0.0.1:1" in done.stderr
+    assert "ray start --head" in done.stderr
