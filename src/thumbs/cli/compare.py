@@ -33,8 +33,8 @@ def compare(runs: Runs, out: Out = Path("compare.html"), at: At = None) -> None:
     Example:
       thumbs compare runs/ppo runs/rloo runs/dpo --out compare.html
     """
-    from thumbs.report.compare import build_comparison, common_reach
-    from thumbs.report.numbers import number, percent
+    from thumbs.report.compare import build_comparison, common_reach, paired
+    from thumbs.report.numbers import number, percent, signed
 
     found = build_comparison(runs, out, at)
     level = common_reach([curve for curve, _ in found]) if at is None else at
@@ -46,4 +46,8 @@ def compare(runs: Runs, out: Out = Path("compare.html"), at: At = None) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
+    for gap in paired(runs):
+        interval = f"[{signed(gap['low'])}, {signed(gap['high'])}]"
+        told = f"{signed(gap['difference'])} {interval}: {gap['verdict']}"
+        typer.echo(f"{gap['left']} minus {gap['right']}, gold on {gap['n']} prompts: {told}")
     typer.echo(f"page: {out}")

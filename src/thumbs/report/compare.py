@@ -8,14 +8,19 @@ whose replies were judged; there is none for what lies between.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from thumbs.config.pipeline import METHODS
 from thumbs.errors import RunError
+from thumbs.evaluation import statistics
+from thumbs.evaluation.replies import column, table
 from thumbs.report.charts import Line, Plane, draw
 from thumbs.report.figures import Figure
 from thumbs.report.page import render
@@ -83,6 +88,27 @@ def compare(paths: Sequence[str | Path]) -> list[Curve]:
     return [curve for run in runs for curve in _curves(run, named=len(runs) > 1)]
 
 
+def paired(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Gold of each method's last policy less that of each other's, on the prompts that both answered: left, right, n
+    (prompts), difference, low and high (a bootstrap over prompts), verdict. Empty where no replies were kept.
+    """
+    runs, found = [read_run(path) for path in paths], []
+    tables = {
+        f"{run.path.name} {method}" if len(runs) > 1 else method: {rows[0].prompt_id: rows for rows in replies}
+        for run in runs
+        for method in METHODS
+        if (replies := table(run.replies, method))
+    }
+    for (left, ours), (right, theirs) in itertools.combinations(tables.items(), 2):
+        shared = [prompt for prompt in ours if prompt in theirs]
+        left_gold, right_gold = (column([side[prompt] for prompt in shared], "gold") for side in (ours, theirs))
+        if shared and np.isfinite(left_gold).all() and np.isfinite(right_gold).all():
+            gap = statistics.difference(left_gold, right_gold, runs[0].seed)
+            numbers = {"difference": gap.value, "low": gap.low, "high": gap.high, "verdict": gap.verdict}
+            found.append({"left": left, "right": right, "n": len(shared), **numbers})
+    return found
+
+
 def _judged_by(run: RunRecord, key: str) -> Any:
     """How a run was judged: what its evaluation says, which may have been asked for with settings of its own."""
     if key == "judge":
@@ -112,7 +138,8 @@ def build_comparison(
     figures = [_figure(curves, level, *told) for told in (("Gold", "gold", "gold score"), ("Proxy", "proxy", "score"))]
     rows = [(curve, curve.places[-1], curve.within(level)) for curve in curves]
     runs = [str(path) for path in paths]
-    write_text(out, render("compare.html.j2", {"rows": rows, "figures": figures, "level": level, "runs": runs}))
+    content = {"rows": rows, "figures": figures, "level": level, "runs": runs, "paired": paired(paths)}
+    write_text(out, render("compare.html.j2", content))
     return [(curve, curve.within(level)) for curve in curves]
 
 

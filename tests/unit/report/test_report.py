@@ -177,7 +177,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_run_that_just_started_says_what_is_missing(tmp_path: Path) -> None:
-    RunFolder(tmp_path).open({"seed": 0}).close()
+    RunFolder(tmp_path).open({"seed": 0, "sft": {}}).close()
     before = sorted(p.name for p in tmp_path.iterdir())
     page = Page(build_report(tmp_path).read_text(encoding="utf-8"))
     assert page.text.count("SFT: not run yet") == 1
@@ -298,3 +298,18 @@ def test_a_run_without_gold_says_so(tmp_path: Path) -> None:
     assert "Systems on held-out prompts" not in text
     assert "No evaluation was asked for" in text
     assert "met" not in re.findall(r"[a-z]+", text.partition("Numbers")[2].partition("Reward model")[0])
+
+
+def test_the_accuracy_stands_next_to_its_nulls_and_stages_that_were_not_asked_for_have_no_section(
+    tmp_path: Path,
+) -> None:
+    RunFolder(tmp_path).open({"seed": 0, "reward_model": {}}).close()
+    audit = {"accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8, "n": 90, "loss": 0.6, "ece": 0.1}
+    nulls = {"longer": {"value": 0.65, "low": 0.55, "high": 0.75}, "first": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    write_json(tmp_path / "reward_model" / "done.json", {"audit": {**audit, "length_correlation": 0.3, "nulls": nulls}})
+    html = build_report(tmp_path).read_text(encoding="utf-8")
+    text = " ".join(re.sub("<[^>]+>", " ", html.partition("Audit on held-out pairs")[2]).split())
+    assert "The longer reply is better 0.650 a null: 95 % interval 0.550 to 0.750" in text
+    assert "The first reply is better 0.500 a null" in text
+    assert '<section id="sft">' not in html
+    assert '<section id="ppo">' not in html
