@@ -1,5 +1,6 @@
 # make demo              installs, runs the demonstration, prints where the report is
 # make demo SIZE=tiny    the same with a from-scratch byte model, under a minute
+# make demo SAFE=1      a byte model is taught to refuse, loses it to helpfulness alone, and keeps it under a limit on cost
 # make demo SEED=1       another seed, in a run folder of its own
 # make bench             thumbs and its peers side by side; QUICK=1: one round, small batches
 # make test | make lint    lint also holds the code to its budgets (.ci/house) and commits to their size
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # of CPU builds, alone and first; pip then leaves it as it is.
 GPU := $(findstring GPU,$(shell nvidia-smi -L 2>/dev/null))
 CPU_TORCH := $(if $(GPU),,$(filter Linux,$(shell uname -s)))
-NAME := $(if $(filter tiny,$(SIZE)),demo-tiny,demo)
+NAME := $(if $(SAFE),safe,$(if $(filter tiny,$(SIZE)),demo-tiny,demo))
 RUN := runs/$(NAME)$(if $(HUMAN),-human)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 
 # A few pairs make a few batches: smaller ones and smaller steps. The first look at the held-out pairs, after which the

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "thumbs"
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
 TORCH_FREE = ("records", "types", "errors", "config", "data", "tracking", "report", "collect", "web", "cli")
-CONFIGS = ("tiny.yaml", "demo-tiny.yaml", "demo.yaml")
+CONFIGS = ("tiny.yaml", "demo-tiny.yaml", "demo.yaml", "safe.yaml")
 
 MOST_LINES_A_FILE = 400
 MOST_LINES_A_FUNCTION = 60

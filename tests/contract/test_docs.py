@@ -29,7 +29,8 @@ PAGE = DOCS / "reference" / "config.md"
 GUIDES = (
     "chat.md", "cluster.md",
     "direct.md", "evaluation.md", "group.md", "labels.md", "ppo.md", "python.md", "recipes.md", "rejection.md",
-    "resume.md", "reward_model.md", "rlhf_pipeline.md", "sft.md", "trackers.md", "trl_ppo.md", "watching.md",
+    "resume.md", "reward_model.md", "rlhf_pipeline.md", "safety.md", "sft.md", "trackers.md", "trl_ppo.md",
+    "watching.md",
 )  # fmt: skip
 CLASSES = (
     PipelineConfig, ModelConfig, AdapterConfig, DataConfig, AdamConfig, SamplingConfig, SftConfig, LabelsConfig,

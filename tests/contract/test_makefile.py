@@ -26,6 +26,8 @@ def last_command(*words: str) -> str:
     [
         ((), "configs/demo.yaml", "runs/demo"),
         (("SIZE=tiny",), "configs/demo-tiny.yaml", "runs/demo-tiny"),
+        (("SAFE=1",), "configs/safe.yaml", "runs/safe"),
+        (("SAFE=1", "SEED=1"), "configs/safe.yaml", "runs/safe-seed1"),
         (("SEED=2",), "configs/demo.yaml", "runs/demo-seed2"),
         (("SIZE=tiny", "SEED=1"), "configs/demo-tiny.yaml", "runs/demo-tiny-seed1"),
     ],

@@ -14,6 +14,7 @@ import pytest
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 PROMPTS = ("prompts_train", "prompts_heldout")
+SAFE = ("safe_demonstrations", "safe_pairs", "safe_prompts_train", "safe_prompts_heldout")
 TINY_PROMPTS = ("tiny_prompts_train", "tiny_prompts_heldout")
 DEMONSTRATIONS = ("demonstrations", "tiny_demonstrations")
 MOODS = {
@@ -47,13 +48,17 @@ def words(text: str) -> frozenset[str]:
 def test_folder_holds_exactly_the_documented_files() -> None:
     folder = resources.files("thumbs.data") / "builtin"
     found = {item.name for item in folder.iterdir() if item.name.endswith(".jsonl")}
-    assert found == {f"{name}.jsonl" for name in (*DEMONSTRATIONS, *PROMPTS, *TINY_PROMPTS)}
+    assert found == {f"{name}.jsonl" for name in (*DEMONSTRATIONS, *PROMPTS, *TINY_PROMPTS, *SAFE)}
 
 
 @pytest.mark.parametrize(
     ("name", "rows"),
     [
         ("demonstrations", 295),
+        ("safe_demonstrations", 660),
+        ("safe_pairs", 440),
+        ("safe_prompts_train", 220),
+        ("safe_prompts_heldout", 60),
         ("prompts_train", 200),
         ("prompts_heldout", 100),
         ("tiny_demonstrations", 288),
