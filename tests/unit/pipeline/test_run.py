@@ -43,4 +43,4 @@ def test_the_report_of_a_run_shows_the_audit_of_its_reward_model(tiny_run: Path,
     assert rows["Accuracy, ties apart"] == number(audit["accuracy"])
     assert rows["Pairs"] == str(audit["n"])
     assert rows["Loss"] == number(audit["loss"])
-    assert "how often it was right against how sure it was" in section
+    assert "Calibration of the reward model: fraction right against confidence in the winner" in section
