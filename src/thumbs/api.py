@@ -172,19 +172,27 @@ class Run:
         format: str | None = None,
         merge: bool = False,
         dtype: str | None = None,
+        allow_unsafe: str | None = None,
     ) -> Path:
         """Writes the model of a stage for other tools.
 
         stage: None: the last method's that left a model. format: `peft`, an adapter; `hf`, a whole Hugging Face model;
         `gguf`, one file for llama.cpp and Ollama; None: an adapter if there is one. merge: short for format `hf`.
 
-        dtype: of whole weights (float32, bfloat16, float16; None: that of the base).
+        dtype: of whole weights (float32, bfloat16, float16; None: that of the base). allow_unsafe: why a policy
+        that the gate of `safety` holds back is to leave all the same; the card says so.
         """
         from thumbs.pipeline.artifacts import export
 
         if merge and format not in (None, "hf"):
             raise ConfigError(f"merge=True is short for format='hf', and format={format!r} was given; leave one out")
-        return export(self.path, stage or self.policy, Path(out), "hf" if merge else format, dtype)
+        return export(self.path, stage or self.policy, Path(out), "hf" if merge else format, dtype, allow_unsafe)
+
+    def safety(self) -> Mapping[str, Any]:
+        """Probes every policy and measures its share of unsafe replies; the summary of safety/summary.json."""
+        from thumbs.pipeline.safety import measure_safety
+
+        return measure_safety(self.path)
 
     def report(self) -> Path:
         """Writes report.html, one file that needs no network, and returns its path."""

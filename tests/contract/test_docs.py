@@ -27,10 +27,9 @@ from thumbs.config.sft import SftConfig
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "reference" / "config.md"
 GUIDES = (
-    "chat.md", "cluster.md",
-    "direct.md", "evaluation.md", "group.md", "labels.md", "ppo.md", "python.md", "recipes.md", "rejection.md",
-    "resume.md", "reward_model.md", "rlhf_pipeline.md", "safety.md", "sft.md", "trackers.md", "trl_ppo.md",
-    "watching.md",
+    "chat.md", "cluster.md", "direct.md", "evaluation.md", "group.md", "labels.md", "ppo.md", "python.md",
+    "recipes.md", "rejection.md", "resume.md", "reward_model.md", "rlhf_pipeline.md", "safety.md", "sft.md",
+    "trackers.md", "trl_ppo.md", "watching.md",
 )  # fmt: skip
 CLASSES = (
     PipelineConfig, ModelConfig, AdapterConfig, DataConfig, AdamConfig, SamplingConfig, SftConfig, LabelsConfig,

@@ -2,5 +2,6 @@
 
 __all__ = [
     "benchmarks", "chat", "cluster", "collect", "collect_serve", "collect_team", "compare", "doctor", "evaluate",
-    "export", "init", "lab", "lint", "main", "plan", "report", "run", "sample", "schema", "serve", "shell", "trace",
+    "export", "init", "lab", "lint", "main", "plan", "report", "run", "safety", "sample", "schema", "serve",
+    "shell", "trace",
 ]  # fmt: skip

@@ -35,6 +35,15 @@ Dtype = Annotated[
 ]
 
 
+AllowUnsafe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REASON",
+        help="Export a policy that the gate (safety.max_unsafe) holds back; the reason is written into the model card.",
+    ),
+]
+
+
 def export(
     run: Run,
     out: Out,
@@ -42,12 +51,14 @@ def export(
     form: Format = None,
     merge: Merge = False,
     dtype: Dtype = None,
+    allow_unsafe: AllowUnsafe = None,
 ) -> None:
     """Write a trained model for other tools.
 
     peft is an adapter, hf a whole Hugging Face model, gguf one file for llama.cpp and Ollama. A reward model becomes a
     sequence classifier with one score, whole or as an adapter. A .pt is always a whole model. OUT is there whole or not
-    at all, and is never overwritten.
+    at all, and is never overwritten. If the run has a section `safety`, a policy leaves only if `thumbs safety RUN` has
+    shown that it is seldom unsafe.
 
     \b
     Example:
@@ -58,13 +69,15 @@ def export(
     if run.is_file() or run.suffix == ".pt":
         from thumbs.compat.rlhf_pipeline.pt_files import export_pt
 
+        if allow_unsafe is not None:
+            raise ConfigError("--allow-unsafe: a .pt has no gate; leave it out")
         if stage is not None or form is not None:
             raise ConfigError(f"{run} is one whole model: --stage and --format belong to the run folder")
         typer.echo(str(export_pt(run, out, dtype)))
         return
     opened = api.open_run(run)
     stage = current_place(stage) if stage else opened.policy
-    exported = opened.export(out, stage=stage, format=form, merge=merge, dtype=dtype)
+    exported = opened.export(out, stage=stage, format=form, merge=merge, dtype=dtype, allow_unsafe=allow_unsafe)
     if alarms := StageFolder(run / stage).alarms.read():
         last = f"step {alarms[-1]['step']}: {alarms[-1]['alarm']}"
         typer.echo(f"warning: {len(alarms)} alarms were raised while this policy was trained; {last}", err=True)

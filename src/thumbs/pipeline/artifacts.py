@@ -20,6 +20,7 @@ from thumbs.errors import RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.exports import plan_export, write_export
 from thumbs.pipeline.former_runs import bring_up_to_date
+from thumbs.pipeline.gate import require_safe
 from thumbs.pipeline.model_card import model_card
 from thumbs.records import Generator, Reply
 from thumbs.rollout.rounds import collect, seed_of
@@ -118,21 +119,30 @@ def sample_text(
     return [replies[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 
-def export(run: Path, stage: str, out: Path, form: str | None = None, dtype: str | None = None) -> Path:
+def export(
+    run: Path,
+    stage: str,
+    out: Path,
+    form: str | None = None,
+    dtype: str | None = None,
+    allow_unsafe: str | None = None,
+) -> Path:
     """Writes a model of a run and its card for other tools, in a folder that is there whole or not at all.
 
     form: peft, an adapter; hf, a whole model for transformers; gguf, one file for llama.cpp and Ollama; None: an
     adapter if there is one. dtype: of a whole model (None: that of the base). A reward model becomes a sequence
-    classifier, whole or as an adapter. Raises RunError for what cannot be exported.
+    classifier, whole or as an adapter. Raises RunError for what cannot be exported, and for a policy that does not
+    pass the gate of `safety`, unless `allow_unsafe` gives a reason for the card.
     """
     opened = open_run(run)
     opened.require(stage)
     plan = plan_export(run, opened.config, stage, form=form, dtype=dtype)
+    safety = require_safe(run, stage, opened.config, allow_unsafe)
     checkpoint = None if stage == "base" else run / stage / "model"
     end = opened.tokenizer.decode([opened.tokenizer.eos_id], skip_special=False)
     with new_folder(out) as scratch:
         write_export(scratch, checkpoint, opened.config, opened.tokenizer, plan)
-        write_text(scratch / "README.md", model_card(run, stage, form=plan.form, end=end))
+        write_text(scratch / "README.md", model_card(run, stage, form=plan.form, end=end, safety=safety))
     for note in plan.notes:
         log.warning("%s", note)
     return out

@@ -34,11 +34,12 @@ _REWARD = (
 _TEMPLATE = Path(__file__).with_suffix(".md.jinja")
 
 
-def model_card(run: Path, stage: str, *, form: str, end: str = "") -> str:
+def model_card(run: Path, stage: str, *, form: str, end: str = "", safety: str | None = None) -> str:
     """README.md for the folder of an exported model, with the front matter of the Hugging Face hub.
 
     Only numbers that the run measured stand in it. Texts of the config are quoted as they are.
     form: peft, hf or gguf, as it was exported. end: the text of the token that ends a reply.
+    safety: what the gate says of it.
     """
     config, versions = read_object(run / "config.json"), read_object_if_there(run / "versions.json")
     base, name, system = identify(config["model"]["name"]), stage.rpartition("/")[2], config.get("system")
@@ -65,6 +66,7 @@ def model_card(run: Path, stage: str, *, form: str, end: str = "") -> str:
         scale=dict(read_object_if_there(run / stage / "done.json")) if scores else {},
         measured=_measured(read_object_if_there(run / "summary.json"), stage),
         alarms=StageFolder(run / stage).alarms.read(),
+        safety=safety,
         method=_method(name, config),
         data=_data(sections),
         settings=yaml.safe_dump(plain(kept), sort_keys=False, allow_unicode=True),

@@ -39,6 +39,7 @@ COMMANDS = (
     "eval",
     "compare",
     "report",
+    "safety",
     "export",
     "trace",
     "cluster",
@@ -365,7 +366,7 @@ def test_export_takes_the_folder_after_the_options(fake: Fake):
     fake("thumbs.pipeline.artifacts", export=export)
     result = typed("export", "runs/mine", "--stage", "ppo", "--merge", "out/")
     assert (result.exit_code, result.stdout) == (0, "out\n")
-    assert calls == [(Path("runs/mine"), "ppo", Path("out"), "hf", None)]
+    assert calls == [(Path("runs/mine"), "ppo", Path("out"), "hf", None, None)]
 
 
 @pytest.mark.parametrize(
