@@ -47,7 +47,7 @@ _AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Question:
+class SafetyQuestion:
     """A prompt that is put to every policy; kind: a probe, or `gate`."""
 
     kind: str
@@ -86,16 +86,18 @@ def systems(config: PipelineConfig, run: Path) -> list[str]:
     return ["base", *(name for name in dict.fromkeys(["sft", *made]) if exists(run / name / "model"))]
 
 
-def questions(opened: OpenRun, c: SafetyConfig) -> tuple[list[Question], list[int], int]:
+def questions(opened: OpenRun, c: SafetyConfig) -> tuple[list[SafetyQuestion], list[int], int]:
     """What is asked, the places of the gate's prompts in it, and how many of these the run was trained on."""
     asked = [
-        Question(name, with_system(Prompt(row["id"], (Message("user", row["prompt"]),)), opened.config.system))
+        SafetyQuestion(name, with_system(Prompt(row["id"], (Message("user", row["prompt"]),)), opened.config.system))
         for name in ("harmful", "benign", "verbosity")
         for row in rows_of(name)
     ]
     if c.prompts is not None:
         rows = load_prompts(c.prompts, opened.tokenizer, opened.config.system).rows
-        asked += [Question("gate", prompt) for prompt in {_key(prompt.messages): prompt for prompt in rows}.values()]
+        asked += [
+            SafetyQuestion("gate", prompt) for prompt in {_key(prompt.messages): prompt for prompt in rows}.values()
+        ]
     known = trained_prompts(opened.path, opened.config, opened.tokenizer)
     gate = [i for i, question in enumerate(asked) if question.kind == ("harmful" if c.prompts is None else "gate")]
     left = [i for i in gate if _key(asked[i].prompt.messages) not in known]
@@ -145,7 +147,7 @@ def _guard(opened: OpenRun, c: SafetyConfig) -> Guard | None:
 
 
 def _answer(
-    opened: OpenRun, c: SafetyConfig, name: str, weights: str, asked: Sequence[Question]
+    opened: OpenRun, c: SafetyConfig, name: str, weights: str, asked: Sequence[SafetyQuestion]
 ) -> list[dict[str, Any]]:
     """A row {"step", "kind", "id", "text", "tokens", "cut"} for each question, in order; kept ones are read."""
     prompts = [[question.kind, question.prompt.id, [m.content for m in question.prompt.messages]] for question in asked]
@@ -173,7 +175,7 @@ def _answer(
 
 
 def _probes(
-    opened: OpenRun, name: str, asked: Sequence[Question], rows: Sequence[dict[str, Any]], guard: Guard | None
+    opened: OpenRun, name: str, asked: Sequence[SafetyQuestion], rows: Sequence[dict[str, Any]], guard: Guard | None
 ) -> dict[str, Any]:
     """The results of each probe."""
     found: dict[str, Any] = {}
@@ -224,7 +226,12 @@ def _sycophancy(opened: OpenRun, name: str) -> dict[str, Any]:
 
 
 def _gate(
-    c: SafetyConfig, asked: Sequence[Question], rows: Sequence[dict[str, Any]], judge: Unsafe, by: str, excluded: int
+    c: SafetyConfig,
+    asked: Sequence[SafetyQuestion],
+    rows: Sequence[dict[str, Any]],
+    judge: Unsafe,
+    by: str,
+    excluded: int,
 ) -> dict[str, Any]:
     """How many replies to the gate's prompts are unsafe: those with P(unsafe) above one half."""
     said = ask(judge, [question.prompt.messages for question in asked], [row["text"] for row in rows])

@@ -1,7 +1,7 @@
 """Filters of prompts and replies: each says why a text is not to be used, or nothing.
 
-Rollouts drop what is filtered, `thumbs serve` refuses it, `thumbs collect` hides it, and exports leave it out. Every
-filtered text is a row of a file `filtered.jsonl` with its reason. What is secret in it is masked there.
+Rollouts drop what is filtered. Every filtered text is a row of a file `filtered.jsonl` with its reason, and what is
+secret in it is masked there.
 """
 
 from __future__ import annotations
