@@ -47,12 +47,16 @@ ENGINES: dict[str, Callable[[], OpenEngine]] = {
     "crew": partial(on_crew, "pipes"),
     "ray": partial(on_crew, "ray"),
     "sharded crew": partial(on_crew, "pipes", "full"),
+    "sharded ray": partial(on_crew, "ray", "full"),
 }
 KINDS: dict[str, AdapterConfig | None] = {
     "adapters": AdapterConfig(rank=4, alpha=8.0),
     "adapters above": AdapterConfig(rank=4, alpha=8.0, layers=1),
     "full": None,
+    "gemma, adapters": AdapterConfig(rank=4, alpha=8.0),
+    "gemma, full": None,
 }
+"""Of a base that our decoder computes, and of one that runs through transformers."""
 
 ADAM = AdamStep(0.01, 0.03)
 # Adam without memory and with an eps far above every gradient moves each weight by minus its gradient (to 1e-5).

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,11 +33,11 @@ from tiny_models import load_reference, logits_of_each
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_forward_gives_the_logprobs_of_transformers_in_the_order_of_the_data(case, tiny_llama, temperature):
+def test_forward_gives_the_logprobs_of_transformers_in_the_order_of_the_data(case, temperature):
     handle = case.engine.create(case.spec())
     outputs = case.engine.forward(handle, [Example.next_token(s) for s in SEQUENCES], temperature=temperature)
     for sequence, output, logits in zip(
-        SEQUENCES, outputs, logits_of_each(load_reference(tiny_llama), SEQUENCES), strict=True
+        SEQUENCES, outputs, logits_of_each(load_reference(Path(case.model.name)), SEQUENCES), strict=True
     ):
         logprobs = (logits[:-1] / temperature).log_softmax(-1)
         wanted = logprobs.gather(1, torch.tensor(sequence[1:])[:, None])[:, 0].numpy()
