@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -47,6 +48,10 @@ def _require_answer(address: str) -> None:
             f"no Ray cluster answers at {address}: {error}. Start one with `ray start --head`; `ray stop` clears what "
             "is left of one that has gone"
         ) from error
+
+
+class NotPlacedError(WorkerLost):
+    """An actor was lost before anything was made in it: its node has gone, say."""
 
 
 class Actor:
@@ -107,8 +112,8 @@ class RayWorker:
         self._ray, self._actor = ray, actor
         try:
             host, self.address = ray.get(actor.machine.remote(), timeout=OPENING_S)
-        except self._ray.exceptions.RayError as error:  # its node has gone, or has no room; the next one may have
-            raise WorkerLost(f"{spec.name} was not started: {_first_line(error)}") from error
+        except self._ray.exceptions.RayError as error:
+            raise NotPlacedError(f"{spec.name} was not started: {_first_line(error)}") from error
         self.name = f"{spec.name} on {host}"
         self._calls, self._count = Calls(self.name, log, patience_s), 0
         self._ended = threading.Event()
@@ -184,6 +189,7 @@ class RayCrew:
         self.logs = (logs or Path(tempfile.mkdtemp(prefix="thumbs-logs-"))).resolve()
         self._workers: list[RayWorker] = []
         self._groups: list[Any] = []
+        self._bundles: dict[str, dict[str, Any]] = {}
         if not ray.is_initialized():
             os.environ.setdefault("RAY_raylet_start_wait_time_s", str(OPENING_S))
             here: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
@@ -200,6 +206,19 @@ class RayCrew:
                 "workers need there and leave rollout.python out, or take engine.launcher pipes"
             )
         self.logs.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + PLACING_S
+        while True:
+            try:
+                started = self._start(specs)
+                break
+            except NotPlacedError:  # Ray may place on a node that has gone until it has noticed that
+                if time.monotonic() > until:
+                    raise
+                time.sleep(2.0)
+        self._workers += started
+        return list(started)
+
+    def _start(self, specs: Sequence[WorkerSpec]) -> list[RayWorker]:
         options = self._places(specs)
         make = self._ray.remote(concurrency_groups={"watch": 1})(_watched(self._ray))
         started: list[RayWorker] = []
@@ -216,8 +235,7 @@ class RayCrew:
             for worker in started:
                 worker.close()
             raise
-        self._workers += started
-        return list(started)
+        return started
 
     def close(self) -> None:
         atexit.unregister(self.close)
@@ -225,12 +243,17 @@ class RayCrew:
             worker.close()
         for group in self._groups:
             self._ray.util.remove_placement_group(group)
-        self._workers, self._groups = [], []
+        self._workers, self._groups, self._bundles = [], [], {}
 
     def _places(self, specs: Sequence[WorkerSpec]) -> list[dict[str, Any]]:
-        """Where each worker goes: those that need devices as near to each other as can be, all of them or none."""
+        """Where each worker goes: those that need devices as near to each other as can be, all of them or none.
+
+        One that takes the place of another of its name has the devices of that one.
+        """
         if not any(spec.gpus for spec in specs):
             return [{"scheduling_strategy": "SPREAD"} for _ in specs]
+        if all(spec.name in self._bundles for spec in specs):
+            return [self._bundles[spec.name] for spec in specs]
         group = self._ray.util.placement_group([{"CPU": 1, "GPU": spec.gpus} for spec in specs], strategy="PACK")
         if not group.wait(PLACING_S):
             there = self._ray.cluster_resources()
@@ -241,14 +264,10 @@ class RayCrew:
             )
         self._groups.append(group)
         strategy = self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
-        return [
-            {
-                "num_gpus": spec.gpus,
-                "num_cpus": 1,
-                "scheduling_strategy": strategy(group, placement_group_bundle_index=i),
-            }
-            for i, spec in enumerate(specs)
-        ]
+        for i, spec in enumerate(specs):
+            place = strategy(group, placement_group_bundle_index=i)
+            self._bundles[spec.name] = {"num_gpus": spec.gpus, "num_cpus": 1, "scheduling_strategy": place}
+        return [self._bundles[spec.name] for spec in specs]
 
 
 def _watched(ray: Any) -> type:

@@ -206,3 +206,31 @@ def test_a_cluster_that_does_not_answer_is_an_error_that_says_what_to_do(tmp_pat
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert "ConfigError: no Ray cluster answers at 127.0.0.1:1" in done.stderr
     assert "ray start --head" in done.stderr
+
+
+WITH_DEVICES = """
+import sys, ray
+from thumbs.workers.base import WorkerSpec
+from thumbs.workers.ray_actors import RayCrew
+ray.init(address="local", num_gpus=2, num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1")
+crew = RayCrew()
+specs = [WorkerSpec(f"rank {n}", "unit.workers.far:Counter", (n,), gpus=1) for n in range(2)]
+for times in range(2):
+    ranks = crew.start(specs)
+    for rank in ranks:
+        rank.close()
+(first, other) = crew.start(specs)
+first.close()
+(again,) = crew.start(specs[:1])
+print([worker.call("add").result() for worker in (again, other)])
+crew.close()
+"""
+
+
+def test_workers_with_devices_that_are_started_again_have_those_of_before():
+    """All devices of the cluster are in use, so there are no others."""
+    pytest.importorskip("ray", reason="Ray is not installed; pip install 'thumbs[cluster]'")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", WITH_DEVICES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["[1, 2]"], done.stderr
