@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from thumbs.config.base import Frozen
+from thumbs.config.evaluation import GoldConfig
 
 
 class WatchConfig(Frozen):
@@ -21,6 +22,11 @@ class WatchConfig(Frozen):
     second_proxy: str | None = None
     """Who gives the second opinion: the path of a reward model or the name of a sequence classifier; null: the run
     trains another reward model on its held-out pairs.
+    """
+    gold: GoldConfig | None = None
+    """What is trusted to say which reply is better, as in evaluation.gold, all but people. A judge of pairs compares
+    with the replies of the first look. The value of a policy is then what gold says, and there is a second opinion
+    only if second_proxy names one; null: the value is that of the second opinion.
     """
     kl_price: float = Field(default=0.1, ge=0)
     """What a nat of distance from the reference has to earn in the second opinion (deviations of its score per nat)."""

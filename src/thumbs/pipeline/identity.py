@@ -141,7 +141,8 @@ def parents(config: PipelineConfig, stage: str, iteration: int) -> list[str]:
         c = config.direct
         unpaired = c is not None and c.unpaired is not None
         return begin + ([] if unpaired else pairs) + (scorer if asks_own_reward(config, stage) else [])
-    trains_second = config.watch is not None and config.watch.second_proxy is None
+    watch = config.watch
+    trains_second = watch is not None and watch.second_proxy is None and watch.gold is None
     return begin + (scorer if trains_second or asks_own_reward(config, stage) else [])
 
 

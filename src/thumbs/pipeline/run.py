@@ -157,6 +157,13 @@ def check_watch(config: PipelineConfig) -> None:
             "direct.online can be watched"
         )
     check_kl_after(config, config.watch.kl_after, config.watch.act)
+    if config.watch.gold is not None:
+        if config.watch.gold.people is not None:
+            raise ConfigError(
+                "watch.gold.people: nobody can be asked at each look; name a judge, a reward model, a function or a "
+                "rule, or let people judge the evaluation (evaluation.gold)"
+            )
+        return
     if config.watch.second_proxy is None and config.labels is not None and not heldout_share(config.labels):
         raise ConfigError(
             "watch: without watch.second_proxy a reward model is trained on the held-out pairs, and labels holds none "

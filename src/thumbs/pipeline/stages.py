@@ -43,6 +43,7 @@ from thumbs.data.tokenizers import Tokenizer, training_sequences
 from thumbs.engine.base import ModelSpec, OpenEngine
 from thumbs.errors import ConfigError
 from thumbs.evaluation import replies
+from thumbs.evaluation.gold import ANSWERS, open_gold
 from thumbs.evaluation.heldout import Evaluation
 from thumbs.evaluation.judges import gold_judge
 from thumbs.evaluation.results import verdicts
@@ -254,7 +255,9 @@ class Pipeline:
             Watch,
             config=c,
             proxy=proxy,
-            second=self.second_proxy(c),
+            second=None if c.gold is not None and c.second_proxy is None else self.second_proxy(c),
+            gold=None if c.gold is None else open_gold(c.gold, self.engine, self.folder.path / ANSWERS),
+            by_gold=c.gold is not None,
             prompts=chosen,
             sampling=sampling,
             episodes=episodes,

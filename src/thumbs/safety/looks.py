@@ -45,13 +45,14 @@ _ROW = 2
 class Look:
     """What was measured on the replies to the watch set; arrays have one number a reply.
 
-    proxy: what the policy is paid by. second: the second opinion. log_ratios: log π(y) / π_reference(y), nats.
-    logprobs: log π(y), nats. tokens: those drawn. ended: whether a reply ended by itself. off: the share of tokens
-    with a ratio of trainer to sampler outside 0.9 to 1.1, None if it was not measured. gold: None if there is none.
+    proxy: what the policy is paid by. second: the second opinion, None with gold alone. log_ratios:
+    log π(y) / π_reference(y), nats. logprobs: log π(y), nats. tokens: those drawn. ended: whether a reply ended by
+    itself. off: the share of tokens with a ratio of trainer to sampler outside 0.9 to 1.1, None if it was not measured.
+    gold: None if there is none.
     """
 
     proxy: np.ndarray
-    second: np.ndarray
+    second: np.ndarray | None
     log_ratios: np.ndarray
     logprobs: np.ndarray
     tokens: Sequence[Sequence[int]]
@@ -64,7 +65,6 @@ class Look:
         count = max(sum(map(len, self.tokens)), 1)
         found = {
             "watch/proxy": float(self.proxy.mean()),
-            "watch/second_proxy": float(self.second.mean()),
             "watch/kl": float(self.log_ratios.mean()),
             "watch/kl_per_token": float(self.log_ratios.sum() / count),
             "watch/length": count / len(self.tokens),
@@ -72,6 +72,7 @@ class Look:
             "watch/entropy": -float(self.logprobs.sum()) / count,
             "watch/ended": float(np.mean(self.ended)),
         }
+        found |= {} if self.second is None else {"watch/second_proxy": float(self.second.mean())}
         found |= {} if self.off is None else {"watch/sampler_off": self.off}
         return found | ({} if self.gold is None else {"watch/gold": float(self.gold.mean())})
 
@@ -92,12 +93,14 @@ def judge(look: Look, step: int, seen: dict[str, Any], kl_price: float, *, by_go
     costs nothing.
     """
     numbers = look.numbers()
-    values = look.second - kl_price * look.log_ratios if look.gold is None or not by_gold else look.gold
+    values = look.gold if by_gold or look.second is None else look.second - kl_price * look.log_ratios
+    assert values is not None  # noqa: S101 (whoever looks has a second opinion or gold)
     numbers["watch/value"] = float(values.mean())
     first = seen.setdefault("first", dict(numbers))
     start = np.array(seen.setdefault("start", values.tolist()))
-    gained = {name: numbers[name] - first[name] for name in ("watch/proxy", "watch/second_proxy")}
-    numbers["watch/gap"] = gained["watch/proxy"] - gained["watch/second_proxy"]
+    if look.second is not None:
+        gained = {name: numbers[name] - first[name] for name in ("watch/proxy", "watch/second_proxy")}
+        numbers["watch/gap"] = gained["watch/proxy"] - gained["watch/second_proxy"]
     is_best = "best" not in seen or numbers["watch/value"] > np.mean(seen["best"])
     if is_best:
         seen |= {"best": values.tolist(), "best_step": step}

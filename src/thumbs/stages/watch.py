@@ -55,7 +55,7 @@ class Watch:
     policy: Handle
     reference: Handle
     proxy: RewardSource
-    second: RewardSource
+    second: RewardSource | None
     prompts: Sequence[Prompt]
     sampling: SamplingConfig
     episodes: Episodes | None = None
@@ -95,7 +95,7 @@ class Watch:
         )
         return Look(
             proxy=np.array(shown_scores(self.proxy, rollouts)),
-            second=np.array([score.value for score in self.second.score(rollouts)]),
+            second=None if self.second is None else np.array([s.value for s in self.second.score(rollouts)]),
             log_ratios=np.array([float((r.logprobs - t).sum()) for r, t in zip(rollouts, theirs, strict=True)]),
             logprobs=np.array([float(r.logprobs.sum()) for r in rollouts]),
             tokens=[sampled(rollout) for rollout in rollouts],

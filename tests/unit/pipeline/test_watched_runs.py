@@ -58,6 +58,8 @@ def test_a_second_proxy_of_others_is_read_and_the_card_tells_of_alarms(tmp_path:
         ({"labels": {"data": {"path": "pairs.jsonl", "holdout": 0.0}}}, "labels holds none out"),
         ({"watch": {"prompts": 8, "second_proxy": "nowhere/at/all"}}, "nowhere/at/all"),
         ({"watch": {"act": "panic"}}, "rollback"),
+        ({"watch": {"gold": "people"}}, "nobody can be asked at each look"),
+        ({"watch": {"gold": {"function": "no.such:thing"}}}, "no.such"),
         ({"watch": {"kl_after": 0.5}}, "set watch.act=rollback in a run of PPO"),
         ({"watch": {"kl_after": 0.01, "act": "rollback"}}, "not above ppo.kl.coef"),
         (
@@ -72,3 +74,31 @@ def test_what_cannot_be_watched_is_refused_before_anything_runs(changes: dict[st
     with pytest.raises(ConfigError, match=said):
         run_pipeline(config_of(tmp_path, **changes))
     assert not (tmp_path / "run" / "sft").exists()
+
+
+def test_with_gold_no_second_reward_model_is_needed_and_values_are_gold(tmp_path: Path):
+    changes = {
+        "watch": {"prompts": 8, "gold": "unit.pipeline.watch_gold:letters"},
+        "reward_model": None,
+        "labels": None,
+    }
+    ppo = tiny_settings(tmp_path)["ppo"] | {"reward": [{"function": "unit.pipeline.watch_gold:letters"}]}
+    path = run_pipeline(config_of(tmp_path, **changes, ppo=ppo))
+    rows = StageFolder(path / "ppo").metrics.read()
+    assert [row["watch/value"] for row in rows] == [row["watch/gold"] for row in rows]
+    assert [row["watch/gold"] for row in rows] == [row["watch/proxy"] for row in rows]
+    assert all("watch/second_proxy" not in row and "watch/gap" not in row for row in rows)
+
+
+def test_each_iteration_is_watched(tmp_path: Path):
+    prompts = tiny_settings(tmp_path)["ppo"]["prompts"] | {"holdout": 0.4}
+    labels = {"prompts": prompts, "tie_below": 0.0, "sampling": {"max_new_tokens": 6}}
+    with pytest.MonkeyPatch.context() as patch:  # of an untrained model vader would call every pair a tie
+        patch.setattr("thumbs.evaluation.judges.vader", lambda _, reply: float(sum(reply.encode())))
+        path = run_pipeline(config_of(tmp_path, iterations=2, labels=labels))
+    for place in ("ppo", "iteration-2/ppo"):
+        rows = StageFolder(path / place).metrics.read()
+        assert [row["step"] for row in rows] == [0, 1, 2]
+        assert all("watch/value" in row and "watch/second_proxy" in row for row in rows)
+        assert (path / place / "watch").is_dir()
+    assert (path / "iteration-2/reward_model/second/done.json").exists()
