@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from thumbs.config.cost_model import CostModelConfig
 from thumbs.config.data import DataConfig
@@ -247,10 +247,8 @@ class Pipeline:
         episodes: Episodes | None = None,
     ) -> OpenWatch | None:
         """What looks at the policy of a method while it trains; None if the config asks for none."""
-        c = self.config.watch
-        if c is None:
+        if (c := self.config.watch) is None:
             return None
-        chosen = watch_set(prompts, c.prompts, self.config.seed)
         return partial(
             Watch,
             config=c,
@@ -258,7 +256,7 @@ class Pipeline:
             second=None if c.gold is not None and c.second_proxy is None else self.second_proxy(c),
             gold=None if c.gold is None else open_gold(c.gold, self.engine, self.folder.path / ANSWERS),
             by_gold=c.gold is not None,
-            prompts=chosen,
+            prompts=watch_set(prompts, c.prompts, self.config.seed),
             sampling=sampling,
             episodes=episodes,
         )
@@ -267,9 +265,7 @@ class Pipeline:
         """The second opinion: a reward model of others, or one of the pairs that the run's own has not seen."""
         if c.second_proxy is not None:
             return open_reward_model(self.engine, Path(c.second_proxy))
-        found = self.held_out_reward()
-        assert found is not None  # noqa: S101 (`check_watch` has refused it)
-        return found
+        return cast(RewardSource, self.held_out_reward())  # `check_watch` has refused a run without
 
     def held_out_reward(self) -> RewardSource | None:
         """A reward model of the held-out pairs, which the run's own has not seen; None if there are none."""

@@ -107,9 +107,10 @@ def judge(look: Look, step: int, seen: dict[str, Any], kl_price: float, *, by_go
     numbers["watch/best_step"] = float(seen["best_step"])
     said, best = signs(first, numbers), np.array(seen["best"])
     if is_over_optimised(start, best, values, left=0.5 if by_gold else 0.0):
+        what = "gold" if by_gold else "the second opinion, less the price of KL,"
         said[VALUE] = (
-            f"{'gold' if by_gold else 'the second opinion'} has fallen from {best.mean():.2f} at step "
-            f"{seen['best_step']} to {values.mean():.2f}, from {start.mean():.2f} at first: the reward is being gamed"
+            f"{what} has fallen from {best.mean():.2f} at step {seen['best_step']} to {values.mean():.2f}, from "
+            f"{start.mean():.2f} at first: the reward is being gamed"
         )
     before = seen.get("signs", {})
     seen["signs"] = {sign: before.get(sign, 0) + 1 for sign in said}
