@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import sys
 from functools import cache
@@ -12,9 +11,6 @@ import torch
 
 from thumbs.engine.plan import TOKEN_BUDGET
 from thumbs.models.base import Trunk
-from thumbs.models.decoder_config import DecoderConfig
-from thumbs.models.operators import CARD_LOGITS
-from thumbs.models.weights import tensor_shapes
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Parameters of mallopt(3)."""
@@ -63,35 +59,3 @@ def budget_within(memory: int, depth: int, width: int, itemsize: int) -> int:
     """Tokens of one micro-batch whose activations take half of so many bytes, at least a laptop's."""
     token = 17 * itemsize * width * depth
     return min(max(memory // 2 // token, TOKEN_BUDGET), LARGEST_BUDGET)
-
-
-def sharded_bytes(
-    shape: DecoderConfig, ranks: int, tokens: int, *, itemsize: int = 2, recompute: bool = True, wide: bool = False
-) -> dict[str, int]:
-    """The most memory that a rank needs to train every weight of a sharded decoder, by part, in bytes.
-
-    ranks: that share one copy of the weights. tokens: of a micro-batch. itemsize: of the numbers that are computed
-    with; weights, gradients and moments have 4 bytes. recompute: blocks keep only their inputs. wide: the vocabulary is
-    met in float32, as on CPUs.
-    "computing" is the largest of three moments, each with what it has of gradients and activations: at the vocabulary,
-    in the backward pass of a block (its weights, their gradients, and those to be summed over the ranks, twice as
-    wide), and when the gradients of what lies outside of blocks are summed. The constants of a block are measured on
-    fake tensors (tests/unit/engine/test_rank_memory.py), not on a card.
-    """
-    sizes = {name: math.prod(size) for name, size in tensor_shapes(shape).items()}
-    block = sum(size for name, size in sizes.items() if name.startswith("model.layers.0."))
-    everything, vocabulary = sum(sizes.values()), shape.vocab_size * shape.width
-    outside = everything - shape.layers * block
-    inner = itemsize * (12 * shape.width + 6 * shape.intermediate) * tokens
-    kept = shape.layers * (itemsize * shape.width * tokens if recompute else inner)
-    moments = (
-        kept + (12 * vocabulary if wide else itemsize * vocabulary + 3 * 4 * CARD_LOGITS),
-        kept + itemsize * vocabulary + 4 * itemsize * block + inner,
-        4 * everything // ranks + (itemsize + 4) * outside,
-    )
-    return {
-        "weights": 4 * everything // ranks,
-        "optimizer": 8 * everything // ranks,
-        "gathered": itemsize * outside,
-        "computing": max(moments),
-    }

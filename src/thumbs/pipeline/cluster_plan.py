@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from thumbs.engine.plan import TOKEN_BUDGET
 from thumbs.errors import ConfigError
 from thumbs.models.base import Trunk
+from thumbs.models.operators import CARD_LOGITS
 from thumbs.pipeline.workload import StageWork
 
 GIB = 2**30
 LOGIT_ROWS = 256
-"""Rows of logits that are in memory at a time (functional/logprobs.py)."""
+"""Rows of logits that are in memory at a time on a processor (functional/logprobs.py)."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,16 @@ class ModelShape:
         """Weights that each token is multiplied by."""
         return self.weights - self.embedded
 
-    @property
-    def activation_bytes(self) -> int:
-        """Of one token, for the backward pass in bfloat16: in each layer the inputs of both norms and of the products,
-        queries, keys, values, and gate, up and their product in the feed-forward.
+    def activation_bytes(self, *, kernels: bool = False) -> int:
+        """Of one token, for the backward pass in bfloat16: in each layer what norms and products read, queries, keys,
+        values, and gate, up and what becomes of them. kernels: ours, which keep less of norms and of the feed-forward.
         """
-        return 2 * self.layers * (5 * self.width + 2 * self.query_width + 2 * self.kv_width + 3 * self.intermediate)
-
-    @property
-    def recomputed_bytes(self) -> int:
-        """The same where blocks keep only their inputs and are computed again: those of one block are whole."""
-        return 2 * self.layers * self.width + self.activation_bytes // self.layers
+        norms, inner = (5, 3) if kernels else (9, 4)
+        return (
+            2
+            * self.layers
+            * (norms * self.width + 2 * self.query_width + 2 * self.kv_width + inner * self.intermediate)
+        )
 
     @property
     def kv_bytes(self) -> int:
@@ -142,18 +142,43 @@ def rank_bytes(
     tokens: of a micro-batch. copies: frozen models next to the policy (reference, reward model), which share its base
     if it is an adapter's. wide: what computes is float32 and not bfloat16. recompute: as in the
     section engine.
+
+    The parts are those of the moment at which a rank needs most: at the vocabulary, in the backward pass of a block
+    that is computed again, or when the gradients of the embeddings are summed over the ranks. "gathered" is
+    whole weights, and gradients that are not summed yet. Constants were
+    chosen by what torch's tracker says of fake tensors of three shapes, and hold for a fourth
+    (tests/unit/engine/test_rank_memory.py); none was measured on a card.
     """
     full, trained, size = not shape.trained, shape.trained or shape.weights, 4 if wide else 2
-    kept = shape.recomputed_bytes if recompute else shape.activation_bytes
     spread = ways if full else 1  # adapters, their gradients and moments are whole on every rank
+    table, block = shape.vocabulary * shape.width, shape.block
+    outside, rows = table + shape.embedded, min(tokens, LOGIT_ROWS if wide else max(CARD_LOGITS // shape.vocabulary, 1))
+    kept = shape.activation_bytes(kernels=wide) * tokens * size // 2
+    again = size * (13 * shape.width + 7 * shape.intermediate) * tokens if recompute else 0
+    kept = size * shape.layers * shape.width * tokens if recompute else kept
+    states = 3 * 4 * shape.width * tokens
+    # gradients beyond the rank's share, gathered weights, activations, logits
+    moments = [
+        (
+            0,
+            size * (outside + block),
+            kept + states,
+            8 * table * full + 4 * rows * shape.vocabulary * (1 if full else 2),
+        ),
+        ((4 * block + size * table) * full, size * (outside + 2 * block), kept + again, 0),
+        ((size + 4) * outside * full, 0, 0, 0),
+    ]
+    if ways == 1:
+        moments = [(0, 0, activations, logits) for _, _, activations, logits in moments]
+    unsummed, gathered, activations, logits = max(moments, key=sum)
     return {
         "weights": shape.weights * (4 if full else size) // ways + (0 if full else 4 * trained),
         "frozen copies": copies * (size * shape.weights // ways if full else 4 * trained),
         "gradients": 4 * trained // spread,
         "moments": 8 * trained // spread,
-        "gathered": (2 * 2 * shape.block + 2 * 2 * shape.vocabulary * shape.width) * (ways > 1),
-        "activations": kept * tokens * size // 2,
-        "logits": 2 * 4 * LOGIT_ROWS * shape.vocabulary,
+        "gathered": gathered + unsummed,
+        "activations": activations,
+        "logits": logits,
     }
 
 
