@@ -94,7 +94,9 @@ def last_policy(run: Path) -> str:
     """The stage whose policy is the run's result so far: the last method that left a model, else SFT, else `base`."""
     config = build_config(PipelineConfig, RunFolder(run).settings(), source=str(run / "config.json"))
     later = [place(method, i) for i in range(1, config.iterations + 1) for method in METHODS]
-    return next((stage for stage in reversed(["sft", *later]) if exists(run / stage / "model")), "base")
+    # A stage that is done, but whose model is damaged, is asked for and named rather than passed over.
+    left = [stage for stage in ("sft", *later) if (run / stage / "done.json").exists() or exists(run / stage / "model")]
+    return left[-1] if left else "base"
 
 
 def sample_text(
