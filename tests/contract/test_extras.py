@@ -33,6 +33,7 @@ WINGS = {
     "models.hf": ("hf",),
     "models.hf_lora": ("hf",),
     "models.gguf": ("gguf",),
+    "models.gguf_writer": ("gguf",),
 }
 """Modules that exist for extras alone: they may import at the top what each of these brings."""
 

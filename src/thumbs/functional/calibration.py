@@ -9,7 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """σ(x) = 1 / (1 + exp(−x)), which no x overflows; numpy has none, and the base installs without scipy."""
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
 def platt(scores: np.ndarray, labels: np.ndarray, steps: int = 50) -> tuple[float, float]:
@@ -24,7 +28,7 @@ def platt(scores: np.ndarray, labels: np.ndarray, steps: int = 50) -> tuple[floa
     high, low = (positive + 1) / (positive + 2), 1 / (len(labels) - positive + 2)
     target, w = low + (high - low) * labels, np.zeros(2)
     for _ in range(steps):
-        p = expit(x @ w)
+        p = sigmoid(x @ w)
         hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2)
         step = np.linalg.solve(hessian, x.T @ (p - target))
         w -= step / max(1.0, float(np.abs(step).max()))

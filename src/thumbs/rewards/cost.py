@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import expit
 
 from thumbs.data.tokenizers import Tokenizer, reply_tokens
 from thumbs.engine.base import Engine, Handle
+from thumbs.functional.calibration import sigmoid
 from thumbs.records import Generator, Message, Reply, Rollout, Score
 from thumbs.rewards.base import require_finite
 from thumbs.rewards.model import RewardModel, member_scores, read_rollout
@@ -47,4 +47,4 @@ class CostModel(RewardModel):
         return self._probable(member_scores(self.engine, [self.handle], tokens)[:, 0]) if tokens else []
 
     def _probable(self, raw: np.ndarray) -> list[float]:
-        return expit(self.scale * raw + self.shift).tolist()
+        return sigmoid(self.scale * raw + self.shift).tolist()

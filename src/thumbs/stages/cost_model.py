@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from thumbs.config.cost_model import CostModelConfig
 from thumbs.data.splits import is_heldout
 from thumbs.data.tokenizers import reply_tokens
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import DataError
-from thumbs.functional.calibration import auroc, brier, ece_by_chance, over_prompts, platt, reliability
+from thumbs.functional.calibration import auroc, brier, ece_by_chance, over_prompts, platt, reliability, sigmoid
 from thumbs.records import SafetyPair
 from thumbs.rewards.model import member_scores
 from thumbs.rollout.rounds import seed_of
@@ -61,7 +60,7 @@ def run_cost_model(
         "heldout_pairs": len(heldout),
         "best_step": results["best_step"],
         "cost": {"scale": scale, "shift": shift},
-        "calibration": calibration_of(expit(scale * scores + shift), lengths, test, seed_of(context.seed, "cost")),
+        "calibration": calibration_of(sigmoid(scale * scores + shift), lengths, test, seed_of(context.seed, "cost")),
     }
 
 
