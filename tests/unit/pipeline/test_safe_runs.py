@@ -61,7 +61,7 @@ def test_a_run_limits_the_cost_that_its_cost_model_sees(tmp_path: Path, capsys: 
     run_pipeline(config)  # done: nothing runs again
     assert StageFolder(path / "ppo").metrics.read() == rows
     with pytest.raises(RunError, match="a cost model is not exported"):
-        plan_export(path, config, "cost_model", merge=False, dtype=None)
+        plan_export(path, config, "cost_model", form=None, dtype=None)
     with pytest.raises(RunError, match="the cost model cannot generate text"):
         sample_text(path, "cost_model", ["hi"], 1, SamplingConfig(), 0)
 
