@@ -129,7 +129,7 @@ def write_export(
             from thumbs.models.gguf_writer import write_gguf
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as whole:
             write_export(Path(whole), checkpoint, config, tokenizer, replace(plan, form="hf", dtype="float32"))
-            write_gguf(Path(whole), out / GGUF, plan.dtype, plan.base.name)
+            write_gguf(Path(whole), out / GGUF, plan.dtype, plan.base.name or config.model.name)
         write_text(out / "Modelfile", modelfile(config.system))
         return
     name = config.model.name
