@@ -164,11 +164,11 @@ class Lab:
         return Context(self.engine, self.tokenizer, StageFolder(folder), MODEL, self.seed)
 
     def spent(self, part: str, begun: float) -> float:
-        """Processor time of a part since `begun` and in earlier processes, seconds; what is found is kept."""
+        """Processor time of a part since `begun`, seconds; of one that was there already, what it took when made."""
         path = self.path / f"spent-{part}.json"
-        spent = time.process_time() - begun + (float(read_json(path)) if path.exists() else 0.0)
-        write_json(path, spent)
-        return spent
+        if not path.exists():
+            write_json(path, time.process_time() - begun)
+        return float(read_json(path))
 
     @cached_property
     def start(self) -> Path:
