@@ -178,7 +178,7 @@ def test_a_majority_is_one_opinion_an_item(store: CollectStore, tmp_path: Path):
 
 
 def test_every_format_counts_each_judgement_once_and_comes_again_to_the_byte(store: CollectStore, tmp_path: Path):
-    project = judged_pairs(store)
+    project = judged_pairs(store, ASKED.model_copy(update={"flags": ("unsafe",)}))
     fit = [name for name, form in _TABLE.items() if "pair" in form.rows]
     assert set(fit) == set(FORMATS) - {"ratings"}
     before = {name: export(store, project.id, name, Filters(), tmp_path / name) for name in fit}

@@ -1,3 +1,3 @@
 """Files of what people said: chosen by filters, in the formats that trainers read, each with a manifest."""
 
-__all__ = ["dataset", "formats", "judged", "rows", "select", "write"]
+__all__ = ["dataset", "formats", "judged", "rows", "safety", "select", "write"]

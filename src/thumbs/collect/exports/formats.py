@@ -11,6 +11,7 @@ from typing import Any
 from thumbs.collect.errors import CollectError
 from thumbs.collect.exports import rows
 from thumbs.collect.exports.judged import JudgedItem
+from thumbs.collect.exports.safety import safety_fault, safety_rows
 from thumbs.collect.exports.select import Filters
 from thumbs.collect.question import Question
 from thumbs.collect.records import Answer
@@ -30,7 +31,7 @@ _STRENGTHS = ("margin", "weight")
 class ExportFormat:
     """One format. rows: by the kind of the question, what an item becomes; without: the reasons of UNFIT for which it
     has no place for an opinion; forged: whether replies must not read as turns of their own; scored: it needs ratings
-    on one scale; strengths: what it can show the strength of a pair as.
+    on one scale; strengths: what it can show the strength of a pair as; fault: what a question and filters lack for it.
     """
 
     text: str
@@ -40,6 +41,7 @@ class ExportFormat:
     suffix: str = ".jsonl"
     scored: bool = False
     strengths: tuple[str, ...] = ()
+    fault: Callable[[Question, Filters], str | None] = lambda question, filters: None
 
 
 _WITHOUT: Mapping[str, Callable[[Answer], bool]] = {
@@ -85,6 +87,11 @@ _TABLE: Mapping[str, ExportFormat] = {
         "comparisons A, B or Tie as the Tinker cookbook keeps them, a row per judgement",
         _of(rows.comparison_rows, *_PAIRS),
         without=("both_bad",),
+    ),
+    "safety": ExportFormat(
+        "pairs on two axes in PKU-SafeRLHF's columns, for a reward model (helpfulness) and a cost model (safe or not)",
+        _of(safety_rows, *_PAIRS, "rate"),
+        fault=safety_fault,
     ),
     "sft": ExportFormat(
         "conversations to imitate: what people wrote, or else the reply that they like best",
@@ -134,6 +141,8 @@ def find_format(name: str, question: Question, filters: Filters) -> ExportFormat
     if question.kind not in found.rows:
         fit = [other for other, one in _TABLE.items() if question.kind in one.rows]
         raise CollectError(f"{name!r} has no place for answers to {question.kind!r}; use {', '.join(fit)}")
+    if (fault := found.fault(question, filters)) is not None:
+        raise CollectError(f"{name!r} {fault}")
     if name in ("votes", "csv") and filters.aggregate == "majority":
         raise CollectError(f"{name!r} has a row per judgement, and a majority is none; use aggregate all or first")
     if filters.strength_as not in ("none", *found.strengths):

@@ -18,13 +18,14 @@ Aggregate = Literal["all", "majority", "first"]
 @dataclass(frozen=True)
 class Opinion:
     """A judgement as it leaves: strengths and ranks say which reply is *better*, whatever was asked; `annotator` is a
-    person's handle; guideline is a version number.
+    person's handle; guideline is a version number; question: what was answered.
     """
 
     vote: Vote
     annotator: str
     answer: Answer
     guideline: int
+    question: Question
 
     @property
     def side(self) -> Side:

@@ -164,7 +164,8 @@ class Selection:
             return "strength"
         if asked.drop_ties and answer.verdict == "tie":
             return "tie"
-        return Opinion(vote, self.handles[vote.account], answer, self.guidelines[vote.guideline])
+        question = self.questions[vote.question]
+        return Opinion(vote, self.handles[vote.account], answer, self.guidelines[vote.guideline], question)
 
     def _restated(self, vote: Vote) -> Answer | None:
         """The answer as it leaves; None if it says nothing of the axis asked for."""
