@@ -215,6 +215,9 @@ def audit_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The audit for a terminal."""
     pairs, length, end = found["pairs"], found["length"], found["end"]
     yield _row("accuracy", pairs["accuracy"], pairs["accuracy_low"], pairs["accuracy_high"], f"{pairs['n']} pairs")
+    for title, key in (("  always the longer reply", "longer"), ("  always the first of the file", "first")):
+        if (null := pairs.get("nulls", {}).get(key)) is not None:
+            yield _row(title, null["value"], null["low"], null["high"], "null baseline")
     yield _row("calibration error", pairs["ece"], note="0 is perfect")
     yield _row("loss", pairs["loss"], note="nats per pair; a coin has 0.693")
     yield ""

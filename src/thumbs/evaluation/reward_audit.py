@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thumbs.evaluation.intervals import wilson
+from thumbs.evaluation.statistics import clustered
 
 
 def audit(
@@ -17,8 +17,12 @@ def audit(
     lengths_a: Sequence[int],
     lengths_b: Sequence[int],
     bins: int = 10,
+    prompts: Sequence[object] | None = None,
 ) -> dict[str, Any]:
     """Audit of scores on pairs, as plain data; preferred is P(a is better), 0.5 for a tie, lengths in tokens.
+
+    prompts: what prompt each pair is of, by which intervals are drawn; None: each of another. nulls: the accuracy of
+    always choosing the longer reply (of equal ones half of the time), and the first.
 
     n counts pairs that are not ties; loss is over all pairs (nats). Accuracy: share of untied pairs whose preferred
     reply scores higher. Calibration: σ(|score gap|), the confidence in the winner, against how often the winner is the
@@ -30,14 +34,21 @@ def audit(
     untied = better != 0.5
     right = (gap * (better - 0.5) > 0)[untied]  # equal scores choose nobody, so they are wrong
     n = int(untied.sum())
-    low, high = wilson(float(right.sum()), n)
+    clusters = [prompt for prompt, u in zip(prompts or range(len(gap)), untied, strict=True) if u]
+    sides = np.sign(better - 0.5)[untied]
+    longer = np.sign(np.subtract(lengths_a, lengths_b))[untied]
+    accuracy = clustered(right, clusters, 0)
     table = _calibrate(1 / (1 + np.exp(-np.abs(gap[untied]))), right, bins)
     nll = better * np.logaddexp(0, -gap) + (1 - better) * np.logaddexp(0, gap)
     scores, lengths = np.concatenate([scores_a, scores_b]), np.concatenate([lengths_a, lengths_b])
     return {
-        "accuracy": float(right.mean()) if n else float("nan"),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        "accuracy": accuracy.value,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        "nulls": {
+            "longer": clustered((1 + longer * sides) / 2, clusters, 0)._asdict(),
+            "first": clustered((1 + sides) / 2, clusters, 0)._asdict(),
+        },
         "n": n,
         "ties": len(gap) - n,
         "loss": float(nll.mean()),

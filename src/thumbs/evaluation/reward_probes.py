@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from thumbs.data.preferences import preferred
-from thumbs.evaluation.intervals import bootstrap_mean, wilson
+from thumbs.evaluation import statistics
 from thumbs.evaluation.reward_audit import audit
 from thumbs.records import Message, Preference, Reply
 
@@ -76,8 +76,10 @@ def audit_scorer(scorer: Scorer, pairs: Sequence[Preference], ruler: Ruler, seed
     a, b = scores[0::2], scores[1::2]
     lengths = np.array([ruler(answer) for answer in answers])
     better = np.array([preferred(pair) for pair in pairs], dtype=np.float64)
-    found = audit(a.tolist(), b.tolist(), better.tolist(), lengths[0::2].tolist(), lengths[1::2].tolist())
-    length = length_bias(a - b, better, lengths[0::2], lengths[1::2], seed)
+    prompts = [pair.prompt for pair in pairs]
+    sides = a.tolist(), b.tolist(), better.tolist(), lengths[0::2].tolist(), lengths[1::2].tolist()
+    found = audit(*sides, prompts=prompts)
+    length = length_bias(a - b, better, lengths[0::2], lengths[1::2], prompts, seed)
     formats = [
         _shift(name, scorer, answers, scores, lambda reply, f=change: replace(reply, text=f(reply.text)), seed)
         for name, change in FORMATS.items()
@@ -106,7 +108,7 @@ def slices(
     who wrote the replies, and turns of the prompt. A kind with a single group is left out; for an annotator, and for
     strength, the annotator's own verdicts count.
     """
-    right: dict[tuple[str, str], list[bool]] = {}
+    right: dict[tuple[str, str], list[tuple[bool, Any]]] = {}
     ratio = _quartiles([_log_ratio(p, x, y) for p, x, y in zip(pairs, lengths_a, lengths_b, strict=True)])
     margins = [pair.margin for pair in pairs]
     margin = _quartiles(margins) if any(margins) else [None] * len(pairs)
@@ -114,8 +116,8 @@ def slices(
         for judgement in pair.judgements:
             if judgement.verdict == "prefer":
                 agrees = bool(d * judgement.strength < 0)
-                right.setdefault(("annotator", judgement.annotator), []).append(agrees)
-                right.setdefault(("strength", str(abs(judgement.strength))), []).append(agrees)
+                for kind, name in (("annotator", judgement.annotator), ("strength", str(abs(judgement.strength)))):
+                    right.setdefault((kind, name), []).append((agrees, pair.prompt))
         better = preferred(pair)
         if better is None or better == 0.5:
             continue
@@ -129,56 +131,66 @@ def slices(
         }
         for kind, name in groups.items():
             if name is not None:
-                right.setdefault((kind, name), []).append(correct)
+                right.setdefault((kind, name), []).append((correct, pair.prompt))
     kinds = [kind for kind, _ in right]
     found = []
     for (kind, name), hits in sorted(right.items(), key=lambda item: item[0]):
         if kinds.count(kind) > 1:
-            low, high = wilson(float(sum(hits)), len(hits))
-            accuracy = float(np.mean(hits))
-            found.append({"kind": kind, "name": name, "n": len(hits), "accuracy": accuracy, "low": low, "high": high})
+            value, low, high = statistics.clustered([hit for hit, _ in hits], [prompt for _, prompt in hits], 0)
+            found.append({"kind": kind, "name": name, "n": len(hits), "accuracy": value, "low": low, "high": high})
     return found
 
 
 def length_bias(
-    gap: np.ndarray, better: np.ndarray, lengths_a: np.ndarray, lengths_b: np.ndarray, seed: int = 0
+    gap: np.ndarray,
+    better: np.ndarray,
+    lengths_a: np.ndarray,
+    lengths_b: np.ndarray,
+    prompts: Sequence[object] | None = None,
+    seed: int = 0,
 ) -> LengthEffect:
     """The partial effect of length on the score gap, given the label, by least squares on gap ~ label + length gap.
 
-    gap, better (P(a is better)), lengths [P]. The interval is a bootstrap over pairs.
+    gap, better (P(a is better)), lengths [P]. The interval is a bootstrap over prompts (None: each pair of another).
     """
     longer = (lengths_a - lengths_b).astype(np.float64)
     design = np.stack([2 * better - 1, longer / max(float(longer.std()), 1e-12)], axis=1)
     target = gap / max(float(gap.std()), 1e-12)
     slope = _slope(design, target)
-    rng = np.random.default_rng(seed)
-    drawn = [_slope(design[rows], target[rows]) for rows in rng.integers(0, len(gap), (500, len(gap)))]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    of = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts or range(len(gap))))}
+    place = np.array([of[prompt] for prompt in prompts or range(len(gap))])
+
+    def slopes(weights: np.ndarray) -> np.ndarray:
+        return np.array([_slope(design * w[:, None], target * w) for w in np.sqrt(weights[:, place])])
+
+    low, high = statistics.bootstrap(slopes, len(of), seed, draws=500)
     untied = better != 0.5
     close = untied & (np.abs(longer) <= MATCHED * np.maximum(lengths_a, lengths_b))
     right = (gap * (better - 0.5) > 0)[close]
+    matched = statistics.clustered(right, place[close].tolist(), seed)
     differ = untied & (longer != 0)
     return LengthEffect(
         slope,
         float(low),
         float(high),
-        float(right.mean()) if len(right) else None,
-        *wilson(float(right.sum()), len(right)),
+        matched.value if len(right) else None,
+        matched.low,
+        matched.high,
         len(right),
         float(((longer > 0) == (better > 0.5))[differ].mean()) if differ.any() else None,
     )
 
 
-def agreement(gap: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
+def agreement(gap: Sequence[float], other: Sequence[float], prompts: Sequence[object] | None = None) -> dict[str, Any]:
     """How far two reward models agree on the same pairs: share of score gaps with one sign, its 95 % interval, and the
     correlation of the gaps. Two models of the same data, each of one half, differ by what chance put into the half.
     """
     one, two = np.asarray(gap, dtype=np.float64), np.asarray(other, dtype=np.float64)
     same = one * two > 0
-    low, high = wilson(float(same.sum()), len(same))
+    value, low, high = statistics.clustered(same, prompts or range(len(same)), 0)
     varied = len(one) > 1 and one.std() > 0 and two.std() > 0
     correlation = float(np.corrcoef(one, two)[0, 1]) if varied else None
-    return {"agreement": float(same.mean()), "low": low, "high": high, "correlation": correlation, "n": len(one)}
+    return {"agreement": value, "low": low, "high": high, "correlation": correlation, "n": len(one)}
 
 
 def _shift(
@@ -191,10 +203,12 @@ def _shift(
 ) -> Shift:
     changed = np.asarray(scorer([(prompt, change(reply)) for prompt, reply in answers]), dtype=np.float64)
     moved = (changed - scores) / max(float(scores.std()), 1e-12)
-    low, high = bootstrap_mean(moved, seed)
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in answers))}
+    rows = [place[prompt] for prompt, _ in answers]
+    mean = statistics.ratio(np.bincount(rows, moved), np.bincount(rows), seed)
     winner = np.maximum(scores[0::2], scores[1::2])
     loser = np.where(scores[0::2] <= scores[1::2], changed[0::2], changed[1::2])
-    return Shift(name, float(moved.mean()), low, high, float((loser > winner).mean()))
+    return Shift(name, mean.value, mean.low, mean.high, float((loser > winner).mean()))
 
 
 def _findings(ece: float, length: LengthEffect, shifts: Sequence[Shift], order: float) -> Iterator[str]:

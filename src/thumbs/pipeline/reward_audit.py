@@ -28,6 +28,7 @@ from thumbs.records import Preference
 from thumbs.rewards.build import open_reward_model
 from thumbs.rewards.trained import scorer_of
 from thumbs.stages.context import Resume
+from thumbs.stages.reward_heldout import apart
 from thumbs.stages.reward_items import Row, judged_pairs
 from thumbs.stages.reward_model import run_reward_model
 from thumbs.tracking.files import write_json
@@ -53,13 +54,14 @@ def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
         engine = open_engine(opened.config.engine, opened.tokenizer.decode, opened.config.rollout)
         pipeline = Pipeline(opened.config, folder, opened.tokenizer, engine, opened.config.iterations)
         train, held = pipeline.reward_rows(config)
-        pairs = clear_pairs(str(run), judged_pairs(held))
+        pairs = clear_pairs(str(run), judged_pairs(apart(held)[1]))
         scores = scorer_of(pipeline.reward_source(), opened.tokenizer)
         found = audit_scorer(
             lambda answers: scores(answers).mean(axis=1), pairs, reply_length(opened.tokenizer), opened.config.seed
         )
         if halves:
-            found["halves"] = agreement(*(half_gaps(pipeline, config, i, rows, held) for i, rows in split(train)))
+            (one, of), (two, _) = (half_gaps(pipeline, config, i, rows, held) for i, rows in split(train))
+            found["halves"] = agreement(one, two, of)
         write_json(folder.stage("reward_model").path / AUDIT, found)
     return found
 
@@ -119,8 +121,10 @@ def split(rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
 
 def half_gaps(
     pipeline: Pipeline, config: RewardModelConfig, half: int, rows: Sequence[Row], held: Sequence[Row]
-) -> list[float]:
-    """Score gaps of the held-out pairs by a model trained on one half; it is kept in `reward/half-N`."""
+) -> tuple[list[float], list[int] | None]:
+    """Score gaps of the held-out pairs by a model trained on one half, and what prompt each is of; the model is kept in
+    `reward/half-N`.
+    """
     context = pipeline.context("reward_model")
     folder = pipeline.folder.stage(f"reward/half-{half}")
     context = replace(context, folder=folder)
@@ -129,4 +133,4 @@ def half_gaps(
         folder.mark_done(results)
         Resume(context, {}).close(keep=False)
     found = folder.results()["heldout"]
-    return np.subtract(found["scores_a"], found["scores_b"]).tolist()
+    return np.subtract(found["scores_a"], found["scores_b"]).tolist(), found.get("prompts")

@@ -282,7 +282,8 @@ class Pipeline:
             say(f"{SECOND}: a reward model on the held-out pairs, for a second opinion")
             context = replace(self.context("reward_model"), folder=folder)
             alone = of_pairs.model_copy(update={"heads": 1, "adapters": 1})
-            folder.mark_done(run_reward_model(context, alone, self.sft_model(), unseen, seen))
+            results = run_reward_model(context, alone, self.sft_model(), unseen, seen)
+            folder.mark_done(results | {"audit": audit(**results.pop("heldout"))})
             Resume(context, {}).close(keep=False)
         spec = ModelSpec(
             SECOND, self.config.model, ("scalar",), folder.path / "model", trainable=False, seed=self.config.seed

@@ -28,7 +28,7 @@ from thumbs.rewards.model import member_scores
 from thumbs.rollout.rounds import seed_of
 from thumbs.stages.context import Context, adam_at, grouped_batch_at
 from thumbs.stages.loop import Loop, Metrics, State, optimizer_step
-from thumbs.stages.reward_heldout import Held, read_held
+from thumbs.stages.reward_heldout import Held, apart, read_held
 from thumbs.stages.reward_items import (
     Item,
     Row,
@@ -54,12 +54,13 @@ def run_reward_model(
     """Trains from the checkpoint `start` (None: the base model) on rows of the form that config.loss learns from;
     `loss`: what is minimised in place of that one, on the same rows.
 
-    Returns score_mean, score_std, counts and the held-out scores; with an ensemble, the scale of each member.
+    A third of the held-out prompts chooses the checkpoint, and the others report it (`apart`). Returns score_mean,
+    score_std, counts and the scores of the reporting ones; with an ensemble, the scale of each member.
     """
     check_informative(train, config)
     scale = rating_scale(train, config.ordinal_spread)
     items, loss = read_items(context.tokenizer, train, config, scale), loss or loss_of(config, scale)
-    held = read_held(context.tokenizer, heldout, config, scale)
+    held, reporting = (read_held(context.tokenizer, rows, config, scale) for rows in apart(heldout))
     models = create_members(context, config, start)
     paths, groups = member_paths(context.best, len(models)), by_prompt(items)
     steps = math.ceil(len(items) / config.batch_size) * config.epochs
@@ -89,7 +90,9 @@ def run_reward_model(
         if config.form not in ("steps", "safety"):
             drop_bias(path / HEAD)
         context.engine.load(model, path)
-    results = measure(context, config, models, items, held) | {"best_step": best.step}
+    results = measure(context, config, models, items, reporting) | {"best_step": best.step}
+    results |= {f"heldout_{config.form}": len(read_items(context.tokenizer, heldout, config, scale))}
+    results |= {f"choosing_{config.form}": len(held.items)}
     for model in models:
         context.engine.close(model)
     return results
@@ -166,7 +169,6 @@ def measure(
         "score_mean": float(means.mean()),
         "score_std": float(stds.mean()),
         config.form: len(items),
-        f"heldout_{config.form}": len(held.items),
         "heldout": asdict(held.scores(context.engine, models)),
     }
     if config.form == "steps":

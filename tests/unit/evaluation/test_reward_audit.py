@@ -15,9 +15,9 @@ def test_accuracy_loss_and_ties_by_hand() -> None:
     found = audit([2.0, 0.0, 1.0, 3.0], [0.0, 1.0, 0.0, 3.0], [1.0, 0.0, 0.0, 0.5], [1, 2, 3, 4], [4, 3, 2, 1])
     assert (found["n"], found["ties"]) == (3, 1)
     assert found["accuracy"] == pytest.approx(2 / 3)
-    assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx(
-        tuple(stats.binomtest(2, 3).proportion_ci(method="wilson"))
-    )
+    assert found["accuracy_low"] < 2 / 3 < found["accuracy_high"]
+    nulls = {name: null["value"] for name, null in found["nulls"].items()}
+    assert nulls == pytest.approx({"longer": 1 / 3, "first": 1 / 3})
     log1pexp = [math.log1p(math.exp(-2)), math.log1p(math.exp(-1)), math.log1p(math.exp(1)), math.log(2)]
     assert found["loss"] == pytest.approx(sum(log1pexp) / 4)
 
@@ -29,6 +29,9 @@ def test_order_of_the_pairs_does_not_matter() -> None:
     one = audit(a, b, preferred, lengths_a, lengths_b)
     two = audit(b, a, 1 - preferred, lengths_b, lengths_a)
     one_bins, two_bins = one.pop("bins"), two.pop("bins")
+    one_nulls, two_nulls = one.pop("nulls"), two.pop("nulls")
+    assert one_nulls["longer"] == pytest.approx(two_nulls["longer"])
+    assert one_nulls["first"]["value"] == pytest.approx(1 - two_nulls["first"]["value"])
     assert one == pytest.approx(two)
     for x, y in zip(one_bins, two_bins, strict=True):
         assert x == pytest.approx(y)
@@ -84,3 +87,14 @@ def test_huge_gaps_stay_finite() -> None:
     found = audit([1e4, -1e4], [0.0, 0.0], [0.0, 0.0], [1, 2], [3, 5])
     assert found["loss"] == pytest.approx(5e3)
     assert math.isfinite(found["ece"])
+
+
+def test_the_interval_is_of_prompts_and_not_of_pairs() -> None:
+    right = np.repeat(np.random.default_rng(0).random(20) < 0.7, 10)  # all ten pairs of a prompt share their fate
+    scores, prompts = np.where(right, 1.0, -1.0), np.repeat(np.arange(20), 10).tolist()
+    zeros, ones = np.zeros(200), np.ones(200)
+    wide = audit(scores, zeros, ones, ones, ones, prompts=prompts)
+    narrow = audit(scores, zeros, ones, ones, ones)
+    assert wide["accuracy"] == narrow["accuracy"]
+    ratio = (wide["accuracy_high"] - wide["accuracy_low"]) / (narrow["accuracy_high"] - narrow["accuracy_low"])
+    assert ratio == pytest.approx(10**0.5, rel=0.15)

@@ -17,11 +17,13 @@ from thumbs.config.losses import ScoreLoss
 from thumbs.config.model import AdapterConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.reward_model import RewardModelConfig
+from thumbs.data.preferences import preferred
 from thumbs.engine.base import AdamStep, ModelSpec
 from thumbs.errors import DataError
 from thumbs.records import Example, Preference
 from thumbs.rewards.model import member_scores
 from thumbs.stages.context import Context
+from thumbs.stages.reward_heldout import apart
 from thumbs.stages.reward_items import Item, Scale, item_data, read_items
 from thumbs.stages.reward_model import run_reward_model
 
@@ -79,10 +81,13 @@ def test_it_separates_what_can_be_separated(tmp_path: Path):
     seen = scores(toy("abcdefghijklmnop" * 2))
     assert results["score_mean"] == pytest.approx(seen.mean(), rel=1e-4, abs=1e-4)
     assert results["score_std"] == pytest.approx(seen.std(), rel=1e-4)
-    held = scores(toy("uvwxyz"))
+    choosing, reporting = apart(toy("uvwxyz"))
+    assert (len(choosing), len(reporting)) == (2, 4)
+    assert not {pair.prompt for pair in choosing} & {pair.prompt for pair in reporting}
+    held = scores(reporting)
     np.testing.assert_allclose(results["heldout"]["scores_a"], held[:, 0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(results["heldout"]["scores_b"], held[:, 1], rtol=1e-4, atol=1e-5)
-    assert results["heldout"]["preferred"] == [1.0, 0.0] * 3
+    assert results["heldout"]["preferred"] == [preferred(pair) for pair in reporting]
     saved = next(path for path in tmp_path.rglob("scalar_head.safetensors") if path.parent.name == "model")
     assert float(load_file(saved)["bias"]) == 0  # a classifier elsewhere has none
 
