@@ -32,7 +32,7 @@ def pairs(n: int = 300, seed: int = 0) -> list[Preference]:
         annotator = "ana" if len(found) % 2 else "ben"
         sign = -1 if (gap > 0) != (annotator == "ben" and len(found) % 3 == 0) else 1
         verdict = Judgement(annotator, "", "prefer", sign * min(abs(gap), 4))
-        found.append(Preference(str(len(found)), user("q"), (a, b), (verdict,)))
+        found.append(Preference(str(len(found)), user(f"q{len(found)}"), (a, b), (verdict,)))
     return found
 
 
