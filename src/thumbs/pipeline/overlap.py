@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,10 +101,20 @@ def with_prompts(config: PipelineConfig, inputs: Inputs, tokenizer: Tokenizer) -
     """The inputs, with the held-out prompts that an evaluation takes which is given none."""
     if config.evaluation is None or inputs.evaluation_prompts is not None:
         return inputs
-    rows = heldout_prompts(config, inputs)
-    lengths = [len(tokenizer.render_prompt(prompt.messages)) for prompt in rows]
-    found = Loaded("the held-out prompts of the run", rows, lengths, [], len(rows))
+    kept = heldout_prompts(config, inputs)
+    told = [(prompt, len(tokenizer.render_prompt(prompt.messages))) for prompt in kept]
+    told = [(prompt, length) for prompt, length in told if length <= _longest(config)]
+    rows, lengths = [prompt for prompt, _ in told], [length for _, length in told]
+    found = Loaded("the held-out prompts of the run", rows, lengths, [], len(kept))
     return replace(inputs, evaluation_prompts=found)
+
+
+def _longest(config: PipelineConfig) -> float:
+    """Tokens that a prompt may have in every section that samples: a longer one might leave no room for a reply."""
+    online = None if config.direct is None else config.direct.online
+    sections: list[Any] = [config.labels, config.ppo, config.group, config.rejection, online]
+    limits = [section.prompts.max_tokens for section in sections if section is not None and section.prompts is not None]
+    return min(limits, default=math.inf)
 
 
 def asked_prompts(config: PipelineConfig, tokenizer: Tokenizer) -> tuple[list[Prompt], list[str]]:

@@ -15,7 +15,9 @@ from thumbs.config.labels import PeopleConfig
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.errors import ConfigError
 from thumbs.evaluation.replies import read
+from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.evaluate import evaluate_run
+from thumbs.pipeline.overlap import asked_prompts
 from thumbs.pipeline.plan import plan
 from thumbs.pipeline.run import run_pipeline
 from thumbs.records import Judgement, Rollout
@@ -226,3 +228,15 @@ def test_held_out_prompts_of_the_run_are_those_that_nothing_trains_on(tmp_path: 
     settings["sft"]["data"]["holdout"] = settings["labels"]["data"]["holdout"] = 0.0
     with pytest.raises(ConfigError, match=r"no prompts to evaluate on.*--prompts FILE"):
         run_pipeline(build_config(PipelineConfig, settings | {"run": str(tmp_path / "none")}))
+
+
+def test_a_held_out_prompt_that_no_method_would_take_is_left_out(tmp_path: Path):
+    settings = tiny_settings(tmp_path)
+    del settings["evaluation"]["prompts"], settings["sft"]
+    settings["ppo"]["prompts"] = {"path": write_rows(tmp_path / "p.jsonl", [{"prompt": "Zoe"}]), "max_tokens": 60}
+    talks = [{"prompt": name + end, "chosen": "a", "rejected": "b"} for name in NAMES for end in ("", "x" * 80)]
+    settings["labels"] = {"data": {"path": write_rows(tmp_path / "long.jsonl", talks), "holdout": 0.5}}
+    config = build_config(PipelineConfig, settings)
+    prompts, _ = asked_prompts(config, open_tokenizer(config.model))
+    assert prompts
+    assert all("x" not in prompt.messages[-1].content for prompt in prompts)
