@@ -104,7 +104,8 @@ def everything(run: Path) -> dict[str, Any]:
     for path in sorted(run.rglob("*.json*")):
         name = str(path.relative_to(run))
         if path.name not in ("config.json", "versions.json", "spent_s.json"):
-            texts = path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+            text = path.read_text(encoding="utf-8").replace(str(run.parent), "FOLDER")  # of its data, in the settings
+            texts = text.splitlines() if path.suffix == ".jsonl" else [text]
             found[name] = [without_clocks(json.loads(text)) for text in texts]
     return found | {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.safetensors")}
 

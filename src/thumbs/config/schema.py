@@ -18,7 +18,7 @@ def config_schema() -> dict[str, Any]:
     for definition in [found, *found["$defs"].values()]:
         properties = definition.get("properties", {})
         definition["properties"] = {key: _or_null(schema) for key, schema in properties.items()}
-    for name in ("DataConfig", "DataSource", "TrackerConfig", "GoldConfig"):
+    for name in ("DataConfig", "DataSource", "FilterConfig", "GoldConfig", "TrackerConfig"):
         found["$defs"][name] = _or_word(found["$defs"][name], several=name == "DataConfig")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "Settings of a thumbs run"}
 

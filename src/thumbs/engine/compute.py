@@ -212,7 +212,9 @@ def _losses_of(
         }
     of, share = batch.sequence_columns, weights
     if "unit_weight" in of:  # the metrics of pairs leave ties out
-        share = of["unit_weight"] * (of["preferred"] != 0.5 if "preferred" in of else 1.0)
+        share = of["unit_weight"] * (
+            of["preferred"] != 0.5 if "preferred" in of and "labels" not in batch.columns else 1.0
+        )
     if HEAD_WEIGHTS in of:
         heads = of[HEAD_WEIGHTS].mean(1)
         share = share * (heads if "unit_weight" in of else heads[batch.sequence])

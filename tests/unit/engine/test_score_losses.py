@@ -15,7 +15,7 @@ from thumbs.config.model import ModelConfig
 from thumbs.engine.base import AdamStep, Handle, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.engine.score_losses import loss_of_values
-from thumbs.functional.reward_losses import FORMULAS, LABELS, LISTS, PAIRS
+from thumbs.functional.reward_losses import COSTS, FORMULAS, LABELS, LISTS, PAIRS
 from thumbs.records import Example
 
 SEQUENCES = [[7, 3, 9, 4, 1], [7, 3, 8], [7, 3, 9, 5, 5, 2, 6], [4, 4, 2], [4, 1], [4, 4, 3, 3]]
@@ -47,6 +47,10 @@ def data_for(loss: ScoreLoss, heads: np.ndarray | None = None) -> list[Example]:
         if loss.formula in LABELS:
             labels = rng.integers(0, 2, len(tokens))
             data.append(Example.whole_sequence(tokens, weights=0.5 * end + 0.1, labels=labels, **extra))
+        elif loss.formula in COSTS:
+            of = {"unit": i // 2, "preferred": [1.0, 0.5, 0.0][i // 2], "unit_weight": 0.2 + i // 2}
+            unsafe = np.full(len(tokens), float(i % 3 == 0))
+            data.append(Example.whole_sequence(tokens, weights=end, labels=unsafe, **of, **extra))
         elif loss.formula in LISTS:
             of = {"unit": UNITS[i], "rank": RANKS[i], "unit_weight": UNIT_WEIGHTS[UNITS[i]]}
             data.append(Example.whole_sequence(tokens, weights=end, **of, **extra))
