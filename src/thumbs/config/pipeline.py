@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from thumbs.config.base import Frozen
 from thumbs.config.cost_model import CostModelConfig
@@ -85,6 +85,14 @@ class PipelineConfig(Frozen):
     """Programs that show the run's numbers while it trains, next to the run folder, which has them all."""
     fixed_prompts: tuple[str, ...] = ()
     """Prompts whose replies are kept over time and shown side by side in the report."""
+
+    @field_validator("tracking")
+    @classmethod
+    def _has_one_of_a_kind(cls, given: tuple[TrackerConfig, ...]) -> tuple[TrackerConfig, ...]:
+        kinds = [tracker.kind for tracker in given]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"{', '.join(twice)} is there twice, and what was sent is kept by kind; leave one out")
+        return given
 
     @model_validator(mode="after")
     def _corrects_what_is_off(self) -> Self:

@@ -11,8 +11,7 @@ def config_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of what `load_config` accepts: every key with its meaning, default and bounds.
 
     It differs from the classes in two points, as the reader of configs does: null stands for any absent setting, and
-    some sections have a short form: a path, or a list of paths, for data, a kind for a tracker, a
-    word for a gold.
+    some sections have a short form: a path, or a list of paths, for data, and a word for a filter, a gold or a tracker.
     """
     found = PipelineConfig.model_json_schema()
     for definition in [found, *found["$defs"].values()]:

@@ -8,17 +8,11 @@ import tiny_gguf
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thumbs.errors import ModelError
 from thumbs.models.gguf import convert, unpermute
 
-CONFIGS = {
-    "tied Llama": LlamaConfig(**tiny_gguf.SHAPE, tie_word_embeddings=True),
-    "Llama": LlamaConfig(**tiny_gguf.SHAPE, tie_word_embeddings=False),
-    "Qwen2": Qwen2Config(**tiny_gguf.SHAPE, tie_word_embeddings=False),
-    "Qwen3": Qwen3Config(**tiny_gguf.SHAPE, tie_word_embeddings=True),
-}
 TEXTS = [
     "the cat sat",
     "a\nb\t\tc\r\n\n  d",
@@ -35,9 +29,9 @@ def converted(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", tiny_gguf.CONFIGS)
 def test_weights_and_logits_are_those_put_in(tmp_path, name):
-    original = tiny_gguf.random_model(CONFIGS[name])
+    original = tiny_gguf.random_model(tiny_gguf.CONFIGS[name])
     convert(tiny_gguf.write_gguf(tmp_path / "tiny.gguf", original), tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert type(model) is type(original)

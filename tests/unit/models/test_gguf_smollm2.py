@@ -10,8 +10,11 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from thumbs.config.sampling import SamplingConfig
 from thumbs.errors import ModelError
 from thumbs.models.catalog import resolve
+from thumbs.pipeline.artifacts import export, sample_text
+from thumbs.tracking.files import write_json
 
 pytestmark = pytest.mark.real_model
 
@@ -106,6 +109,20 @@ def test_chat_template_is_chatml_with_the_default_system_turn(folder):
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_llama_cpp_continues_an_exported_file_as_our_decoder_does(folder, tmp_path):
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    questions = ["How do I boil an egg?", "What is the capital of Australia?", "Write a haiku about 2024."]
+    write_json(tmp_path / "run" / "config.json", {"model": {"name": "smollm2-135m", "dtype": "float32"}})
+    path = export(tmp_path / "run", "base", tmp_path / "out", "gguf", "float32") / "model.gguf"
+    greedy = SamplingConfig(max_new_tokens=40, temperature=0.0)
+    ours = sample_text(tmp_path / "run", "base", questions, 1, greedy, 0)
+    model = llama_cpp.Llama(str(path), n_ctx=512, verbose=False)
+    for question, (reply,) in zip(questions, ours, strict=True):
+        asked = [{"role": "user", "content": question}]
+        answer = model.create_chat_completion(asked, temperature=0, max_tokens=40)["choices"][0]["message"]["content"]
+        assert answer.strip() == reply.text.strip()
 
 
 def test_the_model_knows_the_capital_of_france(folder, tokenizer):

@@ -12,19 +12,13 @@ import pytest
 import tiny_gguf
 import torch
 from tokenizers import Regex, Tokenizer, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
 from thumbs.errors import ModelError
 from thumbs.models.gguf import convert
 from thumbs.models.gguf_writer import TYPES, permute, write_gguf
 from thumbs.models.tensor_files import write_tensors
 
-CONFIGS = {
-    "tied Llama": LlamaConfig(**tiny_gguf.SHAPE, tie_word_embeddings=True),
-    "Llama": LlamaConfig(**tiny_gguf.SHAPE, tie_word_embeddings=False),
-    "Qwen2": Qwen2Config(**tiny_gguf.SHAPE, tie_word_embeddings=False),
-    "Qwen3": Qwen3Config(**tiny_gguf.SHAPE, tie_word_embeddings=True),
-}
 TEXTS = [
     "the cat sat",
     "a\nb\t\tc\r\n\n  d",
@@ -52,9 +46,9 @@ def write_folder(folder: Path, config: PretrainedConfig, tokenizer: Tokenizer | 
     return model
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", tiny_gguf.CONFIGS)
 def test_weights_logits_and_tokens_are_the_same_after_a_round_trip(tmp_path: Path, name: str):
-    original = write_folder(tmp_path / "hf", CONFIGS[name])
+    original = write_folder(tmp_path / "hf", tiny_gguf.CONFIGS[name])
     write_gguf(tmp_path / "hf", tmp_path / "model.gguf", "float32", "tiny")
     (tmp_path / "back").mkdir()
     convert(tmp_path / "model.gguf", tmp_path / "back")
@@ -73,7 +67,7 @@ def test_weights_logits_and_tokens_are_the_same_after_a_round_trip(tmp_path: Pat
 
 
 def test_fields_are_those_of_a_file_as_llama_cpp_makes_it(tmp_path: Path):
-    write_folder(tmp_path / "hf", CONFIGS["tied Llama"])
+    write_folder(tmp_path / "hf", tiny_gguf.CONFIGS["tied Llama"])
     write_gguf(tmp_path / "hf", tmp_path / "ours.gguf", "float32", "tiny")
     ours, theirs = (
         gguf.GGUFReader(p) for p in (tmp_path / "ours.gguf", tiny_gguf.write_gguf(tmp_path / "theirs.gguf"))
@@ -108,7 +102,7 @@ def test_permute_is_the_slow_loop():
     ],
 )
 def test_every_type_holds_the_weights_to_its_precision(tmp_path: Path, dtype: str, stored: str, error: float):
-    model = write_folder(tmp_path / "hf", CONFIGS["Qwen3"])
+    model = write_folder(tmp_path / "hf", tiny_gguf.CONFIGS["Qwen3"])
     write_gguf(tmp_path / "hf", tmp_path / "model.gguf", dtype, "tiny")
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
     weight = tensors["blk.1.attn_q.weight"]
@@ -134,7 +128,7 @@ def test_every_type_holds_the_weights_to_its_precision(tmp_path: Path, dtype: st
     ],
 )
 def test_what_the_file_could_not_say_is_refused(tmp_path: Path, changes: dict[str, Any], said: str):
-    write_folder(tmp_path / "hf", CONFIGS["Llama"])
+    write_folder(tmp_path / "hf", tiny_gguf.CONFIGS["Llama"])
     path = tmp_path / "hf" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(ModelError, match=said):
@@ -150,14 +144,14 @@ def test_a_tensor_and_a_tokenizer_without_a_name_are_refused(tmp_path: Path):
         write_gguf(tmp_path / "hf", tmp_path / "model.gguf", "float32", "tiny")
     tokenizer = tiny_gguf.small_tokenizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d\d"), behavior="isolated")
-    write_folder(tmp_path / "odd", CONFIGS["Llama"], tokenizer)
+    write_folder(tmp_path / "odd", tiny_gguf.CONFIGS["Llama"], tokenizer)
     with pytest.raises(ModelError, match="cuts text in none of the known ways"):
         write_gguf(tmp_path / "odd", tmp_path / "odd.gguf", "float32", "tiny")
 
 
 def test_llama_cpp_says_the_same(tmp_path: Path):
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    original = write_folder(tmp_path / "hf", CONFIGS["Qwen2"])
+    original = write_folder(tmp_path / "hf", tiny_gguf.CONFIGS["Qwen2"])
     write_gguf(tmp_path / "hf", tmp_path / "model.gguf", "float32", "tiny")
     model = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=64, verbose=False, logits_all=True)
     ids = model.tokenize(b"the cat sat on", add_bos=False, special=True)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gguf import GGUFWriter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT = ["the cat sat on the mat, and the hat of the cat was flat. in 2024 it's there: naïve café\n\n  code"] * 20
@@ -23,6 +23,12 @@ SHAPE = {
     "rms_norm_eps": 1e-5,
     "rope_parameters": {"rope_type": "default", "rope_theta": 50_000.0},
     "pad_token_id": None,
+}
+CONFIGS = {
+    "tied Llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "Llama": LlamaConfig(**SHAPE, tie_word_embeddings=False),
+    "Qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=False),
+    "Qwen3": Qwen3Config(**SHAPE, tie_word_embeddings=True),
 }
 NAMES = {
     "self_attn.q_proj": "attn_q",

@@ -149,6 +149,7 @@ def test_numbers_are_sent_while_a_stage_trains(tmp_path: Path, recorder: Recorde
         (["wanbd"], "allowed are mlflow, recorder, tensorboard, trackio, wandb"),
         (["json:no_such_tracker"], "no_such_tracker"),
         ([{"kind": "recorder", "entity": "x"}], "entity"),
+        (["recorder", {"kind": "recorder", "project": "other"}], "recorder is there twice"),
     ],
 )
 def test_a_wrong_tracker_is_found_before_anything_is_trained(
