@@ -45,7 +45,7 @@ REWARD_EPOCHS, REWARD_BATCH, REWARD_RATE = 50, 2, 2e-3
 PPO_STEPS, PPO_EPOCHS, ANSWERS_EACH, MINIBATCH, POLICY_RATE = 27, 2, 10, 17, 6e-4
 CRITIC_EPOCHS, CRITIC_RATE, FROZEN = 6, 1e-3, 2  # epochs before PPO (then one per step); layers that PPO leaves alone
 BETAS = (0.9, 0.95)  # Adam's; the second moment forgets fast, since there are only hundreds of steps
-CLIP, GAMMA, LAMBDA, KL_COEF, NO_EOS_PENALTY = 0.2, 1.0, 0.95, 0.09, 1.0  # the last two: score units a nat, score units
+CLIP, GAMMA, LAMBDA, KL_COEF, NO_EOS_PENALTY = 0.2, 1.0, 0.95, 0.09, 1.0  # the last two: score per nat, score
 
 
 def encode(question: str, answer: str | None = None) -> list[int]:

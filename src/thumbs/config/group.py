@@ -44,11 +44,11 @@ class GroupConfig(RoundsConfig):
     clip_range_high: float | None = Field(default=None, gt=0)
     """How far the ratio is trusted above 1, fraction."""
     beta: float | None = Field(default=None, ge=0)
-    """Weight of DRO's square penalty (score units a nat²)."""
+    """Weight of DRO's square penalty (score units per nat²)."""
     kl: KlPlace | None = None
     """Where distance from the reference is paid for: nowhere, in the reward at each token, or as a term of the loss."""
     kl_coef: float | None = Field(default=None, ge=0)
-    """Price of KL, score units a nat."""
+    """Price of KL, score units per nat."""
     kl_estimator: Literal["k1", "k2", "k3"] | None = None
     """Estimate of KL at a token; k1 is for the reward alone, since its gradient says nothing."""
     dynamic_sampling: int | None = Field(default=None, ge=0)

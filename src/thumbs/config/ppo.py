@@ -26,7 +26,7 @@ class KlConfig(Frozen):
     """The price of leaving the reference, and the brakes."""
 
     coef: float = Field(default=0.1, ge=0)
-    """Score units a nat, in the token rewards."""
+    """Score units per nat, in the token rewards."""
     target: float | None = Field(default=6.0, gt=0)
     """KL per sequence (nats) that the adaptive controller steers to; null keeps the coefficient fixed."""
     horizon: int = Field(default=10_000, ge=1)

@@ -255,7 +255,7 @@ def _direct(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     rows, held = split_pairs(config, inputs)
     computed = _tokens_of_a_pair(config, inputs)
     passes, foreign = (1.0 if c.preset.reference else 0.0), 0.0
-    if c.preset.data == "replies":  # two replies a pair; each is read with a foreign prompt too, at every step
+    if c.preset.data == "replies":  # two replies per pair; each is read with a foreign prompt too, at every step
         rows, held, computed, passes, foreign = 2 * rows, 2 * held, computed / 2, 2.0, 1.0
     if c.unpaired is not None and inputs.judged is not None:
         held = sum(is_heldout(row.messages[:-1], c.unpaired.holdout) for row in inputs.judged.rows)
