@@ -5,6 +5,7 @@ Every interval is a bootstrap over prompts (`statistics.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -282,10 +283,15 @@ def sentence(comparison: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         ours, theirs = comparison["left_kl"], comparison["right_kl"]
         same = abs(ours - theirs) <= SAME_KL * max(ours, theirs)
         where = " at the same KL" if same else f" ({ours:.2f} against {theirs:.2f} nats)"
+    gap, low, high = (comparison[key] for key in ("difference", "low", "high"))
+    if gap is None or not math.isfinite(gap):
+        return f"{left} and {right}{where}: no prompt has numbers of both, so they cannot be compared"
+    # JSON has no infinity: null is the bound of an interval that one prompt leaves open.
+    low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
     if comparison["measure"] == JUDGED:
-        rate, low, high = (f"{100 * (0.5 + comparison[key]):.0f}" for key in ("difference", "low", "high"))
+        rate, low, high = (f"{100 * min(max(0.5 + x, 0), 1):.0f}" for x in (gap, low, high))
         return f"{left} wins against {right}{where} on {rate} % [{low}, {high}]: {comparison['verdict']}"
-    numbers = [f"{comparison[key]:+.2f}".replace("-", "−") for key in ("difference", "low", "high")]
+    numbers = [f"{x:+.2f}".replace("-", "−").replace("inf", "∞") for x in (gap, low, high)]
     return f"{left} minus {right}{where}: {numbers[0]} [{numbers[1]}, {numbers[2]}]: {comparison['verdict']}"
 
 

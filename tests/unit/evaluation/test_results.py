@@ -35,6 +35,27 @@ def test_the_comparison_that_decides_is_with_best_of_n_and_comes_first(gain: flo
     assert text.endswith(f"]: {verdict}")
 
 
+@pytest.mark.parametrize("open_end", [None, np.inf])
+def test_what_one_prompt_says_is_bounded_by_nothing(open_end: float | None):
+    low = None if open_end is None else -open_end
+    comparison: dict[str, Any] = {
+        "left": "ppo", "right": "sft", "measure": "gold", "difference": 0.5, "low": low, "high": open_end,
+        "verdict": "not better", "left_kl": 1.0, "right_kl": 0.0,
+    }  # fmt: skip
+    assert sentence(comparison, {}) == "ppo minus sft: +0.50 [−∞, +∞]: not better"
+    judged = sentence({**comparison, "measure": "judge"}, {})
+    assert judged == "ppo wins against sft on 100 % [0, 100]: not better"
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan])
+def test_policies_without_a_common_prompt_are_not_compared(nothing: float | None):
+    comparison: dict[str, Any] = {
+        "left": "ppo", "right": "sft", "measure": "gold", "difference": nothing, "low": nothing, "high": nothing,
+        "verdict": "not better", "left_kl": 1.0, "right_kl": 0.0,
+    }  # fmt: skip
+    assert sentence(comparison, {}) == "ppo and sft: no prompt has numbers of both, so they cannot be compared"
+
+
 def test_a_farther_policy_is_not_called_equally_far():
     comparison: dict[str, Any] = {
         "left": "ppo", "right": "best_of_n", "n": 4, "measure": "gold", "difference": 0.011, "low": -0.07, "high": 0.09,

@@ -102,7 +102,7 @@ def test_the_reward_model_is_not_sampled_from(tiny_run: Path):
 
 def test_a_stage_that_is_not_there_is_named(tiny_run: Path, tmp_path: Path):
     with pytest.raises(
-        RunError, match="no stage 'rlhf'; a run has base, sft, reward_model, direct, ppo, group, reject"
+        RunError, match="no stage 'rlhf'; a run has base, sft, cost_model, reward_model, direct, ppo, group, reject"
     ):
         open_run(tiny_run).model("rlhf")
     (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "byte-tiny"}}), encoding="utf-8")

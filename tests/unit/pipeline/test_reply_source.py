@@ -29,6 +29,7 @@ from thumbs.records import Judgement, Message, Reply
 from thumbs.rewards.build import open_reward_model
 from thumbs.rewards.trained import scorer_of
 from thumbs.stages.people import Candidate, Labels
+from thumbs.stages.reward_heldout import apart
 from thumbs.tracking.files import read_json
 
 ASK = (Message("user", "Ana"),)
@@ -65,7 +66,9 @@ def test_scores_are_those_of_the_runs_reward_model(sft: PolicySource, tiny_run: 
     pairs = PreferenceStore(tiny_run / "labels" / "preferences.jsonl").load()
     heldout = split(pairs, lambda pair: pair.prompt, config.labels.data.holdout)[1]
     known = read_json(tiny_run / "reward_model" / "done.json")["audit"]
-    gaps = [float(np.diff(sft.score(pair.prompt, pair.replies)[::-1, 0])[0]) for pair in heldout]
+    reporting = apart(heldout)[1]
+    assert 0 < len(reporting) < len(heldout)
+    gaps = [float(np.diff(sft.score(pair.prompt, pair.replies)[::-1, 0])[0]) for pair in reporting]
     loss = np.mean([np.logaddexp(0, -gap) for gap in gaps])  # every first reply is the better one
     assert loss == pytest.approx(known["loss"], rel=1e-5)
 

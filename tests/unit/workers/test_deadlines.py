@@ -21,7 +21,7 @@ WITHOUT_DEADLINE = {
     "rollout/sampler.py": "result: a sampler's workers have a patience",
     "rollout/remote.py": "result exception: of what is done",
     "rollout/native_worker.py": "exception result: of what is done",
-    "rollout/vllm_worker.py": "result result wait: within a call of the driver, which has a patience",
+    "rollout/vllm_worker.py": "result result wait wait: within a call of the driver, which has a patience",
 }
 """By file, the calls of that kind and why they need none."""
 
