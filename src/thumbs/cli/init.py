@@ -34,7 +34,8 @@ def init(kind: Kind = "chat", folder: Folder = Path()) -> None:
     """Write a config to start from, with the data that it reads.
 
     chat: conversations, then PPO against a Python function. pairs: a reward model from preference pairs, then PPO.
-    own-model: DPO on pairs with a model of yours. Each ends in about 15 minutes on two cores as it is.
+    own-model: DPO on pairs with a model of yours. As it is, each ends within 15 minutes on two cores, mostly in
+    a few; `thumbs plan` says how long it takes here.
 
     \b
     Example:

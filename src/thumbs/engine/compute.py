@@ -211,10 +211,10 @@ def _losses_of(
             f"{loss.formula}/loss_sum": value.detach()
         }
     of, share = batch.sequence_columns, weights
-    if "unit_weight" in of:  # the metrics of pairs leave ties out
-        share = of["unit_weight"] * (
-            of["preferred"] != 0.5 if "preferred" in of and "labels" not in batch.columns else 1.0
-        )
+    if "unit_weight" in of:
+        # Metrics of pairs leave ties out; those of a cost, where each reply has a label of its own, do not.
+        of_pairs = "preferred" in of and "labels" not in batch.columns
+        share = of["unit_weight"] * (of["preferred"] != 0.5 if of_pairs else 1.0)
     if HEAD_WEIGHTS in of:
         heads = of[HEAD_WEIGHTS].mean(1)
         share = share * (heads if "unit_weight" in of else heads[batch.sequence])

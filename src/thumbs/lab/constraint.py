@@ -48,7 +48,7 @@ letters in another order. Any other byte has no score and no cost.
 ORDER = (3, 6, 0, 5, 1, 7, 2, 4)
 QUESTIONS = tuple(Prompt(name, (Message("user", name),)) for name in ("x", "y"))
 BETA = 0.3
-"""Price of KL, score units a nat."""
+"""Price of KL, score units per nat."""
 LIMIT = 0.05
 SLACK, NEAR = 1.1, 0.05
 """A run holds if its cost is at most SLACK · LIMIT, and its total variation distance to π* at most NEAR."""

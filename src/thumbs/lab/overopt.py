@@ -76,7 +76,7 @@ class Arm:
 
 ARMS = {
     "free": Arm("PPO, KL costs nothing"),
-    "priced": Arm("PPO, 0.1 a nat", price=KlConfig().coef),
+    "priced": Arm("PPO, 0.1 per nat", price=KlConfig().coef),
     "ensemble": Arm("PPO, paid by both proxies", both=True),
     "rollback": Arm("PPO with rollback", watch={"act": "rollback"}),
 }
@@ -86,7 +86,7 @@ def arms_of(kl_after: float | None) -> dict[str, Arm]:
     """The arms, and one that goes on after its rollback, with that price of KL, if there is one."""
     if kl_after is None:
         return ARMS
-    onward = Arm(f"PPO with rollback, then {kl_after:g} a nat", watch={"act": "rollback", "kl_after": kl_after})
+    onward = Arm(f"PPO with rollback, then {kl_after:g} per nat", watch={"act": "rollback", "kl_after": kl_after})
     return ARMS | {f"onward-{kl_after:g}": onward}
 
 

@@ -8,8 +8,8 @@ optimizer that the next one takes back.
 |---|---|---|
 | value | all that was won in `second opinion - price · nats` is lost, by three standard errors | the reward is gamed |
 | value, by gold | half of what gold had won is lost, by three standard errors | the reward is gamed |
-| kl | more than KL_PER_TOKEN nats a token | the reward model judges texts unlike those it has seen |
-| negative | less than -1 nat a sequence | samples are not draws from the policy, so KL means nothing |
+| kl | more than KL_PER_TOKEN nats per token | the reward model judges texts unlike those it has seen |
+| negative | less than -1 nat per sequence | samples are not draws from the policy, so KL means nothing |
 | length | half as long again as at the first look, or half as long | length is being gamed |
 | repetition | the share of repeated 3-grams of tokens is higher by 0.15 | the policy falls apart |
 | ended | the share of replies that end by themselves is lower by 0.3 | replies hit the length limit |

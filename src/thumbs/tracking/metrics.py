@@ -68,7 +68,7 @@ _PPO_ROLLOUT = (
     Metric("ppo/lambda", "score a cost", "Multiplier λ of the constraint at this step."),
     Metric("ppo/reward", "score", "Mean sum of a sequence's token rewards: shaped score minus the KL penalty."),
     Metric("ppo/kl", "nats per sequence", "Mean log-ratio of policy to reference, summed over the reply (k1)."),
-    Metric("ppo/kl_coef", "score a nat", "Price of KL in the token rewards at this step."),
+    Metric("ppo/kl_coef", "score per nat", "Price of KL in the token rewards at this step."),
     Metric("ppo/entropy", "nats per token", "Mean entropy of the policy at the sampled tokens."),
     Metric("ppo/length", "tokens", "Mean reply length, EOS included."),
     Metric("ppo/truncated", "fraction", "Replies that the length limit cut."),

@@ -84,7 +84,7 @@ def scene(backend: Backend) -> list[Any]:
 def test_workers_draw_what_this_process_draws(backends):
     """To the last bit, whatever the rank; replies carry the steps of their weights."""
     if kernels.library() is None:
-        pytest.skip("without our kernels a reply's last bits depend on what is decoded beside it")
+        pytest.skip("without our kernels a reply's last bits depend on what is decoded next to it")
     here, far = (scene(backends(samplers)) for samplers in (0, 2))
     assert far == here
     versions = [sequences[0][-1] for sequences, _ in here]

@@ -97,7 +97,7 @@ def ask(sampler: Sampler, requests=REQUESTS):
 def model(request) -> ModelConfig:
     """A model whose products are our kernels': a reply has the same bits in any company."""
     if kernels.library() is None:
-        pytest.skip("without our kernels a reply's last bits depend on what is decoded beside it")
+        pytest.skip("without our kernels a reply's last bits depend on what is decoded next to it")
     return ModelConfig(name="byte-tiny", lora=LORA[request.param], dtype="float32")
 
 
