@@ -1,28 +1,26 @@
 """thumbs and its peers side by side: `make bench`, or `python benchmarks/compare.py --help`.
 
-Each job starts one process for each of those compared, in environments of their own. They get the same batches and take
-turns, so that a machine that is slower for a while is slower for all; the first turn warms up. Ratios are medians.
+Each job first looks for the setting with which each peer is fastest. It then starts one process for each of those
+compared, in environments of their own. They get the same batches and take turns, so that a machine that is slower for a
+while is slower for all; the first turn warms up. Ratios are medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from environments import python_of
-from jobs import DECODE_PROMPT, GROUP_SIZE, MAX_LENGTH, NEW_TOKENS, Corpus, Job, Worker, jobs
-from machine import decoding_floor, description, rates, training_floor
+from best_setting import best_setting
+from jobs import DECODE_PROMPT, GROUP_SIZE, MAX_LENGTH, NEW_TOKENS, Corpus, Job, jobs
+from machine import decoding_floor, description, kind_of, ppo_floor, rates, training_floor
+from process import FAILURES, Figures, Process
 
 from thumbs.config.model import ModelConfig
 from thumbs.data.tokenizers import load_tokenizer
@@ -44,74 +42,13 @@ LEARNED, ENOUGH = ("accuracy", "score"), 20
 CPU_ONLY = ("vllm", "llama_cpp")
 """Peers that are built for the CPU, and stay away from a comparison on a GPU."""
 
-FAILURES = (ChildProcessError, BrokenPipeError, subprocess.CalledProcessError)
-"""Of one worker, its environment included; the others go on without it."""
-
-Figures = dict[str, Any]
+Settings = dict[str, dict[str, Figures]]
+"""By job and peer: what best_setting found."""
 
 
-class Process:
-    """A worker that runs: says when it is ready, works when it is told to."""
-
-    def __init__(self, job: Job, worker: Worker, common: dict[str, Any]) -> None:
-        self.log = HERE / ".logs" / f"{job.name}-{worker.name}.log"
-        self.log.parent.mkdir(exist_ok=True)
-        script = HERE / "workers" / worker.script
-        self.process = subprocess.Popen(  # noqa: S603
-            [python_of(worker.environment), script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log.open("w"),
-            text=True,
-            start_new_session=True,
-            env=os.environ
-            | {"OMP_NUM_THREADS": str(common["threads"]), "HF_HUB_OFFLINE": "1"}
-            | ({"CUDA_VISIBLE_DEVICES": ""} if common["device"] == "cpu" else {}),  # ours takes a GPU that it sees
-        )
-        try:
-            self._write(common | job.settings | worker.settings | {"batches": job.batches})
-            self.versions = self._read()["versions"]
-        except FAILURES:
-            self.stop()
-            raise
-
-    def turn(self, number: int) -> Figures:
-        """One measurement."""
-        self._write({"turn": number})
-        return self._read() | {"peak_bytes": peak_memory(self.process.pid)}
-
-    def stop(self) -> None:
-        """Ends the worker and what it started: engines that are servers leave processes behind."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def _write(self, message: dict[str, Any]) -> None:
-        assert self.process.stdin is not None  # noqa: S101
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None  # noqa: S101
-        line = self.process.stdout.readline()
-        if not line:
-            last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise ChildProcessError(f"{self.log.stem} ended: {' '.join(last)} (all of it: {self.log})")
-        return json.loads(line)
-
-
-def peak_memory(session: int) -> int:
-    """Bytes: the most that each process of a worker's session ever had in memory, added up."""
-    total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, ProcessLookupError):
-            if os.getsid(int(folder.name)) == session:
-                lines = (folder / "status").read_text(encoding="utf-8").splitlines()
-                total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return total
-
-
-def start(job: Job, common: dict[str, Any], running: dict[str, Process]) -> dict[str, Figures]:
+def start(
+    job: Job, common: dict[str, Any], settings: dict[str, Figures], running: dict[str, Process]
+) -> dict[str, Figures]:
     """Adds a process for each worker of a job; returns how long each took to be ready, or the error of one."""
     found: dict[str, Figures] = {}
     for worker in job.workers:
@@ -119,7 +56,8 @@ def start(job: Job, common: dict[str, Any], running: dict[str, Process]) -> dict
             continue
         try:
             started = time.monotonic()
-            running[worker.name] = Process(job, worker, common)
+            chosen = settings.get(worker.name, {}).get("chosen", {})
+            running[worker.name] = Process(job, worker, common, chosen)
             found[worker.name] = {"turns": [], "start_s": time.monotonic() - started}
         except FAILURES as error:
             found[worker.name] = {"error": str(error)}
@@ -127,11 +65,11 @@ def start(job: Job, common: dict[str, Any], running: dict[str, Process]) -> dict
     return found
 
 
-def measure(job: Job, common: dict[str, Any]) -> dict[str, Figures]:
-    """Figures of each worker of a job, by name; of one that could not run, its error."""
+def measure(job: Job, common: dict[str, Any], settings: dict[str, Figures]) -> dict[str, Figures]:
+    """Figures of each worker of a job, by name; of one that could not run, its error. settings: those of the peers."""
     running: dict[str, Process] = {}
     try:
-        found = start(job, common, running)
+        found = start(job, common, settings, running)
         for number, case in enumerate(job.cases):
             names = list(running) if number % 2 else list(reversed(running))
             for name in names:
@@ -149,6 +87,8 @@ def measure(job: Job, common: dict[str, Any]) -> dict[str, Figures]:
         for name, process in running.items():
             found[name] |= {"versions": process.versions} | summary(found[name]["turns"], job.unit)
         found["thumbs"]["loss_share"] = loss_share(job)
+        if job.settings["kind"] == "ppo":
+            found["thumbs"]["step"] = ppo_step(job, common)
     finally:
         for process in running.values():
             process.stop()
@@ -159,6 +99,18 @@ def loss_share(job: Job) -> float:
     """Fraction of the tokens of a job's conversations that carry a loss."""
     masks = [row["mask"] for batch in job.batches for row in batch if "mask" in row]
     return sum(map(sum, masks)) / max(sum(map(len, masks)), 1)
+
+
+def ppo_step(job: Job, common: dict[str, Any]) -> dict[str, float]:
+    """What a step of PPO works on: rows, mean tokens of a prompt, new tokens, size of a number in bytes, epochs."""
+    lengths = [len(row["ids"]) for batch in job.batches for row in batch]
+    return {
+        "rows": common["batch_size"],
+        "prompt": statistics.fmean(lengths),
+        "new": common["new_tokens"],
+        "size": getattr(torch, common["dtype"]).itemsize,
+        "epochs": job.settings["epochs"],
+    }
 
 
 def summary(turns: list[Figures], unit: str) -> Figures:
@@ -235,6 +187,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
         "machine": description() | {"dtype": options.dtype},
+        "settings": known_settings(options),
         "figures": {},
         "ratios": {},
         "quality": {},
@@ -243,11 +196,17 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     speeds = [rates(dtype, options.device)]
     sizes = [size for size in options.sizes if not options.only or f"decode{size}" in options.only]
-    for job in jobs(corpus, options.rounds, options.batch, sizes):
+    for job in jobs(corpus, options.rounds, options.batch, sizes, options.dtype, options.threads):
         if job.name not in options.only and (options.only or job.on_request):
             continue
         print(job.name, file=sys.stderr, flush=True)
-        found = measure(job, common)
+        if options.sweep:
+            result["settings"][job.name] = {
+                worker.name: best_setting(job, worker, common)
+                for worker in job.workers
+                if worker.choices and not (common["device"] == "cuda" and worker.name in CPU_ONLY)
+            }
+        found = measure(job, common, result["settings"].get(job.name, {}))
         result["figures"][job.name] = found
         result["ratios"] |= ratios(job, found)
         if learned := quality(job, found):
@@ -260,6 +219,13 @@ def main() -> None:
     print(f"written to {options.out}")
 
 
+def known_settings(options: argparse.Namespace) -> Settings:
+    """Of an earlier comparison on the same kind of processor, if this one does not look for them."""
+    if options.sweep or not options.earlier.exists():
+        return {}
+    return json.loads(options.earlier.read_text(encoding="utf-8")).get("settings", {})
+
+
 def limits(
     figures: dict[str, Any], speeds: list[dict[str, float]], common: dict[str, Any], dtype: torch.dtype
 ) -> Figures:
@@ -270,6 +236,8 @@ def limits(
     for name, ours in ((name, found["thumbs"]) for name, found in figures.items() if "error" not in found["thumbs"]):
         if name.startswith("sft"):
             floors[name] = training_floor(config, measured, lora="lora" in name, loss_share=ours["loss_share"])
+        elif name.startswith("ppo"):
+            floors[name] = ppo_floor(config, measured, lora=name != "ppo_full", **ours["step"])
         elif name.startswith("decode"):
             rows = int(name.removeprefix("decode"))
             floors[name] = decoding_floor(config, measured, rows, DECODE_PROMPT, NEW_TOKENS, dtype.itemsize)
@@ -288,11 +256,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--data", type=Path, default=DATA, help="JSONL with prompt (messages), chosen and rejected")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/DEVICE.json")
+    parser.add_argument(
+        "--sweep",
+        action=argparse.BooleanOptionalAction,
+        help="look for each peer's fastest setting first (so it is without --quick); --no-sweep takes the settings "
+        "that an earlier run found on such a processor",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="default: benchmarks/results/PROCESSOR.json; --quick: .logs/quick.json"
+    )
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device")
-    options.out = options.out or HERE / "results" / f"{options.device}.json"
+    options.earlier = HERE / "results" / f"{kind_of(options.device, options.dtype)}.json"
+    options.sweep = not options.quick if options.sweep is None else options.sweep
+    options.out = options.out or (HERE / ".logs" / "quick.json" if options.quick else options.earlier)
     if options.quick:
         options.rounds, options.batch, options.sizes, options.only = 1, 2, [16], options.only or QUICK
     if not options.data.exists():

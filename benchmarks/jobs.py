@@ -22,12 +22,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Worker:
-    """One of those compared: an environment, the script that runs in it, and settings that differ from the job's."""
+    """One of those compared: an environment, the script that runs in it, and settings that differ from the job's.
+
+    choices: what may make it faster, one list of settings per choice, in the order in which they are tried.
+    """
 
     name: str
     environment: str
     script: str
     settings: dict[str, Any] = field(default_factory=dict)
+    choices: tuple[tuple[dict[str, Any], ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,59 @@ def _batches(rows: Iterator[Row], size: int, count: int) -> list[list[Row]]:
     return found
 
 
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+"""What thumbs tells glibc for itself (engine/memory.py)."""
+
+
+def memory() -> tuple[dict[str, Any], ...]:
+    """Allocators: the C library's as it is and as thumbs sets it, and those of Debian's packages that are installed."""
+    found = [{}, {"env": KEPT_MEMORY}]
+    for name in ("libtcmalloc_minimal.so.4", "libjemalloc.so.2"):
+        found += [{"env": {"LD_PRELOAD": str(path)}} for path in sorted(Path("/usr/lib").glob(f"*/{name}"))[:1]]
+    return tuple(found)
+
+
+def rows_per_device(batch: int) -> tuple[dict[str, Any], ...]:
+    """All ways to cut a batch of an optimizer step in halves, whole first."""
+    return tuple({"rows_per_device": batch >> cut} for cut in range(batch.bit_length()) if batch % (1 << cut) == 0)
+
+
+def formats(dtype: str) -> tuple[dict[str, Any], ...]:
+    """Weights in the comparison's number format, float32 weights with bfloat16 products, float32 alone. Without
+    products of bfloat16 there is nothing to choose: they are emulated at a tenth of the speed (docs/log.md)."""
+    if dtype == "float32":
+        return ()
+    return ({"dtype": dtype}, {"dtype": "float32", "autocast": True}, {"dtype": "float32"})
+
+
 OURS = Worker("thumbs", "thumbs", "ours.py")
-TRL = Worker("trl", "trl", "trl_train.py")
-TRL_PPO = Worker("trl", "trl_ppo", "trl_ppo.py")
 
 
-def jobs(corpus: Corpus, rounds: int, batch: int, sizes: Sequence[int]) -> Iterator[Job]:
+def trl(batch: int, dtype: str, **settings: Any) -> Worker:
+    """TRL's trainer, with what is looked for."""
+    return Worker("trl", "trl", "trl_train.py", settings, (rows_per_device(batch), memory(), formats(dtype)))
+
+
+def decoders(dtype: str, threads: int) -> tuple[Worker, ...]:
+    """What decodes, with what is looked for."""
+    compiled = {"cache": "static", "compile": True}
+    fewer = ({}, {"threads": max(threads // 2, 1)})
+    return (
+        OURS,
+        Worker("hf", "transformers", "hf_generate.py", {}, (({}, {"cache": "static"}, compiled), formats(dtype)[::2])),
+        Worker("hf_continuous", "transformers", "hf_generate.py", {"kind": "continuous"}),
+        Worker("vllm", "vllm", "vllm_generate.py", {}, (({}, {"env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}}),)),
+        Worker(
+            "llama_cpp",
+            "llama_cpp",
+            "llama_cpp_generate.py",
+            {},
+            (tuple({"weights": name} for name in ("bf16", "f16", "f32", "q8_0")), fewer),
+        ),
+    )
+
+
+def jobs(corpus: Corpus, rounds: int, batch: int, sizes: Sequence[int], dtype: str, threads: int) -> Iterator[Job]:
     """Every comparison. rounds: measured turns of a worker, after one to warm up; batch: conversations, pairs or
     prompts a step; sizes: rows that decode together."""
     cases = ["", *["all"] * rounds]
@@ -107,43 +158,38 @@ def jobs(corpus: Corpus, rounds: int, batch: int, sizes: Sequence[int]) -> Itera
     pairs, conversations = corpus.pairs(batch, turns), corpus.conversations(batch, turns)
     prompts = corpus.prompts(batch, turns)
     tokens = _tokens
+    peer = trl(batch, dtype)
     for name, lora in (("sft", False), ("sft_lora", True)):
-        yield Job(name, "tokens", (OURS, TRL), {"kind": "sft", "lora": lora}, conversations, cases, tokens)
+        yield Job(name, "tokens", (OURS, peer), {"kind": "sft", "lora": lora}, conversations, cases, tokens)
     packed = corpus.conversations(2 * batch, turns)
     yield Job(
         "sft_packed",
         "tokens",
-        (OURS, Worker("trl", "trl", "trl_train.py", {"packing": "wrapped"})),
+        (OURS, trl(batch // 2, dtype, packing="wrapped")),
         {"kind": "sft", "lora": False},
         packed,
         cases,
         tokens,
     )
     for kind in ("reward", "dpo"):
-        yield Job(kind, "pairs", (OURS, TRL), {"kind": kind, "lora": False}, pairs, cases, len)
+        yield Job(kind, "pairs", (OURS, peer), {"kind": kind, "lora": False}, pairs, cases, len)
+    ppo_peer = Worker("trl", "trl_ppo", "trl_ppo.py", {}, peer.choices)
     for name, lora in (("ppo", True), ("ppo_full", False)):
         settings = {"kind": "ppo", "lora": lora, "epochs": 4}
-        yield Job(name, "samples", (OURS, TRL_PPO), settings, prompts, cases, len)
+        yield Job(name, "samples", (OURS, ppo_peer), settings, prompts, cases, len)
     # Reward models begin with heads of their own, so the question whether PPO learns as much needs a reward that both
     # can compute; the rate is one at which sixty steps show something.
     learning = {"kind": "ppo", "lora": True, "epochs": 4, "odd_reward": True, "learning_rate": 1e-4}
-    yield Job("ppo_odd", "samples", (OURS, TRL_PPO), learning, prompts, cases, len, on_request=True)
+    yield Job("ppo_odd", "samples", (OURS, ppo_peer), learning, prompts, cases, len, on_request=True)
     grouped = corpus.prompts(1, turns)
     for kind in ("grpo", "rloo"):
         settings = {"kind": kind, "lora": False}
-        yield Job(kind, "samples", (OURS, TRL), settings, grouped, cases, lambda _: GROUP_SIZE)
-    decoders = (
-        OURS,
-        Worker("hf", "transformers", "hf_generate.py"),
-        Worker("hf_continuous", "transformers", "hf_generate.py", {"kind": "continuous"}),
-        Worker("vllm", "vllm", "vllm_generate.py"),
-        Worker("llama_cpp", "llama_cpp", "llama_cpp_generate.py"),
-    )
+        yield Job(kind, "samples", (OURS, trl(GROUP_SIZE, dtype)), settings, grouped, cases, lambda _: GROUP_SIZE)
     for size in sizes:
         yield Job(
             f"decode{size}",
             "tokens",
-            decoders,
+            decoders(dtype, threads),
             {"kind": "decode", "lora": False},
             corpus.equal_prompts(size, turns),
             cases,

@@ -33,6 +33,16 @@ def description() -> dict[str, Any]:
     }
 
 
+def kind_of(device: str, dtype: str) -> str:
+    """Name of the results on such a machine: the widest of its units that the number format uses."""
+    if device != "cpu":
+        return torch.cuda.get_device_name().split()[-1].lower()
+    units = description()["instructions"]
+    if dtype == "bfloat16":
+        return "amx" if "amx_bf16" in units else "avx512bf16"
+    return "avx512" if "avx512f" in units else "avx2"
+
+
 def rates(dtype: torch.dtype, device: str) -> dict[str, float]:
     """FLOP/s of square products and bytes/s of reading memory that no cache holds; medians."""
     size = 2048 if device == "cpu" else 8192
@@ -69,6 +79,30 @@ def decoding_floor(c: DecoderConfig, measured: dict[str, float], rows: int, prom
     prefill = 2 * layer_weights(c) * rows * prompt / measured["flops"]
     step = max(2 * weights * rows / measured["flops"], size * (weights + cache) / measured["bandwidth"])
     return rows * new / (prefill + new * step)
+
+
+def ppo_floor(
+    c: DecoderConfig,
+    measured: dict[str, float],
+    *,
+    lora: bool,
+    rows: int,
+    prompt: float,
+    new: int,
+    size: int,
+    epochs: int,
+) -> float:
+    """Samples/s of a step of PPO if nothing but products and reading weights took time: the rollout, one pass each of
+    the reward model, the policy and the reference, the values (a pass of their own unless they share the adapter's
+    trunk), and the epochs of updates. The output embedding counts on the replies' tokens.
+    """
+    layers, logits = 2 * layer_weights(c), 2 * c.vocab_size * c.width
+    tokens, replies = rows * (prompt + new), rows * new
+    critic = 0 if lora else 1
+    looks = (3 + critic) * layers * tokens + 2 * logits * replies  # policy and reference have logits
+    update = (2 if lora else 3) * ((1 + critic) * layers * tokens + logits * replies)
+    rollout = replies / decoding_floor(c, measured, rows, round(prompt), new, size)
+    return rows / (rollout + (looks + epochs * update) / measured["flops"])
 
 
 def layer_weights(c: DecoderConfig) -> int:

@@ -38,6 +38,40 @@ def title(job: str) -> str:
     return TITLES.get(job) or f"decoding, {job.removeprefix('decode')} rows, 64 new tokens"
 
 
+PROCESSORS = ("avx2", "avx512", "avx512bf16", "amx", "h200")
+"""Names of the files of compare.py (`kind_of` in machine.py), narrow units first."""
+
+
+def compared() -> dict[str, Result]:
+    """The last run of compare.py on each kind of processor that had one."""
+    files = {name: HERE / "results" / f"{name}.json" for name in PROCESSORS}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+
+
+def comparisons(results: dict[str, Result]) -> str:
+    """The ratios over all kinds of processors, then the figures of each."""
+    parts = [ranges(results), "![ratios](images/ratios.svg)"]
+    return "\n\n".join(parts + [f"### On {name}\n\n{comparison(result)}" for name, result in results.items()])
+
+
+def ranges(results: dict[str, Result]) -> str:
+    """How many times as fast as each peer, on each kind of processor."""
+    keys = dict.fromkeys(key for result in results.values() for key in result["ratios"] if "_per_s_vs_" in key)
+    lines = [f"| job | peer | {' | '.join(results)} |", "|---" * (len(results) + 2) + "|"]
+    for key in keys:
+        job, peer = re.sub(r"_(tokens|pairs|samples)_per_s_vs_", " ", key).split()
+        found = (result["ratios"].get(key) for result in results.values())
+        lines.append(f"| {title(job)} | {peer} | " + " | ".join(f"{r:.2f}" if r else "" for r in found) + " |")
+    return "\n".join(lines)
+
+
+def setting(result: Result, job: str, peer: str) -> str:
+    """What was chosen for a peer, in words."""
+    chosen = result.get("settings", {}).get(job, {}).get(peer, {}).get("chosen", {})
+    env = chosen.get("env", {})
+    return ", ".join(f"{name} {value}" for name, value in (chosen | env).items() if name != "env")
+
+
 def comparison(result: Result) -> str:
     """The figures of a run of compare.py."""
     m = result["machine"]
@@ -45,8 +79,8 @@ def comparison(result: Result) -> str:
         f"{result['date']}, {m['processor']}, {m['threads']} threads, {', '.join(m['instructions'])}, {m['dtype']}: "
         f"`{result['command']}`.",
         "",
-        "| job | peer | thumbs | peer's | thumbs over peer | GiB, thumbs and peer |",
-        "|---|---|---|---|---|---|",
+        "| job | peer | thumbs | peer's | thumbs over peer | GiB, thumbs and peer | the peer's setting |",
+        "|---|---|---|---|---|---|---|",
     ]
     for job, found in result["figures"].items():
         ours = found["thumbs"]
@@ -54,13 +88,13 @@ def comparison(result: Result) -> str:
             if peer == "thumbs":
                 continue
             if "error" in figures or "error" in ours:
-                lines.append(f"| {title(job)} | {peer} | did not run: {one_line(figures, ours)} | | | |")
+                lines.append(f"| {title(job)} | {peer} | did not run: {one_line(figures, ours)} | | | | |")
                 continue
             unit = ours["unit"].removesuffix("/s")
             ratio = result["ratios"][f"{job}_{unit}_per_s_vs_{peer}"]
             memory = f"{ours['peak_gib']:.1f}, {figures['peak_gib']:.1f}"
             rates = f"{rate(ours)} {ours['unit']} | {rate(figures)}"
-            lines.append(f"| {title(job)} | {peer} | {rates} | {ratio:.2f} | {memory} |")
+            lines.append(f"| {title(job)} | {peer} | {rates} | {ratio:.2f} | {memory} | {setting(result, job, peer)} |")
     limits = result["limits"]
     reached = {key.removesuffix("_of_floor"): value for key, value in limits.items() if key.endswith("_of_floor")}
     lines += [
@@ -68,7 +102,7 @@ def comparison(result: Result) -> str:
         f"Fractions of the floor in that run (products at {limits['gemm_gflop_per_s']:.0f} GFLOP/s, reading at "
         f"{limits['read_gb_per_s']:.0f} GB/s): " + ", ".join(f"{title(k)} {v:.2f}" for k, v in reached.items()) + ".",
     ]
-    lines += ["", "Versions: " + "; ".join(versions(result)) + ".", "", "![ratios](images/ratios.svg)"]
+    lines += ["", "Versions: " + "; ".join(versions(result)) + "."]
     return wrapped(lines)
 
 
@@ -134,15 +168,20 @@ def growth(result: Result) -> str:
     return wrapped([*lines, "", "![growth](images/growth.svg)"])
 
 
-def draw_ratios(ratios: dict[str, float], path: Path) -> None:
-    """Bars: how many times as fast as each peer."""
-    found = {key: value for key, value in ratios.items() if "_per_s_vs_" in key}
-    figure = Figure(figsize=(8, 0.35 * len(found) + 1), layout="constrained")
+def draw_ratios(results: dict[str, Result], path: Path) -> None:
+    """Dots: how many times as fast as each peer, one colour per kind of processor."""
+    keys = list(dict.fromkeys(key for result in results.values() for key in result["ratios"] if "_per_s_vs_" in key))
+    figure = Figure(figsize=(8, 0.35 * len(keys) + 1), layout="constrained")
     axis = figure.subplots()
-    names = [re.sub(r"_(tokens|pairs|samples)_per_s_vs_", " against ", key) for key in found]
-    axis.barh(names[::-1], list(found.values())[::-1], color="#4477aa")
+    names = {key: re.sub(r"_(tokens|pairs|samples)_per_s_vs_", " against ", key) for key in keys[::-1]}
+    for result, name in zip(results.values(), results, strict=True):
+        found = {key: result["ratios"][key] for key in names if key in result["ratios"]}
+        axis.plot(list(found.values()), [list(names).index(key) for key in found], "o", label=name)
+    axis.set_yticks(range(len(names)), list(names.values()))
     axis.axvline(1, color="black", linewidth=1)
-    axis.set(xlabel="times as fast as the peer (1: equal)")
+    axis.grid(axis="y", linewidth=0.3)
+    axis.legend()
+    axis.set(xlabel="times as fast as the peer in its best setting (1: equal)", xlim=(0, None))
     save(figure, path)
 
 
@@ -181,12 +220,12 @@ def learned() -> list[Result]:
 
 def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    compared = json.loads((HERE / "results" / "cpu.json").read_text(encoding="utf-8"))
+    results = compared()
     grown = json.loads((HERE / "results" / "growth.json").read_text(encoding="utf-8"))
-    page = put(put(page, "comparison", comparison(compared)), "growth", growth(grown))
+    page = put(put(page, "comparison", comparisons(results)), "growth", growth(grown))
     page = put(page, "quality", quality(learned()))
     PAGE.write_text(page, encoding="utf-8")
-    draw_ratios(compared["ratios"], IMAGES / "ratios.svg")
+    draw_ratios(results, IMAGES / "ratios.svg")
     draw_growth(grown["axes"], IMAGES / "growth.svg")
 
 

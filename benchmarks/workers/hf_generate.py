@@ -20,8 +20,11 @@ sampling = GenerationConfig(
     top_k=0,
     top_p=1.0,
     pad_token_id=tokenizer.pad_token_id,
+    cache_implementation=job.get("cache"),
     eos_token_id=None if job["kind"] == "continuous" else model.generation_config.eos_token_id,
 )
+if job.get("compile"):
+    model.forward = torch.compile(model.forward)
 
 
 @torch.no_grad()

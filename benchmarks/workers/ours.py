@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from turns import Turns
@@ -19,13 +19,14 @@ from thumbs.config.model import AdapterConfig, ModelConfig
 from thumbs.config.optim import AdamConfig
 from thumbs.config.ppo import CriticConfig, KlConfig, PpoConfig
 from thumbs.config.sampling import SamplingConfig
-from thumbs.engine.base import AdamStep, Handle, ModelSpec
+from thumbs.data.tokenizers import Tokenizer
+from thumbs.engine.base import AdamStep, Handle, Head, ModelSpec
 from thumbs.engine.local import LocalEngine
 from thumbs.records import Message, Prompt, Rollout
 from thumbs.rewards.base import CallableReward
 from thumbs.rewards.model import RewardModel
 from thumbs.rollout.sampler import DecodingParams
-from thumbs.stages import preference_batch
+from thumbs.stages import direct_batch
 from thumbs.stages.answers import AnswerPair, TokenisedReply, reply_logprobs
 from thumbs.stages.context import Context
 from thumbs.stages.group import Group
@@ -57,7 +58,7 @@ class TokensAsText:
         return ""
 
 
-def create(name: str, *heads: str, trainable: bool = True) -> Handle:
+def create(name: str, *heads: Head, trainable: bool = True) -> Handle:
     return engine.create(ModelSpec(name, model, heads, trainable=trainable))
 
 
@@ -91,7 +92,7 @@ def dpo() -> Callable[[Batch], dict[str, float]]:
     loss = PairLoss(formula="dpo", settings={"beta": job["beta"]})
 
     def step(batch: Batch) -> dict[str, float]:
-        data = preference_batch.pair_data(known[id(batch)])
+        data = direct_batch.pair_data(known[id(batch)])
         output = engine.forward_backward(policy, data, [loss])
         engine.optim_step(policy, adam)
         return {"loss": output.loss}
@@ -172,7 +173,7 @@ def grouped(method: Literal["grpo", "rloo"], **as_the_peer: Any) -> Callable[[Ba
 
 
 def context() -> Context:
-    return Context(engine, TokensAsText(), StageFolder(Path(tempfile.mkdtemp())), model, 0)
+    return Context(engine, cast(Tokenizer, TokensAsText()), StageFolder(Path(tempfile.mkdtemp())), model, 0)
 
 
 def prompts_of(batch: Batch) -> list[Prompt]:

@@ -65,11 +65,13 @@ critic = scorer()
 if lora is not None:
     critic = inject_adapter_in_model(lora, critic)
     critic.score.requires_grad_(True)
+share = job.get("rows_per_device", job["batch_size"])
 rows = [{"input_ids": r["ids"]} for r in chain(*job["batches"])]
 trainer = PPOTrainer(
     args=PPOConfig(
         output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=job["batch_size"],
+        per_device_train_batch_size=share,
+        gradient_accumulation_steps=job["batch_size"] // share,
         total_episodes=len(rows),
         num_ppo_epochs=job["epochs"],
         num_sample_generations=0,
@@ -80,7 +82,7 @@ trainer = PPOTrainer(
         kl_coef=job["kl_coef"],
         report_to=[],
         save_strategy="no",
-        bf16=False,
+        bf16=job.get("autocast", False),
         gradient_checkpointing=False,
         use_cpu=job["device"] == "cpu",
     ),

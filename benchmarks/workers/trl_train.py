@@ -41,12 +41,15 @@ def watched(trainer_class: type) -> type:
     class Watched(trainer_class):
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss = super().training_step(model, inputs, *args, **kwargs)
-            callback.figures["loss"] = float(loss)
+            parts = self.args.gradient_accumulation_steps
+            found = {"loss": float(loss)}
             for theirs, ours in (("accuracy", "accuracy"), ("reward", "score")):
                 if values := self._metrics["train"].get(theirs):
-                    callback.figures[ours] = values[-1]
+                    found[ours] = values[-1] / parts
             if isinstance(inputs, dict) and "input_ids" in inputs:
-                callback.figures["tokens"] = float((inputs["input_ids"] != tokenizer.pad_token_id).sum())
+                found["tokens"] = float((inputs["input_ids"] != tokenizer.pad_token_id).sum())
+            for name, value in found.items():
+                callback.figures[name] = callback.figures.get(name, 0.0) + value
             return loss
 
     if trainer_class is DPOTrainer:  # it would tokenise text; ours is tokens already, the same for everybody
@@ -56,7 +59,9 @@ def watched(trainer_class: type) -> type:
     return Watched
 
 
-def settings(config: Callable[..., Any], **more: Any) -> Any:
+def settings(config: Callable[..., Any], batch: int, **more: Any) -> Any:
+    """batch: rows of an optimizer step."""
+    rows = min(job.get("rows_per_device", batch), batch)
     return config(
         output_dir=tempfile.mkdtemp(),
         max_steps=len(job["batches"]),
@@ -66,10 +71,12 @@ def settings(config: Callable[..., Any], **more: Any) -> Any:
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
-        bf16=False,
+        bf16=job.get("autocast", False),
         gradient_checkpointing=False,
         use_cpu=job["device"] == "cpu",
-        **{"per_device_train_batch_size": job["batch_size"]} | more,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=batch // rows,
+        **more,
     )
 
 
@@ -87,9 +94,8 @@ def sft() -> dict[str, Any]:
         for r in chain(*job["batches"])
     ]
     packing = {"packing": True, "packing_strategy": job["packing"]} if job["packing"] else {}
-    if packing:
-        packing["per_device_train_batch_size"] = job["packed_batch_size"]
-    config = settings(SFTConfig, max_length=job["max_length"], **packing)
+    batch = job["packed_batch_size"] if packing else job["batch_size"]
+    config = settings(SFTConfig, batch, max_length=job["max_length"], **packing)
     return {"trainer": SFTTrainer, "model": language_model(), "args": config, "train_dataset": Dataset.from_list(rows)}
 
 
@@ -99,14 +105,16 @@ def reward() -> dict[str, Any]:
         lambda r: {"chosen_ids": r["prompt"] + r["chosen"], "rejected_ids": r["prompt"] + r["rejected"]},
         remove_columns=["prompt", "chosen", "rejected"],
     )
-    config = settings(RewardConfig, max_length=job["max_length"])
+    config = settings(RewardConfig, job["batch_size"], max_length=job["max_length"])
     return {"trainer": RewardTrainer, "model": model, "args": config, "train_dataset": rows}
 
 
 def dpo() -> dict[str, Any]:
     names = {"prompt": "prompt_ids", "chosen": "chosen_ids", "rejected": "rejected_ids"}
     # Twice over the data: the reference logprobs are then worth keeping, which is this trainer's best setting too.
-    config = settings(DPOConfig, max_length=job["max_length"], precompute_ref_log_probs=True, beta=job["beta"])
+    config = settings(
+        DPOConfig, job["batch_size"], max_length=job["max_length"], precompute_ref_log_probs=True, beta=job["beta"]
+    )
     rows = pairs().rename_columns(names)
     return {"trainer": DPOTrainer, "model": language_model(), "args": config, "train_dataset": rows}
 
@@ -114,7 +122,7 @@ def dpo() -> dict[str, Any]:
 def online(trainer: type, config: Callable[..., Any]) -> dict[str, Any]:
     args = settings(
         config,
-        per_device_train_batch_size=job["group_size"],
+        job["group_size"],
         num_generations=job["group_size"],
         max_completion_length=job["new_tokens"],
         generation_kwargs={"min_new_tokens": job["new_tokens"]},

@@ -9,7 +9,7 @@ from turns import Turns
 
 
 class OneStepATurn(TrainerCallback):
-    """Stops between steps until it is this worker's turn; `figures` go into the report of the step."""
+    """Stops between steps until it is this worker's turn; `figures` go into the report of the step and begin anew."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns, self.figures = turns, dict[str, float]()
@@ -20,4 +20,5 @@ class OneStepATurn(TrainerCallback):
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.turns.done(**self.figures)
+        self.figures = {}
         self.turns.next()
