@@ -19,8 +19,8 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import ConfigError, DataError
 from thumbs.evaluation.judges import gold_judge
 from thumbs.pipeline.identity import asks_own_reward
+from thumbs.pipeline.inputs import Inputs, read_inputs
 from thumbs.pipeline.labels import heldout_share
-from thumbs.pipeline.workload import Inputs, read_inputs
 from thumbs.records import Message, Prompt
 
 Words: TypeAlias = tuple[tuple[str, str], ...]

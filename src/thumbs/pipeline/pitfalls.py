@@ -11,10 +11,10 @@ from thumbs.config.sampling import SamplingConfig
 from thumbs.data.load import Loaded
 from thumbs.errors import ConfigError
 from thumbs.evaluation.intervals import wilson
+from thumbs.pipeline.inputs import Inputs, split_pairs
 from thumbs.pipeline.names import lacking
 from thumbs.pipeline.overlap import flattering
 from thumbs.pipeline.standing import problems, standings
-from thumbs.pipeline.workload import Inputs, split_pairs
 from thumbs.rollout.rounds import require_unwarped
 from thumbs.tracking.run_folder import listed
 

@@ -29,11 +29,12 @@ from thumbs.pipeline.cluster_plan import (
     table,
     train_time,
 )
+from thumbs.pipeline.inputs import Inputs, check_splits, mean, read_inputs, told_of
 from thumbs.pipeline.names import check_names
 from thumbs.pipeline.overlap import with_prompts
 from thumbs.pipeline.pitfalls import pitfalls
 from thumbs.pipeline.probe import Probe, duration, run_probe
-from thumbs.pipeline.workload import Inputs, StageWork, check_splits, mean, read_inputs, told_of, work_of
+from thumbs.pipeline.workload import StageWork, work_of
 
 STATE_BYTES = 12
 """What a trained parameter needs in addition to itself: gradient and two moments, float32."""
@@ -169,9 +170,13 @@ def _shape(config: PipelineConfig) -> ModelShape:
 
 
 def _copies(config: PipelineConfig) -> int:
-    """Frozen models next to the policy: reference and reward model."""
+    """Frozen models next to the policy: reference, reward model, a cost model and a second opinion."""
     online = config.direct is not None and config.direct.online is not None
-    return 2 if config.ppo or config.group or online else 0
+    if not (config.ppo or config.group or config.rejection or online):
+        return 0
+    watch = config.watch
+    other = watch is not None and (watch.gold is None or watch.second_proxy is not None)
+    return 2 + (config.cost_model is not None) + other
 
 
 def _limits(shape: ModelShape, work: tuple[StageWork, ...], probe: Probe, length: int) -> dict[str, str]:
@@ -210,16 +215,17 @@ def _typical(inputs: Inputs, context: int) -> tuple[int, int]:
 def _memory(config: PipelineConfig, size: ModelSize, work: tuple[StageWork, ...], probe: Probe | None) -> int:
     """Peak in bytes: what the probe used (one model in training, one sampler) and what a whole run holds besides it."""
     weights, own_critic = size.trained * 4, config.ppo is not None and config.ppo.critic.init != "shared"
-    online = config.direct is not None and config.direct.online is not None
-    more = 2 * weights if config.ppo or config.group or online else 0  # reference and reward model
+    itemsize = torch.empty(0, dtype=getattr(torch, size.dtype)).itemsize
+    more = _copies(config) * weights
+    if config.rollout.here:  # a version of the weights per step that rollouts are ahead
+        more += config.rollout.staleness * size.parameters * itemsize
     more += weights + size.trained * STATE_BYTES if own_critic else 0
     if config.model.lora is not None and config.model.lora.layers is not None:
         more += round(min(sum(w.new for w in work), CAPACITY)) * size.width * 4
     if probe is not None:
         return probe.peak_bytes + more
-    sampler = size.parameters * torch.empty(0, dtype=getattr(torch, size.dtype)).itemsize
     adapter = 0 if config.model.lora is None else weights
-    return size.trunk_bytes + adapter + size.trained * STATE_BYTES + sampler + more
+    return size.trunk_bytes + adapter + size.trained * STATE_BYTES + size.parameters * itemsize + more
 
 
 def _disk(config: PipelineConfig, trained: int) -> int:

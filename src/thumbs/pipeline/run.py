@@ -20,6 +20,7 @@ from thumbs.errors import ConfigError, RunError
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.former_runs import bring_up_to_date
 from thumbs.pipeline.identity import GROWING
+from thumbs.pipeline.inputs import check_splits, read_inputs
 from thumbs.pipeline.labels import heldout_share
 from thumbs.pipeline.names import check_names, check_sections, require_files
 from thumbs.pipeline.overlap import flattering, with_prompts
@@ -28,7 +29,6 @@ from thumbs.pipeline.standing import ASKED, Standing, known_digests, places, req
 from thumbs.pipeline.summary import peak_rss_bytes, summarise
 from thumbs.pipeline.takeover import take_over
 from thumbs.pipeline.trackers import tracked
-from thumbs.pipeline.workload import check_splits, read_inputs
 from thumbs.stages.context import Context, Resume
 from thumbs.stages.people import LabelSource
 from thumbs.stages.rollouts import check_rounds

@@ -24,9 +24,9 @@ from thumbs.errors import ConfigError
 from thumbs.evaluation.intervals import bootstrap_mean
 from thumbs.pipeline.artifacts import OpenRun, open_run
 from thumbs.pipeline.gate import SUMMARY, digest_of, verdict
+from thumbs.pipeline.inputs import read_inputs
 from thumbs.pipeline.labels import labels_until
 from thumbs.pipeline.stages import Pipeline
-from thumbs.pipeline.workload import read_inputs
 from thumbs.records import Example, Message, Prompt
 from thumbs.rewards.cost import CostModel
 from thumbs.rollout.rounds import collect, seed_of

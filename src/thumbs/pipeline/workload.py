@@ -3,61 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from thumbs.config.data import DataConfig
 from thumbs.config.direct import DirectConfig, OnlineConfig
 from thumbs.config.pipeline import PipelineConfig
-from thumbs.config.sampling import SamplingConfig
-from thumbs.data.load import (
-    Loaded,
-    load_conversations,
-    load_graded,
-    load_pairs,
-    load_prompts,
-    load_replies,
-    load_safety,
-)
-from thumbs.data.messages import Conversation
-from thumbs.data.replies import JudgedReply
-from thumbs.data.splits import is_heldout, split_fault
-from thumbs.data.tokenizers import Tokenizer, training_sequences
-from thumbs.errors import DataError
-from thumbs.records import Message, Preference, Prompt, Ranking, SafetyPair
+from thumbs.config.reward_model import RewardModelConfig
+from thumbs.data.load import Loaded
+from thumbs.data.splits import is_heldout
+from thumbs.pipeline.inputs import Inputs, mean, split_pairs
+from thumbs.records import Prompt, Ranking
 from thumbs.rollout.scheduler import MAX_ROWS
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The data that a config names; None if it names none.
-
-    Means in tokens: reply_tokens of an assistant's turn, pair_prompt_tokens of the prompt that a pair's sides share.
-    """
-
-    conversations: Loaded[Conversation] | None
-    pairs: Loaded[Preference] | None
-    pair_prompts: Loaded[Prompt] | None
-    prompts: Loaded[Prompt] | None
-    evaluation_prompts: Loaded[Prompt] | None
-    reply_tokens: float | None
-    pair_prompt_tokens: float | None = None
-    group_prompts: Loaded[Prompt] | None = None
-    rejection_prompts: Loaded[Prompt] | None = None
-    online_prompts: Loaded[Prompt] | None = None
-    judged: Loaded[JudgedReply] | None = None
-    graded: Loaded[Any] | None = None
-    marked: Loaded[SafetyPair] | None = None
-    sequences: Sequence[int] = ()
-    """How many sequences SFT makes of each conversation."""
-
-    def reply_length(self, sampling: SamplingConfig) -> float:
-        """Tokens a sampled reply is expected to have: as long as the demonstrations, which SFT imitates."""
-        limit = float(sampling.max_new_tokens)
-        return limit if self.reply_tokens is None else min(self.reply_tokens, limit)
+from thumbs.stages.watch import COMPARED
 
 
 @dataclass(frozen=True)
@@ -86,102 +43,13 @@ class StageWork:
         return self.trained / self.steps if self.steps else 0.0
 
 
-def read_inputs(config: PipelineConfig, tokenizer: Tokenizer) -> Inputs:
-    """Loads all data of a config; raises DataError if a run would refuse to start."""
-
-    def prompts(source: DataConfig | None) -> Loaded[Prompt] | None:
-        return None if source is None else load_prompts(source, tokenizer, config.system)
-
-    labels, method = config.labels, config.direct
-    pairs, scorer = labels.data if labels else None, config.reward_model
-    conversations = load_conversations(config.sft.data, tokenizer, config.system) if config.sft else None
-    preferred = load_pairs(pairs, labels.form, tokenizer, config.system) if labels and pairs else None
-    turns = [training_sequences(tokenizer, row) for row in conversations.rows] if conversations else []
-    return Inputs(
-        conversations=conversations,
-        sequences=[len(sequences) for sequences in turns],
-        pairs=preferred,
-        pair_prompts=prompts(labels.prompts) if labels and pairs is None else None,
-        prompts=prompts(config.ppo.prompts if config.ppo else None),
-        evaluation_prompts=prompts(config.evaluation.prompts if config.evaluation else None),
-        rejection_prompts=prompts(config.rejection.prompts if config.rejection else None),
-        reply_tokens=_assistant_turn(conversations.rows, turns) if conversations else None,
-        pair_prompt_tokens=mean([len(tokenizer.render_prompt(r.prompt)) for r in preferred.rows])
-        if preferred
-        else None,
-        group_prompts=prompts(config.group.prompts if config.group else None),
-        online_prompts=prompts(method.online.prompts if method and method.online else None),
-        graded=load_graded(scorer.data, scorer.form, tokenizer, config.system) if scorer and scorer.data else None,
-        marked=load_safety(config.cost_model.data, tokenizer, config.system) if config.cost_model else None,
-        judged=load_replies(method.unpaired, tokenizer, config.system) if method and method.unpaired else None,
-    )
-
-
-def told_of(inputs: Inputs) -> tuple[str, ...]:
-    """Lines on each source of which rows are left out or keys ignored."""
-    sources = [item for item in vars(inputs).values() if isinstance(item, Loaded)]
-    told = [item.summary() for item in sources if item.ignored or item.problems]
-    return tuple(dict.fromkeys(line for text in told for line in text.splitlines()))
-
-
-def check_splits(config: PipelineConfig, inputs: Inputs) -> None:
-    """Raises DataError that names every setting whose rows leave nothing to train on, or nothing to hold out."""
-    c = config
-    splits: list[tuple[str, int, int, float]] = []
-    if c.sft is not None and inputs.conversations is not None:
-        splits.append(("sft.data", *_sides(inputs.conversations.rows, c.sft.data.holdout), c.sft.data.holdout))
-    source = c.labels
-    if source is not None and (c.reward_model is not None or c.direct is not None):
-        name, data = ("labels.data", source.data) if source.data else ("labels.prompts", source.prompts)
-        if data is not None:
-            splits.append((name, *split_pairs(c, inputs), data.holdout))
-    if c.reward_model is not None and c.reward_model.data is not None and inputs.graded is not None:
-        prompts = [row.prompt for row in inputs.graded.rows]
-        splits.append(("reward_model.data", *_sides(prompts, c.reward_model.data.holdout), c.reward_model.data.holdout))
-    if c.cost_model is not None and inputs.marked is not None:
-        held = c.cost_model.data.holdout
-        splits.append(("cost_model.data", *_sides([row.prompt for row in inputs.marked.rows], held), held))
-    if c.direct is not None and c.direct.unpaired is not None and inputs.judged is not None:
-        held = c.direct.unpaired.holdout
-        splits.append(("direct.unpaired", *_sides([row.messages for row in inputs.judged.rows], held), held))
-    if faults := [fault for split in splits if (fault := split_fault(*split))]:
-        raise DataError("\n".join(faults))
-
-
-def _sides(prompts: Sequence[Sequence[Message]], fraction: float) -> tuple[int, int]:
-    """(training, held-out) rows."""
-    held = sum(is_heldout(prompt, fraction) for prompt in prompts)
-    return len(prompts) - held, held
-
-
 def work_of(config: PipelineConfig, inputs: Inputs) -> list[StageWork]:
     """Work of the stages that the config has, in their order."""
-    stages = (_sft, _labels, _reward_model, _direct, _ppo, _group, _evaluation)
+    stages = (
+        *(_sft, _labels, _reward_model, _second_opinion, _cost_model),
+        *(_direct, _ppo, _group, _rejection, _evaluation),
+    )
     return [work for stage in stages if (work := stage(config, inputs)) is not None]
-
-
-def split_pairs(config: PipelineConfig, inputs: Inputs) -> tuple[int, int]:
-    """(training, held-out) pairs; for pairs still to be sampled the most there can be."""
-    c = config.labels
-    if c is None:
-        return 0, 0
-    if c.data is not None and inputs.pairs is not None:
-        held = sum(is_heldout(row.prompt, c.data.holdout) for row in inputs.pairs.rows)
-        return len(inputs.pairs.rows) - held, held
-    if c.prompts is None or inputs.pair_prompts is None:
-        return 0, 0
-    if c.people is not None:
-        asked = (inputs.pair_prompts.rows * c.pairs_per_prompt)[: c.people.pairs]
-        held = sum(is_heldout(row.messages, c.prompts.holdout) for row in asked)
-        return len(asked) - held, held
-    held = sum(is_heldout(row.messages, c.prompts.holdout) for row in inputs.pair_prompts.rows)
-    each = min(c.pairs_per_prompt, math.comb(c.replies_per_prompt, 2))
-    return (len(inputs.pair_prompts.rows) - held) * each, held * each
-
-
-def mean(lengths: Sequence[float]) -> float:
-    """The mean, 0 of nothing."""
-    return sum(lengths) / len(lengths) if lengths else 0.0
 
 
 def _sft(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
@@ -226,23 +94,83 @@ def _labels(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
 def _reward_model(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     c, source = config.reward_model, config.labels
     if c is not None and c.data is not None and inputs.graded is not None:
-        held = sum(is_heldout(row.prompt, c.data.holdout) for row in inputs.graded.rows)
-        rows, computed = len(inputs.graded.rows) - held, _tokens_of_a_row(inputs.graded)
-    elif c is not None and source is not None:
-        rows, held = split_pairs(config, inputs)
-        computed = _tokens_of_a_pair(config, inputs)
-    else:
+        return _scoring("reward_model", c, *_reward_rows(config, inputs), _tokens_of_a_row(inputs.graded))
+    if c is not None and source is not None:
+        return _scoring("reward_model", c, *_reward_rows(config, inputs), _tokens_of_a_pair(config, inputs))
+    return None
+
+
+def has_second_opinion(config: PipelineConfig) -> bool:
+    """Whether a reward model is trained on the held-out pairs: for a watch without another opinion or an evaluation
+    without gold."""
+    c, own = config.watch, config.reward_model
+    watched = c is not None and c.gold is None and c.second_proxy is None
+    asked = watched or (config.evaluation is not None and config.evaluation.gold is None)
+    return asked and (own.form == "pairs" if own is not None else config.labels is not None)
+
+
+def _second_opinion(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
+    """Trains on the pairs that the run's reward model holds out, and holds out those that it trains on."""
+    rows, held = _reward_rows(config, inputs)
+    if not has_second_opinion(config) or not held:
         return None
+    c, graded = config.reward_model or RewardModelConfig(), inputs.graded
+    tokens = _tokens_of_a_pair(config, inputs) if graded is None else _tokens_of_a_row(graded)
+    return _scoring("second_opinion", c.model_copy(update={"adapters": 1}), held, rows, tokens)
+
+
+def _cost_model(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
+    c, marked = config.cost_model, inputs.marked
+    if c is None or marked is None:
+        return None
+    held = sum(is_heldout(row.prompt, c.data.holdout) for row in marked.rows)
+    return _scoring("cost_model", c.training(), len(marked.rows) - held, held, 2 * mean(marked.lengths))
+
+
+def _reward_rows(config: PipelineConfig, inputs: Inputs) -> tuple[int, int]:
+    """(training, held-out) rows of the reward model."""
+    c = config.reward_model
+    if c is None or c.data is None or inputs.graded is None:
+        return split_pairs(config, inputs)
+    held = sum(is_heldout(row.prompt, c.data.holdout) for row in inputs.graded.rows)
+    return len(inputs.graded.rows) - held, held
+
+
+def _scoring(stage: str, c: RewardModelConfig, rows: int, held: int, tokens: float) -> StageWork:
+    """Training of a model with scalar heads on rows of so many tokens."""
     steps = math.ceil(rows / c.batch_size) * c.epochs
     evaluations = math.ceil(steps / c.eval_every)
     return StageWork(
-        "reward_model",
+        stage,
         rows,
         held,
         steps,
-        trained=c.adapters * computed * rows * c.epochs,
-        read=c.adapters * computed * (rows + (evaluations + 1) * held),
-        new=computed * (rows + held),
+        trained=c.adapters * tokens * rows * c.epochs,
+        read=c.adapters * tokens * (rows + (evaluations + 1) * held),
+        new=tokens * (rows + held),
+    )
+
+
+def _watched(config: PipelineConfig, steps: int, prompts: Loaded[Prompt], reply: float, work: StageWork) -> StageWork:
+    """The work with that of the looks at a policy whose replies have so many tokens: before the first step, every so
+    many steps, and after the last.
+
+    Without what gold costs, which may be a function or a service.
+    """
+    c = config.watch
+    if c is None:
+        return work
+    looks = 1 + math.ceil(steps / c.every)
+    asked = min(c.prompts, len({row.messages for row in prompts.rows}))
+    prompt = mean(prompts.lengths)
+    opinions = 1 + (c.gold is None or c.second_proxy is not None)  # what pays the policy, and another
+    compared = asked + min(COMPARED, asked)  # the reference's logprobs of all replies, the policy's of some
+    return replace(
+        work,
+        read=work.read + looks * ((opinions * asked + compared) * (prompt + reply) + asked * prompt),
+        new=work.new + looks * asked * (prompt + reply),
+        sampled=work.sampled + looks * asked * reply,
+        snapshots=work.snapshots + looks,
     )
 
 
@@ -251,7 +179,7 @@ def _direct(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     if c is None:
         return None
     if c.online is not None:
-        return _online(c, c.online, inputs, config.rollout.staleness)
+        return _online(config, c, c.online, inputs)
     rows, held = split_pairs(config, inputs)
     computed = _tokens_of_a_pair(config, inputs)
     passes, foreign = (1.0 if c.preset.reference else 0.0), 0.0
@@ -275,7 +203,7 @@ def _direct(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     )
 
 
-def _online(c: DirectConfig, online: OnlineConfig, inputs: Inputs, staleness: int) -> StageWork | None:
+def _online(config: PipelineConfig, c: DirectConfig, online: OnlineConfig, inputs: Inputs) -> StageWork | None:
     """As if every prompt's replies differed in their scores."""
     prompts = inputs.online_prompts
     if prompts is None:
@@ -284,17 +212,18 @@ def _online(c: DirectConfig, online: OnlineConfig, inputs: Inputs, staleness: in
     reply, prompt = inputs.reply_length(online.sampling), mean(prompts.lengths)
     pairs = online.steps * asked * (prompt + 2 * reply)
     replies = online.steps * asked * (prompt + n * reply)
-    return StageWork(
+    work = StageWork(
         "direct",
         len(prompts.rows),
         steps=online.steps * c.epochs,
         trained=pairs * c.epochs,
         read=replies + pairs + online.steps * asked * prompt,  # scores; the reference; the prompt to fill the cache
         new=replies,
-        sampled=(online.steps + staleness) * asked * n * reply,
+        sampled=(online.steps + config.rollout.staleness) * asked * n * reply,
         sampling_rows=min(round(asked * n), MAX_ROWS),
         snapshots=online.steps,
     )
+    return _watched(config, online.steps, prompts, reply, work)
 
 
 def _tokens_of_a_row(graded: Loaded[Any]) -> float:
@@ -330,7 +259,7 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     ptx = mean(inputs.conversations.lengths) if c.ptx_coef and inputs.conversations else 0.0
     steps = c.steps * c.epochs * math.ceil(batch / c.minibatch_size)
     looks = 2 + c.steps // c.sample_every if config.fixed_prompts else 0  # at the fixed prompts
-    return StageWork(
+    work = StageWork(
         "ppo",
         len(prompts.rows),
         steps=steps,
@@ -342,6 +271,7 @@ def _ppo(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
         sampling_rows=min(round(batch), MAX_ROWS),
         snapshots=c.steps + looks,
     )
+    return _watched(config, c.steps, prompts, reply, work)
 
 
 def _group(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
@@ -355,7 +285,7 @@ def _group(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
     tokens = c.steps * asked * (prompt + n * reply)
     models = (not c.reward) + (c.chosen().kl != "none") + (staleness > 0)  # scores, reference, the policy of now
     looks = 2 + c.steps // c.sample_every if config.fixed_prompts else 0  # at the fixed prompts
-    return StageWork(
+    work = StageWork(
         "group",
         len(prompts.rows),
         steps=c.steps * c.epochs * math.ceil(batch / c.minibatch_size),
@@ -366,6 +296,29 @@ def _group(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
         sampling_rows=min(round(batch), MAX_ROWS),
         snapshots=c.steps + looks,
     )
+    return _watched(config, c.steps, prompts, reply, work)
+
+
+def _rejection(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
+    """As if every prompt kept as many replies as it may."""
+    c, prompts = config.rejection, inputs.rejection_prompts
+    if c is None or prompts is None:
+        return None
+    n, asked, kept = c.replies_per_prompt, len(prompts.rows), len(prompts.rows) * c.keep
+    reply, prompt = inputs.reply_length(c.sampling), mean(prompts.lengths)
+    tokens = c.rounds * asked * (prompt + n * reply)
+    work = StageWork(
+        "rejection",
+        asked,
+        steps=c.rounds * c.epochs * math.ceil(kept / c.batch_size),
+        trained=c.rounds * c.epochs * kept * (prompt + reply),
+        read=tokens * (not c.reward) + c.rounds * asked * prompt,
+        new=tokens,
+        sampled=c.rounds * asked * n * reply,
+        sampling_rows=min(asked * n, MAX_ROWS),
+        snapshots=c.rounds,
+    )
+    return _watched(config, c.rounds, prompts, reply, work)
 
 
 def _evaluation(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
@@ -389,11 +342,3 @@ def _evaluation(config: PipelineConfig, inputs: Inputs) -> StageWork | None:
         sampling_rows=min(len(prompts.rows), MAX_ROWS),
         snapshots=2 * policies,
     )
-
-
-def _assistant_turn(
-    rows: Sequence[Conversation], sequences: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]
-) -> float:
-    """Mean tokens of an assistant's turn, its end token included."""
-    turns = sum(message.role == "assistant" and message.trained for row in rows for message in row)
-    return sum(float(mask.sum()) for row in sequences for _, mask in row) / max(turns, 1)

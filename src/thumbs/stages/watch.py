@@ -27,7 +27,7 @@ from thumbs.stages.rollouts import answer, pad
 
 BEST = "watch"
 """Folder of a stage in which the policy with the best value is kept."""
-_COMPARED = 16
+COMPARED = 16
 """Replies on which trainer and sampler are compared: some hundreds of tokens tell a tenth of them from none."""
 
 
@@ -91,7 +91,7 @@ class Watch:
         data = [Example.next_token(rollout.tokens, weights=rollout.mask) for rollout in rollouts]
         ours, theirs = (
             [out.logprobs for out in self.context.engine.forward(handle, rows, temperature=self.sampling.temperature)]
-            for handle, rows in ((self.policy, data[:_COMPARED]), (self.reference, data))
+            for handle, rows in ((self.policy, data[:COMPARED]), (self.reference, data))
         )
         return Look(
             proxy=np.array(shown_scores(self.proxy, rollouts)),
@@ -100,7 +100,7 @@ class Watch:
             logprobs=np.array([float(r.logprobs.sum()) for r in rollouts]),
             tokens=[sampled(rollout) for rollout in rollouts],
             ended=np.array([rollout.stop_reason != "length" for rollout in rollouts]),
-            off=sampler_metrics("watch", rollouts[:_COMPARED], pad(ours))["watch/sampler_off"],
+            off=sampler_metrics("watch", rollouts[:COMPARED], pad(ours))["watch/sampler_off"],
             gold=self._golds(rollouts, seen),
         )
 

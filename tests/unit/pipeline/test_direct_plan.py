@@ -11,8 +11,9 @@ import pytest
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.data.tokenizers import ByteTokenizer
+from thumbs.pipeline.inputs import read_inputs
 from thumbs.pipeline.pitfalls import pitfalls
-from thumbs.pipeline.workload import StageWork, read_inputs, work_of
+from thumbs.pipeline.workload import StageWork, work_of
 
 # [BOS] 2 bytes [SEP] 3 bytes [EOS]: 8 tokens, of which 4 are the prompt's
 PAIR = 8 + 4

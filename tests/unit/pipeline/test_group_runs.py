@@ -12,9 +12,10 @@ from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import ConfigError
+from thumbs.pipeline.inputs import read_inputs
 from thumbs.pipeline.pitfalls import pitfalls
 from thumbs.pipeline.run import run_pipeline
-from thumbs.pipeline.workload import StageWork, read_inputs, work_of
+from thumbs.pipeline.workload import StageWork, work_of
 from thumbs.report.build import build_report
 from thumbs.tracking.files import read_json
 from thumbs.tracking.metrics import MetricLog

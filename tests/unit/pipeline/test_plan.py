@@ -157,7 +157,15 @@ def test_the_text_shows_every_stage(sound: dict[str, Any]):
     text = planned(sound).text()
     assert f"parameters  {WEIGHTS + HEAD:,} of which {WEIGHTS + HEAD:,} are trained" in text
     table = text.split("\n\n")[1].splitlines()
-    assert [line.split()[0] for line in table] == ["stage", "sft", "labels", "reward_model", "ppo", "evaluation"]
+    assert [line.split()[0] for line in table] == [
+        "stage",
+        "sft",
+        "labels",
+        "reward_model",
+        "second_opinion",
+        "ppo",
+        "evaluation",
+    ]
 
 
 def test_the_text_tells_what_the_chat_template_does(sound: dict[str, Any]):

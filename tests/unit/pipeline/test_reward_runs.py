@@ -15,10 +15,11 @@ from thumbs.data.preferences import PreferenceStore
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.engine.local import LocalEngine
 from thumbs.errors import ConfigError, DataError
+from thumbs.pipeline.inputs import read_inputs
 from thumbs.pipeline.reward_audit import audit_reward, split
 from thumbs.pipeline.run import run_pipeline
 from thumbs.pipeline.stages import Pipeline
-from thumbs.pipeline.workload import read_inputs, work_of
+from thumbs.pipeline.workload import work_of
 from thumbs.report.build import build_report
 from thumbs.rewards.ensemble import RewardEnsemble
 from thumbs.rewards.model import RewardModel

@@ -11,7 +11,8 @@ import pytest
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.data.tokenizers import ByteTokenizer
-from thumbs.pipeline.workload import Inputs, StageWork, read_inputs, split_pairs, work_of
+from thumbs.pipeline.inputs import Inputs, read_inputs, split_pairs
+from thumbs.pipeline.workload import StageWork, work_of
 
 
 @pytest.fixture
