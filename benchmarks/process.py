@@ -72,10 +72,15 @@ class Process:
         if limit is None:
             yield
             return
-        timer = threading.Timer(limit, self.stop)
+        late = threading.Event()
+        timer = threading.Timer(limit, lambda: (late.set(), self.stop()))
         timer.start()
         try:
             yield
+        except FAILURES as error:
+            if late.is_set():
+                raise ChildProcessError(f"{self.log.stem} took more than {limit:.0f} s and was ended") from error
+            raise
         finally:
             timer.cancel()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from thumbs.clients.backend import Backend
     from thumbs.clients.store import Store
     from thumbs.config.model import ModelConfig
+    from thumbs.config.safety import SafetyConfig
     from thumbs.config.serving import ServingConfig
+    from thumbs.service.screening import Screen
     from thumbs.service.state import ServiceSettings
 
 Models = Annotated[
@@ -86,7 +88,16 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any other setting of a run's sections engine and rollout: rollout.python=/env/bin/python.",
+        help="Any other setting of a run's sections engine, rollout and safety: rollout.python=/env/bin/python.",
+    ),
+]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="NAME",
+        help="Refuse prompts and withhold replies that it finds: secrets, cards, emails, guard, or a function "
+        "(docs/guides/safety.md). May be repeated.",
     ),
 ]
 MaxModels = Annotated[int, typer.Option(min=1, help="Models in training that are kept in memory; others wait on disk.")]
@@ -121,6 +132,7 @@ def serve(
     gpus_per_worker: GpusPerWorker = 0,
     rollout: Rollout = "native",
     samplers: SamplerWorkers = 0,
+    filter_: Filters = None,
     set_: Settings = None,
     session_timeout: SessionTimeout = 600.0,
     max_models: MaxModels = 64,
@@ -133,7 +145,7 @@ def serve(
 
     \b
     Example:
-      thumbs serve --model smollm2-135m
+      thumbs serve --model smollm2-135m --filter secrets
       thumbs serve --model smollm2-135m --alias Qwen/Qwen3-0.6B=smollm2-135m
       thumbs serve --add-token alice
       thumbs serve --host 0.0.0.0 --port 8000
@@ -144,17 +156,17 @@ def serve(
 
     store = Store(folder, database)
     try:
-        if add_token is not None or tokens or revoke is not None:
-            _manage(store, add_token, revoke)
-            return
+        if tokens or add_token or revoke:
+            return _manage(store, add_token, revoke)
         needs_token = _claim(store, host, folder)
         settings = _settings(host, session_timeout, name or [], allow_origin or [], root_path)
         ranks = {"workers": workers, "launcher": launcher, "shard": shard, "gpus_per_worker": gpus_per_worker}
+        sections = {"rollout": {"kind": rollout, "workers": samplers}, "safety": {"filters": filter_ or []}}
         with listen(host, port) as listener:
             configs = _configs(models, alias or [], dtype, template or [])
-            serving = _serving({"kind": engine} | ranks, {"kind": rollout, "workers": samplers}, set_ or [], folder)
+            serving = _serving(sections | {"engine": {"kind": engine} | ranks}, set_ or [], folder)
             backend = _backend(store, configs, serving, folder, max_models, max_queued)
-            _run(backend, listener, host, folder, settings, needs_token)
+            _run(backend, listener, host, folder, settings, needs_token, _screen(serving.safety, folder))
     finally:
         store.close()
 
@@ -195,20 +207,30 @@ def _configs(models: list[str], aliases: list[str], dtype: str, template: Sequen
     }
 
 
-def _serving(
-    engine: dict[str, str | int], rollout: dict[str, str | int], others: Sequence[str], folder: Path
-) -> ServingConfig:
+def _serving(sections: dict[str, Any], others: Sequence[str], folder: Path) -> ServingConfig:
     from thumbs.config.base import Frozen, apply_overrides, build_config
     from thumbs.config.serving import ServingConfig
 
-    given = apply_overrides({"engine": engine, "rollout": rollout}, others)
-    config = build_config(ServingConfig, given, source="serve")
+    config = build_config(ServingConfig, apply_overrides(sections, others), source="serve")
     changes: dict[str, Frozen] = {
         "engine": config.engine.model_copy(update={"logs": config.engine.logs or str(folder / "logs")})
     }
     if config.rollout.kind == "vllm":
         changes["rollout"] = config.rollout.model_copy(update={"adapters": config.rollout.adapters or 8})
     return config.model_copy(update=changes)
+
+
+def _screen(config: SafetyConfig, folder: Path) -> Screen | None:
+    """The filters, if there are any; a guard's model that runs here has an engine of its own."""
+    from thumbs.engine import open_engine
+    from thumbs.safety.filters import open_filters
+    from thumbs.safety.guard_model import ask_model
+    from thumbs.service.screening import Screen
+
+    guard = config.guard
+    ask = None if guard is None or guard.endpoint is not None else ask_model(open_engine(), guard.model)
+    filters = open_filters(config, ask)
+    return None if filters is None else Screen(filters, folder)
 
 
 def _backend(
@@ -295,13 +317,20 @@ def _root_path(path: str) -> str:
 
 
 def _run(
-    backend: Backend, listener: socket.socket, host: str, folder: Path, settings: ServiceSettings, needs_token: bool
+    backend: Backend,
+    listener: socket.socket,
+    host: str,
+    folder: Path,
+    settings: ServiceSettings,
+    needs_token: bool,
+    screen: Screen | None,
 ) -> None:
     from thumbs.service.app import create_app
     from thumbs.web.signing import load_key
 
     try:
-        app = create_app(backend, load_key(folder / _KEY_FILE), needs_token=needs_token, settings=settings)
+        key = load_key(folder / _KEY_FILE)
+        app = create_app(backend, key, needs_token=needs_token, settings=settings, screen=screen)
         # The SDKs keep connections for long; one that closes under a request costs them a retry.
         server = server_of(app, timeout_keep_alive=120, timeout_graceful_shutdown=3)
         typer.echo(_advice(f"{url_of(listener, host)}{settings.root_path}", folder, needs_token))

@@ -3,6 +3,6 @@
 __all__ = [
     "absent", "adapters", "app", "auth", "completions", "copies", "downloads", "hub", "keys", "mint", "models",
     "openai", "openai_errors", "openai_parameters", "openai_requests", "promises", "refusals", "requests", "rest",
-    "retrieval", "sampling", "sessions", "speech", "state", "status", "streaming", "submissions", "threads",
-    "training", "uploads", "wire", "wire_results", "wire_schema",
+    "retrieval", "sampling", "screening", "sessions", "speech", "state", "status", "streaming", "submissions",
+    "threads", "training", "uploads", "wire", "wire_results", "wire_schema",
 ]  # fmt: skip

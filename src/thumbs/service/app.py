@@ -29,6 +29,7 @@ from thumbs.service.refusals import Refusals
 from thumbs.service.rest import RestRoutes
 from thumbs.service.retrieval import RetrievalRoutes
 from thumbs.service.sampling import SamplingRoutes
+from thumbs.service.screening import Screen
 from thumbs.service.sessions import SessionRoutes, sweep
 from thumbs.service.state import Service, ServiceSettings
 from thumbs.service.status import Meter, Observation, StatusRoutes
@@ -46,9 +47,15 @@ _UPLOAD = f"{API}/checkpoints/upload"
 
 
 def create_app(
-    backend: Backend, key: bytes, *, needs_token: bool, settings: ServiceSettings | None = None
+    backend: Backend,
+    key: bytes,
+    *,
+    needs_token: bool,
+    settings: ServiceSettings | None = None,
+    screen: Screen | None = None,
 ) -> Starlette:
-    """The application. `key` signs links and credentials; without `needs_token` all callers are one.
+    """The application. `key` signs links and credentials; without `needs_token` all callers are one. screen: looks at
+    what is sampled.
 
     The backend and its store are the caller's to close, after the application has ended.
     """
@@ -61,6 +68,7 @@ def create_app(
         callers=Callers(backend.store, threads, signer, required=needs_token),
         signer=signer,
         promises=Promises(backend.store, threads, settings.poll_s),
+        screen=screen,
     )
     meter, refusals = Meter(service), Refusals(settings.root_path)
     return Starlette(
@@ -111,6 +119,8 @@ async def _life(service: Service) -> AsyncIterator[None]:
         sweeper.cancel()
         await service.promises.close()
         service.threads.close()
+        if service.screen is not None:
+            service.screen.close()
         store.claim.release()
 
 

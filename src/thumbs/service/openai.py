@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -21,6 +22,7 @@ from thumbs.data.tokenizers import Tokenizer
 from thumbs.errors import CheckpointError, ConfigError, ModelError
 from thumbs.models.base import Trunk
 from thumbs.models.trunk import open_tokenizer
+from thumbs.records import Message
 from thumbs.service.completions import Shape
 from thumbs.service.openai_errors import CONTEXT, RefusedError
 from thumbs.service.openai_requests import ChatBody, CompletionBody, SamplingBody, read_body
@@ -88,7 +90,7 @@ class OpenAIRoutes(Routes):
         prompt = await self._work(body.prompt, tokenizer)
         shape = Shape(True, body.model, tokenizer, body.stop, body.top_logprobs if body.logprobs else None)
         return await self._reply(
-            request, body, shape, sampler_id, base, SampleBatch([prompt], body.n), body.most_tokens
+            request, body, shape, sampler_id, base, SampleBatch([prompt], body.n), body.most_tokens, body.talk()
         )
 
     async def _reply(
@@ -100,6 +102,7 @@ class OpenAIRoutes(Routes):
         base: Base,
         batch: SampleBatch,
         max_tokens: int | None,
+        talk: Sequence[Message] | None = None,
     ) -> Response:
         params = types.SamplingParams(
             # A prompt is looked at on the way to a token: where none is wanted, one is drawn and dropped.
@@ -112,15 +115,15 @@ class OpenAIRoutes(Routes):
         )
         news, top = News(body.n), shape.logprobs or 0
         echoed = batch.echo and shape.logprobs is not None
-        incremental = body.stream and not batch.echo and not batch.empty
+        incremental = body.stream and not batch.echo and not batch.empty and self._service.screen is None
         try:
             for number, prompt in enumerate(batch.prompts):
                 _check_prompt(prompt, params.max_tokens, base.shape, "messages" if shape.chat else "prompt")
                 told = partial(news.tell, number) if incremental else None
                 tokens = types.ModelInput.from_ints(prompt)
                 call = SampleCall(tokens, body.n, params, echoed, top if echoed else 0, top)
-                sample = self._backend.samplers.sample
-                batch.futures.append(await self._work(sample, sampler_id, call, told))
+                begin = partial(self._backend.samplers.sample, sampler_id, call, told)
+                batch.futures.append(await self._work(self._screened, shape.tokenizer, talk, prompt, begin))
             if body.stream:
                 usage = body.stream_options.include_usage
                 return StreamingResponse(stream(batch, shape, news, usage), media_type="text/event-stream")
@@ -131,6 +134,19 @@ class OpenAIRoutes(Routes):
                 raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
             raise
         return answer(shape.whole(batch.all_replies(), batch.prompt_tokens))
+
+    def _screened(
+        self,
+        tokenizer: Tokenizer,
+        talk: Sequence[Message] | None,
+        prompt: Sequence[int],
+        begin: Callable[[], Future[types.SampleResponse]],
+    ) -> Future[types.SampleResponse]:
+        """Samples that the server's filters have seen; talk: the conversation that the prompt is, if it is one."""
+        if (screen := self._service.screen) is None:
+            return begin()
+        asked = [Message("user", tokenizer.decode(prompt))] if talk is None else talk
+        return screen.sample(asked, tokenizer.decode, begin, together=False)
 
     def _tokenizer(self, base: Base, variables: Mapping[str, JsonValue]) -> Tokenizer:
         """The base's tokenizer, opened anew for other variables of its template."""

@@ -185,9 +185,13 @@ class ChatBody(SamplingBody):
         """Longest reply, tokens; None for what the context leaves."""
         return self.max_completion_tokens or self.max_tokens
 
+    def talk(self) -> list[Message]:
+        """The conversation."""
+        return [message.plain() for message in self.messages]
+
     def prompt(self, tokenizer: Tokenizer) -> list[int]:
         """The tokens before the reply: up to where it begins, or through the text that it continues."""
-        messages = [message.plain() for message in self.messages]
+        messages = self.talk()
         if not self.continues:
             return tokenizer.render_prompt(messages)
         if not messages[-1].content:

@@ -186,7 +186,9 @@ class Promises:
 
     async def _settle(self, request_id: str, pending: _Pending, running: Future[Any]) -> None:
         """Keeps the outcome, then tells those who wait; in that order, so that what was told survives a crash."""
-        await asyncio.wait((asyncio.wrap_future(running),))
+        ended = asyncio.wrap_future(running)
+        await asyncio.wait((ended,))
+        _ = ended.cancelled() or ended.exception()  # or asyncio would say that nobody has asked for the error
         outcome, stored = await self._threads.work(self._keep, request_id, pending, running)
         pending.done.set_result(outcome)
         if not stored:

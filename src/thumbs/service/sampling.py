@@ -14,6 +14,7 @@ from starlette.responses import Response
 from thumbs.clients import types
 from thumbs.clients.sample_call import SampleCall
 from thumbs.errors import DataError
+from thumbs.records import Message
 from thumbs.service import wire
 from thumbs.service.promises import PromisedOperation
 from thumbs.service.requests import Body, Int64, answer, owner_of, parse, read
@@ -79,15 +80,27 @@ class SamplingRoutes(Routes):
         sampler = await self._record(self._store.sampler, body.sampling_session_id, owner)
         key = None if body.seq_id is None else (sampler.id, body.seq_id)
         operation = PromisedOperation(
-            "sample", owner, sampler.session_id, key, raw, partial(self._sample, body), wire.encode_result
+            "sample",
+            owner,
+            sampler.session_id,
+            key,
+            raw,
+            partial(self._sample, sampler.base_model, body),
+            wire.encode_result,
         )
         request_id = await self._service.promises.submit(operation)
         names = [f"{request_id}-{i}" for i in range(body.num_samples)]
         return answer({"request_id": request_id, "sample_sequence_ids": names})
 
-    def _sample(self, body: _Sample) -> Future[Any]:
+    def _sample(self, base: str, body: _Sample) -> Future[Any]:
         asked = {each.name: getattr(body, each.name) for each in fields(SampleCall)}
         asked["prompt"] = wire.decode_model_input(body.prompt)
         if body.target_prompt_logprobs is not None:
             asked["target_prompt_logprobs"] = wire.decode_tensor(body.target_prompt_logprobs)
-        return self._backend.samplers.sample(body.sampling_session_id, SampleCall(**asked))
+        call, screen = SampleCall(**asked), self._service.screen
+        begin = partial(self._backend.samplers.sample, body.sampling_session_id, call)
+        if screen is None:
+            return begin()
+        tokenizer = self._backend.bases[base].tokenizer
+        talk = [Message("user", tokenizer.decode(call.prompt.to_ints()))]
+        return screen.sample(talk, tokenizer.decode, begin, together=True)

@@ -16,6 +16,7 @@ from thumbs.clients.tables import SessionRecord
 from thumbs.service import wire
 from thumbs.service.auth import Callers
 from thumbs.service.promises import Promises
+from thumbs.service.screening import Screen
 from thumbs.service.threads import Threads
 from thumbs.storage import MissingError, StoreError
 from thumbs.web.signing import Signer
@@ -62,6 +63,8 @@ class Service:
     callers: Callers
     signer: Signer
     promises: Promises
+    screen: Screen | None = None
+    """The filters of prompts and replies; None for none."""
 
     async def live_session(self, session_id: str, owner: str) -> SessionRecord:
         """The session; raises MissingError unless it is the owner's, HTTPException 400 where it has ended."""

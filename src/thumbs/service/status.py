@@ -82,7 +82,10 @@ class _Gauges(Collector):
             GaugeMetricFamily(f"thumbs_{name}", f"{name.replace('_', ' ').capitalize()}.", value=value)
             for name, value in found.items()
         ]
-        return [tokens, *gauges]
+        caught = CounterMetricFamily("thumbs_filtered", "Texts that filters caught.", labels=["place", "filter"])
+        for place_and_filter, count in self._service.screen.found.items() if self._service.screen else ():
+            caught.add_metric(place_and_filter, count)
+        return [tokens, caught, *gauges]
 
 
 def numbers(service: Service) -> dict[str, int]:

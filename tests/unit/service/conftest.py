@@ -13,7 +13,9 @@ from service_caller import Caller, Serve
 from starlette.testclient import TestClient
 
 from thumbs.clients.store import Store
+from thumbs.safety.filters import FilterSet
 from thumbs.service.app import create_app
+from thumbs.service.screening import Screen
 from thumbs.service.state import ServiceSettings
 
 
@@ -23,14 +25,20 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     stack = ExitStack()
 
     def start(
-        *, needs_token: bool = False, tokenizer: Path | None = None, database: str | None = None, **settings: Any
+        *,
+        needs_token: bool = False,
+        tokenizer: Path | None = None,
+        database: str | None = None,
+        filters: FilterSet | None = None,
+        **settings: Any,
     ) -> Caller:
         stack.close()
         store = Store(tmp_path / "store", database)
         stack.callback(store.close)
         backend = FakeBackend(store, tokenizer)
         chosen = ServiceSettings(**{"poll_s": 0.2, "sweep_s": 3600.0, **settings})
-        app = create_app(backend.as_backend(), b"k" * 32, needs_token=needs_token, settings=chosen)
+        screen = None if filters is None else Screen(filters, tmp_path)
+        app = create_app(backend.as_backend(), b"k" * 32, needs_token=needs_token, settings=chosen, screen=screen)
         http = stack.enter_context(TestClient(app, raise_server_exceptions=False))
         return Caller(http, backend)
 

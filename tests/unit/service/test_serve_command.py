@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ import typer
 from typer.testing import CliRunner
 
 from service.tiny_chat_model import save_tiny_chat_model
-from thumbs.cli.serve import _configs, _serving, serve
+from thumbs.cli.serve import _configs, _screen, _serving, serve
 from thumbs.cli.shell import Shell
 from thumbs.clients.store import Store
 from thumbs.config.engine import EngineConfig, RolloutConfig
 from thumbs.errors import ConfigError
+from thumbs.records import Message
+from thumbs.service.openai_errors import RefusedError
 
 app = typer.Typer(cls=Shell)
 app.command("serve")(serve)
@@ -108,11 +111,23 @@ def test_settings_of_templates_reach_every_model() -> None:
 def test_engine_and_rollout_are_the_sections_of_a_run(tmp_path: Path) -> None:
     engine = {"kind": "cluster", "workers": 4, "launcher": "pipes", "shard": "hybrid", "gpus_per_worker": 0}
     others = ["engine.shard_group=2", "engine.recompute=true", "rollout.python=/env/python", "rollout.cache_gib=0.5"]
-    serving = _serving(engine, {"kind": "vllm", "workers": 2}, others, tmp_path)
+    sections = {"engine": engine, "rollout": {"kind": "vllm", "workers": 2}}
+    serving = _serving(sections, others, tmp_path)
     chosen = {"shard_group": 2, "recompute": True, "logs": str(tmp_path / "logs")}
     assert serving.engine == EngineConfig(**engine, **chosen)  # type: ignore[arg-type]
     assert serving.rollout == RolloutConfig(kind="vllm", workers=2, python="/env/python", cache_gib=0.5, adapters=8)
-    assert _serving({}, {}, ["engine.kind=cluster", "engine.logs=elsewhere"], tmp_path).engine.logs == "elsewhere"
+    assert _serving({}, ["engine.kind=cluster", "engine.logs=elsewhere"], tmp_path).engine.logs == "elsewhere"
+
+
+def test_filters_are_those_of_the_section_safety(tmp_path: Path) -> None:
+    given = {"safety": {"filters": ["secrets", "cards"]}}
+    assert [each.name for each in _serving(given, [], tmp_path).safety.filters] == ["secrets", "cards"]
+    listed = _serving(given, ["safety.filters=[{name: words, terms: [anvil]}]"], tmp_path)
+    screen = _screen(listed.safety, tmp_path)
+    assert screen is not None
+    with pytest.raises(RefusedError, match="words: the listed term 'anvil'"):
+        screen.sample([Message("user", "An Anvil!")], lambda _: "", Future, together=False)
+    assert _screen(_serving({}, [], tmp_path).safety, tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -129,6 +144,11 @@ def test_engine_and_rollout_are_the_sections_of_a_run(tmp_path: Path) -> None:
         (["--set", "rollout.cut_after_s=3"], "rollout.cut_after_s: a client says"),
         (["--set", "rollout.samplers=2"], "samplers"),
         (["--set", "ppo.steps=2"], "ppo"),
+        (["--set", "safety.max_unsafe=0.5"], "safety.max_unsafe: a server has filters and a guard, and no gate"),
+        (["--filter", "guard"], "guard asks a model, which `safety.guard` names"),
+        (["--filter", "secrets", "--set", "safety.guard.model=byte-tiny"], "safety.guard is asked by the filter"),
+        (["--filter", "secretz"], "secretz"),
+        (["--filter", "words"], "words has no words"),
         (["--rollout", "vllm", "--alias", "other=byte-small"], "a worker with vLLM holds one base model"),
     ],
 )
