@@ -156,7 +156,7 @@ def serve(
 
     store = Store(folder, database)
     try:
-        if tokens or add_token or revoke:
+        if tokens or (add_token, revoke) != (None, None):
             return _manage(store, add_token, revoke)
         needs_token = _claim(store, host, folder)
         settings = _settings(host, session_timeout, name or [], allow_origin or [], root_path)
