@@ -47,7 +47,7 @@ lint: .venv/.ready
 	$(BIN)/python .ci/house
 	.ci/commits
 
-.venv/.ready: pyproject.toml constraints.txt hatch_build.py src/thumbs/models/kernels.cpp
+.venv/.ready: pyproject.toml constraints.txt hatch_build.py src/thumbs/models/kernel_levels.py src/thumbs/models/kernels.cpp
 	$(PYTHON) -c 'import sys; sys.exit("thumbs needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(if $(CPU_TORCH),$(PIP) --no-deps --retries 1 --index-url https://download.pytorch.org/whl/cpu torch)

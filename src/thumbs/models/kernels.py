@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from thumbs.errors import ConfigError
 from thumbs.functional import logprobs
+from thumbs.models.kernel_levels import NATIVE, file_name, processor_flags, usable_levels
 from thumbs.models.rows import Forest
 
 log = logging.getLogger(__name__)
@@ -29,16 +31,34 @@ SUMS = 16
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library, unless THUMBS_KERNELS=0 (docs/decisions/0009-compiled-kernels.md)."""
-    return None if os.environ.get("THUMBS_KERNELS") == "0" else load()
+    """The compiled library of this processor, of the level that THUMBS_KERNELS names, or none at THUMBS_KERNELS=0
+    (docs/decisions/0009-compiled-kernels.md); its `level` is the name.
+    """
+    wanted = os.environ.get("THUMBS_KERNELS") or None
+    return None if wanted == "0" else load(wanted)
 
 
-def load() -> ctypes.CDLL | None:
-    """The library; None if it was not built, or not for this processor."""
-    source = Path(__file__).with_suffix(".cpp")
-    path = source.with_name(f"_kernels-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so")
-    if not path.exists():
-        return None
+def load(wanted: str | None = None) -> ctypes.CDLL | None:
+    """The best library that was built and that this processor can run, or the one of that level; None without one.
+
+    Raises ConfigError for a level that is unknown, was not built or needs more than this processor has.
+    """
+    digest = hashlib.sha256(Path(__file__).with_suffix(".cpp").read_bytes()).hexdigest()
+    built = {
+        level.name: path
+        for level in (NATIVE, *usable_levels(processor_flags()))
+        if (path := Path(__file__).with_name(file_name(digest, level))).exists()
+    }
+    if wanted is not None and wanted not in built:
+        raise ConfigError(f"THUMBS_KERNELS={wanted}: allowed here are 0 (none), {', '.join(built)}; unset it to choose")
+    for name in built if wanted is None else [wanted]:
+        if found := _open(built[name]):
+            found.level = name  # pyright: ignore[reportAttributeAccessIssue]
+            return found
+    return None
+
+
+def _open(path: Path) -> ctypes.CDLL | None:
     try:  # RTLD_NOW: OpenMP's functions come from torch, and without them the first call would end the process
         found = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
     except OSError as error:

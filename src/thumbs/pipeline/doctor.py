@@ -83,8 +83,8 @@ def _number_format() -> Examined:
 def _kernels() -> Examined:
     if os.environ.get("THUMBS_KERNELS") == "0":
         return Examined("compiled kernels", "switched off by THUMBS_KERNELS=0", False, "unset THUMBS_KERNELS")
-    if kernels.library() is not None:
-        return Examined("compiled kernels", "used")
+    if found := kernels.library():
+        return Examined("compiled kernels", f"used, level {found.level}")
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     if compiler is None:
         advice = "install a C++ compiler (Debian: apt install g++; macOS: xcode-select --install) and thumbs again"
