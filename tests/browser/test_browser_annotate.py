@@ -303,3 +303,17 @@ def test_pictures_for_the_documents(world: World, picture: Callable[[Page, str],
     for name, options in (("light", {}), ("dark", {"color_scheme": "dark"}), ("chinese", {"locale": "zh-CN"})):
         page = world.open(account, "/p/work", viewport={"width": 1120, "height": 720}, **options)
         picture(page, f"annotate-{name}")
+
+
+def test_a_hidden_text_opens_by_enter_which_sends_nothing(world: World):
+    project = project_of_pairs(world.store, 0, filters=[{"name": "words", "terms": ["second"]}])
+    world.store.items.add(project.id, [pair(1)])
+    page = world.open(person(world.store, "ann"), "/p/work")
+    page.keyboard.press("1")
+    text = page.locator(".caught .md")
+    expect(text).to_be_hidden()
+    page.locator(".caught summary").focus()
+    page.keyboard.press("Enter")
+    expect(text).to_be_visible()
+    expect(page.locator(".caught .raw")).to_be_hidden()
+    expect(page.locator("#status")).not_to_contain_text("Saved")

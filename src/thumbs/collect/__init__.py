@@ -3,5 +3,5 @@
 __all__ = [
     "access", "asking", "audit", "chat", "desk", "errors", "exports", "importing", "items", "judgement",
     "overview", "overview_numbers", "passwords", "people", "projects", "quality", "question", "queue", "records",
-    "settings", "simulate", "store", "supply", "tables", "votes", "web", "work",
+    "screening", "settings", "simulate", "store", "supply", "tables", "votes", "web", "work",
 ]  # fmt: skip

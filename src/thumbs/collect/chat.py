@@ -13,6 +13,7 @@ from thumbs.collect.errors import CollectError, NotFound
 from thumbs.collect.items import Items
 from thumbs.collect.projects import Projects
 from thumbs.collect.records import NewItem, Task
+from thumbs.collect.screening import Hidden, hidden_of
 from thumbs.collect.tables import ASSIGNMENTS, CONVERSATIONS, ITEMS
 from thumbs.collect.votes import Votes
 from thumbs.collect.work import Tasks
@@ -75,6 +76,12 @@ class Chat:
         strength = said[-1].as_given.strength  # what was chosen goes on, even if a better reply was not asked for
         slot = last.display[0] if not strength else int(strength > 0)
         return (*messages, Message("assistant", replies[slot].text))
+
+    def hidden(self, conversation: str, account_id: int) -> Hidden:
+        """What filters hide of what was said so far."""
+        self._own(conversation, account_id)
+        last = self._last_turn(conversation)
+        return {} if last is None else hidden_of(self._items.text(last.item_id))
 
     def say(self, conversation: str, account_id: int, text: str, write: Write) -> Task:
         """The task of choosing between two replies to `text`.

@@ -20,10 +20,12 @@ from thumbs.collect.errors import NotFound
 from thumbs.collect.projects import read_question, read_settings
 from thumbs.collect.question import Question
 from thumbs.collect.records import ITEM_ROLES, STATES, Added, ItemRecord, NewItem, Project, Texts
+from thumbs.collect.screening import Hidden, filters_of, screened
 from thumbs.collect.settings import ProjectSettings
 from thumbs.collect.tables import GENERATORS, ITEMS, MEMBERS, PROJECTS, PROMPTS, QUESTIONS, RESPONSES, SLOTS
 from thumbs.data.sources import canonical_json
 from thumbs.records import Generator, Message, Reply
+from thumbs.safety.filters import FilterSet
 from thumbs.storage import Database, inserted_id
 
 MOST_CHARACTERS = 1_000_000
@@ -53,8 +55,8 @@ class Items:
 
     def __init__(self, db: Database, audit: Audit, clock: Callable[[], datetime]) -> None:
         self._db, self._audit, self._clock = db, audit, clock
-        self.content = lru_cache(maxsize=4096)(self._read_content)
-        """content(item_id): the prompt and the replies of one item; raises NotFound."""
+        self.text = lru_cache(maxsize=4096)(self._read_text)
+        """text(item_id): what one item puts before people; raises NotFound."""
 
     def add(self, project_id: int, new: Iterable[NewItem], by: int | None = None) -> Added:
         """Adds items, a few hundred a transaction; what cannot be judged is refused by its place, and costs no other.
@@ -63,16 +65,23 @@ class Items:
         be kept.
         """
         added, rows = Added(), iter(enumerate(new))
-        while batch := list(islice(rows, _AT_ONCE)):
+        filters = self._filters(project_id)
+        while batch := [(place, screened(filters, item)) for place, item in islice(rows, _AT_ONCE)]:
             self._add_batch(project_id, batch, by, added)
         return added
+
+    def _filters(self, project_id: int) -> FilterSet | None:
+        """Before a transaction begins, since a judge may take its time."""
+        with self._db.reading() as db:
+            row = db.execute(select(PROJECTS).where(PROJECTS.c.id == project_id)).first()
+        if row is None:
+            raise NotFound(f"there is no project {project_id}")
+        return filters_of(read_settings(row))
 
     def _add_batch(self, project_id: int, batch: Sequence[tuple[int, NewItem]], by: int | None, added: Added) -> None:
         created, refused = added.created, len(added.refused)
         with self._db.transaction(durable=True, turn=project_id) as db:
-            row = db.execute(select(PROJECTS).where(PROJECTS.c.id == project_id)).first()
-            if row is None:
-                raise NotFound(f"there is no project {project_id}")
+            row = db.execute(select(PROJECTS).where(PROJECTS.c.id == project_id)).one()
             settings, question_id, question = _rules(db, Project(**row._asdict()))
             for place, item in batch:
                 if why := _fault(item, question):
@@ -245,11 +254,16 @@ class Items:
                 db.execute(update(ITEMS).where(ITEMS.c.id == item_id, *full).values(state="done"))
                 self._audit.note(db, action, by, project_id, {"item": item_id})
 
-    def _read_content(self, item_id: int) -> tuple[tuple[Message, ...], tuple[Reply, ...]]:
+    def content(self, item_id: int) -> tuple[tuple[Message, ...], tuple[Reply, ...]]:
+        """The prompt and the replies of one item; raises NotFound."""
+        texts = self.text(item_id)
+        return texts.messages, texts.replies
+
+    def _read_text(self, item_id: int) -> Texts:
         texts = self.texts([item_id]).get(item_id)
         if texts is None:
             raise NotFound(f"there is no item {item_id}")
-        return texts.messages, texts.replies
+        return texts
 
 
 def stuck(project_id: int) -> tuple[Any, ...]:
@@ -284,9 +298,11 @@ def _as_wanted(project_id: int, wanted: Wanted, after: int) -> Select[Any]:
     return select(ITEMS).where(*where)
 
 
-def excerpt(messages: Sequence[Message], most: int) -> str:
-    """The beginning of the last message, of so many characters at most."""
+def excerpt(messages: Sequence[Message], most: int, hidden: Hidden) -> str:
+    """The beginning of the last message, of so many characters at most; nothing of one that is hidden."""
     asked = messages[-1].content
+    if asked in hidden:
+        return "…"
     return asked if len(asked) <= most else asked[: most - 1] + "…"
 
 

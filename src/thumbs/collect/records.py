@@ -91,7 +91,8 @@ class Task:
     """What a person is asked, and nothing that would tell who wrote what.
 
     replies and cut (it ran into the length limit) stand in display order; `earlier` is their own last answer, in
-    display order as the page sends it, where the task is looked at again.
+    display order as the page sends it, where the task is looked at again; hidden: (filter, reason) by the text that one
+    of them found something in.
     """
 
     assignment: str
@@ -105,6 +106,7 @@ class Task:
     expires: datetime
     revision: int = 0
     earlier: Mapping[str, Any] | None = None
+    hidden: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

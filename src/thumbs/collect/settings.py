@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from thumbs.collect.judgement import Counting
+from thumbs.config.safety import FilterConfig, GuardConfig, SafetyConfig
+
+_FILTERS = ("secrets", "cards", "emails", "words", "guard")
 
 
 class ProjectSettings(Counting):
@@ -40,3 +45,24 @@ class ProjectSettings(Counting):
     """
     mturk: bool = False
     """Whether Mechanical Turk may embed the project's pages."""
+    filters: tuple[FilterConfig, ...] = ()
+    """What hides texts behind a click, on all pages: secrets, cards, emails, words with `terms`, guard. Items that are
+    there already keep what was found when they were made.
+    """
+    guard: GuardConfig | None = None
+    """The judge of filter `guard`, at an endpoint."""
+
+    @model_validator(mode="after")
+    def _filters_fit(self) -> Self:
+        for each in self.filters:
+            if each.name not in _FILTERS:
+                raise ValueError(f"filters: {each.name!r} is none of {', '.join(_FILTERS)}")
+            if each.path is not None:  # settings can be changed from other machines than the one that has the file
+                raise ValueError("filters: write the words as `terms`; a project reads no files")
+        if self.guard is not None and self.guard.endpoint is None:
+            raise ValueError(
+                f"guard: no model runs here; serve it with `thumbs serve --model {self.guard.model}` and "
+                "give its address as guard.endpoint"
+            )
+        SafetyConfig(filters=self.filters, guard=self.guard)
+        return self

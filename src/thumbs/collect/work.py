@@ -17,11 +17,12 @@ from sqlalchemy import Connection, case, func, insert, select, update
 
 from thumbs.collect.access import Access, access_of, given
 from thumbs.collect.errors import CollectError, Conflict, NotFound
-from thumbs.collect.items import Items, excerpt, read_messages
+from thumbs.collect.items import Items, excerpt
 from thumbs.collect.projects import Projects, read_question
 from thumbs.collect.question import Question, read_answer, shown_answer
 from thumbs.collect.queue import Found, Queue, count
-from thumbs.collect.records import Answer, Effort, ItemRole, NoTask, Past, Saved, Task
+from thumbs.collect.records import Answer, Effort, ItemRole, NoTask, Past, Saved, Task, Texts
+from thumbs.collect.screening import hidden_of
 from thumbs.collect.tables import ACCOUNTS, ASSIGNMENTS, ITEMS, JUDGEMENTS, PROMPTS, SLOTS
 from thumbs.collect.votes import Votes
 from thumbs.data.sources import canonical_json
@@ -97,10 +98,8 @@ class Tasks:
         """
         self.access(project_id, account_id).check_own()
         query = (
-            select(JUDGEMENTS, PROMPTS.c.messages)
+            select(JUDGEMENTS)
             .join(ASSIGNMENTS, ASSIGNMENTS.c.id == JUDGEMENTS.c.assignment_id)
-            .join(ITEMS, ITEMS.c.id == JUDGEMENTS.c.item_id)
-            .join(PROMPTS, PROMPTS.c.id == ITEMS.c.prompt_id)
             .where(JUDGEMENTS.c.account_id == account_id, JUDGEMENTS.c.project_id == project_id)
             .where(JUDGEMENTS.c.revision == ASSIGNMENTS.c.revision)
             .order_by(JUDGEMENTS.c.id.desc())
@@ -112,7 +111,9 @@ class Tasks:
             )
             query = query.where(JUDGEMENTS.c.id < newest.scalar_subquery())
         with self._db.reading() as db:
-            return [_past(row) for row in db.execute(query)]
+            rows = db.execute(query).all()
+        texts = self._items.texts([row.item_id for row in rows])
+        return [_past(row, texts[row.item_id]) for row in rows]
 
     def given(
         self, project_id: int, account_id: int, role: ItemRole | None = None, states: Sequence[str] = ("submitted",)
@@ -236,20 +237,21 @@ class Tasks:
 
     def _task(self, row: Found, earlier: Mapping[str, Any] | None = None) -> Task:
         question = self._question(row.question_id)
-        messages, replies = self._items.content(row.item_id)
-        shown = [replies[slot] for slot in row.display]
+        texts = self._items.text(row.item_id)
+        shown = [texts.replies[slot] for slot in row.display]
         return Task(
             assignment=row.id,
             kind=question.kind,
             question=question.model_dump(mode="json"),
             question_version=self._projects.version("questions", row.question_id).version,
             guideline_version=self._projects.version("guidelines", row.guideline_id).version,
-            messages=messages,
+            messages=texts.messages,
             replies=tuple(reply.text for reply in shown),
             cut=tuple(reply.stop_reason == "length" for reply in shown),
             expires=row.expires,
             revision=row.revision,
             earlier=earlier,
+            hidden=hidden_of(texts),
         )
 
 
@@ -274,6 +276,6 @@ def _replayed(db: Connection, key: str, account_id: int, digest: str) -> Saved |
     return Saved(row.assignment_id, row.revision, replayed=True, late=row.late)
 
 
-def _past(row: Found) -> Past:
-    asked = excerpt(read_messages(row.messages), _EXCERPT)
+def _past(row: Found, texts: Texts) -> Past:
+    asked = excerpt(texts.messages, _EXCERPT, hidden_of(texts))
     return Past(row.assignment_id, row.item_id, row.revision, row.verdict, row.strength, asked, row.created)

@@ -23,6 +23,7 @@ from thumbs.collect.exports.judged import (
 from thumbs.collect.judgement import Counting
 from thumbs.collect.projects import read_question
 from thumbs.collect.records import Answer, Project, Texts, Vote
+from thumbs.collect.screening import FOUND
 from thumbs.collect.store import CollectStore
 from thumbs.collect.tables import ACCOUNTS, ITEMS
 
@@ -32,7 +33,7 @@ _ALL = Counting()
 """Nothing is left out unseen: what the filters leave out is counted."""
 DROPS = (
     *("skip", "question_version", "late", "person", "fast", "axis", "strength", "tie", "per_person"),
-    *("chosen_by", "leaks", "judgements", "agreement", "aggregate"),
+    *("chosen_by", "leaks", "filtered", "judgements", "agreement", "aggregate"),
 )
 """Why a judgement is not in an export, in the order in which it is asked; the pages have a word for each."""
 
@@ -57,6 +58,8 @@ class Filters(Counting):
     """random: only items that were drawn at random, for unbiased evaluation; active: only those that a policy chose."""
     exclude_leaks: bool = False
     """Leave out items in which a reply says who wrote it."""
+    exclude_filtered: bool = False
+    """Leave out items in which a filter of the project found something."""
     min_judgements: int = Field(default=1, ge=1)
     """Leave out items with fewer answers that count."""
     min_agreement: float = Field(default=0.0, ge=0, le=1)
@@ -208,6 +211,7 @@ class Selection:
         reasons = {
             "chosen_by": asked.chosen_by not in ("all", way),
             "leaks": asked.exclude_leaks and bool(judged.chosen_by.get("leaks")),
+            "filtered": asked.exclude_filtered and bool(judged.chosen_by.get(FOUND)),
             "judgements": len(judged.opinions) < asked.min_judgements,
             "agreement": asked.min_agreement > 0 and agreement(judged) < asked.min_agreement,
         }

@@ -16,7 +16,7 @@ from thumbs.collect.web.admin_site import number, text
 QUESTION_FIELDS = tuple(Question.model_fields)
 """Fields of a form that asks for a question."""
 SETTINGS_FIELDS = (
-    *(name for name in ProjectSettings.model_fields if name not in ("lease_s", "qualify_share")),
+    *(name for name in ProjectSettings.model_fields if name not in ("lease_s", "qualify_share", "filters", "guard")),
     "lease_minutes",
     "qualify_percent",
 )

@@ -15,6 +15,7 @@ from thumbs.collect.items import Wanted, excerpt
 from thumbs.collect.judgement import Counting, restated
 from thumbs.collect.overview_numbers import Numbers
 from thumbs.collect.records import ITEM_ROLES, STATES, ItemRecord, NewItem, Vote
+from thumbs.collect.screening import hidden_of
 from thumbs.collect.tables import ASSIGNMENTS, ITEMS
 from thumbs.collect.web.admin_site import Content, changes, handles, number, reads, text
 from thumbs.collect.web.visits import Visit
@@ -107,7 +108,7 @@ def _lines(form: FormData) -> Iterable[str | bytes]:
 def one_item(visit: Visit) -> Content:
     """Everything that is known of one item."""
     record = _own(visit)
-    messages, replies = visit.store.items.content(record.id)
+    texts = visit.store.items.text(record.id)
     votes = visit.store.votes.of_item(record.id)
     rule = visit.store.votes.rule(record.project_id)
     holders = select(*ASSIGNMENTS.c["account_id", "state", "leased", "expires"]).where(
@@ -119,8 +120,9 @@ def one_item(visit: Visit) -> Content:
         "record": record,
         "gold": visit.store.votes.golds([record.id]).get(record.id),
         "left_out": {vote.judgement: rule.why_not(vote) for vote in votes},
-        "messages": messages,
-        "replies": replies,
+        "messages": texts.messages,
+        "replies": texts.replies,
+        "hidden": hidden_of(texts),
         "votes": votes,
         "revisions": {vote.assignment: visit.store.votes.revisions(vote.assignment) for vote in votes},
         "held": held,
@@ -193,7 +195,8 @@ def lines(visit: Visit, records: Sequence[ItemRecord], why: Mapping[int, tuple[s
     found = []
     for record in records:
         text = texts[record.id]
-        makers, asked = tuple(reply.generator.name for reply in text.replies), excerpt(text.messages, _EXCERPT)
+        makers = tuple(reply.generator.name for reply in text.replies)
+        asked = excerpt(text.messages, _EXCERPT, hidden_of(text))
         found.append(ListedItem(record, asked, makers, tuple(votes[record.id]), why.get(record.id, ())))
     return found
 

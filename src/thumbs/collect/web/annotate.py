@@ -291,6 +291,7 @@ def _your_turn(visit: Visit, project: Project) -> str:
         "chat.html",
         conversation=conversation or "",
         messages=store.chat.messages(conversation, visit.account) if conversation else (),
+        hidden=store.chat.hidden(conversation, visit.account) if conversation else {},
         harmful=question.direction == "more_harmful",
         guideline=guideline.version if guideline.body.strip() else "",
     )

@@ -12,6 +12,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from thumbs.collect.screening import hidden_of
 from thumbs.collect.web.charts import round_up
 from thumbs.collect.web.markdown import render_markdown, render_raw
 from thumbs.collect.web.site import root_of, site_of
@@ -76,5 +77,5 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"markdown": render_markdown, "raw": render_raw, "round_up": round_up}
-    made.globals["static"] = static
+    made.globals |= {"static": static, "hidden_of": hidden_of}
     return made

@@ -225,7 +225,7 @@ function press(name, is) { $(`[data-do=${name}]`, work)?.setAttribute("aria-pres
 async function mark(is) {
   CSS.highlights?.clear();
   const shown = document.body.classList.contains("raw-text") ? "raw" : "md";
-  if (is) (await import(setup.differences)).mark($$(`.reply > .scroll > .${shown}`, form));
+  if (is) (await import(setup.differences)).mark($$(`.reply .scroll > .${shown}`, form));
   press("diff", is);
 }
 const actions = {
