@@ -173,6 +173,8 @@ class Run:
         merge: bool = False,
         dtype: str | None = None,
         allow_unsafe: str | None = None,
+        push: str | None = None,
+        public: bool = False,
     ) -> Path:
         """Writes the model of a stage for other tools.
 
@@ -180,13 +182,18 @@ class Run:
         `gguf`, one file for llama.cpp and Ollama; None: an adapter if there is one. merge: short for format `hf`.
 
         dtype: of whole weights (float32, bfloat16, float16; None: that of the base). allow_unsafe: why a policy
-        that the gate of `safety` holds back is to leave all the same; the card says so.
+        that the gate of `safety` holds back is to leave all the same; the card says so. push: `owner/name` on the
+        Hugging Face hub, which then gets the folder in one commit; public: it may be read by all (a new one is private
+        otherwise).
         """
         from thumbs.pipeline.artifacts import export
 
         if merge and format not in (None, "hf"):
             raise ConfigError(f"merge=True is short for format='hf', and format={format!r} was given; leave one out")
-        return export(self.path, stage or self.policy, Path(out), "hf" if merge else format, dtype, allow_unsafe)
+        if public and push is None:
+            raise ConfigError("public says who may read what is pushed, and nothing is: give push too, or leave it out")
+        form = "hf" if merge else format
+        return export(self.path, stage or self.policy, Path(out), form, dtype, allow_unsafe, push=push, public=public)
 
     def safety(self) -> Mapping[str, Any]:
         """Probes every policy and measures its share of unsafe replies; the summary of safety/summary.json."""

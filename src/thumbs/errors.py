@@ -5,6 +5,7 @@ ThumbsError
 ├── ConfigError (ValueError)          a setting is unknown, out of range, or does not fit another
 ├── ModelError (ValueError)           a model, tokenizer or adapter cannot be found, read or used
 ├── CheckpointError (OSError)         a checkpoint is missing, unreadable or of another run
+├── HubError (OSError)                the hub cannot be reached, or does not let this account do what was asked
 ├── RunError (RuntimeError)           a run folder cannot be used as asked
 ├── RewardError (RuntimeError)        a reward or an environment failed, or gave no number; names the rollout
 ├── MissingExtra (ImportError)        a library of an extra is not installed; names the command that installs it
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "HubError",
     "MissingExtra",
     "ModelError",
     "NonFiniteError",
@@ -56,6 +58,10 @@ class ModelError(ThumbsError, ValueError):
 
 class CheckpointError(ThumbsError, OSError):
     """A checkpoint is missing, unreadable or belongs to another run."""
+
+
+class HubError(ThumbsError, OSError):
+    """The hub cannot be reached, or does not let this account do what was asked."""
 
 
 class RunError(ThumbsError, RuntimeError):

@@ -42,6 +42,13 @@ AllowUnsafe = Annotated[
         help="Export a policy that the gate (safety.max_unsafe) holds back; the reason is written into the model card.",
     ),
 ]
+Push = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OWNER/NAME", help="Then push OUT to this model on the Hugging Face hub, which is private if it is new."
+    ),
+]
+Public = Annotated[bool, typer.Option("--public", help="What is pushed may be read by all.")]
 
 
 def export(
@@ -52,6 +59,8 @@ def export(
     merge: Merge = False,
     dtype: Dtype = None,
     allow_unsafe: AllowUnsafe = None,
+    push: Push = None,
+    public: Public = False,
 ) -> None:
     """Write a trained model for other tools.
 
@@ -60,24 +69,32 @@ def export(
     at all, and is never overwritten. If the run has a section `safety`, a policy leaves only if `thumbs safety RUN` has
     shown that it is seldom unsafe.
 
+    --push commits everything in OUT at once, so the hub has the whole model or none; HF_TOKEN or `hf auth login` says
+    who pushes. What the hub would refuse is found out before anything is written.
+
     \b
     Example:
       thumbs export runs/demo out/ --stage ppo --format hf
       thumbs export runs/demo out/ --format gguf --dtype q8_0
       thumbs export runs/demo scorer/ --stage reward_model --merge --dtype float32
+      thumbs export runs/demo out/ --push me/warm-smollm2
     """
     if run.is_file() or run.suffix == ".pt":
         from thumbs.compat.rlhf_pipeline.pt_files import export_pt
 
         if allow_unsafe is not None:
             raise ConfigError("--allow-unsafe: a .pt has no gate; leave it out")
+        if push is not None or public:
+            raise ConfigError("--push: a .pt has no model card; export it, and push OUT by `hf upload`")
         if stage is not None or form is not None:
             raise ConfigError(f"{run} is one whole model: --stage and --format belong to the run folder")
         typer.echo(str(export_pt(run, out, dtype)))
         return
     opened = api.open_run(run)
     stage = current_place(stage) if stage else opened.policy
-    exported = opened.export(out, stage=stage, format=form, merge=merge, dtype=dtype, allow_unsafe=allow_unsafe)
+    exported = opened.export(
+        out, stage=stage, format=form, merge=merge, dtype=dtype, allow_unsafe=allow_unsafe, push=push, public=public
+    )
     if alarms := StageFolder(run / stage).alarms.read():
         last = f"step {alarms[-1]['step']}: {alarms[-1]['alarm']}"
         typer.echo(f"warning: {len(alarms)} alarms were raised while this policy was trained; {last}", err=True)

@@ -12,6 +12,7 @@ from thumbs.cli import (
     cluster,
     collect_serve,
     compare,
+    data,
     doctor,
     evaluate,
     export,
@@ -84,4 +85,5 @@ for _former, _name in FORMER_COMMANDS.items():
     app.command(_former, hidden=True)(_COMMANDS[_name])
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(collect_serve.app, name="collect")
+app.add_typer(data.app, name="data")
 app.add_typer(lab.app, name="lab")

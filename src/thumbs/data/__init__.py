@@ -2,7 +2,7 @@
 
 __all__ = [
     "annotators", "byte_files", "chat_template", "conversations", "foreign", "foreign_tools", "formats",
-    "hf_tokenizer", "layout", "lint", "load", "marks", "messages", "pair_choice", "preferences", "prompts", "rankings",
-    "ratings", "reading", "replies", "safety", "shapes", "sources", "splits", "template_probe", "token_bytes",
-    "tokenizers", "verdicts",
+    "hf_tokenizer", "hub", "layout", "lint", "load", "marks", "messages", "pair_choice", "preferences", "prompts",
+    "rankings", "ratings", "reading", "replies", "safety", "shapes", "shared_sets", "sources", "splits",
+    "template_probe", "token_bytes", "tokenizers", "verdicts",
 ]  # fmt: skip

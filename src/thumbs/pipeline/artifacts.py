@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from thumbs import __version__
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import METHODS, PipelineConfig, place
 from thumbs.config.sampling import SamplingConfig
+from thumbs.data.hub import push_folder, require_access
 from thumbs.data.load import with_system
 from thumbs.data.prompts import read_prompt
 from thumbs.data.tokenizers import Tokenizer
@@ -128,6 +130,9 @@ def export(
     form: str | None = None,
     dtype: str | None = None,
     allow_unsafe: str | None = None,
+    *,
+    push: str | None = None,
+    public: bool = False,
 ) -> Path:
     """Writes a model of a run and its card for other tools, in a folder that is there whole or not at all.
 
@@ -135,11 +140,16 @@ def export(
     adapter if there is one. dtype: of a whole model (None: that of the base). A reward model becomes a sequence
     classifier, whole or as an adapter. Raises RunError for what cannot be exported, and for a policy that does not
     pass the gate of `safety`, unless `allow_unsafe` gives a reason for the card.
+
+    push: a model on the hub that gets the folder in one commit; a new one is private unless `public`. Raises HubError,
+    before anything is written if the hub would refuse it.
     """
     opened = open_run(run)
     opened.require(stage)
     plan = plan_export(run, opened.config, stage, form=form, dtype=dtype)
     safety = require_safe(run, stage, opened.config, allow_unsafe)
+    if push is not None:
+        require_access(push, "model", public=public)
     checkpoint = None if stage == "base" else run / stage / "model"
     end = opened.tokenizer.decode([opened.tokenizer.eos_id], skip_special=False)
     with new_folder(out) as scratch:
@@ -147,4 +157,7 @@ def export(
         write_text(scratch / "README.md", model_card(run, stage, form=plan.form, end=end, safety=safety))
     for note in plan.notes:
         log.warning("%s", note)
+    if push is not None:
+        message = f"{stage} of {run.resolve().name}, by thumbs {__version__}"
+        log.info("pushed: %s", push_folder(push, out, public=public, message=message))
     return out

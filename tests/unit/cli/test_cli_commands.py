@@ -44,6 +44,7 @@ COMMANDS = (
     "trace",
     "cluster",
     "collect",
+    "data",
     "serve",
     "schema",
     "doctor",
@@ -359,14 +360,16 @@ def test_report_prints_where_it_is(fake: Fake):
 def test_export_takes_the_folder_after_the_options(fake: Fake):
     calls: list[Any] = []
 
-    def export(*arguments: Any) -> Path:
-        calls.append(arguments)
+    def export(*arguments: Any, **pushed: Any) -> Path:
+        calls.append((arguments, pushed))
         return Path("out")
 
     fake("thumbs.pipeline.artifacts", export=export)
-    result = typed("export", "runs/mine", "--stage", "ppo", "--merge", "out/")
+    result = typed("export", "runs/mine", "--stage", "ppo", "--merge", "--push", "me/kind", "out/")
     assert (result.exit_code, result.stdout) == (0, "out\n")
-    assert calls == [(Path("runs/mine"), "ppo", Path("out"), "hf", None, None)]
+    wanted = (Path("runs/mine"), "ppo", Path("out"), "hf", None, None)
+    assert calls == [(wanted, {"push": "me/kind", "public": False})]
+    assert "is pushed, and nothing is" in typed("export", "runs/mine", "out/", "--stage", "sft", "--public").stderr
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassificatio
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 
+from fake_hub import fake_hub
 from reward_world import CHATS, END, LORA, OUT, PAD, chat_model, made_run, padded_scores
 from thumbs.data.tokenizers import conversation_tokens
 from thumbs.engine.base import ModelSpec
 from thumbs.engine.local import LocalEngine
-from thumbs.errors import RunError
+from thumbs.errors import HubError, RunError
 from thumbs.models.gguf import convert
 from thumbs.pipeline.artifacts import export, open_run
 from thumbs.pipeline.exports import modelfile
@@ -321,3 +322,16 @@ def test_what_a_format_has_no_place_for_is_refused(reward_run: Path, policy_run:
 
 def test_the_system_message_is_in_the_modelfile():
     assert modelfile("Be kind.").splitlines()[2] == 'SYSTEM """Be kind."""'
+
+
+def test_a_pushed_export_is_what_was_written_and_what_the_hub_refuses_is_not_written(
+    policy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with fake_hub(tmp_path, monkeypatch) as hub:
+        out = export(policy_run, "sft", tmp_path / "out", "hf", push="me/kind")
+        assert hub.repositories["models/me/kind"]["private"]
+        assert hub.files("models/me/kind") == {path.name: path.read_bytes() for path in out.iterdir()}
+        assert {"README.md", "model.safetensors", "config.json"} <= hub.files("models/me/kind").keys()
+        with pytest.raises(HubError, match="not as you"):
+            export(policy_run, "sft", tmp_path / "other", push="you/kind")
+        assert not (tmp_path / "other").exists()
