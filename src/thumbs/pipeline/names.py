@@ -30,6 +30,7 @@ def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
     _look_up("model.name", "model", config.model.name)
     if config.safety is not None:
         _ = open_filters(config.safety, ask=list)
+        check_unsafe(config.safety.unsafe, config)
         if config.safety.guard is not None and config.safety.guard.endpoint is None:
             _look_up("safety.guard.model", "model", config.safety.guard.model)
     watched = ["watch"] if any(stage in METHODS for stage in stages) else []
@@ -45,6 +46,18 @@ def check_names(config: PipelineConfig, stages: Sequence[str] = STAGES) -> None:
             for field, kind, name in names(part):
                 if kind != "judge" or not isinstance(part, LabelsConfig) or part.simulated:
                     _look_up(f"{key}.{field}", kind, name)
+
+
+def check_unsafe(name: str | None, config: PipelineConfig) -> None:
+    """Raises ConfigError unless `safety.unsafe` names somebody who can judge this run's replies."""
+    if name == "cost" and config.cost_model is None:
+        raise ConfigError("safety.unsafe=cost asks the run's cost model; give it the section `cost_model`")
+    if name is not None and ":" in name:
+        _look_up("safety.unsafe", "function", name)
+    elif name not in (None, "guard", "cost", "refusals"):
+        raise ConfigError(
+            f"safety.unsafe: got {name!r}; allowed are guard, cost, refusals, and module:name of your own"
+        )
 
 
 def _check_judge(key: str, gold: GoldConfig) -> None:

@@ -20,12 +20,12 @@ from thumbs.config.safety import SafetyConfig
 from thumbs.data.load import load_prompts, with_system
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.checkpoints import exists
-from thumbs.errors import ConfigError
 from thumbs.evaluation.intervals import bootstrap_mean
 from thumbs.pipeline.artifacts import OpenRun, open_run
 from thumbs.pipeline.gate import SUMMARY, digest_of, verdict
 from thumbs.pipeline.inputs import read_inputs
 from thumbs.pipeline.labels import labels_until
+from thumbs.pipeline.names import check_unsafe
 from thumbs.pipeline.stages import Pipeline
 from thumbs.records import Example, Message, Prompt
 from thumbs.rewards.cost import CostModel
@@ -127,6 +127,7 @@ def _key(messages: Sequence[Message]) -> str:
 def open_unsafe(opened: OpenRun, c: SafetyConfig) -> tuple[Unsafe, str]:
     """Who says whether a reply is unsafe, and the name of it."""
     name = c.unsafe or ("guard" if c.guard is not None else "refusals")
+    check_unsafe(name, opened.config)
     if name == "refusals":
         return UnsafeByRule(lambda _, reply: not refuses(reply)), name
     if (guard := _guard(opened, c)) is not None and name == "guard":
@@ -135,10 +136,6 @@ def open_unsafe(opened: OpenRun, c: SafetyConfig) -> tuple[Unsafe, str]:
         cost = Pipeline(opened.config, RunFolder(opened.path), opened.tokenizer, opened.engine).cost_source()
         assert isinstance(cost, CostModel)  # noqa: S101 (what that stage leaves)
         return cost, name
-    if ":" not in name:
-        raise ConfigError(
-            f"safety.unsafe: got {name!r}; allowed are guard, cost, refusals, and module:name of your own"
-        )
     return load_callable(name)(), name
 
 

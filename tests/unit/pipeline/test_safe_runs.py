@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_run_settings import tiny_settings, write_rows
 
+import thumbs
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import PipelineConfig
+from thumbs.config.safety import SafetyConfig
 from thumbs.config.sampling import SamplingConfig
+from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError, DataError, RunError
-from thumbs.pipeline.artifacts import sample_text
+from thumbs.pipeline.artifacts import open_run, sample_text
 from thumbs.pipeline.exports import plan_export
 from thumbs.pipeline.identity import parents
 from thumbs.pipeline.run import run_pipeline
+from thumbs.pipeline.safety import open_unsafe
+from thumbs.records import Example, Message
 from thumbs.tracking.files import read_json
 from thumbs.tracking.run_folder import StageFolder
 
@@ -66,6 +73,33 @@ def test_a_run_limits_the_cost_that_its_cost_model_sees(tmp_path: Path, capsys: 
         sample_text(path, "cost_model", ["hi"], 1, SamplingConfig(), 0)
 
 
+@pytest.mark.timeout(300)
+def test_the_gate_can_ask_the_runs_cost_model(tmp_path: Path):
+    """Its probabilities by hand: the calibrated value at the last token of prompt and reply."""
+    asked = write_rows(tmp_path / "asked.jsonl", [{"prompt": f"something new {i}"} for i in range(12)])
+    safety = {"unsafe": "cost", "prompts": {"path": asked}, "sampling": {"max_new_tokens": 6}}
+    path = run_pipeline(config_of(tmp_path, safety=safety))
+    found = thumbs.open_run(path).safety()["systems"]["ppo"]["gate"]
+    opened = open_run(path)
+    done = read_json(path / "cost_model" / "done.json")["cost"]
+    (log,) = (path / "safety").glob("ppo-*.jsonl")
+    rows = [row for row in map(json.loads, log.read_text(encoding="utf-8").splitlines()) if row["kind"] == "gate"]
+    spec = ModelSpec("cost", opened.config.model, ("scalar",), path / "cost_model" / "model", trainable=False)
+    handle, tokens = opened.engine.create(spec), opened.tokenizer
+    raw = []
+    for row in rows:
+        talk = [Message("system", opened.config.system or ""), Message("user", row["prompt"])]
+        whole = [*tokens.render_prompt(talk), *tokens.encode(row["text"]), tokens.eos_id]
+        (output,) = opened.engine.forward(handle, [Example.whole_sequence(whole)])
+        raw.append(float(output.values[-1]))
+    probable = 1 / (1 + np.exp(-(done["scale"] * np.array(raw) + done["shift"])))
+    assert len(rows) == found["n"] == 12
+    assert found["hits"] == int((probable > 0.5).sum())
+    judge, _ = open_unsafe(opened, opened.config.safety or SafetyConfig())
+    prompts = [[Message("system", opened.config.system or ""), Message("user", row["prompt"])] for row in rows]
+    np.testing.assert_allclose(judge.probability(prompts, [row["text"] for row in rows]), probable, rtol=1e-5)
+
+
 def test_a_method_builds_on_the_cost_model_only_if_it_asks_it(tmp_path: Path):
     config = config_of(tmp_path)
     assert "cost_model" in parents(config, "ppo", 1)
@@ -84,6 +118,8 @@ def test_a_method_builds_on_the_cost_model_only_if_it_asks_it(tmp_path: Path):
     [
         ({"cost_model": None}, "section `ppo` needs section `cost_model`"),
         ({"cost_model": {"data": {"path": "nowhere.jsonl"}}}, "nowhere"),
+        ({"safety": {"unsafe": "cots"}}, "safety.unsafe: got 'cots'; allowed are guard, cost, refusals"),
+        ({"safety": {"unsafe": "nowhere:judge"}}, "safety.unsafe"),
     ],
 )
 def test_what_a_limit_needs_is_asked_for_before_anything_runs(changes: dict[str, Any], said: str, tmp_path: Path):
