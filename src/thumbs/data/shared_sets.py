@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from thumbs import __version__
 from thumbs.data.hub import fetch, listing, push
 from thumbs.data.lint import LintReport, lint
 from thumbs.errors import DataError
 from thumbs.tracking.files import new_folder, plain, read_object
+from thumbs.tracking.run_folder import versions
 
 MANIFEST, CARD = ".manifest.json", "README.md"
 _PUSHED = (".jsonl", ".json", ".csv", ".parquet")
@@ -38,7 +38,7 @@ def push_set(path: Path, repo: str, *, public: bool = False) -> str:
         path.name + MANIFEST: (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode(),
         CARD: card(repo, path.name, manifest, found).encode(),
     }
-    return push(repo, "dataset", files, public=public, message=f"{path.name} by thumbs {__version__}")
+    return push(repo, "dataset", files, public=public, message=f"{path.name} by thumbs {versions()['thumbs']}")
 
 
 def pull_set(repo: str, out: Path, *, revision: str | None = None) -> tuple[Path, str]:
@@ -67,7 +67,7 @@ def manifest_of(path: Path, found: LintReport) -> dict[str, Any]:
     own = _sha256(path)
     beside = path.with_name(path.name + MANIFEST)
     if not beside.is_file():
-        return {"file": path.name, "sha256": own, "rows": found.rows_left, "thumbs": __version__}
+        return {"file": path.name, "sha256": own, "rows": found.rows_left, "thumbs": versions()["thumbs"]}
     manifest = plain(read_object(beside))
     if manifest.get("sha256") != own:
         raise DataError(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thumbs import __version__
 from thumbs.config.base import build_config
 from thumbs.config.pipeline import METHODS, PipelineConfig, place
 from thumbs.config.sampling import SamplingConfig
@@ -28,7 +27,7 @@ from thumbs.records import Generator, Reply
 from thumbs.rollout.rounds import collect, seed_of
 from thumbs.stages.milestones import milestones
 from thumbs.tracking.files import new_folder, write_text
-from thumbs.tracking.run_folder import RunFolder
+from thumbs.tracking.run_folder import RunFolder, versions
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +157,6 @@ def export(
     for note in plan.notes:
         log.warning("%s", note)
     if push is not None:
-        message = f"{stage} of {run.resolve().name}, by thumbs {__version__}"
+        message = f"{stage} of {run.resolve().name}, by thumbs {versions()['thumbs']}"
         log.info("pushed: %s", push_folder(push, out, public=public, message=message))
     return out
