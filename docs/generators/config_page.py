@@ -5,6 +5,7 @@ python docs/generators/config_page.py > docs/reference/config.md
 
 from __future__ import annotations
 
+import datetime
 import sys
 import types
 import typing
@@ -31,7 +32,10 @@ default. NaN and infinite numbers are refused, and so is a key that stands twice
 """
 
 _SIGNS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-_PLAIN = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
+_PLAIN = {str: "text", int: "integer", float: "number", bool: "true or false"} | {
+    type(None): "null",
+    datetime.date: "date",
+}
 
 
 def reference() -> str:
@@ -80,6 +84,8 @@ def _type(annotation: Any) -> str:
         return _type(arguments[0])
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in arguments)
+    if origin is dict:
+        return "mapping"
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
     if origin in (Union, types.UnionType):
@@ -90,7 +96,7 @@ def _type(annotation: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.default
+    value = field.get_default(call_default_factory=True)
     if isinstance(value, Frozen):
         changed = value.model_dump(mode="json", exclude_unset=True)
         return ", ".join(f"{key}: {_plain(item)}" for key, item in changed.items()) or "its defaults"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cli_page import reference as commands
 from config_page import reference
 
 from thumbs.config.base import Frozen, build_config
@@ -75,6 +76,17 @@ def test_the_page_is_what_the_source_gives_now():
     assert PAGE.read_text(encoding="utf-8") == reference(), (
         "python docs/generators/config_page.py > docs/reference/config.md"
     )
+
+
+def test_the_page_of_commands_is_what_they_print_now():
+    assert (DOCS / "reference" / "cli.md").read_text(encoding="utf-8") == commands(), (
+        "python docs/generators/cli_page.py > docs/reference/cli.md"
+    )
+
+
+def test_every_decision_is_in_the_list():
+    listed = re.findall(r"\]\((.+?)\)", (DOCS / "decisions" / "README.md").read_text(encoding="utf-8"))
+    assert listed == sorted(path.name for path in (DOCS / "decisions").glob("0*.md"))
 
 
 def test_there_is_a_guide_for_each_capability():

@@ -17,7 +17,13 @@ from thumbs.data.preferences import preferred, read_preference
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP = ("AGENTS.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md")
-DOCUMENTS = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in TOP),
+    *ROOT.glob("*.zh.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -53,3 +59,18 @@ def test_links_and_paths_lead_somewhere(document: Path):
     paths = re.findall(r"`((?:src|docs|tests|configs|examples)/[\w./-]+)`", text)
     missing = [link for link in links if not (document.parent / link).exists()]
     assert missing + [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def anchors(document: Path) -> set[str]:
+    """The names of a page's headings, as code hosts and the site make them."""
+    text = FENCE.sub("", document.read_text(encoding="utf-8"))
+    titles = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE))
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_anchors_are_headings(document: Path):
+    text = FENCE.sub("", document.read_text(encoding="utf-8"))
+    found = [(file, name) for file, name in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", text) if "://" not in file]
+    pages = {file: document.parent / file if file else document for file, _ in found}
+    assert [(file, name) for file, name in found if name not in anchors(pages[file])] == []
