@@ -12,6 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 IN_BOTH = (
     "README.md",
     "docs/README.md",
+    "docs/concepts.md",
+    "docs/tutorials/steer_a_tone.md",
+    "docs/tutorials/your_own_pairs.md",
+    "docs/tutorials/your_teams_labels.md",
+    "examples/from_scratch/README.md",
 )  # fmt: skip
 """What the site promises in Simplified Chinese; docs/X.md is docs/zh/X.md there, and X.md above docs/ is X.zh.md."""
 
