@@ -27,7 +27,7 @@ OUTSIDE = {
 
 _SOURCE = {page: source for source, page in OUTSIDE.items()}
 _TOKEN = re.compile(
-    r"(?P<fence>^```.*?^```)|(?P<code>`[^`\n]+`)"
+    r"(?P<fence>^ *```.*?^ *```$)|(?P<code>`[^`\n]+`)"
     r"|(?<!!)\[(?P<label>(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\((?P<link>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)",
     re.MULTILINE | re.DOTALL,
 )

@@ -13,6 +13,14 @@ IN_BOTH = (
     "README.md",
     "docs/README.md",
     "docs/concepts.md",
+    "docs/guides/chat.md",
+    "docs/guides/labels.md",
+    "docs/guides/ppo.md",
+    "docs/guides/python.md",
+    "docs/guides/rejection.md",
+    "docs/guides/resume.md",
+    "docs/guides/sft.md",
+    "docs/guides/trackers.md",
     "docs/tutorials/steer_a_tone.md",
     "docs/tutorials/your_own_pairs.md",
     "docs/tutorials/your_teams_labels.md",
@@ -20,7 +28,7 @@ IN_BOTH = (
 )  # fmt: skip
 """What the site promises in Simplified Chinese; docs/X.md is docs/zh/X.md there, and X.md above docs/ is X.zh.md."""
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`[^`\n]+`")
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
