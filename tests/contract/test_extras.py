@@ -27,6 +27,7 @@ WINGS = {
     "web.guards": ("serve", "collect"),
     "web.proxies": ("serve", "collect"),
     "web.signing": ("serve", "collect"),
+    "collect.web.oidc": ("sso",),
     "collect": ("collect",),
     "recipe": ("cookbook",),
     "models.architectures": ("hf",),
@@ -56,6 +57,11 @@ MISSING = {
     "trackers": ("from thumbs.compat.trl_ppo.accelerator import _wandb; _wandb(None)", "log_with='wandb'"),
     "serve": ("import thumbs as tinker; tinker.ServiceClient()", "thumbs.ServiceClient"),
     "collect": ("from thumbs.cli.main import app; app(['collect', 'pairs.jsonl'])", "`thumbs collect`"),
+    "sso": (
+        "import os; os.environ['THUMBS_OIDC_SECRET'] = 'x'; from thumbs.cli.collect_serve import _provider; "
+        "_provider('https://id.example.org', 'id', [])",
+        "signing in through an identity provider",
+    ),
     "cluster": ("from thumbs.workers.ray_actors import RayCrew; RayCrew()", "a cluster of Ray"),
     "vllm": ("from thumbs.rollout.vllm_worker import vllm_parts; vllm_parts()", "rollout.kind vllm"),
     "cookbook": ("import thumbs; thumbs.recipe.supervised", "thumbs.recipe"),

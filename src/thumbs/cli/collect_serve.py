@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from thumbs.cli.collect import Db, Host, Port, opened_store
 from thumbs.cli.collect_team import app
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, needs
 from thumbs.web.listening import is_loopback, listen, server_of, url_of
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from thumbs.collect.store import CollectStore
     from thumbs.collect.supply import ReplySource
+    from thumbs.collect.web.oidc import Provider
     from thumbs.collect.web.site import Site
 
 _KEY_FILE = "site.key"
@@ -38,6 +40,15 @@ Proxies = Annotated[
         help="Where the proxy calls from; its X-Forwarded headers are believed. May be repeated.",
     ),
 ]
+Issuer = Annotated[
+    str | None, typer.Option(metavar="URL", help="An identity provider's issuer address, to sign in through.")
+]
+ClientId = Annotated[
+    str, typer.Option(metavar="ID", help="What the provider calls this site; its secret is in THUMBS_OIDC_SECRET.")
+]
+Domains = Annotated[
+    list[str], typer.Option(metavar="DOMAIN", help="Whose addresses get an annotator's account. May be repeated.")
+]
 
 
 @app.command()
@@ -52,6 +63,9 @@ def serve(
     name: Names = [],  # noqa: B006 - typer copies it
     root_path: RootPath = "",
     proxy: Proxies = [],  # noqa: B006
+    oidc: Issuer = None,
+    oidc_client: ClientId = "",
+    oidc_domain: Domains = [],  # noqa: B006
     policy: Annotated[
         list[str],
         typer.Option(metavar="PROJECT=MODEL", help="Who answers in a project's chats: a model, or RUN:STAGE."),
@@ -74,6 +88,7 @@ def serve(
     from thumbs.web.signing import load_key
 
     prefix, proxies = checked_prefix(root_path), proxies_of(proxy)
+    provider = _provider(oidc, oidc_client, oidc_domain)
     with opened_store(db) as store:
         if not store.people.has_owner():
             make = "thumbs collect account add NAME --role owner --password"
@@ -93,9 +108,24 @@ def serve(
                 prefix=prefix,
                 proxies=proxies,
                 sources=sources,
+                provider=provider,
             )
             _serve_team(site, listener, host)
     typer.echo("stopped; all answers that were acknowledged are kept")
+
+
+def _provider(issuer: str | None, client: str, domains: list[str]) -> Provider | None:
+    """Raises ConfigError if a part is missing: without its secret anybody could pose as this site."""
+    secret = os.environ.get("THUMBS_OIDC_SECRET", "")
+    if issuer is None:
+        if client or domains:
+            raise ConfigError("--oidc-client and --oidc-domain belong to --oidc URL; give the provider's address")
+        return None
+    if not client or not secret:
+        raise ConfigError("--oidc needs --oidc-client ID, and the client's secret in the variable THUMBS_OIDC_SECRET")
+    with needs("sso", "signing in through an identity provider"):
+        from thumbs.collect.web.oidc import Provider
+    return Provider(issuer, client, secret, tuple(domain.lower().lstrip("@") for domain in domains))
 
 
 def _policy(store: CollectStore, given: str) -> tuple[str, ReplySource]:

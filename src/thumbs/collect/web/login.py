@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from hmac import compare_digest
+from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -16,8 +17,8 @@ from thumbs.collect.passwords import SHORTEST
 from thumbs.collect.records import Account
 from thumbs.collect.web.render import page
 from thumbs.collect.web.requests import address_of, caller_of, form_body, redirect
-from thumbs.collect.web.sessions import begin_visit, delete_cookies, set_cookie
-from thumbs.collect.web.site import site_of
+from thumbs.collect.web.sessions import begin_visit, delete_cookies, drop_cookie, set_cookie
+from thumbs.collect.web.site import IdentityProvider, site_of
 
 
 def routes() -> list[Route]:
@@ -25,6 +26,8 @@ def routes() -> list[Route]:
     return [
         Route("/login", show_login, methods=["GET"]),
         Route("/login", log_in, methods=["POST"]),
+        Route("/login/oidc", go_to_provider, methods=["GET"]),
+        Route("/login/oidc/back", come_from_provider, methods=["GET"]),
         Route("/logout", log_out, methods=["POST"]),
         Route("/invite/{secret}", show_invitation, methods=["GET"]),
         Route("/invite/{secret}", accept_invitation, methods=["POST"]),
@@ -36,7 +39,7 @@ async def show_login(request: Request) -> Response:
     if site_of(request).local:
         raise HTTPException(401, "open the address that `thumbs collect` printed in the terminal")
     after = local_path(request.query_params.get("next", ""))
-    return _visited(request, "login.html", next=after, handle="", failed=False)
+    return _visited(request, "login.html", next=after, handle="", failed=False, provider=_provider_name(request))
 
 
 async def log_in(request: Request) -> Response:
@@ -48,8 +51,33 @@ async def log_in(request: Request) -> Response:
     limits.handle.take(handle.strip().lower()[:100])
     account = None if site.local else await run_in_threadpool(site.store.people.authenticate, handle, password)
     if account is None:
-        return _visited(request, "login.html", 401, next=local_path(after), handle=handle[:100], failed=True)
+        shown = {"next": local_path(after), "handle": handle[:100], "provider": _provider_name(request)}
+        return _visited(request, "login.html", 401, failed=True, **shown)
     return await begin_session(request, account, local_path(after))
+
+
+async def go_to_provider(request: Request) -> Response:
+    """To the identity provider's page; raises HTTPException 404 where there is none."""
+    return await _provider(request).begin(request, local_path(request.query_params.get("next", "")))
+
+
+async def come_from_provider(request: Request) -> Response:
+    """A session for whom the provider vouches for."""
+    account, after = await _provider(request).end(request)
+    response = await begin_session(request, account, after)
+    drop_cookie(response, request, "oidc")
+    return response
+
+
+def _provider(request: Request) -> IdentityProvider:
+    if (provider := site_of(request).provider) is None:
+        raise HTTPException(404, "this site has no identity provider; log in with a password")
+    return provider
+
+
+def _provider_name(request: Request) -> str:
+    provider = site_of(request).provider
+    return "" if provider is None else urlsplit(provider.issuer).hostname or ""
 
 
 async def log_out(request: Request) -> Response:

@@ -17,13 +17,14 @@ from thumbs.collect.people import LOGIN_DAYS
 from thumbs.collect.web.requests import Caller, address_of
 from thumbs.collect.web.site import Site, root_of, site_of
 
-Kind = Literal["login", "embedded", "visit", "hit"]
+Kind = Literal["login", "embedded", "visit", "hit", "oidc"]
 """login: the secret of a session; embedded: the same within Mechanical Turk's page; visit: what the forms of somebody
-who is not logged in are bound to; hit: the assignment of Mechanical Turk that is worked on, signed.
+who is not logged in are bound to; hit: the assignment of Mechanical Turk that is worked on, signed; oidc: a sign-in at
+the identity provider that has begun, signed.
 """
 _EMBEDDED = ("embedded", "hit")
 """Those of a page within another site's."""
-_MOST_SECRET = 200
+_MOST_SECRET, _MOST_SIGNED = 200, 2000
 
 
 def cookie_name(connection: HTTPConnection, kind: Kind) -> str:
@@ -48,7 +49,12 @@ def set_cookie(response: Response, connection: HTTPConnection, kind: Kind, value
 def delete_cookies(response: Response, connection: HTTPConnection) -> None:
     """Makes the browser forget the session."""
     for kind in ("login", "embedded"):
-        response.delete_cookie(cookie_name(connection, kind), **_attributes(connection, kind))
+        drop_cookie(response, connection, kind)
+
+
+def drop_cookie(response: Response, connection: HTTPConnection, kind: Kind) -> None:
+    """Makes the browser forget one cookie."""
+    response.delete_cookie(cookie_name(connection, kind), **_attributes(connection, kind))
 
 
 def _attributes(connection: HTTPConnection, kind: Kind) -> dict[str, Any]:
@@ -100,23 +106,24 @@ class Sessions:
     async def _by_cookie(self, request: Request, site: Site) -> None:
         state = request.state
         for kind in ("login", "embedded"):
-            secret = _cookie(request, kind)
+            secret = cookie_of(request, kind)
             account = await run_in_threadpool(site.store.people.who, secret) if secret else None
             if account is not None:
                 state.secret, state.embedded, state.csrf = secret, kind == "embedded", csrf_token(secret)
                 state.caller = Caller(account, state.csrf, "page")
                 return
-        visit = _cookie(request, "visit")
+        visit = cookie_of(request, "visit")
         state.csrf = csrf_token(visit) if visit else ""
 
 
 def begin_visit(request: Request) -> str:
     """The value of a new `visit` cookie, where the browser has none or not ours; the page's forms are bound to it."""
-    visit = _cookie(request, "visit") or secrets.token_urlsafe(24)
+    visit = cookie_of(request, "visit") or secrets.token_urlsafe(24)
     request.state.csrf = csrf_token(visit)
     return visit
 
 
-def _cookie(connection: HTTPConnection, kind: Kind) -> str:
+def cookie_of(connection: HTTPConnection, kind: Kind) -> str:
+    """What a cookie of ours holds; "" for none, or one too long to be ours."""
     value = connection.cookies.get(cookie_name(connection, kind), "")
-    return value if len(value) <= _MOST_SECRET else ""
+    return value if len(value) <= (_MOST_SIGNED if kind == "oidc" else _MOST_SECRET) else ""

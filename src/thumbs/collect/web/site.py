@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 
+from thumbs.collect.records import Account
 from thumbs.collect.store import CollectStore
 from thumbs.web.guards import LOOPBACK
 from thumbs.web.proxies import Network
 
 if TYPE_CHECKING:
     from thumbs.collect.supply import ReplySource
+
+
+class IdentityProvider(Protocol):
+    """Where people of a team sign in (`oidc.py`)."""
+
+    @property
+    def issuer(self) -> str:
+        """Its address."""
+        ...
+
+    async def begin(self, request: Request, after: str) -> Response:
+        """Sends the browser to the provider, and from there to `after`."""
+        ...
+
+    async def end(self, request: Request) -> tuple[Account, str]:
+        """(whose session begins, where they wanted to go) of a browser that comes back."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,8 @@ class Site:
     """What stands before all paths, as /label; "" for nothing."""
     proxies: tuple[Network, ...] = ()
     """Where proxies call from, whose X-Forwarded headers are believed."""
+    provider: IdentityProvider | None = None
+    """Through whom people of a team may sign in, next to passwords."""
     sources: Mapping[str, ReplySource] = field(default_factory=dict)
     """Live policies by project, for chats."""
 
