@@ -14,7 +14,17 @@ from thumbs.config.pipeline import PipelineConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reference" / "extending.md").read_text(encoding="utf-8")
-INNER = {"Asked", "Compares", "Decoder", "ModelSource", "ModuleEngine", "OpenWatch", "Session", "TwoAnswers"}
+INNER = {
+    "Asked",
+    "Compares",
+    "Decoder",
+    "IdentityProvider",
+    "ModelSource",
+    "ModuleEngine",
+    "OpenWatch",
+    "Session",
+    "TwoAnswers",
+}
 """Protocols that say what one function of ours uses of its argument; nobody implements them for us."""
 
 
