@@ -12,8 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 IN_BOTH = (
     "README.md",
     "docs/README.md",
+    "docs/coming_from.md",
     "docs/concepts.md",
+    "docs/demo.md",
     "docs/guides/chat.md",
+    "docs/guides/direct.md",
+    "docs/guides/group.md",
     "docs/guides/labels.md",
     "docs/guides/ppo.md",
     "docs/guides/python.md",
