@@ -27,8 +27,18 @@ From = Annotated[
     typer.Option("--from", metavar="RUN", help="Take finished stages of this run that the config makes the same."),
 ]
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything and say what would happen; nothing is trained or written.")
+]
 
-def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
+
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    fresh: Fresh = False,
+    source: From = None,
+    dry_run: DryRun = False,
+) -> None:
     """Run every stage of a config, evaluate, report.
 
     Stages that the config leaves out are skipped.
@@ -38,8 +48,9 @@ def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, s
     Example:
       thumbs run config.yaml
       thumbs run config.yaml ppo.kl.coef=0.05 run=runs/softer --from runs/mine
+      thumbs run config.yaml --dry-run
     """
-    _run_until(None, config, overrides, fresh, source)
+    _run_until(None, config, overrides, fresh, source, dry_run)
 
 
 _STAGES = {
@@ -63,8 +74,14 @@ _STAGES = {
 def _command_of(stage: str) -> Callable[..., None]:
     """The command that runs a config up to that stage."""
 
-    def command(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False, source: From = None) -> None:
-        _run_until(stage, config, overrides, fresh, source)
+    def command(
+        config: ConfigFile,
+        overrides: Overrides = None,
+        fresh: Fresh = False,
+        source: From = None,
+        dry_run: DryRun = False,
+    ) -> None:
+        _run_until(stage, config, overrides, fresh, source, dry_run)
 
     what, example = _STAGES[stage]
     command.__doc__ = f"Run up to {what}.\n\n\b\nExample:\n  thumbs {example}"
@@ -100,10 +117,25 @@ def _people(config: PipelineConfig) -> LabelSource | None:
     return Desk(tell=typer.echo, show=open_page)
 
 
-def _run_until(stage: str | None, path: Path, overrides: list[str] | None, fresh: bool, source: Path | None) -> None:
+def _run_until(
+    stage: str | None, path: Path, overrides: list[str] | None, fresh: bool, source: Path | None, dry_run: bool
+) -> None:
     config = api.load_config(path, in_section(stage, overrides or []))
     if stage is not None and getattr(config, stage) is None:
         raise ConfigError(f"{path} has no section `{stage}`; add one, or use `thumbs run` for the stages it has")
+    if dry_run:
+        _rehearse(config, stage, fresh, source)
+        return
     done = api.run(config, until=stage, fresh=fresh, people=_people(config), source=source)
     typer.echo(f"run folder: {done.path}")
     typer.echo(f"report:     {done.path / 'report.html'}")
+
+
+def _rehearse(config: PipelineConfig, stage: str | None, fresh: bool, source: Path | None) -> None:
+    """Prints what the run would do, and its warnings."""
+    from thumbs.pipeline.rehearsal import rehearse
+
+    found = rehearse(config, until=stage, fresh=fresh, source=source)
+    typer.echo(found.text())
+    for warning in found.forecast.warnings if found.forecast else ():
+        typer.echo(f"warning: {warning}", err=True)

@@ -29,6 +29,11 @@ def bring_up_to_date(*runs: Path) -> None:
                 write_json(run / "config.json", settings)
 
 
+def is_former(run: Path) -> bool:
+    """Whether a folder is a run's of an earlier version."""
+    return bool(rename_settings(plain(read_object_if_there(run / "config.json")), RUN_SETTINGS))
+
+
 def _stages(run: Path) -> Iterator[Path]:
     """The folders of stages that are called otherwise now."""
     folders = [run, *sorted(run.glob("iteration-*"))]

@@ -17,6 +17,7 @@ from thumbs.engine.base import ModelSize, ModelSpec
 from thumbs.engine.shared_states import CAPACITY
 from thumbs.models.precision import device
 from thumbs.models.trunk import empty_trunk, open_tokenizer
+from thumbs.pipeline.checks import misfits
 from thumbs.pipeline.cluster_plan import (
     Cluster,
     ClusterPlan,
@@ -34,6 +35,8 @@ from thumbs.pipeline.names import check_names
 from thumbs.pipeline.overlap import with_prompts
 from thumbs.pipeline.pitfalls import pitfalls
 from thumbs.pipeline.probe import Probe, duration, run_probe
+from thumbs.pipeline.savings import Saving, savings
+from thumbs.pipeline.stages import say
 from thumbs.pipeline.workload import StageWork, work_of
 
 STATE_BYTES = 12
@@ -59,6 +62,8 @@ class Plan:
     """What the model's chat template does that training is to be told of."""
     data: tuple[str, ...] = ()
     """What is to be known of the data: rows that are left out, and keys that nothing reads."""
+    savings: tuple[Saving, ...] = ()
+    """The two settings that save the most time if they are halved; empty without a probe."""
 
     def seconds(self, stage: str) -> float | None:
         """Time of a stage; None without a probe."""
@@ -67,7 +72,7 @@ class Plan:
     def text(self) -> str:
         """The forecast for a terminal."""
         data = ["", *self.data] if self.data else []
-        return "\n".join([*self._model(), "", *self._table(), *data, "", *self._machine()])
+        return "\n".join([*self._model(), "", *self._table(), *data, "", *self._machine(), *self._faster()])
 
     def _model(self) -> list[str]:
         size, lora = self.size, self.config.model.lora
@@ -96,6 +101,11 @@ class Plan:
             rows.append(("total", *[""] * 5, duration(sum(map(self.probe.seconds, self.work))), ""))
         return table(rows)
 
+    def _faster(self) -> list[str]:
+        if not self.savings:
+            return []
+        return [f"shorter     {' and '.join(s.text for s in self.savings)}: {duration(self.savings[-1].left)} in all"]
+
     def _machine(self) -> list[str]:
         lines = [
             f"memory      about {amount(self.memory)} at the peak, of {amount(machine_memory())}",
@@ -119,6 +129,7 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     demonstrations and a machine as busy as now; expect them to be right within a third.
     """
     check_names(config)
+    say(f"plan: reading the data, opening {config.model.name}")
     tokenizer = open_tokenizer(config.model)
     inputs = with_prompts(config, read_inputs(config, tokenizer), tokenizer)
     check_splits(config, inputs)
@@ -127,15 +138,15 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     heads = ("lm", "scalar") if config.ppo is not None else ("lm",)
     handle = engine.create(ModelSpec("plan", config.model, heads, seed=config.seed))
     size = engine.size(handle)
-    found = run_probe(engine, handle, work, size.context, *_typical(inputs, size.context)) if probe else None
+    found = run_probe(engine, handle, work, size.context, *_typical(inputs, size.context), say) if probe else None
     memory, disk = _memory(config, size, work, found), _disk(config, size.trained)
-    warnings = (*pitfalls(config, inputs, size.context), *_scarce(config, memory, disk))
+    warnings = (*misfits(config), *pitfalls(config, inputs, size.context), *_scarce(config, memory, disk))
     shape = _shape(config)
     parts = rank_bytes(shape, 1, copies=_copies(config), wide=size.dtype == "float32")
     limits = _limits(shape, work, found, _typical(inputs, size.context)[1]) if found else {}
-    return Plan(
-        config, size, work, found, memory, disk, warnings, parts, limits, tuple(tokenizer.notes()), told_of(inputs)
-    )
+    notes, told = tuple(tokenizer.notes()), told_of(inputs)
+    shorter = savings(config, inputs, found) if found else ()
+    return Plan(config, size, work, found, memory, disk, warnings, parts, limits, notes, told, shorter)
 
 
 def plan_for(config: PipelineConfig, cluster: Cluster, samplers: int | None = None) -> ClusterPlan:

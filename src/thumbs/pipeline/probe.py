@@ -55,9 +55,17 @@ class Probe:
 
 
 def run_probe(
-    engine: Engine, handle: Handle, work: Iterable[StageWork], context: int, prompt_tokens: int, tokens: int
+    engine: Engine,
+    handle: Handle,
+    work: Iterable[StageWork],
+    context: int,
+    prompt_tokens: int,
+    tokens: int,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Probe:
     """Times a model on sequences of `tokens` tokens, `prompt_tokens` of which are the prompt; it is changed by that.
+
+    say: hears what is measured next.
 
     The batch is as large as an optimizer step's (one micro-batch at most), so the peak of memory is real.
     """
@@ -65,6 +73,7 @@ def run_probe(
     wanted = max((w.step_tokens for w in work), default=0.0) or 4 * tokens
     data = _random_data(min(max(round(wanted / tokens), 1), max(TOKEN_BUDGET // tokens, 1)), prompt_tokens, tokens)
     part = data[: math.ceil(len(data) / 4)]
+    say(f"plan: timing {len(data)} sequences of {tokens} tokens in training")
     engine.forward_backward(handle, data[:1], [CROSS_ENTROPY])  # what first calls allocate is not timed
     engine.optim_step(handle, AdamStep(_RATE, _RATE))
     first_s = _seconds(lambda: engine.forward(handle, data)) / _tokens(data)
@@ -73,13 +82,18 @@ def run_probe(
     optim_s = _seconds(lambda: engine.optim_step(handle, AdamStep(_RATE, _RATE)))
     sampler, decoded = engine.snapshot(handle), min(_DECODED, context - prompt_tokens - 1)
     rows = {w.sampling_rows for w in work if w.sampling_rows}
+
+    def sampled(n: int) -> float:
+        say(f"plan: timing {n} replies that are sampled together")
+        return _sample_seconds(sampler, n, prompt_tokens, decoded)
+
     return Probe(
         train_s=train_s,
         read_s=read_s,
         new_s=max(first_s - read_s, 0.0),
         optim_s=optim_s,
         snapshot_s=_seconds(lambda: engine.snapshot(handle)),
-        sample_s={n: _sample_seconds(sampler, n, prompt_tokens, decoded) for n in sorted(rows)},
+        sample_s={n: sampled(n) for n in sorted(rows)},
         peak_bytes=_peak_bytes(),
         products=_products(),
         reads=_reads(),

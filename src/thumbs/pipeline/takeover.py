@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from thumbs.config.pipeline import PipelineConfig
@@ -14,28 +15,45 @@ from thumbs.tracking.files import writing
 from thumbs.tracking.run_folder import StageFolder
 
 
-def take_over(config: PipelineConfig, run: Path, source: Path, say: Callable[[str], None]) -> None:
-    """Takes the stages of the run `source` that the config would make the same into the run folder `run`.
+@dataclass(frozen=True)
+class Decision:
+    """Whether a stage is taken, and in words why or why not."""
 
-    Says of each stage whether it was taken, and if not, why not. A stage that has begun in `run` is left as it is.
-    """
+    place: str
+    taken: bool
+    words: str
+
+
+def decisions(config: PipelineConfig, run: Path, source: Path) -> list[Decision]:
+    """What `take_over` would take from the run `source` into the run folder `run`; nothing is written."""
+    found: list[Decision] = []
     digests: dict[str, str] = {}
     for stage, iteration in places(config):
         here = standing_of(config, run, stage, iteration, digests)
         if here.begun:
-            say(f"{here.place}: has begun here, so it is not taken from {source}")
+            found.append(Decision(here.place, False, f"has begun here, so it is not taken from {source}"))
             digests[here.place] = here.digest
             continue
         there = standing_of(config, source, stage, iteration, digests)
         reason = _why_not(source / there.place, there.problems, done=there.done, known=there.there is not None)
         if there.again:
             reason = "its models are others now"
-        if reason:
-            say(f"{there.place}: not taken from {source}: {reason}")
-        else:
-            copy_stage(source / there.place, run / there.place)
-            say(f"{there.place}: taken from {source}" + (", and goes on" if there.grows else ""))
+        words = f"not taken from {source}: {reason}" if reason else f"taken from {source}"
+        words += ", and goes on" if there.grows and not reason else ""
+        found.append(Decision(there.place, not reason, words))
         digests[here.place] = there.digest if not reason else here.digest
+    return found
+
+
+def take_over(config: PipelineConfig, run: Path, source: Path, say: Callable[[str], None]) -> None:
+    """Takes the stages of the run `source` that the config would make the same into the run folder `run`.
+
+    Says of each stage whether it was taken, and if not, why not. A stage that has begun in `run` is left as it is.
+    """
+    for decision in decisions(config, run, source):
+        if decision.taken:
+            copy_stage(source / decision.place, run / decision.place)
+        say(f"{decision.place}: {decision.words}")
 
 
 def _why_not(folder: Path, problems: tuple[str, ...], *, done: bool, known: bool) -> str:

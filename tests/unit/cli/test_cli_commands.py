@@ -196,6 +196,20 @@ def test_ctrl_c_says_how_to_go_on(config_file: str, fake: Fake, runs: list):
     assert "stopped; run the same command again to go on" in result.stderr
 
 
+def test_a_dry_run_prints_what_would_happen_and_runs_nothing(config_file: str, fake: Fake, runs: list):
+    seen: list[Any] = []
+
+    def rehearse(config: PipelineConfig, *, until: str | None, fresh: bool, source: Path | None) -> Any:
+        seen.append((config.seed, until, fresh, source))
+        return SimpleNamespace(text=lambda: "sft  begins", forecast=SimpleNamespace(warnings=("too long",)))
+
+    fake("thumbs.pipeline.rehearsal", rehearse=rehearse)
+    result = typed("sft", config_file, "seed=3", "--fresh", "--dry-run")
+    assert (result.stdout, result.stderr) == ("sft  begins\n", "warning: too long\n")
+    assert seen == [(3, "sft", True, None)]
+    assert runs == []
+
+
 def test_plan_prints_the_plan_and_its_warnings(config_file: str, fake: Fake):
     seen: list[PipelineConfig] = []
 

@@ -16,9 +16,11 @@ from thumbs.config.base import apply_overrides, build_config, load_config
 from thumbs.config.pipeline import PipelineConfig
 from thumbs.data.tokenizers import ByteTokenizer
 from thumbs.errors import DataError
+from thumbs.pipeline.inputs import read_inputs
 from thumbs.pipeline.plan import Plan, amount, plan
 from thumbs.pipeline.probe import Probe, duration
-from thumbs.pipeline.workload import StageWork
+from thumbs.pipeline.savings import savings
+from thumbs.pipeline.workload import StageWork, work_of
 from tiny_models import SHAPE, save_random
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,15 +133,37 @@ def test_time_is_the_sum_of_what_each_token_takes():
     assert probe.seconds(work) == 7 * 2.0 + 4 * 0.5 + 8 * 0.25 + 2 * 10.0 + 3 * 3.0 + 5 * 1.0
 
 
-def test_a_probe_measures_this_machine(sound: dict[str, Any]):
+def test_a_probe_measures_this_machine(sound: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     found = planned(sound, "ppo.steps=3", probe=True)
     assert found.probe is not None
+    assert "plan: timing 60 replies that are sampled together\n" in capsys.readouterr().err
     assert found.probe.train_s > found.probe.read_s > 0
     assert set(found.probe.sample_s) == {32, 60, 128}
     assert all(seconds > 0 for seconds in found.probe.sample_s.values())
     assert found.memory >= found.probe.peak_bytes > 100 * 2**20
     assert all(0 < (found.seconds(work.stage) or 0) < 600 for work in found.work)
     assert re.search(r"^total .* (s|min)$", found.text(), re.MULTILINE)
+
+
+def test_the_two_settings_that_save_the_most_are_named(sound: dict[str, Any]):
+    """By hand: only training takes time, SFT 6 epochs of 288 rows, PPO 40 steps of 2 epochs, so both lead."""
+    config = build_config(PipelineConfig, apply_overrides(sound, ["sft.epochs=6", "ppo.epochs=1", "ppo.steps=8"]))
+    tokenizer = ByteTokenizer()
+    inputs = read_inputs(config, tokenizer)
+    probe = Probe(train_s=1.0, read_s=0.0, new_s=0.0, optim_s=0.0, snapshot_s=0.0, sample_s={}, peak_bytes=0)
+    seconds = {work.stage: work.trained for work in work_of(config, inputs)}
+    first, second = savings(config, inputs, probe)
+    assert (first.text, second.text) == ("sft.epochs=3", "ppo.steps=4")
+    assert first.left == pytest.approx(sum(seconds.values()) - seconds["sft"] / 2)
+    assert second.left == pytest.approx(first.left - seconds["ppo"] / 2)
+    text = replace(planned(sound), savings=(first, second)).text()
+    assert f"shorter     sft.epochs=3 and ppo.steps=4: {duration(second.left)} in all" in text
+
+
+def test_a_saving_of_less_than_a_tenth_is_not_named(sound: dict[str, Any]):
+    config = build_config(PipelineConfig, apply_overrides(sound, ["ppo.steps=1"]))
+    probe = Probe(train_s=0.0, read_s=0.0, new_s=0.0, optim_s=0.0, snapshot_s=1.0, sample_s={}, peak_bytes=0)
+    assert savings(config, read_inputs(config, ByteTokenizer()), probe) == ()
 
 
 def test_without_a_probe_there_is_no_time(sound: dict[str, Any]):

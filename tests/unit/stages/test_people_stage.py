@@ -20,7 +20,8 @@ from thumbs.data.annotators import SimulatedAnnotator
 from thumbs.data.preferences import PreferenceStore
 from thumbs.engine.base import ModelSpec
 from thumbs.errors import ConfigError
-from thumbs.pipeline.run import check_active_choice, run_pipeline
+from thumbs.pipeline.checks import check_active_choice
+from thumbs.pipeline.run import run_pipeline
 from thumbs.records import Judgement, Message, Preference, Reply
 from thumbs.stages import people as stage
 from thumbs.stages.context import Context
