@@ -53,18 +53,15 @@ def policy_server(run: Path, stage: str) -> Iterator[Served]:
     from thumbs.clients.store import Store
     from thumbs.config.model import ModelConfig
     from thumbs.pipeline.artifacts import open_run
-    from thumbs.pipeline.exports import plan_export, write_export
     from thumbs.service.app import create_app
     from thumbs.web.listening import listen, server_of, url_of
     from thumbs.web.signing import load_key
 
     with TemporaryDirectory(prefix="thumbs-benchmarks-") as scratch, listen("127.0.0.1", 0) as listener:
         folder, opened = Path(scratch), open_run(run)
-        opened.require(stage)
+        opened.require_policy(stage)
         (folder / "model").mkdir()
-        plan = plan_export(run, opened.config, stage, form="hf", dtype="float32")
-        checkpoint = None if stage == "base" else run / stage / "model"
-        write_export(folder / "model", checkpoint, opened.config, opened.tokenizer, plan)
+        opened.write_policy(stage, folder / "model", "float32")
         store = Store(folder / "records", None)
         backend = Backend(store, {stage: ModelConfig(name=str(folder / "model"), dtype="float32")})
         server = server_of(create_app(backend, load_key(folder / "key"), needs_token=False))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +26,18 @@ if TYPE_CHECKING:
     from thumbs.service.state import ServiceSettings
 
 Models = Annotated[
-    list[str],
-    typer.Option("--model", help="A base model: catalog name, folder, .gguf file, hub name. May be repeated."),
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="A base model: catalog name, folder, .gguf file, hub name. May be repeated.",
+        show_default="smollm2-135m, unless there is a --run",
+    ),
+]
+Run = Annotated[
+    Path | None, typer.Option("--run", metavar="RUN", help="Serve a policy of this run, by the name of its stage.")
+]
+Stage = Annotated[
+    str | None, typer.Option(help="Which policy of the run: base, sft, ppo, …", show_default="the last method's")
 ]
 Aliases = Annotated[
     list[str] | None,
@@ -110,7 +121,9 @@ _KEY_FILE = "server.key"
 
 @needs("serve", "`thumbs serve`")
 def serve(
-    models: Models = ["smollm2-135m"],  # noqa: B006  # typer copies it
+    models: Models = None,
+    run: Run = None,
+    stage: Stage = None,
     alias: Aliases = None,
     *,
     dtype: DType = "auto",
@@ -148,14 +161,13 @@ def serve(
       thumbs serve --model smollm2-135m --filter secrets
       thumbs serve --model smollm2-135m --alias Qwen/Qwen3-0.6B=smollm2-135m
       thumbs serve --add-token alice
-      thumbs serve --host 0.0.0.0 --port 8000
+      thumbs serve --run runs/mine --stage ppo --host 0.0.0.0
       thumbs serve --name models.example.org            behind a proxy on this machine
       thumbs serve --engine cluster --workers 8 --shard full --gpus-per-worker 1 --rollout vllm --samplers 2
     """
     from thumbs.clients.store import Store
 
-    store = Store(folder, database)
-    try:
+    with contextlib.closing(Store(folder, database)) as store:
         if tokens or (add_token, revoke) != (None, None):
             return _manage(store, add_token, revoke)
         needs_token = _claim(store, host, folder)
@@ -163,12 +175,11 @@ def serve(
         ranks = {"workers": workers, "launcher": launcher, "shard": shard, "gpus_per_worker": gpus_per_worker}
         sections = {"rollout": {"kind": rollout, "workers": samplers}, "safety": {"filters": filter_ or []}}
         with listen(host, port) as listener:
-            configs = _configs(models, alias or [], dtype, template or [])
+            policy = _policy(run, stage, folder)
+            configs = _configs(models, alias or [], dtype, template or [], policy)
             serving = _serving(sections | {"engine": {"kind": engine} | ranks}, set_ or [], folder)
             backend = _backend(store, configs, serving, folder, max_models, max_queued)
             _run(backend, listener, host, folder, settings, needs_token, _screen(serving.safety, folder))
-    finally:
-        store.close()
 
 
 def _manage(store: Store, owner: str | None, revoked: str | None) -> None:
@@ -195,13 +206,42 @@ def _claim(store: Store, host: str, folder: Path) -> bool:
     return needs_token
 
 
-def _configs(models: list[str], aliases: list[str], dtype: str, template: Sequence[str] = ()) -> dict[str, ModelConfig]:
+def _policy(run: Path | None, stage: str | None, folder: Path) -> dict[str, str]:
+    """A policy of a run as a whole model in the server's folder: where it is, by the name of its stage."""
+    if run is None:
+        if stage is not None:
+            raise ConfigError("--stage says which policy of a --run is served; name the run")
+        return {}
+    from thumbs.pipeline.artifacts import last_policy, open_run
+    from thumbs.pipeline.gate import digest_of
+    from thumbs.tracking.digests import text_digest
+    from thumbs.tracking.files import new_folder
+
+    opened, name = open_run(run), stage or last_policy(run)
+    opened.require_policy(name)
+    made_of = [opened.config.model.model_dump(mode="json"), opened.config.seed, digest_of(run, name)]
+    out = folder / "policies" / f"{name.replace('/', '-')}-{text_digest(made_of)[:12]}"
+    if not out.exists():
+        with new_folder(out) as part:
+            opened.write_policy(name, part)
+    return {name: str(out)}
+
+
+def _configs(
+    models: list[str] | None,
+    aliases: list[str],
+    dtype: str,
+    template: Sequence[str] = (),
+    policy: Mapping[str, str] | None = None,
+) -> dict[str, ModelConfig]:
     from thumbs.clients.bases import parse_aliases
     from thumbs.config.base import apply_overrides, build_config
     from thumbs.config.model import ModelConfig
 
     settings = apply_overrides({"dtype": dtype}, [f"template.{setting}" for setting in template])
-    names = {name: name for name in models} | parse_aliases(",".join(aliases))
+    policy = policy or {}
+    chosen = models or ([] if policy else ["smollm2-135m"])
+    names = {name: name for name in chosen} | dict(policy) | parse_aliases(",".join(aliases))
     return {
         name: build_config(ModelConfig, {**settings, "name": model}, source="serve") for name, model in names.items()
     }

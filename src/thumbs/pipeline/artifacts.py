@@ -60,6 +60,18 @@ class OpenRun:
         if stage != "base" and not exists(self.path / stage / "model"):
             raise RunError(f"{self.path} has no model of stage {stage!r}; run that stage first")
 
+    def require_policy(self, stage: str) -> None:
+        """Raises RunError if the run has no such stage, no model of it yet, or one that writes no text."""
+        if (name := stage.split("/")[-1]) in SCORERS:
+            raise RunError(f"the {name.replace('_', ' ')} cannot generate text; take base, sft or one of the methods")
+        self.require(stage)
+
+    def write_policy(self, stage: str, out: Path, dtype: str | None = None) -> None:
+        """Writes the policy of a stage as a whole model for transformers, without a card; dtype: None is the base's."""
+        plan = plan_export(self.path, self.config, stage, form="hf", dtype=dtype)
+        checkpoint = None if stage == "base" else self.path / stage / "model"
+        write_export(out, checkpoint, self.config, self.tokenizer, plan)
+
     def milestones(self) -> dict[str, Handle]:
         """The policies that methods kept on their way, as `ppo@2`: PPO's where its KL first passed 2 nats."""
         return {
@@ -105,10 +117,7 @@ def sample_text(
 ) -> list[list[Reply]]:
     """n replies to each prompt from the model of a stage."""
     opened = open_run(run)
-    if (name := stage.split("/")[-1]) in SCORERS:
-        raise RunError(
-            f"the {name.replace('_', ' ')} cannot generate text; sample from base, sft or one of the methods"
-        )
+    opened.require_policy(stage)
     sampler = opened.engine.snapshot(opened.model(stage))
     asked = [with_system(read_prompt(text), opened.config.system) for text in prompts]
     wanted = [prompt for prompt in asked for _ in range(n)]

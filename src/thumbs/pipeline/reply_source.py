@@ -16,9 +16,9 @@ from thumbs.data.prompts import prompt_id
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine import open_engine
 from thumbs.engine.base import ModelSpec
-from thumbs.errors import ConfigError, RunError
+from thumbs.errors import ConfigError
 from thumbs.models.trunk import open_tokenizer
-from thumbs.pipeline.artifacts import SCORERS, OpenRun, open_run
+from thumbs.pipeline.artifacts import OpenRun, open_run
 from thumbs.records import Generator, Message, Prompt, Reply
 from thumbs.rewards.build import open_reward_model
 from thumbs.rewards.trained import RawScorer, scorer_of
@@ -78,24 +78,17 @@ def open_stage(run: Path, stage: str, sampling: SamplingConfig | None = None) ->
 
     sampling: how it draws; None: as the run sampled its pairs. Raises RunError if there is no such model.
     """
-    _require_policy(stage)
     opened = open_run(run)
+    opened.require_policy(stage)
     return replace(_policy(opened, stage, sampling), scores=_scores(opened))
 
 
 def open_stages(run: Path, stages: Sequence[str], sampling: SamplingConfig) -> list[PolicySource]:
     """The models of several stages of a run on one copy of the base; raises RunError if one is not there."""
-    for stage in stages:
-        _require_policy(stage)
     opened = open_run(run)
     for stage in stages:
-        opened.require(stage)
+        opened.require_policy(stage)
     return [_policy(opened, stage, sampling) for stage in stages]
-
-
-def _require_policy(stage: str) -> None:
-    if (name := stage.split("/")[-1]) in SCORERS:
-        raise RunError(f"the {name.replace('_', ' ')} cannot generate text; take base, sft or one of the methods")
 
 
 def _policy(opened: OpenRun, stage: str, sampling: SamplingConfig | None) -> PolicySource:

@@ -8,18 +8,26 @@ import socket
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from service.tiny_chat_model import save_tiny_chat_model
-from thumbs.cli.serve import _configs, _screen, _serving, serve
+from thumbs.cli.serve import _configs, _policy, _screen, _serving, serve
 from thumbs.cli.shell import Shell
 from thumbs.clients.store import Store
+from thumbs.config.base import build_config
 from thumbs.config.engine import EngineConfig, RolloutConfig
-from thumbs.errors import ConfigError
-from thumbs.records import Message
+from thumbs.config.pipeline import PipelineConfig
+from thumbs.engine.base import ModelSpec
+from thumbs.engine.local import LocalEngine
+from thumbs.errors import ConfigError, RunError
+from thumbs.pipeline.artifacts import open_run
+from thumbs.pipeline.run import run_pipeline
+from thumbs.records import Example, Message
 from thumbs.service.openai_errors import RefusedError
+from unit.pipeline.tiny_run_settings import tiny_settings
 
 app = typer.Typer(cls=Shell)
 app.command("serve")(serve)
@@ -156,3 +164,25 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, arguments: list[st
     code, output = _run(tmp_path, "--port", "0", *arguments)
     assert code == 2, output
     assert told in " ".join(output.split())
+
+
+def test_a_policy_of_a_run_is_served_by_the_name_of_its_stage(tmp_path: Path) -> None:
+    """What the server would draw from has the logprobs of the policy in the run."""
+    config = build_config(PipelineConfig, tiny_settings(tmp_path) | {"evaluation": None})
+    run = run_pipeline(config)
+    served = _policy(run, None, tmp_path / "serve")
+    assert list(served) == ["ppo"]
+    assert _policy(run, "ppo", tmp_path / "serve") == served  # written once
+    opened, engine = open_run(run), LocalEngine()
+    model = _configs(None, [], "float32", (), served)["ppo"].model_copy(update={"lora": None})
+    data = [Example.next_token(opened.tokenizer.encode("Ana, nice day."))]
+    (theirs,) = engine.forward(engine.create(ModelSpec("served", model, ("lm",), trainable=False)), data)
+    (ours,) = opened.engine.forward(opened.model("ppo"), data)
+    np.testing.assert_allclose(theirs.logprobs, ours.logprobs, atol=1e-5)
+    for stage, told in (("reward_model", "cannot generate text"), ("rejection", "has no model"), ("pop", "no stage")):
+        with pytest.raises(RunError, match=told):
+            _policy(run, stage, tmp_path / "serve")
+    with pytest.raises(ConfigError, match="--stage says which policy of a --run"):
+        _policy(None, "ppo", tmp_path)
+    assert list(_configs(None, [], "auto")) == ["smollm2-135m"]
+    assert list(_configs(["byte-tiny"], [], "auto", (), served)) == ["byte-tiny", "ppo"]
