@@ -17,14 +17,18 @@ IN_BOTH = (
     "docs/demo.md",
     "docs/guides/chat.md",
     "docs/guides/direct.md",
+    "docs/guides/evaluation.md",
     "docs/guides/group.md",
     "docs/guides/labels.md",
     "docs/guides/ppo.md",
     "docs/guides/python.md",
     "docs/guides/rejection.md",
     "docs/guides/resume.md",
+    "docs/guides/reward_model.md",
     "docs/guides/sft.md",
     "docs/guides/trackers.md",
+    "docs/guides/trl_ppo.md",
+    "docs/guides/watching.md",
     "docs/tutorials/steer_a_tone.md",
     "docs/tutorials/your_own_pairs.md",
     "docs/tutorials/your_teams_labels.md",
@@ -33,7 +37,7 @@ IN_BOTH = (
 """What the site promises in Simplified Chinese; docs/X.md is docs/zh/X.md there, and X.md above docs/ is X.zh.md."""
 
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-SPAN = re.compile(r"`[^`\n]+`")
+SPAN = re.compile(r"`[^`]+`")
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -79,7 +83,7 @@ def links(page: str) -> Counter[str]:
 
 def spans(page: str) -> Counter[str]:
     """The names, settings and commands within sentences."""
-    return Counter(SPAN.findall(prose(page)))
+    return Counter(" ".join(span.split()) for span in SPAN.findall(prose(page)))
 
 
 def rows(page: str) -> list[int]:
@@ -95,8 +99,9 @@ def test_both_languages_have_the_same(page: str, what):
 
 @pytest.mark.parametrize("page", IN_BOTH)
 def test_a_chinese_page_is_written_in_chinese(page: str):
-    lines = [line for line in SPAN.sub("", prose(chinese(page))).splitlines() if "](" not in line]
-    assert [line for line in lines if len(line) > 60 and not HAN.search(line)] == []
+    lines = SPAN.sub("", prose(chinese(page))).splitlines()
+    plain = [line for line in lines if "](" not in line and not line.startswith("    ")]
+    assert [line for line in plain if len(line) > 60 and not HAN.search(line)] == []
 
 
 def test_no_chinese_page_is_unpromised():
