@@ -28,6 +28,7 @@ IN_BOTH = (
     "docs/guides/resume.md",
     "docs/guides/reward_model.md",
     "docs/guides/rlhf_pipeline.md",
+    "docs/guides/safety.md",
     "docs/guides/sft.md",
     "docs/guides/trackers.md",
     "docs/guides/trl_ppo.md",
