@@ -20,6 +20,7 @@ from thumbs.engine.shared_states import SharedStates
 from thumbs.engine.token_losses import Pass
 from thumbs.functional.logprobs import measured_logprobs, target_logprobs
 from thumbs.functional.reverse_kl import divergence
+from thumbs.functional.reward_losses import TWO_SIDED
 from thumbs.models.base import Adapter, Trunk, Weights
 from thumbs.models.heads import ScalarHead
 from thumbs.models.operators import vocabulary
@@ -210,18 +211,28 @@ def _losses_of(
         metrics |= {f"{loss.formula}/{name}": metric for name, metric in found.items()} | {
             f"{loss.formula}/loss_sum": value.detach()
         }
-    of, share = batch.sequence_columns, weights
-    if "unit_weight" in of:
-        # Metrics of pairs leave ties out; those of a cost, where each reply has a label of its own, do not.
-        of_pairs = "preferred" in of and "labels" not in batch.columns
-        share = of["unit_weight"] * (of["preferred"] != 0.5 if of_pairs else 1.0)
-    if HEAD_WEIGHTS in of:
-        heads = of[HEAD_WEIGHTS].mean(1)
-        share = share * (heads if "unit_weight" in of else heads[batch.sequence])
     by_target = torch.zeros_like(weights)
     if logprobs_everywhere and all(isinstance(loss, TokenLoss) for loss in losses):
         by_target = _by_target(losses, seen)
-    return Computed(total, logprobs.detach(), seen.values.detach(), by_target, metrics, share.sum())
+    weight = _weight_of_metrics(losses, batch)
+    return Computed(total, logprobs.detach(), seen.values.detach(), by_target, metrics, weight)
+
+
+def _weight_of_metrics(losses: Sequence[LossSpec], batch: Batch) -> Tensor:
+    """What the metrics of this micro-batch weigh next to those of others: without what they leave out, which is tied
+    pairs and labels that are on neither side.
+    """
+    of, share = batch.sequence_columns, batch.columns["weights"]
+    if any(loss.formula in TWO_SIDED for loss in losses):
+        share = share * (batch.columns["labels"] != 0.5)
+    if "unit_weight" in of and "labels" in batch.columns:  # of a cost: each reply has a label of its own
+        share = of["unit_weight"] * torch.stack([x.sum() for x in batch.split(share)])
+    elif "unit_weight" in of:
+        share = of["unit_weight"] * (of["preferred"] != 0.5 if "preferred" in of else 1.0)
+    if HEAD_WEIGHTS in of:
+        heads = of[HEAD_WEIGHTS].mean(1)
+        share = share * (heads if "unit_weight" in of else heads[batch.sequence])
+    return share.sum()
 
 
 def _by_target(losses: Sequence[LossSpec], seen: Pass) -> Tensor:

@@ -172,6 +172,8 @@ LABELS = by_name(regression, ordinal, binary)
 COSTS = by_name(cost)
 FORMULAS = {**PAIRS, **LISTS, **LABELS, **COSTS}
 """Losses of scores, by name."""
+TWO_SIDED = (binary.__name__, cost.__name__)
+"""Whose labels are on one side or the other; one of exactly ½ is on neither, and their accuracy leaves it out."""
 
 
 @torch.no_grad()

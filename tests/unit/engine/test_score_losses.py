@@ -45,11 +45,12 @@ def data_for(loss: ScoreLoss, heads: np.ndarray | None = None) -> list[Example]:
         end = np.eye(len(tokens))[-1]
         extra: dict[str, Any] = {} if heads is None else {HEAD_WEIGHTS: heads[i]}
         if loss.formula in LABELS:
-            labels = rng.integers(0, 2, len(tokens))
+            levels = rng.integers(0, 3, len(tokens))
+            labels = levels / 2 if loss.formula == "binary" else levels  # ½ is on neither side
             data.append(Example.whole_sequence(tokens, weights=0.5 * end + 0.1, labels=labels, **extra))
         elif loss.formula in COSTS:
             of = {"unit": i // 2, "preferred": [1.0, 0.5, 0.0][i // 2], "unit_weight": 0.2 + i // 2}
-            unsafe = np.full(len(tokens), float(i % 3 == 0))
+            unsafe = np.full(len(tokens), [1.0, 0.0, 0.5, 1.0, 0.0, 0.0][i])
             data.append(Example.whole_sequence(tokens, weights=end, labels=unsafe, **of, **extra))
         elif loss.formula in LISTS:
             of = {"unit": UNITS[i], "rank": RANKS[i], "unit_weight": UNIT_WEIGHTS[UNITS[i]]}
@@ -125,6 +126,23 @@ def test_micro_batches_change_nothing(loss: ScoreLoss, heads: int, monkeypatch: 
         np.testing.assert_allclose(
             cut[name], gradient, rtol=1e-3, atol=1e-6 + 1e-5 * float(gradient.abs().max()), err_msg=name
         )
+
+
+@pytest.mark.parametrize("name", ["binary", "cost"])
+@pytest.mark.parametrize("budget", [1, 9, 10_000])
+def test_labels_of_one_half_count_in_no_micro_batch(name: str, budget: int, monkeypatch: pytest.MonkeyPatch):
+    engine, handle = model()
+    data = data_for(ScoreLoss.of(name))
+    right = counted = 0.0
+    for i, (datum, values) in enumerate(zip(data, values_of(engine, handle, data), strict=True)):
+        of_unit = 0.2 + i // 2 if name == "cost" else 1.0
+        for value, label, weight in zip(values, datum.columns["labels"], datum.columns["weights"], strict=True):
+            if label != 0.5:
+                counted += of_unit * weight
+                right += of_unit * weight * ((value > 0) == (label > 0.5))
+    monkeypatch.setattr(LocalEngine, "token_budget", budget)
+    output = engine.forward_backward(handle, data, [ScoreLoss.of(name)])
+    assert output.metrics[f"{name}/accuracy"] == pytest.approx(right / counted, rel=1e-5)
 
 
 @pytest.mark.parametrize(
