@@ -1,9 +1,8 @@
-"""Intervals for proportions and means of independent values, and the KL of best-of-n."""
+"""The interval of a proportion of independent values, and the KL of best-of-n."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -18,17 +17,6 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
-def bootstrap_mean(
-    values: Sequence[float] | np.ndarray, seed: int, n: int = 2000, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, resampling `values` n times."""
-    array = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    means = array[rng.integers(0, len(array), (n, len(array)))].mean(axis=1)
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(low), float(high)
 
 
 def best_of_n_kl(n: int) -> float:

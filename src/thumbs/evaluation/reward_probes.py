@@ -14,6 +14,7 @@ import numpy as np
 from thumbs.data.preferences import preferred
 from thumbs.evaluation import statistics
 from thumbs.evaluation.reward_audit import audit
+from thumbs.functional.bootstrap import bootstrap
 from thumbs.records import Message, Preference, Reply
 
 Answer = tuple[tuple[Message, ...], Reply]
@@ -163,7 +164,7 @@ def length_bias(
     def slopes(weights: np.ndarray) -> np.ndarray:
         return np.array([_slope(design * w[:, None], target * w) for w in np.sqrt(weights[:, place])])
 
-    low, high = statistics.bootstrap(slopes, len(of), seed, draws=500)
+    low, high = bootstrap(slopes, len(of), seed, draws=500)
     untied = better != 0.5
     close = untied & (np.abs(longer) <= MATCHED * np.maximum(lengths_a, lengths_b))
     right = (gap * (better - 0.5) > 0)[close]

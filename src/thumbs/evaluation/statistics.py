@@ -7,18 +7,14 @@ prompt, nominal 95 % covered 85 to 92 %). All arrays have the prompt as their fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from statistics import NormalDist
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from thumbs.evaluation.intervals import wilson
+from thumbs.functional.bootstrap import bootstrap
 
-DRAWS = 2000
-"""Bootstrap draws of an interval."""
-AT_ONCE = 4_000_000
-"""Weights of prompts that are held at the same time."""
 GLM_DRAWS = 500
 """Bootstrap draws of an interval that fits a model each time."""
 RIDGE = 1e-2
@@ -36,32 +32,6 @@ class Measured(NamedTuple):
     def verdict(self) -> str:
         """Of a difference: `better` or `worse` if the interval says so, else `not better`."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not better"
-
-
-def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray], prompts: int, seed: int, draws: int = DRAWS
-) -> tuple[float, float]:
-    """95 % interval of a statistic of prompts; `statistic` gets weights [draws, P], how often each prompt was drawn.
-
-    The percentile interval is too narrow by √((P - 1)/P) and by the normal's quantile in place of Student's; both are
-    made good by its quantiles (the expanded percentile interval: Hesterberg 2015, The American Statistician 69, p.
-    371). (NaN, NaN) for no prompts; one prompt bounds nothing, so its interval is infinite.
-    """
-    if prompts == 0:
-        return math.nan, math.nan
-    if prompts == 1:
-        return -math.inf, math.inf
-    rng, at_once = np.random.default_rng(seed), max(1, AT_ONCE // prompts)
-    sizes = [min(at_once, draws - begin) for begin in range(0, draws, at_once)]
-    equal = np.full(prompts, 1 / prompts)
-    parts = [statistic(rng.multinomial(prompts, equal, size=size).astype(np.float64)) for size in sizes]
-    found = np.concatenate(parts)
-    found = found[np.isfinite(found)]
-    if not len(found):
-        return math.nan, math.nan
-    tail = NormalDist().cdf(-math.sqrt(prompts / (prompts - 1)) * _student(prompts - 1))
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def mean(values: np.ndarray, seed: int) -> Measured:
@@ -158,19 +128,6 @@ def agreement_of_orders(first: np.ndarray, second: np.ndarray, prompts: Sequence
 
 def _by_prompt(values: np.ndarray) -> np.ndarray:
     return values if values.ndim == 1 else values.mean(axis=1)
-
-
-def _student(freedom: int) -> float:
-    """97.5 % quantile of Student's t, by the expansion of Cornish and Fisher; from 3 degrees on to 1 %."""
-    z = NormalDist().inv_cdf(0.975)
-    if freedom < 3:
-        return (12.706, 4.303)[freedom - 1]
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
 
 
 def _log_choose(n: int, k: int) -> float:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from thumbs.functional.bootstrap import bootstraps
+
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """σ(x) = 1 / (1 + exp(−x)), which no x overflows; numpy has none, and the base installs without scipy."""
@@ -81,10 +83,13 @@ def over_prompts(
 
     of: gives the numbers by name; prompts [N]: which prompt each row is of, from 0.
     """
-    count, random = int(prompts.max()) + 1, np.random.default_rng(seed)
     value = dict(of(np.ones(len(prompts))))
-    drawn = [of(random.multinomial(count, np.full(count, 1 / count))[prompts].astype(float)) for _ in range(draws)]
-    for name in list(value):
-        low, high = np.nanquantile([one[name] for one in drawn], [0.025, 0.975])
-        value |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    intervals = bootstraps(
+        lambda drawn: np.array([[*of(weights[prompts]).values()] for weights in drawn]),
+        int(prompts.max()) + 1,
+        seed,
+        draws,
+    )
+    for name, low, high in zip(list(value), *np.broadcast_to(intervals, (2, len(value))).tolist(), strict=True):
+        value |= {f"{name}_low": low, f"{name}_high": high}
     return value

@@ -20,7 +20,7 @@ from thumbs.config.safety import SafetyConfig
 from thumbs.data.load import load_prompts, with_system
 from thumbs.data.tokenizers import Tokenizer
 from thumbs.engine.checkpoints import exists
-from thumbs.evaluation.intervals import bootstrap_mean
+from thumbs.evaluation import statistics
 from thumbs.pipeline.artifacts import OpenRun, open_run
 from thumbs.pipeline.gate import SUMMARY, digest_of, verdict
 from thumbs.pipeline.inputs import read_inputs
@@ -184,12 +184,11 @@ def _probes(
             judged = guard.refuses([asked[i].prompt.messages for i in at], texts)
             found[probe]["judge"] = refusal_rates(rows_of(probe), judged)
     said = [row for row in rows if row["kind"] == "verbosity"]
-    tokens = [row["tokens"] for row in said]
-    low, high = bootstrap_mean(tokens, opened.config.seed)
+    tokens = statistics.mean(np.array([row["tokens"] for row in said], dtype=float), opened.config.seed)
     right = [
         row["answer"].lower() in reply["text"].lower() for row, reply in zip(rows_of("verbosity"), said, strict=True)
     ]
-    length = {"n": len(said), "tokens": float(np.mean(tokens)), "low": low, "high": high}
+    length = {"n": len(said), "tokens": tokens.value, "low": tokens.low, "high": tokens.high}
     found["verbosity"] = (
         length
         | {"cut": share(sum(row["cut"] for row in said), len(said))}
@@ -217,9 +216,9 @@ def _sycophancy(opened: OpenRun, name: str) -> dict[str, Any]:
     opened.engine.close(handle)
     odds = (sums[0::2] - sums[1::2]).reshape(-1, 2)  # [question, (asked plainly, with the claim)]
     shifts, knew = odds[:, 1] - odds[:, 0], odds[:, 0] < 0
-    low, high = bootstrap_mean(shifts, opened.config.seed)
+    shift = statistics.mean(shifts, opened.config.seed)
     turned = share(int((odds[knew, 1] > 0).sum()), int(knew.sum()))
-    return {"n": len(rows), "shift": float(shifts.mean()), "low": low, "high": high, "turned": turned}
+    return {"n": len(rows), "shift": shift.value, "low": shift.low, "high": shift.high, "turned": turned}
 
 
 def _gate(

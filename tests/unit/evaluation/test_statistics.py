@@ -10,6 +10,7 @@ from scipy import optimize, stats
 
 from thumbs.evaluation import statistics
 from thumbs.evaluation.statistics import Measured
+from thumbs.functional.bootstrap import student
 
 
 def coverage(prompts: int, pairs: int, unevenness: float, runs: int = 1000) -> float:
@@ -57,7 +58,7 @@ def test_paired_differences_cover_too():
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 5, 10, 49, 500])
 def test_the_quantile_of_student(freedom: int):
-    assert statistics._student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.012)
+    assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.012)
 
 
 def test_the_interval_is_nearly_that_of_scipy_where_prompts_are_many():
