@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -173,7 +174,7 @@ def _audit_judge(name: str, pairs: str, settings: Sequence[str]) -> None:
 def judge_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The audit of a judge for a terminal."""
     rows = (
-        ("consistency", "consistency", "one winner in both orders"),
+        ("consistency", "consistency", "one verdict in both orders, ties too"),
         ("prefers what is shown first", "position", "0.5 is no taste for a place"),
         ("prefers the longer reply", "longer", ""),
         ("  people prefer it", "longer_labels", "on the same pairs"),
@@ -245,6 +246,6 @@ def audit_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _row(name: str, value: float | None, low: float | None = None, high: float | None = None, note: str = "") -> str:
-    shown = "-" if value is None else f"{value:.3f}"
-    interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    shown = "-" if value is None or math.isnan(value) else f"{value:.3f}"
+    interval = "" if shown == "-" or low is None or high is None else f"{low:.3f} to {high:.3f}"
     return f"{name:<44}{shown:>8}  {interval:<18}{note}".rstrip()

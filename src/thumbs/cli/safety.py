@@ -20,13 +20,16 @@ def safety(run: Run) -> None:
     Prints, for the base model, SFT and every method: refusals of harmful requests and of benign ones that look like
     them, how far a wrong claim moves it, how long it makes short answers, and the share of unsafe replies with the
     upper bound that `thumbs export` goes by. Then come counts of what the run's filters took out. The numbers are kept
-    in RUN/safety/summary.json. It goes on where it was stopped.
+    in RUN/safety/summary.json and shown in the report. It goes on where it was stopped.
 
     \b
     Example:
       thumbs safety runs/demo
     """
-    for line in lines(api.open_run(run).safety()):
+    opened = api.open_run(run)
+    found = opened.safety()
+    opened.report()
+    for line in lines(found):
         typer.echo(printable(line))
 
 

@@ -7,19 +7,21 @@ compare two.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from thumbs.config.evaluation import GoldConfig
 from thumbs.config.named import load_callable
 from thumbs.engine.base import Engine
-from thumbs.errors import ConfigError
+from thumbs.errors import ConfigError, RewardError
 from thumbs.evaluation.judges import gold_judge
-from thumbs.records import Message
+from thumbs.records import Message, Rollout, Score
 from thumbs.rewards.base import CallableReward, RewardSource
 from thumbs.rewards.build import open_reward_model
 from thumbs.rewards.endpoint import Answers, EndpointAnswers, KeptAnswers
 from thumbs.rewards.judge import PAIR_QUESTION, Judge, by_rubric, open_answers
+from thumbs.rewards.returned import reply_place
 from thumbs.rewards.verifiers import verifier
 
 ANSWERS = "judge-answers.jsonl"
@@ -43,6 +45,22 @@ Gold = RewardSource | PairJudge
 """What an evaluation trusts: scores of single replies, or comparisons."""
 
 
+@dataclass(frozen=True)
+class _OfEveryReply:
+    """A reward function as gold. One that gives None for a reply would leave that reply a score of 0."""
+
+    source: RewardSource
+    name: str
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """The scores; raises RewardError where the function has nothing to say."""
+        scores = self.source.score(rollouts)
+        for number, (rollout, score) in enumerate(zip(rollouts, scores, strict=True)):
+            if not score.counts:
+                raise RewardError(f"{reply_place(self.name, number, rollout)} got None; a gold scores every reply")
+        return scores
+
+
 def open_gold(config: GoldConfig, engine: Engine, kept: Path | None = None) -> Gold:
     """The gold that settings name. kept: the file of a judge's answers, which are asked for once.
 
@@ -52,7 +70,7 @@ def open_gold(config: GoldConfig, engine: Engine, kept: Path | None = None) -> G
         rule = gold_judge(config.rule)
         return CallableReward(lambda rollout: rule(rollout.messages[:-1], rollout.text), config.title)
     if config.function is not None:
-        return CallableReward(load_callable(config.function), config.title)
+        return _OfEveryReply(CallableReward(load_callable(config.function), config.title), config.title)
     if config.verifier is not None:
         return CallableReward(verifier(config.verifier, config.pattern), config.title)
     if config.model is not None:

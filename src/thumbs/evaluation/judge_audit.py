@@ -18,10 +18,11 @@ from thumbs.records import Preference
 def audit_judge(judge: PairJudge, pairs: Sequence[Preference], seed: int = 0) -> dict[str, Any]:
     """What a judge makes of pairs that people judged, as plain data; every number {value, low, high} or null.
 
-    consistency: share of pairs with one winner in both orders. position: share of single verdicts for the reply that is
-    shown first; 0.5 is no taste. longer: share of pairs whose longer reply (characters) it prefers, longer_labels: that
-    people prefer, length_bias: their difference on the same pairs. agreement: share of untied labels that its verdict,
-    the mean of both orders, shares, next to the null baselines: always the longer reply, always the first of the file.
+    consistency: share of pairs with one verdict in both orders, ties too. position: share of single verdicts for the
+    reply that is shown first; 0.5 is no taste. longer: share of pairs whose longer reply (characters) it prefers,
+    longer_labels: that people prefer, length_bias: their difference on the same pairs. agreement: share of untied
+    labels that its verdict, the mean of both orders, shares, next to the null baselines: always the longer reply,
+    always the first of the file.
     """
     judged = [(pair, better) for pair in pairs if (better := preferred(pair)) is not None]
     if not judged:

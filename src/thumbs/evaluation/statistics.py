@@ -15,6 +15,8 @@ import numpy as np
 from thumbs.evaluation.intervals import wilson
 from thumbs.functional.bootstrap import bootstrap
 
+FEWEST = 6
+"""So many prompts must agree before their mean is sure: five of one sign still have a chance of 2 · ½⁵ > 5 %."""
 GLM_DRAWS = 500
 """Bootstrap draws of an interval that fits a model each time."""
 RIDGE = 1e-2
@@ -41,23 +43,27 @@ def mean(values: np.ndarray, seed: int) -> Measured:
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> Measured:
-    """Σ numerators / Σ denominators, [P] each: a mean over what prompts have different numbers of."""
+    """Σ numerators / Σ denominators, [P] each: a mean over what prompts have different numbers of. A few prompts that
+    all say the same bound nothing.
+    """
     known = np.isfinite(numerators) & (denominators > 0)
     top, bottom = numerators[known], denominators[known]
     if not len(top):
         return Measured(math.nan, math.nan, math.nan)
+    if len(top) < FEWEST and _agree(top, bottom):
+        return Measured(float(top.sum() / bottom.sum()), -math.inf, math.inf)
     low, high = bootstrap(lambda weights: (weights @ top) / (weights @ bottom), len(top), seed)
     return Measured(float(top.sum() / bottom.sum()), low, high)
 
 
 def share(hits: np.ndarray, counts: np.ndarray, seed: int) -> Measured:
-    """Σ hits / Σ counts, a fraction. If all prompts agree that it is 0 or 1 a bootstrap knows no doubt, so the interval
-    is Wilson's over the prompts; that also bounds the interval of a single prompt.
+    """Σ hits / Σ counts, a fraction. If all prompts agree a bootstrap knows no doubt, so the interval is Wilson's over
+    the prompts; that also bounds the interval of a single prompt.
     """
     found, prompts = ratio(hits, counts, seed), int((counts > 0).sum())
     if not prompts:
         return Measured(math.nan, 0.0, 1.0)
-    if prompts == 1 or found.value in (0.0, 1.0):
+    if _agree(hits[counts > 0], counts[counts > 0]):
         return Measured(found.value, *wilson(found.value * prompts, prompts))
     return Measured(found.value, max(found.low, 0.0), min(found.high, 1.0))
 
@@ -124,6 +130,11 @@ def agreement_of_orders(first: np.ndarray, second: np.ndarray, prompts: Sequence
     """Consistency: share of pairs whose winner is the same in both orders, P(this one is better) in each [R]."""
     same = np.sign(np.round(first - 0.5, 9)) == np.sign(np.round(second - 0.5, 9))
     return clustered(same, prompts, seed)
+
+
+def _agree(numerators: np.ndarray, denominators: np.ndarray) -> bool:
+    """Whether all prompts say the same, so that a bootstrap knows no doubt."""
+    return bool(np.ptp(numerators / denominators) < 1e-12)
 
 
 def _by_prompt(values: np.ndarray) -> np.ndarray:

@@ -65,7 +65,9 @@ def _gains(run: RunRecord) -> Figure | None:
 
         def gain(values: np.ndarray, mean: float = mean, deviation: float = deviation) -> Sequence[float] | None:
             measured = statistics.mean((values - mean) / deviation, run.seed)
-            return tuple(measured) if np.isfinite(measured).all() else None
+            if not np.isfinite(measured.value):
+                return None
+            return tuple(measured) if np.isfinite(measured).all() else (measured.value,)  # too few prompts for a band
 
         curve = [
             (row["kl"], *bounds)

@@ -7,10 +7,12 @@ otherwise from the text, which is then worth one or the other.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import logging
 import math
 import os
+import reprlib
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +33,9 @@ AT_ONCE = 8
 """Questions that are out at the same time."""
 TRIES = 5
 """Times that a question is asked before its failure ends the evaluation; waits double from a second on."""
+
+MANY = 8
+"""So many answers that are all unclear come from no judge."""
 
 
 class Answers(Protocol):
@@ -56,12 +61,18 @@ class EndpointAnswers:
     def log_odds(self, questions: Sequence[str], yes: str, no: str) -> list[float]:
         """What `Answers` asks for; an answer that is neither word counts as a tie, and the log says how many were.
 
-        Raises RewardError if the service does not answer.
+        Raises RewardError if the service does not answer, or if none of `MANY` answers or more is one of the words.
         """
         with ThreadPoolExecutor(AT_ONCE) as threads:
             replies = list(threads.map(self.ask, questions))
         found = [read_odds(reply, yes, no) for reply in replies]
-        if unclear := sum(value is None for value in found):
+        unclear = sum(value is None for value in found)
+        if unclear == len(found) >= MANY:
+            raise RewardError(
+                f"judge {self.model}: none of {unclear} answers was {yes} or {no} (the first one: "
+                f"{_text(replies[0])[:60]!r}), so it judges nothing; take another model, or another rubric"
+            )
+        if unclear:
             log.warning(
                 "judge %s: %d of %d answers were neither %s nor %s; they count as ties",
                 self.model, unclear, len(found), yes, no,
@@ -86,7 +97,7 @@ class EndpointAnswers:
             request = urllib.request.Request(address, json.dumps(asked).encode(), headers)  # noqa: S310 (http or https)
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout_s) as response:  # noqa: S310
-                    return json.load(response)["choices"][0]
+                    return _checked(json.load(response)["choices"][0])
             except urllib.error.HTTPError as error:
                 said = error.read(300).decode("utf-8", "replace")
                 if "logprobs" in asked and error.code < 500 and "logprob" in said:
@@ -95,7 +106,7 @@ class EndpointAnswers:
                 if error.code not in (408, 409, 429) and error.code < 500:
                     raise ConfigError(f"{address} refused the judge's question ({error.code}): {said}") from None
                 problem = f"{error.code}: {said}"
-            except (OSError, ValueError, LookupError, TypeError) as error:
+            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
                 problem = f"{type(error).__name__}: {error}"
             if number < TRIES - 1:
                 time.sleep(self.wait_s * 2**number)
@@ -104,17 +115,37 @@ class EndpointAnswers:
 
 def read_odds(choice: Mapping[str, Any], yes: str, no: str) -> float | None:
     """log P(yes) - log P(no) of a choice of a chat completion, nats; None if it is neither word."""
-    content = (choice.get("logprobs") or {}).get("content") or []
-    first = content[0].get("top_logprobs") or [] if content else []
-    told = {word: [t["logprob"] for t in first if t["token"].strip() == word] for word in (yes, no)}
-    if any(told.values()):
-        every = [math.exp(t["logprob"]) for t in first]
+    told = _alternatives(choice)
+    if any(token in (yes, no) for token, _ in told):
+        every = [p for _, p in told]
         most = min(*every, 1 - sum(every))  # of a word that is not among the alternatives
-        yes_p, no_p = (sum(map(math.exp, told[word])) if told[word] else most for word in (yes, no))
+        yes_p, no_p = (sum(p for token, p in told if token == word) or most for word in (yes, no))
         odds = math.log(max(yes_p, 1e-300)) - math.log(max(no_p, 1e-300))
         return max(-CERTAIN, min(CERTAIN, odds))
-    words = str((choice.get("message") or {}).get("content") or "").strip().strip(".:()*\"'").split()
+    words = _text(choice).strip().strip(".:()*\"'").split()
     return {yes: CERTAIN, no: -CERTAIN}.get(words[0].strip(".:()*\"'") if words else "")
+
+
+def _checked(choice: Any) -> Mapping[str, Any]:
+    """The choice; raises ValueError if it has no message."""
+    if not isinstance(choice, Mapping) or not isinstance(choice.get("message"), Mapping):
+        raise ValueError(f"{reprlib.repr(choice)} has no message")
+    return choice
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    said = (choice.get("message") or {}).get("content")
+    return said if isinstance(said, str) else ""
+
+
+def _alternatives(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What the first token might have been, without space around it, and how likely; none if that cannot be read."""
+    try:
+        first = choice["logprobs"]["content"][0]["top_logprobs"]
+        told = [(str(each["token"]).strip(), math.exp(each["logprob"])) for each in first]
+    except (LookupError, TypeError, OverflowError):
+        return []
+    return told if all(0 <= p <= 1 + 1e-3 for _, p in told) else []
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ The answer is read strictly. One that is in another form raises an error: it is 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -134,7 +135,7 @@ def ask_endpoint(config: GuardConfig) -> Ask:
         except urllib.error.HTTPError as error:
             said = error.read(500).decode(errors="replace")
             raise RewardError(f"safety.guard: {url} answered {error.code}: {said}") from None
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
             raise RewardError(f"safety.guard: {url} gave no answer ({type(error).__name__}: {error})") from None
         if not isinstance(content, str):
             raise RewardError(f"safety.guard: {url} answered with {type(content).__name__} in place of a text")

@@ -76,6 +76,22 @@ def test_all_right_on_ten_prompts_is_not_certainty():
     assert np.isnan(statistics.share(np.zeros(2), np.zeros(2), seed=0).value)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "verdict"), [(1, "not better"), (2, "not better"), (5, "not better"), (6, "better")]
+)
+def test_a_few_prompts_that_agree_decide_nothing(prompts: int, verdict: str):
+    """A sign test's probability, two-sided: 2 · ½⁵ = 0.06 for five, 0.03 for six."""
+    assert (stats.binomtest(prompts, prompts).pvalue < 0.05) == (verdict == "better")
+    assert statistics.difference(np.ones(prompts), np.zeros(prompts), seed=0).verdict == verdict
+
+
+def test_ties_alone_are_no_certainty_of_one_half():
+    found = statistics.clustered([0.5] * 5, range(5), seed=0)
+    expected = stats.norm.ppf(0.975) ** 2
+    half = np.sqrt(expected / 4 / (5 + expected))  # Wilson's interval at one half, solved by hand
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
+
+
 def test_a_ratio_weighs_prompts_by_what_they_have():
     found = statistics.ratio(np.array([1.0, 9.0]), np.array([1.0, 3.0]), seed=0)
     assert found.value == 10 / 4

@@ -119,18 +119,19 @@ def test_runs_that_were_not_judged_alike_are_refused(runs: list[Path], tmp_path:
 
 
 def test_runs_are_paired_on_the_prompts_that_both_answered(runs: list[Path], tmp_path: Path):
-    golds = {"ppo": {"a": 1.0, "b": 2.0, "c": 9.0}, "group": {"b": 1.5, "a": 0.5, "d": -9.0}}
+    both = {name: float(number) for number, name in enumerate("abefgh")}
+    golds = {"ppo": {**{k: v + 0.5 for k, v in both.items()}, "c": 9.0}, "group": {**both, "d": -9.0}}
     for path, (system_name, by_prompt) in zip(runs, golds.items(), strict=True):
         rows = [
             EvaluatedReply(system_name, (Message("user", p),), p, 0, "text", 3, False, gold)
             for p, gold in by_prompt.items()
         ]
         write(path / "evaluation" / "replies.jsonl", rows)
-    (gap,) = paired(runs)  # a and b alone, each 0.5 apart
+    (gap,) = paired(runs)  # those of both alone, each 0.5 apart
     assert gap == {
         "left": "a<b> ppo",
         "right": "second group",
-        "n": 2,
+        "n": 6,
         "difference": pytest.approx(0.5),
         "low": pytest.approx(0.5),
         "high": pytest.approx(0.5),
@@ -138,5 +139,5 @@ def test_runs_are_paired_on_the_prompts_that_both_answered(runs: list[Path], tmp
     }
     out = tmp_path / "page.html"
     result = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(out)])
-    assert "a<b> ppo minus second group, gold on 2 prompts: +0.500 [+0.500, +0.500]: better" in result.stdout
+    assert "a<b> ppo minus second group, gold on 6 prompts: +0.500 [+0.500, +0.500]: better" in result.stdout
     assert "a&lt;b&gt; ppo minus second group" in out.read_text(encoding="utf-8")

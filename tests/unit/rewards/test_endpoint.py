@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -112,6 +114,10 @@ def test_a_service_that_is_busy_is_asked_again_and_one_that_refuses_is_not(servi
         ({"message": {"content": "Both are fine."}}, None),
         ({"message": {"content": None}}, None),
         ({}, None),
+        ({"logprobs": "none", "message": {"content": ["A"]}}, None),
+        ({"logprobs": {"content": [{"top_logprobs": [{"token": "A"}]}]}, "message": {"content": "B"}}, -CERTAIN),
+        ({"logprobs": {"content": [{"top_logprobs": [{"token": "A", "logprob": math.nan}]}]}}, None),
+        ({"logprobs": {"content": [{"top_logprobs": [{"token": "A", "logprob": 900.0}]}]}}, None),
         ({"logprobs": {"content": []}, "message": {"content": "(B)"}}, -CERTAIN),
         ({"logprobs": {"content": [{"top_logprobs": [{"token": "A", "logprob": math.log(0.9)}]}]}}, math.log(9)),
         (
@@ -137,6 +143,33 @@ def test_unclear_answers_are_ties_and_counted(service: Service, caplog: pytest.L
     service.failures = [(200, '{"choices": [{"message": {"content": "Neither."}}]}')]
     assert EndpointAnswers(service.url, "m").log_odds(["q"], "A", "B") == [0.0]
     assert "1 of 1 answers were neither A nor B" in caplog.text
+
+
+def test_a_service_that_never_says_either_word_is_no_judge(service: Service):
+    service.failures = [(200, '{"choices": [{"message": {"content": "I am a teapot."}}]}')] * 8
+    with pytest.raises(RewardError, match=r"none of 8 answers was A or B .*teapot"):
+        EndpointAnswers(service.url, "m").log_odds([f"q{i}" for i in range(8)], "A", "B")
+
+
+@pytest.mark.parametrize("said", ["<html>", "[]", '{"choices": []}', '{"choices": ["A"]}', '{"choices": [{}]}'])
+def test_what_is_no_answer_is_asked_again_and_then_named(service: Service, said: str):
+    service.failures = [(200, said)] * 5
+    with pytest.raises(RewardError, match="gave no answer in 5 tries"):
+        EndpointAnswers(service.url, "m", wait_s=0.0).log_odds(["q"], "A", "B")
+    assert len(service.asked) == 5
+
+
+def test_a_connection_that_breaks_off_is_tried_again(service: Service, monkeypatch: pytest.MonkeyPatch):
+    breaks = [http.client.IncompleteRead(b"{"), http.client.BadStatusLine("SSH-2.0"), TimeoutError("slow")]
+    real = urllib.request.urlopen
+
+    def urlopen(*args: Any, **settings: Any) -> Any:
+        if breaks:
+            raise breaks.pop()
+        return real(*args, **settings)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    assert EndpointAnswers(service.url, "m", wait_s=0.0).log_odds(["kind Reply B:"], "A", "B")[0] > 0
 
 
 def test_what_was_answered_is_not_asked_again(service: Service, tmp_path: Path):
