@@ -11,7 +11,7 @@ import yaml
 from thumbs.config.pipeline import STAGES
 from thumbs.evaluation.results import BEST_OF_N
 from thumbs.report.evidence import not_shown, shown
-from thumbs.report.figures import PLOTS, calibration_figure, training_figures
+from thumbs.report.figures import PLOTS, Figure, calibration_figure, training_figures
 from thumbs.report.frontier import frontier_figures
 from thumbs.report.headline import decides, headline_rows, judged_by, labels_sentence, methods_of
 from thumbs.report.page import render
@@ -74,9 +74,7 @@ def _content(run: RunRecord) -> dict[str, Any]:
         "safety_figures": safety_figures(run),
         "safety": [(system_title(run, name), found) for name, found in run.safety.get("systems", {}).items()],
         "cost_audit": _cost_audit(run),
-        "cost_calibration": calibration_figure(
-            _cost_audit(run).get("bins", ()), "P(unsafe)", "share that was unsafe", "cost model", "replies"
-        ),
+        "cost_calibration": _cost_calibration(_cost_audit(run)),
         "benchmarks": [(system_title(run, score.system), score) for score in run.benchmarks],
         "warnings": run.evaluation.get("warnings", ()),
         "systems": ordered_systems(run),
@@ -92,6 +90,12 @@ def _content(run: RunRecord) -> dict[str, Any]:
 
 def _cost_audit(run: RunRecord) -> Mapping[str, Any]:
     return plain(run.done.get("cost_model", {}).get("calibration", {}))
+
+
+def _cost_calibration(audit: Mapping[str, Any]) -> Figure | None:
+    told = ("P(unsafe)", "share that was unsafe", "cost model", "replies")
+    level, usual = ("the mean alone", audit.get("unsafe", 0.5)), audit.get("ece_by_chance_high")
+    return calibration_figure(audit.get("bins", ()), *told, level, usual)
 
 
 def _state(run: RunRecord, stage: str) -> str:

@@ -54,6 +54,8 @@ _STYLE: dict[Any, Any] = {
 _GUIDE: dict[str, Any] = {"color": COLOURS["muted"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
 _ALARM: dict[str, Any] = {"color": COLOURS["bad"], "linewidth": 0.9, "alpha": 0.45}
 _MOST_POINTS = 400
+_LEAST_SPAN = 1e-3
+"""Of the vertical axis, as a part of the values: what varies by less is rounding, and looks flat."""
 _SIZES = {"small": (3.1, 2.1), "wide": (4.3, 2.5), "full": (8.9, 3.4)}
 """Inches: a third and a half of the page and all of it, so that text has one size in all."""
 
@@ -171,6 +173,10 @@ def _paint(axes: Axes, plane: Plane, lines: Sequence[Line], alarms: Sequence[Ala
     axes.set_xlabel(plane.x)
     axes.set_ylabel(plane.y)
     axes.margins(x=0.02, y=0.1)
+    axes.yaxis.get_major_formatter().set_useOffset(False)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = axes.get_ylim()
+    if high - low < (least := _LEAST_SPAN * max(abs(low), abs(high))):
+        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
     if plane.fractions:
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.locator_params(axis="x", integer=plane.x == "step", nbins=5)

@@ -13,12 +13,13 @@ from thumbs.report.systems import system_title
 
 def shown(run: RunRecord) -> list[str]:
     """What an interval says, one way or the other."""
-    return [*_accuracy(run, known=True), *_comparisons(run, decided=True), *_gate(run, passed=True)]
+    models = [*_accuracy(run, known=True), *_cost_model(run, known=True)]
+    return [*models, *_comparisons(run, decided=True), *_gate(run, passed=True)]
 
 
 def not_shown(run: RunRecord) -> list[str]:
     """What no interval says, and what was not looked at."""
-    said = [*_accuracy(run, known=False), *_comparisons(run, decided=False)]
+    said = [*_accuracy(run, known=False), *_cost_model(run, known=False), *_comparisons(run, decided=False)]
     said += [f"{warning[:1].upper()}{warning[1:]}." for warning in run.evaluation.get("warnings", ())]
     if not has_gold(run):
         said.append(f"What people would prefer: {NO_GOLD.partition(':')[0]}.")
@@ -26,10 +27,11 @@ def not_shown(run: RunRecord) -> list[str]:
         alarms = sum(len(run.alarms_by_step(place)) for place in run.places(method))
         title = system_title(run, method)
         if alarms:
-            said.append(f"That {title} is free of gaming: alarms were raised at {number(alarms)} steps.")
+            steps = "1 step" if alarms == 1 else f"{number(alarms)} steps"
+            said.append(f"That {title} is free of gaming: alarms were raised at {steps}.")
         elif run.setting("watch") is None:
             said.append(f"That {title} is free of gaming: no watch with a second opinion was kept.")
-    said += _gate(run, passed=False)
+    said += [*_limits(run), *_gate(run, passed=False)]
     if not run.safety:
         said.append("That any policy here is safe: `thumbs safety` was not run.")
     said.append(f"How much of this is chance between runs: this is one run, with seed {run.seed}.")
@@ -62,3 +64,25 @@ def _accuracy(run: RunRecord, *, known: bool) -> Iterator[str]:
     told = f"[{number(low)}, {number(high)}] of the held-out pairs"
     better = "he reward model orders pairs better than a coin"
     yield f"T{better}: {told}." if known else f"That t{better}: {told}."
+
+
+def _cost_model(run: RunRecord, *, known: bool) -> Iterator[str]:
+    """Whether the cost model knows more of what is unsafe than the length of a reply says."""
+    found = run.done.get("cost_model", {}).get("calibration", {})
+    low, high, length = (found.get(f"auroc{key}") for key in ("_low", "_high", "_of_length"))
+    if low is None or high is None or length is None or (low > max(length, 1 - length)) != known:
+        return
+    told = f"AUROC [{number(low)}, {number(high)}], and {number(length)} by length alone"
+    more = "he cost model knows more of harm than the length of a reply"
+    yield f"T{more}: {told}." if known else f"That t{more}: {told}."
+
+
+def _limits(run: RunRecord) -> Iterator[str]:
+    """The methods whose last step was above the limit that they were given."""
+    for method in methods_of(run):
+        limit = run.setting(f"{method}.constraint.limit")
+        for place in run.places(method) if limit is not None else ():
+            costs = [row[f"{method}/cost"] for row in run.metrics[place] if row.get(f"{method}/cost") is not None]
+            if costs and costs[-1] > limit:
+                told = f"at its last step replies cost {number(costs[-1])}, and {number(limit)} is allowed"
+                yield f"That {system_title(run, place)} holds its limit: {told}."

@@ -165,9 +165,12 @@ def calibration_figure(
     y: str = "fraction right",
     model: str = "reward model",
     what: str = "pairs",
+    level: tuple[str, float] = ("a coin", 0.5),
+    usual: float | None = None,
 ) -> Figure | None:
     """What a model predicted against what was so, and where chance alone would put one that is calibrated; None
-    without any bins of `what`.
+    without any bins of `what`. level: what stands next to it, a name and its share. usual: what 95 % of such samples of
+    a calibrated model stay under, if that was measured already.
     """
     bins = [b for b in bins if b.get("n") and b.get("observed") is not None]
     if not bins:
@@ -177,15 +180,16 @@ def calibration_figure(
     drawn = np.random.default_rng(0).binomial(n.astype(int), np.clip(sure, 0, 1), (4000, len(bins))) / n
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     errors = (np.abs(drawn - sure) * n).sum(axis=1) / n.sum()
-    ours, usual = float((np.abs(right - sure) * n).sum() / n.sum()), np.quantile(errors, 0.95)
+    ours = float((np.abs(right - sure) * n).sum() / n.sum())
+    usual = float(np.quantile(errors, 0.95)) if usual is None else usual
     labels = [f"{int(count)} {what}" for count in n]
     lines = [
         Line("calibrated, by chance", "muted", np.stack([sure, sure, low, high], axis=1).tolist(), "band", labels, ":"),
         Line(model, "sft", np.stack([sure, right], axis=1).tolist(), "markers", labels),
     ]
-    plane = Plane(x, y, f"Calibration of the {model}: {y} against {x}", ("a coin", 0.5), size="wide")
+    plane = Plane(x, y, f"Calibration of the {model}: {y} against {x}", level, size="wide")
     caption = (
         f"Dotted, with the range of 95 %: where a calibrated model would be with so few {what}. Expected calibration "
-        f"error {number(ours)}; a calibrated model would stay under {number(float(usual))} in 95 % of such samples."
+        f"error {number(ours)}; a calibrated model would stay under {number(usual)} in 95 % of such samples."
     )
     return Figure("Calibration", caption, draw(plane, lines))

@@ -26,6 +26,15 @@ def test_a_chart_is_well_formed_and_has_no_colour_of_its_own() -> None:
     assert "<metadata" not in svg
 
 
+def test_an_axis_of_almost_equal_values_shows_them_as_equal() -> None:
+    svg = str(draw(Plane("step", "fraction", "x"), [Line("a", "sft", [(1, 0.5), (2, 0.5 - 1e-8), (3, 0.5)])]).svg)
+    texts = {"".join(e.itertext()) for e in ElementTree.fromstring(svg).iter(f"{SVG}text")}  # noqa: S314
+    ticks = [float(text) for text in texts if re.fullmatch(r"0\.\d+", text)]
+    assert len(ticks) > 1
+    assert all(abs(tick - 0.5) < 1e-3 for tick in ticks)
+    assert not any("e" in text for text in texts - {"step"})
+
+
 def marks(svg: str) -> list[tuple[float, float, str]]:
     """(x, y, words) of the values on a chart."""
     root = ElementTree.fromstring(svg)  # noqa: S314

@@ -235,8 +235,8 @@ def test_replies_that_the_length_limit_cut_are_marked(tmp_path: Path) -> None:
 
 
 def test_gold_and_proxies_are_drawn_in_deviations_of_the_reference(tmp_path: Path) -> None:
-    """Two prompts, two replies each; by hand: gold of the reference has mean 1 and deviation 1."""
-    scores = {"sft": ((0.0, 2.0), (0.0, 2.0)), "ppo": ((2.0, 2.0), (4.0, 4.0)), "ppo@1": ((1.0, 1.0), (1.0, 1.0))}
+    """Six prompts, two replies each; by hand: gold of the reference has mean 1 and deviation 1."""
+    scores = {"sft": ((0.0, 2.0),) * 6, "ppo": ((2.0, 2.0), (4.0, 4.0)) * 3, "ppo@1": ((1.0, 1.0),) * 6}
     rows = [
         EvaluatedReply(system, (Message("user", f"p{p}"),), f"p{p}", draw, "text", 3, False, gold, {"proxy": 10 * gold})
         for system, prompts in scores.items()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from thumbs.report.build import build_report
+from thumbs.report.evidence import not_shown, shown
 from thumbs.report.figures import Figure
 from thumbs.report.record import read_run
 from thumbs.report.safety import safety_figures
@@ -118,6 +121,28 @@ def test_benchmarks_stand_in_the_report(run: Path) -> None:
     page = build_report(run).read_text(encoding="utf-8")
     row = re.sub("<[^>]+>", " ", page.partition('id="benchmarks"')[2].partition("</table>")[0]).split()
     assert row[-7:] == ["PPO", "&lt;b&gt;arc", "acc", "0.250", "0.031", "200", "lm-eval"]
+
+
+@pytest.mark.parametrize(("low", "length", "known"), [(0.70, 0.60, True), (0.70, 0.25, False), (0.49, 0.45, False)])
+def test_a_cost_model_that_knows_no_more_than_length_is_not_called_shown(
+    run: Path, low: float, length: float, known: bool
+) -> None:
+    """A low AUROC of length is as good as a high one: then shorter replies are the unsafe ones."""
+    found = {"auroc_low": low, "auroc_high": 0.8, "auroc_of_length": length}
+    record = replace(read_run(run), done={"cost_model": {"calibration": found}, "reward_model": {}})
+    assert any("cost model knows more" in line for line in shown(record)) == known
+    assert any("cost model knows more" in line for line in not_shown(record)) != known
+
+
+@pytest.mark.parametrize(("limit", "held"), [(0.3, True), (0.1, False)])
+def test_a_limit_that_the_last_step_is_above_is_named(tmp_path: Path, limit: float, held: bool) -> None:
+    RunFolder(tmp_path).open({"seed": 0, "ppo": {"constraint": {"limit": limit}}}).close()
+    (tmp_path / "ppo").mkdir()
+    rows = [{"step": step, "ppo/cost": cost, "ppo/lambda": 1.0} for step, cost in ((1, 0.9), (2, 0.2))]
+    (tmp_path / "ppo" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = [line for line in not_shown(read_run(tmp_path)) if "holds its limit" in line]
+    wanted = "That PPO holds its limit: at its last step replies cost 0.200, and 0.100 is allowed."
+    assert told == ([] if held else [wanted])
 
 
 def test_the_cost_model_is_shown_next_to_its_nulls(run: Path) -> None:
