@@ -142,8 +142,11 @@ def await_end(folder: Path, family: set[int]) -> None:
         time.sleep(0.2)
 
 
-def run(folder: Path, asked: argparse.Namespace, settings: list[str], kills: int, chance: random.Random) -> None:
-    """Runs it, with so many victims on the way."""
+def run(
+    folder: Path, asked: argparse.Namespace, settings: list[str], kills: int, chance: random.Random, pause_s: float
+) -> float:
+    """Runs it, with so many victims on the way, one after half of `pause_s` at least; returns the seconds it took."""
+    began = time.monotonic()
     nodes = Nodes() if asked.victim == "node" else None
     try:
         killed = 0
@@ -151,10 +154,13 @@ def run(folder: Path, asked: argparse.Namespace, settings: list[str], kills: int
             with driver_of(folder, asked.launcher, settings, nodes and nodes.address) as driver:
                 seen = family_of(driver.pid)
                 while driver.poll() is None:
-                    time.sleep(chance.uniform(4, 12))
+                    time.sleep(chance.uniform(pause_s / 2, pause_s))
                     seen |= family_of(driver.pid) if driver.poll() is None else set()
                     if killed < kills and driver.poll() is None:
-                        struck = strike(asked.victim, folder, driver.pid, nodes, chance)
+                        while not (struck := strike(asked.victim, folder, driver.pid, nodes, chance)):
+                            if driver.poll() is not None:  # there was none to kill until the end
+                                break
+                            time.sleep(0.2)
                         killed += struck is not None
                         sys.stdout.write(f"killed {struck}\n" if struck else "")
                         sys.stdout.flush()
@@ -168,6 +174,7 @@ def run(folder: Path, asked: argparse.Namespace, settings: list[str], kills: int
         raise SystemExit(f"the run ended with {driver.returncode}:\n{folder.with_suffix('.log').read_text()[-4000:]}")
     if killed < kills:
         raise SystemExit(f"the run was over after {killed} of {kills} kills")
+    return time.monotonic() - began
 
 
 def main() -> None:
@@ -186,8 +193,8 @@ def main() -> None:
         folder, chance = Path(name).resolve(), random.Random(asked.seed)
         os.environ["RAY_TMPDIR"] = name  # where Ray notes a cluster, which no other program is to find
         alone = [*asked.settings, *(["rollout.workers=0"] if asked.simulated else [])]
-        run(folder / "alone", asked, alone, 0, chance)
-        run(folder / "killed", asked, asked.settings, asked.kills, chance)
+        took = run(folder / "alone", asked, alone, 0, chance, 1.0)
+        run(folder / "killed", asked, asked.settings, asked.kills, chance, took / (2 * asked.kills + 2))
         files = sorted(f.relative_to(folder / "alone") for f in (folder / "alone").glob("*/model/*.safetensors"))
         logs = sorted(f.relative_to(folder / "alone") for f in (folder / "alone").glob("*/metrics.jsonl"))
         apart = [str(f) for f in files if (folder / "alone" / f).read_bytes() != (folder / "killed" / f).read_bytes()]

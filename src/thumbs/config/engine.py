@@ -42,7 +42,7 @@ class EngineConfig(Frozen):
     patience_s: float = Field(default=600.0, gt=0)
     """Seconds that a rank may take for one micro-batch, or to read or write a model, before it counts as stuck."""
     logs: str | None = None
-    """Folder for what ranks print; null: `logs` in the run folder."""
+    """Folder for what ranks and samplers print; null: `logs` in the run folder."""
 
     @model_validator(mode="after")
     def _shards_fit(self) -> Self:

@@ -18,7 +18,8 @@ from thumbs.records import Example
 class Batch:
     """Sequences laid end to end: tokens [N]; targets and their columns [N] or [N, K]; per-sequence columns [B].
 
-    The column of another model's states is [N, D], that of the head's weights [B, H].
+    The column of another model's states is [N, D], that of the head's weights [B, H]. The tokens stay on the host,
+    where their tree is made: a GPU that was asked for them would have to finish all that waits before.
     """
 
     order: list[int]  # which datum each sequence is
@@ -43,12 +44,12 @@ class Batch:
     @property
     def sequence(self) -> Tensor:
         """Which sequence each target belongs to [N]."""
-        return torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths)).to(self.tokens.device)
+        return torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths)).to(self.targets.device)
 
     @property
     def last(self) -> Tensor:
         """Packed index of each sequence's last input [B]."""
-        return torch.tensor(self.lengths, device=self.tokens.device).cumsum(0) - 1
+        return torch.tensor(self.lengths, device=self.targets.device).cumsum(0) - 1
 
 
 def micro_batches(
@@ -72,7 +73,7 @@ def pack(data: Sequence[Example] | Mapping[int, Example], order: list[int], devi
     return Batch(
         order=order,
         lengths=[len(datum) for datum in chosen],
-        tokens=torch.from_numpy(np.concatenate([datum.inputs for datum in chosen])).to(device),
+        tokens=torch.from_numpy(np.concatenate([datum.inputs for datum in chosen])),
         targets=torch.from_numpy(np.concatenate([datum.targets for datum in chosen])).to(device),
         columns=columns,
         sequence_columns=sequence_columns,

@@ -22,7 +22,7 @@ from thumbs.engine.compute import Model
 from thumbs.engine.local import LocalEngine, finish
 from thumbs.engine.objectives import OBJECTIVES
 from thumbs.engine.optimizers import ADAMW, OPTIMIZERS
-from thumbs.engine.plan import TOKEN_BUDGET, BatchResult, deal, join_outputs, join_results, plan_batches
+from thumbs.engine.plan import BatchResult, Cut, deal, join_outputs, join_results, plan_batches
 from thumbs.errors import ConfigError, NonFiniteError
 from thumbs.models.base import FrozenAdapter, Trunk
 from thumbs.models.sampled_bases import SampledBases
@@ -68,8 +68,10 @@ class ClusterEngine:
     of a rank every call raises WorkerLost. in_step: the ranks share weights, so each turn is one of all of them.
     """
 
-    token_budget = TOKEN_BUDGET
-    """Tokens of one micro-batch."""
+    token_budget: int | None = None
+    """Tokens of one micro-batch; None: as many as suit the smallest device of a rank. A rank has a device for itself,
+    or is on a processor, where this number is fixed, so it does not depend on how many ranks there are.
+    """
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class ClusterEngine:
         self._here, self._sampled = LocalEngine(decode_text, device=here, sampler=sampler), SampledBases(here)
         self.open_sampler = self._here.open_sampler
         self._specs: dict[int, ModelSpec] = {}
-        self._worths: dict[int, int] = {}
+        self._cuts: dict[int, Cut] = {}
         self._next = 0
         self._settings = (device, optimizer, OPTIMIZERS.reference(optimizer))
         self.renew(ranks)
@@ -104,11 +106,11 @@ class ClusterEngine:
         number, name = self._next, spec.model.name
         module = MODULES.reference(name) if name in MODULES else None
         try:
-            worth = self._all("create", number, spec, module)[0]
+            cuts: list[Cut] = self._all("create", number, spec, module)
         except BaseException:
             self._tell("close", number)
             raise
-        self._specs[number], self._worths[number] = spec, worth
+        self._specs[number], self._cuts[number] = spec, min(cuts)
         return Handle(number, spec.name)
 
     def forward(self, handle: Handle, data: Sequence[Example], *, temperature: float = 1.0) -> list[ForwardOutput]:
@@ -154,7 +156,8 @@ class ClusterEngine:
     ) -> Generator[None, None, list[BatchResult]]:
         """The results of all micro-batches, in the plan's order; by_turns: gives way after one on each rank."""
         self._spec(handle)
-        groups = plan_batches(data, self.token_budget, self._worths[handle.id])
+        cut = self._cuts[handle.id]
+        groups = plan_batches(data, self.token_budget or cut.budget, cut.worth)
         dealt = deal([sum(len(data[i]) for i in group) for group in groups], len(self.ranks), in_step=self._in_step)
         objectives = {x.formula: OBJECTIVES.reference(x.formula) for x in losses or () if x.formula in OBJECTIVES}
         turns = max(map(len, dealt)) if by_turns else 1

@@ -83,14 +83,16 @@ class Model(nn.Module):
         """Final hidden states [N, D]; what sequences have in common is computed once."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.spec.freeze_trunk):
             tree = batch.tree(self.trunk.prefix_worth)
-            source, places = (torch.from_numpy(x).to(batch.tokens.device) for x in (tree.source, tree.places))
+            source, device = torch.from_numpy(tree.source), batch.targets.device
             if self.below is None:
-                hidden = self.trunk.forward_packed(batch.tokens[source], tree.lengths, self.adapter, tree.parents)
+                tokens = batch.tokens[source].to(device)
+                hidden = self.trunk.forward_packed(tokens, tree.lengths, self.adapter, tree.parents)
             else:
-                states = self.below.of(batch.tokens, batch.lengths)[source]
-                rows = Rows.of(tree.lengths, source.device, tree.parents)
-                hidden = self.below.layers.forward_above(states, rows, self.adapter)
-            return hidden.index_select(0, places)
+                states = self.below.of(batch.tokens, batch.lengths)[source.to(device)]
+                hidden = self.below.layers.forward_above(
+                    states, Rows.of(tree.lengths, device, tree.parents), self.adapter
+                )
+            return hidden.index_select(0, torch.from_numpy(tree.places).to(device))
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that this model trains, by name."""

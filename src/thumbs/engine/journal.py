@@ -27,7 +27,7 @@ from thumbs.records import Example, ForwardOutput, TrainOutput
 from thumbs.rollout.publish import SAMPLERS
 from thumbs.rollout.sampler import DecodeText, Sampler
 from thumbs.workers import CREWS
-from thumbs.workers.base import RemoteWorker
+from thumbs.workers.base import Crew, RemoteWorker
 
 RESTARTS = 3
 """How often the ranks are started again for one verb."""
@@ -77,7 +77,7 @@ def open_cluster(config: EngineConfig, rollout: RolloutConfig, decode_text: Deco
         patience_s=config.patience_s,
         in_step=config.shard != "none",
     )
-    return JournalEngine(engine, start, crew.logs / "journal")
+    return JournalEngine(engine, start, crew)
 
 
 def started(start: Callable[[], list[RemoteWorker]]) -> list[RemoteWorker]:
@@ -91,14 +91,17 @@ def started(start: Callable[[], list[RemoteWorker]]) -> list[RemoteWorker]:
 
 
 class JournalEngine:
-    """A cluster engine with a journal. start: starts new ranks; folder: for checkpoints, which all ranks must see."""
+    """A cluster engine with a journal. start: starts new ranks; crew: theirs, which is closed in the end, and next to
+    whose logs checkpoints are kept, as all ranks must see them.
+    """
 
-    def __init__(self, inner: ClusterEngine, start: Callable[[], list[RemoteWorker]], folder: Path) -> None:
-        self.inner, self._start, self._folder = inner, start, folder
+    def __init__(self, inner: ClusterEngine, start: Callable[[], list[RemoteWorker]], crew: Crew) -> None:
+        self.inner, self._start, self._crew = inner, start, crew
+        self._folder = crew.logs / "journal"
         self._models: dict[int, _History] = {}
         self._next = 0
         self.open_sampler = inner.open_sampler
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def create(self, spec: ModelSpec) -> Handle:
         self._next += 1
@@ -213,9 +216,10 @@ class JournalEngine:
         return self._do(lambda: self.inner.size(model.handle))
 
     def stop(self) -> None:
-        """Ends the ranks."""
+        """Ends the ranks, and whatever else their crew has started."""
         self.inner.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._crew.close()
 
     def _do(self, work: Callable[[], T]) -> T:
         """What `work` gives, by new ranks if some are lost over it."""

@@ -30,7 +30,7 @@ from thumbs.engine.checkpoints import (
 from thumbs.engine.compute import Computed, Model
 from thumbs.engine.memory import keep_freed_memory, token_budget
 from thumbs.engine.optimizers import ADAMW, OPTIMIZERS, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
-from thumbs.engine.plan import join_outputs, join_results, plan_batches
+from thumbs.engine.plan import Cut, join_outputs, join_results, plan_batches
 from thumbs.engine.shared_states import SharedStates
 from thumbs.errors import CheckpointError, ConfigError, NonFiniteError
 from thumbs.models.base import Adapter, FrozenAdapter, Trunk
@@ -43,6 +43,7 @@ from thumbs.records import Example, ForwardOutput, TrainOutput
 from thumbs.rollout.native import native_samplers
 from thumbs.rollout.publish import SAMPLERS, OpenSampler, Published
 from thumbs.rollout.sampler import DecodeText, Sampler
+from thumbs.workers.pipes import PipeCrew
 
 T = TypeVar("T")
 
@@ -50,9 +51,9 @@ T = TypeVar("T")
 def open_local(config: EngineConfig, rollout: RolloutConfig, decode_text: DecodeText | None) -> OpenEngine:
     """The local engine of a config."""
     device = None if config.device is None else torch.device(config.device)
-    return LocalEngine(
-        decode_text, device=device, optimizer=config.optimizer, sampler=SAMPLERS[rollout.kind](rollout, None)
-    )
+    crew = None if config.logs is None else PipeCrew(Path(config.logs))
+    sampler = SAMPLERS[rollout.kind](rollout, crew)
+    return LocalEngine(decode_text, device=device, optimizer=config.optimizer, sampler=sampler)
 
 
 class LocalEngine:
@@ -98,7 +99,7 @@ class LocalEngine:
     @torch.no_grad()
     def forward(self, handle: Handle, data: Sequence[Example], *, temperature: float = 1.0) -> list[ForwardOutput]:
         model = self._models[handle.id]
-        results = [model(batch, None, temperature=temperature).result(batch) for batch in self._batches(model, data)]
+        results = [model(batch, None, temperature=temperature).result(batch) for batch in self._batches(handle, data)]
         return list(join_outputs(results))
 
     def forward_backward(
@@ -125,7 +126,7 @@ class LocalEngine:
     ) -> Generator[None, None, TrainOutput]:
         model = self._models[handle.id]
         done: list[tuple[Batch, Computed]] = []
-        for batch in self._batches(model, data):
+        for batch in self._batches(handle, data):
             with torch.set_grad_enabled(backward):
                 computed = model(batch, losses, everywhere=everywhere)
             if computed.loss.requires_grad:
@@ -138,11 +139,24 @@ class LocalEngine:
             model.clear()
             raise
 
-    def _batches(self, model: Model, data: Sequence[Example]) -> Iterator[Batch]:
-        trained = sum(p.numel() for p in model.trained().values())
-        budget = self.token_budget or token_budget(model.trunk, trained)
-        for group in plan_batches(data, budget, model.trunk.prefix_worth):
-            yield pack(data, group, model.device)
+    def cut(self, handle: Handle) -> Cut:
+        """How the model's data is cut into micro-batches here."""
+        model = self._models[handle.id]
+        budget = self.token_budget or token_budget(model.trunk, self._held(model))
+        return Cut(budget, model.trunk.prefix_worth)
+
+    def _held(self, model: Model) -> int:
+        """Bytes of this process for the weights, and 12 for the gradient and the moments of each that is trained."""
+        trained = sum(self._part(p).numel() for p in model.trained().values())
+        return sum(self._part(p).nbytes for part in model.parts for p in part.parameters()) + 12 * trained
+
+    def _part(self, parameter: Tensor) -> Tensor:
+        """What this process has of a parameter."""
+        return parameter
+
+    def _batches(self, handle: Handle, data: Sequence[Example]) -> Iterator[Batch]:
+        for group in plan_batches(data, *self.cut(handle)):
+            yield pack(data, group, self._models[handle.id].device)
 
     def optim_step(self, handle: Handle, adam: AdamStep) -> OptimReport:
         model = self._models[handle.id]

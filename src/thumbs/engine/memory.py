@@ -39,10 +39,10 @@ LARGEST_BUDGET = 65_536
 """Tokens of a micro-batch beyond which a card gains nothing."""
 
 
-def token_budget(trunk: Trunk, trained: int) -> int:
+def token_budget(trunk: Trunk, held: int) -> int:
     """Tokens of one micro-batch: what keeps two cores busy, or on a card what half of its memory holds.
 
-    trained: numbers that an optimizer steps, 16 bytes each with gradient and moments. A token in 16 bits keeps about
+    held: bytes of the device that weights, gradients and moments take. A token in 16 bits keeps about
     34 · width bytes per layer for the backward pass if attention keeps no scores (Korthikanti et al. 2022,
     arXiv:2205.05198, eq. 2 and section 5.2). The budget follows from the card and the model alone, not from what is
     free just now, so that a run that goes on after an interruption cuts its batches as before.
@@ -51,7 +51,6 @@ def token_budget(trunk: Trunk, trained: int) -> int:
     if device.type != "cuda":
         return TOKEN_BUDGET
     memory = torch.cuda.get_device_properties(device).total_memory
-    held = sum(p.nbytes for p in trunk.parameters()) + 16 * trained
     return budget_within(memory - held, trunk.depth, trunk.width, trunk.dtype.itemsize)
 
 

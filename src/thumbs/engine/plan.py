@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,15 @@ from thumbs.records import Example, ForwardOutput, TrainOutput
 
 TOKEN_BUDGET = 2048
 """Tokens of one micro-batch; activations take about 1 MB per token in a 135M model."""
+
+
+class Cut(NamedTuple):
+    """How data is cut into micro-batches: at most `budget` distinct tokens in each, and a beginning that sequences
+    share counts once if that saves `worth` tokens.
+    """
+
+    budget: int = TOKEN_BUDGET
+    worth: int = WORTH
 
 
 def plan_batches(data: Sequence[Example], budget: int = TOKEN_BUDGET, worth: int = WORTH) -> list[list[int]]:

@@ -19,7 +19,7 @@ from thumbs.engine.compute import Model
 from thumbs.engine.local import LocalEngine, PublishedModel
 from thumbs.engine.objectives import OBJECTIVES
 from thumbs.engine.optimizers import OPTIMIZERS
-from thumbs.engine.plan import BatchResult
+from thumbs.engine.plan import BatchResult, Cut
 from thumbs.engine.sums import ExactSums
 from thumbs.models.trunk import MODULES
 from thumbs.records import Example
@@ -60,17 +60,17 @@ class Rank:
         self._sums: dict[int, ExactSums] = {}
         self._trials: dict[int, ExactSums] = {}
 
-    def create(self, number: int, spec: ModelSpec, module: str | None) -> int:
+    def create(self, number: int, spec: ModelSpec, module: str | None) -> Cut:
         """A model under the number; module: what makes its base, for one that a program registered.
 
-        Returns how many tokens a shared beginning must save.
+        Returns how its batches are to be cut to suit this rank.
         """
         if module is not None and spec.model.name not in MODULES:
             MODULES.register(spec.model.name, module)
         if isinstance(spec.start, Handle):
             spec = replace(spec, start=self._handles[spec.start.id])
         self._handles[number] = self.engine.create(spec)
-        return self._model(number).trunk.prefix_worth
+        return self.engine.cut(self._handles[number])
 
     def compute(
         self,

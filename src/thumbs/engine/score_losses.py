@@ -96,7 +96,8 @@ def _places(seen: Pass, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, T
     pairs = [at_each_place(pieces[i], pieces[j]) for i, j in zip(a.tolist(), b.tolist(), strict=True)]
     lengths = torch.tensor([len(first) for first, _ in pairs], device=a.device)
     firsts, seconds = (torch.cat(values) for values in zip(*pairs, strict=True))
-    return firsts, seconds, torch.arange(len(pairs), device=a.device).repeat_interleave(lengths), lengths
+    pair = torch.arange(len(pairs), device=a.device).repeat_interleave(lengths, output_size=len(firsts))
+    return firsts, seconds, pair, lengths
 
 
 def _lists(formula: Formula, loss: ScoreLoss, seen: Pass) -> Loss:
@@ -104,13 +105,13 @@ def _lists(formula: Formula, loss: ScoreLoss, seen: Pass) -> Loss:
     over `ordered_sum`, 1 for a list that has any.
     """
     scores, of = _scores(seen), seen.batch.sequence_columns
-    by_list: dict[int, list[int]] = {}
+    by_list, ranked = dict[int, list[int]](), of["rank"].tolist()
     for place, unit in enumerate(of["unit"].tolist()):
         by_list.setdefault(int(unit), []).append(place)
     total = torch.zeros((), dtype=scores.dtype, device=scores.device)
     in_order, ordered = total.clone(), total.clone()
     for places in by_list.values():
-        own, ranks = scores[places].reshape(len(places), -1), of["rank"][places].tolist()
+        own, ranks = scores[places].reshape(len(places), -1), [ranked[place] for place in places]
         weight = of["unit_weight"][places[0]]
         losses = formula(own, ranks, **loss.settings)
         total = total + (weight * _head_weights(seen.batch, places[:1]) * losses).sum()

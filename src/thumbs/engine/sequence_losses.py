@@ -36,12 +36,12 @@ def evaluate_replies(loss: ReplyLoss, seen: Pass) -> Loss:
 
 def sides(batch: Batch) -> Tensor:
     """Places of the first and the second sequence of each pair [2, P], in datum order."""
-    by_pair: dict[int, list[int]] = {}
+    by_pair, units = dict[int, list[int]](), batch.sequence_columns["unit"].tolist()
     for place in sorted(range(len(batch.order)), key=batch.order.__getitem__):
-        by_pair.setdefault(int(batch.sequence_columns["unit"][place]), []).append(place)
+        by_pair.setdefault(int(units[place]), []).append(place)
     if any(len(places) != 2 for places in by_pair.values()):
         raise DataError("a loss of pairs needs exactly two sequences for each value of the column `unit`")
-    return torch.tensor(list(by_pair.values()), device=batch.tokens.device).T
+    return torch.tensor(list(by_pair.values()), device=batch.targets.device).T
 
 
 def _replies(seen: Pass) -> Side:

@@ -27,7 +27,7 @@ from thumbs.engine.sharded_files import (
     write_moments,
     write_pieces,
 )
-from thumbs.engine.sharding import Sharded, clip_gradients, recompute, together
+from thumbs.engine.sharding import Sharded, clip_gradients, local, recompute, together
 from thumbs.models.base import Adapter, Trunk
 from thumbs.models.causal_lm import CausalLM
 from thumbs.models.precision import compute_dtype
@@ -67,6 +67,9 @@ class ShardedEngine(LocalEngine):
     def root(self, model: Model) -> Sharded:
         """What runs passes of the model."""
         return self._roots[id(model.trunk)]
+
+    def _part(self, parameter: Tensor) -> Tensor:
+        return local(parameter)
 
     def close(self, handle: Handle) -> None:
         model = self.model(handle)

@@ -6,6 +6,18 @@ import torch
 from torch import Tensor
 
 
+def places(mask: Tensor) -> tuple[Tensor, ...]:
+    """Where the mask is not 0, as indices: a GPU is waited for once, and not again for each tensor that they index, as
+    it would be by the mask itself.
+    """
+    return mask.nonzero(as_tuple=True)
+
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, or 0 if the whole is 0."""
+    return torch.where(whole != 0, part / whole, 0.0)
+
+
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
     """Sum of x where mask is not 0, a scalar; what stands under mask 0 (NaN too) does not matter."""
     return x[mask != 0].sum()

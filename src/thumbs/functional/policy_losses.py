@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thumbs.functional.formulas import Loss, by_name
 from thumbs.functional.kl import KlEstimator, kl_estimate
-from thumbs.functional.masked import masked_sum
+from thumbs.functional.masked import masked_sum, places, ratio
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to ± this (nats) before exp, so that one stray token cannot give infinity."""
@@ -35,21 +35,21 @@ def ppo_clip(
     Schulman et al. 2017, arXiv:1707.06347, eq. 7 negated (a loss) and the entropy term of eq. 9; entropy in nats, and
     among the metrics where it is given. d other than c: Yu et al. 2025, arXiv:2503.14476, eq. 10.
     """
-    counts = weights != 0
+    counts = places(weights)
     w, advantage = weights[counts], advantages[counts]
     log_ratio = _log_ratio(logprobs[counts], old_logprobs[counts])
     low, high = 1.0 - clip_range, 1.0 + (clip_range if clip_range_high is None else clip_range_high)
     loss = _clipped(w, log_ratio, advantage, low, high)
-    metrics = _metrics(w, log_ratio, low, high, None if entropy is None else entropy[counts])
+    entropies = None if entropy is None else entropy[counts]
     # Even 0 · entropy would ask for the gradient of the entropy, which costs a second pass over the logits.
-    if entropy is not None and entropy_coef != 0.0:
-        loss = loss - entropy_coef * masked_sum(weights * entropy, weights)
-    return loss, metrics
+    if entropies is not None and entropy_coef != 0.0:
+        loss = loss - entropy_coef * (w * entropies).sum()
+    return loss, _metrics(w, log_ratio, low, high, entropies)
 
 
 def importance_sampling(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, weights: Tensor) -> Loss:
     """-Σ w · r · A: the off-policy policy gradient, unbiased and unbounded (nothing counts as clipped)."""
-    counts = weights != 0
+    counts = places(weights)
     log_ratio = _log_ratio(logprobs[counts], old_logprobs[counts])
     loss = -(weights[counts] * log_ratio.exp() * advantages[counts]).sum()
     return loss, _metrics(weights[counts], log_ratio, 0.0, float("inf"))
@@ -68,7 +68,7 @@ def cispo(
 
     MiniMax 2025, arXiv:2506.13585, eq. 4: the weight is clipped, not the gradient, so that no token is dropped.
     """
-    counts = weights != 0
+    counts = places(weights)
     chosen = logprobs[counts]
     log_ratio, low, high = _log_ratio(chosen.detach(), old_logprobs[counts]), 1.0 - clip_range, 1.0 + clip_range_high
     loss = -(weights[counts] * log_ratio.exp().clamp(low, high) * advantages[counts] * chosen).sum()
@@ -80,7 +80,7 @@ def dro(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, weights: Ten
 
     The policy's part of direct reward optimisation, Richemond et al. 2024, arXiv:2405.19107, by token.
     """
-    counts = weights != 0
+    counts = places(weights)
     chosen, old = logprobs[counts], old_logprobs[counts]
     loss = -(weights[counts] * (advantages[counts] * chosen - 0.5 * beta * (chosen - old) ** 2)).sum()
     return loss, _metrics(weights[counts], _log_ratio(chosen.detach(), old), 0.0, float("inf"))
@@ -105,10 +105,10 @@ def gspo(
     """
     asked = (ratio_mask != 0).to(logprobs.dtype)
     differences = torch.where(asked != 0, logprobs.detach() - old_logprobs, 0.0)
-    sums = logprobs.new_zeros(2, int(sequence.max()) + 1 if len(sequence) else 0)
+    sums = logprobs.new_zeros(2, len(sequence))  # there are no more sequences than targets
     sums.index_add_(1, sequence, torch.stack([differences, asked]))
     mean = sums[0] / sums[1].clamp(min=1.0)
-    counts = weights != 0
+    counts = places(weights)
     chosen = logprobs[counts]
     log_ratio = (mean[sequence[counts]] + chosen - chosen.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     low, high = 1.0 - clip_range, 1.0 + clip_range_high
@@ -124,11 +124,11 @@ def kl_penalty(logprobs: Tensor, reference_logprobs: Tensor, weights: Tensor, *,
     """
     if estimator == "k1":
         raise ValueError("a loss of KL by k1 has no gradient on average; allowed are k2 and k3")
-    counts = weights != 0
+    counts = places(weights)
     reference = reference_logprobs[counts]
     kl = kl_estimate(_log_ratio(logprobs[counts], reference), torch.zeros_like(reference), estimator)
-    loss, total = (weights[counts] * kl).sum(), weights.sum()
-    return loss, {"kl": (weights[counts] * kl.detach()).sum() / total if total != 0 else total}
+    loss = (weights[counts] * kl).sum()
+    return loss, {"kl": ratio((weights[counts] * kl.detach()).sum(), weights.sum())}
 
 
 def cross_entropy(logprobs: Tensor, weights: Tensor) -> Loss:
@@ -137,8 +137,7 @@ def cross_entropy(logprobs: Tensor, weights: Tensor) -> Loss:
     Entries with weight 0 have no influence.
     """
     loss = -masked_sum(weights * logprobs, weights)
-    total = weights.sum()
-    return loss, {"nll": loss.detach() / total if total != 0 else total}
+    return loss, {"nll": ratio(loss.detach(), weights.sum())}
 
 
 FORMULAS = by_name(cross_entropy, ppo_clip, importance_sampling, cispo, dro, gspo, kl_penalty)
@@ -151,20 +150,20 @@ def _log_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
 
 def _clipped(w: Tensor, log_ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
     """Σ w · max(-A r, -A clip(r, low, high))."""
-    ratio = log_ratio.exp()
-    return (w * torch.maximum(-advantages * ratio, -advantages * ratio.clamp(low, high))).sum()
+    ratios = log_ratio.exp()
+    return (w * torch.maximum(-advantages * ratios, -advantages * ratios.clamp(low, high))).sum()
 
 
 @torch.no_grad()
 def _metrics(w: Tensor, log_ratio: Tensor, low: float, high: float, entropy: Tensor | None = None) -> dict[str, Tensor]:
-    ratio = log_ratio.exp()
+    ratios = log_ratio.exp()
     terms = {
         "approx_kl": log_ratio.expm1() - log_ratio,
-        "clip_fraction": ((ratio < low) | (ratio > high)).to(w.dtype),
-        "ratio": ratio,
+        "clip_fraction": ((ratios < low) | (ratios > high)).to(w.dtype),
+        "ratio": ratios,
     }
     if entropy is not None:
         terms["entropy"] = entropy
     total = w.sum()
     metrics = {name: (w * x).sum() / total if len(w) else total for name, x in terms.items()}
-    return metrics | {"ratio_max": ratio.max() if len(w) else total}
+    return metrics | {"ratio_max": ratios.max() if len(w) else total}

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from thumbs.functional.formulas import Loss
+from thumbs.functional.masked import ratio
 
 
 def divergence(hidden: Tensor, reference: Tensor, weight: Tensor, temperature: float = 1.0, chunk: int = 256) -> Tensor:
@@ -27,8 +28,7 @@ def reverse_kl(divergences: Tensor, weights: Tensor, temperature: float) -> Loss
     T² keeps the size of the gradient at any temperature (Hinton et al. 2015, arXiv:1503.02531, section 2.1).
     """
     loss = temperature**2 * (weights * divergences).sum()
-    total = weights.sum()
-    return loss, {"mean": loss.detach() / total if total != 0 else total}
+    return loss, {"mean": ratio(loss.detach(), weights.sum())}
 
 
 class Divergence(torch.autograd.Function):

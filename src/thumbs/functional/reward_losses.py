@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss, logsigmoid
 
 from thumbs.functional.formulas import Formula, Loss, by_name
+from thumbs.functional.masked import ratio
 
 
 def bradley_terry(better: Tensor, worse: Tensor, margin: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ def best_of_k(scores: Tensor, ranks: Sequence[float]) -> Tensor:
 
 
 @torch.no_grad()
-def share_in_order(scores: Tensor, ranks: Sequence[float]) -> float | None:
+def share_in_order(scores: Tensor, ranks: Sequence[float]) -> Tensor | None:
     """Share of a list's untied pairs whose better reply scores higher, mean over H; None if all are tied.
 
     scores [K, H]; an equal score is wrong.
@@ -107,7 +108,7 @@ def share_in_order(scores: Tensor, ranks: Sequence[float]) -> float | None:
     if not pairs:
         return None
     better, worse = torch.tensor(pairs, device=scores.device).T
-    return float((scores[better] > scores[worse]).double().mean())
+    return (scores[better] > scores[worse]).double().mean().to(scores.dtype)
 
 
 def regression(values: Tensor, labels: Tensor, weights: Tensor, *, huber_delta: float | None = None) -> Loss:
@@ -179,8 +180,7 @@ TWO_SIDED = (binary.__name__, cost.__name__)
 @torch.no_grad()
 def _mean(x: Tensor, weights: Tensor) -> Tensor:
     weights = weights.expand_as(x)
-    total = weights.sum()
-    return (x * weights).sum() / total if total != 0 else total
+    return ratio((x * weights).sum(), weights.sum())
 
 
 def at_each_place(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from thumbs.functional.formulas import Loss
+from thumbs.functional.masked import places
 
 
 def value_clip(
@@ -23,7 +24,7 @@ def value_clip(
     Metrics, weighted by w: value_error = mean (V - R)², value_clip_fraction (share of targets where the
     clipped square is larger), explained_variance = 1 - Var(R - V) / Var(R), or 0 if returns do not vary.
     """
-    counts = weights != 0
+    counts = places(weights)
     v, old, r, w = values[counts], old_values[counts], returns[counts], weights[counts]
     squares = (v - r) ** 2
     worst = squares
@@ -37,7 +38,7 @@ def value_clip(
         metrics = {
             "value_error": (share * squares).sum(),
             "value_clip_fraction": (share * (worst > squares)).sum(),
-            "explained_variance": 1.0 - unexplained / variance if variance > 0 else variance,
+            "explained_variance": torch.where(variance > 0, 1.0 - unexplained / variance, 0.0),
         }
     return loss, metrics
 

@@ -136,9 +136,12 @@ def plan(config: PipelineConfig, *, probe: bool = True) -> Plan:
     work = tuple(work_of(config, inputs))
     engine = open_engine(config.engine, tokenizer.decode, config.rollout)
     heads = ("lm", "scalar") if config.ppo is not None else ("lm",)
-    handle = engine.create(ModelSpec("plan", config.model, heads, seed=config.seed))
-    size = engine.size(handle)
-    found = run_probe(engine, handle, work, size.context, *_typical(inputs, size.context), say) if probe else None
+    try:
+        handle = engine.create(ModelSpec("plan", config.model, heads, seed=config.seed))
+        size = engine.size(handle)
+        found = run_probe(engine, handle, work, size.context, *_typical(inputs, size.context), say) if probe else None
+    finally:
+        engine.stop()
     memory, disk = _memory(config, size, work, found), _disk(config, size.trained)
     warnings = (*misfits(config), *pitfalls(config, inputs, size.context), *_scarce(config, memory, disk))
     shape = _shape(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from thumbs.evaluation.judge_audit import audit_judge
 from thumbs.evaluation.reward_probes import Answer, agreement, audit_scorer
 from thumbs.models.trunk import open_tokenizer
 from thumbs.pipeline.artifacts import open_run
+from thumbs.pipeline.run import logging_to
 from thumbs.pipeline.stages import Pipeline
 from thumbs.records import Preference
 from thumbs.rewards.build import open_reward_model
@@ -50,8 +52,9 @@ def audit_reward(run: Path, *, halves: bool = False) -> dict[str, Any]:
     config = opened.config.reward_model
     if config is None:
         raise ConfigError(f"{run} has no reward model; give it the sections `labels` and `reward_model`")
-    with RunFolder(run).lock() as folder:
-        engine = open_engine(opened.config.engine, opened.tokenizer.decode, opened.config.rollout)
+    with RunFolder(run).lock() as folder, ExitStack() as ending:
+        engine = open_engine(logging_to(run, opened.config.engine), opened.tokenizer.decode, opened.config.rollout)
+        ending.callback(engine.stop)
         pipeline = Pipeline(opened.config, folder, opened.tokenizer, engine, opened.config.iterations)
         train, held = pipeline.reward_rows(config)
         pairs = clear_pairs(str(run), judged_pairs(apart(held)[1]))

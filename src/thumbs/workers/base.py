@@ -78,9 +78,12 @@ class RemoteWorker(Protocol):
 
 
 class Crew(Protocol):
-    """What starts workers. logs: the folder for what they print."""
+    """What starts workers."""
 
-    logs: Path
+    @property
+    def logs(self) -> Path:
+        """The folder for what they print."""
+        ...
 
     def start(self, specs: Sequence[WorkerSpec]) -> list[RemoteWorker]:
         """The workers, each with its object made; an error of a factory is raised, and none is left running."""

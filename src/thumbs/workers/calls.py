@@ -35,6 +35,8 @@ class Calls:
         self.name, self.log, self.patience_s = name, log, patience_s
         self.end: str | None = None
         """Why it can be called no more."""
+        self.failed = False
+        """Whether it broke down, in a call or altogether, and its log may say why."""
         self._lock, self._numbers = threading.Lock(), itertools.count(1)
         self._waiting: dict[int, _Call] = {}
         self._event: Any = None
@@ -77,6 +79,7 @@ class Calls:
         elif isinstance(error, BaseException):
             call.future.set_exception(error)
         else:
+            self.failed = True
             summary, trace = error
             lines = "\n".join(trace.strip().splitlines()[-LOG_LINES:])
             where = f"{self.name} failed in {call.method}{_at(event)}"
@@ -97,9 +100,16 @@ class Calls:
             return f"made no progress for {still:.0f} s, and {allowed:.0f} s were allowed"
         return None
 
+    def close(self) -> None:
+        """It was ended because nobody needs it any more."""
+        with self._lock:
+            self.end = self.end or "was closed"
+        self.finish(self.end)
+
     def finish(self, reason: str, *, stuck: bool = False) -> None:
         """No call will be answered any more."""
         with self._lock:
+            self.failed = self.failed or self.end is None
             self.end = self.end or reason
             waiting, self._waiting = list(self._waiting.values()), {}
         for call in waiting:
@@ -115,7 +125,7 @@ class Calls:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
         except OSError:
             return ""
-        return "\n".join([f"\nIts log {self.log} ends:", *lines]) if lines else ""
+        return "\n".join([f"\nIts log {self.log} " + ("ends:" if lines else "is empty."), *lines])
 
 
 def portable(error: BaseException, trace: str) -> BaseException | tuple[str, str]:

@@ -8,7 +8,6 @@ import pickle
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ from typing import Any
 
 from thumbs.workers.base import PATIENCE_S, STARTING_S, RemoteWorker, WorkerSpec, results
 from thumbs.workers.calls import Calls
+from thumbs.workers.logs import WorkerLogs
 
 CLOSING_S = 5.0
 """Seconds that a process has to end by itself."""
@@ -60,8 +60,13 @@ class PipeWorker:
     def alive(self) -> bool:
         return self._calls.end is None and self.process.poll() is None
 
+    @property
+    def failed(self) -> bool:
+        """Whether its log may be wanted."""
+        return self._calls.failed
+
     def close(self) -> None:
-        self._calls.finish("was closed")
+        self._calls.close()
         with contextlib.suppress(OSError):  # the other end is gone already
             self._end_of_ours.shutdown(socket.SHUT_RDWR)
         self._reader.join()
@@ -120,31 +125,35 @@ class PipeWorker:
 
 
 class PipeCrew:
-    """Starts workers on this machine. logs: folder for what they print (None: a temporary one).
+    """Starts workers on this machine. logs: folder for what they print (None: a temporary one, which is removed in the
+    end unless a worker failed).
 
     patience_s: seconds without any sign of life after which a worker that has something to do counts as stuck.
     """
 
     def __init__(self, logs: Path | None = None, *, patience_s: float = PATIENCE_S) -> None:
-        self.logs = logs or Path(tempfile.mkdtemp(prefix="thumbs-logs-"))
-        self._patience_s = patience_s
+        self._logs, self._patience_s = WorkerLogs(logs), patience_s
         self._workers: list[PipeWorker] = []
 
+    @property
+    def logs(self) -> Path:
+        return self._logs.folder
+
     def start(self, specs: Sequence[WorkerSpec]) -> list[RemoteWorker]:
-        self.logs.mkdir(parents=True, exist_ok=True)
         started = [PipeWorker(spec, self.logs / spec.log_name, self._patience_s) for spec in specs]
+        self._workers += started
         try:
             results(worker.made for worker in started)
         except BaseException:
             for worker in started:
                 worker.close()
             raise
-        self._workers += started
         return list(started)
 
     def close(self) -> None:
         for worker in self._workers:
             worker.close()
+        self._logs.close(keep=any(worker.failed for worker in self._workers))
         self._workers = []
 
 

@@ -11,7 +11,6 @@ import os
 import pickle
 import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -24,6 +23,7 @@ from thumbs.config.named import load_callable
 from thumbs.errors import ConfigError, WorkerLost, needs
 from thumbs.workers.base import PATIENCE_S, STARTING_S, RemoteWorker, WorkerSpec, listen, results
 from thumbs.workers.calls import Calls, portable
+from thumbs.workers.logs import WorkerLogs
 
 OPENING_S, PLACING_S, ANSWERING_S = 240, 60.0, 10.0
 """Seconds that Ray may take to start on a busy machine, to find room for the workers, and to answer."""
@@ -127,8 +127,13 @@ class RayWorker:
     def alive(self) -> bool:
         return self._calls.end is None
 
+    @property
+    def failed(self) -> bool:
+        """Whether its log may be wanted."""
+        return self._calls.failed
+
     def close(self) -> None:
-        self._calls.finish("was closed")
+        self._calls.close()
         self._ended.set()
         self._watcher.join()
 
@@ -176,7 +181,8 @@ class RayWorker:
 
 
 class RayCrew:
-    """Starts workers wherever the cluster has room. logs: a folder that all its machines see (None: a temporary one).
+    """Starts workers wherever the cluster has room. logs: a folder that all its machines see (None: a temporary one,
+    which is removed in the end unless a worker failed).
 
     patience_s: seconds without any sign of life after which a worker that has something to do counts as stuck.
     """
@@ -186,7 +192,7 @@ class RayCrew:
         import ray  # pyright: ignore[reportMissingImports] (an extra)
 
         self._ray, self._patience_s = ray, patience_s
-        self.logs = (logs or Path(tempfile.mkdtemp(prefix="thumbs-logs-"))).resolve()
+        self._logs = WorkerLogs(logs)
         self._workers: list[RayWorker] = []
         self._groups: list[Any] = []
         self._bundles: dict[str, dict[str, Any]] = {}
@@ -199,13 +205,16 @@ class RayCrew:
             ray.init(log_to_driver=False, **({} if running else here))
         atexit.register(self.close)  # before Ray's own end, after which a question would start it again
 
+    @property
+    def logs(self) -> Path:
+        return self._logs.folder
+
     def start(self, specs: Sequence[WorkerSpec]) -> list[RemoteWorker]:
         if others := [spec.python for spec in specs if spec.python is not None]:
             raise ConfigError(
                 f"got the interpreter {others[0]}; actors of Ray run in the environment of Ray. Install what the "
                 "workers need there and leave rollout.python out, or take engine.launcher pipes"
             )
-        self.logs.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + PLACING_S
         while True:
             try:
@@ -215,7 +224,6 @@ class RayCrew:
                 if time.monotonic() > until:
                     raise
                 time.sleep(2.0)
-        self._workers += started
         return list(started)
 
     def _start(self, specs: Sequence[WorkerSpec]) -> list[RayWorker]:
@@ -230,6 +238,7 @@ class RayCrew:
                 actors.append(make.options(runtime_env={"env_vars": variables}, **own).remote(str(log)))
             for spec, actor in zip(specs, actors, strict=True):
                 started.append(RayWorker(spec, actor, self.logs / spec.log_name, self._patience_s))
+            self._workers += started
             results(worker.made for worker in started)
         except BaseException:
             for worker in started:
@@ -243,6 +252,7 @@ class RayCrew:
             worker.close()
         for group in self._groups:
             self._ray.util.remove_placement_group(group)
+        self._logs.close(keep=any(worker.failed for worker in self._workers))
         self._workers, self._groups, self._bundles = [], [], {}
 
     def _places(self, specs: Sequence[WorkerSpec]) -> list[dict[str, Any]]:

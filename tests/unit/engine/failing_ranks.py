@@ -1,4 +1,4 @@
-"""Ranks that fail or stand still on the way, for the tests of faults."""
+"""Ranks that fail, stand still or have little room, for the tests of crews."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thumbs.engine.base import ModelSpec
+from thumbs.engine.plan import Cut
 from thumbs.engine.rank import Rank
 from thumbs.engine.sharded_rank import ShardedRank
 
@@ -19,7 +20,7 @@ class Failing:
 
     number: int
 
-    def create(self, number: int, spec: ModelSpec, module: str | None) -> int:
+    def create(self, number: int, spec: ModelSpec, module: str | None) -> Cut:
         found = super().create(number, spec, module)  # type: ignore[misc]
         model: Any = self._model(number)  # type: ignore[attr-defined]
         plain, count = model.of_hidden, itertools.count(1)
@@ -66,3 +67,21 @@ class BusyRank(FailingRank):
         while self.number == 0 and not (busy / "enough").exists():
             time.sleep(0.05)
         return super().compute(number, *args, **options)
+
+
+class SmallRank(Rank):
+    """The device of the first has room for 4000 tokens, that of the second for 24."""
+
+    computed: list[list[int]]
+
+    def create(self, number: int, spec: ModelSpec, module: str | None) -> Cut:
+        self.computed = []
+        return super().create(number, spec, module)._replace(budget=(4000, 24)[self.number])
+
+    def compute(self, number: int, parts: Any, *args: Any, **options: Any) -> Any:
+        self.computed += [sorted(part) for part in parts if part]
+        return super().compute(number, parts, *args, **options)
+
+    def so_far(self) -> list[list[int]]:
+        """The datums of each micro-batch that it computed."""
+        return self.computed

@@ -22,9 +22,10 @@ from thumbs.engine.journal import JournalEngine
 from thumbs.engine.local import LocalEngine
 from thumbs.engine.objectives import OBJECTIVES, register_reward_objective
 from thumbs.engine.optimizers import OPTIMIZERS, adamw, register_optimizer
-from thumbs.engine.plan import deal
+from thumbs.engine.plan import TOKEN_BUDGET, deal
 from thumbs.errors import ConfigError, NonFiniteError, WorkerError, WorkerLost
 from thumbs.functional.reward_losses import bradley_terry
+from thumbs.workers.base import results
 from thumbs.workers.pipes import PipeCrew
 
 KINDS = {"adapters": AdapterConfig(rank=4, alpha=8.0), "full": None}
@@ -74,6 +75,22 @@ def test_one_two_and_three_ranks_give_the_same_bits_and_local_the_same_numbers(c
     local.token_budget = 24
     for name, tensor in trained(local, local.create(spec(tiny_llama, KINDS[kind])), tmp_path / "local").items():
         torch.testing.assert_close(found[0][name], tensor, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_micro_batches_fit_the_smallest_device_of_a_rank(crew, tiny_llama):
+    """Inputs of 8, 22, 3, 13, 1 and 16 tokens, 24 at a time, the longest first: 22, 16, 13 + 8 + 3, 1."""
+    ranks = start_ranks(crew, EngineConfig(kind="cluster", workers=2), "unit.engine.failing_ranks:SmallRank")
+    engine = ClusterEngine(ranks, patience_s=120)
+    engine.forward(engine.create(spec(tiny_llama, None)), text_data(SEQUENCES))
+    computed = results(rank.call("so_far") for rank in ranks)
+    assert sorted(computed[0] + computed[1]) == [[0, 2, 3], [1], [4], [5]]
+
+
+def test_ranks_on_a_processor_have_the_budget_of_the_local_engine(crew, tiny_llama):
+    engine, local = ClusterEngine(start_ranks(crew, EngineConfig(kind="cluster")), patience_s=120), LocalEngine()
+    handle = local.create(spec(tiny_llama, None))
+    assert engine.ranks[0].call("create", 1, spec(tiny_llama, None), None).result() == local.cut(handle)
+    assert local.cut(handle).budget == TOKEN_BUDGET
 
 
 def test_a_head_that_no_loss_reads_keeps_no_moments(crew, tiny_llama, tmp_path):

@@ -82,8 +82,9 @@ def a_card(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
         whole, nonzero = np.arange(tokens), Tensor.nonzero
         tree = PrefixTree([tokens], [-1], [0], whole, whole)
 
-        def places(x: Tensor) -> Tensor:
-            return torch.arange(tokens)[:, None] if len(x) == tokens else nonzero(x)
+        def places(x: Tensor, *, as_tuple: bool = False) -> Tensor | tuple[Tensor, ...]:
+            found = torch.arange(tokens)[:, None] if len(x) == tokens else nonzero(x)
+            return found.unbind(1) if as_tuple else found
 
         def norm(parameters: Iterable[nn.Parameter]) -> float:
             squares = [sharding._squares(sharding.local(p.grad)) for p in parameters if p.grad is not None]

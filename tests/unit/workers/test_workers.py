@@ -234,3 +234,20 @@ def test_workers_with_devices_that_are_started_again_have_those_of_before():
     command = [sys.executable, "-c", WITH_DEVICES]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["[1, 2]"], done.stderr
+
+
+@pytest.mark.parametrize("event", ["nothing", "refuse", "break_down", "die"])
+def test_a_temporary_folder_of_logs_stays_only_for_an_error_that_names_it(monkeypatch, tmp_path, event):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    crew = PipeCrew()
+    assert list(tmp_path.iterdir()) == []  # nobody has printed anything
+    (worker,) = start(crew, 0)
+    (logs,) = tmp_path.iterdir()
+    if event == "nothing":
+        worker.call("add").result()
+    else:
+        with pytest.raises((DataError, WorkerError, WorkerLost)) as caught:
+            worker.call(event, *([7] if event == "die" else [])).result()
+        assert (f"Its log {logs}/rank-0.log" in str(caught.value)) == (event != "refuse")
+    crew.close()
+    assert list(tmp_path.iterdir()) == ([logs] if event in ("break_down", "die") else [])
