@@ -27,7 +27,8 @@ def filters_of(settings: ProjectSettings) -> FilterSet | None:
 
 
 def screened(filters: FilterSet | None, item: NewItem) -> NewItem:
-    """The item with what the filters found in its messages and replies."""
+    """The item with what the filters found in its messages and replies, whatever its file says was found."""
+    item = replace(item, chosen_by={key: value for key, value in item.chosen_by.items() if key != FOUND})
     if filters is None:
         return item
     messages, texts = item.messages, [reply.text for reply in item.replies]
