@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from thumbs.clients.futures import after
 from thumbs.clients.types import SampledSequence, SampleResponse
-from thumbs.errors import ThumbsError
+from thumbs.errors import RewardError, ThumbsError
 from thumbs.records import Message
 from thumbs.safety.filters import FILTERED, FilterSet, Hit
 from thumbs.service.openai_errors import RefusedError
@@ -49,14 +49,14 @@ class Screen:
         together: one that is withheld takes the others with it, as an error, for clients that would take an empty reply
         for one. Raises RefusedError if a filter finds something in the conversation; then nothing is drawn.
         """
-        if (hit := self._noted("prompt", _joined(talk), self._filters.of_prompts([talk])[0])) is not None:
+        if (hit := self._noted("prompt", _joined(talk), self._found([talk])[0])) is not None:
             raise _refusal(f"the prompt is refused by a filter of this server: {hit}")
         drawn = begin()
 
         def screened() -> SampleResponse:
             response = drawn.result()
             texts = [text_of(sequence.tokens) for sequence in response.sequences]
-            hits = self._filters.of_replies([talk] * len(texts), texts)
+            hits = self._found([talk] * len(texts), texts)
             for text, hit in zip(texts, hits, strict=True):
                 self._noted("reply", text, hit)
             caught = [hit for hit in hits if hit is not None]
@@ -74,6 +74,12 @@ class Screen:
     def close(self) -> None:
         """Judges nothing more."""
         self._judges.shutdown(wait=False, cancel_futures=True)
+
+    def _found(self, talks: Sequence[Sequence[Message]], texts: Sequence[str] | None = None) -> list[Hit | None]:
+        try:
+            return self._filters.of_prompts(talks) if texts is None else self._filters.of_replies(talks, texts)
+        except RewardError as error:  # of a judge: it may pass, and clients ask again
+            raise RefusedError(f"a filter of this server cannot judge now: {error}", None, CODE, 503) from None
 
     def _noted(self, place: Literal["prompt", "reply"], text: str, hit: Hit | None) -> Hit | None:
         if hit is not None:

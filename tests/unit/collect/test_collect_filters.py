@@ -14,6 +14,7 @@ from collect_visitor import Visitor, team_app
 from collect_world import ON_SQLITE, first_is_better, model, person
 from thumbs.collect.exports.select import Filters
 from thumbs.collect.exports.write import export
+from thumbs.collect.importing import import_items
 from thumbs.collect.question import Question
 from thumbs.collect.records import NewItem, Task
 from thumbs.collect.settings import ProjectSettings
@@ -112,6 +113,19 @@ def test_exports_say_what_was_found_or_leave_it_out(store: CollectStore, tmp_pat
     rows = [json.loads(line) for line in (tmp_path / "votes.jsonl").read_text(encoding="utf-8").splitlines()]
     found = [row["chosen_by"].get("filtered") for row in rows]
     assert found == [None, [["reply", 1, "cards", "a payment card number"]]]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("filters", [[], ["cards"]])
+def test_what_a_file_says_that_was_found_is_not_believed(filters: list[str], store: CollectStore):
+    settings = ProjectSettings.model_validate({"filters": filters})
+    made = store.projects.create("work", "Work", Question(kind="pair"), settings=settings)
+    forged = [["reply", 9, "cards", "r"], ["nowhere", 0, "x", "r"]]
+    line = {"prompt": "hi", "replies": ["good", CARD], "chosen_by": {"policy": "file", "filtered": forged}}
+    import_items(store, made.id, [json.dumps(line)], source="lines")
+    task = store.work.claim(made.id, person(store, "ann"))
+    assert isinstance(task, Task)
+    assert dict(task.hidden) == ({CARD: ("cards", "a payment card number")} if filters else {})
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def test_nothing_passes_while_a_judge_does_not_answer(serve: Serve):
     caller = serve(filters=FilterSet({"guard": Broken()}))
     path, body = asked("ac")
     reply = caller.http.post(path, json=body)
-    assert reply.status_code == 400
-    assert "gave no answer" in reply.json()["error"]["message"]
+    assert reply.status_code == 503
+    assert "cannot judge now: safety.guard: http://judge gave no answer" in reply.json()["error"]["message"]
     assert "ccc" not in caller.http.post(path, json=body | {"stream": True}).text
 
 
