@@ -7,7 +7,7 @@ import os
 import sqlite3
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ RoleName = Literal["owner", "admin", "reviewer", "annotator", "viewer"]
 Kind = Literal["pair", "rank", "rate", "write", "rewrite", "chat"]
 Handle = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's name.")]
 RoleOption = Annotated[RoleName, typer.Option(help="What the account may do.")]
+BaseUrl = Annotated[str, typer.Option(metavar="URL", help="The site's address as people type it, for whole links.")]
 AskPassword = Annotated[bool, typer.Option("--password", help="Ask for the password here, instead of an invitation.")]
 
 accounts = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="People who may log in.")
@@ -127,6 +128,7 @@ def add_account(
     role: RoleOption = "annotator",
     name: Annotated[str, typer.Option(help="The person's own name.", show_default="the account's")] = "",
     password: AskPassword = False,
+    base_url: BaseUrl = "",
     db: Db = "",
 ) -> None:
     """Make an account and print the invitation with which the person chooses a password.
@@ -140,7 +142,7 @@ def add_account(
     with opened_store(db) as store:
         made = store.people.add(account, name, role, chosen)
         if chosen is None:
-            _tell_invitation(made.handle, store.people.invite(made.id))
+            _tell_invitation(made.handle, store.people.invite(made.id), base_url)
         else:
             typer.echo(f"{made.handle} may log in as {made.role}")
 
@@ -154,11 +156,43 @@ def list_accounts(db: Db = "") -> None:
 
 
 @accounts.command("invite")
-def invite(account: Handle, db: Db = "") -> None:
+def invite(account: Handle, base_url: BaseUrl = "", db: Db = "") -> None:
     """Print a new invitation, for a first password or a forgotten one."""
     with opened_store(db) as store:
         found = store.people.find(account)
-        _tell_invitation(found.handle, store.people.invite(found.id))
+        _tell_invitation(found.handle, store.people.invite(found.id), base_url)
+
+
+@accounts.command("invite-all")
+def invite_all(
+    people: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with the columns account, name and role.")],
+    *,
+    base_url: BaseUrl,
+    project: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Give them tasks of this project.", show_default="none")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="A new CSV file with everybody's link, which only you can read.")
+    ] = Path("invitations.csv"),
+    db: Db = "",
+) -> None:
+    """Make accounts for all people of a table, and write the links with which they choose passwords.
+
+    \b
+    Example:
+      thumbs collect account invite-all people.csv --base-url https://collect.example.org --project helpful
+    """
+    from thumbs.collect.invitations import checked_base, invite_all, read_people
+    from thumbs.web.tables import table_lines
+
+    base, wanted = checked_base(base_url), read_people(people)
+    with opened_store(db) as store:
+        into = None if project is None else store.projects.find(project).id
+        with _private(out) as file:
+            invited = list(invite_all(store.people, wanted, base, into))
+            file.writelines(table_lines(vars(one) for one in invited))
+    new = sum(bool(one.link) for one in invited)
+    typer.echo(f"{out}: {new} new accounts with links that work once; {len(invited) - new} had accounts before")
 
 
 @accounts.command("password")
@@ -313,10 +347,21 @@ def simulate(
             typer.echo(f"{handle}: {work_through(store, found.id, account.id, person, most)} tasks")
 
 
-def _tell_invitation(handle: str, secret: str) -> None:
-    typer.echo(
-        f"/invite/{secret}\nSend {handle} the server's address with this path. It works once, to choose a password."
-    )
+def _tell_invitation(handle: str, secret: str, base_url: str) -> None:
+    from thumbs.collect.invitations import checked_base
+
+    what = "this link" if base_url else "the server's address with this path"
+    base = checked_base(base_url) if base_url else ""
+    typer.echo(f"{base}/invite/{secret}\nSend {handle} {what}. It works once, to choose a password.")
+
+
+def _private(path: Path) -> IO[str]:
+    """A new text file that only its owner reads; raises RunError if there is one of that name."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror}); name another file with -o") from None
+    return os.fdopen(descriptor, "w", encoding="utf-8", newline="")
 
 
 def _ask_password() -> str:

@@ -73,9 +73,7 @@ class Accounts:
 
     def add(self, handle: str, name: str, role: Role, password: str | None = None, by: int | None = None) -> Account:
         """A new account; without a password it is opened by an invitation. Raises CollectError if it cannot be."""
-        handle = handle.strip().lower()
-        if not _HANDLE.fullmatch(handle):
-            raise CollectError(f"an account's name has letters, digits and . @ + - _, 64 at most; got {handle!r}"[:200])
+        handle = checked_handle(handle)
         _check_role(role)
         hashed = None if password is None else hash_password(password)
         with self._db.transaction(durable=True, turn=_TURN) as db:
@@ -346,6 +344,14 @@ class Accounts:
         others = (ACCOUNTS.c.role == "owner") & ~ACCOUNTS.c.disabled & (ACCOUNTS.c.id != account.id)
         if account.role == "owner" and not db.scalar(select(exists().where(others))):
             raise CollectError(f"{account.handle!r} is the last owner; make another one first")
+
+
+def checked_handle(handle: str) -> str:
+    """The name as it is kept; raises CollectError if no account can have it."""
+    kept = handle.strip().lower()
+    if not _HANDLE.fullmatch(kept):
+        raise CollectError(f"an account's name has letters, digits and . @ + - _, 64 at most; got {kept!r}"[:200])
+    return kept
 
 
 def _one(account_id: int) -> Select[Any]:
