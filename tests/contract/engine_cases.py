@@ -99,6 +99,10 @@ class Case:
         """The handle, or if the engine went with the crash another model of a new one."""
         if all(rank.alive() for rank in getattr(self.engine, "ranks", [])):
             return handle
+        for rank in getattr(self.engine, "ranks", []):
+            if process := getattr(rank, "process", None):
+                process.kill()  # it waits for the one that is gone, and would wait to the end of the tests
+        self.engine.stop()
         self.engine = self.new_engine()
         return self.engine.create(self.spec())
 

@@ -75,6 +75,8 @@ WHO_MAY: dict[str, set[str]] = {
     "POST /admin/p/{slug}/settings/guidelines": CHANGE,
     "POST /admin/p/{slug}/settings/state": CHANGE,
     "GET /login": ALL,
+    "GET /login/oidc": ALL,  # 404 on a site without a provider
+    "GET /login/oidc/back": ALL,
     "POST /login": set(),
     "POST /logout": IN,
     "GET /invite/{secret}": ALL,
