@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IN_BOTH = (
     "README.md",
     "docs/README.md",
+    "docs/collect.md",
     "docs/coming_from.md",
     "docs/concepts.md",
     "docs/demo.md",
@@ -33,6 +34,7 @@ IN_BOTH = (
     "docs/guides/trackers.md",
     "docs/guides/trl_ppo.md",
     "docs/guides/watching.md",
+    "docs/service.md",
     "docs/tutorials/steer_a_tone.md",
     "docs/tutorials/your_own_pairs.md",
     "docs/tutorials/your_teams_labels.md",
